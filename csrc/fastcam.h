@@ -1,0 +1,98 @@
+// What every kernel of fastcam is handed: plain structs, no torch, one source for CPU and CUDA.
+//
+// Symbols (the specification's): N batch, T targets, C channels, P = H*W cells of the activations,
+// Q = H'*W' cells of the gradients (P and Q need not agree). "acc" is the arithmetic type of a call:
+// double when an input is double, float otherwise.
+#pragma once
+
+#include <cstdint>
+
+namespace fastcam {
+
+enum class ScalarKind : int32_t { kFloat, kDouble, kHalf, kBFloat16 };
+
+// How a normalised map becomes a soft set (see math.cuh).
+enum class Binarize : int32_t { kTone = 0, kSigmoid = 1, kHard = 2 };
+
+// Bits of the status byte of a pair (n, t).
+inline constexpr uint8_t kStatusValid = 1;
+inline constexpr uint8_t kStatusDead = 2;  // valid, and its map is zero everywhere
+
+// A and D as they lie in memory. Either the cells of one channel are contiguous (channels first) or
+// the channels of one cell are (channels last); only the outer strides are free.
+struct CamInputs {
+  int64_t batch;       // N
+  int64_t targets;     // T
+  int64_t channels;    // C
+  int64_t cells;       // P
+  int64_t grad_cells;  // Q
+
+  const void* activations;  // [N, C, P], channels last: [N, P, C]
+  int64_t activations_stride_n;
+  bool activations_channels_last;
+
+  const void* gradients;  // [N, T, C, Q], channels last: [N, T, Q, C]
+  int64_t gradients_stride_n;
+  int64_t gradients_stride_t;
+  bool gradients_channels_last;
+};
+
+// grad_cam: the map itself.
+struct CamForward {
+  CamInputs in;
+  bool normalize;
+  void* alpha;  // [N, T, C] acc, out: channel weights
+  void* cam;    // [N, T, P] acc, out: ReLU map, divided by its peak if `normalize`
+  void* peak;   // [N, T] acc, out: max of the ReLU map
+};
+
+// cam_iou: the loss of the map, with everything backward needs.
+struct CamLossForward {
+  CamInputs in;
+
+  const void* regions;  // [N, T, P] acc; strides may be 0
+  int64_t regions_stride_n;
+  int64_t regions_stride_t;
+  const void* cell_weights;  // [N, T, P] acc or null (all ones); strides may be 0
+  int64_t cell_weights_stride_n;
+  int64_t cell_weights_stride_t;
+  const bool* where;  // [N, T] or null (all true); strides may be 0
+  int64_t where_stride_n;
+  int64_t where_stride_t;
+
+  Binarize binarize;
+  double threshold;
+  double sharpness;
+  double eps;
+
+  void* alpha;      // [N, T, C] acc, out: channel weights; 0 for an invalid pair
+  void* unit;       // [N, T, P] acc, out: d loss[n,t] / d (map before ReLU); 0 for an invalid pair
+  void* loss;       // [N, T] acc, out
+  uint8_t* status;  // [N, T] out: kStatusValid | kStatusDead
+};
+
+// The backward of both, given G[n,t,p] = scale[n,t] * unit[n,t,p]:
+//   grad_activations[n,c,p] = sum_t G[n,t,p] * alpha[n,t,c]
+//   grad_gradients[n,t,c]   = sum_p G[n,t,p] * A[n,c,p] / P     (the same for every cell of D)
+struct CamBackward {
+  int64_t batch;
+  int64_t targets;
+  int64_t channels;
+  int64_t cells;
+
+  const void* activations;  // as in CamInputs
+  int64_t activations_stride_n;
+  bool activations_channels_last;
+
+  const void* alpha;  // [N, T, C] acc
+  const void* unit;   // [N, T, P] acc
+  const void* scale;  // [N, T] acc or null (all ones); strides may be 0
+  int64_t scale_stride_n;
+  int64_t scale_stride_t;
+  const uint8_t* status;  // [N, T] or null (all valid)
+
+  void* grad_activations;  // [N, C, P] dense in A's layout and dtype, out, or null
+  void* grad_gradients;    // [N, T, C] acc, out, or null
+};
+
+}  // namespace fastcam

@@ -1,0 +1,185 @@
+// Scalar math of fastcam, written once for the CPU kernels, the CUDA kernels and the C++ tests.
+//
+// A loss of the map is a compile-time policy. All of them share the map, its normalisation and the
+// whole backward; a policy says only
+//   kSums             how many sums over the cells it needs,
+//   terms(x, s, w, t) the terms t[kSums] that one cell adds to these sums,
+//   combine(sum, d)   the loss, and d[j] = d loss / d sum[j],
+//   slope(x, s, w, d) sum_j d[j] * d t[j] / d x of one cell,
+// where x is the normalised map in [0, 1], s the region's share of the cell and w the cell weight.
+#pragma once
+
+#include <cmath>
+
+#include "fastcam.h"
+
+#if defined(__CUDACC__)
+#define FASTCAM_HD __host__ __device__ __forceinline__
+#else
+// Forced, because the CPU kernels are compiled once per instruction set: a shared out-of-line copy
+// would be the one of whichever instruction set the linker met first.
+#define FASTCAM_HD inline __attribute__((always_inline))
+#endif
+
+namespace fastcam {
+
+template <class T>
+FASTCAM_HD bool is_nan(T x) {
+  return x != x;
+}
+
+// As torch.relu and torch.max do: NaN wins.
+template <class T>
+FASTCAM_HD T relu(T x) {
+  return x <= T(0) ? T(0) : x;
+}
+template <class T>
+FASTCAM_HD T max_nan(T a, T b) {
+  return (a > b || is_nan(a)) ? a : b;
+}
+
+FASTCAM_HD float exp_(float x) { return ::expf(x); }
+FASTCAM_HD double exp_(double x) { return ::exp(x); }
+FASTCAM_HD float log_(float x) { return ::logf(x); }
+FASTCAM_HD double log_(double x) { return ::log(x); }
+FASTCAM_HD float pow_(float x, float y) { return ::powf(x, y); }
+FASTCAM_HD double pow_(double x, double y) { return ::pow(x, y); }
+
+// x^y for x >= 0; whole exponents by squaring, which is exact to a few ulp and free of libm.
+template <class T>
+struct Power {
+  T exponent;
+  int whole;  // the exponent if it is a whole number in [0, 1023], else -1
+
+  FASTCAM_HD explicit Power(T y) : exponent(y), whole(-1) {
+    if (y >= T(0) && y < T(1024) && T(int(y)) == y) whole = int(y);
+  }
+  FASTCAM_HD T operator()(T x) const {
+    if (whole < 0) return pow_(x, exponent);
+    T result = T(1);
+    T square = x;
+    for (int bits = whole; bits != 0; bits >>= 1) {
+      if (bits & 1) result *= square;
+      square *= square;
+    }
+    return result;
+  }
+};
+
+// ---- soft thresholds ---------------------------------------------------------------------------
+// value(x) and slope(x) = d value / d x for x in [0, 1].
+
+// K eq. 8 bent to the threshold: x < theta: theta (x/theta)^s, else 1 - (1-theta) ((1-x)/(1-theta))^s.
+template <class T>
+struct ToneThreshold {
+  T theta, sharpness, inv_theta, inv_rest;
+  Power<T> power;  // of s - 1: value and slope share it
+
+  FASTCAM_HD ToneThreshold(T theta_, T sharpness_)
+      : theta(theta_),
+        sharpness(sharpness_),
+        inv_theta(T(1) / theta_),
+        inv_rest(T(1) / (T(1) - theta_)),
+        power(sharpness_ - T(1)) {}
+  FASTCAM_HD T base(T x) const {
+    return power(x < theta ? x * inv_theta : (T(1) - x) * inv_rest);
+  }
+  FASTCAM_HD T value(T x) const {
+    const T y = base(x);
+    return x < theta ? x * y : T(1) - (T(1) - x) * y;
+  }
+  FASTCAM_HD T slope(T x) const { return sharpness * base(x); }
+};
+
+template <class T>
+struct SigmoidThreshold {
+  T theta, sharpness;
+
+  FASTCAM_HD SigmoidThreshold(T theta_, T sharpness_) : theta(theta_), sharpness(sharpness_) {}
+  FASTCAM_HD T value(T x) const { return T(1) / (T(1) + exp_(-sharpness * (x - theta))); }
+  FASTCAM_HD T slope(T x) const {
+    const T q = exp_(-std::fabs(sharpness * (x - theta)));  // stable on both sides
+    return sharpness * q / ((T(1) + q) * (T(1) + q));
+  }
+};
+
+// ---- losses ------------------------------------------------------------------------------------
+
+// Y eq. 2: -ln((I + eps) / (U + eps)), I = sum w m s, U = sum w (m + s - m s), m the soft set.
+template <class T, class Threshold>
+struct IoULoss {
+  static constexpr int kSums = 2;
+  Threshold threshold;
+  T eps;
+
+  FASTCAM_HD IoULoss(T theta, T sharpness, T eps_) : threshold(theta, sharpness), eps(eps_) {}
+  FASTCAM_HD static void terms_of_set(T m, T s, T w, T* t) {
+    t[0] = w * m * s;
+    t[1] = w * (m + s - m * s);
+  }
+  FASTCAM_HD void terms(T x, T s, T w, T* t) const { terms_of_set(threshold.value(x), s, w, t); }
+  FASTCAM_HD T combine(const T* sum, T* d) const {
+    const T inter = sum[0] + eps;
+    const T uni = sum[1] + eps;
+    d[0] = T(-1) / inter;
+    d[1] = T(1) / uni;
+    return log_(uni) - log_(inter);
+  }
+  FASTCAM_HD T slope(T x, T s, T w, const T* d) const {
+    return threshold.slope(x) * w * (d[0] * s + d[1] * (T(1) - s));
+  }
+};
+
+// The set as Y has it, {x > theta}: the value is that of the set, the gradient that of the tone curve.
+template <class T>
+struct HardIoULoss {
+  static constexpr int kSums = 4;
+  IoULoss<T, ToneThreshold<T>> soft;
+
+  FASTCAM_HD HardIoULoss(T theta, T sharpness, T eps) : soft(theta, sharpness, eps) {}
+  FASTCAM_HD void terms(T x, T s, T w, T* t) const {
+    const T inside = is_nan(x) ? x : T(x > soft.threshold.theta ? 1 : 0);
+    IoULoss<T, ToneThreshold<T>>::terms_of_set(inside, s, w, t);
+    soft.terms(x, s, w, t + 2);
+  }
+  FASTCAM_HD T combine(const T* sum, T* d) const {
+    d[0] = d[1] = T(0);
+    soft.combine(sum + 2, d + 2);
+    T unused[2];
+    return soft.combine(sum, unused);
+  }
+  FASTCAM_HD T slope(T x, T s, T w, const T* d) const { return soft.slope(x, s, w, d + 2); }
+};
+
+// ---- the map -----------------------------------------------------------------------------------
+
+// The peak of a map and the cell that has it; on a tie the first cell in row-major order.
+template <class T>
+struct Peak {
+  T value;
+  int64_t cell;
+};
+template <class T>
+FASTCAM_HD Peak<T> higher_peak(Peak<T> a, Peak<T> b) {
+  const bool a_nan = is_nan(a.value);
+  const bool b_nan = is_nan(b.value);
+  if (a_nan || b_nan) return (a_nan && (!b_nan || a.cell < b.cell)) ? a : b;
+  if (a.value == b.value) return a.cell < b.cell ? a : b;
+  return a.value > b.value ? a : b;
+}
+
+// What a map is divided by. A division, never a product with 1/peak: a subnormal peak has no inverse.
+template <class T>
+FASTCAM_HD T map_divisor(T peak) {
+  return peak == T(0) ? T(1) : peak;
+}
+
+// d loss / d (map before ReLU) of one cell. `slope` is d loss / d x of the cell, `pull` the sum of
+// slope * x over all cells: what the peak takes back because every x is divided by it.
+template <class T>
+FASTCAM_HD T map_gradient(T r, T slope, T pull, bool is_peak, T peak) {
+  if (r <= T(0)) return T(0);  // ReLU; NaN passes
+  return (is_peak ? slope - pull : slope) / peak;
+}
+
+}  // namespace fastcam
