@@ -38,6 +38,11 @@ FASTCAM_HD T max_nan(T a, T b) {
   return (a > b || is_nan(a)) ? a : b;
 }
 
+template <class T>
+FASTCAM_HD T abs_(T x) {
+  return x < T(0) ? -x : x;
+}
+
 FASTCAM_HD float exp_(float x) { return ::expf(x); }
 FASTCAM_HD double exp_(double x) { return ::exp(x); }
 FASTCAM_HD float log_(float x) { return ::logf(x); }
@@ -98,7 +103,7 @@ struct SigmoidThreshold {
   FASTCAM_HD SigmoidThreshold(T theta_, T sharpness_) : theta(theta_), sharpness(sharpness_) {}
   FASTCAM_HD T value(T x) const { return T(1) / (T(1) + exp_(-sharpness * (x - theta))); }
   FASTCAM_HD T slope(T x) const {
-    const T q = exp_(-std::fabs(sharpness * (x - theta)));  // stable on both sides
+    const T q = exp_(-abs_(sharpness * (x - theta)));  // stable on both sides
     return sharpness * q / ((T(1) + q) * (T(1) + q));
   }
 };

@@ -1,0 +1,131 @@
+// Vectors of the widest kind the instruction set at hand has, through the compiler's own vector types:
+// one source for SSE2, AVX2, AVX-512 and NEON. Included once per instruction set (cam_<isa>.cpp says
+// FASTCAM_ISA and FASTCAM_VECTOR_BYTES), so all of it is in that namespace and forced inline.
+//
+// Storage types (float, double, Half, BFloat16) are converted to the arithmetic type on load and
+// rounded to nearest even on store.
+#include <cstdint>
+#include <cstring>
+
+#include "storage.h"
+
+// GCC notes that passing wide vectors depends on the instruction set; here all of it is inlined.
+#pragma GCC diagnostic ignored "-Wpsabi"
+#define FASTCAM_INLINE inline __attribute__((always_inline))
+
+namespace fastcam::FASTCAM_ISA {
+
+template <class Acc>
+inline constexpr int kLanes = FASTCAM_VECTOR_BYTES / int(sizeof(Acc));
+
+template <class Acc>
+struct VecType {
+  typedef Acc type __attribute__((vector_size(FASTCAM_VECTOR_BYTES)));
+  typedef Acc unaligned
+      __attribute__((vector_size(FASTCAM_VECTOR_BYTES), aligned(alignof(Acc)), may_alias));
+};
+template <class Acc>
+using Vec = typename VecType<Acc>::type;
+
+using IntVec = VecType<int32_t>::type;
+typedef uint16_t HalfBits __attribute__((vector_size(FASTCAM_VECTOR_BYTES / 2)));
+typedef uint16_t HalfBitsUnaligned
+    __attribute__((vector_size(FASTCAM_VECTOR_BYTES / 2), aligned(2), may_alias));
+
+template <class Acc>
+FASTCAM_INLINE Vec<Acc> splat(Acc x) {
+  return Vec<Acc>{} + x;
+}
+
+template <class Acc>
+FASTCAM_INLINE Acc horizontal_sum(const Vec<Acc>& v) {
+  Acc sum = v[0];
+  for (int i = 1; i < kLanes<Acc>; ++i) sum += v[i];
+  return sum;
+}
+
+// ---- load: storage -> arithmetic -----------------------------------------------------------------
+
+FASTCAM_INLINE Vec<float> load(const float* p) {
+  return *reinterpret_cast<const VecType<float>::unaligned*>(p);
+}
+FASTCAM_INLINE Vec<double> load(const double* p) {
+  return *reinterpret_cast<const VecType<double>::unaligned*>(p);
+}
+FASTCAM_INLINE IntVec load_bits(const uint16_t* p) {
+  const HalfBits bits = *reinterpret_cast<const HalfBitsUnaligned*>(p);
+  return __builtin_convertvector(bits, IntVec);
+}
+FASTCAM_INLINE Vec<float> load(const BFloat16* p) {
+  return (Vec<float>)(load_bits(&p->bits) << 16);
+}
+FASTCAM_INLINE Vec<float> load(const Half* p) {
+  const IntVec bits = load_bits(&p->bits);
+  // Shifted into place a half is 2^112 times too small, subnormals included; inf and NaN then need
+  // float's all-ones exponent.
+  const IntVec magnitude = (bits & 0x7fff) << 13;
+  const IntVec scaled = (IntVec)((Vec<float>)magnitude * 0x1p112f);
+  const IntVec special = magnitude | 0x7f800000;
+  const IntVec sign = (bits & 0x8000) << 16;
+  return (Vec<float>)(((magnitude >= (0x1f << 23)) ? special : scaled) | sign);
+}
+
+// ---- store: arithmetic -> storage ----------------------------------------------------------------
+
+FASTCAM_INLINE void store(float* p, const Vec<float>& v) {
+  *reinterpret_cast<VecType<float>::unaligned*>(p) = v;
+}
+FASTCAM_INLINE void store(double* p, const Vec<double>& v) {
+  *reinterpret_cast<VecType<double>::unaligned*>(p) = v;
+}
+FASTCAM_INLINE void store_bits(uint16_t* p, const IntVec& bits) {
+  *reinterpret_cast<HalfBitsUnaligned*>(p) = __builtin_convertvector(bits, HalfBits);
+}
+FASTCAM_INLINE void store(BFloat16* p, const Vec<float>& v) {
+  const IntVec bits = (IntVec)v;
+  const IntVec rounded = bits + 0x7fff + ((bits >> 16) & 1);
+  store_bits(&p->bits, ((v != v) ? (bits | 0x400000) : rounded) >> 16);
+}
+FASTCAM_INLINE void store(Half* p, const Vec<float>& v) {
+  const IntVec bits = (IntVec)v;
+  const IntVec sign = (bits >> 16) & 0x8000;
+  const IntVec magnitude = bits & 0x7fffffff;
+  // Below 2^-14 adding 1/2 leaves the rounded subnormal in the low bits.
+  const IntVec small = (IntVec)((Vec<float>)magnitude + 0.5f) - 0x3f000000;
+  const IntVec odd = (magnitude >> 13) & 1;
+  const IntVec normal = (magnitude + (((15 - 127) << 23) + 0xfff) + odd) >> 13;
+  const IntVec infinite = IntVec{} + 0x7c00;
+  const IntVec nan = IntVec{} + 0x7e00;
+  IntVec half = (magnitude < (113 << 23)) ? small : normal;
+  half = (magnitude >= (143 << 23)) ? infinite : half;
+  half = (magnitude > 0x7f800000) ? nan : half;
+  store_bits(&p->bits, half | sign);
+}
+
+// ---- rests ---------------------------------------------------------------------------------------
+
+// The first `count` (< kLanes) elements; the other lanes are zero.
+template <class Acc, class S>
+FASTCAM_INLINE Vec<Acc> load_partial(const S* p, int64_t count) {
+  S buffer[kLanes<Acc>] = {};
+  std::memcpy(static_cast<void*>(buffer), p, size_t(count) * sizeof(S));
+  return load(buffer);
+}
+template <class Acc, class S>
+FASTCAM_INLINE void store_partial(S* p, const Vec<Acc>& v, int64_t count) {
+  S buffer[kLanes<Acc>];
+  store(buffer, v);
+  std::memcpy(static_cast<void*>(p), buffer, size_t(count) * sizeof(S));
+}
+
+// All lanes are readable, but only the first `count` are ours: the others become zero (a product with
+// zero would let a neighbour's NaN through).
+template <class Acc>
+FASTCAM_INLINE Vec<Acc> keep_first(const Vec<Acc>& v, int64_t count) {
+  using Int = std::conditional_t<sizeof(Acc) == 8, int64_t, int32_t>;
+  typename VecType<Int>::type lane;
+  for (int i = 0; i < kLanes<Acc>; ++i) lane[i] = Int(i);
+  return (lane < Int(count)) ? v : Vec<Acc>{};
+}
+
+}  // namespace fastcam::FASTCAM_ISA

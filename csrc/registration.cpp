@@ -1,0 +1,18 @@
+// Schemas of fastcam's raw ops. They are private: fastcam/functional.py is what people call.
+// Kernels register themselves for their device in cpu/ and cuda/.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(fastcam, m) {
+  m.def(
+      "_cam_forward(Tensor activations, Tensor gradients, bool normalize)"
+      " -> (Tensor cam, Tensor alpha, Tensor peak)");
+  m.def(
+      "_cam_iou_forward(Tensor activations, Tensor gradients, Tensor regions,"
+      " Tensor? cell_weights, Tensor? where, float threshold, float sharpness, int binarize,"
+      " float eps) -> (Tensor loss, Tensor alpha, Tensor unit, Tensor status)");
+  m.def(
+      "_cam_backward(Tensor activations, Tensor alpha, Tensor unit, Tensor? scale,"
+      " Tensor? status, bool need_activations, bool need_gradients)"
+      " -> (Tensor grad_activations, Tensor grad_gradients)");
+  m.def("_cpu_isa() -> str");
+}
