@@ -1,0 +1,16 @@
+"""fastcam: direct what an image classifier looks at, with fused Grad-CAM losses for PyTorch.
+
+``fastcam.functional`` holds the losses as functions, ``fastcam.IoUCamLoss`` and
+``fastcam.ActivationTap`` are what a training loop uses, ``fastcam.reference`` is the same in plain
+PyTorch. Importing fastcam needs torch and numpy only; regions, data, training, evaluation, plots and
+the command line are extras that are imported on their own.
+"""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"
+
+from fastcam import functional, reference
+from fastcam._ops import build_info
+
+__all__ = ["__version__", "build_info", "functional", "reference"]

@@ -1,0 +1,156 @@
+"""Argument checks of the functional layer: every error names the argument, what fits and what came.
+
+The checks of per-cell arguments also give them their full shape (as views), so that the kernels need
+know no broadcasting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fastcam import _ops
+
+_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def _shape(tensor: Tensor) -> str:
+    return "[" + ",".join(str(size) for size in tensor.shape) + "]"
+
+
+def _is_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+
+
+def _floating(name: str, tensor: Tensor, and_bool: bool = False) -> None:
+    _is_tensor(name, tensor)
+    if tensor.dtype not in _FLOATS and not (and_bool and tensor.dtype == torch.bool):
+        kinds = "bool, float32" if and_bool else "float32"
+        raise TypeError(
+            f"{name}: expected dtype {kinds}, float64, float16 or bfloat16, got {tensor.dtype}"
+        )
+
+
+def _same_device(name: str, tensor: Tensor, activations: Tensor) -> None:
+    if tensor.device != activations.device:
+        raise ValueError(
+            f"{name}: expected device {activations.device} (as activations), got {tensor.device}"
+        )
+
+
+def _constant(name: str, tensor: Tensor) -> None:
+    if tensor.requires_grad:
+        raise ValueError(
+            f"{name}: expected a constant, got a tensor that requires grad; no gradient flows to "
+            f"{name}, pass {name}.detach() if that is what you want"
+        )
+
+
+def one_of(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        listed = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{name}: expected one of {listed}, got {value!r}")
+
+
+def number(name: str, value: float, expected: str, fits: bool) -> None:
+    if not fits:
+        raise ValueError(f"{name}: expected a number {expected}, got {value}")
+
+
+def activations(tensor: Tensor) -> None:
+    """[N,C,H,W], floating, with at least one cell, on a device that has kernels."""
+    _floating("activations", tensor)
+    if tensor.dim() != 4 or tensor.shape[2] * tensor.shape[3] == 0:
+        raise ValueError(
+            f"activations: expected shape [N,C,H,W] with H, W >= 1, got {_shape(tensor)}"
+        )
+    if tensor.device.type == "cuda" and _ops.cuda_missing is not None:
+        raise RuntimeError(
+            f"activations: on {tensor.device}, but fastcam's CUDA kernels are not loaded: "
+            f"{_ops.cuda_missing}"
+        )
+    if tensor.device.type not in ("cpu", "cuda", "meta"):
+        raise ValueError(f"activations: expected a CPU or CUDA tensor, got device {tensor.device}")
+
+
+def gradients(tensor: Tensor, activations: Tensor) -> Tensor:
+    """[N,C,H',W'] or [N,T,C,H',W'] of the activations' N and C; returned with its axis T."""
+    _floating("gradients", tensor)
+    batch, channels = activations.shape[:2]
+    wanted = f"[{batch},{channels},H',W'] or [{batch},T,{channels},H',W'] with H', W' >= 1"
+    full = tensor.unsqueeze(1) if tensor.dim() == 4 else tensor
+    if (
+        full.dim() != 5
+        or full.shape[0] != batch
+        or full.shape[2] != channels
+        or full.shape[3] * full.shape[4] == 0
+    ):
+        raise ValueError(f"gradients: expected shape {wanted}, got {_shape(tensor)}")
+    _same_device("gradients", tensor, activations)
+    return full
+
+
+def region_grid(tensor: Tensor) -> Tensor:
+    """[N,H,W] or [N,T,H,W], bool or floating, constant; returned with its axis T."""
+    _floating("regions", tensor, and_bool=True)
+    if tensor.dim() not in (3, 4):
+        raise ValueError(f"regions: expected shape [N,H,W] or [N,T,H,W], got {_shape(tensor)}")
+    _constant("regions", tensor)
+    return tensor.unsqueeze(1) if tensor.dim() == 3 else tensor
+
+
+def regions(tensor: Tensor, activations: Tensor, pairs: torch.Size) -> Tensor:
+    full = region_grid(tensor)
+    batch, targets = pairs
+    height, width = activations.shape[2:]
+    if full.shape != (batch, targets, height, width):
+        wanted = f"[{batch},{targets},{height},{width}]"
+        if targets == 1:
+            wanted += f" or [{batch},{height},{width}]"
+        raise ValueError(
+            f"regions: expected shape {wanted} (N, T of gradients and H, W of activations), "
+            f"got {_shape(tensor)}"
+        )
+    _same_device("regions", tensor, activations)
+    return full
+
+
+def cell_weights(
+    tensor: Tensor, activations: Tensor, pairs: torch.Size, dtype: torch.dtype
+) -> Tensor:
+    _floating("cell_weights", tensor, and_bool=True)
+    _constant("cell_weights", tensor)
+    _same_device("cell_weights", tensor, activations)
+    batch, targets = pairs
+    height, width = activations.shape[2:]
+    fits = tensor.shape[-2:] == (height, width) and (
+        tensor.dim() == 2
+        or (
+            tensor.dim() == 4
+            and tensor.shape[0] in (1, batch)
+            and tensor.shape[1] in (1, targets)
+        )
+    )
+    if not fits:
+        raise ValueError(
+            f"cell_weights: expected shape [{height},{width}] or "
+            f"[{batch} or 1,{targets} or 1,{height},{width}], got {_shape(tensor)}"
+        )
+    return tensor.to(dtype).expand(batch, targets, height, width)
+
+
+def where(tensor: Tensor, activations: Tensor, pairs: torch.Size) -> Tensor:
+    _is_tensor("where", tensor)
+    if tensor.dtype != torch.bool:
+        raise TypeError(f"where: expected dtype bool, got {tensor.dtype}")
+    batch, targets = pairs
+    if tensor.shape not in ((batch,), (batch, targets)):
+        raise ValueError(
+            f"where: expected shape [{batch}] or [{batch},{targets}], got {_shape(tensor)}"
+        )
+    _same_device("where", tensor, activations)
+    full = tensor.unsqueeze(1) if tensor.dim() == 1 else tensor
+    return full.expand(batch, targets)

@@ -1,0 +1,280 @@
+"""Grad-CAM and the losses that direct it, as functions on tensors.
+
+Each function is one fused pass over its inputs (CPU or CUDA) with an analytic backward; its twin in
+:mod:`fastcam.reference` says in plain PyTorch what it computes. Symbols: N batch, T targets
+supervised per image, C channels, H×W cells of the activations, H'×W' cells of the gradients.
+
+Sources: Y = Yang et al., "Directing DNNs Attention for Facial Attribution Classification using
+Gradient-weighted Class Activation Mapping"; K = Kimura and Tanaka, "Intentional Attention Mask
+Transformation for Robust CNN Classification".
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from fastcam import _checks as check
+from fastcam._ops import raw
+
+__all__ = ["cam_iou_loss", "grad_cam", "valid_targets"]
+
+_BINARIZE = {"tone": 0, "sigmoid": 1, "hard": 2}
+_REDUCTIONS = ("mean", "sum", "none")
+
+
+def _prepare(activations: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor, torch.dtype]:
+    """Check A and D; D with its axis T, in a dtype that the kernels pair with A's."""
+    check.activations(activations)
+    gradients = check.gradients(gradients, activations)
+    if activations.dtype == torch.float64 or gradients.dtype == torch.float64:
+        dtype = torch.float64
+        activations = activations.to(dtype)
+    else:
+        dtype = torch.float32
+    if gradients.dtype != activations.dtype:
+        gradients = gradients.to(dtype)
+    return activations, gradients, dtype
+
+
+def _spread(grad: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """∂/∂D is the same for every cell of D: [N,T,C] as an expanded view [N,T,C,H',W']."""
+    return grad.to(dtype)[..., None, None].expand(shape)
+
+
+class _GradCam(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, activations: Tensor, gradients: Tensor, normalize: bool) -> Tensor:
+        cam, alpha, peak = raw._cam_forward(activations, gradients, normalize)
+        ctx.save_for_backward(activations, alpha, cam, peak)
+        ctx.normalize = normalize
+        ctx.gradients_like = gradients.shape, gradients.dtype
+        return cam
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        activations, alpha, cam, peak = ctx.saved_tensors
+        unit = grad.to(cam.dtype)
+        if ctx.normalize:  # x = r / max r: the first arg-max pays for what all cells are divided by
+            flat, weighted = cam.flatten(-2), (unit * cam).sum((-2, -1))
+            top = torch.zeros_like(flat).scatter_(-1, flat.max(-1, keepdim=True).indices, 1.0)
+            unit = unit - top.view_as(cam) * weighted[..., None, None]
+            unit = unit / torch.where(peak == 0, 1.0, peak)[..., None, None]
+        unit = torch.where(cam <= 0, 0.0, unit)
+        grad_activations, grad_gradients = raw._cam_backward(
+            activations, alpha, unit, None, None, ctx.needs_input_grad[0], ctx.needs_input_grad[1]
+        )
+        return (
+            grad_activations if ctx.needs_input_grad[0] else None,
+            _spread(grad_gradients, *ctx.gradients_like) if ctx.needs_input_grad[1] else None,
+            None,
+        )
+
+
+def grad_cam(activations: Tensor, gradients: Tensor, normalize: bool = True) -> Tensor:
+    """Grad-CAM of every target, differentiable in both arguments.
+
+    ``ReLU(Σ_c α_c A_c)`` with the channel weights ``α = (1/(H·W)) Σ_{h',w'} D`` (Selvaraju et al.,
+    eq. 1 and 2, as used in Y §2).
+
+    Args:
+        activations: ``[N,C,H,W]``, the target layer's output; float32, float64, float16 or bfloat16,
+            any strides (contiguous and channels_last are read in place).
+        gradients: ``[N,T,C,H',W']`` or, for one target, ``[N,C,H',W']``: ∂score/∂activations. It may
+            be taken after pooling that follows the layer, so H'×W' need not equal H×W.
+        normalize: divide each map by its maximum; a map that is zero everywhere stays zero.
+
+    Returns:
+        ``[N,T,H,W]`` on the input's device; float64 if an input is, float32 otherwise.
+
+    Raises:
+        TypeError, ValueError: an argument is no floating-point tensor, or its shape or device does
+            not fit.
+    """
+    activations, gradients, _ = _prepare(activations, gradients)
+    return _GradCam.apply(activations, gradients, normalize)
+
+
+class _CamIoULoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        activations: Tensor,
+        gradients: Tensor,
+        regions: Tensor,
+        cell_weights: Tensor | None,
+        where: Tensor | None,
+        threshold: float,
+        sharpness: float,
+        binarize: int,
+        eps: float,
+        reduction: str,
+    ) -> tuple[Tensor, Tensor]:
+        loss, alpha, unit, status = raw._cam_iou_forward(
+            activations, gradients, regions, cell_weights, where, threshold, sharpness, binarize, eps
+        )
+        count = None
+        if reduction == "mean":
+            count = (status & 1).sum().clamp(min=1)
+            loss = loss.sum() / count
+        elif reduction == "sum":
+            loss = loss.sum()
+        ctx.save_for_backward(activations, alpha, unit, status, count)
+        ctx.gradients_like = gradients.shape, gradients.dtype
+        ctx.mark_non_differentiable(status)
+        ctx.set_materialize_grads(False)
+        return loss, status
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> Any:
+        nothing = (None,) * 8
+        if grad is None:
+            return (None, None, *nothing)
+        activations, alpha, unit, status, count = ctx.saved_tensors
+        if count is not None:
+            grad = grad / count
+        grad_activations, grad_gradients = raw._cam_backward(
+            activations,
+            alpha,
+            unit,
+            grad.to(alpha.dtype).expand(status.shape),
+            status,
+            ctx.needs_input_grad[0],
+            ctx.needs_input_grad[1],
+        )
+        return (
+            grad_activations if ctx.needs_input_grad[0] else None,
+            _spread(grad_gradients, *ctx.gradients_like) if ctx.needs_input_grad[1] else None,
+            *nothing,
+        )
+
+
+def _cam_iou(
+    activations: Tensor,
+    gradients: Tensor,
+    regions: Tensor,
+    *,
+    cell_weights: Tensor | None = None,
+    where: Tensor | None = None,
+    threshold: float = 0.5,
+    sharpness: float = 8.0,
+    binarize: str = "tone",
+    eps: float = 1e-6,
+    reduction: str = "mean",
+) -> tuple[Tensor, Tensor]:
+    """:func:`cam_iou_loss` and the status of every pair: uint8 [N,T], bit 0 valid, bit 1 dead."""
+    check.one_of("binarize", binarize, tuple(_BINARIZE))
+    check.one_of("reduction", reduction, _REDUCTIONS)
+    check.number("threshold", threshold, "in (0, 1)", 0 < threshold < 1)
+    check.number("sharpness", sharpness, "finite and >= 1", 1 <= sharpness < math.inf)
+    check.number("eps", eps, "finite and > 0", 0 < eps < math.inf)
+    activations, gradients, dtype = _prepare(activations, gradients)
+    pairs = gradients.shape[:2]
+    regions = check.regions(regions, activations, pairs).to(dtype)
+    if cell_weights is not None:
+        cell_weights = check.cell_weights(cell_weights, activations, pairs, dtype)
+    if where is not None:
+        where = check.where(where, activations, pairs)
+    return _CamIoULoss.apply(
+        activations,
+        gradients,
+        regions,
+        cell_weights,
+        where,
+        float(threshold),
+        float(sharpness),
+        _BINARIZE[binarize],
+        float(eps),
+        reduction,
+    )
+
+
+def cam_iou_loss(
+    activations: Tensor,
+    gradients: Tensor,
+    regions: Tensor,
+    *,
+    cell_weights: Tensor | None = None,
+    where: Tensor | None = None,
+    threshold: float = 0.5,
+    sharpness: float = 8.0,
+    binarize: str = "tone",
+    eps: float = 1e-6,
+    reduction: str = "mean",
+) -> Tensor:
+    """IoU loss between the thresholded Grad-CAM and a region: ``-ln((I+eps)/(U+eps))`` (Y eq. 2).
+
+    Grad-CAM, its normalisation, the soft threshold and the loss are one pass; the gradient is exact
+    through every step, the normalising maximum included (its share goes to the first arg-max cell).
+
+    Args:
+        activations: ``[N,C,H,W]``, see :func:`grad_cam`.
+        gradients: ``[N,T,C,H',W']`` or, for one target, ``[N,C,H',W']``. Pass ``gradients.detach()``
+            to treat the channel weights as constant.
+        regions: ``[N,T,H,W]`` or, for one target, ``[N,H,W]``: the share of each cell that the region
+            covers, in [0, 1]; bool or floating. No gradient flows to it.
+        cell_weights: ``[H,W]`` or ``[N or 1, T or 1, H, W]``, >= 0 (Y §3.1 weighs the mouth three
+            times); no gradient flows to it.
+        where: bool ``[N]`` or ``[N,T]``; False switches a pair off.
+        threshold: θ in (0, 1): which share of its peak counts as attention.
+        sharpness: s >= 1; the larger, the closer the soft set is to {x > θ}, and the flatter its
+            gradient away from θ.
+        binarize: ``"tone"`` (K eq. 8 bent to θ), ``"sigmoid"`` (σ(s·(x−θ))), or ``"hard"`` (the value
+            of the set {x > θ} with the gradient of ``"tone"``).
+        eps: added to I and U.
+        reduction: ``"mean"`` over the valid pairs (0 if there are none), ``"sum"``, or ``"none"``.
+
+    A pair is *invalid*, with loss and gradients exactly 0 whatever the map, if its region is empty
+    (Σ w·S = 0) or ``where`` is False. An all-zero map of a valid pair is *dead*: it costs
+    ``-ln(eps/(Σ w·S + eps))`` and has no gradient. NaN and +inf in a valid pair stay visible.
+
+    Returns:
+        A scalar, or ``[N,T]`` with ``reduction="none"``; float64 if activations or gradients are,
+        float32 otherwise. Not twice differentiable (use :mod:`fastcam.reference` for that).
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+    """
+    return _cam_iou(
+        activations,
+        gradients,
+        regions,
+        cell_weights=cell_weights,
+        where=where,
+        threshold=threshold,
+        sharpness=sharpness,
+        binarize=binarize,
+        eps=eps,
+        reduction=reduction,
+    )[0]
+
+
+def valid_targets(
+    regions: Tensor, cell_weights: Tensor | None = None, where: Tensor | None = None
+) -> Tensor:
+    """Which pairs (n, t) the loss counts: those whose weighted region is not empty and not switched off.
+
+    Args:
+        regions: ``[N,T,H,W]`` or, for one target, ``[N,H,W]``.
+        cell_weights: ``[H,W]`` or ``[N or 1, T or 1, H, W]``.
+        where: bool ``[N]`` or ``[N,T]``.
+
+    Returns:
+        bool ``[N,T]``.
+
+    Raises:
+        TypeError, ValueError: as :func:`cam_iou_loss`.
+    """
+    grid = check.region_grid(regions)
+    pairs = grid.shape[:2]
+    total = grid.to(torch.float64 if grid.dtype == torch.float64 else torch.float32)
+    if cell_weights is not None:
+        total = total * check.cell_weights(cell_weights, grid, pairs, total.dtype)
+    valid = total.sum((-2, -1)) != 0
+    return valid if where is None else valid & check.where(where, grid, pairs)

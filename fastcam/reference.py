@@ -1,0 +1,124 @@
+"""Every op of :mod:`fastcam.functional` in plain PyTorch: the executable specification.
+
+The fused kernels are tested against these functions and benchmarked against them, so they are
+written as a good PyTorch user writes them: ``einsum`` instead of a materialised product, no Python
+loops, differentiable by autograd (twice, too). They accept what the fused functions accept and
+check nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["cam_iou_loss", "grad_cam", "soft_threshold", "valid_targets"]
+
+
+def _arithmetic_dtype(*tensors: Tensor) -> torch.dtype:
+    """float64 if any of the tensors is, float32 otherwise."""
+    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
+def _with_targets(tensor: Tensor, rank: int) -> Tensor:
+    """Give a tensor that stands for one target its axis T."""
+    return tensor.unsqueeze(1) if tensor.dim() == rank - 1 else tensor
+
+
+def _raw_map(activations: Tensor, gradients: Tensor) -> Tensor:
+    """ReLU(sum_c alpha_c A_c), [N,T,H,W]: specification §2, steps 1 and 2."""
+    cells = activations.shape[-2] * activations.shape[-1]
+    alpha = gradients.sum((-2, -1)) / cells
+    return torch.einsum("ntc,nchw->nthw", alpha, activations).relu()
+
+
+def _normalize(raw: Tensor) -> Tensor:
+    """Divide each map by its peak (step 3); ``max(dim)`` sends the gradient to the first arg-max."""
+    peak = raw.flatten(-2).max(-1).values[..., None, None]
+    return raw / torch.where(peak == 0, torch.ones_like(peak), peak)
+
+
+def grad_cam(activations: Tensor, gradients: Tensor, normalize: bool = True) -> Tensor:
+    """See :func:`fastcam.functional.grad_cam`."""
+    gradients = _with_targets(gradients, 5)
+    dtype = _arithmetic_dtype(activations, gradients)
+    raw = _raw_map(activations.to(dtype), gradients.to(dtype))
+    return _normalize(raw) if normalize else raw
+
+
+def soft_threshold(x: Tensor, threshold: float, sharpness: float, binarize: str) -> Tensor:
+    """The soft set of a normalised map (step 4): K eq. 8 bent to the threshold, or a sigmoid."""
+    if binarize == "sigmoid":
+        return torch.sigmoid(sharpness * (x - threshold))
+    # The clamps keep the branch that `where` drops finite, and so its gradient zero.
+    low = threshold * (x.clamp(max=threshold) / threshold) ** sharpness
+    rest = 1 - threshold
+    high = 1 - rest * ((1 - x).clamp(max=rest) / rest) ** sharpness
+    return torch.where(x < threshold, low, high)
+
+
+def valid_targets(
+    regions: Tensor, cell_weights: Tensor | None = None, where: Tensor | None = None
+) -> Tensor:
+    """See :func:`fastcam.functional.valid_targets`."""
+    regions = _with_targets(regions, 4)
+    weighted = regions.to(torch.float64)
+    if cell_weights is not None:
+        weighted = weighted * cell_weights
+    valid = weighted.sum((-2, -1)) != 0
+    if where is not None:
+        valid = valid & (where.unsqueeze(1) if where.dim() == 1 else where)
+    return valid
+
+
+def _iou_loss(soft_set: Tensor, regions: Tensor, weights: Tensor, eps: float) -> Tensor:
+    """-ln((I + eps) / (U + eps)), Y eq. 2 (step 5)."""
+    intersection = (weights * soft_set * regions).sum((-2, -1))
+    union = (weights * (soft_set + regions - soft_set * regions)).sum((-2, -1))
+    return -torch.log((intersection + eps) / (union + eps))
+
+
+def cam_iou_loss(
+    activations: Tensor,
+    gradients: Tensor,
+    regions: Tensor,
+    *,
+    cell_weights: Tensor | None = None,
+    where: Tensor | None = None,
+    threshold: float = 0.5,
+    sharpness: float = 8.0,
+    binarize: str = "tone",
+    eps: float = 1e-6,
+    reduction: str = "mean",
+) -> Tensor:
+    """See :func:`fastcam.functional.cam_iou_loss`."""
+    gradients = _with_targets(gradients, 5)
+    dtype = _arithmetic_dtype(activations, gradients)
+    regions = _with_targets(regions, 4).to(dtype)
+    weights = torch.ones((), dtype=dtype, device=regions.device)
+    if cell_weights is not None:
+        weights = cell_weights.to(dtype)
+    valid = valid_targets(regions, cell_weights, where)
+
+    # An invalid pair is cut off twice: at D, so that no NaN reaches alpha or comes back from it,
+    # and at the map, so that none of A does.
+    on = valid[..., None, None]
+    gradients = torch.where(on[..., None], gradients.to(dtype), 0)
+    raw = torch.where(on, _raw_map(activations.to(dtype), gradients), 0)
+    x = _normalize(raw)
+
+    loss = _iou_loss(
+        soft_threshold(x, threshold, sharpness, "tone" if binarize == "hard" else binarize),
+        regions,
+        weights,
+        eps,
+    )
+    if binarize == "hard":  # the value of the set {x > threshold}, the gradient of the tone curve
+        hard_set = torch.where(x.isnan(), x, (x > threshold).to(dtype))
+        loss = loss - loss.detach() + _iou_loss(hard_set, regions, weights, eps).detach()
+    loss = torch.where(valid, loss, 0)
+
+    if reduction == "none":
+        return loss
+    if reduction == "sum":
+        return loss.sum()
+    return loss.sum() / valid.sum().clamp(min=1)
