@@ -1,0 +1,34 @@
+"""Regions of a face: landmarks -> rectangles -> grids, in numpy and C++ without torch.
+
+Everything starts from dlib's 68 landmarks in pixels: found once and kept in a
+:class:`LandmarkTable`, made from CelebA's five points, or the template's. A :class:`Region` turns
+them into the grid [N, H, W] that ``fastcam.functional.cam_iou_loss`` takes.
+"""
+
+from __future__ import annotations
+
+from fastcam.regions.region import REGION_NAMES, Region, grids, rectangles
+from fastcam.regions.table import LandmarkSource, LandmarkTable
+from fastcam.regions.template import (
+    MIRROR_68,
+    TEMPLATE_SIZE,
+    five_points,
+    flip_landmarks,
+    landmarks_from_five_points,
+    template_landmarks,
+)
+
+__all__ = [
+    "MIRROR_68",
+    "REGION_NAMES",
+    "TEMPLATE_SIZE",
+    "LandmarkSource",
+    "LandmarkTable",
+    "Region",
+    "five_points",
+    "flip_landmarks",
+    "grids",
+    "landmarks_from_five_points",
+    "rectangles",
+    "template_landmarks",
+]

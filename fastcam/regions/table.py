@@ -1,0 +1,202 @@
+"""The cached landmarks of a data set: one file beside the images."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class LandmarkSource(IntEnum):
+    """Where a face's landmarks come from."""
+
+    DLIB = 0
+    FIVE_POINTS = 1
+    TEMPLATE = 2  # no face was found
+    GROUND_TRUTH = 3
+
+
+@dataclass(frozen=True, eq=False)
+class LandmarkTable:
+    """Landmarks of N images, by name.
+
+    Attributes:
+        name: text [N], the images' names, each once.
+        landmarks: float32 [N, 68, 2], in pixels of the stored image.
+        source: uint8 [N], :class:`LandmarkSource`.
+        size: int32 [N, 2], width and height of the stored image.
+
+    Raises:
+        ValueError: arrays that do not fit each other, a repeated name, an unknown source.
+    """
+
+    name: NDArray[np.str_]
+    landmarks: NDArray[np.float32]
+    source: NDArray[np.uint8]
+    size: NDArray[np.int32]
+
+    def __post_init__(self) -> None:
+        name = np.asarray(self.name)
+        if name.size == 0:
+            name = name.astype(np.str_)
+        if name.ndim != 1 or name.dtype.kind != "U":
+            raise ValueError(f"name must be text [N], got {name.dtype} {list(name.shape)}")
+        count = len(name)
+        object.__setattr__(self, "name", name)
+        for field, dtype, shape in (
+            ("landmarks", np.float32, (count, 68, 2)),
+            ("source", np.uint8, (count,)),
+            ("size", np.int32, (count, 2)),
+        ):
+            array = np.asarray(getattr(self, field))
+            if array.shape != shape:
+                raise ValueError(
+                    f"{field} must have shape {list(shape)} for {count} names, "
+                    f"got {list(array.shape)}"
+                )
+            if array.dtype.kind not in "fiu":
+                raise ValueError(f"{field} must hold numbers, got {array.dtype}")
+            object.__setattr__(self, field, array.astype(dtype, copy=False))
+        if count and self.source.max() > max(LandmarkSource):
+            raise ValueError(f"source must be 0 to {max(LandmarkSource)}, got {self.source.max()}")
+        ordered = self._sorted[0]
+        repeated = np.flatnonzero(ordered[1:] == ordered[:-1])
+        if len(repeated):
+            raise ValueError(f"name must not repeat, {str(ordered[repeated[0]])!r} does")
+
+    def __len__(self) -> int:
+        return len(self.name)
+
+    @cached_property
+    def _sorted(self) -> tuple[NDArray[np.str_], NDArray[np.intp]]:
+        order = np.argsort(self.name, kind="stable")
+        return self.name[order], order
+
+    def _find(self, wanted: NDArray[np.str_]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+        """Row of each wanted name, and whether it is there at all."""
+        if not len(self):
+            return np.zeros(len(wanted), np.intp), np.zeros(len(wanted), np.bool_)
+        ordered, order = self._sorted
+        place = np.searchsorted(ordered, wanted).clip(max=len(self) - 1)
+        return order[place], ordered[place] == wanted
+
+    def contains(self, names: Sequence[str]) -> NDArray[np.bool_]:
+        """Whether each name is in the table: bool [M]."""
+        return self._find(np.asarray(names, dtype=np.str_))[1]
+
+    def lookup(self, names: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Landmarks and their sources for images in any order, repeats allowed.
+
+        Args:
+            names: M names.
+
+        Returns:
+            float32 [M, 68, 2] and uint8 [M], new arrays.
+
+        Raises:
+            KeyError: names that are not in the table; the message counts them and shows some.
+        """
+        wanted = np.asarray(names, dtype=np.str_)
+        rows, found = self._find(wanted)
+        if not found.all():
+            missing = wanted[~found]
+            some = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+            raise KeyError(f"{len(missing)} of {len(wanted)} images have no landmarks: {some}")
+        return self.landmarks[rows], self.source[rows]
+
+    def select(self, names: Sequence[str]) -> LandmarkTable:
+        """The table of these images, in this order (KeyError as in :meth:`lookup`)."""
+        landmarks, source = self.lookup(names)
+        wanted = np.asarray(names, dtype=np.str_)
+        return LandmarkTable(wanted, landmarks, source, self.size[self._find(wanted)[0]])
+
+    def counts(self) -> dict[str, int]:
+        """How many images have landmarks from each source: ``{"dlib": 974, "template": 26}``."""
+        found = np.bincount(self.source, minlength=len(LandmarkSource))
+        return {kind.name.lower(): int(found[kind]) for kind in LandmarkSource if found[kind]}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the table; the file appears whole or not at all.
+
+        Args:
+            path: usually ``<data set>/landmarks68.npz``.
+        """
+        write_npz(
+            Path(path),
+            name=self.name,
+            landmarks=self.landmarks,
+            source=self.source,
+            size=self.size,
+        )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> LandmarkTable:
+        """Read a table.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is not a landmark table; the message names the file and says why.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {key: file[key] for key in ("name", "landmarks", "source", "size")}
+            return cls(**arrays)
+        except FileNotFoundError:
+            raise
+        except KeyError as error:
+            raise ValueError(f"{path} is not a landmark table: {error.args[0]}") from None
+        except (ValueError, EOFError, OSError, zipfile.BadZipFile, AttributeError) as error:
+            raise ValueError(f"{path} is not a landmark table: {error}") from error
+
+    @classmethod
+    def concatenate(cls, tables: Sequence[LandmarkTable]) -> LandmarkTable:
+        """One table of all the rows, in order."""
+        if not tables:
+            return cls.empty()
+        return cls(
+            np.concatenate([table.name for table in tables]),
+            np.concatenate([table.landmarks for table in tables]),
+            np.concatenate([table.source for table in tables]),
+            np.concatenate([table.size for table in tables]),
+        )
+
+    @classmethod
+    def empty(cls) -> LandmarkTable:
+        """A table of no images."""
+        return cls(
+            np.zeros(0, np.str_),
+            np.zeros((0, 68, 2), np.float32),
+            np.zeros(0, np.uint8),
+            np.zeros((0, 2), np.int32),
+        )
+
+
+def write_npz(path: Path, **arrays: NDArray[Any]) -> None:
+    """Write arrays through a temporary file beside ``path``, which is never half there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
