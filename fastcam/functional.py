@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from fastcam import _checks as check
+from fastcam._autograd import differentiable_once
 from fastcam._ops import raw
 
 __all__ = ["cam_iou_loss", "grad_cam", "valid_targets"]
@@ -56,7 +56,7 @@ class _GradCam(torch.autograd.Function):
         return cam
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, grad: Tensor) -> Any:
         activations, alpha, cam, peak = ctx.saved_tensors
         unit = grad.to(cam.dtype)
@@ -131,7 +131,7 @@ class _CamIoULoss(torch.autograd.Function):
         return loss, status
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> Any:
         nothing = (None,) * 8
         if grad is None:

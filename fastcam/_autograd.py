@@ -1,0 +1,46 @@
+"""What the autograd Functions of fastcam share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class _Undifferentiable(torch.autograd.Function):
+    """Identity whose backward says that there is none."""
+
+    @staticmethod
+    def forward(ctx: Any, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(tensor.view_as(tensor) for tensor in tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        raise RuntimeError(
+            "fastcam's fused ops cannot be differentiated twice (their gradient was taken with "
+            "create_graph=True and then differentiated); fastcam.reference holds the same functions "
+            "in plain PyTorch, which can"
+        )
+
+
+def differentiable_once(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a Function's ``backward``: a second differentiation raises instead of giving zero.
+
+    ``torch.autograd.function.once_differentiable`` raises only if the incoming gradient itself
+    requires grad; a plain gradient penalty would silently lose this op's part.
+    """
+
+    @wraps(backward)
+    def wrapper(ctx: Any, *grads: Tensor | None) -> Any:
+        if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return backward(ctx, *grads)
+        with torch.no_grad():
+            results = backward(ctx, *grads)
+        tensors = [r.detach().requires_grad_() for r in results if isinstance(r, Tensor)]
+        marked = iter(_Undifferentiable.apply(*tensors) if tensors else ())
+        return tuple(next(marked) if isinstance(r, Tensor) else r for r in results)
+
+    return wrapper

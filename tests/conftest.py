@@ -1,0 +1,33 @@
+"""Options and fixtures that every test may use."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--device",
+        default="cpu",
+        help="device of the op tests: cpu (default) or cuda; cuda tests are skipped without it",
+    )
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The device under test; skips with the reason where it is not to be had."""
+    wanted = torch.device(request.config.getoption("--device"))
+    if wanted.type == "cuda":
+        if not torch.cuda.is_available():
+            pytest.skip("--device cuda: this machine has no CUDA device that torch can use")
+        from fastcam._ops import cuda_missing
+
+        if cuda_missing is not None:
+            pytest.skip(f"--device cuda: {cuda_missing}")
+    return wanted
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
