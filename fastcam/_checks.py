@@ -128,11 +128,7 @@ def cell_weights(
     height, width = activations.shape[2:]
     fits = tensor.shape[-2:] == (height, width) and (
         tensor.dim() == 2
-        or (
-            tensor.dim() == 4
-            and tensor.shape[0] in (1, batch)
-            and tensor.shape[1] in (1, targets)
-        )
+        or (tensor.dim() == 4 and tensor.shape[0] in (1, batch) and tensor.shape[1] in (1, targets))
     )
     if not fits:
         raise ValueError(

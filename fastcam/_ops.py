@@ -151,9 +151,7 @@ def _cam_backward_fake(
     need_gradients: bool,
 ) -> tuple[Tensor, Tensor]:
     if need_activations:
-        layout = (
-            torch.channels_last if _is_channels_last(activations) else torch.contiguous_format
-        )
+        layout = torch.channels_last if _is_channels_last(activations) else torch.contiguous_format
         grad_activations = torch.empty(
             activations.shape,
             dtype=activations.dtype,

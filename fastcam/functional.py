@@ -116,7 +116,15 @@ class _CamIoULoss(torch.autograd.Function):
         reduction: str,
     ) -> tuple[Tensor, Tensor]:
         loss, alpha, unit, status = raw._cam_iou_forward(
-            activations, gradients, regions, cell_weights, where, threshold, sharpness, binarize, eps
+            activations,
+            gradients,
+            regions,
+            cell_weights,
+            where,
+            threshold,
+            sharpness,
+            binarize,
+            eps,
         )
         count = None
         if reduction == "mean":

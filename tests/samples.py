@@ -22,9 +22,9 @@ class Sample:
     def leaves(self) -> tuple[Tensor, Tensor]:
         """Fresh leaves with the same values, dtypes and strides."""
         return tuple(
-            torch.empty_strided(
-                t.shape, t.stride(), dtype=t.dtype, device=t.device
-            ).copy_(t).requires_grad_()
+            torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device)
+            .copy_(t)
+            .requires_grad_()
             for t in (self.activations, self.gradients)
         )  # type: ignore[return-value]
 
@@ -45,8 +45,10 @@ def lay_out(tensor: Tensor, layout: str) -> Tensor:
     if layout == "channels_last":
         return tensor.movedim(-3, -1).contiguous().movedim(-1, -3)
     if layout == "sliced":  # dense planes with gaps between samples, and an odd storage offset
-        wide = tensor.new_full((tensor.shape[0] + 1, *tensor.shape[1:-3], tensor.shape[-3] + 3,
-                                *tensor.shape[-2:]), float("nan"))
+        wide = tensor.new_full(
+            (tensor.shape[0] + 1, *tensor.shape[1:-3], tensor.shape[-3] + 3, *tensor.shape[-2:]),
+            float("nan"),
+        )
         view = wide[1:, ..., 1 : 1 + tensor.shape[-3], :, :]
         return view.copy_(tensor)
     if layout == "transposed":  # rows and columns swapped: no kernel reads this in place

@@ -16,9 +16,7 @@ HALVES = (torch.float16, torch.bfloat16)
 
 def loss_and_grads(function, sample: Sample, reduction: str = "sum"):
     activations, gradients = sample.leaves()
-    loss = function(
-        activations, gradients, sample.regions, reduction=reduction, **sample.options
-    )
+    loss = function(activations, gradients, sample.regions, reduction=reduction, **sample.options)
     grads = torch.autograd.grad(loss.sum(), (activations, gradients))
     return loss.detach(), *grads
 
@@ -71,9 +69,7 @@ def test_low_precision_is_no_worse_than_twice_plain_pytorch(dtype, layout, devic
     rounding of the result.
     """
     for seed, shape in enumerate(SHAPES[2:]):
-        sample = make(
-            shape, dtype=dtype, layout=layout, device=device, seed=seed, sharpness=4.0
-        )
+        sample = make(shape, dtype=dtype, layout=layout, device=device, seed=seed, sharpness=4.0)
 
         def plain(activations, gradients, regions, **options):
             alpha = gradients.sum((-2, -1)) / activations[0, 0].numel()
@@ -131,9 +127,7 @@ def test_hard_has_the_gradient_of_tone(device):
 def test_cell_weights_in_every_shape(name, device):
     sample = make(SHAPES[2], device=device, cell_weights=weights_for(SHAPES[2])[name])
     loss, *grads = loss_and_grads(F.cam_iou_loss, sample, "none")
-    torch.testing.assert_close(
-        loss.cpu().double(), expected_loss(sample), rtol=2e-5, atol=2e-5
-    )
+    torch.testing.assert_close(loss.cpu().double(), expected_loss(sample), rtol=2e-5, atol=2e-5)
     exact = loss_and_grads(reference.cam_iou_loss, in_float64(sample), "none")
     for got, wanted in zip((loss, *grads), exact, strict=True):
         torch.testing.assert_close(got.double(), wanted, rtol=1e-4, atol=1e-6)

@@ -182,9 +182,17 @@ def call(**changes):
     [
         ({"activations": [1.0]}, TypeError, ["activations", "torch.Tensor", "list"]),
         ({"activations": GOOD.activations.int()}, TypeError, ["activations", "int32"]),
-        ({"activations": GOOD.activations[0]}, ValueError, ["activations", "[N,C,H,W]", "[19,7,7]"]),
+        (
+            {"activations": GOOD.activations[0]},
+            ValueError,
+            ["activations", "[N,C,H,W]", "[19,7,7]"],
+        ),
         ({"activations": torch.ones(3, 19, 0, 7)}, ValueError, ["activations", "[3,19,0,7]"]),
-        ({"gradients": GOOD.gradients[:2]}, ValueError, ["gradients", "[3,19,H',W']", "[2,2,19,3,3]"]),
+        (
+            {"gradients": GOOD.gradients[:2]},
+            ValueError,
+            ["gradients", "[3,19,H',W']", "[2,2,19,3,3]"],
+        ),
         ({"gradients": GOOD.gradients[:, :, :5]}, ValueError, ["gradients", "[3,2,5,3,3]"]),
         ({"gradients": GOOD.gradients.long()}, TypeError, ["gradients", "int64"]),
         ({"gradients": torch.ones(3, 2, 19, 0, 3)}, ValueError, ["gradients", "[3,2,19,0,3]"]),

@@ -1,0 +1,94 @@
+"""The native libraries: what is loaded, each instruction set, and the import's own needs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import fastcam
+
+PROBE = """
+import json, torch
+import fastcam
+from samples import LAYOUTS, SHAPES, make
+out = []
+for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+    for layout in LAYOUTS:
+        for shape in SHAPES:
+            sample = make(shape, dtype=dtype, layout=layout)
+            leaves = sample.leaves()
+            loss = fastcam.functional.cam_iou_loss(*leaves, sample.regions, reduction="sum")
+            grads = torch.autograd.grad(loss, leaves)
+            out.append([loss.item(), *(float(g.double().abs().sum()) for g in grads)])
+print(json.dumps([fastcam.build_info()["cpu_isa"], out]))
+"""
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    tests = os.path.dirname(__file__)
+    path = os.pathsep.join([tests, *sys.path])
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": path, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_every_instruction_set_gives_the_same_results():
+    asked = ["baseline", "avx2", ""]
+    results = {}
+    for isa in asked:
+        done = run(PROBE, FASTCAM_CPU_ISA=isa)
+        assert done.returncode == 0, done.stderr
+        name, values = json.loads(done.stdout)
+        results[name] = values
+    if fastcam.build_info()["cpu_isa"] == "baseline":
+        pytest.skip("this processor runs the baseline kernels only")
+    assert "baseline" in results and len(results) >= 2
+    for values in results.values():
+        for got, wanted in zip(values, results["baseline"], strict=True):
+            assert got == pytest.approx(wanted, rel=2e-4, abs=1e-5)
+
+
+def test_build_info_tells_what_runs():
+    info = fastcam.build_info()
+    assert info["version"] == fastcam.__version__
+    assert info["torch"] == torch.__version__
+    assert info["cpu_isa"] in ("baseline", "avx2", "avx512")
+    assert info["build"]["torch_target"] == "2.10"
+    if info["cuda"]:
+        assert info["cuda_missing"] is None
+    else:
+        assert info["cuda_missing"]
+
+
+def test_import_needs_torch_and_numpy_only():
+    code = (
+        "import sys\n"
+        "class Block:\n"
+        "    names = {'torchvision', 'lightning', 'torchmetrics', 'typer', 'rich', 'matplotlib',\n"
+        "             'PIL', 'dlib', 'hypothesis', 'pytest', 'sklearn'}\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in self.names:\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Block())\n"
+        "import fastcam\n"
+        "assert fastcam.functional.cam_iou_loss and fastcam.IoUCamLoss and fastcam.ActivationTap\n"
+    )
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_missing_extra_says_how_to_get_it():
+    from fastcam._extras import require
+
+    with pytest.raises(ImportError, match=r"'no_such_package'.*pip install 'fastcam\[train\]'"):
+        require("no_such_package.sub", extra="train")
+    assert require("json", extra="train") is json
