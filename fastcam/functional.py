@@ -233,8 +233,8 @@ def cam_iou_loss(
         threshold: θ in (0, 1): which share of its peak counts as attention.
         sharpness: s >= 1; the larger, the closer the soft set is to {x > θ}, and the flatter its
             gradient away from θ.
-        binarize: ``"tone"`` (K eq. 8 bent to θ), ``"sigmoid"`` (σ(s·(x−θ))), or ``"hard"`` (the value
-            of the set {x > θ} with the gradient of ``"tone"``).
+        binarize: ``"tone"`` (K eq. 8 bent to θ), ``"sigmoid"`` (σ(s·(x−θ))), or ``"hard"`` (the
+            value of the set {x > θ} with the gradient of ``"tone"``).
         eps: added to I and U.
         reduction: ``"mean"`` over the valid pairs (0 if there are none), ``"sum"``, or ``"none"``.
 
@@ -266,7 +266,7 @@ def cam_iou_loss(
 def valid_targets(
     regions: Tensor, cell_weights: Tensor | None = None, where: Tensor | None = None
 ) -> Tensor:
-    """Which pairs (n, t) the loss counts: those whose weighted region is not empty and not switched off.
+    """Which pairs (n, t) the loss counts: region not empty after weighting, and not switched off.
 
     Args:
         regions: ``[N,T,H,W]`` or, for one target, ``[N,H,W]``.

@@ -32,7 +32,7 @@ def _raw_map(activations: Tensor, gradients: Tensor) -> Tensor:
 
 
 def _normalize(raw: Tensor) -> Tensor:
-    """Divide each map by its peak (step 3); ``max(dim)`` sends the gradient to the first arg-max."""
+    """Divide each map by its peak (step 3); ``max(dim)`` gives the first arg-max the gradient."""
     peak = raw.flatten(-2).max(-1).values[..., None, None]
     return raw / torch.where(peak == 0, torch.ones_like(peak), peak)
 

@@ -1,4 +1,4 @@
-"""Inputs of the Grad-CAM ops, and what they must give: slow, obvious, one cell at a time, in float64."""
+"""Inputs of the Grad-CAM ops, and what they must give: obvious, one cell at a time, in float64."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def weights_for(shape: tuple[int, int, int, tuple[int, int], tuple[int, int]]) -
     }
 
 
-# ---- the expectation -------------------------------------------------------------------------------
+# ---- the expectation -----------------------------------------------------------------------------
 
 
 def expected_cam(activations: Tensor, gradients: Tensor, normalize: bool = True) -> Tensor:

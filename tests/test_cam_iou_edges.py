@@ -1,4 +1,4 @@
-"""The corners of ``F.cam_iou_loss``: dead maps, invalid pairs, ties, NaN, empty batches, bad input."""
+"""The corners of ``F.cam_iou_loss``: dead maps, invalid pairs, ties, NaN, empty axes, bad input."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_no_valid_pair_gives_zero_not_nan(device):
 def test_nan_and_inf_in_a_valid_pair_stay_visible(poison, binarize, cell, layout, device):
     sample = make(SHAPES[2], layout=layout, device=device, binarize=binarize)
     sample.gradients.abs_()
-    sample.activations[1, 4].view(-1)[cell] = poison if cell else poison
+    sample.activations[1, 4, cell // 7, cell % 7] = poison
     loss, *grads = loss_and_grads(F.cam_iou_loss, sample, "none")
     assert loss[1].isnan().all() and loss[[0, 2]].isfinite().all()
     exact, *exact_grads = loss_and_grads(reference.cam_iou_loss, sample, "none")
