@@ -2,8 +2,8 @@
 
 ``fastcam.functional`` holds the losses as functions, ``fastcam.IoUCamLoss`` and
 ``fastcam.ActivationTap`` are what a training loop uses, ``fastcam.reference`` is the same in plain
-PyTorch. Importing fastcam needs torch and numpy only; regions, data, training, evaluation, plots and
-the command line are extras that are imported on their own.
+PyTorch. Importing fastcam needs torch and numpy only; regions, data, training, evaluation, plots
+and the command line are extras that are imported on their own.
 """
 
 from __future__ import annotations

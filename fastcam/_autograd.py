@@ -21,8 +21,8 @@ class _Undifferentiable(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         raise RuntimeError(
             "fastcam's fused ops cannot be differentiated twice (their gradient was taken with "
-            "create_graph=True and then differentiated); fastcam.reference holds the same functions "
-            "in plain PyTorch, which can"
+            "create_graph=True and then differentiated); fastcam.reference holds the same "
+            "functions in plain PyTorch, which can"
         )
 
 

@@ -1,7 +1,7 @@
 """Argument checks of the functional layer: every error names the argument, what fits and what came.
 
-The checks of per-cell arguments also give them their full shape (as views), so that the kernels need
-know no broadcasting.
+The checks of per-cell arguments also give them their full shape (as views), so that the kernels
+need know no broadcasting.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Optional dependencies: imported where they are needed, with an error that says how to get them."""
+"""Optional dependencies: imported where needed, with an error that says how to get them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def require(module: str, extra: str) -> ModuleType:
         extra: name of the extra that installs it, for example ``"train"``.
 
     Raises:
-        ImportError: the module's package is not installed; the message holds the command that installs it.
+        ImportError: the package is not installed; the message holds the command that installs it.
     """
     try:
         return importlib.import_module(module)
@@ -23,5 +23,6 @@ def require(module: str, extra: str) -> ModuleType:
         if error.name is None or error.name.partition(".")[0] != package:
             raise  # the package is there and misses something of its own: not ours to explain
         raise ImportError(
-            f"this part of fastcam needs {package!r}; install it with: pip install 'fastcam[{extra}]'"
+            f"this part of fastcam needs {package!r}; install it with: "
+            f"pip install 'fastcam[{extra}]'"
         ) from error

@@ -83,10 +83,10 @@ def grad_cam(activations: Tensor, gradients: Tensor, normalize: bool = True) -> 
     eq. 1 and 2, as used in Y §2).
 
     Args:
-        activations: ``[N,C,H,W]``, the target layer's output; float32, float64, float16 or bfloat16,
-            any strides (contiguous and channels_last are read in place).
-        gradients: ``[N,T,C,H',W']`` or, for one target, ``[N,C,H',W']``: ∂score/∂activations. It may
-            be taken after pooling that follows the layer, so H'×W' need not equal H×W.
+        activations: ``[N,C,H,W]``, the target layer's output; float32, float64, float16 or
+            bfloat16, any strides (contiguous and channels_last are read in place).
+        gradients: ``[N,T,C,H',W']`` or, for one target, ``[N,C,H',W']``: ∂score/∂activations. It
+            may be taken after pooling that follows the layer, so H'×W' need not equal H×W.
         normalize: divide each map by its maximum; a map that is zero everywhere stays zero.
 
     Returns:
@@ -223,10 +223,10 @@ def cam_iou_loss(
 
     Args:
         activations: ``[N,C,H,W]``, see :func:`grad_cam`.
-        gradients: ``[N,T,C,H',W']`` or, for one target, ``[N,C,H',W']``. Pass ``gradients.detach()``
-            to treat the channel weights as constant.
-        regions: ``[N,T,H,W]`` or, for one target, ``[N,H,W]``: the share of each cell that the region
-            covers, in [0, 1]; bool or floating. No gradient flows to it.
+        gradients: ``[N,T,C,H',W']`` or, for one target, ``[N,C,H',W']``. Pass
+            ``gradients.detach()`` to treat the channel weights as constant.
+        regions: ``[N,T,H,W]`` or, for one target, ``[N,H,W]``: the share of each cell that the
+            region covers, in [0, 1]; bool or floating. No gradient flows to it.
         cell_weights: ``[H,W]`` or ``[N or 1, T or 1, H, W]``, >= 0 (Y §3.1 weighs the mouth three
             times); no gradient flows to it.
         where: bool ``[N]`` or ``[N,T]``; False switches a pair off.
