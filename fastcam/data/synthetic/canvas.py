@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple, Union
 
 import numpy as np
 
@@ -11,6 +13,8 @@ from fastcam._extras import require
 
 SUPERSAMPLING = 4
 Color = tuple[float, float, float]
+Polygons = Union[np.ndarray, Sequence[np.ndarray]]
+_SOLID = [0] + [255] * 255
 
 
 @dataclass
@@ -34,6 +38,18 @@ class Mask:
         return Mask(self.alpha * (1.0 - part if outside else part), self.x0, self.y0)
 
 
+class _Box(NamedTuple):
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+    margin: int
+
+
+def _listed(polygons: Polygons) -> list[np.ndarray]:
+    return [polygons] if isinstance(polygons, np.ndarray) and polygons.ndim == 2 else list(polygons)
+
+
 class Canvas:
     """`image`: float32 [H,W,3] in sRGB, 0..1."""
 
@@ -45,42 +61,62 @@ class Canvas:
         self.unit = unit
         self.image = np.zeros((self.height, self.width, 3), dtype=np.float32)
 
-    def mask(
-        self, polygons: np.ndarray | list[np.ndarray], blur: float = 0.0, tones: np.ndarray | None = None
-    ) -> Mask:
-        """Coverage of one or more polygons [P,2] (pixels); `blur` is a Gaussian's sigma in head units.
-
-        With `tones` (one value in 0..1 for each polygon) a later polygon replaces an earlier one instead of joining it.
-        """
-        shapes = [polygons] if isinstance(polygons, np.ndarray) else polygons
+    def mask(self, polygons: Polygons, blur: float = 0.0) -> Mask:
+        """Coverage of a polygon [P,2] or several (a list, or [S,P,2]) in pixels; `blur` is a sigma in head units."""
+        shapes = _listed(polygons)
         sigma = float(blur * self.unit)
-        margin = int(math.ceil(3.0 * sigma)) + 1
-        every = np.concatenate(shapes) if shapes else np.zeros((1, 2))
-        low, high = every.min(axis=0), every.max(axis=0)
-        x0, y0 = max(int(low[0]) - margin, 0), max(int(low[1]) - margin, 0)
-        x1 = min(int(math.ceil(high[0])) + margin, self.width)
-        y1 = min(int(math.ceil(high[1])) + margin, self.height)
-        if x1 <= x0 or y1 <= y0 or not shapes:
+        box = self._box(shapes, sigma)
+        if box is None:
             return Mask(np.zeros((0, 0), dtype=np.float32), 0, 0)
-        k = SUPERSAMPLING
-        # pixels cut off by the frame still count for the blur: draw them, then crop
-        pad = margin if sigma > 0 else 0
-        box = ((x1 - x0 + 2 * pad) * k, (y1 - y0 + 2 * pad) * k)
-        layer = self.image_module.new("L", box, 0)
+        # a blur hides the steps of a coarser drawing
+        k = SUPERSAMPLING if sigma < 0.8 else 2 if sigma < 2.5 else 1
+        layer = self._draw(shapes, [255] * len(shapes), box, k)
+        return Mask(self._shrink(layer, k, sigma, box.margin), box.x0, box.y0)
+
+    def tones(self, polygons: Polygons, tones: np.ndarray) -> tuple[Mask, np.ndarray]:
+        """Overlapping polygons with a tone each (0..1), the later one on top: their coverage and the tone seen."""
+        shapes = _listed(polygons)
+        box = self._box(shapes, 0.0)
+        if box is None:
+            return Mask(np.zeros((0, 0), dtype=np.float32), 0, 0), np.zeros((0, 0), dtype=np.float32)
+        k = 3
+        levels = (1.5 + 253.0 * np.clip(tones, 0.0, 1.0)).astype(int).tolist()
+        layer = self._draw(shapes, levels, box, k)
+        cover = self._shrink(layer.point(_SOLID), k, 0.0, 0)
+        tone = self._shrink(layer, k, 0.0, 0) / np.maximum(cover, 1e-3)
+        return Mask(cover, box.x0, box.y0), tone
+
+    def _box(self, shapes: list[np.ndarray], sigma: float) -> _Box | None:
+        """Where the shapes and their blur touch the canvas."""
+        if not shapes:
+            return None
+        every = np.concatenate(shapes)
+        low, high = every.min(axis=0), every.max(axis=0)
+        margin = int(math.ceil(3.0 * sigma))
+        x0, y0 = max(int(low[0]) - margin - 1, 0), max(int(low[1]) - margin - 1, 0)
+        x1 = min(int(math.ceil(high[0])) + margin + 1, self.width)
+        y1 = min(int(math.ceil(high[1])) + margin + 1, self.height)
+        return _Box(x0, y0, x1, y1, margin) if x1 > x0 and y1 > y0 else None
+
+    def _draw(self, shapes: list[np.ndarray], levels: list[int], box: _Box, k: int) -> Any:
+        # what lies just outside the frame still counts for the blur: it is drawn, then cropped
+        pad = box.margin
+        layer = self.image_module.new("L", ((box.x1 - box.x0 + 2 * pad) * k, (box.y1 - box.y0 + 2 * pad) * k), 0)
         pen = self.draw_module.Draw(layer)
-        for i, shape in enumerate(shapes):
-            corners = (shape - (x0 - pad, y0 - pad)) * k - 0.5
-            fill = 255 if tones is None else int(round(255 * float(tones[i])))
-            pen.polygon([(float(x), float(y)) for x, y in corners], fill=fill)
-        layer = layer.reduce(k)
+        origin = (box.x0 - pad + 0.5 / k, box.y0 - pad + 0.5 / k)
+        for shape, level in zip(shapes, levels, strict=True):
+            pen.polygon(((shape - origin) * k).ravel().tolist(), fill=level)
+        return layer
+
+    def _shrink(self, layer: Any, k: int, sigma: float, pad: int) -> np.ndarray:
+        if k > 1:
+            layer = layer.reduce(k)
         if sigma > 0:
             layer = layer.filter(self.filter_module.GaussianBlur(sigma))
-        alpha = np.asarray(layer, dtype=np.float32) * (1.0 / 255.0)
-        if pad:
-            alpha = alpha[pad:-pad, pad:-pad]
-        return Mask(alpha, x0, y0)
+        alpha = np.asarray(layer, dtype=np.float32) * np.float32(1.0 / 255.0)
+        return alpha[pad:-pad, pad:-pad] if pad else alpha
 
-    def coverage(self, polygons: np.ndarray | list[np.ndarray], blur: float = 0.0) -> np.ndarray:
+    def coverage(self, polygons: Polygons, blur: float = 0.0) -> np.ndarray:
         """Like `mask`, as a full-size array [H,W]."""
         full = np.zeros((self.height, self.width), dtype=np.float32)
         mask = self.mask(polygons, blur)
@@ -113,8 +149,13 @@ class Canvas:
 
 def ribbon(path: np.ndarray, widths: np.ndarray | float) -> np.ndarray:
     """Outline [2P,2] of a stroke along `path` [P,2] whose full width is `widths` ([P] or one number)."""
-    direction = np.gradient(path, axis=0)
-    direction /= np.linalg.norm(direction, axis=1, keepdims=True) + 1e-9
-    normal = direction[:, ::-1] * (-1.0, 1.0)
-    half = 0.5 * np.broadcast_to(widths, (len(path),))[:, None]
-    return np.concatenate([path + normal * half, (path - normal * half)[::-1]])
+    return ribbons(path[None], np.broadcast_to(widths, (1, len(path))))[0]
+
+
+def ribbons(paths: np.ndarray, widths: np.ndarray) -> np.ndarray:
+    """Outlines [S,2P,2] of strokes along `paths` [S,P,2] with full widths [S,P]."""
+    reach = np.concatenate([paths[:, :1], paths, paths[:, -1:]], axis=1)
+    normal = (reach[:, 2:] - reach[:, :-2])[..., ::-1] * (-1.0, 1.0)
+    length = np.sqrt((normal * normal).sum(axis=2)) + 1e-9
+    normal *= (0.5 * widths / length)[..., None]
+    return np.concatenate([paths + normal, (paths - normal)[:, ::-1]], axis=1)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .canvas import Mask, ribbon
-from .geometry import EYE_X, spline
+from .canvas import Mask
+from .geometry import EYE_X, mirrored, spline
 from .stage import Stage, ellipse, mix
 
 
@@ -14,11 +14,10 @@ def draw_blush(stage: Stage) -> None:
     makeup, shape = stage.face.makeup, stage.face.shape
     if makeup is None:
         return
-    for s in (-1.0, 1.0):
-        y = 21.0 - 3.0 * max(shape.smile, 0.0)
-        cheek = stage.blob(s * 0.66 * shape.width, y, 12.5, 6.5, 4.5, turn=-s * 0.45)
-        cheek = cheek.within(stage.cover).within(stage.lips, outside=True)
-        stage.canvas.fill(cheek, np.array(makeup.blush) * stage.light, makeup.blush_opacity)
+    y = 21.0 - 3.0 * max(shape.smile, 0.0)
+    cheeks = stage.blobs(0.66 * shape.width, y, 12.5, 6.5, 4.5, turn=-0.45)
+    cheeks = cheeks.within(stage.cover).within(stage.lips, outside=True)
+    stage.canvas.fill(cheeks, np.array(makeup.blush) * stage.light, makeup.blush_opacity)
 
 
 def draw_brows(stage: Stage) -> None:
@@ -37,96 +36,79 @@ def draw_brows(stage: Stage) -> None:
         widths = taper if side == 0 else taper[::-1]
         mask = stage.stroke(half, list(widths), 0.55)
         canvas.fill(mask, color, 0.80 * strength)
-        hairs = []
         path, width = spline(half, 6), np.interp(np.linspace(0, 1, 25), np.linspace(0, 1, 5), widths)
         outward = -1.0 if side == 0 else 1.0
-        for _ in range(int(16 + 10 * thick)):
-            i = int(rng.integers(1, 24))
-            x, y = path[i] + (0.0, rng.uniform(-0.42, 0.42) * width[i])
-            tip = (x + outward * rng.uniform(1.2, 2.6), y - rng.uniform(0.2, 1.6))
-            hairs.append(ribbon(stage.surface([(x, y), tip]), 0.55 * stage.view.unit))
+        count = int(16 + 10 * thick)
+        at = rng.integers(1, 24, count)
+        roots = path[at] + np.stack([np.zeros(count), rng.uniform(-0.42, 0.42, count) * width[at]], axis=1)
+        growth = np.stack([outward * rng.uniform(1.2, 2.6, count), -rng.uniform(0.2, 1.6, count)], axis=1)
+        hairs = stage.hairs(roots, roots + growth, 0.55)
         canvas.fill(canvas.mask(hairs), color * 0.7, 0.65 * strength)
 
 
 def draw_eyes(stage: Stage) -> None:
-    """Lids, eyeballs, lashes, eye shadow and liner."""
-    for side in (0, 1):
-        _draw_eye(stage, side)
-
-
-def _draw_eye(stage: Stage, side: int) -> None:
-    face, canvas = stage.face, stage.canvas
-    s = -1.0 if side == 0 else 1.0
-    p = stage.head.landmarks[36:42] if side == 0 else stage.head.landmarks[42:48][[3, 2, 1, 0, 5, 4]]
-    outer, inner = p[0], p[3]  # the order is now outer, top, top, inner, bottom, bottom on both sides
-    upper, lower = spline(p[:4], 6), spline(p[[3, 4, 5, 0]], 6)
+    """Lids, eyeballs and lashes, with eye shadow, liner and longer lashes where make-up is worn."""
+    face, canvas, makeup, eyes = stage.face, stage.canvas, stage.face.makeup, stage.face.eyes
     skin = np.array(face.skin.color)
-    makeup = face.makeup
-    socket = stage.blob(s * (EYE_X - 0.5), -3.5, 11.0, 5.0, 3.2)
-    canvas.shade(socket, (0.86, 0.78, 0.76), 0.6)
+    p = stage.head.landmarks[42:48][[3, 2, 1, 0, 5, 4]]  # right eye: outer, top, top, inner, bottom, bottom
+    upper, lower = spline(p[:4], 6), spline(p[[3, 4, 5, 0]], 6)
+    canvas.shade(stage.blobs(EYE_X - 0.5, -3.8, 11.0, 5.0, 3.2), (0.86, 0.78, 0.76), 0.6)
     if makeup is not None:
-        _draw_eye_shadow(stage, s, upper, outer)
-    crease = upper * (1.04, 1.0) - (s * 0.8, 2.4) - np.stack([0 * upper[:, 0], 0.8 * np.sin(np.linspace(0, np.pi, len(upper)))], 1)
-    canvas.shade(stage.stroke(crease[2:-2:3], [0.4, 1.2, 1.0, 0.3], 0.4), (0.58, 0.46, 0.42), face.eyes.crease)
+        _draw_eye_shadow(stage, upper)
+    crease = upper * (1.04, 1.0) - (0.8, 2.4)
+    crease[:, 1] -= 0.8 * np.sin(np.linspace(0, np.pi, len(upper)))
+    canvas.shade(stage.stroke(mirrored(crease[2:-2:3]), [0.4, 1.2, 1.0, 0.3], 0.4), (0.58, 0.46, 0.42), eyes.crease)
 
-    opening = stage.surface(np.concatenate([upper, lower[1:-1]]))
-    eyeball = canvas.mask(opening)
-    clip = canvas.coverage(opening)
+    openings = stage.surface(mirrored(np.concatenate([upper, lower[1:-1]])))
+    clip = canvas.coverage(openings)
     white = mix((0.93, 0.92, 0.91), skin, 0.12)
-    canvas.fill(eyeball, white * np.clip(stage.light, 0.55, 1.05))
-    corner = canvas.mask(stage.surface(ellipse(inner[0], inner[1], 1.6, 1.2)), 0.3).within(clip)
-    canvas.fill(corner, mix((0.78, 0.50, 0.48), skin, 0.3), 0.8)
-    for end in (outer, inner):
-        canvas.shade(canvas.mask(stage.surface(ellipse(end[0], end[1], 3.0, 3.0)), 1.2).within(clip), 0.72, 0.7)
+    canvas.fill(canvas.mask(openings), white * np.clip(stage.light, 0.55, 1.05))
+    canvas.fill(stage.blobs(p[3, 0], p[3, 1], 1.6, 1.2, 0.3).within(clip), mix((0.78, 0.50, 0.48), skin, 0.3), 0.8)
+    canvas.shade(stage.blobs(p[3, 0], p[3, 1], 3.0, 3.0, 1.2).within(clip), 0.72, 0.7)
+    canvas.shade(stage.blobs(p[0, 0], p[0, 1], 3.0, 3.0, 1.2).within(clip), 0.72, 0.7)
 
-    eyes = face.eyes
-    x, y = s * EYE_X + eyes.gaze[0], 0.2 + eyes.gaze[1] - 0.4 * (face.shape.eye_open - 1.0)
-    iris = np.array(eyes.iris)
+    iris, y = np.array(eyes.iris), eyes.gaze[1] - 0.4 * face.shape.eye_open + 0.4
 
-    def disc(dx: float, dy: float, r: float, blur: float = 0.0) -> Mask:
-        return canvas.mask(stage.flat(ellipse(x + dx, y + dy, r, r), 41.0), blur).within(clip)
+    def discs(dx: float, dy: float, r: float, blur: float = 0.0) -> Mask:
+        both = [ellipse(s * EYE_X + eyes.gaze[0] + dx, y + dy, r, r) for s in (-1.0, 1.0)]
+        return canvas.mask(stage.flat(np.stack(both), 41.0), blur).within(clip)
 
-    canvas.fill(disc(0, 0, eyes.iris_size, 0.15), iris * 0.42)
-    canvas.fill(disc(0, 0, eyes.iris_size * 0.82, 0.3), iris)
-    canvas.fill(disc(0, 1.2, eyes.iris_size * 0.55, 0.7), np.clip(iris * 1.45, 0, 1), 0.7)
-    canvas.fill(disc(0, 0, eyes.iris_size * 0.42, 0.1), (0.03, 0.03, 0.035))
-    lx = face.light.direction[0]
-    canvas.fill(disc(1.4 * (1 if lx >= 0 else -1), -1.5, 0.85, 0.12), (1.0, 1.0, 1.0), 0.92)
-    lid = canvas.mask(ribbon(stage.surface(upper), 3.0 * stage.view.unit), 0.8).within(clip)
-    canvas.shade(lid, 0.50, 0.75)
+    canvas.fill(discs(0, 0, eyes.iris_size, 0.15), iris * 0.42)
+    canvas.fill(discs(0, 0, eyes.iris_size * 0.82, 0.3), iris)
+    canvas.fill(discs(0, 1.2, eyes.iris_size * 0.55, 0.7), np.clip(iris * 1.45, 0, 1), 0.7)
+    canvas.fill(discs(0, 0, eyes.iris_size * 0.42, 0.1), (0.03, 0.03, 0.035))
+    canvas.fill(discs(1.4 if face.light.direction[0] >= 0 else -1.4, -1.5, 0.95, 0.12), (1.0, 1.0, 1.0), 0.92)
+    canvas.shade(stage.stroke(mirrored(upper[::3]), 3.0, 0.8).within(clip), 0.50, 0.75)
 
     dark = mix((0.10, 0.07, 0.06), skin, 0.10)
     lashes = eyes.lashes if makeup is None else 1.0
-    width = 0.75 + 0.55 * eyes.lashes
-    if makeup is not None:
-        width = 1.5 + 0.9 * makeup.liner
-    canvas.fill(stage.stroke(upper[::3], [0.9 * width, width, width, 0.4 * width], 0.22), dark, 0.55 + 0.4 * lashes)
-    under = stage.stroke(lower[::3], [0.4, 0.7, 0.8] if makeup is None else [0.5, 1.0, 1.3], 0.3)
+    width = 0.75 + 0.55 * eyes.lashes if makeup is None else 1.5 + 0.9 * makeup.liner
+    line = stage.stroke(mirrored(upper[::3]), [0.9 * width, width, width, 0.4 * width], 0.22)
+    canvas.fill(line, dark, 0.55 + 0.4 * lashes)
+    under = stage.stroke(mirrored(lower[::3]), [0.4, 0.7, 0.8] if makeup is None else [0.5, 1.0, 1.3], 0.3)
     canvas.fill(under, dark, 0.30 if makeup is None else 0.35 + 0.45 * makeup.liner)
     if makeup is not None:
-        wing = [tuple(upper[3]), tuple(outer), (outer[0] + s * 3.8, outer[1] - 2.2)]
-        canvas.fill(stage.stroke(wing, [1.2, width, 0.3], 0.2), dark, 0.5 + 0.5 * makeup.liner)
-        hairs = []
-        for i in range(1, len(upper) - 4, 2):
-            root = upper[i]
-            out = s * (2.4 - 3.2 * i / len(upper))
-            tip = (root[0] + out, root[1] - 1.4 - 2.2 * makeup.lashes * (1.0 - 0.5 * i / len(upper)))
-            hairs.append(ribbon(stage.surface([tuple(root), tip]), np.array([0.75, 0.3]) * stage.view.unit))
-        canvas.fill(canvas.mask(hairs), dark, 0.85)
+        wing = np.stack([upper[3], p[0], p[0] + (3.8, -2.2)])
+        canvas.fill(stage.stroke(mirrored(wing), [1.2, width, 0.3], 0.2), dark, 0.5 + 0.5 * makeup.liner)
+        at = np.arange(1, len(upper) - 4, 2)
+        along = at / len(upper)
+        growth = np.stack([2.4 - 3.2 * along, -1.4 - 2.2 * makeup.lashes * (1.0 - 0.5 * along)], axis=1)
+        roots, tips = mirrored(upper[at]), mirrored(upper[at] + growth)
+        canvas.fill(canvas.mask(stage.hairs(roots.reshape(-1, 2), tips.reshape(-1, 2), 0.75, 0.3)), dark, 0.85)
 
 
-def _draw_eye_shadow(stage: Stage, s: float, upper: np.ndarray, outer: np.ndarray) -> None:
+def _draw_eye_shadow(stage: Stage, upper: np.ndarray) -> None:
     makeup, canvas = stage.face.makeup, stage.canvas
     assert makeup is not None
-    reach = 0.62 * (stage.face.shape.brow_y + 4.0)
+    outer = upper[0]
     lid = upper.copy()
-    lid[:, 1] += reach * np.sin(np.linspace(0.10, np.pi * 0.97, len(lid))) ** 0.7
-    lid[:, 0] += s * 1.5
-    patch = np.concatenate([[(outer[0] + s * 3.0, outer[1] - 1.5)], upper, lid[::-1]])
+    lid[:, 1] += 0.62 * (stage.face.shape.brow_y + 3.0) * np.sin(np.linspace(0.10, np.pi * 0.97, len(lid))) ** 0.7
+    lid[:, 0] += 1.5
+    patch = np.concatenate([[outer + (3.0, -1.5)], upper, lid[::-1]])
     paint = np.array(makeup.shadow) * stage.light
-    canvas.fill(canvas.mask(stage.surface(patch), 1.3).within(stage.cover), paint, makeup.shadow_opacity)
-    under = stage.blob(s * (EYE_X + 2.0), 3.6, 7.0, 1.0, 0.9)
-    canvas.fill(under.within(stage.cover), paint, 0.45 * makeup.shadow_opacity)
+    canvas.fill(canvas.mask(stage.surface(mirrored(patch)), 1.3).within(stage.cover), paint, makeup.shadow_opacity)
+    under = stage.blobs(EYE_X + 2.0, 4.0, 7.0, 1.0, 0.9).within(stage.cover)
+    canvas.fill(under, paint, 0.45 * makeup.shadow_opacity)
 
 
 def draw_nose(stage: Stage) -> None:
@@ -136,12 +118,11 @@ def draw_nose(stage: Stage) -> None:
     lx = stage.face.light.direction[0]
     below = stage.blob(-1.5 * lx, n + 3.6, 7.5 * w, 2.2, 1.7).within(stage.lips, outside=True)
     canvas.shade(below, (0.70, 0.58, 0.55), 0.70)
-    for s in (-1.0, 1.0):
-        wing = [(s * 8.2 * w, n - 6.0), (s * 9.3 * w, n - 3.0), (s * 8.6 * w, n + 0.2), (s * 6.6 * w, n + 0.8)]
-        canvas.shade(stage.stroke(wing, [0.4, 1.3, 1.5, 0.5], 0.55), (0.58, 0.45, 0.42), 0.62)
-        canvas.shade(stage.blob(s * 4.1 * w, n + 0.6, 2.3 * w, 1.1, 0.45, turn=s * 0.25), (0.30, 0.18, 0.16), 0.75)
-        flank = stage.blob(s * 7.0, 0.35 * n, 2.2, 0.30 * n, 2.0)
-        canvas.shade(flank, (0.82, 0.73, 0.70), 0.35 - 0.30 * s * lx)
+    wings = mirrored([(8.2 * w, n - 6.0), (9.3 * w, n - 3.0), (8.6 * w, n + 0.2), (6.6 * w, n + 0.8)])
+    canvas.shade(stage.stroke(wings, [0.4, 1.3, 1.5, 0.5], 0.55), (0.58, 0.45, 0.42), 0.62)
+    canvas.shade(stage.blobs(4.1 * w, n + 0.6, 2.3 * w, 1.1, 0.45, turn=0.25), (0.30, 0.18, 0.16), 0.75)
+    shaded = stage.blob(-7.0 * np.sign(lx), 0.35 * n, 2.2, 0.30 * n, 2.0)
+    canvas.shade(shaded, (0.82, 0.73, 0.70), 0.35 + 0.30 * abs(lx))
     tip = stage.blob(0.8 * lx, 0.74 * n, 2.0 * shape.nose_tip, 1.8, 1.2)
     canvas.shade(tip, (1.22, 1.22, 1.22), 0.35 + 0.5 * stage.face.skin.gloss)
     ridge = stage.stroke([(0.6 * lx, 0.05 * n), (0.6 * lx, 0.55 * n)], 2.2, 1.1)
@@ -168,11 +149,9 @@ def draw_mouth(stage: Stage) -> None:
     inside = canvas.coverage(outline)
     upper = stage.surface(np.concatenate([top, inner_top[::-1]]))
     canvas.shade(canvas.mask(upper, 0.5).within(inside), (0.84, 0.80, 0.80), 0.8)
-    creases = []
-    for x in np.linspace(-0.8, 0.8, 9) * shape.mouth_width:
-        x = float(x + rng.uniform(-0.6, 0.6))
-        y = float(np.interp(x, inner_bottom[::-1, 0], inner_bottom[::-1, 1]))
-        creases.append(ribbon(stage.surface([(x, y + 0.4), (x * 1.03, y + 0.72 * shape.lower_lip)]), 0.5 * stage.view.unit))
+    x = np.linspace(-0.8, 0.8, 9) * shape.mouth_width + rng.uniform(-0.6, 0.6, 9)
+    y = np.interp(x, inner_bottom[::-1, 0], inner_bottom[::-1, 1])
+    creases = stage.hairs(np.stack([x, y + 0.4], 1), np.stack([x * 1.03, y + 0.72 * shape.lower_lip], 1), 0.5)
     canvas.shade(canvas.mask(creases, 0.2).within(inside), 0.72, lips.creases * (2.0 if stick is None else 1.0))
     low_y = float(inner_bottom[:, 1].max()) + 0.46 * shape.lower_lip
     sheen = lips.sheen if stick is None else max(lips.sheen, stick.gloss)
@@ -184,9 +163,9 @@ def draw_mouth(stage: Stage) -> None:
         _draw_open_mouth(stage, inner_top, inner_bottom)
     line = 0.5 * (inner_top + inner_bottom[::-1]) if shape.mouth_open <= 0.5 else inner_top
     dark = np.array(face.skin.color) * (0.36, 0.20, 0.19)
-    canvas.fill(stage.stroke(line[::3], [0.8, 1.3, 1.3, 1.3, 0.8], 0.3), dark, 0.8)
-    for corner in (p[0], p[6]):
-        canvas.shade(stage.blob(corner[0], corner[1], 1.5, 1.1, 0.8), (0.55, 0.42, 0.40), 0.7)
+    canvas.fill(stage.stroke(line[::4], [0.8, 1.3, 1.3, 1.3, 0.8], 0.3), dark, 0.8)
+    corners = np.stack([ellipse(x, y, 1.5, 1.1) for x, y in (p[0], p[6])])
+    canvas.shade(canvas.mask(stage.surface(corners), 0.8), (0.55, 0.42, 0.40), 0.7)
 
 
 def _draw_open_mouth(stage: Stage, inner_top: np.ndarray, inner_bottom: np.ndarray) -> None:
@@ -197,11 +176,9 @@ def _draw_open_mouth(stage: Stage, inner_top: np.ndarray, inner_bottom: np.ndarr
     reach = shape.mouth_open * (0.80 if shape.smile > 0.3 else 0.42)
     teeth = np.concatenate([inner_top * (0.86, 1.0), inner_top[::-1] * (0.80, 1.0) + (0.0, reach)])
     canvas.fill(canvas.mask(stage.surface(teeth), 0.25).within(clip), (0.93, 0.91, 0.87), 0.94)
-    gaps = [
-        ribbon(stage.surface([(x, shape.mouth_y - 6.0), (x, shape.mouth_y + 6.0)]), 0.35 * stage.view.unit)
-        for x in (-7.6, -4.4, 0.0, 4.4, 7.6)
-    ]
+    x = np.array([-7.6, -4.4, 0.0, 4.4, 7.6])
+    gaps = stage.hairs(np.stack([x, 0 * x + shape.mouth_y - 6.0], 1), np.stack([x, 0 * x + shape.mouth_y + 6.0], 1), 0.35)
     canvas.shade(canvas.mask(gaps, 0.15).within(clip), 0.80, 0.5)
-    canvas.shade(canvas.mask(ribbon(stage.surface(inner_top), 2.0 * stage.view.unit), 0.6).within(clip), 0.55, 0.6)
+    canvas.shade(stage.stroke(inner_top[::4], 2.0, 0.6).within(clip), 0.55, 0.6)
     tongue = stage.blob(0.0, shape.mouth_y + 0.64 * shape.mouth_open, 6.5, 1.5, 0.7).within(clip)
     canvas.fill(tongue, (0.56, 0.24, 0.25), 0.6 if shape.smile < 0.3 else 0.3)

@@ -6,6 +6,7 @@ a 178×218 CelebA image (pupils 39 apart). Everything that is drawn is a curve i
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ import numpy as np
 FRAME = (178.0, 218.0)
 EYES_MIDPOINT = (88.5, 111.0)
 EYE_X = 19.5
+_TABLE_X = np.arange(-60.0, 60.5, 0.5)
+_TABLE_Y = np.arange(-85.0, 95.5, 0.5)
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Shape:
     brow_tilt: float = 0.0
     brow_thickness: float = 1.0
     brow_ridge: float = 0.0
-    eye_width: float = 8.0
+    eye_width: float = 8.8
     eye_open: float = 1.0
     eye_tilt: float = 0.0
     nose_length: float = 28.0
@@ -59,17 +62,31 @@ class Shape:
 
 
 def spline(points: np.ndarray, samples: int = 6, closed: bool = False) -> np.ndarray:
-    """Catmull-Rom curve through `points` [P,D] with `samples` points for each span."""
+    """Catmull-Rom curves through `points` [...,P,D] with `samples` points for each span."""
     p = np.asarray(points, dtype=np.float64)
     if closed:
-        p = np.concatenate([p[-1:], p, p[:2]])
+        p = np.concatenate([p[..., -1:, :], p, p[..., :2, :]], axis=-2)
     else:
-        p = np.concatenate([2 * p[:1] - p[1:2], p, 2 * p[-1:] - p[-2:-1]])
-    t = np.linspace(0.0, 1.0, samples, endpoint=False)[None, :, None]
-    a, b, c, d = (p[i : len(p) - 3 + i, None] for i in range(4))
-    curve = 0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
-    curve = curve.reshape(-1, p.shape[1])
-    return curve if closed else np.concatenate([curve, p[-2:-1]])
+        first, last = 2 * p[..., :1, :] - p[..., 1:2, :], 2 * p[..., -1:, :] - p[..., -2:-1, :]
+        p = np.concatenate([first, p, last], axis=-2)
+    spans = p.shape[-2] - 3
+    windows = np.stack([p[..., i : spans + i, :] for i in range(4)], axis=-2)
+    curve = (_spline_basis(samples) @ windows).reshape(*p.shape[:-2], spans * samples, p.shape[-1])
+    return curve if closed else np.concatenate([curve, p[..., -2:-1, :]], axis=-2)
+
+
+def mirrored(points: np.ndarray | list[tuple[float, float]]) -> np.ndarray:
+    """A curve [P,2] of the viewer's right side and its mirror image on the left: [2,P,2], left first."""
+    points = np.asarray(points, dtype=np.float64)
+    return np.stack([points * (-1.0, 1.0), points])
+
+
+@functools.lru_cache(maxsize=32)
+def _spline_basis(samples: int) -> np.ndarray:
+    """Weights [samples,4] of four neighbouring points along the span between the middle two."""
+    t = np.arange(samples) / samples
+    powers = np.stack([np.ones_like(t), t, t**2, t**3], axis=1)
+    return powers @ (0.5 * np.array([[0, 2, 0, 0], [-1, 0, 1, 0], [2, -5, 4, -1], [-1, 3, -3, 1]]))
 
 
 def resample(curve: np.ndarray, count: int) -> np.ndarray:
@@ -87,7 +104,7 @@ class Head:
 
     def __init__(self, shape: Shape):
         self.shape = shape
-        self._bumps = _surface_bumps(shape)
+        self._table = self._surface()
         points = np.empty((68, 2))
         points[0:17] = self._jaw()
         points[17:27] = self._brows()
@@ -97,12 +114,24 @@ class Head:
         self.landmarks = points
 
     def depth(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Height z of the face's surface over (x, y)."""
+        """Height z of the face's surface over (x, y): bilinear look-up in a table of half a head unit a cell."""
+        u = np.clip((x - _TABLE_X[0]) * 2.0, 0.0, len(_TABLE_X) - 1.001)
+        v = np.clip((y - _TABLE_Y[0]) * 2.0, 0.0, len(_TABLE_Y) - 1.001)
+        i, j = u.astype(np.intp), v.astype(np.intp)
+        u, v = u - i, v - j
+        table, cell = self._table, j * len(_TABLE_X) + i
+        top = table[cell] * (1.0 - u) + table[cell + 1] * u
+        cell = cell + len(_TABLE_X)
+        return top * (1.0 - v) + (table[cell] * (1.0 - u) + table[cell + 1] * u) * v
+
+    def _surface(self) -> np.ndarray:
+        """The look-up table, row by row. Gaussians are separable, so their sum is one matrix product."""
         s = self.shape
-        z = 45.0 * (1.0 - (x / (s.width * 1.22)) ** 2 - ((y - 8.0) / 98.0) ** 2)
-        for cx, cy, sx, sy, height in self._bumps:
-            z = z + height * np.exp(-0.5 * (((x - cx) / sx) ** 2 + ((y - cy) / sy) ** 2))
-        return np.maximum(z, -30.0)
+        cx, cy, sx, sy, height = np.array(_surface_bumps(s)).T[:, :, None]
+        gx = np.exp(-0.5 * ((_TABLE_X - cx) / sx) ** 2)
+        gy = height * np.exp(-0.5 * ((_TABLE_Y - cy) / sy) ** 2)
+        base = 1.0 - (_TABLE_X / (s.width * 1.22)) ** 2 - ((_TABLE_Y[:, None] - 8.0) / 98.0) ** 2
+        return np.maximum(45.0 * base + gy.T @ gx, -30.0).ravel()
 
     def _jaw(self) -> np.ndarray:
         s = self.shape
@@ -111,16 +140,16 @@ class Head:
         x = -s.width * np.sign(np.cos(t)) * np.abs(np.cos(t)) ** e
         y = s.chin * np.sin(t) ** e
         swell = np.exp(-0.5 * ((y / s.chin - 0.62) / 0.22) ** 2)
-        x = x * (1.0 + (0.09 * s.fullness - 0.035 * s.cheekbones) * swell)
+        x = x * (1.0 + (0.065 * s.fullness - 0.035 * s.cheekbones) * swell)
         x = x * (1.0 - 0.10 * np.exp(-0.5 * ((y / s.chin - 0.62) / 0.22) ** 2) * (1 - s.fullness))
         return resample(np.stack([x, y], axis=1), 17)
 
     def _brows(self) -> np.ndarray:
         s = self.shape
         u = np.linspace(0.0, 1.0, 5)  # outer .. inner
-        x = -36.0 + 28.0 * u
-        bow = np.sin(np.clip(u * 1.05 + 0.08, 0, 1) * math.pi) ** 1.2
-        y = s.brow_y + 3.0 - s.brow_arch * bow + s.brow_tilt * (0.5 - u)
+        x = -35.5 + 27.0 * u
+        bow = np.array([-0.75, 0.40, 1.0, 0.75, 0.10])
+        y = s.brow_y + 1.8 - s.brow_arch * bow + s.brow_tilt * (0.5 - u)
         left = np.stack([x, y], axis=1)
         right = left[::-1] * (-1, 1)
         right[:, 1] += s.asymmetry
@@ -136,7 +165,7 @@ class Head:
 
     def _eyes(self) -> np.ndarray:
         s = self.shape
-        top, bottom = 3.5 * s.eye_open, 2.2 * s.eye_open
+        top, bottom = 4.1 * s.eye_open, 2.5 * s.eye_open
         w = s.eye_width
         x = np.array([-w, -0.36 * w, 0.36 * w, w, 0.36 * w, -0.36 * w])  # outer, top, top, inner, bottom, bottom
         y = np.array([0.0, -top * 0.92, -top, 0.6, bottom * 0.8, bottom])
@@ -156,7 +185,7 @@ class Head:
             return -4.6 * s.smile * ((np.abs(x) / w) ** 1.7 - 0.25)
 
         def gap(x: np.ndarray) -> np.ndarray:
-            return np.clip(1.0 - (x / inner) ** 2, 0.0, None)
+            return np.clip(1.0 - (x / inner) ** 2, 0.0, None) ** (1.0 if s.smile > 0.3 else 1.6)
 
         xo = np.array([-w, -0.60 * w, -0.22 * w, 0.0, 0.22 * w, 0.60 * w, w, 0.58 * w, 0.26 * w, 0.0, -0.26 * w, -0.58 * w])
         full = np.array([0, -0.66, -1.0, -0.80, -1.0, -0.66, 0, 0.72, 0.97, 1.0, 0.97, 0.72])
@@ -211,13 +240,15 @@ class View:
         cr, sr = math.cos(pose.roll) * pose.scale, math.sin(pose.roll) * pose.scale
         self.plane = np.array([[cr, -sr], [sr, cr]])
         self.origin = np.add(EYES_MIDPOINT, pose.shift)
+        # all of the above as one affine map of (x, y, z)
+        affine = np.diag(self.zoom) @ self.plane @ self.rotation[:2]
+        self._to_image, self._per_depth = affine[:, :2].T, affine[:, 2]
+        self._offset = (self.origin - self.plane @ self.center) * self.zoom
 
     def project(self, points: np.ndarray, z: np.ndarray | float) -> np.ndarray:
-        """Head points [P,2] at depth `z` ([P] or one number) -> image pixels [P,2]."""
-        points = np.asarray(points, dtype=np.float64)
-        space = np.column_stack([points, np.broadcast_to(z, (len(points),))])
-        flat = space @ self.rotation[:2].T - self.center
-        return (flat @ self.plane.T + self.origin) * self.zoom
+        """Head points [...,2] at depth `z` ([...] or one number) -> image pixels [...,2]."""
+        flat = points @ self._to_image + np.multiply.outer(z, self._per_depth)
+        return flat + self._offset
 
     def unproject(self, head: Head, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Head (x, y, z) of the surface seen at every `step`-th pixel: three arrays [ceil(H/step), ceil(W/step)].

@@ -6,11 +6,12 @@ import math
 
 import numpy as np
 
-from .canvas import Mask, ribbon
+from .canvas import Mask, ribbon, ribbons
 from .geometry import resample, spline
 from .stage import Stage, ellipse, mix
 
 _SAMPLES = 30
+_TAPER = np.interp(np.linspace(0.0, 1.0, _SAMPLES), [0.0, 0.14, 0.4, 1.0], [0.15, 0.8, 1.0, 0.35])
 
 
 def _sheet(stage: Stage, side: float) -> tuple[np.ndarray, np.ndarray]:
@@ -49,16 +50,17 @@ def _sheet(stage: Stage, side: float) -> tuple[np.ndarray, np.ndarray]:
     return curves[0], curves[1]
 
 
-def _wave(stage: Stage, curve: np.ndarray, phase: float, strength: float) -> np.ndarray:
-    """Bend a strand sideways, more toward its end."""
-    if strength <= 0.0:
-        return curve
-    s = np.linspace(0.0, 1.0, len(curve))
-    tangent = np.gradient(curve, axis=0)
-    tangent /= np.linalg.norm(tangent, axis=1, keepdims=True) + 1e-9
-    normal = tangent[:, ::-1] * (-1.0, 1.0)
+def _wave(stage: Stage, curves: np.ndarray, phase: np.ndarray | float, strength: np.ndarray | float) -> np.ndarray:
+    """Bend strands [S,P,2] sideways, more toward their ends; phase and strength for each strand or for all."""
+    if stage.face.hair.wave <= 0.0:
+        return curves
+    s = np.linspace(0.0, 1.0, curves.shape[1])
+    reach = np.concatenate([curves[:, :1], curves, curves[:, -1:]], axis=1)
+    normal = (reach[:, 2:] - reach[:, :-2])[..., ::-1] * (-1.0, 1.0)
+    normal /= np.sqrt((normal * normal).sum(axis=2, keepdims=True)) + 1e-9
+    phase, strength = np.atleast_1d(phase)[:, None], np.atleast_1d(strength)[:, None]
     bend = strength * stage.view.unit * np.clip(s * 2.0 - 0.15, 0.0, 1.0) * np.sin(2 * math.pi * (3.4 * s + phase))
-    return curve + normal * bend[:, None]
+    return curves + normal * bend[..., None]
 
 
 def _paint(stage: Stage, body: list[np.ndarray], strands: list[np.ndarray], level: float = 1.0) -> Mask:
@@ -67,13 +69,13 @@ def _paint(stage: Stage, body: list[np.ndarray], strands: list[np.ndarray], leve
     shapes = body + strands
     spread = 0.10 + 0.13 * hair.mess
     tones = np.concatenate([np.full(len(body), 0.46), np.clip(rng.normal(0.5, spread, len(strands)), 0.12, 0.95)])
-    cover = canvas.mask(shapes)
-    tone = canvas.mask(shapes, tones=tones).alpha / np.maximum(cover.alpha, 1e-3)
+    cover, tone = canvas.tones(shapes, tones)
     color = np.array(hair.color, dtype=np.float32)
     window = cover.window
     paint = np.zeros((canvas.height, canvas.width, 3), dtype=np.float32)
     lift = np.float32(0.07) * np.clip(tone - 0.5, 0.0, None)[..., None]
-    paint[window] = color * ((0.42 + 1.16 * tone) * level)[..., None] + lift
+    depth = 1.16 - 0.55 * float(color.mean())  # light hair shows less of its strands
+    paint[window] = color * ((1.0 + depth * (tone - 0.5)) * level)[..., None] + lift
     canvas.fill(cover, paint)
     return cover
 
@@ -82,18 +84,16 @@ def _strand_set(
     stage: Stage, outer: np.ndarray, inner: np.ndarray, count: int
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Outline and strands of a sheet between two curves."""
-    hair, rng, unit = stage.face.hair, stage.rng, stage.view.unit
-    phase = rng.uniform()
-    body = [np.concatenate([_wave(stage, outer, phase, hair.wave), _wave(stage, inner, phase + 0.3, 0.6 * hair.wave)[::-1]])]
-    strands = []
-    for t in rng.permutation(np.linspace(0.0, 1.0, count)):
-        t = float(np.clip(t + rng.normal(0.0, 0.02 + 0.02 * hair.mess), -0.02, 1.0))
-        curve = outer * (1.0 - t) + inner * t
-        curve = _wave(stage, curve, phase + 0.3 * t + rng.normal(0.0, 0.02), hair.wave * (1.0 - 0.4 * t))
-        stop = len(curve) - int(rng.integers(0, 3))
-        width = rng.uniform(0.9, 2.4) * unit * np.linspace(1.0, 0.35, stop)
-        strands.append(ribbon(curve[:stop], width))
-    return body, strands
+    hair, rng = stage.face.hair, stage.rng
+    phase, wave = rng.uniform(), hair.wave
+    edges = _wave(stage, np.stack([outer, inner]), np.array([phase, phase + 0.3]), np.array([wave, 0.6 * wave]))
+    t = rng.permutation(np.linspace(0.0, 1.0, count)) + rng.normal(0.0, 0.02 + 0.02 * hair.mess, count)
+    t = np.clip(t, -0.02, 1.0)[:, None, None]
+    curves = outer * (1.0 - t) + inner * t
+    t = t[:, 0, 0]
+    curves = _wave(stage, curves, phase + 0.3 * t + rng.normal(0.0, 0.02, count), wave * (1.0 - 0.4 * t))
+    widths = rng.uniform(0.9, 2.4, count)[:, None] * stage.view.unit * _TAPER
+    return [np.concatenate([edges[0], edges[1][::-1]])], list(ribbons(curves, widths))
 
 
 def draw_back_hair(stage: Stage) -> None:
@@ -109,14 +109,13 @@ def draw_back_hair(stage: Stage) -> None:
         rings = [ribbon(np.concatenate([m, m[:3]]), 1.6 * stage.view.unit) for m in mids]
         _paint(stage, [bun], rings, 0.85)
     if hair.cut in ("long", "bob"):
-        body, strands = [], []
         phase = stage.rng.uniform()
-        a, b = _wave(stage, left, phase, hair.wave), _wave(stage, right, phase + 0.5, hair.wave)
-        body.append(np.concatenate([a, b[::-1]]))
-        for t in stage.rng.permutation(np.linspace(0.0, 1.0, 26)):
-            curve = _wave(stage, a * (1 - t) + b * t, phase + t, 0.6 * hair.wave)
-            strands.append(ribbon(curve[8:], 2.0 * stage.view.unit))
-        _paint(stage, body, strands, 0.58)
+        a, b = _wave(stage, np.stack([left, right]), np.array([phase, phase + 0.5]), hair.wave)
+        t = stage.rng.permutation(np.linspace(0.0, 1.0, 26))
+        curves = a * (1 - t[:, None, None]) + b * t[:, None, None]
+        curves = _wave(stage, curves, phase + t, 0.6 * hair.wave)[:, 8:]
+        strands = list(ribbons(curves, np.full(curves.shape[:2], 2.0 * stage.view.unit)))
+        _paint(stage, [np.concatenate([a, b[::-1]])], strands, 0.58)
 
 
 def draw_front_hair(stage: Stage) -> None:
@@ -146,17 +145,18 @@ def draw_front_hair(stage: Stage) -> None:
 def _draw_bangs(stage: Stage) -> None:
     hair, canvas, rng = stage.face.hair, stage.canvas, stage.rng
     w, top = stage.face.shape.width, -77.0 - hair.volume
-    strands, tips = [], []
-    sweep = 0.25 * hair.part
-    for x in np.linspace(-0.90, 0.90, 46):
-        end = (x * w + sweep, hair.bangs + 9.0 * x * x + rng.normal(0.0, 0.8 + 1.2 * hair.mess))
-        knots = np.array([(0.55 * x * w + 0.5 * hair.part, top + 9.0), (0.92 * x * w + 0.3 * hair.part, -52.0), end])
-        curve = spline(knots, 7)
-        z = np.minimum(stage.head.depth(curve[:, 0], curve[:, 1]), 44.0) + 3.0
-        path = _wave(stage, stage.view.project(curve, z), 0.1 * float(x), 0.4 * hair.wave)
-        strands.append(ribbon(path, np.linspace(2.4, 0.7, len(path)) * rng.uniform(0.8, 1.5) * stage.view.unit))
-        tips.append(path)
-    body = np.concatenate([tips[0], [p[-1] - (0, 2.0) for p in tips[1:-1]], tips[-1][::-1], [p[0] for p in tips[::-1]]])
+    x = np.linspace(-0.90, 0.90, 46)
+    drop = rng.normal(0.0, 0.8 + 1.2 * hair.mess, len(x))
+    ends = np.stack([x * w + 0.25 * hair.part, hair.bangs + 9.0 * x * x + drop], axis=1)
+    mids = np.stack([0.92 * x * w + 0.3 * hair.part, np.full(len(x), -52.0)], axis=1)
+    starts = np.stack([0.55 * x * w + 0.5 * hair.part, np.full(len(x), top + 9.0)], axis=1)
+    curves = np.stack([spline(np.stack(knots), 7) for knots in zip(starts, mids, ends, strict=True)])
+    flat = curves.reshape(-1, 2)
+    z = np.minimum(stage.head.depth(flat[:, 0], flat[:, 1]), 44.0) + 3.0
+    paths = _wave(stage, stage.view.project(flat, z).reshape(curves.shape), 0.1 * x, 0.4 * hair.wave)
+    widths = rng.uniform(0.8, 1.5, len(x))[:, None] * np.linspace(2.4, 0.7, paths.shape[1]) * stage.view.unit
+    strands = ribbons(paths, widths)
+    body = np.concatenate([paths[0], paths[1:-1, -1] - (0, 2.0), paths[-1][::-1], paths[::-1, 0]])
     low = body + (0.0, 2.2 * stage.view.unit)
     canvas.shade(canvas.mask(low, 2.0).within(stage.cover), (0.66, 0.56, 0.54), 0.6)
     order = rng.permutation(len(strands))
@@ -218,21 +218,20 @@ def _draw_tuft(
     canvas, rng = stage.canvas, stage.rng
     canvas.fill(canvas.mask(stage.surface(spline(area, 3, closed=True)), 1.1).within(clip), color, 0.80 * opacity)
     low, high = area.min(axis=0), area.max(axis=0)
-    hairs = []
-    for _ in range(count):
-        x, y = rng.uniform(low[0], high[0]), rng.uniform(low[1], high[1])
-        if _inside(area, x, y):
-            tip = (x * 1.03 + rng.normal(0.0, 0.7), y + rng.uniform(2.0, 4.5))
-            hairs.append(ribbon(stage.surface([(x, y), tip]), 0.7 * stage.view.unit))
-    if hairs:
-        half = len(hairs) // 2
-        canvas.fill(canvas.mask(hairs[:half], 0.15).within(clip), color * 0.6, 0.6 * opacity)
-        canvas.fill(canvas.mask(hairs[half:], 0.15).within(clip), np.clip(color * 1.5 + 0.03, 0, 1), 0.45 * opacity)
+    roots = rng.uniform(low, high, (count, 2))
+    growth = np.stack([0.03 * roots[:, 0] + rng.normal(0.0, 0.7, count), rng.uniform(2.0, 4.5, count)], axis=1)
+    inside = _inside(area, roots)
+    hairs = stage.hairs(roots[inside], (roots + growth)[inside], 0.7)
+    half = len(hairs) // 2
+    canvas.fill(canvas.mask(hairs[:half], 0.15).within(clip), color * 0.6, 0.6 * opacity)
+    canvas.fill(canvas.mask(hairs[half:], 0.15).within(clip), np.clip(color * 1.5 + 0.03, 0, 1), 0.45 * opacity)
 
 
-def _inside(polygon: np.ndarray, x: float, y: float) -> bool:
-    """Even-odd rule."""
-    a, b = polygon, np.roll(polygon, -1, axis=0)
-    crosses = (a[:, 1] > y) != (b[:, 1] > y)
-    rise = np.where(crosses, b[:, 1] - a[:, 1], 1.0)
-    return bool(np.count_nonzero(crosses & (x < (b[:, 0] - a[:, 0]) * (y - a[:, 1]) / rise + a[:, 0])) % 2)
+def _inside(polygon: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Which points [S,2] lie in a polygon [P,2], by the even-odd rule: bool [S]."""
+    a, b = polygon[None], np.roll(polygon, -1, axis=0)[None]
+    x, y = points[:, :1], points[:, 1:]
+    crosses = (a[..., 1] > y) != (b[..., 1] > y)
+    rise = np.where(crosses, b[..., 1] - a[..., 1], 1.0)
+    left = x < (b[..., 0] - a[..., 0]) * (y - a[..., 1]) / rise + a[..., 0]
+    return np.count_nonzero(crosses & left, axis=1) % 2 == 1

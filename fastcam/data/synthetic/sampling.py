@@ -121,10 +121,10 @@ def _shape(rng: np.random.Generator, on: Mapping[str, bool]) -> Shape:
         cheekbones=(0.75 + 0.35 * u[5]) if on["High_Cheekbones"] else 0.12 * u[5],
         brow_y=-13.6 + 0.9 * g[3] + 1.3 * male,
         brow_arch=arch,
-        brow_tilt=1.1 * g[4],
+        brow_tilt=-0.4 + 0.9 * g[4],
         brow_thickness=brow,
         brow_ridge=0.7 * male + 0.2 * u[6],
-        eye_width=8.3 + 0.35 * g[5] - 0.3 * male,
+        eye_width=8.9 + 0.35 * g[5] - 0.3 * male,
         eye_open=((0.50 + 0.08 * u[7]) if on["Narrow_Eyes"] else 1.0 + 0.09 * g[6]) * (0.92 if smiling else 1.0),
         eye_tilt=0.55 * g[7] + 0.1,
         nose_length=27.8 + 1.1 * g[8] + (0.8 if male else 0.0) + (1.6 if on["Big_Nose"] else 0.0),
@@ -157,7 +157,7 @@ def _skin(rng: np.random.Generator, on: Mapping[str, bool]) -> tuple[Skin, float
         color=_rgb(color),
         blotches=0.015 + 0.03 * u[1],
         freckles=0.6 * u[2] if u[3] < 0.12 and tone < 0.45 else 0.0,
-        rosy=(0.55 + 0.35 * u[4]) if on["Rosy_Cheeks"] else 0.12 * u[4],
+        rosy=(0.55 + 0.35 * u[4]) if on["Rosy_Cheeks"] else 0.10 + 0.14 * u[4],
         wrinkles=0.10 * u[5] if young else 0.65 + 0.35 * u[5],
         bags=(0.65 + 0.35 * u[6]) if on["Bags_Under_Eyes"] else 0.12 * u[6],
         gloss=0.12 + 0.38 * u[7],
@@ -179,7 +179,7 @@ def _light(rng: np.random.Generator, on: Mapping[str, bool]) -> Light:
         tint=(1.0 + warm, 1.0 + green, 1.0 - warm),
         gradient=(0.16 * (2 * u[6] - 1), 0.10 * (2 * u[7] - 1)),
         saturation=0.82 + 0.32 * u[8],
-        noise=0.004 + 0.014 * u[9],
+        noise=0.003 + 0.010 * u[9],
         blur=1.5 if on["Blurry"] else 0.0,
     )
 
@@ -245,7 +245,7 @@ def _eyes(rng: np.random.Generator, tone: float) -> Eyes:
     iris = np.array(_IRISES[which]) * (0.85 + 0.3 * u[1])
     return Eyes(
         iris=_rgb(iris),
-        iris_size=3.9 + 0.35 * u[2],
+        iris_size=4.1 + 0.35 * u[2],
         gaze=(1.5 * (2 * u[3] - 1), 0.5 * (2 * u[4] - 1)),
         crease=0.2 + 0.5 * u[5],
         lashes=0.15 + 0.35 * u[6],
@@ -327,7 +327,7 @@ def _accessories(rng: np.random.Generator, on: Mapping[str, bool]) -> Accessorie
 def _scene(rng: np.random.Generator, on: Mapping[str, bool]) -> Scene:
     u = rng.uniform(size=16)
     hue, spread = float(u[0]), 0.12 * float(u[1])
-    saturation, value = 0.08 + 0.42 * float(u[2]) ** 1.5, 0.22 + 0.68 * float(u[3])
+    saturation, value = 0.06 + 0.34 * float(u[2]) ** 1.5, 0.22 + 0.62 * float(u[3])
     colors = (
         _hsv(hue, saturation, value),
         _hsv(hue + spread, saturation * 0.8, value * (0.55 + 0.4 * float(u[4]))),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Union
 
 import numpy as np
 
-from .canvas import Canvas, Color, Mask, ribbon
+from .canvas import Canvas, Color, Mask, ribbons
 from .face import Face
-from .geometry import EYE_X, Head, View, project_landmarks, spline
+from .geometry import EYE_X, Head, View, mirrored, project_landmarks, spline
+
+Points = Union[np.ndarray, list[tuple[float, float]]]
 
 
 class Stage:
@@ -38,27 +41,40 @@ class Stage:
         center = mouth.mean(axis=0)
         self.lips = self.canvas.coverage(center + (mouth - center) * (1.16, 1.30))
 
-    def surface(self, points: np.ndarray | list[tuple[float, float]], lift: float = 0.0) -> np.ndarray:
-        """Head points [P,2] on the face's surface -> pixels [P,2]."""
+    def surface(self, points: Points, lift: float = 0.0) -> np.ndarray:
+        """Head points [...,2] on the face's surface -> pixels [...,2]."""
         points = np.asarray(points, dtype=np.float64)
-        return self.view.project(points, self.head.depth(points[:, 0], points[:, 1]) + lift)
+        return self.view.project(points, self.head.depth(points[..., 0], points[..., 1]) + lift)
 
-    def flat(self, points: np.ndarray | list[tuple[float, float]], z: float) -> np.ndarray:
-        """Head points [P,2] at one depth -> pixels [P,2]."""
+    def flat(self, points: Points, z: float) -> np.ndarray:
+        """Head points [...,2] at one depth -> pixels [...,2]."""
         return self.view.project(np.asarray(points, dtype=np.float64), z)
 
-    def blob(self, x: float, y: float, rx: float, ry: float, blur: float = 0.0, turn: float = 0.0) -> Mask:
+    def blob(self, x: float, y: float, rx: float, ry: float, blur: float = 0.0) -> Mask:
         """An ellipse on the face's surface."""
-        return self.canvas.mask(self.surface(ellipse(x, y, rx, ry, turn)), blur)
+        return self.canvas.mask(self.surface(ellipse(x, y, rx, ry)), blur)
 
-    def stroke(
-        self, points: list[tuple[float, float]] | np.ndarray, widths: float | list[float], blur: float = 0.3
-    ) -> Mask:
-        """A smooth line on the face's surface; `widths` in head units, spread evenly along it."""
-        path = spline(self.surface(points), 5)
-        knots = np.atleast_1d(np.asarray(widths, dtype=np.float64))
-        width = np.interp(np.linspace(0, 1, len(path)), np.linspace(0, 1, len(knots)), knots) if len(knots) > 1 else knots[0]
-        return self.canvas.mask(ribbon(path, width * self.view.unit), blur)
+    def blobs(self, x: float, y: float, rx: float, ry: float, blur: float = 0.0, turn: float = 0.0) -> Mask:
+        """An ellipse on the viewer's right half of the face and its mirror image."""
+        return self.canvas.mask(self.surface(mirrored(ellipse(x, y, rx, ry, turn))), blur)
+
+    def stroke(self, points: Points, widths: float | list[float], blur: float = 0.3) -> Mask:
+        """A smooth line through `points` [P,2], or several [S,P,2]; `widths` in head units, spread evenly along it."""
+        paths = spline(self.surface(points), 5)
+        paths = paths if paths.ndim == 3 else paths[None]
+        count = paths.shape[1]
+        if isinstance(widths, list):
+            width = np.interp(np.arange(count), np.linspace(0, count - 1, len(widths)), widths)
+        else:
+            width = np.full(count, widths)
+        width *= self.view.unit
+        return self.canvas.mask(ribbons(paths, np.broadcast_to(width, paths.shape[:2])), blur)
+
+    def hairs(self, roots: np.ndarray, tips: np.ndarray, width: float, tip_width: float | None = None) -> np.ndarray:
+        """Outlines [S,4,2] (pixels) of short straight hairs on the face's surface, from `roots` to `tips` [S,2]."""
+        ends = self.surface(np.stack([roots, tips], axis=1))
+        widths = np.array([width, width if tip_width is None else tip_width]) * self.view.unit
+        return ribbons(ends, np.broadcast_to(widths, ends.shape[:2]))
 
     def noise(self, cells: int) -> np.ndarray:
         """Slow random field of about unit variance, float32 [H,W]."""
@@ -93,11 +109,16 @@ def face_outline(head: Head) -> np.ndarray:
     return np.concatenate([spline(head.landmarks[:17], 4), top])
 
 
+_ANGLES = np.arange(32) * (2.0 * math.pi / 32)
+_CIRCLE = (np.cos(_ANGLES), np.sin(_ANGLES))
+
+
 def ellipse(x: float, y: float, rx: float, ry: float, turn: float = 0.0, power: float = 2.0) -> np.ndarray:
     """Super-ellipse with half axes `rx`, `ry`, turned by `turn` radians: [32,2]."""
-    t = np.linspace(0.0, 2.0 * math.pi, 32, endpoint=False)
-    c, s = np.cos(t), np.sin(t)
-    ex, ey = rx * np.sign(c) * np.abs(c) ** (2 / power), ry * np.sign(s) * np.abs(s) ** (2 / power)
+    c, s = _CIRCLE
+    if power != 2.0:
+        c, s = np.sign(c) * np.abs(c) ** (2 / power), np.sign(s) * np.abs(s) ** (2 / power)
+    ex, ey = rx * c, ry * s
     ct, st = math.cos(turn), math.sin(turn)
     return np.stack([x + ct * ex - st * ey, y + st * ex + ct * ey], axis=1)
 
