@@ -82,7 +82,7 @@ def build_info() -> dict[str, Any]:
     }
 
 
-# ---- fakes: shapes, dtypes and strides of the outputs, for torch.compile and torch.export ---------
+# ---- fakes: shapes, dtypes and strides of the outputs, for torch.compile and torch.export --------
 
 
 def _acc(tensor: Tensor) -> torch.dtype:
