@@ -1,0 +1,106 @@
+# Every target does its own set-up: on a fresh clone `make demo` and `make test` just work.
+#
+#   make setup     .venv with pinned requirements, native libraries built in place
+#   make demo      faces -> train -> guide -> compare; writes runs/demo
+#   make test      pytest, and the C++ tests through CMake
+#   make bench     benchmarks of the ops against plain PyTorch
+#   make lint      ruff, clang-format, mypy
+#   make cuda-all  CUDA library for all architectures, warnings as errors (needs nvcc, no GPU)
+#   make clean     remove build outputs (and with `make distclean` the .venv too)
+#
+# Variables: PYTHON (3.11 or newer), VENV, CUDA_ARCHS, PYTEST_ARGS, PYTEST_WORKERS, DEMO_ARGS, MAX_JOBS.
+
+SHELL := /bin/bash -euo pipefail
+.DEFAULT_GOAL := setup
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+VENV_PYTHON := $(BIN)/python
+
+# A checkout builds two architectures to save time, plus those of the GPUs in this machine; an
+# installation with pip builds them all.
+GPU_ARCHS := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null \
+	| grep -E '^[0-9]+\.[0-9]+$$' | sort -u | tr '\n' ';')
+CUDA_ARCHS ?= $(GPU_ARCHS)8.0;9.0+PTX
+
+PYTEST_WORKERS ?= 0
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+
+BUILD_ENV = TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST:-$(CUDA_ARCHS)}"
+CMAKE_BUILD := build/cmake
+
+.PHONY: setup build demo test test-python test-cpp bench lint format cuda-all clean distclean
+
+# --- set-up ---------------------------------------------------------------------------------------
+
+setup: build
+
+$(BIN)/.created:
+	@command -v $(PYTHON) > /dev/null || { echo "$(PYTHON) not found: make PYTHON=... "; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "The pinned requirements need Python 3.11 or newer: make PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(BIN)/.requirements: $(BIN)/.created $(wildcard requirements/*.txt)
+	$(VENV_PYTHON) -m pip install --disable-pip-version-check -r requirements/dev.txt
+	@touch $@
+
+# Incremental: compiles what changed (ninja), which is nothing on a second call.
+build: $(BIN)/.requirements
+	$(BUILD_ENV) $(VENV_PYTHON) setup.py build_ext --inplace
+	@$(MAKE) --no-print-directory $(BIN)/.installed
+
+# Editable: the package is this folder; the console script `fastcam` lands in $(BIN).
+$(BIN)/.installed: $(BIN)/.requirements pyproject.toml
+	$(BUILD_ENV) $(VENV_PYTHON) -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+# --- use ------------------------------------------------------------------------------------------
+
+demo: build
+	$(BIN)/fastcam demo --out runs/demo $(DEMO_ARGS)
+
+bench: build
+	$(VENV_PYTHON) -m bench
+
+# --- checks ---------------------------------------------------------------------------------------
+
+test: test-cpp test-python
+	@$(VENV_PYTHON) build_config.py report
+
+test-python: build
+	$(VENV_PYTHON) -m pytest $(if $(filter-out 0,$(PYTEST_WORKERS)),-n $(PYTEST_WORKERS)) $(PYTEST_ARGS)
+
+test-cpp: $(BIN)/.requirements
+	$(BIN)/cmake -S . -B $(CMAKE_BUILD) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja
+	$(BIN)/cmake --build $(CMAKE_BUILD)
+	$(BIN)/ctest --test-dir $(CMAKE_BUILD) --output-on-failure --no-tests=error
+
+CXX_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cuh' -o -name '*.cu')
+
+lint: build
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+	$(BIN)/mypy
+
+format: $(BIN)/.requirements
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+cuda-all: $(BIN)/.requirements
+	env -u TORCH_CUDA_ARCH_LIST FORCE_CUDA=1 $(VENV_PYTHON) setup.py build_ext --only _C_cuda \
+		--build-lib build/cuda-all --build-temp build/cuda-all/temp
+	@ls -l build/cuda-all/fastcam/_C_cuda*.so
+
+clean:
+	rm -rf build dist *.egg-info fastcam/*.so fastcam/_build_info.json .pytest_cache .mypy_cache .ruff_cache
+	find fastcam tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -f $(BIN)/.installed
+
+distclean: clean
+	rm -rf $(VENV)

@@ -1,0 +1,329 @@
+// The CPU kernels without torch: against a slow, obvious double-precision expectation, in buffers
+// that are exactly as long as they must be (so that a sanitizer sees every step outside).
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <new>
+#include <type_traits>
+#include <vector>
+
+#include "check.h"
+#include "cpu/cam_kernels.h"
+
+using namespace fastcam;
+
+namespace {
+
+struct Shape {
+  int64_t n, t, c, p, q;
+};
+const Shape kShapes[] = {{1, 1, 1, 1, 1},  {2, 1, 3, 49, 9},  {1, 3, 5, 169, 36},
+                         {3, 5, 17, 7, 7}, {2, 4, 64, 16, 4}, {1, 6, 40, 33, 1}};
+
+template <class T>
+constexpr ScalarKind kKind = std::is_same_v<T, double> ? ScalarKind::kDouble : ScalarKind::kFloat;
+
+// One call of the kernels with its buffers; A and D are channels first or last as asked.
+template <class T>
+struct Case {
+  Shape shape;
+  bool last;
+  std::vector<T> a, d, s, w, alpha, unit, loss, cam, peak, da, dalpha;
+  std::vector<uint8_t> status;
+  std::vector<char> on;  // `where`
+  Binarize binarize = Binarize::kTone;
+  double theta = 0.5, sharpness = 3, eps = 1e-6;
+
+  Case(const Shape& shape_, bool last_, unsigned seed) : shape(shape_), last(last_) {
+    check::Random random(seed);
+    const auto [n, t, c, p, q] = shape;
+    const auto fill = [&](std::vector<T>& v, int64_t count, double low, double high) {
+      v.resize(size_t(count));
+      for (T& x : v) x = T(random.uniform(low, high));
+    };
+    fill(a, n * c * p, 0, 1);
+    fill(d, n * t * c * q, -0.6, 1);
+    fill(s, n * t * p, 0, 1);
+    fill(w, n * t * p, 0.5, 3);
+    alpha.resize(size_t(n * t * c));
+    unit.resize(size_t(n * t * p));
+    cam.resize(size_t(n * t * p));
+    loss.resize(size_t(n * t));
+    peak.resize(size_t(n * t));
+    status.assign(size_t(n * t), 77);
+    on.assign(size_t(n * t), 1);
+    da.resize(a.size());
+    dalpha.resize(alpha.size());
+  }
+
+  T& A(int64_t n, int64_t c, int64_t p) {
+    return a[size_t(last ? (n * shape.p + p) * shape.c + c : (n * shape.c + c) * shape.p + p)];
+  }
+  T& D(int64_t n, int64_t t, int64_t c, int64_t q) {
+    const int64_t pair = n * shape.t + t;
+    return d[size_t(last ? (pair * shape.q + q) * shape.c + c
+                         : (pair * shape.c + c) * shape.q + q)];
+  }
+
+  CamInputs inputs() const {
+    const auto [n, t, c, p, q] = shape;
+    return {n, t, c, p, q, a.data(), c * p, last, d.data(), t * c * q, c * q, last};
+  }
+
+  void run_loss() {
+    const auto [n, t, c, p, q] = shape;
+    CamLossForward op{};
+    op.in = inputs();
+    op.regions = s.data();
+    op.regions_stride_n = op.cell_weights_stride_n = t * p;
+    op.regions_stride_t = op.cell_weights_stride_t = p;
+    op.cell_weights = w.data();
+    op.where = reinterpret_cast<const bool*>(on.data());
+    op.where_stride_n = t;
+    op.where_stride_t = 1;
+    op.binarize = binarize;
+    op.threshold = theta;
+    op.sharpness = sharpness;
+    op.eps = eps;
+    op.alpha = alpha.data();
+    op.unit = unit.data();
+    op.loss = loss.data();
+    op.status = status.data();
+    scratch(cam_forward_scratch_bytes(op.in), [&](void* memory) {
+      for (int64_t i = 0; i < n; ++i) {  // one sample a call, as threads would
+        cam_kernels().cam_iou_forward(op, kKind<T>, kKind<T>, i, i + 1, memory);
+      }
+    });
+  }
+
+  void run_map(bool normalize) {
+    CamForward op{inputs(), normalize, alpha.data(), cam.data(), peak.data()};
+    scratch(cam_forward_scratch_bytes(op.in), [&](void* memory) {
+      cam_kernels().cam_forward(op, kKind<T>, kKind<T>, 0, shape.n, memory);
+    });
+  }
+
+  void run_backward(const std::vector<T>& scale, int64_t blocks) {
+    const auto [n, t, c, p, q] = shape;
+    const CamBackward op{n,
+                         t,
+                         c,
+                         p,
+                         a.data(),
+                         c * p,
+                         last,
+                         alpha.data(),
+                         unit.data(),
+                         scale.data(),
+                         t,
+                         1,
+                         status.data(),
+                         da.data(),
+                         dalpha.data()};
+    scratch(cam_backward_scratch_bytes(op), [&, n = n](void* memory) {
+      cam_kernels().cam_backward(op, kKind<T>, blocks, 0, n * blocks, memory);
+    });
+  }
+
+  template <class F>
+  static void scratch(int64_t bytes, const F& f) {
+    void* memory = ::operator new(size_t(bytes), std::align_val_t(64));
+    std::memset(memory, 0xff, size_t(bytes));  // NaN, should anything read before it writes
+    f(memory);
+    ::operator delete(memory, std::align_val_t(64));
+  }
+};
+
+// ---- the expectation
+// -----------------------------------------------------------------------------
+
+template <class T>
+std::vector<double> expected_map(Case<T>& k, int64_t n, int64_t t) {
+  std::vector<double> map(size_t(k.shape.p));
+  for (int64_t c = 0; c < k.shape.c; ++c) {
+    double alpha = 0;
+    for (int64_t q = 0; q < k.shape.q; ++q) alpha += double(k.D(n, t, c, q)) / double(k.shape.p);
+    for (int64_t p = 0; p < k.shape.p; ++p) map[size_t(p)] += alpha * double(k.A(n, c, p));
+  }
+  for (double& r : map) r = r > 0 ? r : 0;
+  return map;
+}
+
+double soft_set(Binarize mode, double x, double theta, double s) {
+  if (mode == Binarize::kHard) return x > theta;
+  if (mode == Binarize::kSigmoid) return 1 / (1 + std::exp(-s * (x - theta)));
+  return x < theta ? theta * std::pow(x / theta, s)
+                   : 1 - (1 - theta) * std::pow((1 - x) / (1 - theta), s);
+}
+
+template <class T>
+double expected_loss(Case<T>& k, int64_t n, int64_t t) {
+  const std::vector<double> map = expected_map(k, n, t);
+  double peak = 0;
+  for (double r : map) peak = r > peak ? r : peak;
+  double inter = k.eps, uni = k.eps;
+  for (int64_t p = 0; p < k.shape.p; ++p) {
+    const size_t i = size_t((n * k.shape.t + t) * k.shape.p + p);
+    const double m =
+        soft_set(k.binarize, map[size_t(p)] / (peak > 0 ? peak : 1), k.theta, k.sharpness);
+    inter += double(k.w[i]) * m * double(k.s[i]);
+    uni += double(k.w[i]) * (m + double(k.s[i]) - m * double(k.s[i]));
+  }
+  return -std::log(inter / uni);
+}
+
+template <class T, class F>
+void for_all_cases(const F& f) {
+  unsigned seed = 0;
+  for (const Shape& shape : kShapes) {
+    for (bool last : {false, true}) {
+      check::where = "N,T,C,P,Q = " + std::to_string(shape.n) + "," + std::to_string(shape.t) +
+                     "," + std::to_string(shape.c) + "," + std::to_string(shape.p) + "," +
+                     std::to_string(shape.q) + (last ? " channels last" : "");
+      Case<T> k(shape, last, ++seed);
+      f(k);
+    }
+  }
+}
+
+template <class T>
+constexpr double kTolerance = std::is_same_v<T, double> ? 1e-10 : 2e-4;
+
+template <class T>
+void check_forward() {
+  for_all_cases<T>([](Case<T>& k) {
+    for (Binarize mode : {Binarize::kTone, Binarize::kSigmoid}) {
+      k.binarize = mode;
+      k.run_loss();
+      for (int64_t i = 0; i < k.shape.n * k.shape.t; ++i) {
+        const double want = expected_loss(k, i / k.shape.t, i % k.shape.t);
+        CHECK_NEAR(double(k.loss[size_t(i)]), want, kTolerance<T>, kTolerance<T>);
+        CHECK((k.status[size_t(i)] & kStatusValid) != 0);
+      }
+    }
+    for (bool normalize : {false, true}) {
+      k.run_map(normalize);
+      for (int64_t i = 0; i < k.shape.n * k.shape.t; ++i) {
+        const std::vector<double> map = expected_map(k, i / k.shape.t, i % k.shape.t);
+        double peak = 0;
+        for (double r : map) peak = r > peak ? r : peak;
+        CHECK_NEAR(double(k.peak[size_t(i)]), peak, kTolerance<T>, kTolerance<T>);
+        for (int64_t p = 0; p < k.shape.p; ++p) {
+          const double want = map[size_t(p)] / (normalize && peak > 0 ? peak : 1);
+          CHECK_NEAR(double(k.cam[size_t(i * k.shape.p + p)]), want, kTolerance<T>, kTolerance<T>);
+        }
+      }
+    }
+  });
+}
+
+TEST(forward_double) { check_forward<double>(); }
+TEST(forward_float) { check_forward<float>(); }
+
+TEST(backward_equals_difference_quotients) {
+  for_all_cases<double>([](Case<double>& k) {
+    const auto [n, t, c, p, q] = k.shape;
+    k.run_loss();
+    std::vector<double> scale(size_t(n * t));
+    check::Random random(99);
+    for (double& g : scale) g = random.uniform(-1, 2);
+    k.run_backward(scale, c >= 32 ? 2 : 1);
+    const auto total = [&, n = n, t = t] {
+      double sum = 0;
+      for (int64_t i = 0; i < n * t; ++i) sum += scale[size_t(i)] * expected_loss(k, i / t, i % t);
+      return sum;
+    };
+    const auto quotient = [&](double& x) {
+      const double h = 1e-6, kept = x;
+      x = kept + h;
+      const double up = total();
+      x = kept - h;
+      const double down = total();
+      x = kept;
+      return (up - down) / (2 * h);
+    };
+    for (int trial = 0; trial < 12; ++trial) {  // a sample of the entries: each costs two losses
+      const auto below = [&](int64_t end) { return int64_t(random.uniform() * double(end)); };
+      const int64_t in = below(n), it = below(t), ic = below(c), ip = below(p), iq = below(q);
+      double& x = k.A(in, ic, ip);
+      CHECK_NEAR(k.da[size_t(&x - k.a.data())], quotient(x), 1e-4, 1e-7);
+      // d loss / d D is d loss / d alpha / P ... which is what the kernel returns.
+      CHECK_NEAR(k.dalpha[size_t((in * t + it) * c + ic)], quotient(k.D(in, it, ic, iq)), 1e-4,
+                 1e-7);
+    }
+  });
+}
+
+TEST(channel_blocks_change_nothing) {
+  for_all_cases<float>([](Case<float>& k) {
+    k.run_loss();
+    const std::vector<float> scale(k.loss.size(), 1.5f);
+    k.run_backward(scale, 1);
+    const std::vector<float> da = k.da, dalpha = k.dalpha;
+    k.run_backward(scale, 3);
+    CHECK(da == k.da && dalpha == k.dalpha);
+  });
+}
+
+TEST(invalid_pairs_are_exactly_zero_whatever_they_hold) {
+  for (bool last : {false, true}) {
+    Case<float> k({2, 3, 5, 11, 4}, last, 5);
+    for (int64_t p = 0; p < 11; ++p) k.s[size_t((0 * 3 + 1) * 11 + p)] = 0;  // empty region
+    k.on[4] = 0;                                                             // switched off
+    for (int64_t c = 0; c < 5; ++c) {
+      k.D(0, 1, c, 2) = std::numeric_limits<float>::quiet_NaN();
+      k.D(1, 1, c, 0) = std::numeric_limits<float>::infinity();
+    }
+    k.run_loss();
+    k.run_backward(std::vector<float>(6, 1.0f), 1);
+    for (int pair = 0; pair < 6; ++pair) {
+      const bool valid = pair != 1 && pair != 4;
+      CHECK((k.status[size_t(pair)] & kStatusValid) == (valid ? kStatusValid : 0));
+      CHECK(valid ? k.loss[size_t(pair)] > 0 : k.loss[size_t(pair)] == 0);
+      for (int c = 0; c < 5; ++c) {
+        const float g = k.dalpha[size_t(pair * 5 + c)];
+        CHECK(valid ? std::isfinite(g) : g == 0);
+      }
+    }
+    for (float g : k.da) CHECK(std::isfinite(g));
+  }
+}
+
+TEST(a_dead_map_costs_its_region_and_has_no_gradient) {
+  Case<double> k({1, 2, 4, 9, 4}, false, 8);
+  for (int64_t c = 0; c < 4; ++c) {
+    for (int64_t q = 0; q < 4; ++q) k.D(0, 1, c, q) = -1;
+  }
+  k.run_loss();
+  k.run_backward({1.0, 1.0}, 1);
+  double covered = 0;
+  for (int64_t p = 9; p < 18; ++p) covered += k.w[size_t(p)] * k.s[size_t(p)];
+  CHECK(k.status[0] == kStatusValid);
+  CHECK(k.status[1] == (kStatusValid | kStatusDead));
+  CHECK_NEAR(k.loss[1], -std::log(k.eps / (covered + k.eps)), 1e-12, 0);
+  for (int64_t c = 0; c < 4; ++c) CHECK_NEAR(k.dalpha[size_t(4 + c)], 0, 0, 0);
+}
+
+TEST(nan_of_a_valid_pair_stays_visible) {
+  for (bool last : {false, true}) {
+    Case<float> k({1, 1, 3, 10, 4}, last, 2);
+    k.A(0, 1, 7) = std::numeric_limits<float>::quiet_NaN();
+    k.run_loss();
+    CHECK(std::isnan(k.loss[0]));
+    k.run_map(true);
+    CHECK(std::isnan(k.peak[0]));
+  }
+}
+
+TEST(the_instruction_set_asked_for_runs) {
+  const char* asked = std::getenv("FASTCAM_CPU_ISA");
+  std::printf("      instruction set: %s\n", cam_kernels().isa);
+  if (asked != nullptr && std::strcmp(asked, "baseline") == 0) {
+    CHECK(std::strcmp(cam_kernels().isa, "baseline") == 0);
+  }
+  if (asked != nullptr) CHECK(std::strcmp(cam_kernels().isa, "avx512") != 0);
+}
+
+}  // namespace
+
+int main() { return check::run(); }
