@@ -1,0 +1,381 @@
+"""The command line: every verb is one call into the library.
+
+Commands import what they need when they run, so that ``fastcam --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastcam._extras import require
+
+typer: Any = require("typer", extra="train")
+
+app = typer.Typer(
+    name="fastcam",
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Direct what an image classifier looks at: fine-tune it so that its Grad-CAM lies in the "
+    "face region that you name.\n\nStart with `fastcam demo`; every command explains itself with "
+    "`--help`.",
+)
+
+Data = Annotated[
+    Path,
+    typer.Argument(
+        help="Folder in CelebA's layout: img_align_celeba/ or img_align_celeba.zip, "
+        "list_attr_celeba.txt, list_eval_partition.txt. `fastcam synth` makes one."
+    ),
+]
+Start = Annotated[Path, typer.Argument(help="Checkpoint, as `fastcam train` writes it (model.pt).")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder that the results go into.")]
+Landmarks = Annotated[
+    Path | None,
+    typer.Option(help="Landmark table in place of DATA/landmarks68.npz (see `fastcam landmarks`)."),
+]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]
+Workers = Annotated[int, typer.Option(help="Threads that read images.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Epochs = Annotated[int, typer.Option(help="At most so many passes over the training images.")]
+Patience = Annotated[
+    int,
+    typer.Option(
+        help="Stop after so many epochs without a lower validation loss and keep the best; "
+        "0 runs all epochs and keeps the last."
+    ),
+]
+BatchSize = Annotated[int, typer.Option(help="Images per step.")]
+Rate = Annotated[float, typer.Option("--lr", help="Learning rate of SGD.")]
+Momentum = Annotated[float, typer.Option(help="Momentum of SGD.")]
+Decay = Annotated[float, typer.Option(help="Weight decay of SGD.")]
+Augment = Annotated[
+    str,
+    typer.Option(help="none, flip, or full (flip, small motions, light). Regions move along."),
+]
+LimitTrain = Annotated[int | None, typer.Option(help="Only the first so many training images.")]
+LimitValid = Annotated[int | None, typer.Option(help="Only the first so many validation images.")]
+Threshold = Annotated[
+    float, typer.Option(help="Share of a map's peak from which a cell counts as attended.")
+]
+Attribute = Annotated[
+    str, typer.Option("--attribute", "-a", help="Attribute whose Grad-CAM is meant.")
+]
+Split = Annotated[str, typer.Option(help="train, valid, test or all.")]
+REGION_HELP = (
+    "Parts joined by commas (forehead, left_eyebrow, right_eyebrow, left_eye, right_eye, nose, "
+    "left_cheek, right_cheek, mouth, chin; left is the viewer's), or a rectangle on the template "
+    "face as x0,y0,x1,y1 in fractions."
+)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    if version:
+        from fastcam import __version__
+
+        typer.echo(f"fastcam {__version__}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def info() -> None:
+    """Show what was built and what is loaded (native kernels, CUDA, torch)."""
+    import json
+
+    from fastcam import build_info
+
+    typer.echo(json.dumps(build_info(), indent=2, default=str))
+
+
+@app.command()
+def synth(
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    images: Annotated[int, typer.Option("--images", "-n", help="Number of faces.")] = 4000,
+    cooccurrence: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A:B=p makes attribute B agree with A with probability p (0.5: independent). "
+            "May be repeated."
+        ),
+    ] = None,
+    seed: Seed = 0,
+    workers: Annotated[int | None, typer.Option(help="Processes; all cores by default.")] = None,
+) -> None:
+    """Draw synthetic faces with attributes and true landmarks, in CelebA's layout.
+
+    A stopped run goes on where it stopped.
+
+    Example: `fastcam synth faces -n 4000 --cooccurrence Wearing_Lipstick:Heavy_Makeup=0.95`
+    """
+    from fastcam.data.synthetic import generate
+
+    pairs = dict(_cooccurrence(text) for text in cooccurrence or [])
+    path = generate(out, images, seed=seed, cooccurrence=pairs, workers=workers)
+    typer.echo(f"{images} faces in {path}")
+
+
+@app.command()
+def landmarks(
+    data: Data,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Table to write [DATA/landmarks68.npz].")
+    ] = None,
+    predictor: Annotated[
+        Path | None, typer.Option(help="dlib's 68-point model, where it is not found by itself.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; all cores by default.")] = None,
+) -> None:
+    """Find the 68 landmarks of every image once, with dlib, so that training never has to.
+
+    Faces that dlib misses get the template's landmarks and are counted. A stopped run goes on
+    where it stopped. Needs the extra `landmarks`.
+
+    Example: `fastcam landmarks celeba`
+    """
+    from fastcam.data import ImageSource
+    from fastcam.data.landmarks import LANDMARK_TABLE
+    from fastcam.regions.detect import detect_landmarks
+
+    target = out or data / LANDMARK_TABLE
+    table = detect_landmarks(ImageSource(data), target, predictor=predictor, workers=workers)
+    counts = ", ".join(f"{n} {source}" for source, n in table.counts().items())
+    typer.echo(f"{len(table)} images in {target}: {counts}")
+
+
+@app.command()
+def train(
+    data: Data,
+    out: Out = Path("runs/train"),
+    model: Annotated[str, typer.Option(help="Name of the network.")] = "alexnet",
+    size: Annotated[int, typer.Option(help="Input size in pixels (224 is AlexNet's own).")] = 224,
+    fit: Annotated[str, typer.Option(help="crop (centre square) or stretch.")] = "crop",
+    epochs: Epochs = 30,
+    patience: Patience = 3,
+    batch_size: BatchSize = 256,
+    lr: Rate = 0.01,
+    momentum: Momentum = 0.9,
+    weight_decay: Decay = 0.0,
+    augment: Augment = "flip",
+    landmarks: Landmarks = None,
+    limit_train: LimitTrain = None,
+    limit_valid: LimitValid = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    workers: Workers = 2,
+) -> None:
+    """Train a classifier of all attributes from scratch, with early stopping.
+
+    A killed run goes on where it last saved when the same command is given again.
+
+    Example: `fastcam train faces -o runs/train --size 128`
+    """
+    from fastcam.training import TrainConfig
+
+    _run(
+        TrainConfig(
+            data=str(data), model=model, size=size, fit=fit, epochs=epochs, patience=patience,
+            batch_size=batch_size, lr=lr, momentum=momentum, weight_decay=weight_decay,
+            augment=augment, landmarks=_text(landmarks), limit_train=limit_train,
+            limit_valid=limit_valid, seed=seed, device=device, workers=workers,
+        ),
+        out,
+    )  # fmt: skip
+
+
+@app.command()
+def finetune(
+    checkpoint: Start,
+    data: Data,
+    attribute: Annotated[
+        list[str],
+        typer.Option("--attribute", "-a", help="Attribute to guide; repeat for several."),
+    ],
+    region: Annotated[
+        list[str],
+        typer.Option(
+            "--region", "-r", help=f"Where to look, one for each attribute. {REGION_HELP}"
+        ),
+    ],
+    out: Out = Path("runs/finetune"),
+    w_g: Annotated[
+        float, typer.Option("--w-g", help="Weight of the Grad-CAM IoU loss; 0 makes a control.")
+    ] = 5.0,
+    w_a: Annotated[float, typer.Option("--w-a", help="Weight of the attribute loss.")] = 1.0,
+    guide: Annotated[
+        str, typer.Option(help="positives (images that have the attribute) or all.")
+    ] = "positives",
+    region_weight: Annotated[
+        float, typer.Option(help="Cells of the region weigh so much, others 1.")
+    ] = 3.0,
+    threshold: Threshold = 0.5,
+    sharpness: Annotated[
+        float, typer.Option(help="How sharply cells are told apart at the threshold (1: linear).")
+    ] = 8.0,
+    sharpness_warmup: Annotated[
+        bool,
+        typer.Option(
+            "--sharpness-warmup", help="Raise the sharpness from 1: helps where maps start dead."
+        ),
+    ] = False,
+    binarize: Annotated[str, typer.Option(help="tone, sigmoid or hard.")] = "tone",
+    weight_grad: Annotated[
+        str, typer.Option(help="full, or detach (channel weights held constant).")
+    ] = "full",
+    head: Annotated[
+        str, typer.Option(help="auto, closed, autograd or mean_dropout (cheaper, approximate).")
+    ] = "auto",
+    epochs: Epochs = 1,
+    patience: Patience = 0,
+    batch_size: BatchSize = 256,
+    lr: Rate = 0.01,
+    momentum: Momentum = 0.9,
+    weight_decay: Decay = 0.0,
+    augment: Augment = "flip",
+    landmarks: Landmarks = None,
+    limit_train: LimitTrain = None,
+    limit_valid: LimitValid = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    workers: Workers = 2,
+) -> None:
+    """Fine-tune a classifier so that it looks at a region when it judges an attribute.
+
+    A fair comparison needs a control: the same command with `--w-g 0` and another `--out`.
+
+    Example: `fastcam finetune runs/train/model.pt faces -a Wearing_Lipstick -r mouth -o runs/mouth`
+    """
+    from fastcam.training import GuidanceConfig, TrainConfig
+
+    if len(attribute) != len(region):
+        raise ValueError(
+            f"give one --region for each --attribute; got {len(attribute)} and {len(region)}"
+        )
+    guidance = GuidanceConfig(
+        targets=tuple(zip(attribute, region, strict=True)), w_g=w_g, guide=guide,
+        region_weight=region_weight, threshold=threshold, sharpness=sharpness,
+        binarize=binarize, weight_grad=weight_grad, head=head, sharpness_warmup=sharpness_warmup,
+    )  # fmt: skip
+    _run(
+        TrainConfig(
+            data=str(data), start=str(checkpoint), epochs=epochs, patience=patience,
+            batch_size=batch_size, lr=lr, momentum=momentum, weight_decay=weight_decay, w_a=w_a,
+            augment=augment, landmarks=_text(landmarks), limit_train=limit_train,
+            limit_valid=limit_valid, guidance=guidance, seed=seed, device=device, workers=workers,
+        ),
+        out,
+    )  # fmt: skip
+
+
+@app.command()
+def evaluate(
+    checkpoints: Annotated[
+        list[Path], typer.Argument(help="Checkpoints to compare, then the data folder.")
+    ],
+    attribute: Attribute,
+    other: Annotated[
+        str | None,
+        typer.Option("--other", "-b", help="Attribute that E1 (with) and E2 (without) differ in."),
+    ] = None,
+    region: Annotated[
+        str | None, typer.Option("--region", "-r", help=f"Where to look. {REGION_HELP}")
+    ] = None,
+    split: Split = "test",
+    threshold: Threshold = 0.5,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Also write PREFIX.json and PREFIX.md.")
+    ] = None,
+    landmarks: Landmarks = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many images.")] = None,
+    batch_size: BatchSize = 64,
+    device: Device = "auto",
+    workers: Workers = 2,
+) -> None:
+    """Measure accuracy, also where two attributes part, and where the Grad-CAM lies.
+
+    Example: `fastcam evaluate runs/train/model.pt runs/mouth/model.pt faces -a Wearing_Lipstick
+    -b Heavy_Makeup -r mouth`
+    """
+    from fastcam._progress import progress_bars
+    from fastcam.evaluation import compare
+
+    if len(checkpoints) < 2:
+        raise ValueError("name at least one checkpoint, then the data folder")
+    *models, data = checkpoints
+    with progress_bars() as report:
+        table = compare(
+            models, data, attribute=attribute, other=other, region=region, split=split,
+            threshold=threshold, landmarks=landmarks, limit=limit, batch_size=batch_size,
+            device=device, workers=workers, out=out, progress=report,
+        )  # fmt: skip
+    _print(table.to_rich())
+
+
+def _run(config: Any, out: Path) -> None:
+    from fastcam._progress import progress_bars
+    from fastcam.training import train as run
+
+    terminal = sys.stderr.isatty()
+    with progress_bars() as report:
+        result = run(config, out, progress=report, progress_bar=terminal)
+    sources = ", ".join(f"{n} {source}" for source, n in result.landmark_sources.items())
+    typer.echo(f"landmarks of the training images: {sources}")
+    typer.echo(f"{result.checkpoint} after {result.epochs} epoch(s); steps in {result.history}")
+
+
+def _print(renderable: Any) -> None:
+    require("rich.console", extra="train").Console().print(renderable)
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _cooccurrence(text: str) -> tuple[tuple[str, str], float]:
+    try:
+        pair, p = text.split("=")
+        a, b = pair.split(":")
+        return (a, b), float(p)
+    except ValueError:
+        raise ValueError(f"--cooccurrence: expected A:B=p, got {text!r}") from None
+
+
+def _note(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"fastcam: note: {message}", file=sys.stderr)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: without the program's name; None takes ``sys.argv``.
+
+    Returns:
+        The exit code: 0, 2 for bad input (told in one line), 130 when interrupted. With
+        ``FASTCAM_TRACEBACK=1`` in the environment errors keep their traceback.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _note
+            code = app(args=arguments, prog_name="fastcam", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except KeyboardInterrupt:
+        print("fastcam: interrupted; the same command goes on from the last save", file=sys.stderr)
+        return 130
+    except Exception as error:
+        usage = getattr(error, "format_message", None)  # a wrong option or argument
+        expected = isinstance(error, (ValueError, TypeError, OSError, ImportError))
+        if os.environ.get("FASTCAM_TRACEBACK") or not (usage or expected):
+            raise
+        text = usage() if usage else str(error)
+        print(f"fastcam: error: {' '.join(text.split())}", file=sys.stderr)
+        return 2

@@ -1,0 +1,184 @@
+"""CelebA, or any folder in its layout, as a dataset of images, attribute labels and landmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fastcam._extras import require
+from fastcam.data.landmarks import LANDMARK_TABLE, resolve_landmarks
+from fastcam.data.source import ImageSource
+from fastcam.data.tables import (
+    ATTRIBUTE_TABLE,
+    PARTITION_TABLE,
+    SPLITS,
+    read_attributes,
+    read_partition,
+)
+
+require("torchvision", extra="train")
+from torchvision import tv_tensors  # noqa: E402
+from torchvision.io import ImageReadMode, decode_image  # noqa: E402
+
+
+class Sample(TypedDict):
+    """One face.
+
+    image: uint8 [3, H, W]. labels: float32 [K], 0 or 1. landmarks: float32 [68, 2], (x, y) in
+        pixels of ``image``.
+    index: position in the dataset.
+    """
+
+    image: Tensor
+    labels: Tensor
+    landmarks: Tensor
+    index: int
+
+
+class Subsets(NamedTuple):
+    """Dataset indices (int64): images with a and b, with a and not b, without a (Y §3)."""
+
+    both: Tensor
+    only_a: Tensor
+    not_a: Tensor
+
+
+def decode(data: bytes, name: str = "image") -> tv_tensors.Image:
+    """Decode a JPEG or PNG file to uint8 [3, H, W].
+
+    Raises:
+        ValueError: the bytes are no image; the message holds ``name``.
+    """
+    try:
+        buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        return tv_tensors.Image(decode_image(buffer, mode=ImageReadMode.RGB))
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"cannot decode {name}: {reason}") from None
+
+
+def attribute_index(attributes: list[str] | tuple[str, ...], name: str) -> int:
+    """Position of an attribute.
+
+    Raises:
+        ValueError: there is none of that name; the message lists the names.
+    """
+    try:
+        return list(attributes).index(name)
+    except ValueError:
+        raise ValueError(
+            f"unknown attribute {name!r}; this data has: {', '.join(attributes)}"
+        ) from None
+
+
+def attribute_subsets(labels: Tensor, a: int, b: int) -> Subsets:
+    """Indices of a∩b, a∩¬b and ¬a from ``labels`` [N, K] (positive above 0.5)."""
+    has_a, has_b = labels[:, a] > 0.5, labels[:, b] > 0.5
+    masks = (has_a & has_b, has_a & ~has_b, ~has_a)
+    return Subsets(*(mask.nonzero().squeeze(1) for mask in masks))
+
+
+class CelebA(Dataset[Sample]):
+    """Faces in the official CelebA layout, real or synthetic.
+
+    Args:
+        root: folder with ``img_align_celeba/`` or ``img_align_celeba.zip``,
+            ``list_attr_celeba.txt`` and (unless ``split="all"``) ``list_eval_partition.txt``.
+        split: ``"train"``, ``"valid"``, ``"test"`` or ``"all"``.
+        transform: called with ``image`` (tv_tensors.Image) and ``landmarks``
+            (tv_tensors.KeyPoints), returns both; any torchvision v2 transform will do.
+        landmarks: landmark table to use in place of ``root/landmarks68.npz``.
+
+    Attributes:
+        attributes: the attribute names of the table's header, K of them.
+        names: the image file names of the split, N of them.
+        labels: float32 [N, K], 0 or 1.
+        landmark_sources: how many images got landmarks from which source.
+
+    Raises:
+        FileNotFoundError: a part of the layout is missing.
+        ValueError: an unknown split, a malformed table, or tables that do not fit the images.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "train",
+        transform: Callable[..., tuple[Tensor, Tensor]] | None = None,
+        *,
+        landmarks: str | Path | None = None,
+    ) -> None:
+        if split not in (*SPLITS, "all"):
+            raise ValueError(f"split must be one of {(*SPLITS, 'all')}, got {split!r}")
+        self.root, self.split, self.transform = Path(root), split, transform
+        self.source = ImageSource(self.root)
+        table = read_attributes(self.root / ATTRIBUTE_TABLE)
+        rows = np.arange(len(table.names))
+        if split != "all":
+            partition = read_partition(self.root / PARTITION_TABLE)
+            lost = [n for n in table.names if n not in partition]
+            if lost:
+                raise ValueError(
+                    f"{self.root / PARTITION_TABLE} misses {len(lost)} images of {ATTRIBUTE_TABLE},"
+                    f" for example {lost[0]}"
+                )
+            wanted = SPLITS.index(split)
+            rows = np.array([i for i, n in enumerate(table.names) if partition[n] == wanted], int)
+        self.attributes = table.columns
+        self.names = [table.names[i] for i in rows]
+        absent = [n for n in self.names if n not in self.source]
+        if absent:
+            raise ValueError(
+                f"{self.source.path} misses {len(absent)} images of {ATTRIBUTE_TABLE},"
+                f" for example {absent[0]}"
+            )
+        self.labels = torch.from_numpy(table.values[rows].astype(np.float32))
+        first = decode(self.source.read(self.names[0]), self.names[0]) if self.names else None
+        self.image_size = (218, 178) if first is None else (first.shape[-2], first.shape[-1])
+        points, self.landmark_sources = resolve_landmarks(
+            self.root, self.names, table=landmarks, image_size=self.image_size
+        )
+        self._landmarks = torch.from_numpy(points)
+        # A table's landmarks are in each image's own pixels; the fallbacks assume the first image's
+        # size.
+        self._own_landmarks = landmarks is not None or (self.root / LANDMARK_TABLE).is_file()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Sample:
+        index = range(len(self))[index]
+        image: Tensor = decode(self.source.read(self.names[index]), self.names[index])
+        size = (image.shape[-2], image.shape[-1])
+        if size != self.image_size and not self._own_landmarks:
+            raise ValueError(
+                f"{self.names[index]} measures {size} (height, width), {self.names[0]}"
+                f" {self.image_size}: images of different sizes need a landmark table"
+            )
+        landmarks: Tensor = tv_tensors.KeyPoints(self._landmarks[index].clone(), canvas_size=size)
+        if self.transform is not None:
+            image, landmarks = self.transform(image, landmarks)
+        return {
+            "image": image,
+            "labels": self.labels[index],
+            "landmarks": landmarks,
+            "index": index,
+        }
+
+    def attribute(self, name: str) -> int:
+        """Position of an attribute; ValueError for an unknown name."""
+        return attribute_index(self.attributes, name)
+
+    def subset(self, a: str, b: str) -> Subsets:
+        """Indices of a∩b, a∩¬b and ¬a in this split, for two attribute names (Y §3: E1, E2).
+
+        Raises:
+            ValueError: an unknown attribute.
+        """
+        return attribute_subsets(self.labels, self.attribute(a), self.attribute(b))

@@ -1,0 +1,93 @@
+"""Image transforms that carry the 68 landmarks along, and the named augmentation recipes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as TF
+
+from fastcam.regions import flip_landmarks
+
+FITS = ("crop", "stretch")
+AUGMENTATIONS = ("none", "flip", "full")
+
+
+class FitSquare(nn.Module):
+    """Bring image and landmarks to a square of ``size`` pixels.
+
+    Args:
+        size: side length in pixels.
+        fit: ``"crop"`` keeps the centre square (CelebA's aligned faces lie in it) and its aspect
+            ratio; ``"stretch"`` keeps the whole image.
+    """
+
+    def __init__(self, size: int, fit: str = "crop") -> None:
+        super().__init__()
+        if size < 1:
+            raise ValueError(f"size must be at least 1 pixel, got {size}")
+        if fit not in FITS:
+            raise ValueError(f"fit must be one of {FITS}, got {fit!r}")
+        self.size, self.fit = size, fit
+
+    def forward(
+        self, image: torch.Tensor, landmarks: tv_tensors.KeyPoints
+    ) -> tuple[torch.Tensor, tv_tensors.KeyPoints]:
+        """Transform ``image`` [3, H, W] and ``landmarks`` [68, 2]."""
+        size = [self.size, self.size]
+        both = (image, landmarks)
+        if self.fit == "crop":
+            side = min(image.shape[-2:])
+            both = tuple(TF.center_crop(x, [side, side]) for x in both)  # type: ignore[assignment]
+        return TF.resize(both[0], size, antialias=True), TF.resize(both[1], size)
+
+
+class FaceFlip(v2.Transform):
+    """Mirror image and landmarks with probability ``p``.
+
+    Landmarks are re-indexed as well as mirrored, so that "left" stays the viewer's left: after the
+    flip, the left eye's points are those of the eye that is now on the left.
+    """
+
+    def __init__(self, p: float = 0.5) -> None:
+        super().__init__()
+        if not 0.0 <= p <= 1.0:
+            raise ValueError(f"p must lie in [0, 1], got {p}")
+        self.p = p
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        return {"flip": bool(torch.rand(()) < self.p)}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        if not params["flip"]:
+            return inpt
+        if isinstance(inpt, tv_tensors.KeyPoints):
+            width = inpt.canvas_size[1]
+            moved = torch.from_numpy(flip_landmarks(inpt.numpy(), width)).to(inpt.dtype)
+            return tv_tensors.wrap(moved, like=inpt)
+        return TF.horizontal_flip(inpt)
+
+
+def augmentation(name: str) -> v2.Transform | None:
+    """A named recipe: ``"none"``, ``"flip"``, or ``"full"`` (flip, small affine motion, light).
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name == "none":
+        return None
+    if name == "flip":
+        return FaceFlip()
+    if name == "full":
+        return v2.Compose(
+            [
+                FaceFlip(),
+                v2.RandomAffine(10, translate=(0.05, 0.05), scale=(0.9, 1.1),
+                                interpolation=v2.InterpolationMode.BILINEAR),
+                v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2),
+            ]
+        )  # fmt: skip
+    raise ValueError(f"augmentation must be one of {AUGMENTATIONS}, got {name!r}")

@@ -1,0 +1,73 @@
+"""Several checkpoints on the same images, as one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastcam._files import write_json, write_text
+from fastcam.evaluation.evaluate import evaluate
+from fastcam.evaluation.tables import Table, comparison
+from fastcam.models import load_checkpoint
+
+
+def pick_device(name: str) -> torch.device:
+    """``"auto"`` is the GPU where there is one, else the CPU; any other name is torch's own."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"unknown device {name!r}: {str(error).splitlines()[0]}") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device cuda is not available: this torch sees no GPU")
+    return device
+
+
+def compare(
+    checkpoints: Sequence[str | Path] | Mapping[str, str | Path],
+    data: str | Path,
+    *,
+    out: str | Path | None = None,
+    device: str = "auto",
+    progress: Callable[[str, int, int], None] | None = None,
+    **options: Any,
+) -> Table:
+    """Evaluate checkpoints and put them side by side.
+
+    Args:
+        checkpoints: paths, or names with paths; a path alone is named by its folder.
+        data: folder in the CelebA layout.
+        out: also write ``out.json`` (every evaluation) and ``out.md`` (the table).
+        device: see :func:`pick_device`.
+        progress: called with (what, done, total).
+        options: of :func:`fastcam.evaluation.evaluate`.
+    """
+    named = dict(checkpoints) if isinstance(checkpoints, Mapping) else _names(checkpoints)
+    where = pick_device(device)
+    results = {}
+    for name, path in named.items():
+        report = None if progress is None else _labelled(progress, f"evaluating {name}")
+        results[name] = evaluate(
+            load_checkpoint(path), data, device=where, progress=report, **options
+        )
+    table = comparison(results)
+    if out is not None:
+        base = str(out)
+        write_json(f"{base}.json", {name: result.to_json() for name, result in results.items()})
+        write_text(f"{base}.md", table.to_markdown())
+    return table
+
+
+def _labelled(progress: Callable[[str, int, int], None], what: str) -> Callable[[int, int], None]:
+    return lambda done, total: progress(what, done, total)
+
+
+def _names(paths: Sequence[str | Path]) -> dict[str, str | Path]:
+    """Paths by their shortest telling name: the folder, or all of the path where folders repeat."""
+    folders = [Path(p).resolve().parent.name for p in paths]
+    unique = len(set(folders)) == len(folders)
+    return {(f if unique else str(p)): p for f, p in zip(folders, paths, strict=True)}

@@ -1,0 +1,31 @@
+"""Classifiers to guide, and their checkpoints."""
+
+from __future__ import annotations
+
+from fastcam._extras import require
+
+require("torchvision", extra="train")
+
+from fastcam.models.alexnet import alexnet  # noqa: E402
+from fastcam.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint  # noqa: E402
+from fastcam.models.registry import (  # noqa: E402
+    ModelSpec,
+    build,
+    grid_size,
+    model_names,
+    model_spec,
+    register,
+)
+
+__all__ = [
+    "Checkpoint",
+    "ModelSpec",
+    "alexnet",
+    "build",
+    "grid_size",
+    "load_checkpoint",
+    "model_names",
+    "model_spec",
+    "register",
+    "save_checkpoint",
+]

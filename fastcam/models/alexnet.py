@@ -1,0 +1,67 @@
+"""torchvision's AlexNet for K attributes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision import models as tv
+
+from fastcam.models.init import initialize
+
+INITS = ("he", "default")
+
+
+def alexnet(
+    num_attributes: int,
+    weights: tv.AlexNet_Weights | str | Path | None = None,
+    init: str = "he",
+) -> nn.Module:
+    """torchvision's AlexNet, unchanged but for the last layer, which gives one logit per attribute.
+
+    Args:
+        num_attributes: K, the number of logits.
+        weights: where the other layers' weights come from: a ``torchvision.models.AlexNet_Weights``
+            (downloaded by torchvision), a file with a state dict of torchvision's AlexNet, or None.
+        init: ``"he"``: He-normal weights, zero biases, a small last layer (standard deviation
+            0.001). From PyTorch's default (``"default"``) training from scratch first spends an
+            epoch at the majority answer. With ``weights`` only the last layer is initialised.
+
+    Returns:
+        A module from float images [N, 3, H, W] (H, W ≥ 63) to logits [N, K].
+
+    Raises:
+        ValueError: ``num_attributes`` below 1, an unknown ``init``, or weights that do not fit.
+        FileNotFoundError: there is no such weights file.
+    """
+    if num_attributes < 1:
+        raise ValueError(f"num_attributes must be at least 1, got {num_attributes}")
+    if init not in INITS:
+        raise ValueError(f"init must be one of {INITS}, got {init!r}")
+    model = tv.alexnet(weights=weights if isinstance(weights, tv.AlexNet_Weights) else None)
+    last: Any = model.classifier[6]
+    model.classifier[6] = nn.Linear(last.in_features, num_attributes)
+    if isinstance(weights, (str, Path)):
+        _load_trunk(model, Path(weights))
+    if init == "he":
+        initialize(model.classifier[6] if weights is not None else model, model.classifier[6])
+    return model
+
+
+def _load_trunk(model: nn.Module, path: Path) -> None:
+    """Load every layer but the last from a state dict of torchvision's AlexNet."""
+    if not path.is_file():
+        raise FileNotFoundError(f"weights file {path} does not exist")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = {k: v for k, v in state.items() if not k.startswith("classifier.6.")}
+        missing, unexpected = model.load_state_dict(state, strict=False)
+    except Exception as error:
+        raise ValueError(f"{path} holds no AlexNet weights: {str(error).splitlines()[0]}") from None
+    missing = [k for k in missing if not k.startswith("classifier.6.")]
+    if missing or unexpected:
+        raise ValueError(
+            f"{path} holds no AlexNet weights: missing {missing[:3]}, unexpected {unexpected[:3]}"
+        )

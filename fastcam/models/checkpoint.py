@@ -1,0 +1,134 @@
+"""Trained classifiers on disk: weights, and all that is needed to use them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastcam._files import write_atomic
+from fastcam.models.registry import ModelSpec, build, model_spec
+
+FORMAT = "fastcam-checkpoint"
+VERSION = 1
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From stored images to the model's input.
+
+    Attributes:
+        size: side length in pixels of the square input.
+        fit: how an image is brought to a square, see :class:`fastcam.data.FitSquare`.
+        mean, std: per RGB channel, of images in [0, 1].
+    """
+
+    size: int = 128
+    fit: str = "crop"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """uint8 [N, 3, H, W] to normalised float32."""
+        shape = (1, 3, 1, 1)
+        scale = images.new_tensor([1 / (255 * s) for s in self.std], dtype=torch.float32)
+        shift = images.new_tensor(
+            [-m / s for m, s in zip(self.mean, self.std, strict=True)], dtype=torch.float32
+        )
+        return images.float().mul_(scale.view(shape)).add_(shift.view(shape))
+
+
+@dataclass
+class Checkpoint:
+    """A classifier and what is needed to use it.
+
+    Attributes:
+        model: the network, from normalised images [N, 3, H, W] to logits [N, K].
+        model_name: its name in :mod:`fastcam.models.registry`.
+        attributes: K attribute names, in the order of the logits.
+        preprocessing: input size and normalisation.
+        history: one record per training run that led here, oldest first: settings and metrics.
+    """
+
+    model: nn.Module
+    model_name: str
+    attributes: list[str]
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model's registry entry."""
+        return model_spec(self.model_name)
+
+
+def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> Path:
+    """Write a checkpoint atomically.
+
+    Only tensors and plain values are stored, so ``torch.load(path, weights_only=True)`` reads it.
+    """
+    from fastcam import __version__
+
+    preprocessing = checkpoint.preprocessing
+    payload = {
+        "format": FORMAT,
+        "version": VERSION,
+        "model_name": checkpoint.model_name,
+        "attributes": list(checkpoint.attributes),
+        "preprocessing": {
+            "size": preprocessing.size,
+            "fit": preprocessing.fit,
+            "mean": list(preprocessing.mean),
+            "std": list(preprocessing.std),
+        },
+        "history": checkpoint.history,
+        "versions": {"fastcam": __version__, "torch": str(torch.__version__)},
+        "state_dict": checkpoint.model.state_dict(),
+    }
+    return write_atomic(path, lambda p: torch.save(payload, p))
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint; the model is in eval mode, on the CPU.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no fastcam checkpoint, is damaged, or was written by a newer
+            version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint {path} does not exist")
+    try:
+        payload = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} is no readable checkpoint: {reason}") from None
+    if not isinstance(payload, dict) or payload.get("format") != FORMAT:
+        raise ValueError(f"{path} is no fastcam checkpoint (as `fastcam train` writes it)")
+    if payload["version"] > VERSION:
+        raise ValueError(
+            f"{path} has format version {payload['version']}, this fastcam reads up to {VERSION}"
+        )
+    stored = payload["preprocessing"]
+    model = build(payload["model_name"], len(payload["attributes"]))
+    try:
+        model.load_state_dict(payload["state_dict"])
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} does not fit its model: {str(error).splitlines()[-1].strip()}"
+        ) from None
+    return Checkpoint(
+        model=model.eval(),
+        model_name=payload["model_name"],
+        attributes=payload["attributes"],
+        preprocessing=Preprocessing(
+            stored["size"], stored["fit"], tuple(stored["mean"]), tuple(stored["std"])
+        ),
+        history=payload["history"],
+    )

@@ -1,0 +1,13 @@
+"""Training and fine-tuning: one path, from plain settings to a checkpoint."""
+
+from __future__ import annotations
+
+from fastcam._extras import require
+
+for _module in ("torchvision", "lightning", "torchmetrics"):
+    require(_module, extra="train")
+
+from fastcam.training.config import GuidanceConfig, TrainConfig  # noqa: E402
+from fastcam.training.run import TrainResult, train  # noqa: E402
+
+__all__ = ["GuidanceConfig", "TrainConfig", "TrainResult", "train"]

@@ -1,0 +1,147 @@
+"""What a training run is, in plain values: the same settings give the same run."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fastcam.data.transforms import AUGMENTATIONS, FITS
+from fastcam.regions import Region
+
+GUIDES = ("positives", "all")
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class GuidanceConfig:
+    """Where the network shall look, and how hard it is told so (Y eq. 1 and 2).
+
+    Attributes:
+        targets: (attribute, region) pairs; regions as :meth:`fastcam.regions.Region.parse` reads
+            them.
+        w_g: weight of the Grad-CAM IoU loss; 0 switches guidance off and leaves the rest of the run
+            as it is (a control).
+        guide: ``"positives"`` guides the images that have the attribute, ``"all"`` every image.
+        region_weight: cells of the region weigh this much, others 1 (Y 3.1: the mouth weighs three
+            times the rest).
+        threshold, sharpness, binarize, weight_grad, head: see :class:`fastcam.IoUCamLoss`.
+        sharpness_warmup: raise the sharpness linearly from 1 to its value over the run. A low
+            sharpness has gradients where the map is far from the region, so that fewer maps start
+            dead.
+        grid: how a rectangle becomes cells, ``"coverage"`` or ``"binary"``.
+    """
+
+    targets: tuple[tuple[str, str], ...]
+    w_g: float = 5.0
+    guide: str = "positives"
+    region_weight: float = 3.0
+    threshold: float = 0.5
+    sharpness: float = 8.0
+    binarize: str = "tone"
+    weight_grad: str = "full"
+    head: str = "auto"
+    sharpness_warmup: bool = False
+    grid: str = "coverage"
+
+    def __post_init__(self) -> None:
+        _check(len(self.targets) > 0, "targets must hold at least one (attribute, region) pair")
+        _check(self.w_g >= 0, f"w_g must be at least 0, got {self.w_g}")
+        _check(self.guide in GUIDES, f"guide must be one of {GUIDES}, got {self.guide!r}")
+        _check(self.region_weight > 0, f"region_weight must be above 0, got {self.region_weight}")
+        _check(0 < self.threshold < 1, f"threshold must lie in (0, 1), got {self.threshold}")
+        _check(self.sharpness >= 1, f"sharpness must be at least 1, got {self.sharpness}")
+        for _, region in self.targets:
+            Region.parse(region)
+
+    @property
+    def regions(self) -> list[Region]:
+        """The parsed regions, one a target."""
+        return [Region.parse(region) for _, region in self.targets]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training or fine-tuning run.
+
+    The defaults are those of Y 3.1: SGD, learning rate 0.01, momentum 0.9, batch 256, early
+    stopping, w_a = 1.
+
+    Attributes:
+        data: folder in the CelebA layout.
+        start: checkpoint to start from; None trains from scratch.
+        model: name in :mod:`fastcam.models.registry`; not used with ``start``.
+        size, fit: input size and how images are brought to it; not used with ``start``.
+        epochs: at most this many.
+        patience: stop after this many epochs in a row without a lower validation loss, and keep the
+            best epoch's weights; 0 runs all epochs and keeps the last one's.
+        w_a: weight of the attribute loss (binary cross entropy, mean over images and attributes).
+        augment: see :func:`fastcam.data.augmentation`.
+        landmarks: landmark table in place of the data folder's own.
+        limit_train, limit_valid: use only the first so many images of a split.
+        guidance: where to look, or None.
+        seed: fixes initial weights, batch order, augmentation and dropout.
+        device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        workers: threads that decode images, and loader processes where the images are not held in
+            memory.
+        save_minutes: a running epoch is saved for resumption this often.
+    """
+
+    data: str
+    start: str | None = None
+    model: str = "alexnet"
+    size: int = 128
+    fit: str = "crop"
+    epochs: int = 30
+    patience: int = 3
+    batch_size: int = 256
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    w_a: float = 1.0
+    augment: str = "flip"
+    landmarks: str | None = None
+    limit_train: int | None = None
+    limit_valid: int | None = None
+    guidance: GuidanceConfig | None = None
+    seed: int = 0
+    device: str = field(default="auto", metadata={"result": False})
+    workers: int = field(default=2, metadata={"result": False})
+    save_minutes: float = field(default=5.0, metadata={"result": False})
+
+    def __post_init__(self) -> None:
+        for name in ("size", "epochs", "batch_size", "limit_train", "limit_valid"):
+            value = getattr(self, name)
+            _check(value is None or value >= 1, f"{name} must be at least 1, got {value}")
+        for name in ("patience", "momentum", "weight_decay", "w_a", "seed", "workers"):
+            value = getattr(self, name)
+            _check(value >= 0, f"{name} must be at least 0, got {value}")
+        _check(self.lr > 0, f"lr must be above 0, got {self.lr}")
+        _check(self.momentum < 1, f"momentum must be below 1, got {self.momentum}")
+        _check(self.fit in FITS, f"fit must be one of {FITS}, got {self.fit!r}")
+        _check(
+            self.augment in AUGMENTATIONS,
+            f"augment must be one of {AUGMENTATIONS}, got {self.augment!r}",
+        )
+        for name in ("data", "start", "landmarks"):  # a Path is as good as a string
+            value = getattr(self, name)
+            if isinstance(value, Path):
+                object.__setattr__(self, name, str(value))
+
+    @property
+    def guided(self) -> bool:
+        """Whether the Grad-CAM loss takes part."""
+        return self.guidance is not None and self.guidance.w_g > 0
+
+    def settings(self) -> dict[str, Any]:
+        """The settings that decide the result, as JSON values."""
+        hidden = {f.name for f in dataclasses.fields(self) if f.metadata.get("result") is False}
+        values = {k: v for k, v in dataclasses.asdict(self).items() if k not in hidden}
+        if values["guidance"] is not None:
+            values["guidance"]["targets"] = [list(t) for t in values["guidance"]["targets"]]
+        return values

@@ -1,0 +1,64 @@
+"""The batches of a run: a Lightning data module whose order survives a kill."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from fastcam.data.batches import Batch, Collate, EpochBatches
+from fastcam.data.prepared import PreparedFaces
+from fastcam.data.seeds import derive_seed
+
+
+class FaceBatches(LightningDataModule):
+    """Training and validation batches.
+
+    The trainer must be made with ``reload_dataloaders_every_n_epochs=1``: each epoch gets a loader
+    of its own, whose order and augmentation depend on (seed, epoch), and which leaves out the
+    batches that a killed run has seen.
+
+    Args:
+        train, valid: the splits.
+        batch_size: images per training batch (validation uses the same).
+        seed: of the order and the augmentation.
+        collate: draws the region grids.
+        workers: loader processes for splits that are not held in memory.
+    """
+
+    def __init__(
+        self,
+        train: PreparedFaces,
+        valid: PreparedFaces,
+        *,
+        batch_size: int,
+        seed: int,
+        collate: Collate,
+        workers: int = 2,
+    ) -> None:
+        super().__init__()
+        self.train, self.valid = train, valid
+        self.batch_size, self.seed, self.collate, self.workers = batch_size, seed, collate, workers
+
+    def position(self) -> tuple[int, int]:
+        """The epoch that the trainer is in or about to enter, and how many batches it has seen."""
+        loop: Any = self.trainer.fit_loop  # type: ignore[union-attr]
+        seen = loop.epoch_loop.batch_progress.current.processed if loop.restarting else 0
+        batches = -(-len(self.train) // self.batch_size)
+        return loop.epoch_progress.current.processed, 0 if seen >= batches else seen
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        epoch, start = self.position()
+        self.train.seed = derive_seed(self.seed, 1, epoch)
+        order = EpochBatches(
+            len(self.train), self.batch_size, seed=self.seed, epoch=epoch, start=start
+        )
+        return self._loader(self.train, batch_sampler=order)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        return self._loader(self.valid, batch_size=self.batch_size)
+
+    def _loader(self, faces: PreparedFaces, **options: Any) -> DataLoader[Batch]:
+        workers = 0 if faces.cached else self.workers
+        return DataLoader(faces, collate_fn=self.collate, num_workers=workers, **options)

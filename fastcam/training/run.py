@@ -1,0 +1,243 @@
+"""Runs a training: data, trainer, resumption, and the checkpoint at the end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
+
+from fastcam._files import write_json
+from fastcam.data import CelebA, PreparedFaces, augmentation
+from fastcam.data.batches import Collate
+from fastcam.data.seeds import derive_seed
+from fastcam.data.tables import ATTRIBUTE_TABLE, read_attributes
+from fastcam.models import (
+    Checkpoint,
+    build,
+    grid_size,
+    load_checkpoint,
+    save_checkpoint,
+)
+from fastcam.models.checkpoint import Preprocessing
+from fastcam.training.callbacks import AtomicCheckpointIO, History, ResumeCheckpoint
+from fastcam.training.config import TrainConfig
+from fastcam.training.data import FaceBatches
+from fastcam.training.task import AttributeTask
+
+CHECKPOINT = "model.pt"
+HISTORY = "history.csv"
+SETTINGS = "settings.json"
+RESUME = "last.ckpt"
+BEST = "best.ckpt"
+
+#: Called with (what, done, total) on long preparations.
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Where a run ended.
+
+    Attributes:
+        checkpoint: path of the trained model.
+        history: path of the CSV with every step and validation.
+        epochs: epochs that were run in all.
+        landmark_sources: training images by the source of their landmarks.
+    """
+
+    checkpoint: Path
+    history: Path
+    epochs: int
+    landmark_sources: dict[str, int]
+
+
+def initial_checkpoint(config: TrainConfig, attributes: list[str]) -> Checkpoint:
+    """The model that a run starts from: the checkpoint it names, or a new one from its seed.
+
+    Raises:
+        ValueError: the checkpoint's attributes are not those of the data.
+    """
+    if config.start is not None:
+        checkpoint = load_checkpoint(config.start)
+        if checkpoint.attributes != attributes:
+            raise ValueError(
+                f"{config.start} was trained on other attributes than {config.data} has:"
+                f" {len(checkpoint.attributes)} ({', '.join(checkpoint.attributes[:3])}, …) and"
+                f" {len(attributes)} ({', '.join(attributes[:3])}, …)"
+            )
+        return checkpoint
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(config.seed, 0))
+        model = build(config.model, len(attributes))
+    return Checkpoint(model, config.model, attributes, Preprocessing(config.size, config.fit))
+
+
+def prepare(
+    config: TrainConfig, preprocessing: Preprocessing, split: str, progress: Progress | None = None
+) -> PreparedFaces:
+    """A split at the model's input size; training images with the run's augmentation."""
+    training = split == "train"
+    faces = CelebA(config.data, split, landmarks=config.landmarks)
+    limit = config.limit_train if training else config.limit_valid
+    count = len(faces) if limit is None else min(limit, len(faces))
+    if count == 0:
+        raise ValueError(f"{config.data} has no image in the {split} split")
+    return PreparedFaces(
+        faces,
+        preprocessing.size,
+        fit=preprocessing.fit,
+        augment=augmentation(config.augment) if training else None,
+        indices=range(count),
+        workers=config.workers,
+        progress=None
+        if progress is None
+        else lambda d, n: progress(f"reading {split} images", d, n),
+    )
+
+
+def train(
+    config: TrainConfig,
+    out: str | Path,
+    *,
+    progress: Progress | None = None,
+    progress_bar: bool = False,
+) -> TrainResult:
+    """Train or fine-tune, and write ``model.pt``, ``history.csv``, ``settings.json`` into ``out``.
+
+    A run that was killed goes on where it last saved (every epoch, and every few minutes within
+    one) when it is called again with the same settings, and ends with the weights that it would
+    have had. A finished run is kept.
+
+    Args:
+        config: the settings.
+        out: folder of the run.
+        progress: called with (what, done, total) while images are read.
+        progress_bar: show Lightning's progress bar.
+
+    Returns:
+        Paths and counts of the finished run.
+
+    Raises:
+        ValueError: settings that do not fit the data, or ``out`` holds a run with other settings.
+        FileNotFoundError: data or checkpoint are missing.
+    """
+    out = Path(out)
+    settings = config.settings()
+    _claim(out, settings)
+    result = out / CHECKPOINT
+    done = out / "result.json"
+    if done.is_file() and result.is_file():
+        stored = json.loads(done.read_text())
+        return TrainResult(result, out / HISTORY, stored["epochs"], stored["landmark_sources"])
+
+    attributes = read_attributes(Path(config.data) / ATTRIBUTE_TABLE).columns
+    checkpoint = initial_checkpoint(config, attributes)
+    preprocessing = checkpoint.preprocessing
+    image_size = (preprocessing.size, preprocessing.size)
+    grid = grid_size(checkpoint.model, checkpoint.spec.target_layer, image_size)
+    task = AttributeTask(checkpoint, config)
+    splits = [prepare(config, preprocessing, split, progress) for split in ("train", "valid")]
+    guidance = config.guidance
+    batches = FaceBatches(
+        *splits,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        collate=Collate(guidance.regions, grid, guidance.grid) if guidance else Collate(),
+        workers=config.workers,
+    )
+    history = History(out / HISTORY)
+    callbacks: list[Any] = [history, ResumeCheckpoint(out / RESUME, config.save_minutes)]
+    if config.patience:
+        best = ModelCheckpoint(
+            dirpath=out,
+            filename=Path(BEST).stem,
+            monitor="valid/loss",
+            save_weights_only=True,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+        stop = EarlyStopping(
+            "valid/loss", patience=config.patience, check_on_train_epoch_end=True, verbose=False
+        )
+        callbacks += [best, stop]
+    if progress_bar:
+        callbacks.append(RichProgressBar())
+    with _quiet():
+        trainer = Trainer(
+            accelerator={"cuda": "gpu"}.get(config.device, config.device),
+            devices=1,
+            max_epochs=config.epochs,
+            callbacks=callbacks,
+            plugins=[AtomicCheckpointIO()],
+            logger=False,
+            enable_checkpointing=True,
+            enable_progress_bar=progress_bar,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            reload_dataloaders_every_n_epochs=1,
+            # Validation draws Grad-CAM maps, which need gradients.
+            inference_mode=False,
+            default_root_dir=out,
+        )
+        resume = out / RESUME
+        checkpoint.model.train()
+        trainer.fit(task, batches, ckpt_path=str(resume) if resume.is_file() else None)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    if config.patience and (out / BEST).is_file():
+        state = torch.load(out / BEST, map_location="cpu", weights_only=True)["state_dict"]
+        task.load_state_dict(state)
+    checkpoint.model.to("cpu").eval()
+    last = {k: v for r in history.records for k, v in r.items() if k.startswith("valid/")}
+    checkpoint.history.append({"settings": settings, "metrics": last})
+    save_checkpoint(result, checkpoint)
+    sources = splits[0].faces.landmark_sources
+    epochs = int(history.records[-1]["epoch"]) + 1
+    write_json(done, {"epochs": epochs, "metrics": last, "landmark_sources": sources})
+    for leftover in (RESUME, BEST):
+        (out / leftover).unlink(missing_ok=True)
+    return TrainResult(result, out / HISTORY, epochs, sources)
+
+
+def _claim(out: Path, settings: dict[str, Any]) -> None:
+    """Write the settings into the run's folder, or see that they are the ones that lie there."""
+    path = out / SETTINGS
+    if not path.is_file():
+        write_json(path, settings)
+        return
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is no settings file: {error}") from None
+    changed = sorted(k for k in {*stored, *settings} if stored.get(k) != settings.get(k))
+    if changed:
+        raise ValueError(
+            f"{out} holds a run with other settings ({', '.join(changed)});"
+            " name another folder, or remove this one"
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning's hints to itself; what a user must know is said elsewhere."""
+    loggers = [logging.getLogger(n) for n in ("lightning.pytorch", "lightning.fabric")]
+    levels = [x.level for x in loggers]
+    for x in loggers:
+        x.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\..*")
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            yield
+    finally:
+        for x, level in zip(loggers, levels, strict=True):
+            x.setLevel(level)

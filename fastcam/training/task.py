@@ -1,0 +1,116 @@
+"""The Lightning module: attribute loss, Grad-CAM loss, validation metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional as nnf
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MultilabelAccuracy
+
+from fastcam.data.batches import Batch
+from fastcam.data.celeba import attribute_index
+from fastcam.data.seeds import derive_seed
+from fastcam.evaluation.attention import attention_maps, energy_share, set_iou
+from fastcam.models import Checkpoint
+from fastcam.training.config import TrainConfig
+from fastcam.training.guidance import Guidance
+
+
+class AttributeTask(LightningModule):
+    """Trains a checkpoint's model as a :class:`TrainConfig` says.
+
+    Logged in training: ``train/loss``, ``train/loss_a`` and, with guidance, ``train/loss_g``,
+        ``train/dead`` (share of
+    the guided maps that are all zero) and ``train/sharpness``. In validation: ``valid/loss`` (the
+    attribute loss), ``valid/accuracy`` (mean over attributes) and, with guidance targets (a control
+    with w_g = 0 included), ``valid/accuracy_target``, ``valid/energy``, ``valid/iou`` and
+    ``valid/dead`` over the targets' positives.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, config: TrainConfig) -> None:
+        super().__init__()
+        self.model: nn.Module = checkpoint.model
+        self.preprocessing = checkpoint.preprocessing
+        self.spec = checkpoint.spec
+        self.config = config
+        attributes = checkpoint.attributes
+        self.guidance: Guidance | None = None
+        if config.guidance is not None and config.guided:
+            self.guidance = Guidance(config.guidance, self.model, self.spec, attributes)
+        pairs = config.guidance.targets if config.guidance is not None else ()
+        self.targets = [attribute_index(attributes, a) for a, _ in pairs]
+        self.val_accuracy = MultilabelAccuracy(num_labels=len(attributes), average="macro")
+        self.val_means = nn.ModuleDict(
+            {name: MeanMetric() for name in ("loss", "accuracy_target", "energy", "iou", "dead")}
+        )
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        c = self.config
+        return torch.optim.SGD(
+            self.model.parameters(), lr=c.lr, momentum=c.momentum, weight_decay=c.weight_decay
+        )
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        # Dropout becomes a function of (seed, step): a resumed run and a control draw the same
+        # masks.
+        torch.manual_seed(derive_seed(self.config.seed, 2, self.trainer.global_step))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        images = self.preprocessing.normalize(batch["image"])
+        labels = batch["labels"]
+        record: dict[str, Any] = {}
+        if self.guidance is None:
+            logits = self.model(images)
+            loss_a = nnf.binary_cross_entropy_with_logits(logits, labels)
+            loss = self.config.w_a * loss_a
+        else:
+            self.guidance.set_progress(self._progress())
+            logits, term = self.guidance(images, labels, batch["regions"])
+            loss_a = nnf.binary_cross_entropy_with_logits(logits, labels)
+            loss = self.config.w_a * loss_a + self.guidance.config.w_g * term.loss
+            record["train/loss_g"] = term.loss.detach()
+            record["train/dead"] = term.dead / max(term.valid, 1)
+            record["train/sharpness"] = self.guidance.criterion.sharpness
+        record |= {"train/loss": loss.detach(), "train/loss_a": loss_a.detach()}
+        self.log_dict(record, on_step=True, on_epoch=False, batch_size=len(labels))
+        self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=len(labels))
+        return loss
+
+    def _progress(self) -> float:
+        """Share of the run that is done, counted in steps."""
+        total = self.trainer.num_training_batches * (self.trainer.max_epochs or 1)
+        return self.trainer.global_step / max(total - 1, 1)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        images = self.preprocessing.normalize(batch["image"])
+        labels = batch["labels"]
+        means: Any = self.val_means
+        if not self.targets:
+            logits = self.model(images)
+        else:
+            maps = attention_maps(self.model, images, self.targets, self.spec)
+            logits = maps.logits
+            truth = labels[:, self.targets] > 0.5
+            means["accuracy_target"].update(((logits[:, self.targets] > 0) == truth).float())
+            positive = truth & batch["regions"].flatten(2).any(-1)
+            dead = maps.dead[positive]
+            means["dead"].update(dead.float())
+            live = positive & ~maps.dead
+            means["energy"].update(energy_share(maps.cams, batch["regions"])[live])
+            threshold = self.config.guidance.threshold if self.config.guidance else 0.5
+            means["iou"].update(set_iou(maps.cams, batch["regions"], threshold)[positive])
+        means["loss"].update(nnf.binary_cross_entropy_with_logits(logits, labels), len(labels))
+        self.val_accuracy.update(logits.sigmoid(), labels.int())
+
+    def on_validation_epoch_end(self) -> None:
+        means: Any = self.val_means
+        seen = [name for name in means if means[name].update_called]
+        record = {f"valid/{name}": means[name].compute() for name in seen}
+        record["valid/accuracy"] = self.val_accuracy.compute()
+        for metric in (*means.values(), self.val_accuracy):
+            metric.reset()
+        self.log_dict(record, prog_bar=False)
