@@ -1,8 +1,10 @@
-"""Synthetic faces with true landmarks and attributes drawn where they belong, in CelebA's layout on disk.
+"""Synthetic faces with true landmarks and attributes drawn where they belong, in CelebA's layout
+on disk.
 
 >>> from fastcam.data import synthetic
 >>> synthetic.generate("faces", 4000, seed=0)
->>> image, landmarks = synthetic.render_face(synthetic.sample_face(0, attributes={"Wearing_Lipstick": True}))
+>>> image, landmarks = synthetic.render_face(synthetic.sample_face(0,
+attributes={"Wearing_Lipstick": True}))
 """
 
 from __future__ import annotations

@@ -2,27 +2,27 @@
 
 Two kinds of attributes:
 
-* *free* attributes (`FREE_ATTRIBUTES`) are drawn first, each from its base rate or, where a co-occurrence names it,
-  from the value of another free attribute. Those statistics hold exactly.
-* *structured* attributes are what hair, hair colour, facial hair, hats and sunglasses bring with them. They depend on
-  the free ones (a bald head has no fringe; grey hair is rarer among the young) and cannot be put into a co-occurrence.
+* *free* attributes (`FREE_ATTRIBUTES`) are drawn first, each from its base rate or, where a
+  co-occurrence names it, from the value of another free attribute. Those statistics hold exactly.
+* *structured* attributes are what hair, hair colour, facial hair, hats and sunglasses bring with
+  them. They depend on the free ones (a bald head has no fringe; grey hair is rarer among the
+  young) and cannot be put into a co-occurrence.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Union
 
 import numpy as np
 
-Agreement = Union[float, tuple[float, float]]
+Agreement = float | tuple[float, float]
 Cooccurrence = Mapping[tuple[str, str], Agreement]
 
 # CelebA's own order, then the extra column. `Attractive` is not drawn, therefore it is no column.
 ATTRIBUTES: tuple[str, ...] = (
-    "5_o_Clock_Shadow", "Arched_Eyebrows", "Bags_Under_Eyes", "Bald", "Bangs", "Big_Lips", "Big_Nose",
-    "Black_Hair", "Blond_Hair", "Blurry", "Brown_Hair", "Bushy_Eyebrows", "Chubby", "Double_Chin",
-    "Eyeglasses", "Goatee", "Gray_Hair", "Heavy_Makeup", "High_Cheekbones", "Male",
+    "5_o_Clock_Shadow", "Arched_Eyebrows", "Bags_Under_Eyes", "Bald", "Bangs", "Big_Lips",
+    "Big_Nose", "Black_Hair", "Blond_Hair", "Blurry", "Brown_Hair", "Bushy_Eyebrows", "Chubby",
+    "Double_Chin", "Eyeglasses", "Goatee", "Gray_Hair", "Heavy_Makeup", "High_Cheekbones", "Male",
     "Mouth_Slightly_Open", "Mustache", "Narrow_Eyes", "No_Beard", "Oval_Face", "Pale_Skin",
     "Pointy_Nose", "Receding_Hairline", "Rosy_Cheeks", "Sideburns", "Smiling", "Straight_Hair",
     "Wavy_Hair", "Wearing_Earrings", "Wearing_Hat", "Wearing_Lipstick", "Wearing_Necklace",
@@ -65,13 +65,17 @@ DEFAULT_COOCCURRENCE: dict[tuple[str, str], Agreement] = {
 }
 
 
-def resolve_cooccurrence(cooccurrence: Cooccurrence | None) -> dict[tuple[str, str], tuple[float, float]]:
+def resolve_cooccurrence(
+    cooccurrence: Cooccurrence | None,
+) -> dict[tuple[str, str], tuple[float, float]]:
     """Check a co-occurrence and lay it over the default one.
 
-    An entry `(a, b): p` says that `b` takes the value of `a` with probability `p` and the opposite value otherwise:
-    P(b | a) = P(not b | not a) = p. It replaces the base rate of `b`, which becomes r·p + (1 − r)·(1 − p) with r = P(a);
-    the base rate of `a` stays. p = 0.5 makes the two independent. An entry `(a, b): (p, q)` sets P(b | a) = p and
-    P(b | not a) = q apart. A default entry gives way to a given one on the same two attributes or with the same `b`.
+    An entry `(a, b): p` says that `b` takes the value of `a` with probability `p` and the opposite
+    value otherwise: P(b | a) = P(not b | not a) = p. It replaces the base rate of `b`, which
+        becomes r·p + (1 − r)·(1 − p) with r = P(a);
+    the base rate of `a` stays. p = 0.5 makes the two independent. An entry `(a, b): (p, q)` sets
+    P(b | a) = p and P(b | not a) = q apart. A default entry gives way to a given one on the same
+    two attributes or with the same `b`.
 
     Args:
         cooccurrence: attribute pairs with their agreement; None for the default alone.
@@ -80,18 +84,21 @@ def resolve_cooccurrence(cooccurrence: Cooccurrence | None) -> dict[tuple[str, s
         {(a, b): (P(b | a), P(b | not a))}.
 
     Raises:
-        ValueError: an unknown or structured attribute, a probability outside [0, 1], an attribute that follows two
-            others, or a cycle.
+        ValueError: an unknown or structured attribute, a probability outside [0, 1], an attribute
+            that follows two others, or a cycle.
     """
     given = dict(cooccurrence or {})
     for pair in given:
         if not (isinstance(pair, tuple) and len(pair) == 2 and pair[0] != pair[1]):
-            raise ValueError(f"cooccurrence: expected pairs of two different attributes as keys, got {pair!r}")
+            raise ValueError(
+                f"cooccurrence: expected pairs of two different attributes as keys, got {pair!r}"
+            )
         for name in pair:
             if name not in BASE_RATES:
                 kind = "is tied to hair, beard or eyewear" if name in ATTRIBUTES else "is unknown"
                 raise ValueError(
-                    f"cooccurrence: attribute {name!r} {kind}; expected one of {', '.join(sorted(BASE_RATES))}"
+                    f"cooccurrence: attribute {name!r} {kind}; "
+                    f"expected one of {', '.join(sorted(BASE_RATES))}"
                 )
     followers = [b for _, b in given]
     for b in followers:
@@ -108,7 +115,9 @@ def resolve_cooccurrence(cooccurrence: Cooccurrence | None) -> dict[tuple[str, s
     for pair, value in merged.items():
         p, q = value if isinstance(value, (tuple, list)) else (value, 1.0 - value)
         if not (0.0 <= p <= 1.0 and 0.0 <= q <= 1.0):
-            raise ValueError(f"cooccurrence: expected probabilities within [0, 1] for {pair}, got {value!r}")
+            raise ValueError(
+                f"cooccurrence: expected probabilities within [0, 1] for {pair}, got {value!r}"
+            )
         resolved[pair] = (float(p), float(q))
     parent = {b: a for a, b in resolved}
     for start in parent:
@@ -130,20 +139,24 @@ def sample_attributes(
     Args:
         rng: the random stream; always the same number of draws is taken from it.
         cooccurrence: see `resolve_cooccurrence`.
-        overrides: attributes to set by hand. They do not change what is drawn for attributes that do not depend on
-            them, and nothing else follows an overridden `a`: every other attribute keeps the value it would have had.
+        overrides: attributes to set by hand. They do not change what is drawn for attributes that
+            do not depend on them, and nothing else follows an overridden `a`: every other
+            attribute keeps the value it would have had.
 
     Returns:
         {attribute: bool} for every name in `ATTRIBUTES`, in that order.
 
     Raises:
-        ValueError: an unknown attribute, a bad co-occurrence, or overrides that contradict each other.
+        ValueError: an unknown attribute, a bad co-occurrence, or overrides that contradict each
+            other.
     """
     pairs = resolve_cooccurrence(cooccurrence)
     overrides = dict(overrides or {})
     for name in overrides:
         if name not in ATTRIBUTES:
-            raise ValueError(f"attributes: unknown attribute {name!r}; expected one of {', '.join(ATTRIBUTES)}")
+            raise ValueError(
+                f"attributes: unknown attribute {name!r}; expected one of {', '.join(ATTRIBUTES)}"
+            )
     parent = {b: (a, p, q) for (a, b), (p, q) in pairs.items()}
     uniform = dict(zip(FREE_ATTRIBUTES, rng.random(len(FREE_ATTRIBUTES)), strict=True))
     drawn: dict[str, bool] = {}
@@ -169,11 +182,16 @@ def sample_attributes(
         drawn["Sunglasses"] = bool(overrides["Sunglasses"])
         if drawn["Sunglasses"]:
             if overrides.get("Eyeglasses") is False:
-                raise ValueError("attributes: Sunglasses are Eyeglasses as in CelebA, got the one without the other")
+                raise ValueError(
+                    "attributes: Sunglasses are Eyeglasses as in CelebA, "
+                    "got the one without the other"
+                )
             drawn["Eyeglasses"] = True
     for name, value in overrides.items():
         if drawn[name] != bool(value):
-            raise ValueError(f"attributes: {name}={bool(value)} contradicts the other attributes that were given")
+            raise ValueError(
+                f"attributes: {name}={bool(value)} contradicts the other attributes that were given"
+            )
     return {name: drawn[name] for name in ATTRIBUTES}
 
 
@@ -187,7 +205,10 @@ def _draw_hair(u: np.ndarray, drawn: dict[str, bool], overrides: Mapping[str, bo
     def pick(name: str, rate: float, value: float) -> bool:
         return bool(overrides[name]) if name in overrides else bool(value < rate)
 
-    needs_hair = any(overrides.get(k) for k in (*HAIR_COLORS, "Bangs", "Straight_Hair", "Wavy_Hair", "Receding_Hairline"))
+    needs_hair = any(
+        overrides.get(k)
+        for k in (*HAIR_COLORS, "Bangs", "Straight_Hair", "Wavy_Hair", "Receding_Hairline")
+    )
     hat = pick("Wearing_Hat", 0.06, u[0])
     bald_rate = 0.0 if needs_hair or hat else (0.04 if young else 0.16) if male else 0.0
     bald = pick("Bald", bald_rate, u[1])
@@ -205,31 +226,51 @@ def _draw_hair(u: np.ndarray, drawn: dict[str, bool], overrides: Mapping[str, bo
         color = int(np.searchsorted(np.cumsum(weights / weights.sum()), u[4], side="right"))
     for i, k in enumerate(HAIR_COLORS):
         drawn[k] = not bald and color == i
-    wavy = pick("Wavy_Hair", 0.0 if bald or overrides.get("Straight_Hair") else 0.20 if male else 0.45, u[5])
+    wavy = pick(
+        "Wavy_Hair", 0.0 if bald or overrides.get("Straight_Hair") else 0.20 if male else 0.45, u[5]
+    )
     straight = pick("Straight_Hair", 0.0 if bald or wavy else 0.55, u[6])
     drawn.update(
-        Wearing_Hat=hat, Bald=bald, Receding_Hairline=receding, Bangs=bangs, Wavy_Hair=wavy, Straight_Hair=straight
+        Wearing_Hat=hat,
+        Bald=bald,
+        Receding_Hairline=receding,
+        Bangs=bangs,
+        Wavy_Hair=wavy,
+        Straight_Hair=straight,
     )
     if bald and (receding or bangs or wavy or straight):
-        raise ValueError("attributes: Bald contradicts Bangs, Receding_Hairline, Straight_Hair and Wavy_Hair")
+        raise ValueError(
+            "attributes: Bald contradicts Bangs, Receding_Hairline, Straight_Hair and Wavy_Hair"
+        )
     if hat and (bangs or receding or bald):
-        raise ValueError("attributes: Wearing_Hat hides Bangs, Receding_Hairline and Bald; give only one of them")
-    if bangs and receding or wavy and straight:
-        raise ValueError("attributes: got two that exclude each other (Bangs/Receding_Hairline, Wavy/Straight_Hair)")
+        raise ValueError(
+            "attributes: Wearing_Hat hides Bangs, Receding_Hairline and Bald; give only one of them"
+        )
+    if (bangs and receding) or (wavy and straight):
+        raise ValueError(
+            "attributes: got two that exclude each other "
+            "(Bangs and Receding_Hairline, or Wavy_Hair and Straight_Hair)"
+        )
 
 
 def _draw_beard(u: np.ndarray, drawn: dict[str, bool], overrides: Mapping[str, bool]) -> None:
-    """Facial hair. `No_Beard` is false when stubble, goatee or sideburns are drawn; a mustache alone is no beard."""
+    """Facial hair. `No_Beard` is false when stubble, goatee or sideburns are drawn; a mustache
+    alone is no beard."""
     names = ("5_o_Clock_Shadow", "Goatee", "Sideburns", "Mustache")
     bearded = drawn["Male"] and u[0] < 0.38
-    # stubble | goatee | goatee and mustache | full beard (sideburns to chin, mustache) | mustache | sideburns
+    # stubble | goatee | goatee and mustache | full beard (sideburns to chin, mustache) | mustache
+    # | sideburns
     styles: tuple[tuple[str, ...], ...] = (
-        ("5_o_Clock_Shadow",), ("Goatee",), ("Goatee", "Mustache"), ("Goatee", "Sideburns", "Mustache"), ("Mustache",),
-        ("Sideburns",),
+        ("5_o_Clock_Shadow",), ("Goatee",), ("Goatee", "Mustache"),
+        ("Goatee", "Sideburns", "Mustache"), ("Mustache",), ("Sideburns",),
     )  # fmt: skip
-    style = styles[int(np.searchsorted(np.cumsum([0.36, 0.10, 0.16, 0.18, 0.12]), u[1], side="right"))]
+    style = styles[
+        int(np.searchsorted(np.cumsum([0.36, 0.10, 0.16, 0.18, 0.12]), u[1], side="right"))
+    ]
     for name in names:
-        drawn[name] = bool(overrides[name]) if name in overrides else bool(bearded and name in style)
+        drawn[name] = (
+            bool(overrides[name]) if name in overrides else bool(bearded and name in style)
+        )
     if overrides.get("No_Beard"):
         for name in names[:3]:
             drawn[name] = bool(overrides.get(name, False))

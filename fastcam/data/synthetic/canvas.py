@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Union
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from fastcam._extras import require
 
 SUPERSAMPLING = 4
 Color = tuple[float, float, float]
-Polygons = Union[np.ndarray, Sequence[np.ndarray]]
+Polygons = np.ndarray | Sequence[np.ndarray]
 _SOLID = [0] + [255] * 255
 
 
@@ -62,7 +62,8 @@ class Canvas:
         self.image = np.zeros((self.height, self.width, 3), dtype=np.float32)
 
     def mask(self, polygons: Polygons, blur: float = 0.0) -> Mask:
-        """Coverage of a polygon [P,2] or several (a list, or [S,P,2]) in pixels; `blur` is a sigma in head units."""
+        """Coverage of a polygon [P,2] or several (a list, or [S,P,2]) in pixels; `blur` is a sigma
+        in head units."""
         shapes = _listed(polygons)
         sigma = float(blur * self.unit)
         box = self._box(shapes, sigma)
@@ -74,11 +75,14 @@ class Canvas:
         return Mask(self._shrink(layer, k, sigma, box.margin), box.x0, box.y0)
 
     def tones(self, polygons: Polygons, tones: np.ndarray) -> tuple[Mask, np.ndarray]:
-        """Overlapping polygons with a tone each (0..1), the later one on top: their coverage and the tone seen."""
+        """Overlapping polygons with a tone each (0..1), the later one on top: their coverage and
+        the tone seen."""
         shapes = _listed(polygons)
         box = self._box(shapes, 0.0)
         if box is None:
-            return Mask(np.zeros((0, 0), dtype=np.float32), 0, 0), np.zeros((0, 0), dtype=np.float32)
+            return Mask(np.zeros((0, 0), dtype=np.float32), 0, 0), np.zeros(
+                (0, 0), dtype=np.float32
+            )
         k = 3
         levels = (1.5 + 253.0 * np.clip(tones, 0.0, 1.0)).astype(int).tolist()
         layer = self._draw(shapes, levels, box, k)
@@ -92,16 +96,18 @@ class Canvas:
             return None
         every = np.concatenate(shapes)
         low, high = every.min(axis=0), every.max(axis=0)
-        margin = int(math.ceil(3.0 * sigma))
+        margin = math.ceil(3.0 * sigma)
         x0, y0 = max(int(low[0]) - margin - 1, 0), max(int(low[1]) - margin - 1, 0)
-        x1 = min(int(math.ceil(high[0])) + margin + 1, self.width)
-        y1 = min(int(math.ceil(high[1])) + margin + 1, self.height)
+        x1 = min(math.ceil(high[0]) + margin + 1, self.width)
+        y1 = min(math.ceil(high[1]) + margin + 1, self.height)
         return _Box(x0, y0, x1, y1, margin) if x1 > x0 and y1 > y0 else None
 
     def _draw(self, shapes: list[np.ndarray], levels: list[int], box: _Box, k: int) -> Any:
         # what lies just outside the frame still counts for the blur: it is drawn, then cropped
         pad = box.margin
-        layer = self.image_module.new("L", ((box.x1 - box.x0 + 2 * pad) * k, (box.y1 - box.y0 + 2 * pad) * k), 0)
+        layer = self.image_module.new(
+            "L", ((box.x1 - box.x0 + 2 * pad) * k, (box.y1 - box.y0 + 2 * pad) * k), 0
+        )
         pen = self.draw_module.Draw(layer)
         origin = (box.x0 - pad + 0.5 / k, box.y0 - pad + 0.5 / k)
         for shape, level in zip(shapes, levels, strict=True):
@@ -148,7 +154,8 @@ class Canvas:
 
 
 def ribbon(path: np.ndarray, widths: np.ndarray | float) -> np.ndarray:
-    """Outline [2P,2] of a stroke along `path` [P,2] whose full width is `widths` ([P] or one number)."""
+    """Outline [2P,2] of a stroke along `path` [P,2] whose full width is `widths` ([P] or one
+    number)."""
     return ribbons(path[None], np.broadcast_to(widths, (1, len(path))))[0]
 
 

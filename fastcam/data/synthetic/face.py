@@ -1,6 +1,8 @@
-"""Everything a picture of a face depends on, as plain frozen records. `sampling` fills them, `render` draws them.
+"""Everything a picture of a face depends on, as plain frozen records. `sampling` fills them,
+`render` draws them.
 
-Colours are sRGB triples in 0..1; opacities and strengths lie in 0..1; lengths are head units (see `geometry`).
+Colours are sRGB triples in 0..1; opacities and strengths lie in 0..1; lengths are head units (see
+`geometry`).
 """
 
 from __future__ import annotations
@@ -29,7 +31,10 @@ class Light:
     contrast: float = 0.5
     brightness: float = 1.0
     tint: Color = (1.0, 1.0, 1.0)
-    gradient: tuple[float, float] = (0.0, 0.0)  # brightness across the image, left to right and top to bottom
+    gradient: tuple[float, float] = (
+        0.0,
+        0.0,
+    )  # brightness across the image, left to right and top to bottom
     saturation: float = 1.0
     noise: float = 0.01
     blur: float = 0.0
@@ -123,7 +128,8 @@ class Scene:
 
 @dataclass(frozen=True)
 class Face:
-    """One face. `lipstick` and `makeup` are None when not worn; `texture` seeds strands, pores and noise."""
+    """One face. `lipstick` and `makeup` are None when not worn; `texture` seeds strands, pores and
+    noise."""
 
     attributes: Mapping[str, bool]
     pose: Pose

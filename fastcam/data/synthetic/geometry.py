@@ -1,7 +1,9 @@
 """The head in space: shape, surface, pose, and the 68 landmarks.
 
-Head coordinates: origin between the pupils, x to the viewer's right, y down, z toward the viewer, one unit = one pixel of
-a 178×218 CelebA image (pupils 39 apart). Everything that is drawn is a curve in these coordinates, projected by `View`.
+Head coordinates: origin between the pupils, x to the viewer's right, y down, z toward the viewer,
+    one unit = one pixel of
+a 178×218 CelebA image (pupils 39 apart). Everything that is drawn is a curve in these coordinates,
+projected by `View`.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ _TABLE_Y = np.arange(-85.0, 95.5, 0.5)
 
 @dataclass(frozen=True)
 class Pose:
-    """Angles in radians; `scale` about and `shift` (pixels of the 178×218 frame) of the eyes' midpoint."""
+    """Angles in radians; `scale` about and `shift` (pixels of the 178×218 frame) of the eyes'
+    midpoint."""
 
     yaw: float = 0.0
     pitch: float = 0.0
@@ -32,7 +35,8 @@ class Pose:
 
 @dataclass(frozen=True)
 class Shape:
-    """Measures of the head in head units (see the module's docstring); the defaults are an average face."""
+    """Measures of the head in head units (see the module's docstring); the defaults are an average
+    face."""
 
     width: float = 46.0  # half width at the ears
     chin: float = 77.0  # y of the chin
@@ -75,8 +79,14 @@ def spline(points: np.ndarray, samples: int = 6, closed: bool = False) -> np.nda
     return curve if closed else np.concatenate([curve, p[..., -2:-1, :]], axis=-2)
 
 
+def moved(points: np.ndarray, dx: float, dy: float) -> np.ndarray:
+    """Points [...,2] shifted."""
+    return points + np.array((dx, dy))
+
+
 def mirrored(points: np.ndarray | list[tuple[float, float]]) -> np.ndarray:
-    """A curve [P,2] of the viewer's right side and its mirror image on the left: [2,P,2], left first."""
+    """A curve [P,2] of the viewer's right side and its mirror image on the left: [2,P,2], left
+    first."""
     points = np.asarray(points, dtype=np.float64)
     return np.stack([points * (-1.0, 1.0), points])
 
@@ -114,7 +124,8 @@ class Head:
         self.landmarks = points
 
     def depth(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Height z of the face's surface over (x, y): bilinear look-up in a table of half a head unit a cell."""
+        """Height z of the face's surface over (x, y): bilinear look-up in a table of half a head
+        unit a cell."""
         u = np.clip((x - _TABLE_X[0]) * 2.0, 0.0, len(_TABLE_X) - 1.001)
         v = np.clip((y - _TABLE_Y[0]) * 2.0, 0.0, len(_TABLE_Y) - 1.001)
         i, j = u.astype(np.intp), v.astype(np.intp)
@@ -125,7 +136,8 @@ class Head:
         return top * (1.0 - v) + (table[cell] * (1.0 - u) + table[cell + 1] * u) * v
 
     def _surface(self) -> np.ndarray:
-        """The look-up table, row by row. Gaussians are separable, so their sum is one matrix product."""
+        """The look-up table, row by row. Gaussians are separable, so their sum is one matrix
+        product."""
         s = self.shape
         cx, cy, sx, sy, height = np.array(_surface_bumps(s)).T[:, :, None]
         gx = np.exp(-0.5 * ((_TABLE_X - cx) / sx) ** 2)
@@ -167,7 +179,9 @@ class Head:
         s = self.shape
         top, bottom = 4.1 * s.eye_open, 2.5 * s.eye_open
         w = s.eye_width
-        x = np.array([-w, -0.36 * w, 0.36 * w, w, 0.36 * w, -0.36 * w])  # outer, top, top, inner, bottom, bottom
+        x = np.array(
+            [-w, -0.36 * w, 0.36 * w, w, 0.36 * w, -0.36 * w]
+        )  # outer, top, top, inner, bottom, bottom
         y = np.array([0.0, -top * 0.92, -top, 0.6, bottom * 0.8, bottom])
         y = y + s.eye_tilt * x / w
         left = np.stack([x - EYE_X, y], axis=1)
@@ -187,7 +201,22 @@ class Head:
         def gap(x: np.ndarray) -> np.ndarray:
             return np.clip(1.0 - (x / inner) ** 2, 0.0, None) ** (1.0 if s.smile > 0.3 else 1.6)
 
-        xo = np.array([-w, -0.60 * w, -0.22 * w, 0.0, 0.22 * w, 0.60 * w, w, 0.58 * w, 0.26 * w, 0.0, -0.26 * w, -0.58 * w])
+        xo = np.array(
+            [
+                -w,
+                -0.60 * w,
+                -0.22 * w,
+                0.0,
+                0.22 * w,
+                0.60 * w,
+                w,
+                0.58 * w,
+                0.26 * w,
+                0.0,
+                -0.26 * w,
+                -0.58 * w,
+            ]
+        )
         full = np.array([0, -0.66, -1.0, -0.80, -1.0, -0.66, 0, 0.72, 0.97, 1.0, 0.97, 0.72])
         thick = np.where(full < 0, s.upper_lip, s.lower_lip) * (1.0 - 0.16 * max(s.smile, 0.0))
         opened = np.where(full < 0, -up, np.where(full > 0, down, 0.0)) * gap(xo)
@@ -202,7 +231,8 @@ class Head:
 
 
 def _surface_bumps(s: Shape) -> list[tuple[float, float, float, float, float]]:
-    """(x, y, sigma x, sigma y, height) of the Gaussians that model the face on its base ellipsoid."""
+    """(x, y, sigma x, sigma y, height) of the Gaussians that model the face on its base
+    ellipsoid."""
     n, h = s.nose_length, s.nose_height
     my = s.mouth_y
     bumps = [
@@ -218,9 +248,21 @@ def _surface_bumps(s: Shape) -> list[tuple[float, float, float, float, float]]:
             (side * 18.5, 1.0, 10.0, 7.0, -5.0),
             (side * EYE_X, 0.5, 7.0, 4.6, 3.0),
             (side * 18.0, s.brow_y + 1.0, 12.0, 4.0, 2.0 + 2.0 * s.brow_ridge),
-            (side * 27.0, 24.0 - 3.0 * s.smile, 11.0, 10.0, 2.6 + 3.2 * s.fullness + 1.8 * max(s.smile, 0.0)),
+            (
+                side * 27.0,
+                24.0 - 3.0 * s.smile,
+                11.0,
+                10.0,
+                2.6 + 3.2 * s.fullness + 1.8 * max(s.smile, 0.0),
+            ),
             (side * 31.0, 16.0, 9.0, 5.5, 4.6 * s.cheekbones),
-            (side * 30.0, 36.0, 9.0, 9.0, -3.4 * s.cheekbones * (1.0 - 0.7 * s.fullness) + 2.2 * s.fullness),
+            (
+                side * 30.0,
+                36.0,
+                9.0,
+                9.0,
+                -3.4 * s.cheekbones * (1.0 - 0.7 * s.fullness) + 2.2 * s.fullness,
+            ),
         ]
     return bumps
 
@@ -232,7 +274,12 @@ class View:
         self.size = size
         self.zoom = (size[0] / FRAME[0], size[1] / FRAME[1])
         self.unit = pose.scale * 0.5 * (self.zoom[0] + self.zoom[1])  # pixels for one head unit
-        cy, sy, cp, sp = math.cos(pose.yaw), math.sin(pose.yaw), math.cos(pose.pitch), math.sin(pose.pitch)
+        cy, sy, cp, sp = (
+            math.cos(pose.yaw),
+            math.sin(pose.yaw),
+            math.cos(pose.pitch),
+            math.sin(pose.pitch),
+        )
         turn = np.array([[cy, 0.0, sy], [0.0, 1.0, 0.0], [-sy, 0.0, cy]])
         nod = np.array([[1.0, 0.0, 0.0], [0.0, cp, -sp], [0.0, sp, cp]])
         self.rotation = nod @ turn
@@ -251,13 +298,19 @@ class View:
         return flat + self._offset
 
     def unproject(self, head: Head, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Head (x, y, z) of the surface seen at every `step`-th pixel: three arrays [ceil(H/step), ceil(W/step)].
+        """Head (x, y, z) of the surface seen at every `step`-th pixel: three arrays [ceil(H/step),
+        ceil(W/step)].
 
-        The surface is met by fixed-point iteration, which converges for the small angles of `Pose` sampling.
+        The surface is met by fixed-point iteration, which converges for the small angles of `Pose`
+        sampling.
         """
         w, h = self.size
-        px = (np.arange(0, w + step - 1, step)[: -(-w // step)] + 0.5 * step) / self.zoom[0] - self.origin[0]
-        py = (np.arange(0, h + step - 1, step)[: -(-h // step)] + 0.5 * step) / self.zoom[1] - self.origin[1]
+        px = (np.arange(0, w + step - 1, step)[: -(-w // step)] + 0.5 * step) / self.zoom[
+            0
+        ] - self.origin[0]
+        py = (np.arange(0, h + step - 1, step)[: -(-h // step)] + 0.5 * step) / self.zoom[
+            1
+        ] - self.origin[1]
         gx, gy = np.meshgrid(px.astype(np.float32), py.astype(np.float32))
         back = np.linalg.inv(self.plane)
         u = (back[0, 0] * gx + back[0, 1] * gy + self.center[0]).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Hair on the head and on the face. Hair is a sheet between an outer and an inner curve; its strands run in between."""
+"""Hair on the head: a sheet between an outer and an inner curve, strands in between."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from .canvas import Mask, ribbon, ribbons
-from .geometry import resample, spline
+from .geometry import moved, resample, spline
 from .stage import Stage, ellipse, mix
 
 _SAMPLES = 30
@@ -15,7 +15,8 @@ _TAPER = np.interp(np.linspace(0.0, 1.0, _SAMPLES), [0.0, 0.14, 0.4, 1.0], [0.15
 
 
 def _sheet(stage: Stage, side: float) -> tuple[np.ndarray, np.ndarray]:
-    """Outer and inner curve (pixels) of the hair on one side of the parting, from the parting to the ends."""
+    """Outer and inner curve (pixels) of the hair on one side of the parting, from the parting to
+    the ends."""
     hair, w = stage.face.hair, stage.face.shape.width
     top = -77.0 - hair.volume
     part = hair.part * side  # in the side's own frame, where x grows outward
@@ -24,19 +25,31 @@ def _sheet(stage: Stage, side: float) -> tuple[np.ndarray, np.ndarray]:
     temple = (0.60 * w, line - 2.0) if hair.recede else (0.72 * w, hair.hairline + 13.0)
     start_out, start_in = (part, top), (part, line - 1.0)
     if hair.cut in ("short", "up", "bald"):
-        outer = [start_out, (0.50 * w + 0.4 * part, top + 4.0), (wide - 3.0, -48.0), (w + 2.6, -20.0), (w + 0.6, 2.0)]
-        inner = [start_in, (0.36 * w + 0.5 * part, line + 1.0), temple, (0.90 * w, -20.0), (0.955 * w, 2.0)]
+        outer = [
+            start_out,
+            (0.50 * w + 0.4 * part, top + 4.0),
+            (wide - 3.0, -48.0),
+            (w + 2.6, -20.0),
+            (w + 0.6, 2.0),
+        ]
+        inner = [
+            start_in,
+            (0.36 * w + 0.5 * part, line + 1.0),
+            temple,
+            (0.90 * w, -20.0),
+            (0.955 * w, 2.0),
+        ]
     else:
         end = hair.length
-        flare = 5.0 if hair.cut == "long" else 1.0
+        flare, inward = (5.0, 0.0) if hair.cut == "long" else (1.0, 6.0)
         tuck = (1.0 - 0.10 * hair.in_front) * w
         outer = [
             start_out, (0.52 * w + 0.4 * part, top + 3.0), (wide - 1.0, -46.0), (wide + 3.0, -8.0),
-            (wide + 3.0 + flare, 0.5 * end), (wide + flare * 1.5 - (6.0 if hair.cut == "bob" else 0.0), end),
+            (wide + 3.0 + flare, 0.5 * end), (wide + 1.5 * flare - inward, end),
         ]  # fmt: skip
         inner = [
-            start_in, (0.34 * w + 0.5 * part, line + 2.0), temple, (0.93 * w, -14.0), (tuck, 0.45 * end),
-            (tuck * (0.98 if hair.cut == "long" else 0.94), end - 2.0),
+            start_in, (0.34 * w + 0.5 * part, line + 2.0), temple, (0.93 * w, -14.0),
+            (tuck, 0.45 * end), (tuck * (0.98 if hair.cut == "long" else 0.94), end - 2.0),
         ]  # fmt: skip
     flip = np.array([side, 1.0])
     curves = []
@@ -50,8 +63,11 @@ def _sheet(stage: Stage, side: float) -> tuple[np.ndarray, np.ndarray]:
     return curves[0], curves[1]
 
 
-def _wave(stage: Stage, curves: np.ndarray, phase: np.ndarray | float, strength: np.ndarray | float) -> np.ndarray:
-    """Bend strands [S,P,2] sideways, more toward their ends; phase and strength for each strand or for all."""
+def _wave(
+    stage: Stage, curves: np.ndarray, phase: np.ndarray | float, strength: np.ndarray | float
+) -> np.ndarray:
+    """Bend strands [S,P,2] sideways, more toward their ends; phase and strength for each strand or
+    for all."""
     if stage.face.hair.wave <= 0.0:
         return curves
     s = np.linspace(0.0, 1.0, curves.shape[1])
@@ -59,16 +75,25 @@ def _wave(stage: Stage, curves: np.ndarray, phase: np.ndarray | float, strength:
     normal = (reach[:, 2:] - reach[:, :-2])[..., ::-1] * (-1.0, 1.0)
     normal /= np.sqrt((normal * normal).sum(axis=2, keepdims=True)) + 1e-9
     phase, strength = np.atleast_1d(phase)[:, None], np.atleast_1d(strength)[:, None]
-    bend = strength * stage.view.unit * np.clip(s * 2.0 - 0.15, 0.0, 1.0) * np.sin(2 * math.pi * (3.4 * s + phase))
+    bend = (
+        strength
+        * stage.view.unit
+        * np.clip(s * 2.0 - 0.15, 0.0, 1.0)
+        * np.sin(2 * math.pi * (3.4 * s + phase))
+    )
     return curves + normal * bend[..., None]
 
 
-def _paint(stage: Stage, body: list[np.ndarray], strands: list[np.ndarray], level: float = 1.0) -> Mask:
+def _paint(
+    stage: Stage, body: list[np.ndarray], strands: list[np.ndarray], level: float = 1.0
+) -> Mask:
     """Fill a sheet and its strands with shades of the hair's colour."""
     canvas, hair, rng = stage.canvas, stage.face.hair, stage.rng
     shapes = body + strands
     spread = 0.10 + 0.13 * hair.mess
-    tones = np.concatenate([np.full(len(body), 0.46), np.clip(rng.normal(0.5, spread, len(strands)), 0.12, 0.95)])
+    tones = np.concatenate(
+        [np.full(len(body), 0.46), np.clip(rng.normal(0.5, spread, len(strands)), 0.12, 0.95)]
+    )
     cover, tone = canvas.tones(shapes, tones)
     color = np.array(hair.color, dtype=np.float32)
     window = cover.window
@@ -86,12 +111,21 @@ def _strand_set(
     """Outline and strands of a sheet between two curves."""
     hair, rng = stage.face.hair, stage.rng
     phase, wave = rng.uniform(), hair.wave
-    edges = _wave(stage, np.stack([outer, inner]), np.array([phase, phase + 0.3]), np.array([wave, 0.6 * wave]))
-    t = rng.permutation(np.linspace(0.0, 1.0, count)) + rng.normal(0.0, 0.02 + 0.02 * hair.mess, count)
+    edges = _wave(
+        stage,
+        np.stack([outer, inner]),
+        np.array([phase, phase + 0.3]),
+        np.array([wave, 0.6 * wave]),
+    )
+    t = rng.permutation(np.linspace(0.0, 1.0, count)) + rng.normal(
+        0.0, 0.02 + 0.02 * hair.mess, count
+    )
     t = np.clip(t, -0.02, 1.0)[:, None, None]
     curves = outer * (1.0 - t) + inner * t
     t = t[:, 0, 0]
-    curves = _wave(stage, curves, phase + 0.3 * t + rng.normal(0.0, 0.02, count), wave * (1.0 - 0.4 * t))
+    curves = _wave(
+        stage, curves, phase + 0.3 * t + rng.normal(0.0, 0.02, count), wave * (1.0 - 0.4 * t)
+    )
     widths = rng.uniform(0.9, 2.4, count)[:, None] * stage.view.unit * _TAPER
     return [np.concatenate([edges[0], edges[1][::-1]])], list(ribbons(curves, widths))
 
@@ -105,7 +139,10 @@ def draw_back_hair(stage: Stage) -> None:
     if hair.cut == "up":
         w = stage.face.shape.width
         bun = stage.flat(ellipse(hair.part * 0.3, -84.0 - hair.volume, 0.36 * w, 13.0), -25.0)
-        mids = [stage.flat(ellipse(hair.part * 0.3, -84.0 - hair.volume, 0.36 * w * k, 13.0 * k), -25.0) for k in (0.82, 0.6, 0.36)]
+        mids = [
+            stage.flat(ellipse(hair.part * 0.3, -84.0 - hair.volume, 0.36 * w * k, 13.0 * k), -25.0)
+            for k in (0.82, 0.6, 0.36)
+        ]
         rings = [ribbon(np.concatenate([m, m[:3]]), 1.6 * stage.view.unit) for m in mids]
         _paint(stage, [bun], rings, 0.85)
     if hair.cut in ("long", "bob"):
@@ -150,14 +187,22 @@ def _draw_bangs(stage: Stage) -> None:
     ends = np.stack([x * w + 0.25 * hair.part, hair.bangs + 9.0 * x * x + drop], axis=1)
     mids = np.stack([0.92 * x * w + 0.3 * hair.part, np.full(len(x), -52.0)], axis=1)
     starts = np.stack([0.55 * x * w + 0.5 * hair.part, np.full(len(x), top + 9.0)], axis=1)
-    curves = np.stack([spline(np.stack(knots), 7) for knots in zip(starts, mids, ends, strict=True)])
+    curves = np.stack(
+        [spline(np.stack(knots), 7) for knots in zip(starts, mids, ends, strict=True)]
+    )
     flat = curves.reshape(-1, 2)
     z = np.minimum(stage.head.depth(flat[:, 0], flat[:, 1]), 44.0) + 3.0
-    paths = _wave(stage, stage.view.project(flat, z).reshape(curves.shape), 0.1 * x, 0.4 * hair.wave)
-    widths = rng.uniform(0.8, 1.5, len(x))[:, None] * np.linspace(2.4, 0.7, paths.shape[1]) * stage.view.unit
+    paths = _wave(
+        stage, stage.view.project(flat, z).reshape(curves.shape), 0.1 * x, 0.4 * hair.wave
+    )
+    widths = (
+        rng.uniform(0.8, 1.5, len(x))[:, None]
+        * np.linspace(2.4, 0.7, paths.shape[1])
+        * stage.view.unit
+    )
     strands = ribbons(paths, widths)
     body = np.concatenate([paths[0], paths[1:-1, -1] - (0, 2.0), paths[-1][::-1], paths[::-1, 0]])
-    low = body + (0.0, 2.2 * stage.view.unit)
+    low = moved(body, 0.0, 2.2 * stage.view.unit)
     canvas.shade(canvas.mask(low, 2.0).within(stage.cover), (0.66, 0.56, 0.54), 0.6)
     order = rng.permutation(len(strands))
     _paint(stage, [body], [strands[i] for i in order], 1.02)
@@ -176,62 +221,7 @@ def _shine(stage: Stage, sheet: Mask) -> None:
     canvas.shade(band, 1.5, hair.shine)
     canvas.fill(band, mix(hair.color, (1.0, 1.0, 1.0), 0.4), 0.10 * hair.shine)
     for s in (-1.0, 1.0):
-        edge = canvas.mask(stage.flat(ellipse(s * (w + 6.0), -20.0, 9.0, 60.0), 0.0), 6.0).within(full)
+        edge = canvas.mask(stage.flat(ellipse(s * (w + 6.0), -20.0, 9.0, 60.0), 0.0), 6.0).within(
+            full
+        )
         canvas.shade(edge, 0.68, float(np.clip(0.45 - 0.6 * s * lx, 0.0, 1.0)))
-
-
-def draw_facial_hair(stage: Stage) -> None:
-    """Stubble, beard, mustache, sideburns; the lips are drawn over them afterwards."""
-    beard, canvas, shape = stage.face.facial_hair, stage.canvas, stage.face.shape
-    color = np.array(stage.face.hair.brow_color)
-    jaw = stage.head.landmarks
-    my, mw, n, w = shape.mouth_y, shape.mouth_width, shape.nose_length, shape.width
-    bottom = my + shape.lower_lip + 0.64 * shape.mouth_open
-    cheeks = [(0.80 * w, 30.0), (0.55 * w, 39.0), (mw + 7.0, n + 8.0), (8.0, n + 4.0)]
-    full = np.concatenate([jaw[3:14] * (0.985, 1.0) + (0.0, 1.0), cheeks, [(-x, y) for x, y in reversed(cheeks)]])
-    if beard.stubble:
-        area = canvas.mask(stage.surface(full), 3.0).within(stage.cover).within(stage.lips, outside=True)
-        grain = np.clip(1.0 + 0.35 * stage.rng.normal(size=area.alpha.shape).astype(np.float32), 0.2, 1.8)
-        canvas.fill(Mask(area.alpha * grain, area.x0, area.y0), mix(color, stage.face.skin.color, 0.18), beard.stubble)
-    if beard.full:
-        _draw_tuft(stage, full, 90, color, 0.90, stage.cover)
-    elif beard.goatee:
-        chin = np.array([(-9.0, bottom + 2.5), (0.0, bottom + 3.5), (9.0, bottom + 2.5), (13.5, bottom + 10.0), (10.0, shape.chin + 1.0),
-                         (0.0, shape.chin + 3.0), (-10.0, shape.chin + 1.0), (-13.5, bottom + 10.0)])  # fmt: skip
-        _draw_tuft(stage, chin, 46, color, 0.92 * beard.goatee, None)
-    if beard.mustache:
-        lip = my - shape.upper_lip - 0.36 * shape.mouth_open
-        edge = my - 3.0 * shape.smile + 2.5
-        half = [(0.0, n + 4.2), (6.5, n + 4.0), (mw - 1.0, lip + 0.5), (mw + 3.0, edge), (mw - 2.0, lip + 2.6), (4.0, lip + 1.5)]
-        both = np.array(half + [(-x, y) for x, y in reversed(half)])
-        _draw_tuft(stage, both, 46, color, 0.95 * beard.mustache, None)
-    if beard.sideburns:
-        for s in (-1.0, 1.0):
-            strip = np.array([(s * 0.99 * w, -14.0), (s * 0.80 * w, -14.0), (s * 0.82 * w, 18.0), (s * 0.78 * w, 34.0), (s * 0.96 * w, 34.0)])
-            _draw_tuft(stage, strip, 24, color, 0.92 * beard.sideburns, stage.cover)
-
-
-def _draw_tuft(
-    stage: Stage, area: np.ndarray, count: int, color: np.ndarray, opacity: float, clip: np.ndarray | None
-) -> None:
-    """A patch of short hair that grows downward."""
-    canvas, rng = stage.canvas, stage.rng
-    canvas.fill(canvas.mask(stage.surface(spline(area, 3, closed=True)), 1.1).within(clip), color, 0.80 * opacity)
-    low, high = area.min(axis=0), area.max(axis=0)
-    roots = rng.uniform(low, high, (count, 2))
-    growth = np.stack([0.03 * roots[:, 0] + rng.normal(0.0, 0.7, count), rng.uniform(2.0, 4.5, count)], axis=1)
-    inside = _inside(area, roots)
-    hairs = stage.hairs(roots[inside], (roots + growth)[inside], 0.7)
-    half = len(hairs) // 2
-    canvas.fill(canvas.mask(hairs[:half], 0.15).within(clip), color * 0.6, 0.6 * opacity)
-    canvas.fill(canvas.mask(hairs[half:], 0.15).within(clip), np.clip(color * 1.5 + 0.03, 0, 1), 0.45 * opacity)
-
-
-def _inside(polygon: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Which points [S,2] lie in a polygon [P,2], by the even-odd rule: bool [S]."""
-    a, b = polygon[None], np.roll(polygon, -1, axis=0)[None]
-    x, y = points[:, :1], points[:, 1:]
-    crosses = (a[..., 1] > y) != (b[..., 1] > y)
-    rise = np.where(crosses, b[..., 1] - a[..., 1], 1.0)
-    left = x < (b[..., 0] - a[..., 0]) * (y - a[..., 1]) / rise + a[..., 0]
-    return np.count_nonzero(crosses & left, axis=1) % 2 == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import accessories, features, hair, scene, skin
+from . import accessories, beard, features, hair, scene, skin
 from .face import Face
 from .geometry import EYE_X, Head, View, project_landmarks
 from .stage import Stage
@@ -18,7 +18,7 @@ _LAYERS = (
     scene.draw_ears,
     skin.draw_face,
     features.draw_blush,
-    hair.draw_facial_hair,
+    beard.draw_facial_hair,
     features.draw_nose,
     features.draw_mouth,
     features.draw_eyes,
@@ -51,7 +51,8 @@ def face_landmarks(face: Face, size: tuple[int, int] = DEFAULT_SIZE) -> np.ndarr
 def render_face(face: Face, size: tuple[int, int] = DEFAULT_SIZE) -> tuple[np.ndarray, np.ndarray]:
     """Draw a face.
 
-    The frame is CelebA's aligned one (178×218, the pupils at about (69, 111) and (108, 111)), stretched to `size`.
+    The frame is CelebA's aligned one (178×218, the pupils at about (69, 111) and (108, 111)),
+    stretched to `size`.
 
     Args:
         face: what to draw, see `sample_face`.
@@ -59,8 +60,8 @@ def render_face(face: Face, size: tuple[int, int] = DEFAULT_SIZE) -> tuple[np.nd
 
     Returns:
         image: uint8 [height, width, 3], sRGB.
-        landmarks: float32 [68,2], dlib's order, (x, y) in pixels, continuous coordinates: the image spans
-            [0, width] × [0, height].
+        landmarks: float32 [68,2], dlib's order, (x, y) in pixels, continuous coordinates: the
+            image spans [0, width] × [0, height].
 
     Raises:
         ValueError: a bad size.
@@ -68,7 +69,9 @@ def render_face(face: Face, size: tuple[int, int] = DEFAULT_SIZE) -> tuple[np.nd
     """
     stage = Stage(face, check_size(size))
     for number, draw in enumerate(_LAYERS):
-        stage.rng = np.random.default_rng([face.texture, number])  # what one layer draws does not move the next one's
+        stage.rng = np.random.default_rng(
+            [face.texture, number]
+        )  # what one layer draws does not move the next one's
         draw(stage)
     return _expose(stage), stage.landmarks
 
@@ -80,13 +83,18 @@ def _expose(stage: Stage) -> np.ndarray:
     h, w = canvas.height, canvas.width
     gx = np.linspace(-1.0, 1.0, w, dtype=np.float32)[None, :] * np.float32(light.gradient[0])
     gy = np.linspace(-1.0, 1.0, h, dtype=np.float32)[:, None] * np.float32(light.gradient[1])
-    image = image * ((1.0 + gx + gy)[..., None] * (np.array(light.tint, dtype=np.float32) * np.float32(light.brightness)))
+    image = image * (
+        (1.0 + gx + gy)[..., None]
+        * (np.array(light.tint, dtype=np.float32) * np.float32(light.brightness))
+    )
     gray = image @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     image = gray[..., None] + (image - gray[..., None]) * np.float32(light.saturation)
     if light.blur > 0:
         picture = canvas.image_module.fromarray((np.clip(image, 0, 1) * 255).astype(np.uint8))
         picture = picture.filter(canvas.filter_module.GaussianBlur(light.blur * stage.view.unit))
         image = np.asarray(picture, dtype=np.float32) / 255.0
-    grain = np.random.default_rng(stage.face.texture + 1).standard_normal((h, w, 1), dtype=np.float32)
+    grain = np.random.default_rng(stage.face.texture + 1).standard_normal(
+        (h, w, 1), dtype=np.float32
+    )
     image = image + grain * np.float32(light.noise)
     return (np.clip(image, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)

@@ -1,5 +1,6 @@
-"""From (seed, index) to a `Face`. Each part of a face has a random stream of its own and takes the same number of draws
-whatever the attributes say, so that switching one attribute leaves everything else as it was."""
+"""From (seed, index) to a `Face`. Each part of a face has a random stream of its own and takes the
+same number of draws whatever the attributes say, so that switching one attribute leaves everything
+else as it was."""
 
 from __future__ import annotations
 
@@ -11,16 +12,29 @@ import numpy as np
 
 from .attributes import Cooccurrence, sample_attributes
 from .canvas import Color
-from .face import Accessories, Eyes, Face, FacialHair, Hair, Light, Lips, Lipstick, Makeup, Scene, Skin
+from .face import (
+    Accessories,
+    Eyes,
+    Face,
+    FacialHair,
+    Hair,
+    Light,
+    Lips,
+    Lipstick,
+    Makeup,
+    Scene,
+    Skin,
+)
 from .geometry import Pose, Shape
 
 _STREAMS = (
-    "attributes", "pose", "shape", "skin", "light", "lips", "lipstick", "makeup", "eyes", "hair", "facial_hair",
-    "accessories", "scene", "texture",
+    "attributes", "pose", "shape", "skin", "light", "lips", "lipstick", "makeup", "eyes", "hair",
+    "facial_hair", "accessories", "scene", "texture",
 )  # fmt: skip
 
-# Subtlety of lipstick: share of the nude family, and the range its opacity is drawn from. With the natural variation of
-# lips (`_lips`) and of light this is what makes lipstick harder to see than eye make-up.
+# Subtlety of lipstick: share of the nude family, and the range its opacity is drawn from. With the
+# natural variation of lips (`_lips`) and of light this is what makes lipstick harder to see than
+# eye make-up.
 NUDE_SHARE = 0.25
 LIPSTICK_OPACITY = (0.40, 0.95)
 MAKEUP_STRENGTH = (0.45, 0.95)
@@ -59,7 +73,8 @@ def sample_face(
         seed: seed of the whole set, ≥ 0.
         index: number of the face within the set, from 0.
         cooccurrence: agreement of attribute pairs, see `resolve_cooccurrence`.
-        attributes: attributes to set by hand; parts of the face that do not depend on them stay as they were.
+        attributes: attributes to set by hand; parts of the face that do not depend on them stay as
+            they were.
 
     Raises:
         ValueError: a negative seed or index, or bad attributes.
@@ -78,7 +93,9 @@ def sample_face(
         skin=skin,
         light=_light(rng["light"], on),
         lips=_lips(rng["lips"], np.array(skin.color)),
-        lipstick=_lipstick(rng["lipstick"], np.array(skin.color)) if on["Wearing_Lipstick"] else None,
+        lipstick=_lipstick(rng["lipstick"], np.array(skin.color))
+        if on["Wearing_Lipstick"]
+        else None,
         makeup=_makeup(rng["makeup"], tone) if on["Heavy_Makeup"] else None,
         eyes=_eyes(rng["eyes"], tone),
         hair=hair,
@@ -125,7 +142,8 @@ def _shape(rng: np.random.Generator, on: Mapping[str, bool]) -> Shape:
         brow_thickness=brow,
         brow_ridge=0.7 * male + 0.2 * u[6],
         eye_width=8.9 + 0.35 * g[5] - 0.3 * male,
-        eye_open=((0.50 + 0.08 * u[7]) if on["Narrow_Eyes"] else 1.0 + 0.09 * g[6]) * (0.92 if smiling else 1.0),
+        eye_open=((0.50 + 0.08 * u[7]) if on["Narrow_Eyes"] else 1.0 + 0.09 * g[6])
+        * (0.92 if smiling else 1.0),
         eye_tilt=0.55 * g[7] + 0.1,
         nose_length=27.8 + 1.1 * g[8] + (0.8 if male else 0.0) + (1.6 if on["Big_Nose"] else 0.0),
         nose_width=((1.26 + 0.14 * u[8]) if on["Big_Nose"] else 0.96 + 0.05 * g[9]) + 0.05 * male,
@@ -148,7 +166,9 @@ def _skin(rng: np.random.Generator, on: Mapping[str, bool]) -> tuple[Skin, float
     if on["Pale_Skin"]:
         tone = 0.0
     at = tone * (len(_SKIN_RAMP) - 1)
-    color = np.array([np.interp(at, np.arange(len(_SKIN_RAMP)), _SKIN_RAMP[:, c]) for c in range(3)])
+    color = np.array(
+        [np.interp(at, np.arange(len(_SKIN_RAMP)), _SKIN_RAMP[:, c]) for c in range(3)]
+    )
     color = color * (1.0 + 0.02 * g[0]) + np.array([0.008, 0.0, -0.012]) * g[1]
     if on["Pale_Skin"]:
         color = 0.80 * color + 0.20 * np.array([0.99, 0.96, 0.955])
@@ -191,7 +211,12 @@ def _lips(rng: np.random.Generator, skin: np.ndarray) -> Lips:
     pink = 0.5 * brown + 0.5 * rosy
     color = brown + (pink - brown) * 1.5 * u[0] ** 1.2
     color = color * (0.95 + 0.11 * u[1])
-    return Lips(natural=_rgb(color), edge=0.55 + 0.6 * u[2], creases=0.05 + 0.10 * u[3], sheen=0.08 + 0.30 * u[4])
+    return Lips(
+        natural=_rgb(color),
+        edge=0.55 + 0.6 * u[2],
+        creases=0.05 + 0.10 * u[3],
+        sheen=0.08 + 0.30 * u[4],
+    )
 
 
 def _lipstick(rng: np.random.Generator, skin: np.ndarray) -> Lipstick:
@@ -208,21 +233,27 @@ def _lipstick(rng: np.random.Generator, skin: np.ndarray) -> Lipstick:
     else:  # plums, berries, browns
         color = np.array(_hsv(0.90 + 0.10 * u[1], 0.45 + 0.25 * u[2], 0.36 + 0.20 * u[3]))
     low, high = LIPSTICK_OPACITY
-    return Lipstick(color=_rgb(color), opacity=float(low + (high - low) * u[4]), gloss=float(0.1 + 0.55 * u[5]))
+    return Lipstick(
+        color=_rgb(color), opacity=float(low + (high - low) * u[4]), gloss=float(0.1 + 0.55 * u[5])
+    )
 
 
 _SHADOWS: tuple[Color, ...] = (
-    (0.24, 0.20, 0.22), (0.38, 0.24, 0.18), (0.42, 0.20, 0.40), (0.20, 0.30, 0.52), (0.16, 0.40, 0.38),
-    (0.66, 0.46, 0.22), (0.62, 0.32, 0.40),
+    (0.24, 0.20, 0.22), (0.38, 0.24, 0.18), (0.42, 0.20, 0.40), (0.20, 0.30, 0.52),
+    (0.16, 0.40, 0.38), (0.66, 0.46, 0.22), (0.62, 0.32, 0.40),
 )  # fmt: skip
 
 
 def _makeup(rng: np.random.Generator, tone: float) -> Makeup:
     u = rng.uniform(size=8)
-    shadow = np.array(_SHADOWS[int(u[0] * len(_SHADOWS))]) * (0.9 + 0.25 * u[1]) * (1.0 - 0.3 * tone)
+    shadow = (
+        np.array(_SHADOWS[int(u[0] * len(_SHADOWS))]) * (0.9 + 0.25 * u[1]) * (1.0 - 0.3 * tone)
+    )
     low, high = MAKEUP_STRENGTH
     strength = low + (high - low) * u[2]
-    blush = np.array([0.86, 0.36, 0.40]) * (1.0 - 0.35 * tone) + np.array([0.0, 0.06, -0.02]) * (2 * u[3] - 1)
+    blush = np.array([0.86, 0.36, 0.40]) * (1.0 - 0.35 * tone) + np.array([0.0, 0.06, -0.02]) * (
+        2 * u[3] - 1
+    )
     return Makeup(
         shadow=_rgb(shadow),
         shadow_opacity=float(strength * (0.75 + 0.25 * u[4])),
@@ -235,7 +266,8 @@ def _makeup(rng: np.random.Generator, tone: float) -> Makeup:
 
 
 _IRISES: tuple[Color, ...] = (
-    (0.20, 0.12, 0.08), (0.32, 0.20, 0.11), (0.42, 0.31, 0.16), (0.33, 0.42, 0.28), (0.33, 0.47, 0.60), (0.44, 0.50, 0.54),
+    (0.20, 0.12, 0.08), (0.32, 0.20, 0.11), (0.42, 0.31, 0.16), (0.33, 0.42, 0.28),
+    (0.33, 0.47, 0.60), (0.44, 0.50, 0.54),
 )  # fmt: skip
 
 
@@ -306,7 +338,8 @@ def _accessories(rng: np.random.Generator, on: Mapping[str, bool]) -> Accessorie
     u = rng.uniform(size=16)
     dark = on["Sunglasses"]
     frames: tuple[Color, ...] = (
-        (0.08, 0.08, 0.09), (0.25, 0.15, 0.09), (0.55, 0.53, 0.50), (0.45, 0.10, 0.12), (0.12, 0.18, 0.35),
+        (0.08, 0.08, 0.09), (0.25, 0.15, 0.09), (0.55, 0.53, 0.50), (0.45, 0.10, 0.12),
+        (0.12, 0.18, 0.35),
     )  # fmt: skip
     return Accessories(
         glasses="dark" if dark else "clear" if on["Eyeglasses"] else "",

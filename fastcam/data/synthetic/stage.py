@@ -1,9 +1,9 @@
-"""What every drawing function needs: the canvas, the projected head, its light, and a few coverages."""
+"""What every drawing function needs: the canvas, the projected head, its light, and a few
+coverages."""
 
 from __future__ import annotations
 
 import math
-from typing import Union
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from .canvas import Canvas, Color, Mask, ribbons
 from .face import Face
 from .geometry import EYE_X, Head, View, mirrored, project_landmarks, spline
 
-Points = Union[np.ndarray, list[tuple[float, float]]]
+Points = np.ndarray | list[tuple[float, float]]
 
 
 class Stage:
@@ -24,7 +24,8 @@ class Stage:
         light: float32 [H,W,3], the factor that light puts on a colour of the face's surface.
         gloss: float32 [H,W], the face's specular highlight for a gloss of one.
         cover: float32 [H,W], coverage of the face from the jaw to the skull.
-        lips: float32 [H,W], coverage of the lips and the mouth, a little widened: nothing but the mouth is drawn there.
+        lips: float32 [H,W], coverage of the lips and the mouth, a little widened: nothing but the
+            mouth is drawn there.
     """
 
     def __init__(self, face: Face, size: tuple[int, int]):
@@ -54,12 +55,15 @@ class Stage:
         """An ellipse on the face's surface."""
         return self.canvas.mask(self.surface(ellipse(x, y, rx, ry)), blur)
 
-    def blobs(self, x: float, y: float, rx: float, ry: float, blur: float = 0.0, turn: float = 0.0) -> Mask:
+    def blobs(
+        self, x: float, y: float, rx: float, ry: float, blur: float = 0.0, turn: float = 0.0
+    ) -> Mask:
         """An ellipse on the viewer's right half of the face and its mirror image."""
         return self.canvas.mask(self.surface(mirrored(ellipse(x, y, rx, ry, turn))), blur)
 
     def stroke(self, points: Points, widths: float | list[float], blur: float = 0.3) -> Mask:
-        """A smooth line through `points` [P,2], or several [S,P,2]; `widths` in head units, spread evenly along it."""
+        """A smooth line through `points` [P,2], or several [S,P,2]; `widths` in head units, spread
+        evenly along it."""
         paths = spline(self.surface(points), 5)
         paths = paths if paths.ndim == 3 else paths[None]
         count = paths.shape[1]
@@ -70,8 +74,11 @@ class Stage:
         width *= self.view.unit
         return self.canvas.mask(ribbons(paths, np.broadcast_to(width, paths.shape[:2])), blur)
 
-    def hairs(self, roots: np.ndarray, tips: np.ndarray, width: float, tip_width: float | None = None) -> np.ndarray:
-        """Outlines [S,4,2] (pixels) of short straight hairs on the face's surface, from `roots` to `tips` [S,2]."""
+    def hairs(
+        self, roots: np.ndarray, tips: np.ndarray, width: float, tip_width: float | None = None
+    ) -> np.ndarray:
+        """Outlines [S,4,2] (pixels) of short straight hairs on the face's surface, from `roots` to
+        `tips` [S,2]."""
         ends = self.surface(np.stack([roots, tips], axis=1))
         widths = np.array([width, width if tip_width is None else tip_width]) * self.view.unit
         return ribbons(ends, np.broadcast_to(widths, ends.shape[:2]))
@@ -85,7 +92,9 @@ class Stage:
         step = max(1, round(2.0 * self.view.unit))
         x, y, z = self.view.unproject(self.head, step)
         r = self.view.rotation
-        toward = (r[2, 0] * x + r[2, 1] * y + r[2, 2] * z).astype(np.float32) * np.float32(self.view.unit)
+        toward = (r[2, 0] * x + r[2, 1] * y + r[2, 2] * z).astype(np.float32) * np.float32(
+            self.view.unit
+        )
         dy, dx = np.gradient(toward, float(step))
         length = np.sqrt(dx * dx + dy * dy + 1.0)
         lx, ly, lz = self.face.light.direction
@@ -105,7 +114,10 @@ def face_outline(head: Head) -> np.ndarray:
     """Jaw line and skull in head coordinates."""
     w = head.shape.width
     t = np.linspace(0.0, math.pi, 25)[1:-1]
-    top = np.stack([w * 0.99 * np.sign(np.cos(t)) * np.abs(np.cos(t)) ** 0.88, -76.0 * np.sin(t) ** 0.88], axis=1)
+    top = np.stack(
+        [w * 0.99 * np.sign(np.cos(t)) * np.abs(np.cos(t)) ** 0.88, -76.0 * np.sin(t) ** 0.88],
+        axis=1,
+    )
     return np.concatenate([spline(head.landmarks[:17], 4), top])
 
 
@@ -113,7 +125,9 @@ _ANGLES = np.arange(32) * (2.0 * math.pi / 32)
 _CIRCLE = (np.cos(_ANGLES), np.sin(_ANGLES))
 
 
-def ellipse(x: float, y: float, rx: float, ry: float, turn: float = 0.0, power: float = 2.0) -> np.ndarray:
+def ellipse(
+    x: float, y: float, rx: float, ry: float, turn: float = 0.0, power: float = 2.0
+) -> np.ndarray:
     """Super-ellipse with half axes `rx`, `ry`, turned by `turn` radians: [32,2]."""
     c, s = _CIRCLE
     if power != 2.0:

@@ -1,4 +1,5 @@
-"""Writes a synthetic set in CelebA's official layout: resumable, in parallel, never a half-written file."""
+"""Writes a synthetic set in CelebA's official layout: resumable, in parallel, never a half-written
+file."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from fastcam._extras import require
+from fastcam.regions.table import LandmarkSource, LandmarkTable
 
 from .attributes import ATTRIBUTES, Cooccurrence, resolve_cooccurrence
 from .render import DEFAULT_SIZE, check_size, face_landmarks, render_face
@@ -29,7 +31,6 @@ GENERATOR_VERSION = 1  # raise it whenever the same parameters give other pictur
 JPEG_QUALITY = 93
 MANIFEST = "synthetic.json"
 IMAGE_FOLDER = "img_align_celeba"
-TRUTH = 3  # the landmark table's code for ground truth
 _CHUNK = 16
 
 
@@ -54,27 +55,32 @@ def generate(
 ) -> Path:
     """Draw faces and write them as a data set in CelebA's official layout.
 
-    Writes `img_align_celeba/000001.jpg` …, `list_attr_celeba.txt`, `list_eval_partition.txt`, `landmarks68.npz` (true
-    68-point landmarks, source 3) and `synthetic.json` (the parameters). Image i depends on the parameters and on i alone,
-    not on the number of workers. A run that was stopped goes on where it stopped when it is called again with the same
-    parameters; with everything there already, only the tables are written again.
+    Writes `img_align_celeba/000001.jpg` …, `list_attr_celeba.txt`, `list_eval_partition.txt`,
+    `landmarks68.npz` (true 68-point landmarks, source 3) and `synthetic.json` (the parameters).
+    Image i depends on the parameters and on i alone, not on the number of workers. A run that was
+    stopped goes on where it stopped when it is called again with the same parameters; with
+    everything there already, only the tables are written again.
 
     Args:
         root: folder of the set; made if missing.
         num_images: how many faces.
         seed: seed of the set, ≥ 0.
         size: (width, height) of the images in pixels.
-        cooccurrence: {(a, b): p} with p = P(b | a) = P(not b | not a), or {(a, b): (P(b | a), P(b | not a))}, laid over
-            `DEFAULT_COOCCURRENCE`; see `resolve_cooccurrence`.
-        splits: shares of training, validation and test images, which follow one another in this order.
-        workers: processes; None for one for each available processor, 0 or 1 for none besides this one.
-        progress: True for a bar (if rich is installed and stderr is a terminal), or a function of (done, total).
+        cooccurrence: {(a, b): p} with p = P(b | a) = P(not b | not a), or {(a, b): (P(b | a), P(b
+            | not a))}, laid over `DEFAULT_COOCCURRENCE`; see `resolve_cooccurrence`.
+        splits: shares of training, validation and test images, which follow one another in this
+            order.
+        workers: processes; None for one for each available processor, 0 or 1 for none besides this
+            one.
+        progress: True for a bar (if rich is installed and stderr is a terminal), or a function of
+            (done, total).
 
     Returns:
         `root` as a Path.
 
     Raises:
-        ValueError: a bad argument, or `root` holds another data set, or one made with other parameters.
+        ValueError: a bad argument, or `root` holds another data set, or one made with other
+            parameters.
         ImportError: Pillow is missing (extra `train`).
     """
     require("PIL.Image", "train")
@@ -126,7 +132,9 @@ def image_name(index: int) -> str:
 def _split_counts(num_images: int, splits: tuple[float, float, float]) -> list[int]:
     shares = np.asarray(splits, dtype=np.float64)
     if shares.shape != (3,) or not np.all(shares >= 0) or abs(float(shares.sum()) - 1.0) > 1e-6:
-        raise ValueError(f"splits: expected three shares >= 0 that sum to 1 (train, valid, test), got {splits!r}")
+        raise ValueError(
+            f"splits: expected three shares >= 0 that sum to 1 (train, valid, test), got {splits!r}"
+        )
     ends = np.rint(np.cumsum(shares) * num_images).astype(int)
     return [int(n) for n in np.diff(ends, prepend=0)]
 
@@ -142,17 +150,26 @@ def _claim(root: Path, parameters: dict[str, object]) -> None:
             found = json.loads(manifest.read_text(encoding="utf-8"))
             before, old_digest = dict(found["parameters"]), str(found["sha256"])
         except (ValueError, KeyError, TypeError):
-            raise ValueError(f"root: {manifest} is not a manifest of synthetic faces; choose another folder") from None
+            raise ValueError(
+                f"root: {manifest} is not a manifest of synthetic faces; choose another folder"
+            ) from None
         if old_digest != digest:
             other = [k for k in parameters if before.get(k) != parameters[k]]
-            told = "; ".join(f"{k} was {before.get(k)!r}, now {parameters[k]!r}" for k in other) or "hash differs"
+            told = (
+                "; ".join(f"{k} was {before.get(k)!r}, now {parameters[k]!r}" for k in other)
+                or "hash differs"
+            )
             raise ValueError(
-                f"root: {root} holds faces made with other parameters ({told}); choose another folder or delete this one"
+                f"root: {root} holds faces made with other parameters ({told}); "
+                "choose another folder or delete this one"
             )
         return
     for name in (IMAGE_FOLDER, f"{IMAGE_FOLDER}.zip", "list_attr_celeba.txt"):
         if (root / name).exists():
-            raise ValueError(f"root: {root} holds another data set ({name} without {MANIFEST}); choose another folder")
+            raise ValueError(
+                f"root: {root} holds another data set ({name} without {MANIFEST}); "
+                "choose another folder"
+            )
     root.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"parameters": parameters, "sha256": digest}, indent=2) + "\n"
     _write_atomically(manifest, text.encode())
@@ -165,7 +182,8 @@ def _write_atomically(path: Path, data: bytes) -> None:
 
 
 def _is_whole(path: Path) -> bool:
-    """A JPEG that ends as one should. Ours always do; a file cut off by a full disk or a copy does not."""
+    """A JPEG that ends as one should. Ours always do; a file cut off by a full disk or a copy does
+    not."""
     try:
         with path.open("rb") as file:
             file.seek(-2, os.SEEK_END)
@@ -180,13 +198,15 @@ def _make_chunk(job: _Job, chunk: range) -> tuple[range, np.ndarray, np.ndarray]
     for index in chunk:
         face = sample_face(job.seed, index, cooccurrence=dict(job.cooccurrence))
         path = Path(job.folder) / image_name(index)
-        if not _is_whole(path):
-            image, _ = render_face(face, job.size)
+        if _is_whole(path):
+            points = face_landmarks(face, job.size)
+        else:
+            image, points = render_face(face, job.size)
             buffer = BytesIO()
             image_module.fromarray(image).save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
             _write_atomically(path, buffer.getvalue())
         labels.append(list(face.attributes.values()))
-        landmarks.append(face_landmarks(face, job.size))
+        landmarks.append(points)
     return chunk, np.array(labels, dtype=bool), np.stack(landmarks)
 
 
@@ -195,7 +215,11 @@ def _run(
 ) -> Iterator[tuple[range, np.ndarray, np.ndarray]]:
     """Results of `_make_chunk` as they come, with few chunks in flight so that a stop is prompt."""
     if workers is None:
-        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = (
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1
+        )
     workers = min(workers, len(chunks))
     if workers <= 1:
         for chunk in chunks:
@@ -206,7 +230,9 @@ def _run(
     todo = iter(chunks)
     pending: set[Future[tuple[range, np.ndarray, np.ndarray]]] = set()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork.*", category=DeprecationWarning)
+        warnings.filterwarnings(
+            "ignore", message=".*multi-threaded, use of fork.*", category=DeprecationWarning
+        )
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
             try:
                 for chunk in todo:
@@ -238,11 +264,22 @@ def _progress(progress: bool | Progress, total: int) -> Iterator[Callable[[int],
     if progress and sys.stderr.isatty():
         try:
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                TextColumn,
+                TimeRemainingColumn,
+            )
         except ImportError:
             yield lambda step: None
             return
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=Console(stderr=True)) as bar:
             task = bar.add_task("drawing faces", total=total)
             yield lambda step: bar.advance(task, step)
@@ -250,20 +287,22 @@ def _progress(progress: bool | Progress, total: int) -> Iterator[Callable[[int],
     yield lambda step: None
 
 
-def _write_tables(root: Path, labels: np.ndarray, landmarks: np.ndarray, counts: list[int], size: tuple[int, int]) -> None:
+def _write_tables(
+    root: Path, labels: np.ndarray, landmarks: np.ndarray, counts: list[int], size: tuple[int, int]
+) -> None:
     names = [image_name(i) for i in range(len(labels))]
-    rows = [f"{name} " + " ".join("1" if v else "-1" for v in row) for name, row in zip(names, labels, strict=True)]
+    rows = [
+        f"{name} " + " ".join("1" if v else "-1" for v in row)
+        for name, row in zip(names, labels, strict=True)
+    ]
     text = "\n".join([str(len(names)), " ".join(ATTRIBUTES), *rows]) + "\n"
     _write_atomically(root / "list_attr_celeba.txt", text.encode())
     part = np.repeat([0, 1, 2], counts)
     text = "\n".join(f"{name} {p}" for name, p in zip(names, part, strict=True)) + "\n"
     _write_atomically(root / "list_eval_partition.txt", text.encode())
-    buffer = BytesIO()
-    np.savez(
-        buffer,
+    LandmarkTable(
         name=np.array(names),
         landmarks=landmarks,
-        source=np.full(len(names), TRUTH, dtype=np.uint8),
+        source=np.full(len(names), LandmarkSource.GROUND_TRUTH, dtype=np.uint8),
         size=np.tile(np.array(size, dtype=np.int32), (len(names), 1)),
-    )
-    _write_atomically(root / "landmarks68.npz", buffer.getvalue())
+    ).save(root / "landmarks68.npz")
