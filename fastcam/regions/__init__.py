@@ -7,6 +7,7 @@ them into the grid [N, H, W] that ``fastcam.functional.cam_iou_loss`` takes.
 
 from __future__ import annotations
 
+from fastcam.regions.detect import ImageReader, detect_landmarks
 from fastcam.regions.region import REGION_NAMES, Region, grids, rectangles
 from fastcam.regions.table import LandmarkSource, LandmarkTable
 from fastcam.regions.template import (
@@ -22,9 +23,11 @@ __all__ = [
     "MIRROR_68",
     "REGION_NAMES",
     "TEMPLATE_SIZE",
+    "ImageReader",
     "LandmarkSource",
     "LandmarkTable",
     "Region",
+    "detect_landmarks",
     "five_points",
     "flip_landmarks",
     "grids",

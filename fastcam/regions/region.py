@@ -126,7 +126,7 @@ class Region:
 
     Attributes:
         names: names from :data:`REGION_NAMES`, kept in that order and without repeats.
-        boxes: drawn rectangles.
+        boxes: drawn rectangles, sides rounded to six decimals.
 
     Raises:
         ValueError: no region at all, an unknown name, or a rectangle that is not one.
@@ -186,7 +186,11 @@ class Region:
         return ",".join(parts)
 
     def flipped(self) -> Region:
-        """The same choice on the mirrored face: left and right change places."""
+        """The same choice on the mirrored face: left and right change places.
+
+        ``region.flipped().grid(flip_landmarks(landmarks, width), ...)`` is the mirror image of
+        ``region.grid(landmarks, ...)``.
+        """
         swap = {"left": "right", "right": "left"}
 
         def other(name: str) -> str:
@@ -256,7 +260,7 @@ def _four(text: str) -> str:
 
 def _checked_box(box: Sequence[float]) -> Box:
     try:
-        x0, y0, x1, y1 = (float(side) for side in box)
+        x0, y0, x1, y1 = (round(float(side), 6) for side in box)
     except (TypeError, ValueError):
         raise ValueError(f"boxes must hold rectangles (x0, y0, x1, y1), got {box!r}") from None
     sides = (x0, y0, x1, y1)

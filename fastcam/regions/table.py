@@ -154,7 +154,14 @@ class LandmarkTable:
             raise
         except KeyError as error:
             raise ValueError(f"{path} is not a landmark table: {error.args[0]}") from None
-        except (ValueError, EOFError, OSError, zipfile.BadZipFile, AttributeError) as error:
+        except (
+            ValueError,
+            TypeError,
+            EOFError,
+            OSError,
+            zipfile.BadZipFile,
+            AttributeError,
+        ) as error:
             raise ValueError(f"{path} is not a landmark table: {error}") from error
 
     @classmethod

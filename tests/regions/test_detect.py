@@ -1,0 +1,382 @@
+"""Detection of a whole data set: counting, resuming, processes, errors."""
+
+from __future__ import annotations
+
+import bz2
+import importlib.util
+import io
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fastcam.regions import LandmarkSource, LandmarkTable, detect_landmarks, template_landmarks
+from fastcam.regions import detect as detect_module
+from fastcam.regions import model as model_module
+
+Image = pytest.importorskip("PIL.Image", reason="detection reads images with Pillow")
+
+
+def png(level: int, size=(40, 50)) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", size, (level, level, level)).save(file, "PNG")
+    return file.getvalue()
+
+
+class Images:
+    """Plain images in memory, which remember what was read (in this process)."""
+
+    def __init__(self, count: int, prefix: str = "") -> None:
+        self.data = {f"{prefix}{i:04d}.png": png(i % 256) for i in range(count)}
+        self.reads: list[str] = []
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.data)
+
+    def read(self, name: str) -> bytes:
+        self.reads.append(name)
+        return self.data[name]
+
+
+class FakeDetector:
+    """Finds a face unless the grey level is a multiple of 5; the points tell the level."""
+
+    def __init__(self, predictor, upsample=0) -> None:
+        assert Path(predictor).is_file()
+
+    def __call__(self, image):
+        level = int(image[0, 0, 0])
+        return None if level % 5 == 0 else np.full((68, 2), level, np.float32)
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    """Everything but dlib itself; workers are forked on Linux and inherit it."""
+    model = tmp_path / "model.dat"
+    model.write_bytes(b"model")
+    monkeypatch.setattr(detect_module, "FaceDetector", FakeDetector)
+    monkeypatch.setattr(
+        detect_module, "find_predictor", lambda predictor=None: Path(predictor or model)
+    )
+    real = detect_module.require
+    monkeypatch.setattr(
+        detect_module, "require", lambda name, extra: None if name == "dlib" else real(name, extra)
+    )
+    return model
+
+
+def check(table, count, size=(40, 50)):
+    for i in range(count):
+        row = table.name.tolist().index(f"{i:04d}.png")
+        if i % 256 % 5 == 0:
+            assert table.source[row] == LandmarkSource.TEMPLATE
+            np.testing.assert_array_equal(table.landmarks[row], template_landmarks(*size))
+        else:
+            assert table.source[row] == LandmarkSource.DLIB
+            assert (table.landmarks[row] == i % 256).all()
+        assert table.size[row].tolist() == list(size)
+
+
+def parts_of(out):
+    return sorted(out.parent.glob(f".{out.name}.parts/*.npz"))
+
+
+WORKERS = [1, 2] if sys.platform == "linux" else [1]
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_every_image_gets_landmarks_in_order(fake, tmp_path, workers):
+    out = tmp_path / "data" / "landmarks68.npz"
+    images = Images(300)
+    table = detect_landmarks(images, out, workers=workers, progress=False)
+    assert table.name.tolist() == images.names
+    check(table, 300)
+    assert table.counts() == {"dlib": 239, "template": 61}
+    loaded = LandmarkTable.load(out)
+    np.testing.assert_array_equal(loaded.landmarks, table.landmarks)
+    assert os.listdir(out.parent) == ["landmarks68.npz"]
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_a_broken_image_is_named_and_work_is_kept(fake, tmp_path, workers):
+    out = tmp_path / "t.npz"
+    images = Images(300)
+    whole = images.data["0250.png"]
+    images.data["0250.png"] = whole[:30]
+    with pytest.raises(ValueError, match=r"images: '0250\.png' cannot be read as an image"):
+        detect_landmarks(images, out, workers=workers, progress=False)
+    assert not out.exists()
+    kept = sum(len(LandmarkTable.load(part)) for part in parts_of(out))
+    assert kept >= 3 * 64
+
+    images.data["0250.png"] = whole
+    images.reads.clear()
+    table = detect_landmarks(images, out, workers=1, progress=False)
+    check(table, 300)
+    assert len(images.reads) == 300 - kept  # what was kept was not read again
+    assert not parts_of(out)
+
+
+def test_another_setting_does_not_reuse_kept_work(fake, tmp_path):
+    out = tmp_path / "t.npz"
+    images = Images(130)
+    images.data["0129.png"] = b""
+    with pytest.raises(ValueError, match=r"0129\.png"):
+        detect_landmarks(images, out, workers=1, progress=False)
+    assert len(parts_of(out)) == 2
+    images.data["0129.png"] = png(129)
+    images.reads.clear()
+    detect_landmarks(images, out, workers=1, progress=False, upsample=1)
+    assert len(images.reads) == 130
+
+
+def test_known_images_are_not_searched_again(fake, tmp_path):
+    out = tmp_path / "t.npz"
+    first, more = Images(70), Images(100)
+    detect_landmarks(first, out, workers=1, progress=False)
+    table = detect_landmarks(more, out, workers=1, progress=False)
+    assert more.reads == more.names[70:]
+    check(table, 100)
+    stamp = out.stat().st_mtime_ns
+    again = detect_landmarks(more, out, workers=1, progress=False)
+    assert len(more.reads) == 30
+    assert out.stat().st_mtime_ns == stamp
+    assert again.name.tolist() == more.names
+    # A smaller set takes nothing away.
+    assert len(detect_landmarks(first, out, workers=1, progress=False)) == 100
+
+
+def test_true_landmarks_stay_unless_overwritten(fake, tmp_path):
+    out = tmp_path / "t.npz"
+    images, other = Images(5), Images(2, prefix="other")
+    true = LandmarkTable(
+        np.array([*other.names, *images.names]),
+        np.full((7, 68, 2), -1, np.float32),
+        np.full(7, LandmarkSource.GROUND_TRUTH, np.uint8),
+        np.full((7, 2), 9, np.int32),
+    )
+    true.save(out)
+    assert detect_landmarks(images, out, workers=1, progress=False).counts() == {"ground_truth": 7}
+    assert not images.reads
+    table = detect_landmarks(images, out, workers=1, progress=False, overwrite=True)
+    check(table, 5)
+    assert table.name.tolist() == [*images.names, *other.names]
+    assert (table.lookup(other.names)[1] == LandmarkSource.GROUND_TRUTH).all()
+
+
+def test_no_images(fake, tmp_path):
+    table = detect_landmarks(Images(0), tmp_path / "t.npz", progress=False)
+    assert len(table) == 0
+
+
+def test_progress_reports_what_was_found(fake, tmp_path, capfd):
+    detect_landmarks(Images(10), tmp_path / "t.npz", workers=1, progress=True)
+    text = capfd.readouterr().err
+    assert "10/10" in text
+    assert "8 dlib, 2 template (20.0% without a detected face use the template face)" in text
+    detect_landmarks(Images(10), tmp_path / "t.npz", workers=1, progress=True)
+    assert "already holds all 10 images" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"workers": 0}, "workers must be at least 1 .* got 0"),
+        ({"upsample": -1}, "upsample must be at least 0, got -1"),
+    ],
+)
+def test_errors_name_the_argument(fake, tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        detect_landmarks(Images(1), tmp_path / "t.npz", progress=False, **arguments)
+
+
+def test_repeated_names_are_refused(fake, tmp_path):
+    class Twice(Images):
+        @property
+        def names(self):
+            return ["0000.png", "0000.png"]
+
+    with pytest.raises(ValueError, match="names must not repeat"):
+        detect_landmarks(Twice(1), tmp_path / "t.npz", progress=False)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
+def test_a_killed_worker_is_explained(fake, tmp_path, monkeypatch):
+    parent = os.getpid()
+
+    class Dies(FakeDetector):
+        def __call__(self, image):
+            if image[0, 0, 0] == 200 and os.getpid() != parent:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().__call__(image)
+
+    monkeypatch.setattr(detect_module, "FaceDetector", Dies)
+    out = tmp_path / "t.npz"
+    with pytest.raises(RuntimeError, match="was killed .* run the same again to go on"):
+        detect_landmarks(Images(256), out, workers=2, progress=False)
+    assert not out.exists()
+    check(detect_landmarks(Images(256), out, workers=1, progress=False), 256)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
+def test_a_killed_run_goes_on_where_it_was(fake, tmp_path):
+    out = tmp_path / "t.npz"
+    script = textwrap.dedent(
+        f"""
+        import importlib.util, pathlib, sys, time
+        spec = importlib.util.spec_from_file_location("helpers", {str(__file__)!r})
+        helpers = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(helpers)
+        detect = helpers.detect_module
+
+        class Slow(helpers.FakeDetector):
+            def __call__(self, image):
+                time.sleep(0.004)
+                return super().__call__(image)
+
+        detect.FaceDetector = Slow
+        detect.find_predictor = lambda predictor=None: pathlib.Path({str(fake)!r})
+        real = detect.require
+        detect.require = lambda name, extra: None if name == "dlib" else real(name, extra)
+        detect.detect_landmarks(helpers.Images(1000), {str(out)!r}, workers=2, progress=False)
+        """
+    )
+    run = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
+    try:
+        deadline = time.monotonic() + 60
+        while len(parts_of(out)) < 2 and time.monotonic() < deadline and run.poll() is None:
+            time.sleep(0.01)
+        run.kill()
+        run.wait()
+        kept = sum(len(LandmarkTable.load(part)) for part in parts_of(out))
+        assert 128 <= kept < 1000, "the run was to be stopped midway"
+        assert not out.exists()
+        gone = time.monotonic() + 10  # its workers must not outlive it
+        while _alive(run.pid) and time.monotonic() < gone:
+            time.sleep(0.05)
+        assert not _alive(run.pid)
+    finally:
+        if _alive(run.pid):
+            os.killpg(run.pid, signal.SIGKILL)
+    images = Images(1000)
+    check(detect_landmarks(images, out, workers=1, progress=False), 1000)
+    assert len(images.reads) == 1000 - kept
+
+
+def _alive(group: int) -> bool:
+    """Whether the process group has a member that is not a zombie."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[2]) == group and fields[0] != "Z":
+            return True
+    return False
+
+
+# --- the model file -------------------------------------------------------------------------------
+
+
+def test_the_predictor_is_taken_as_given(tmp_path):
+    path = tmp_path / "m.dat"
+    path.write_bytes(b"x")
+    assert model_module.find_predictor(path) == path
+    with pytest.raises(FileNotFoundError, match="predictor: there is no file"):
+        model_module.find_predictor(tmp_path / "none.dat")
+
+
+def test_a_packed_predictor_is_unpacked_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = tmp_path / "m.dat.bz2"
+    path.write_bytes(bz2.compress(b"the model"))
+    found = model_module.find_predictor(path)
+    assert found.read_bytes() == b"the model"
+    stamp = found.stat().st_mtime_ns
+    assert model_module.find_predictor(path) == found
+    assert found.stat().st_mtime_ns == stamp
+    path.write_bytes(bz2.compress(b"another model"))
+    assert model_module.find_predictor(path).read_bytes() == b"another model"
+    path.write_bytes(b"not packed at all")
+    with pytest.raises(OSError):
+        model_module.find_predictor(path)
+    assert not list((tmp_path / "cache" / "fastcam").glob("*.tmp"))
+
+
+def test_where_the_predictor_is_searched(tmp_path, monkeypatch):
+    package = tmp_path / "package"
+    (package / "models").mkdir(parents=True)
+    spec = importlib.util.spec_from_file_location(
+        "face_recognition_models",
+        package / "__init__.py",
+        submodule_search_locations=[str(package)],
+    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    monkeypatch.setattr(model_module, "SYSTEM_FOLDER", tmp_path / "system")
+    with pytest.raises(
+        FileNotFoundError, match=r"pip install 'fastcam\[landmarks\]'.*predictor=PATH"
+    ):
+        model_module.find_predictor()
+    (tmp_path / "system").mkdir()
+    system = tmp_path / "system" / model_module.MODEL
+    system.write_bytes(b"s")
+    assert model_module.find_predictor() == system
+    ours = package / "models" / model_module.MODEL
+    ours.write_bytes(b"p")
+    assert model_module.find_predictor() == ours
+    assert "face_recognition_models" not in sys.modules  # found without importing it
+
+
+# --- dlib itself ----------------------------------------------------------------------------------
+
+
+def need_dlib():
+    pytest.importorskip("dlib", reason="dlib is not installed (extra landmarks)")
+    try:
+        return model_module.find_predictor()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+
+
+def test_dlib_on_blank_images_gives_the_template(tmp_path):
+    need_dlib()
+    table = detect_landmarks(Images(3), tmp_path / "t.npz", workers=1, progress=False)
+    assert table.counts() == {"template": 3}
+    np.testing.assert_array_equal(table.landmarks[1], template_landmarks(40, 50))
+
+
+def test_dlib_takes_the_face_at_the_templates_place(monkeypatch):
+    """The predictor is dlib's own; the boxes are given, as no face may lie in the tests."""
+    need_dlib()
+    import dlib
+
+    detector = detect_module.FaceDetector()
+    far, near = dlib.rectangle(0, 0, 50, 50), dlib.rectangle(46, 93, 132, 179)
+    image = np.random.default_rng(0).integers(0, 255, (218, 178, 3), dtype=np.uint8)
+    for boxes in ([far, near], [near, far]):
+        monkeypatch.setattr(detector, "_detect", lambda image, upsample, b=boxes: b)
+        points = detector(image)
+        shape = detector._predict(image, near)
+        want = [(shape.part(i).x + 0.5, shape.part(i).y + 0.5) for i in range(68)]
+        np.testing.assert_array_equal(points, np.array(want, np.float32))
+
+
+def test_a_file_that_is_no_predictor(tmp_path):
+    pytest.importorskip("dlib", reason="dlib is not installed (extra landmarks)")
+    path = tmp_path / "m.dat"
+    path.write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"predictor: dlib cannot load .*m\.dat"):
+        detect_landmarks(Images(1), tmp_path / "t.npz", progress=False, predictor=path)
+
+
+def test_without_dlib_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "dlib", None)
+    with pytest.raises(ImportError, match=r"fastcam\[landmarks\]"):
+        detect_landmarks(Images(1), tmp_path / "t.npz", progress=False)
