@@ -11,6 +11,7 @@ Two kinds of attributes:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -113,13 +114,20 @@ def resolve_cooccurrence(
 
     resolved: dict[tuple[str, str], tuple[float, float]] = {}
     for pair, value in merged.items():
-        p, q = value if isinstance(value, (tuple, list)) else (value, 1.0 - value)
-        if not (0.0 <= p <= 1.0 and 0.0 <= q <= 1.0):
+        both = value if isinstance(value, (tuple, list)) else (value, None)
+        try:
+            p = float(both[0])
+            q = 1.0 - p if both[1] is None else float(both[1])
+        except (TypeError, ValueError, IndexError):
+            p = q = math.nan
+        if len(both) != 2 or not (0.0 <= p <= 1.0 and 0.0 <= q <= 1.0):
             raise ValueError(
-                f"cooccurrence: expected probabilities within [0, 1] for {pair}, got {value!r}"
+                f"cooccurrence: expected a number or two within [0, 1] for {pair}, got {value!r}"
             )
-        resolved[pair] = (float(p), float(q))
-    parent = {b: a for a, b in resolved}
+        resolved[pair] = (p, q)
+    # base rates that depend on Male are arrows, too
+    parent = {name: "Male" for name, rate in BASE_RATES.items() if isinstance(rate, tuple)}
+    parent.update({b: a for a, b in resolved})
     for start in parent:
         node, steps = start, 0
         while node in parent and steps <= len(parent):

@@ -195,7 +195,7 @@ def _light(rng: np.random.Generator, on: Mapping[str, bool]) -> Light:
     return Light(
         direction=(float(direction[0]), float(direction[1]), float(direction[2])),
         contrast=0.30 + 0.32 * u[4],
-        brightness=0.88 + 0.22 * u[5],
+        brightness=0.84 + 0.20 * u[5],
         tint=(1.0 + warm, 1.0 + green, 1.0 - warm),
         gradient=(0.16 * (2 * u[6] - 1), 0.10 * (2 * u[7] - 1)),
         saturation=0.82 + 0.32 * u[8],

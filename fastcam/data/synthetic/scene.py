@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from .geometry import moved
-from .stage import Stage, ellipse, mix
+from .stage import Points, Stage, ellipse, mix
 
 
 def draw_background(stage: Stage) -> None:
@@ -47,17 +47,17 @@ def draw_body(stage: Stage) -> None:
         (110.0, 150.0),
     ]
     outline = np.array(side + [(-x, y) for x, y in reversed(side)])
-    body = canvas.mask(stage.flat(outline, z))
+    body = canvas.mask(stage.body(outline, z))
     canvas.fill(body, skin * 0.86)
-    cover = canvas.coverage(stage.flat(outline, z))
+    cover = canvas.coverage(stage.body(outline, z))
     lx = face.light.direction[0]
     for s in (-1.0, 1.0):
-        edge = canvas.mask(stage.flat(ellipse(s * half * 1.02, 80.0, 8.0, 40.0), z), 5.0)
+        edge = canvas.mask(stage.body(ellipse(s * half * 1.02, 80.0, 8.0, 40.0), z), 5.0)
         canvas.shade(edge.within(cover), 0.66 - 0.14 * s * lx, 0.75)
     jaw = stage.head.landmarks[1:16] * (0.98, 1.0) + (2.0 * -lx, 9.0)
     jaw = np.concatenate([jaw, [(40.0, 10.0), (-40.0, 10.0)]])
-    canvas.shade(canvas.mask(stage.flat(jaw, 8.0), 4.5).within(cover), (0.62, 0.52, 0.50), 0.85)
-    collar = stage.flat([(-9.0, 100.0), (0.0, 103.5), (9.0, 100.0)], z)
+    canvas.shade(canvas.mask(stage.body(jaw, 8.0), 4.5).within(cover), (0.62, 0.52, 0.50), 0.85)
+    collar = stage.body([(-9.0, 100.0), (0.0, 103.5), (9.0, 100.0)], z)
     canvas.shade(canvas.mask(collar, 2.0).within(cover), 0.8, 0.6)
     if face.accessories.necklace:
         _draw_necklace(stage, half, z)
@@ -65,6 +65,9 @@ def draw_body(stage: Stage) -> None:
 
 
 def _draw_clothes(stage: Stage, half: float, z: float) -> None:
+    def place(points: Points, z: float) -> np.ndarray:
+        return moved(stage.body(points, z), 0.0, -4.0 * stage.view.unit)
+
     canvas, scene, tie = stage.canvas, stage.face.scene, stage.face.accessories.necktie
     cloth = np.array(scene.clothes)
     depth = {"round": 101.0, "v": 116.0, "shirt": 106.0}[scene.collar]
@@ -77,10 +80,8 @@ def _draw_clothes(stage: Stage, half: float, z: float) -> None:
     outline = np.array([*neckline, (95.0, 106.0), (130.0, 160.0), (-130.0, 160.0), (-95.0, 106.0)])
     shirt = scene.collar == "shirt"
     white = np.array([0.90, 0.91, 0.93])
-    canvas.fill(
-        canvas.mask(stage.flat(outline, z), 0.3), mix(cloth, white, 0.85) if shirt else cloth
-    )
-    fold = canvas.mask(stage.flat(np.array([*neckline, (40.0, 120.0), (-40.0, 120.0)]), z), 1.5)
+    canvas.fill(canvas.mask(place(outline, z), 0.3), mix(cloth, white, 0.85) if shirt else cloth)
+    fold = canvas.mask(place(np.array([*neckline, (40.0, 120.0), (-40.0, 120.0)]), z), 1.5)
     canvas.shade(fold, 0.82, 0.5)
     if shirt:
         for s in (-1.0, 1.0):
@@ -92,7 +93,7 @@ def _draw_clothes(stage: Stage, half: float, z: float) -> None:
                     (s * 95.0, 104.0),
                 ]
             )
-            canvas.fill(canvas.mask(stage.flat(jacket, z + 2), 0.3), cloth)
+            canvas.fill(canvas.mask(place(jacket, z + 2), 0.3), cloth)
             flap = np.array(
                 [
                     (s * (half + 3.0), 84.0),
@@ -102,17 +103,17 @@ def _draw_clothes(stage: Stage, half: float, z: float) -> None:
                     (s * (half + 7), 96.0),
                 ]
             )
-            edge = canvas.mask(stage.flat(flap, z + 4), 0.9)
+            edge = canvas.mask(place(flap, z + 4), 0.9)
             canvas.shade(edge, 0.6, 0.6)
-            canvas.fill(canvas.mask(stage.flat(flap, z + 4), 0.25), mix(cloth, white, 0.93))
+            canvas.fill(canvas.mask(place(flap, z + 4), 0.25), mix(cloth, white, 0.93))
     if tie:
         color = np.array(stage.face.accessories.tie_color)
         knot = np.array(
             [(-6.5, 97.0), (6.5, 97.0), (4.2, 107.0), (9.0, 140.0), (-9.0, 140.0), (-4.2, 107.0)]
         )
-        canvas.fill(canvas.mask(stage.flat(knot, z + 6), 0.3), color)
+        canvas.fill(canvas.mask(place(knot, z + 6), 0.3), color)
         shade = np.array([(0.5, 97.0), (6.5, 97.0), (4.2, 107.0), (9.0, 140.0), (0.5, 140.0)])
-        canvas.shade(canvas.mask(stage.flat(shade, z + 6), 0.8), 0.7, 0.7)
+        canvas.shade(canvas.mask(place(shade, z + 6), 0.8), 0.7, 0.7)
 
 
 def _draw_necklace(stage: Stage, half: float, z: float) -> None:
@@ -122,11 +123,11 @@ def _draw_necklace(stage: Stage, half: float, z: float) -> None:
     for i, (x, y) in enumerate(curve):
         bead = 1.5 if i != 8 else 2.6
         canvas.shade(
-            canvas.mask(stage.flat(ellipse(x + 0.4, y + 1.2, bead, bead), z), 0.7), 0.5, 0.6
+            canvas.mask(stage.body(ellipse(x + 0.4, y + 1.2, bead, bead), z), 0.7), 0.5, 0.6
         )
-        canvas.fill(canvas.mask(stage.flat(ellipse(x, y, bead, bead), z)), metal * 0.9)
+        canvas.fill(canvas.mask(stage.body(ellipse(x, y, bead, bead), z)), metal * 0.9)
         canvas.fill(
-            canvas.mask(stage.flat(ellipse(x - 0.4, y - 0.4, 0.6, 0.6), z)),
+            canvas.mask(stage.body(ellipse(x - 0.4, y - 0.4, 0.6, 0.6), z)),
             mix(metal, (1, 1, 1), 0.7),
         )
 

@@ -4,6 +4,7 @@ coverages."""
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -33,6 +34,8 @@ class Stage:
         self.head = Head(face.shape)
         eye_depth = float(self.head.depth(np.array(EYE_X), np.array(0.0)))
         self.view = View(face.pose, size, eye_depth)
+        half = replace(face.pose, yaw=0.6 * face.pose.yaw, pitch=0.0, roll=0.6 * face.pose.roll)
+        self._trunk = View(half, size, eye_depth)
         self.canvas = Canvas(size, self.view.unit)
         self.rng = np.random.default_rng(face.texture)
         self.landmarks = project_landmarks(self.head, self.view)
@@ -50,6 +53,11 @@ class Stage:
     def flat(self, points: Points, z: float) -> np.ndarray:
         """Head points [...,2] at one depth -> pixels [...,2]."""
         return self.view.project(np.asarray(points, dtype=np.float64), z)
+
+    def body(self, points: Points, z: float) -> np.ndarray:
+        """Points [...,2] of neck and shoulders at one depth -> pixels; the trunk follows the head
+        only in part."""
+        return self._trunk.project(np.asarray(points, dtype=np.float64), z)
 
     def blob(self, x: float, y: float, rx: float, ry: float, blur: float = 0.0) -> Mask:
         """An ellipse on the face's surface."""
@@ -101,7 +109,7 @@ class Stage:
         facing = (-dx * lx - dy * ly + lz) / length
         wrap = np.clip((facing + 0.30) / 1.30, 0.0, None)
         level = 1.0 - self.face.light.contrast * (1.0 - wrap / ((lz + 0.30) / 1.30))
-        level = np.clip(level, 0.25, 1.30)
+        level = np.clip(level, 0.25, 1.16)
         # light that has passed through skin is red: shadows keep more red than blue
         small = np.stack([level**0.86, level**1.06, level**1.14], axis=2)
         half = np.array([lx, ly, lz + 1.0])
@@ -115,7 +123,7 @@ def face_outline(head: Head) -> np.ndarray:
     w = head.shape.width
     t = np.linspace(0.0, math.pi, 25)[1:-1]
     top = np.stack(
-        [w * 0.99 * np.sign(np.cos(t)) * np.abs(np.cos(t)) ** 0.88, -76.0 * np.sin(t) ** 0.88],
+        [w * 0.99 * np.sign(np.cos(t)) * np.abs(np.cos(t)) ** 0.80, -76.0 * np.sin(t) ** 0.84],
         axis=1,
     )
     return np.concatenate([spline(head.landmarks[:17], 4), top])
