@@ -68,8 +68,10 @@ bench: build
 
 # --- checks ---------------------------------------------------------------------------------------
 
-test: test-cpp test-python
-	@$(VENV_PYTHON) build_config.py report
+# What the build had to leave out is said once more after the last test, whatever its outcome.
+test: test-cpp build
+	@status=0; $(MAKE) --no-print-directory test-python || status=$$?; \
+		$(VENV_PYTHON) build_config.py report; exit $$status
 
 test-python: build
 	$(VENV_PYTHON) -m pytest $(if $(filter-out 0,$(PYTEST_WORKERS)),-n $(PYTEST_WORKERS)) $(PYTEST_ARGS)
@@ -81,7 +83,7 @@ test-cpp: $(BIN)/.requirements
 
 CXX_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cuh' -o -name '*.cu')
 
-lint: build
+lint: $(BIN)/.requirements
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)

@@ -89,7 +89,10 @@ class CudaPlan:
 def box(title: str, message: str) -> str:
     """A message that is seen in a long build log."""
     rule = "=" * 88
-    paragraphs = [textwrap.fill(p, 86, break_long_words=False) for p in message.splitlines()]
+    paragraphs = [
+        textwrap.fill(p, 86, break_long_words=False, break_on_hyphens=False)
+        for p in message.splitlines()
+    ]
     return "\n".join(
         [rule, f"  {title}", "", *textwrap.indent("\n".join(paragraphs), "  ").split("\n"), rule]
     )
