@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypedDict
@@ -22,9 +23,10 @@ from fastcam.data.tables import (
     read_partition,
 )
 
-require("torchvision", extra="train")
+for _module in ("torchvision", "PIL.Image"):
+    require(_module, extra="train")
+from PIL import Image  # noqa: E402
 from torchvision import tv_tensors  # noqa: E402
-from torchvision.io import ImageReadMode, decode_image  # noqa: E402
 
 
 class Sample(TypedDict):
@@ -56,11 +58,11 @@ def decode(data: bytes, name: str = "image") -> tv_tensors.Image:
         ValueError: the bytes are no image; the message holds ``name``.
     """
     try:
-        buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        return tv_tensors.Image(decode_image(buffer, mode=ImageReadMode.RGB))
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"cannot decode {name}: {reason}") from None
+        with Image.open(io.BytesIO(data)) as opened:
+            pixels = np.array(opened.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"cannot decode {name}: {error}") from None
+    return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
 
 
 def attribute_index(attributes: list[str] | tuple[str, ...], name: str) -> int:

@@ -46,7 +46,7 @@ def compare(
         progress: called with (what, done, total).
         options: of :func:`fastcam.evaluation.evaluate`.
     """
-    named = dict(checkpoints) if isinstance(checkpoints, Mapping) else _names(checkpoints)
+    named = dict(checkpoints) if isinstance(checkpoints, Mapping) else name_checkpoints(checkpoints)
     where = pick_device(device)
     results = {}
     for name, path in named.items():
@@ -66,8 +66,8 @@ def _labelled(progress: Callable[[str, int, int], None], what: str) -> Callable[
     return lambda done, total: progress(what, done, total)
 
 
-def _names(paths: Sequence[str | Path]) -> dict[str, str | Path]:
-    """Paths by their shortest telling name: the folder, or all of the path where folders repeat."""
+def name_checkpoints(paths: Sequence[str | Path]) -> dict[str, str | Path]:
+    """Paths by their folder's name, or by all of the path where folders repeat."""
     folders = [Path(p).resolve().parent.name for p in paths]
     unique = len(set(folders)) == len(folders)
     return {(f if unique else str(p)): p for f, p in zip(folders, paths, strict=True)}

@@ -9,5 +9,6 @@ for _module in ("torchvision", "lightning", "torchmetrics"):
 
 from fastcam.training.config import GuidanceConfig, TrainConfig  # noqa: E402
 from fastcam.training.run import TrainResult, train  # noqa: E402
+from fastcam.training.task import TrainingDiverged  # noqa: E402
 
-__all__ = ["GuidanceConfig", "TrainConfig", "TrainResult", "train"]
+__all__ = ["GuidanceConfig", "TrainConfig", "TrainResult", "TrainingDiverged", "train"]

@@ -80,6 +80,8 @@ class TrainConfig:
         epochs: at most this many.
         patience: stop after this many epochs in a row without a lower validation loss, and keep the
             best epoch's weights; 0 runs all epochs and keeps the last one's.
+        clip: the gradient's norm is cut down to this; 0 leaves it. The Grad-CAM loss of a map with
+            a tiny peak has a huge gradient, since the map is divided by its peak.
         w_a: weight of the attribute loss (binary cross entropy, mean over images and attributes).
         augment: see :func:`fastcam.data.augmentation`.
         landmarks: landmark table in place of the data folder's own.
@@ -103,6 +105,7 @@ class TrainConfig:
     lr: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 0.0
+    clip: float = 0.0
     w_a: float = 1.0
     augment: str = "flip"
     landmarks: str | None = None
@@ -118,7 +121,7 @@ class TrainConfig:
         for name in ("size", "epochs", "batch_size", "limit_train", "limit_valid"):
             value = getattr(self, name)
             _check(value is None or value >= 1, f"{name} must be at least 1, got {value}")
-        for name in ("patience", "momentum", "weight_decay", "w_a", "seed", "workers"):
+        for name in ("patience", "momentum", "weight_decay", "clip", "w_a", "seed", "workers"):
             value = getattr(self, name)
             _check(value >= 0, f"{name} must be at least 0, got {value}")
         _check(self.lr > 0, f"lr must be above 0, got {self.lr}")

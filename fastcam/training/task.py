@@ -20,11 +20,15 @@ from fastcam.training.config import TrainConfig
 from fastcam.training.guidance import Guidance
 
 
+class TrainingDiverged(ArithmeticError):
+    """The loss or its gradient is no longer a number."""
+
+
 class AttributeTask(LightningModule):
     """Trains a checkpoint's model as a :class:`TrainConfig` says.
 
-    Logged in training: ``train/loss``, ``train/loss_a`` and, with guidance, ``train/loss_g``,
-        ``train/dead`` (share of
+    Logged in training: ``train/loss``, ``train/loss_a``, ``train/grad_norm`` (before clipping) and,
+        with guidance, ``train/loss_g``, ``train/dead`` (share of
     the guided maps that are all zero) and ``train/sharpness``. In validation: ``valid/loss`` (the
     attribute loss), ``valid/accuracy`` (mean over attributes) and, with guidance targets (a control
     with w_g = 0 included), ``valid/accuracy_target``, ``valid/energy``, ``valid/iou`` and
@@ -79,6 +83,16 @@ class AttributeTask(LightningModule):
         self.log_dict(record, on_step=True, on_epoch=False, batch_size=len(labels))
         self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=len(labels))
         return loss
+
+    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
+        limit = self.config.clip or float("inf")
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        if not torch.isfinite(norm):
+            raise TrainingDiverged(
+                f"the gradient became {float(norm)} at step {self.trainer.global_step}: lower the"
+                " learning rate or w_g, clip the gradient's norm, or warm the sharpness up"
+            )
+        self.log("train/grad_norm", norm, on_step=True, on_epoch=False)
 
     def _progress(self) -> float:
         """Share of the run that is done, counted in steps."""

@@ -1,0 +1,301 @@
+"""The whole path on synthetic faces: train, direct the attention, and compare with a control.
+
+Faces are drawn on which lipstick and heavy make-up nearly always come together; an AlexNet trained
+on them judges lipstick by the make-up. One more epoch with the Grad-CAM IoU loss tells it to look
+at the mouth; a control gets the same epoch, with the same batches and dropout, without that loss.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fastcam import __version__
+from fastcam._extras import require
+from fastcam._files import write_json, write_text
+
+for _module in ("torchvision", "lightning", "torchmetrics", "matplotlib"):
+    require(_module, extra="train")
+
+import torch  # noqa: E402
+
+from fastcam.data import CelebA, PreparedFaces  # noqa: E402
+from fastcam.data.synthetic import generate  # noqa: E402
+from fastcam.evaluation import Evaluation, Table, comparison, predict, summarize  # noqa: E402
+from fastcam.models import Checkpoint, load_checkpoint  # noqa: E402
+from fastcam.plots import (  # noqa: E402
+    Section,
+    curves_figure,
+    explain_dataset,
+    faces_figure,
+    html_page,
+    png_bytes,
+    save_png,
+)
+from fastcam.training import GuidanceConfig, TrainConfig, train  # noqa: E402
+from fastcam.training.callbacks import read_history  # noqa: E402
+
+Progress = Callable[[str, int, int], None]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Settings of the demo.
+
+    Attributes:
+        images: synthetic faces in all: 60% training, 5% validation, 35% test.
+        agreement: probability that ``other`` agrees with ``attribute`` in every image.
+        attribute, other, region: what is judged, what misleads, and where to look instead.
+        size, batch_size, lr, epochs: of the training from scratch.
+        tune_lr, tune_clip, w_g, sharpness, sharpness_warmup: of the one-epoch fine-tuning.
+        seed: of everything.
+    """
+
+    images: int = 5000
+    agreement: float = 0.95
+    attribute: str = "Wearing_Lipstick"
+    other: str = "Heavy_Makeup"
+    region: str = "mouth"
+    size: int = 112
+    batch_size: int = 64
+    lr: float = 0.01
+    epochs: int = 4
+    tune_lr: float = 0.01
+    tune_clip: float = 5.0
+    w_g: float = 5.0
+    sharpness: float = 8.0
+    sharpness_warmup: bool = True
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo found, and its page."""
+
+    evaluations: Mapping[str, Evaluation]
+    table: Table
+    page: Path
+
+
+def demo(
+    out: str | Path,
+    config: DemoConfig | None = None,
+    *,
+    workers: int = 2,
+    progress: Progress | None = None,
+    progress_bar: bool = False,
+    say: Say = print,
+) -> DemoResult:
+    """Run the demo; stages that an earlier run with the same settings finished are kept.
+
+    Args:
+        out: folder for everything: ``index.html``, ``table.md``, ``faces.png``, ``curves.png``,
+            ``evaluation.json``, and a folder for each stage.
+        config: the settings.
+        workers: processes that draw faces, and threads that read them.
+        progress: called with (what, done, total).
+        progress_bar: show Lightning's progress bar.
+        say: told what happens, one line at a time.
+
+    Raises:
+        ValueError: ``out`` holds a demo with other settings.
+    """
+    config, out = config or DemoConfig(), Path(out)
+    began = time.monotonic()
+
+    def stage(text: str) -> None:
+        say(f"[{time.monotonic() - began:4.0f} s] {text}")
+
+    stage(f"drawing {config.images} faces")
+    data = generate(
+        out / "faces",
+        config.images,
+        seed=config.seed,
+        cooccurrence={(config.attribute, config.other): config.agreement},
+        splits=(0.6, 0.05, 0.35),
+        workers=workers,
+        progress=False if progress is None else _labelled(progress, "drawing faces"),
+    )
+    options: dict[str, Any] = {"progress": progress, "progress_bar": progress_bar}
+    stage(f"training AlexNet at {config.size} px for {config.epochs} epochs")
+    runs = {"before": train(_training(config, data, workers), out / "before", **options)}
+    start = runs["before"].checkpoint
+    stage("fine-tuning without guidance (control)")
+    runs["control"] = train(_tuning(config, data, start, 0.0, workers), out / "control", **options)
+    stage(f"fine-tuning toward the {config.region}")
+    runs["guided"] = train(
+        _tuning(config, data, start, config.w_g, workers), out / "guided", **options
+    )
+    stage("evaluating")
+    models = {name: load_checkpoint(run.checkpoint) for name, run in runs.items()}
+    test = _test_images(config, data, workers, progress)
+    evaluations = _evaluate(config, models, test, out / "evaluation.json", data, progress)
+    table = comparison(evaluations)
+    write_text(out / "table.md", table.to_markdown())
+    stage("drawing figures")
+    histories = {name: read_history(run.history) for name, run in runs.items()}
+    page = _write_page(config, out, models, test, evaluations, table, histories)
+    stage(f"done: {page}")
+    return DemoResult(evaluations, table, page)
+
+
+def clear(out: str | Path) -> None:
+    """Remove a demo from its folder, and nothing that a demo does not write."""
+    for name in ("faces", "before", "control", "guided"):
+        shutil.rmtree(Path(out) / name, ignore_errors=True)
+    for name in ("evaluation.json", "table.md", "faces.png", "curves.png", "index.html"):
+        (Path(out) / name).unlink(missing_ok=True)
+
+
+def _labelled(progress: Progress, what: str) -> Callable[[int, int], None]:
+    return lambda done, total: progress(what, done, total)
+
+
+def _training(config: DemoConfig, data: Path, workers: int) -> TrainConfig:
+    return TrainConfig(
+        data=str(data), size=config.size, epochs=config.epochs, patience=0,
+        batch_size=config.batch_size, lr=config.lr, seed=config.seed, workers=workers,
+        device="cpu",
+    )  # fmt: skip
+
+
+def _tuning(config: DemoConfig, data: Path, start: Path, w_g: float, workers: int) -> TrainConfig:
+    guidance = GuidanceConfig(
+        targets=((config.attribute, config.region),), w_g=w_g, sharpness=config.sharpness,
+        sharpness_warmup=config.sharpness_warmup,
+    )  # fmt: skip
+    return TrainConfig(
+        data=str(data), start=str(start), epochs=1, patience=0, batch_size=config.batch_size,
+        lr=config.tune_lr, clip=config.tune_clip, seed=config.seed + 1, guidance=guidance,
+        workers=workers, device="cpu",
+    )  # fmt: skip
+
+
+def _test_images(
+    config: DemoConfig, data: Path, workers: int, progress: Progress | None
+) -> PreparedFaces:
+    report = None if progress is None else _labelled(progress, "reading test images")
+    return PreparedFaces(
+        CelebA(data, "test"), config.size, cache=True, workers=workers, progress=report
+    )
+
+
+def _evaluate(
+    config: DemoConfig,
+    models: Mapping[str, Checkpoint],
+    test: PreparedFaces,
+    path: Path,
+    data: Path,
+    progress: Progress | None,
+) -> dict[str, Evaluation]:
+    """Evaluate every model, or read what an earlier run with the same settings found."""
+    settings = {**asdict(config), "version": __version__}
+    if path.is_file():
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored["settings"] == settings:
+            return {k: Evaluation.from_json(v) for k, v in stored["models"].items()}
+    names: dict[str, Any] = {
+        "attribute": config.attribute, "region": config.region,
+    }  # fmt: skip
+    evaluations = {}
+    for name, checkpoint in models.items():
+        report = None if progress is None else _labelled(progress, f"evaluating {name}")
+        found = predict(checkpoint, test, **names, progress=report)
+        evaluations[name] = summarize(
+            found, checkpoint.attributes, **names, other=config.other, data=data.name
+        )
+    content = {name: e.to_json() for name, e in evaluations.items()}
+    write_json(path, {"settings": settings, "models": content})
+    return evaluations
+
+
+def _write_page(
+    config: DemoConfig,
+    out: Path,
+    models: Mapping[str, Checkpoint],
+    test: PreparedFaces,
+    evaluations: Mapping[str, Evaluation],
+    table: Table,
+    histories: Mapping[str, Any],
+) -> Path:
+    parts = test.subset(config.attribute, config.other)
+    chosen = [*parts.both[:5].tolist(), *parts.only_a[:5].tolist()]
+    captions = [f"with {config.other}"] * len(parts.both[:5])
+    captions += [f"without {config.other}"] * len(parts.only_a[:5])
+    faces = explain_dataset(
+        models, test, chosen, config.attribute, region=config.region, captions=captions
+    )
+    face_figure = faces_figure(faces, title=f"Where the network looks for {config.attribute}")
+    curve_figure = curves_figure(histories)
+    save_png(face_figure, out / "faces.png")
+    save_png(curve_figure, out / "curves.png")
+    a, b = config.attribute, config.other
+    text = html_page(
+        "Directing a classifier's attention",
+        f"An AlexNet that learned {a} from faces where it nearly always comes with {b}, "
+        f"and what one epoch of guidance toward the {config.region} changes.",
+        [
+            Section("What changed", _findings(config, evaluations), [table.to_html()]),
+            Section(
+                "Ten test faces",
+                [
+                    f"The first five test faces with {b} and the first five without; all wear "
+                    f"{a}. Below each map: the probability that the model gives to {a}.",
+                ],
+                pictures=[("ten faces with their Grad-CAM", png_bytes(face_figure))],
+            ),
+            Section("Training", pictures=[("training curves", png_bytes(curve_figure))]),
+            Section(
+                "Settings",
+                [f"Synthetic faces only; nothing was downloaded. torch {torch.__version__}."],
+                code=json.dumps(asdict(config), indent=2),
+            ),
+            Section("The same by hand", code=_commands(config)),
+        ],
+        footer=f"Made by fastcam {__version__}, `fastcam demo`.",
+    )
+    return write_text(out / "index.html", text)
+
+
+def _findings(config: DemoConfig, evaluations: Mapping[str, Evaluation]) -> list[str]:
+    def percent(value: float | None) -> str:
+        return "not defined" if value is None else f"{100 * value:.1f}%"
+
+    before, control, guided = (evaluations[k] for k in ("before", "control", "guided"))
+    return [
+        f"Before: {config.attribute} is found in {percent(before['E1'].accuracy)} of the faces "
+        f"with {config.other} and in {percent(before['E2'].accuracy)} of those without.",
+        f"After one epoch, without {config.other}: {percent(guided['E2'].accuracy)} with guidance,"
+        f" {percent(control['E2'].accuracy)} in the control. On the whole test set: "
+        f"{percent(guided['all'].accuracy)} and {percent(control['all'].accuracy)}.",
+        f"Share of the Grad-CAM energy in the {config.region}: {percent(guided['a'].energy)} with "
+        f"guidance, {percent(control['a'].energy)} in the control.",
+    ]
+
+
+def _commands(config: DemoConfig) -> str:
+    a, b, r = config.attribute, config.other, config.region
+    common = (
+        f"--batch-size {config.batch_size} --lr {config.tune_lr} --clip {config.tune_clip} "
+        f"--sharpness {config.sharpness} --seed {config.seed + 1}"
+        + (" --sharpness-warmup" if config.sharpness_warmup else "")
+    )
+    tune = f"fastcam finetune before/model.pt faces -a {a} -r {r} {common}"
+    return "\n".join(
+        [
+            f"fastcam synth faces -n {config.images} --seed {config.seed}"
+            f" --splits 0.6 0.05 0.35 --cooccurrence {a}:{b}={config.agreement}",
+            f"fastcam train faces -o before --size {config.size} --epochs {config.epochs}"
+            f" --patience 0 --batch-size {config.batch_size} --lr {config.lr} --seed {config.seed}",
+            f"{tune} -o control --w-g 0",
+            f"{tune} -o guided --w-g {config.w_g}",
+            f"fastcam evaluate before/model.pt control/model.pt guided/model.pt faces"
+            f" -a {a} -b {b} -r {r}",
+        ]
+    )

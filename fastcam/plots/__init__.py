@@ -1,0 +1,27 @@
+"""Pictures of attention and training; matplotlib without pyplot, so no global state is touched."""
+
+from __future__ import annotations
+
+from fastcam._extras import require
+
+for _module in ("matplotlib", "torchvision"):
+    require(_module, extra="train")
+
+from fastcam.plots.curves import curves_figure  # noqa: E402
+from fastcam.plots.explain import explain_dataset, explain_files, explain_image  # noqa: E402
+from fastcam.plots.faces import ExplainedFace, faces_figure  # noqa: E402
+from fastcam.plots.figure import png_bytes, save_png  # noqa: E402
+from fastcam.plots.page import Section, html_page  # noqa: E402
+
+__all__ = [
+    "ExplainedFace",
+    "Section",
+    "curves_figure",
+    "explain_dataset",
+    "explain_files",
+    "explain_image",
+    "faces_figure",
+    "html_page",
+    "png_bytes",
+    "save_png",
+]

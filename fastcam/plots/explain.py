@@ -1,0 +1,161 @@
+"""From checkpoints and images to explained faces."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+
+from fastcam.data import FitSquare, PreparedFaces
+from fastcam.data.celeba import attribute_index, decode
+from fastcam.evaluation.attention import attention_maps
+from fastcam.evaluation.compare import name_checkpoints
+from fastcam.models import Checkpoint, load_checkpoint
+from fastcam.plots.faces import ExplainedFace, faces_figure
+from fastcam.plots.figure import save_png
+from fastcam.regions import Region, template_landmarks
+from fastcam.regions.detect import FaceDetector
+
+
+def explain(
+    checkpoints: Mapping[str, Checkpoint],
+    image: Tensor,
+    attribute: str,
+    rectangles: np.ndarray | None = None,
+    caption: str = "",
+) -> ExplainedFace:
+    """What classifiers see in one image.
+
+    Args:
+        checkpoints: by name; all of the same input size.
+        image: uint8 [3, S, S] at their input size.
+        attribute: whose Grad-CAM is drawn.
+        rectangles: the region, [R, 4] in pixels of ``image``.
+        caption: stands above the image.
+    """
+    cams, scores = {}, {}
+    for name, checkpoint in checkpoints.items():
+        target = attribute_index(checkpoint.attributes, attribute)
+        checkpoint.model.eval()
+        pixels = checkpoint.preprocessing.normalize(image.as_subclass(Tensor)[None])
+        maps = attention_maps(checkpoint.model, pixels, [target], checkpoint.spec)
+        cams[name] = maps.cams[0, 0].numpy()
+        scores[name] = float(maps.logits[0, target].sigmoid())
+    return ExplainedFace(
+        image=image.as_subclass(Tensor).permute(1, 2, 0).numpy(),
+        cams=cams,
+        scores=scores,
+        rectangles=np.zeros((0, 4), np.float32) if rectangles is None else rectangles,
+        caption=caption,
+    )
+
+
+def explain_dataset(
+    checkpoints: Mapping[str, Checkpoint],
+    faces: PreparedFaces,
+    indices: Sequence[int],
+    attribute: str,
+    *,
+    region: str | None = None,
+    captions: Sequence[str] | None = None,
+) -> list[ExplainedFace]:
+    """What classifiers see in some images of a data set, with the region of each face."""
+    chosen = None if region is None else Region.parse(region)
+    result = []
+    for position, index in enumerate(indices):
+        sample = faces[index]
+        points = sample["landmarks"].as_subclass(Tensor)[None].numpy()
+        boxes = None if chosen is None else chosen.rectangles(points)[0]
+        caption = captions[position] if captions else faces.names[index]
+        result.append(explain(checkpoints, sample["image"], attribute, boxes, caption))
+    return result
+
+
+def explain_image(
+    checkpoints: Mapping[str, Checkpoint],
+    path: str | Path,
+    attribute: str,
+    *,
+    region: str | None = None,
+    landmarks: np.ndarray | None = None,
+) -> ExplainedFace:
+    """What classifiers see in an image file.
+
+    Args:
+        checkpoints: by name; all of the same input size.
+        path: a JPEG or PNG file.
+        attribute: whose Grad-CAM is drawn.
+        region: drawn in blue.
+        landmarks: [68, 2] in pixels of the file; None takes the template face's.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no image, or an unknown attribute or region.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"image {path} does not exist")
+    preprocessing = next(iter(checkpoints.values())).preprocessing
+    image = decode(path.read_bytes(), str(path))
+    height, width = image.shape[-2:]
+    points = template_landmarks(width, height) if landmarks is None else landmarks
+    key_points = tv_tensors.KeyPoints(
+        torch.from_numpy(np.array(points, np.float32)), canvas_size=(height, width)
+    )
+    square, moved = FitSquare(preprocessing.size, preprocessing.fit)(image, key_points)
+    boxes = None
+    if region is not None:
+        boxes = Region.parse(region).rectangles(moved.as_subclass(Tensor)[None].numpy())[0]
+    return explain(checkpoints, square, attribute, boxes, path.name)
+
+
+def explain_files(
+    checkpoints: Sequence[str | Path],
+    images: Sequence[str | Path],
+    attribute: str,
+    out: str | Path,
+    *,
+    region: str | None = None,
+    detect: bool = False,
+    threshold: float = 0.5,
+) -> Path:
+    """Draw what the classifiers of some checkpoints see in some image files.
+
+    Args:
+        checkpoints: files as :func:`fastcam.models.save_checkpoint` writes them.
+        images: JPEG or PNG files of aligned faces.
+        attribute: whose Grad-CAM is drawn.
+        out: PNG file to write.
+        region: outlined in blue.
+        detect: find each face's landmarks with dlib; a face that is not found, or without
+            ``detect``, gets the template's.
+        threshold: cells above it are outlined in red.
+
+    Returns:
+        ``out`` as a Path.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file of the wrong kind, an unknown name, or checkpoints of different sizes.
+        ImportError: ``detect`` without dlib.
+    """
+    models = {name: load_checkpoint(path) for name, path in name_checkpoints(checkpoints).items()}
+    if len({m.preprocessing.size for m in models.values()}) > 1:
+        raise ValueError("the checkpoints take images of different sizes")
+    detector = FaceDetector() if detect else None
+    faces = []
+    for path in images:
+        points = None
+        if detector is not None and Path(path).is_file():
+            pixels = decode(Path(path).read_bytes(), str(path)).permute(1, 2, 0).numpy()
+            points = detector(np.ascontiguousarray(pixels))
+            if points is None:
+                warnings.warn(f"no face found in {path}: the template's region", stacklevel=2)
+        faces.append(explain_image(models, path, attribute, region=region, landmarks=points))
+    figure = faces_figure(faces, threshold=threshold, title=attribute)
+    return save_png(figure, out)
