@@ -15,6 +15,7 @@ SUPERSAMPLING = 4
 Color = tuple[float, float, float]
 Polygons = np.ndarray | Sequence[np.ndarray]
 _SOLID = [0] + [255] * 255
+_NOTHING = np.zeros((0, 0), dtype=np.float32)
 
 
 @dataclass
@@ -46,8 +47,13 @@ class _Box(NamedTuple):
     margin: int
 
 
-def _listed(polygons: Polygons) -> list[np.ndarray]:
-    return [polygons] if isinstance(polygons, np.ndarray) and polygons.ndim == 2 else list(polygons)
+def _listed(polygons: Polygons) -> tuple[np.ndarray, list[int]]:
+    """All corners in one array [C,2], and how many belong to each polygon."""
+    if isinstance(polygons, np.ndarray):
+        shape = polygons.shape
+        return polygons.reshape(-1, 2), [shape[-2]] * (shape[0] if len(shape) == 3 else 1)
+    corners = np.concatenate(polygons) if len(polygons) else np.zeros((0, 2))
+    return corners, [len(p) for p in polygons]
 
 
 class Canvas:
@@ -64,45 +70,44 @@ class Canvas:
     def mask(self, polygons: Polygons, blur: float = 0.0) -> Mask:
         """Coverage of a polygon [P,2] or several (a list, or [S,P,2]) in pixels; `blur` is a sigma
         in head units."""
-        shapes = _listed(polygons)
+        corners, counts = _listed(polygons)
         sigma = float(blur * self.unit)
-        box = self._box(shapes, sigma)
+        box = self._box(corners, sigma)
         if box is None:
-            return Mask(np.zeros((0, 0), dtype=np.float32), 0, 0)
+            return Mask(_NOTHING, 0, 0)
         # a blur hides the steps of a coarser drawing
         k = SUPERSAMPLING if sigma < 0.8 else 2 if sigma < 2.5 else 1
-        layer = self._draw(shapes, [255] * len(shapes), box, k)
+        layer = self._draw(corners, counts, [255] * len(counts), box, k)
         return Mask(self._shrink(layer, k, sigma, box.margin), box.x0, box.y0)
 
     def tones(self, polygons: Polygons, tones: np.ndarray) -> tuple[Mask, np.ndarray]:
         """Overlapping polygons with a tone each (0..1), the later one on top: their coverage and
         the tone seen."""
-        shapes = _listed(polygons)
-        box = self._box(shapes, 0.0)
+        corners, counts = _listed(polygons)
+        box = self._box(corners, 0.0)
         if box is None:
-            return Mask(np.zeros((0, 0), dtype=np.float32), 0, 0), np.zeros(
-                (0, 0), dtype=np.float32
-            )
+            return Mask(_NOTHING, 0, 0), _NOTHING
         k = 3
         levels = (1.5 + 253.0 * np.clip(tones, 0.0, 1.0)).astype(int).tolist()
-        layer = self._draw(shapes, levels, box, k)
+        layer = self._draw(corners, counts, levels, box, k)
         cover = self._shrink(layer.point(_SOLID), k, 0.0, 0)
         tone = self._shrink(layer, k, 0.0, 0) / np.maximum(cover, 1e-3)
         return Mask(cover, box.x0, box.y0), tone
 
-    def _box(self, shapes: list[np.ndarray], sigma: float) -> _Box | None:
+    def _box(self, corners: np.ndarray, sigma: float) -> _Box | None:
         """Where the shapes and their blur touch the canvas."""
-        if not shapes:
+        if not len(corners):
             return None
-        every = np.concatenate(shapes)
-        low, high = every.min(axis=0), every.max(axis=0)
+        (left, top), (right, bottom) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
         margin = math.ceil(3.0 * sigma)
-        x0, y0 = max(int(low[0]) - margin - 1, 0), max(int(low[1]) - margin - 1, 0)
-        x1 = min(math.ceil(high[0]) + margin + 1, self.width)
-        y1 = min(math.ceil(high[1]) + margin + 1, self.height)
+        x0, y0 = max(int(left) - margin - 1, 0), max(int(top) - margin - 1, 0)
+        x1 = min(math.ceil(right) + margin + 1, self.width)
+        y1 = min(math.ceil(bottom) + margin + 1, self.height)
         return _Box(x0, y0, x1, y1, margin) if x1 > x0 and y1 > y0 else None
 
-    def _draw(self, shapes: list[np.ndarray], levels: list[int], box: _Box, k: int) -> Any:
+    def _draw(
+        self, corners: np.ndarray, counts: list[int], levels: list[int], box: _Box, k: int
+    ) -> Any:
         # what lies just outside the frame still counts for the blur: it is drawn, then cropped
         pad = box.margin
         layer = self.image_module.new(
@@ -110,8 +115,11 @@ class Canvas:
         )
         pen = self.draw_module.Draw(layer)
         origin = (box.x0 - pad + 0.5 / k, box.y0 - pad + 0.5 / k)
-        for shape, level in zip(shapes, levels, strict=True):
-            pen.polygon(((shape - origin) * k).ravel().tolist(), fill=level)
+        flat = ((corners - origin) * k).ravel().tolist()
+        start = 0
+        for count, level in zip(counts, levels, strict=True):
+            pen.polygon(flat[start : start + 2 * count], fill=level)
+            start += 2 * count
         return layer
 
     def _shrink(self, layer: Any, k: int, sigma: float, pad: int) -> np.ndarray:
@@ -129,13 +137,19 @@ class Canvas:
         full[mask.window] = mask.alpha
         return full
 
-    def fill(self, mask: Mask, color: Color | np.ndarray, opacity: float = 1.0) -> None:
-        """Lay a colour (or a full-size image) over the canvas."""
+    def fill(
+        self,
+        mask: Mask,
+        color: Color | np.ndarray,
+        opacity: float = 1.0,
+        light: np.ndarray | None = None,
+    ) -> None:
+        """Lay a colour (or an image of the mask's size) times a full-size `light` on the canvas."""
         part = self.image[mask.window]
         alpha = (mask.alpha * np.float32(opacity))[..., None]
         paint = np.asarray(color, dtype=np.float32)
-        if paint.ndim == 3:
-            paint = paint[mask.window]
+        if light is not None:
+            paint = paint * light[mask.window]
         part += (paint - part) * alpha
 
     def shade(self, mask: Mask, factor: Color | float, opacity: float = 1.0) -> None:

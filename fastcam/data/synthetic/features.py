@@ -17,7 +17,7 @@ def draw_blush(stage: Stage) -> None:
     y = 21.0 - 3.0 * max(shape.smile, 0.0)
     cheeks = stage.blobs(0.66 * shape.width, y, 12.5, 6.5, 4.5, turn=-0.45)
     cheeks = cheeks.within(stage.cover).within(stage.lips, outside=True)
-    stage.canvas.fill(cheeks, np.array(makeup.blush) * stage.light, makeup.blush_opacity)
+    stage.canvas.fill(cheeks, makeup.blush, makeup.blush_opacity, stage.light)
 
 
 def draw_brows(stage: Stage) -> None:
@@ -75,7 +75,7 @@ def draw_eyes(stage: Stage) -> None:
     openings = stage.surface(mirrored(np.concatenate([upper, lower[1:-1]])))
     clip = canvas.coverage(openings)
     white = mix((0.93, 0.92, 0.91), skin, 0.12)
-    canvas.fill(canvas.mask(openings), white * np.clip(stage.light, 0.55, 1.05))
+    canvas.fill(canvas.mask(openings), white, light=stage.soft_light)
     canvas.fill(
         stage.blobs(p[3, 0], p[3, 1], 1.6, 1.2, 0.3).within(clip),
         mix((0.78, 0.50, 0.48), skin, 0.3),
@@ -140,14 +140,10 @@ def _draw_eye_shadow(stage: Stage, upper: np.ndarray) -> None:
     )
     lid[:, 0] += 1.5
     patch = np.concatenate([[moved(outer, 3.0, -1.5)], upper, lid[::-1]])
-    paint = np.array(makeup.shadow) * stage.light
-    canvas.fill(
-        canvas.mask(stage.surface(mirrored(patch)), 1.3).within(stage.cover),
-        paint,
-        makeup.shadow_opacity,
-    )
+    lids = canvas.mask(stage.surface(mirrored(patch)), 1.3).within(stage.cover)
+    canvas.fill(lids, makeup.shadow, makeup.shadow_opacity, stage.light)
     under = stage.blobs(EYE_X + 2.0, 4.0, 7.0, 1.0, 0.9).within(stage.cover)
-    canvas.fill(under, paint, 0.45 * makeup.shadow_opacity)
+    canvas.fill(under, makeup.shadow, 0.45 * makeup.shadow_opacity, stage.light)
 
 
 def draw_nose(stage: Stage) -> None:
@@ -181,17 +177,16 @@ def draw_mouth(stage: Stage) -> None:
     inner_top, inner_bottom = spline(p[[12, 13, 14, 15, 16]], 5), spline(p[[16, 17, 18, 19, 12]], 5)
     outline = stage.surface(np.concatenate([top, bottom[1:-1]]))
     natural = canvas.mask(outline, lips.edge)
-    light = np.clip(stage.light, 0.4, 1.15)
-    canvas.fill(natural, np.array(lips.natural) * light, 0.92)
+    inside = canvas.coverage(outline)
+    canvas.fill(natural, lips.natural, 0.92, stage.soft_light)
     shadow = stage.blob(
         0.0, shape.mouth_y + shape.lower_lip + 0.64 * shape.mouth_open + 3.0, 9.0, 1.4, 1.3
     )
-    canvas.shade(shadow.within(canvas.coverage(outline), outside=True), (0.74, 0.63, 0.60), 0.6)
+    canvas.shade(shadow.within(inside, outside=True), (0.74, 0.63, 0.60), 0.6)
     stick = face.lipstick
     if stick is not None:
-        canvas.fill(canvas.mask(outline, 0.25), np.array(stick.color) * light, stick.opacity)
+        canvas.fill(canvas.mask(outline, 0.25), stick.color, stick.opacity, stage.soft_light)
 
-    inside = canvas.coverage(outline)
     upper = stage.surface(np.concatenate([top, inner_top[::-1]]))
     canvas.shade(canvas.mask(upper, 0.5).within(inside), (0.84, 0.80, 0.80), 0.8)
     x = np.linspace(-0.8, 0.8, 9) * shape.mouth_width + rng.uniform(-0.6, 0.6, 9)

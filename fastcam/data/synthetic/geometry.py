@@ -298,19 +298,15 @@ class View:
         return flat + self._offset
 
     def unproject(self, head: Head, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Head (x, y, z) of the surface seen at every `step`-th pixel: three arrays [ceil(H/step),
-        ceil(W/step)].
+        """Head (x, y, z) of the surface seen at every `step`-th pixel: three arrays
+        [ceil(H/step), ceil(W/step)].
 
         The surface is met by fixed-point iteration, which converges for the small angles of `Pose`
         sampling.
         """
         w, h = self.size
-        px = (np.arange(0, w + step - 1, step)[: -(-w // step)] + 0.5 * step) / self.zoom[
-            0
-        ] - self.origin[0]
-        py = (np.arange(0, h + step - 1, step)[: -(-h // step)] + 0.5 * step) / self.zoom[
-            1
-        ] - self.origin[1]
+        px = (np.arange(-(-w // step)) + 0.5) * step / self.zoom[0] - self.origin[0]
+        py = (np.arange(-(-h // step)) + 0.5) * step / self.zoom[1] - self.origin[1]
         gx, gy = np.meshgrid(px.astype(np.float32), py.astype(np.float32))
         back = np.linalg.inv(self.plane)
         u = (back[0, 0] * gx + back[0, 1] * gy + self.center[0]).astype(np.float32)

@@ -10,7 +10,7 @@ from .canvas import Mask, ribbon, ribbons
 from .geometry import moved, resample, spline
 from .stage import Stage, ellipse, mix
 
-_SAMPLES = 30
+_SAMPLES = 24
 _TAPER = np.interp(np.linspace(0.0, 1.0, _SAMPLES), [0.0, 0.14, 0.4, 1.0], [0.15, 0.8, 1.0, 0.35])
 
 
@@ -54,7 +54,7 @@ def _sheet(stage: Stage, side: float) -> tuple[np.ndarray, np.ndarray]:
     flip = np.array([side, 1.0])
     curves = []
     for knots, inside in ((outer, False), (inner, True)):
-        curve = resample(spline(np.array(knots) * flip, 8), _SAMPLES)
+        curve = resample(spline(np.array(knots) * flip, 6), _SAMPLES)
         if inside:
             z = np.minimum(stage.head.depth(curve[:, 0], curve[:, 1]), 30.0) + 1.0
             curves.append(stage.view.project(curve, z))
@@ -96,12 +96,10 @@ def _paint(
     )
     cover, tone = canvas.tones(shapes, tones)
     color = np.array(hair.color, dtype=np.float32)
-    window = cover.window
-    paint = np.zeros((canvas.height, canvas.width, 3), dtype=np.float32)
     lift = np.float32(0.07) * np.clip(tone - 0.5, 0.0, None)[..., None]
     depth = 1.16 - 0.55 * float(color.mean())  # light hair shows less of its strands
-    paint[window] = color * ((1.0 + depth * (tone - 0.5)) * level)[..., None] + lift
-    canvas.fill(cover, paint)
+    shade = ((1.0 + depth * (tone - 0.5)) * level).astype(np.float32)
+    canvas.fill(cover, color * shade[..., None] + lift)
     return cover
 
 
@@ -150,7 +148,7 @@ def draw_back_hair(stage: Stage) -> None:
         a, b = _wave(stage, np.stack([left, right]), np.array([phase, phase + 0.5]), hair.wave)
         t = stage.rng.permutation(np.linspace(0.0, 1.0, 26))
         curves = a * (1 - t[:, None, None]) + b * t[:, None, None]
-        curves = _wave(stage, curves, phase + t, 0.6 * hair.wave)[:, 8:]
+        curves = _wave(stage, curves, phase + t, 0.6 * hair.wave)[:, 6:]
         strands = list(ribbons(curves, np.full(curves.shape[:2], 2.0 * stage.view.unit)))
         _paint(stage, [np.concatenate([a, b[::-1]])], strands, 0.58)
 

@@ -21,10 +21,11 @@ def draw_face(stage: Stage) -> None:
     outline = stage.surface(face_outline(head))
     variation = 1.0 + np.float32(skin.blotches) * stage.noise(14)
     paint = color * variation[..., None] * stage.light
-    paint += (np.float32(0.55 * skin.gloss) * stage.gloss * (0.45 + 0.55 * float(color.mean())))[
+    paint += (np.float32(0.55 * skin.gloss) * stage.gloss * (0.45 + 0.15 * float(color.mean())))[
         ..., None
     ]
-    canvas.fill(canvas.mask(outline), paint)
+    whole = canvas.mask(outline)
+    canvas.fill(whole, paint[whole.window])
 
     jaw = spline(head.landmarks[:17], 4)
     rim = canvas.mask(ribbon(stage.surface(jaw), 7.0 * stage.view.unit), 3.5).within(stage.cover)

@@ -23,6 +23,7 @@ class Stage:
         head, view, canvas: see their classes.
         landmarks: float32 [68,2], pixels.
         light: float32 [H,W,3], the factor that light puts on a colour of the face's surface.
+        soft_light: the same with less contrast, for eyeballs and lips.
         gloss: float32 [H,W], the face's specular highlight for a gloss of one.
         cover: float32 [H,W], coverage of the face from the jaw to the skull.
         lips: float32 [H,W], coverage of the lips and the mouth, a little widened: nothing but the
@@ -40,6 +41,7 @@ class Stage:
         self.rng = np.random.default_rng(face.texture)
         self.landmarks = project_landmarks(self.head, self.view)
         self.light, self.gloss = self._light()
+        self.soft_light = np.clip(self.light, 0.45, 1.10)
         self.cover = self.canvas.coverage(self.surface(face_outline(self.head)))
         mouth = self.landmarks[48:60].astype(np.float64)
         center = mouth.mean(axis=0)
