@@ -1,6 +1,6 @@
-// Argument checks and output allocation of the raw ops, the same for every device: a kernel file only
-// fills in how its device launches. The messages here are a second line of defence; the Python layer
-// (fastcam/functional.py) checks first and names the caller's own arguments.
+// Argument checks and output allocation of the raw ops, the same for every device: a kernel file
+// only fills in how its device launches. The messages here are a second line of defence; the Python
+// layer (fastcam/functional.py) checks first and names the caller's own arguments.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -69,9 +69,9 @@ inline Tensor with_contiguous_cells(const Tensor& t) {
 inline Tensor empty_on(const Tensor& like, std::vector<int64_t> sizes, ScalarType dtype,
                        bool channels_last = false) {
   using torch::headeronly::MemoryFormat;
-  return torch::stable::empty(
-      sizes, dtype, std::nullopt, like.device(), std::nullopt,
-      channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  return torch::stable::empty(sizes, dtype, std::nullopt, like.device(), std::nullopt,
+                              channels_last ? MemoryFormat::ChannelsLast
+                                            : MemoryFormat::Contiguous);
 }
 
 // The inputs of a forward op, held together with what keeps their memory alive.
@@ -94,12 +94,9 @@ inline HeldCamInputs hold_cam_inputs(const Tensor& activations, const Tensor& gr
                   "fastcam: gradients do not agree with activations in N or C");
   STD_TORCH_CHECK(gradients.device() == activations.device(),
                   "fastcam: gradients and activations are on different devices");
-  HeldCamInputs held{readable(activations),
-                     readable(gradients),
-                     kind_of(activations, "activations"),
-                     kind_of(gradients, "gradients"),
-                     ScalarType::Float,
-                     {}};
+  HeldCamInputs held{
+      readable(activations),           readable(gradients), kind_of(activations, "activations"),
+      kind_of(gradients, "gradients"), ScalarType::Float,   {}};
   held.acc = acc_type(held.activations_kind);
   STD_TORCH_CHECK(
       held.gradients_kind == held.activations_kind || gradients.scalar_type() == held.acc,
@@ -134,8 +131,9 @@ inline Tensor hold_cells(const Tensor& t, const char* name, const Tensor& activa
   return with_contiguous_cells(t);
 }
 
-// ---- the ops -------------------------------------------------------------------------------------
-// `launch` runs the kernel: (params, activations kind, gradients kind) on the tensors' device.
+// ---- the ops
+// ------------------------------------------------------------------------------------- `launch`
+// runs the kernel: (params, activations kind, gradients kind) on the tensors' device.
 
 template <class Launch>
 std::tuple<Tensor, Tensor, Tensor> cam_forward_op(const Tensor& activations,
@@ -156,10 +154,11 @@ std::tuple<Tensor, Tensor, Tensor> cam_forward_op(const Tensor& activations,
 }
 
 template <class Launch>
-std::tuple<Tensor, Tensor, Tensor, Tensor> cam_iou_forward_op(
-    const Tensor& activations, const Tensor& gradients, const Tensor& regions,
-    const std::optional<Tensor>& cell_weights, const std::optional<Tensor>& where,
-    double threshold, double sharpness, int64_t binarize, double eps, const Launch& launch) {
+std::tuple<Tensor, Tensor, Tensor, Tensor>
+cam_iou_forward_op(const Tensor& activations, const Tensor& gradients, const Tensor& regions,
+                   const std::optional<Tensor>& cell_weights, const std::optional<Tensor>& where,
+                   double threshold, double sharpness, int64_t binarize, double eps,
+                   const Launch& launch) {
   const HeldCamInputs held = hold_cam_inputs(activations, gradients);
   const CamInputs& in = held.in;
   const Tensor region = hold_cells(regions, "regions", activations, in, held.acc);
@@ -169,8 +168,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> cam_iou_forward_op(
   }
   if (where.has_value()) {
     STD_TORCH_CHECK(where->dim() == 2 && where->size(0) == in.batch &&
-                        where->size(1) == in.targets &&
-                        where->scalar_type() == ScalarType::Bool &&
+                        where->size(1) == in.targets && where->scalar_type() == ScalarType::Bool &&
                         where->device() == activations.device(),
                     "fastcam: where must be bool [N,T] on the activations' device");
   }
@@ -212,11 +210,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> cam_iou_forward_op(
 
 // `launch`: (params, activations kind).
 template <class Launch>
-std::tuple<Tensor, Tensor> cam_backward_op(const Tensor& activations, const Tensor& alpha,
-                                           const Tensor& unit, const std::optional<Tensor>& scale,
-                                           const std::optional<Tensor>& status,
-                                           bool need_activations, bool need_gradients,
-                                           const Launch& launch) {
+std::tuple<Tensor, Tensor>
+cam_backward_op(const Tensor& activations, const Tensor& alpha, const Tensor& unit,
+                const std::optional<Tensor>& scale, const std::optional<Tensor>& status,
+                bool need_activations, bool need_gradients, const Launch& launch) {
   STD_TORCH_CHECK(activations.dim() == 4 && alpha.dim() == 3 && unit.dim() == 4,
                   "fastcam: expected activations [N,C,H,W], alpha [N,T,C], unit [N,T,H,W]");
   const Tensor held = readable(activations);

@@ -1,8 +1,8 @@
 // What every kernel of fastcam is handed: plain structs, no torch, one source for CPU and CUDA.
 //
 // Symbols (the specification's): N batch, T targets, C channels, P = H*W cells of the activations,
-// Q = H'*W' cells of the gradients (P and Q need not agree). "acc" is the arithmetic type of a call:
-// double when an input is double, float otherwise.
+// Q = H'*W' cells of the gradients (P and Q need not agree). "acc" is the arithmetic type of a
+// call: double when an input is double, float otherwise.
 #pragma once
 
 #include <cstdint>
@@ -93,6 +93,53 @@ struct CamBackward {
 
   void* grad_activations;  // [N, C, P] dense in A's layout and dtype, out, or null
   void* grad_gradients;    // [N, T, C] acc, out, or null
+};
+
+// K eq. 7 and 8: g = (1 + beta) h(M; n) - beta.
+struct ToneCurve {
+  double n;
+  double beta;
+};
+
+// tone_curve and its backward, element by element.
+struct ToneCurveOp {
+  int64_t count;
+  ToneCurve curve;
+  const void* mask;  // [count]
+  const void* grad;  // [count], backward only: d loss / d g
+  void* out;         // [count], out: g, or d loss / d mask
+};
+
+// attend: Z = (1 + g(sigmoid(L); n, beta)) * F. K attributes; every tensor contiguous and of one
+// storage type, sums in acc.
+struct AttendShape {
+  int64_t batch;       // N
+  int64_t attributes;  // K
+  int64_t channels;    // C
+  int64_t cells;       // P
+};
+
+struct AttendForward {
+  AttendShape shape;
+  bool pool;
+  int64_t curve_count;      // J
+  const ToneCurve* curves;  // [J]
+  const void* features;     // [N, C, P]
+  const void* logits;       // [N, K, C, P]
+  void* out;                // [J, N, K, C, P], pooled: [J, N, K, C], out
+  void* mask_sum;           // [N, K, C] acc, out: sum_p sigmoid(L)
+};
+
+struct AttendBackward {
+  AttendShape shape;
+  bool pool;
+  ToneCurve curve;
+  const void* features;       // [N, C, P]
+  const void* logits;         // [N, K, C, P]
+  const void* grad_out;       // [N, K, C, P], pooled: [N, K, C]
+  const void* grad_mask_sum;  // [N, K] acc (the same for every channel), or null
+  void* grad_features;        // [N, C, P], out, or null
+  void* grad_logits;          // [N, K, C, P], out, or null
 };
 
 }  // namespace fastcam

@@ -74,21 +74,17 @@ struct Power {
 // ---- soft thresholds ---------------------------------------------------------------------------
 // value(x) and slope(x) = d value / d x for x in [0, 1].
 
-// K eq. 8 bent to the threshold: x < theta: theta (x/theta)^s, else 1 - (1-theta) ((1-x)/(1-theta))^s.
+// K eq. 8 bent to the threshold: x < theta: theta (x/theta)^s, else 1 - (1-theta)
+// ((1-x)/(1-theta))^s.
 template <class T>
 struct ToneThreshold {
   T theta, sharpness, inv_theta, inv_rest;
   Power<T> power;  // of s - 1: value and slope share it
 
   FASTCAM_HD ToneThreshold(T theta_, T sharpness_)
-      : theta(theta_),
-        sharpness(sharpness_),
-        inv_theta(T(1) / theta_),
-        inv_rest(T(1) / (T(1) - theta_)),
-        power(sharpness_ - T(1)) {}
-  FASTCAM_HD T base(T x) const {
-    return power(x < theta ? x * inv_theta : (T(1) - x) * inv_rest);
-  }
+      : theta(theta_), sharpness(sharpness_), inv_theta(T(1) / theta_),
+        inv_rest(T(1) / (T(1) - theta_)), power(sharpness_ - T(1)) {}
+  FASTCAM_HD T base(T x) const { return power(x < theta ? x * inv_theta : (T(1) - x) * inv_rest); }
   FASTCAM_HD T value(T x) const {
     const T y = base(x);
     return x < theta ? x * y : T(1) - (T(1) - x) * y;
@@ -135,7 +131,8 @@ struct IoULoss {
   }
 };
 
-// The set as Y has it, {x > theta}: the value is that of the set, the gradient that of the tone curve.
+// The set as Y has it, {x > theta}: the value is that of the set, the gradient that of the tone
+// curve.
 template <class T>
 struct HardIoULoss {
   static constexpr int kSums = 4;
@@ -173,7 +170,8 @@ FASTCAM_HD Peak<T> higher_peak(Peak<T> a, Peak<T> b) {
   return a.value > b.value ? a : b;
 }
 
-// What a map is divided by. A division, never a product with 1/peak: a subnormal peak has no inverse.
+// What a map is divided by. A division, never a product with 1/peak: a subnormal peak has no
+// inverse.
 template <class T>
 FASTCAM_HD T map_divisor(T peak) {
   return peak == T(0) ? T(1) : peak;

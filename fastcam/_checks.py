@@ -25,7 +25,7 @@ def _is_tensor(name: str, value: object) -> None:
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
 
 
-def _floating(name: str, tensor: Tensor, and_bool: bool = False) -> None:
+def floating(name: str, tensor: Tensor, and_bool: bool = False) -> None:
     _is_tensor(name, tensor)
     if tensor.dtype not in _FLOATS and not (and_bool and tensor.dtype == torch.bool):
         kinds = "bool, float32" if and_bool else "float32"
@@ -34,11 +34,9 @@ def _floating(name: str, tensor: Tensor, and_bool: bool = False) -> None:
         )
 
 
-def _same_device(name: str, tensor: Tensor, activations: Tensor) -> None:
-    if tensor.device != activations.device:
-        raise ValueError(
-            f"{name}: expected device {activations.device} (as activations), got {tensor.device}"
-        )
+def _same_device(name: str, tensor: Tensor, other: Tensor, as_: str = "activations") -> None:
+    if tensor.device != other.device:
+        raise ValueError(f"{name}: expected device {other.device} (as {as_}), got {tensor.device}")
 
 
 def _constant(name: str, tensor: Tensor) -> None:
@@ -60,25 +58,28 @@ def number(name: str, value: float, expected: str, fits: bool) -> None:
         raise ValueError(f"{name}: expected a number {expected}, got {value}")
 
 
-def activations(tensor: Tensor) -> None:
-    """[N,C,H,W], floating, with at least one cell, on a device that has kernels."""
-    _floating("activations", tensor)
-    if tensor.dim() != 4 or tensor.shape[2] * tensor.shape[3] == 0:
-        raise ValueError(
-            f"activations: expected shape [N,C,H,W] with H, W >= 1, got {_shape(tensor)}"
-        )
+def on_supported_device(name: str, tensor: Tensor) -> None:
+    """On a device that has kernels."""
     if tensor.device.type == "cuda" and _ops.cuda_missing is not None:
         raise RuntimeError(
-            f"activations: on {tensor.device}, but fastcam's CUDA kernels are not loaded: "
+            f"{name}: on {tensor.device}, but fastcam's CUDA kernels are not loaded: "
             f"{_ops.cuda_missing}"
         )
     if tensor.device.type not in ("cpu", "cuda", "meta"):
-        raise ValueError(f"activations: expected a CPU or CUDA tensor, got device {tensor.device}")
+        raise ValueError(f"{name}: expected a CPU or CUDA tensor, got device {tensor.device}")
+
+
+def features(name: str, tensor: Tensor) -> None:
+    """[N,C,H,W], floating, with at least one cell, on a device that has kernels."""
+    floating(name, tensor)
+    if tensor.dim() != 4 or tensor.shape[2] * tensor.shape[3] == 0:
+        raise ValueError(f"{name}: expected shape [N,C,H,W] with H, W >= 1, got {_shape(tensor)}")
+    on_supported_device(name, tensor)
 
 
 def gradients(tensor: Tensor, activations: Tensor) -> Tensor:
     """[N,C,H',W'] or [N,T,C,H',W'] of the activations' N and C; returned with its axis T."""
-    _floating("gradients", tensor)
+    floating("gradients", tensor)
     batch, channels = activations.shape[:2]
     wanted = f"[{batch},{channels},H',W'] or [{batch},T,{channels},H',W'] with H', W' >= 1"
     full = tensor.unsqueeze(1) if tensor.dim() == 4 else tensor
@@ -95,7 +96,7 @@ def gradients(tensor: Tensor, activations: Tensor) -> Tensor:
 
 def region_grid(tensor: Tensor) -> Tensor:
     """[N,H,W] or [N,T,H,W], bool or floating, constant; returned with its axis T."""
-    _floating("regions", tensor, and_bool=True)
+    floating("regions", tensor, and_bool=True)
     if tensor.dim() not in (3, 4):
         raise ValueError(f"regions: expected shape [N,H,W] or [N,T,H,W], got {_shape(tensor)}")
     _constant("regions", tensor)
@@ -121,7 +122,7 @@ def regions(tensor: Tensor, activations: Tensor, pairs: torch.Size) -> Tensor:
 def cell_weights(
     tensor: Tensor, activations: Tensor, pairs: torch.Size, dtype: torch.dtype
 ) -> Tensor:
-    _floating("cell_weights", tensor, and_bool=True)
+    floating("cell_weights", tensor, and_bool=True)
     _constant("cell_weights", tensor)
     _same_device("cell_weights", tensor, activations)
     batch, targets = pairs
@@ -150,3 +151,31 @@ def where(tensor: Tensor, activations: Tensor, pairs: torch.Size) -> Tensor:
     _same_device("where", tensor, activations)
     full = tensor.unsqueeze(1) if tensor.dim() == 1 else tensor
     return full.expand(batch, targets)
+
+
+def mask_logits(tensor: Tensor, features: Tensor) -> None:
+    """[N,K,C,H,W] of the features' N, C, H and W."""
+    floating("mask_logits", tensor)
+    batch, *plane = features.shape
+    if tensor.dim() != 5 or tensor.shape[0] != batch or list(tensor.shape[2:]) != plane:
+        wanted = ",".join(str(size) for size in (batch, "K", *plane))
+        raise ValueError(f"mask_logits: expected shape [{wanted}], got {_shape(tensor)}")
+    _same_device("mask_logits", tensor, features, "features")
+
+
+def conv1x1(weight: Tensor, bias: Tensor, features: Tensor) -> None:
+    """weight [K·C,C] and bias [K·C] of the features' C."""
+    channels = features.shape[1]
+    floating("weight", weight)
+    floating("bias", bias)
+    if (
+        weight.dim() != 2
+        or weight.shape[1] != channels
+        or channels == 0
+        or weight.shape[0] % channels != 0
+    ):
+        raise ValueError(f"weight: expected shape [K*{channels},{channels}], got {_shape(weight)}")
+    if bias.shape != weight.shape[:1]:
+        raise ValueError(f"bias: expected shape [{weight.shape[0]}], got {_shape(bias)}")
+    _same_device("weight", weight, features, "features")
+    _same_device("bias", bias, features, "features")

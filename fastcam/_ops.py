@@ -161,3 +161,42 @@ def _cam_backward_fake(
     else:
         grad_activations = activations.new_empty((0,))
     return grad_activations, alpha.new_empty(alpha.shape if need_gradients else (0,))
+
+
+@torch.library.register_fake("fastcam::_tone_curve")
+def _tone_curve_fake(mask: Tensor, n: float, beta: float) -> Tensor:
+    return mask.new_empty(mask.shape)
+
+
+@torch.library.register_fake("fastcam::_tone_curve_backward")
+def _tone_curve_backward_fake(mask: Tensor, grad: Tensor, n: float, beta: float) -> Tensor:
+    return mask.new_empty(mask.shape)
+
+
+@torch.library.register_fake("fastcam::_attend_forward")
+def _attend_forward_fake(
+    features: Tensor, logits: Tensor, n: list[float], beta: list[float], pool: bool
+) -> tuple[Tensor, Tensor]:
+    shape = logits.shape[:3] if pool else logits.shape
+    return (
+        features.new_empty((len(n), *shape)),
+        features.new_empty(logits.shape[:3], dtype=_acc(features)),
+    )
+
+
+@torch.library.register_fake("fastcam::_attend_backward")
+def _attend_backward_fake(
+    features: Tensor,
+    logits: Tensor,
+    grad_out: Tensor,
+    grad_mask_sum: Tensor | None,
+    n: float,
+    beta: float,
+    pool: bool,
+    need_features: bool,
+    need_logits: bool,
+) -> tuple[Tensor, Tensor]:
+    return (
+        features.new_empty(features.shape if need_features else (0,)),
+        logits.new_empty(logits.shape if need_logits else (0,)),
+    )

@@ -18,10 +18,18 @@ import torch
 from torch import Tensor
 
 from fastcam import _checks as check
+from fastcam._attend import attend, attend_conv1x1, tone_curve
 from fastcam._autograd import differentiable_once
 from fastcam._ops import raw
 
-__all__ = ["cam_iou_loss", "grad_cam", "valid_targets"]
+__all__ = [
+    "attend",
+    "attend_conv1x1",
+    "cam_iou_loss",
+    "grad_cam",
+    "tone_curve",
+    "valid_targets",
+]
 
 _BINARIZE = {"tone": 0, "sigmoid": 1, "hard": 2}
 _REDUCTIONS = ("mean", "sum", "none")
@@ -29,7 +37,7 @@ _REDUCTIONS = ("mean", "sum", "none")
 
 def _prepare(activations: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor, torch.dtype]:
     """Check A and D; D with its axis T, in a dtype that the kernels pair with A's."""
-    check.activations(activations)
+    check.features("activations", activations)
     gradients = check.gradients(gradients, activations)
     if activations.dtype == torch.float64 or gradients.dtype == torch.float64:
         dtype = torch.float64

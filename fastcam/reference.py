@@ -8,10 +8,21 @@ check nothing.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+from torch.nn import functional as nnf
 
-__all__ = ["cam_iou_loss", "grad_cam", "soft_threshold", "valid_targets"]
+__all__ = [
+    "attend",
+    "attend_conv1x1",
+    "cam_iou_loss",
+    "grad_cam",
+    "soft_threshold",
+    "tone_curve",
+    "valid_targets",
+]
 
 
 def _arithmetic_dtype(*tensors: Tensor) -> torch.dtype:
@@ -49,11 +60,12 @@ def soft_threshold(x: Tensor, threshold: float, sharpness: float, binarize: str)
     """The soft set of a normalised map (step 4): K eq. 8 bent to the threshold, or a sigmoid."""
     if binarize == "sigmoid":
         return torch.sigmoid(sharpness * (x - threshold))
-    # The clamps keep the branch that `where` drops finite, and so its gradient zero.
-    low = threshold * (x.clamp(max=threshold) / threshold) ** sharpness
-    rest = 1 - threshold
-    high = 1 - rest * ((1 - x).clamp(max=rest) / rest) ** sharpness
-    return torch.where(x < threshold, low, high)
+    # The inner `where` keeps the branch that the outer one drops finite, and so its gradient zero.
+    # (Not clamp: its gradient on the boundary is zero.)
+    below, rest = x < threshold, 1 - threshold
+    low = threshold * (torch.where(below, x, 0) / threshold) ** sharpness
+    high = 1 - rest * (torch.where(below, 0, 1 - x) / rest) ** sharpness
+    return torch.where(below, low, high)
 
 
 def valid_targets(
@@ -122,3 +134,57 @@ def cam_iou_loss(
     if reduction == "sum":
         return loss.sum()
     return loss.sum() / valid.sum().clamp(min=1)
+
+
+def tone_curve(mask: Tensor, n: float = 1.0, beta: float = 0.0) -> Tensor:
+    """See :func:`fastcam.functional.tone_curve`."""
+    below = mask < 0.5
+    x = torch.where(below, mask, 1 - mask) / 0.5
+    part = x**n / 2
+    return (1 + beta) * torch.where(below, part, 1 - part) - beta
+
+
+def _tone_curve_of_logits(logits: Tensor, n: float, beta: float) -> Tensor:
+    """g(σ(L)), through the logarithm of 2·σ(−|L|): the plain chain is NaN at L = 60, n = 0.5."""
+    below = logits < 0
+    part = torch.exp(n * (math.log(2) + nnf.logsigmoid(torch.where(below, logits, -logits)))) / 2
+    return (1 + beta) * torch.where(below, part, 1 - part) - beta
+
+
+def attend(
+    features: Tensor,
+    mask_logits: Tensor,
+    n: float | list[float] = 1.0,
+    beta: float | list[float] = 0.0,
+    *,
+    pool: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """See :func:`fastcam.functional.attend`."""
+    dtype = _arithmetic_dtype(features, mask_logits)
+    out_dtype = torch.promote_types(features.dtype, mask_logits.dtype)
+    f, logits = features.to(dtype).unsqueeze(1), mask_logits.to(dtype)
+    l1 = torch.sigmoid(logits).sum((2, 3, 4))
+
+    def one(n: float, beta: float) -> Tensor:
+        z = (1 + _tone_curve_of_logits(logits, n, beta)) * f
+        return (z.mean((-2, -1)) if pool else z).to(out_dtype)
+
+    if not isinstance(n, (list, tuple)) and not isinstance(beta, (list, tuple)):
+        return one(n, beta), l1
+    length = len(n) if isinstance(n, (list, tuple)) else len(beta)  # type: ignore[arg-type]
+    ns = n if isinstance(n, (list, tuple)) else [n] * length
+    betas = beta if isinstance(beta, (list, tuple)) else [beta] * length
+    return torch.stack([one(*curve) for curve in zip(ns, betas, strict=True)]), l1
+
+
+def attend_conv1x1(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    n: float | list[float] = 1.0,
+    beta: float | list[float] = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """See :func:`fastcam.functional.attend_conv1x1`; this one holds L."""
+    channels = features.shape[1]
+    logits = nnf.conv2d(features, weight[..., None, None], bias)
+    return attend(features, logits.unflatten(1, (-1, channels)), n, beta, pool=True)

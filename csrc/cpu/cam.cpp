@@ -1,76 +1,59 @@
-// Grad-CAM ops on the CPU: splits the work over torch's threads and calls the kernels of cam_kernels.h.
-#include <algorithm>
-#include <memory>
-#include <new>
-
+// Grad-CAM ops on the CPU: splits the work over torch's threads and calls the kernels of
+// cam_kernels.h.
 #include "../checks.h"
 #include "cam_kernels.h"
+#include "parallel.h"
 
 namespace fastcam {
 namespace {
 
-struct Scratch {
-  explicit Scratch(int64_t bytes)
-      : memory(::operator new(size_t(bytes), std::align_val_t(64))) {}
-  ~Scratch() { ::operator delete(memory, std::align_val_t(64)); }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  void* memory;
-};
-
-// Below this many elements of A a second thread costs more than it saves.
-constexpr int64_t kGrainElements = 32 * 1024;
-
-int64_t grain(int64_t elements_per_unit) {
-  return std::max<int64_t>(1, kGrainElements / std::max<int64_t>(1, elements_per_unit));
-}
-
 std::tuple<Tensor, Tensor, Tensor> cam_forward(const Tensor activations, const Tensor gradients,
                                                bool normalize) {
-  return cam_forward_op(
-      activations, gradients, normalize,
-      [](const CamForward& op, ScalarKind a, ScalarKind d) {
-        const int64_t unit = op.in.channels * op.in.cells * op.in.targets;
-        torch::stable::parallel_for(0, op.in.batch, grain(unit), [&](int64_t begin, int64_t end) {
-          const Scratch scratch(cam_forward_scratch_bytes(op.in));
-          cam_kernels().cam_forward(op, a, d, begin, end, scratch.memory);
-        });
-      });
+  return cam_forward_op(activations, gradients, normalize,
+                        [](const CamForward& op, ScalarKind a, ScalarKind d) {
+                          const int64_t unit = op.in.channels * op.in.cells * op.in.targets;
+                          parallel_over(op.in.batch, unit, [&](int64_t begin, int64_t end) {
+                            const Scratch scratch(cam_forward_scratch_bytes(op.in));
+                            cam_kernels().cam_forward(op, a, d, begin, end, scratch.get());
+                          });
+                        });
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> cam_iou_forward(
-    const Tensor activations, const Tensor gradients, const Tensor regions,
-    const std::optional<Tensor> cell_weights, const std::optional<Tensor> where, double threshold,
-    double sharpness, int64_t binarize, double eps) {
-  return cam_iou_forward_op(
-      activations, gradients, regions, cell_weights, where, threshold, sharpness, binarize, eps,
-      [](const CamLossForward& op, ScalarKind a, ScalarKind d) {
-        const int64_t unit = op.in.channels * op.in.cells * op.in.targets;
-        torch::stable::parallel_for(0, op.in.batch, grain(unit), [&](int64_t begin, int64_t end) {
-          const Scratch scratch(cam_forward_scratch_bytes(op.in));
-          cam_kernels().cam_iou_forward(op, a, d, begin, end, scratch.memory);
-        });
-      });
+std::tuple<Tensor, Tensor, Tensor, Tensor>
+cam_iou_forward(const Tensor activations, const Tensor gradients, const Tensor regions,
+                const std::optional<Tensor> cell_weights, const std::optional<Tensor> where,
+                double threshold, double sharpness, int64_t binarize, double eps) {
+  return cam_iou_forward_op(activations, gradients, regions, cell_weights, where, threshold,
+                            sharpness, binarize, eps,
+                            [](const CamLossForward& op, ScalarKind a, ScalarKind d) {
+                              const int64_t unit = op.in.channels * op.in.cells * op.in.targets;
+                              parallel_over(op.in.batch, unit, [&](int64_t begin, int64_t end) {
+                                const Scratch scratch(cam_forward_scratch_bytes(op.in));
+                                cam_kernels().cam_iou_forward(op, a, d, begin, end, scratch.get());
+                              });
+                            });
 }
 
 std::tuple<Tensor, Tensor> cam_backward(const Tensor activations, const Tensor alpha,
                                         const Tensor unit, const std::optional<Tensor> scale,
                                         const std::optional<Tensor> status, bool need_activations,
                                         bool need_gradients) {
-  return cam_backward_op(
-      activations, alpha, unit, scale, status, need_activations, need_gradients,
-      [](const CamBackward& op, ScalarKind a) {
-        // Few samples are split into channel blocks, so that every thread has work.
-        const int64_t threads = torch::stable::get_num_threads();
-        const int64_t wanted = op.batch >= 2 * threads ? 1 : (2 * threads + op.batch - 1) / op.batch;
-        const int64_t blocks = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, op.channels / 32));
-        const int64_t work = op.channels * op.cells * op.targets / blocks;
-        torch::stable::parallel_for(
-            0, op.batch * blocks, grain(work), [&](int64_t begin, int64_t end) {
-              const Scratch scratch(cam_backward_scratch_bytes(op));
-              cam_kernels().cam_backward(op, a, blocks, begin, end, scratch.memory);
-            });
-      });
+  return cam_backward_op(activations, alpha, unit, scale, status, need_activations, need_gradients,
+                         [](const CamBackward& op, ScalarKind a) {
+                           // Few samples are split into channel blocks, so that every thread has
+                           // work.
+                           const int64_t threads = torch::stable::get_num_threads();
+                           const int64_t wanted = op.batch >= 2 * threads
+                                                      ? 1
+                                                      : (2 * threads + op.batch - 1) / op.batch;
+                           const int64_t blocks = std::clamp<int64_t>(
+                               wanted, 1, std::max<int64_t>(1, op.channels / 32));
+                           const int64_t work = op.channels * op.cells * op.targets / blocks;
+                           parallel_over(op.batch * blocks, work, [&](int64_t begin, int64_t end) {
+                             const Scratch scratch(cam_backward_scratch_bytes(op));
+                             cam_kernels().cam_backward(op, a, blocks, begin, end, scratch.get());
+                           });
+                         });
 }
 
 std::string cpu_isa() { return cam_kernels().isa; }
@@ -78,12 +61,14 @@ std::string cpu_isa() { return cam_kernels().isa; }
 }  // namespace
 }  // namespace fastcam
 
-STABLE_TORCH_LIBRARY_IMPL(fastcam, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(fastcam, CPU, m)
+{
   m.impl("_cam_forward", TORCH_BOX(&fastcam::cam_forward));
   m.impl("_cam_iou_forward", TORCH_BOX(&fastcam::cam_iou_forward));
   m.impl("_cam_backward", TORCH_BOX(&fastcam::cam_backward));
 }
 
-STABLE_TORCH_LIBRARY_IMPL(fastcam, CompositeExplicitAutograd, m) {
+STABLE_TORCH_LIBRARY_IMPL(fastcam, CompositeExplicitAutograd, m)
+{
   m.impl("_cpu_isa", TORCH_BOX(&fastcam::cpu_isa));
 }

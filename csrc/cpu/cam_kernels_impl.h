@@ -25,7 +25,8 @@ FASTCAM_INLINE int64_t padded(int64_t count) {
   return (count + kLanes<Acc> - 1) / kLanes<Acc> * kLanes<Acc>;
 }
 
-// ---- step 1: alpha[c] = sum_q D[c, q] / P --------------------------------------------------------
+// ---- step 1: alpha[c] = sum_q D[c, q] / P
+// --------------------------------------------------------
 
 template <class Acc, class S>
 FASTCAM_INLINE void channel_weights(const Plane<S>& d, Acc cells, Acc* alpha) {
@@ -54,13 +55,15 @@ FASTCAM_INLINE void channel_weights(const Plane<S>& d, Acc cells, Acc* alpha) {
     for (int64_t q = 0; q < whole; q += L) sum += load(row + q);
     if (rest != 0) {
       const bool spare = (C - 1 - c) * Q + rest >= L;  // a whole vector is still inside D
-      sum += spare ? keep_first<Acc>(load(row + whole), rest) : load_partial<Acc>(row + whole, rest);
+      sum +=
+          spare ? keep_first<Acc>(load(row + whole), rest) : load_partial<Acc>(row + whole, rest);
     }
     alpha[c] = horizontal_sum<Acc>(sum) / cells;
   }
 }
 
-// ---- step 2: map[t, p] = sum_c alpha[t, c] A[c, p], for `kTargets` targets ------------------------
+// ---- step 2: map[t, p] = sum_c alpha[t, c] A[c, p], for `kTargets` targets
+// ------------------------
 
 template <int kTargets, class Acc, class S>
 FASTCAM_INLINE void maps_channels_first(const Plane<S>& a, const Acc* const* alpha,
@@ -71,8 +74,8 @@ FASTCAM_INLINE void maps_channels_first(const Plane<S>& a, const Acc* const* alp
   for (int t = 0; t < kTargets; ++t) {
     for (int64_t p = 0; p < P; p += L) store(map[t] + p, Vec<Acc>{});
   }
-  // `kRows` channels a round: one load and one store of the map for as many loads of A. A row's last
-  // vector may reach into the next row, never beyond the sample's last element.
+  // `kRows` channels a round: one load and one store of the map for as many loads of A. A row's
+  // last vector may reach into the next row, never beyond the sample's last element.
   const auto round = [&]<int kRows>(std::integral_constant<int, kRows>, int64_t c) {
     const int64_t inside = (C - c - kRows) * P >= L ? P : P / L * L;
     const S* rows[kRows];
@@ -91,9 +94,8 @@ FASTCAM_INLINE void maps_channels_first(const Plane<S>& a, const Acc* const* alp
       add(p, [](const S* x) __attribute__((always_inline)) { return load(x); });
     }
     for (; p < P; p += L) {
-      add(p, [&](const S* x) __attribute__((always_inline)) {
-        return load_partial<Acc>(x, P - p);
-      });
+      add(p,
+          [&](const S* x) __attribute__((always_inline)) { return load_partial<Acc>(x, P - p); });
     }
   };
   int64_t c = 0;
@@ -173,7 +175,8 @@ FASTCAM_INLINE Peak<Acc> rectify(Acc* map, int64_t cells) {
   return peak;
 }
 
-// ---- grad_cam ------------------------------------------------------------------------------------
+// ---- grad_cam
+// ------------------------------------------------------------------------------------
 
 template <class Acc, class SA, class SD>
 void cam_forward(const CamForward& op, int64_t begin, int64_t end, void* scratch) {
@@ -201,7 +204,8 @@ void cam_forward(const CamForward& op, int64_t begin, int64_t end, void* scratch
   }
 }
 
-// ---- a loss of the map ---------------------------------------------------------------------------
+// ---- a loss of the map
+// ---------------------------------------------------------------------------
 
 // Steps 3 to 5 of one valid pair, and d loss / d (map before ReLU) into `unit`.
 template <class Acc, class Loss>
@@ -299,7 +303,8 @@ void cam_iou_forward(const CamLossForward& op, int64_t begin, int64_t end, void*
   }
 }
 
-// ---- backward ------------------------------------------------------------------------------------
+// ---- backward
+// ------------------------------------------------------------------------------------
 
 // Channels first: row by row, A is read once, dA written once. `map_grad` is G, [T, padded P], with
 // zeros behind the last cell.
@@ -349,9 +354,8 @@ FASTCAM_INLINE void backward_channels_first(const CamBackward& op, const S* a, S
 // Channels last: cell by cell over this block's channels.
 template <class Acc, class S>
 FASTCAM_INLINE void backward_channels_last(const CamBackward& op, const S* a, S* da,
-                                           const Acc* alpha, const uint8_t* on,
-                                           const Acc* map_grad, Acc* dalpha, int64_t c_begin,
-                                           int64_t c_end) {
+                                           const Acc* alpha, const uint8_t* on, const Acc* map_grad,
+                                           Acc* dalpha, int64_t c_begin, int64_t c_end) {
   constexpr int L = kLanes<Acc>;
   const int64_t C = op.channels;
   const int64_t P = op.cells;
@@ -407,9 +411,10 @@ void cam_backward(const CamBackward& op, int64_t channel_blocks, int64_t begin, 
       for (int64_t t = 0; t < T; ++t) {
         const int64_t pair = n * T + t;
         on[t] = op.status == nullptr || (op.status[pair] & kStatusValid) != 0;
-        const Acc scale = op.scale == nullptr ? Acc(1)
-                                              : static_cast<const Acc*>(op.scale)[
-                                                    n * op.scale_stride_n + t * op.scale_stride_t];
+        const Acc scale =
+            op.scale == nullptr
+                ? Acc(1)
+                : static_cast<const Acc*>(op.scale)[n * op.scale_stride_n + t * op.scale_stride_t];
         const Acc* from = static_cast<const Acc*>(op.unit) + pair * P;
         Acc* to = map_grad + t * row;
         for (int64_t p = 0; p < P; ++p) to[p] = on[t] ? scale * from[p] : Acc(0);
@@ -432,17 +437,8 @@ void cam_backward(const CamBackward& op, int64_t channel_blocks, int64_t begin, 
   }
 }
 
-// ---- run-time types become compile-time ones -----------------------------------------------------
-
-template <class F>
-FASTCAM_INLINE void with_storage(ScalarKind kind, const F& f) {
-  switch (kind) {
-    case ScalarKind::kFloat: f(float{}); break;
-    case ScalarKind::kDouble: f(double{}); break;
-    case ScalarKind::kHalf: f(Half{}); break;
-    case ScalarKind::kBFloat16: f(BFloat16{}); break;
-  }
-}
+// ---- run-time types become compile-time ones
+// -----------------------------------------------------
 
 // D comes in the activations' storage type or in the arithmetic type.
 template <class F>
@@ -459,7 +455,8 @@ FASTCAM_INLINE void with_storages(ScalarKind activations, ScalarKind gradients, 
 
 const CamKernels kCamKernels = {
     FASTCAM_ISA_NAME,
-    [](const CamForward& op, ScalarKind a, ScalarKind d, int64_t begin, int64_t end, void* scratch) {
+    [](const CamForward& op, ScalarKind a, ScalarKind d, int64_t begin, int64_t end,
+       void* scratch) {
       with_storages(a, d, [&](auto acc, auto sa, auto sd) {
         cam_forward<decltype(acc), decltype(sa), decltype(sd)>(op, begin, end, scratch);
       });

@@ -2,14 +2,17 @@
 #include <cstdlib>
 #include <string_view>
 
+#include "attend_kernels.h"
 #include "cam_kernels.h"
 
 namespace fastcam {
 
 namespace {
 
-const CamKernels& choose() {
 #if defined(__x86_64__)
+enum class Isa { kBaseline, kAvx2, kAvx512 };
+
+Isa best_isa() {
   const char* asked = std::getenv("FASTCAM_CPU_ISA");
   const std::string_view limit = asked == nullptr ? "" : asked;
   __builtin_cpu_init();
@@ -17,18 +20,25 @@ const CamKernels& choose() {
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512vl");
-  if (avx512 && limit != "avx2" && limit != "baseline") return avx512::kCamKernels;
-  if (avx2 && limit != "baseline") return avx2::kCamKernels;
-#endif
-  return baseline::kCamKernels;
+  if (avx512 && limit != "avx2" && limit != "baseline") return Isa::kAvx512;
+  if (avx2 && limit != "baseline") return Isa::kAvx2;
+  return Isa::kBaseline;
 }
+
+template <class Table>
+const Table& choose(const Table& plain, const Table& with_avx2, const Table& with_avx512) {
+  static const Isa isa = best_isa();
+  return isa == Isa::kAvx512 ? with_avx512 : isa == Isa::kAvx2 ? with_avx2 : plain;
+}
+#define FASTCAM_CHOOSE(table) choose(baseline::table, avx2::table, avx512::table)
+#else
+#define FASTCAM_CHOOSE(table) baseline::table
+#endif
 
 }  // namespace
 
-const CamKernels& cam_kernels() {
-  static const CamKernels& chosen = choose();
-  return chosen;
-}
+const CamKernels& cam_kernels() { return FASTCAM_CHOOSE(kCamKernels); }
+const AttendKernels& attend_kernels() { return FASTCAM_CHOOSE(kAttendKernels); }
 
 // Sized for the widest vectors and the widest arithmetic type.
 static int64_t padded_row_bytes(int64_t cells) { return (cells + 15) / 16 * 16 * 8; }
@@ -40,5 +50,7 @@ int64_t cam_forward_scratch_bytes(const CamInputs& in) {
 int64_t cam_backward_scratch_bytes(const CamBackward& op) {
   return op.targets * (padded_row_bytes(op.cells) + 1);
 }
+
+int64_t attend_scratch_bytes(int64_t cells) { return 3 * padded_row_bytes(cells); }
 
 }  // namespace fastcam

@@ -1,9 +1,12 @@
-// Vectors of the widest kind the instruction set at hand has, through the compiler's own vector types:
-// one source for SSE2, AVX2, AVX-512 and NEON. Included once per instruction set (cam_<isa>.cpp says
-// FASTCAM_ISA and FASTCAM_VECTOR_BYTES), so all of it is in that namespace and forced inline.
+// Vectors of the widest kind the instruction set at hand has, through the compiler's own vector
+// types: one source for SSE2, AVX2, AVX-512 and NEON. Included once per instruction set
+// (<op>_<isa>.cpp say FASTCAM_ISA and FASTCAM_VECTOR_BYTES), so all of it is in that namespace and
+// forced inline.
 //
 // Storage types (float, double, Half, BFloat16) are converted to the arithmetic type on load and
 // rounded to nearest even on store.
+#pragma once
+
 #include <cstdint>
 #include <cstring>
 
@@ -44,7 +47,8 @@ FASTCAM_INLINE Acc horizontal_sum(const Vec<Acc>& v) {
   return sum;
 }
 
-// ---- load: storage -> arithmetic -----------------------------------------------------------------
+// ---- load: storage -> arithmetic
+// -----------------------------------------------------------------
 
 FASTCAM_INLINE Vec<float> load(const float* p) {
   return *reinterpret_cast<const VecType<float>::unaligned*>(p);
@@ -70,7 +74,8 @@ FASTCAM_INLINE Vec<float> load(const Half* p) {
   return (Vec<float>)(((magnitude >= (0x1f << 23)) ? special : scaled) | sign);
 }
 
-// ---- store: arithmetic -> storage ----------------------------------------------------------------
+// ---- store: arithmetic -> storage
+// ----------------------------------------------------------------
 
 FASTCAM_INLINE void store(float* p, const Vec<float>& v) {
   *reinterpret_cast<VecType<float>::unaligned*>(p) = v;
@@ -102,7 +107,8 @@ FASTCAM_INLINE void store(Half* p, const Vec<float>& v) {
   store_bits(&p->bits, half | sign);
 }
 
-// ---- rests ---------------------------------------------------------------------------------------
+// ---- rests
+// ---------------------------------------------------------------------------------------
 
 // The first `count` (< kLanes) elements; the other lanes are zero.
 template <class Acc, class S>
@@ -118,14 +124,25 @@ FASTCAM_INLINE void store_partial(S* p, const Vec<Acc>& v, int64_t count) {
   std::memcpy(static_cast<void*>(p), buffer, size_t(count) * sizeof(S));
 }
 
-// All lanes are readable, but only the first `count` are ours: the others become zero (a product with
-// zero would let a neighbour's NaN through).
+// All lanes are readable, but only the first `count` are ours: the others become zero (a product
+// with zero would let a neighbour's NaN through).
 template <class Acc>
 FASTCAM_INLINE Vec<Acc> keep_first(const Vec<Acc>& v, int64_t count) {
   using Int = std::conditional_t<sizeof(Acc) == 8, int64_t, int32_t>;
   typename VecType<Int>::type lane;
   for (int i = 0; i < kLanes<Acc>; ++i) lane[i] = Int(i);
   return (lane < Int(count)) ? v : Vec<Acc>{};
+}
+
+// Run-time storage type to compile-time one: f(float{}), f(Half{}) ...
+template <class F>
+FASTCAM_INLINE void with_storage(ScalarKind kind, const F& f) {
+  switch (kind) {
+    case ScalarKind::kFloat: f(float{}); break;
+    case ScalarKind::kDouble: f(double{}); break;
+    case ScalarKind::kHalf: f(Half{}); break;
+    case ScalarKind::kBFloat16: f(BFloat16{}); break;
+  }
 }
 
 }  // namespace fastcam::FASTCAM_ISA
