@@ -24,12 +24,13 @@ GPU_ARCHS := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>
 	| grep -E '^[0-9]+\.[0-9]+$$' | sort -u | tr '\n' ';')
 CUDA_ARCHS ?= $(GPU_ARCHS)8.0;9.0+PTX
 
+export MAX_JOBS ?= $(shell nproc)
+
 PYTEST_WORKERS ?= 0
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 
 BUILD_ENV = TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST:-$(CUDA_ARCHS)}"
-CMAKE_BUILD := build/cmake
 
 .PHONY: setup build demo test test-python test-cpp bench lint format cuda-all clean distclean
 
@@ -76,10 +77,16 @@ test: test-cpp build
 test-python: build
 	$(VENV_PYTHON) -m pytest $(if $(filter-out 0,$(PYTEST_WORKERS)),-n $(PYTEST_WORKERS)) $(PYTEST_ARGS)
 
+# Twice: as released, and under AddressSanitizer.
 test-cpp: $(BIN)/.requirements
-	$(BIN)/cmake -S . -B $(CMAKE_BUILD) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja
-	$(BIN)/cmake --build $(CMAKE_BUILD)
-	$(BIN)/ctest --test-dir $(CMAKE_BUILD) --output-on-failure --no-tests=error
+	$(call ctest,build/cmake,)
+	$(call ctest,build/cmake-asan,-DFASTCAM_SANITIZE=address)
+
+define ctest
+	$(BIN)/cmake -S . -B $(1) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja $(2)
+	$(BIN)/cmake --build $(1) -j $(MAX_JOBS)
+	$(BIN)/ctest --test-dir $(1) --output-on-failure --no-tests=error
+endef
 
 CXX_FILES = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cuh' -o -name '*.cu')
 
