@@ -12,5 +12,14 @@ __version__ = "0.1.0"
 
 from fastcam import functional, reference
 from fastcam._ops import build_info
+from fastcam.losses import IoUCamLoss
+from fastcam.tap import ActivationTap
 
-__all__ = ["__version__", "build_info", "functional", "reference"]
+__all__ = [
+    "ActivationTap",
+    "IoUCamLoss",
+    "__version__",
+    "build_info",
+    "functional",
+    "reference",
+]

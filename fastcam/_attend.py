@@ -115,8 +115,8 @@ def _together(features: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
 def _inference_only(several: bool, *tensors: Tensor) -> None:
     if several and torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
         raise ValueError(
-            "n, beta: expected numbers where gradients are recorded, got a sequence; several (n, beta) "
-            "in one call are for inference, wrap it in torch.no_grad()"
+            "n, beta: expected numbers where gradients are recorded, got a sequence; several "
+            "(n, beta) in one call are for inference, wrap it in torch.no_grad()"
         )
 
 
@@ -147,8 +147,8 @@ def attend(
         twice differentiable.
 
     Raises:
-        TypeError, ValueError: naming the argument, what was expected and what came; a sequence where
-            gradients are recorded.
+        TypeError, ValueError: naming the argument, what was expected and what came; a sequence
+            where gradients are recorded.
     """
     check.features("features", features)
     check.mask_logits(mask_logits, features)

@@ -1,8 +1,8 @@
 """``attend`` on a 1×1 convolution, chunk by chunk: the library's GEMM, then the fused kernel.
 
 A chunk is a few attributes of one sample: its logits are made in a buffer that stays in the cache,
-used, and overwritten by the next. Backward makes them again. The loops are ops of their own, so that
-``torch.compile`` sees one node.
+used, and overwritten by the next. Backward makes them again. The loops are ops of their own, so
+that ``torch.compile`` sees one node.
 """
 
 from __future__ import annotations
