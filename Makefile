@@ -10,7 +10,8 @@
 #
 # Variables: PYTHON (3.11 or newer), VENV, CUDA_ARCHS, PYTEST_ARGS, PYTEST_WORKERS, DEMO_ARGS, MAX_JOBS.
 
-SHELL := /bin/bash -euo pipefail
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := setup
 
 PYTHON ?= python3
