@@ -229,7 +229,7 @@ class ClosedForm:
                 weight = weight.unflatten(1, (channels, positions)).sum(-1)
             v = v @ weight
         if self.first is not None:
-            v = v * self.first.to(v.dtype).view(self.batch, 1, -1)
+            v = v * self.first.to(v.dtype).flatten(1).unsqueeze(1)
         if v.shape[-1] != channels:
             v = v.unflatten(-1, (channels, positions)).sum(-1)
         return v.expand(self.batch, targets.count, channels)[..., None, None]

@@ -298,13 +298,13 @@ def _only_pooling(trace: Trace, point: Tensor) -> None:
     """Check §2.1: nothing but pooling between the layer and gradient_at, and no way around it."""
     assert trace.gradient is not None
     layer, at = trace.layer.name, trace.gradient.name
-    call = trace.find(point)
-    path = call.path() if call is not None else []
-    proven = call is not None and call.untouched() and point.shape == call.output.shape
-    if proven and all(sums_survive(step.module) for step in path):
-        return
-    between: list[tuple[str, nn.Module]] = [(step.name, step.module) for step in path]
-    for name, module in between if proven else trace.ran[: trace.ran_before_gradient]:
+    call = next((c for c in trace.calls if c.output is point and c.untouched()), None)
+    ran = trace.ran[: trace.ran_before_gradient]
+    if call is not None:
+        ran = [(step.name, step.module) for step in call.path()]
+        if all(sums_survive(module) for _, module in ran):
+            return
+    for name, module in ran:
         if not sums_survive(module):
             raise ValueError(
                 f"gradient_at: between '{layer}' and '{at}' only max pooling, adaptive pooling and "
