@@ -1,0 +1,219 @@
+// What happens to a finished map: the policy by which grad_cam and each loss differ on the GPU. A
+// policy has the op's parameters and three functions, each called by all threads of one block:
+//   on(op, n, t)       is the pair wanted at all? (the same answer in every thread)
+//   map_of(op, pair)   global memory of P values that may hold the map until finish() is called
+//   finish(...)        the map before ReLU -> every output of the pair but alpha
+//   skip(...)          the outputs of a pair that is off, alpha excepted
+#pragma once
+
+#include "../reduce.cuh"
+#include "plan.h"
+
+namespace fastcam {
+
+// One pair (n, t) whose map lies in `map` (shared memory, or the pair's own output).
+template <class Acc>
+struct PairMap {
+  int64_t n;
+  int t;
+  int64_t pair;  // n * T + t
+  Acc* map;
+};
+
+// Shared memory of one block that finish() may use.
+template <class Acc>
+struct FinishScratch {
+  void* reduce;  // kReduceBytes
+  Acc* values;
+  int capacity;  // of `values`
+};
+
+// ReLU in place, and the peak. The calling thread's cells are thread, thread + threads, ...
+template <class Acc>
+FASTCAM_DEVICE Peak<Acc> rectify(Acc* map, int cells) {
+  Peak<Acc> best{Acc(-1), INT64_MAX};
+  for (int p = int(threadIdx.x); p < cells; p += int(blockDim.x)) {
+    const Acc r = relu(peek(map + p));
+    poke(map + p, r);
+    best = higher_peak(best, Peak<Acc>{r, p});
+  }
+  return best;
+}
+
+// ---- grad_cam
+// --------------------------------------------------------------------------------------
+
+template <class AccType>
+struct MapFinish {
+  using Acc = AccType;
+  using Params = CamForward;
+
+  FASTCAM_DEVICE static bool on(const Params&, int64_t, int) { return true; }
+  FASTCAM_DEVICE static Acc* map_of(const Params& op, int64_t pair) {
+    return static_cast<Acc*>(op.cam) + pair * op.in.cells;
+  }
+  FASTCAM_DEVICE static void skip(const Params&, int64_t) {}
+  FASTCAM_DEVICE static bool finish(const Params& op, const PairMap<Acc>& at,
+                                    const FinishScratch<Acc>& scratch) {
+    const int cells = int(op.in.cells);
+    const Peak<Acc> peak =
+        block_reduce(rectify(at.map, cells), static_cast<Peak<Acc>*>(scratch.reduce),
+                     [](Peak<Acc> a, Peak<Acc> b) { return higher_peak(a, b); });
+    const Acc divisor = op.normalize ? map_divisor(peak.value) : Acc(1);
+    Acc* cam = map_of(op, at.pair);
+    for (int p = int(threadIdx.x); p < cells; p += int(blockDim.x)) {
+      store(cam + p, peek(at.map + p) / divisor);
+    }
+    if (threadIdx.x == 0) store(static_cast<Acc*>(op.peak) + at.pair, peak.value);
+    return true;
+  }
+};
+
+// ---- losses of the map
+// -----------------------------------------------------------------------------
+
+// Steps 3 to 5 of a pair, and d loss / d (map before ReLU). False if the region is empty: nothing
+// has been written then.
+template <class Loss, class Acc>
+FASTCAM_DEVICE bool finish_loss(const CamLossForward& op, const PairMap<Acc>& at, Acc* unit,
+                                const FinishScratch<Acc>& scratch) {
+  const int thread = int(threadIdx.x);
+  const int threads = int(blockDim.x);
+  const int cells = int(op.in.cells);
+  const Loss loss{Acc(op.threshold), Acc(op.sharpness), Acc(op.eps)};
+  const Acc* region =
+      static_cast<const Acc*>(op.regions) + at.n * op.regions_stride_n + at.t * op.regions_stride_t;
+  const Acc* weight = nullptr;
+  if (op.cell_weights != nullptr) {
+    weight = static_cast<const Acc*>(op.cell_weights) + at.n * op.cell_weights_stride_n +
+             at.t * op.cell_weights_stride_t;
+  }
+  // A thread meets its own cells three times; S and w are read from global memory once if they fit.
+  const bool kept = 2 * cells <= scratch.capacity;
+  Acc* kept_region = scratch.values;
+  Acc* kept_weight = scratch.values + cells;
+  const auto region_at = [&](int p) { return kept ? kept_region[p] : load(region + p); };
+  const auto weight_at = [&](int p) {
+    return kept ? kept_weight[p] : (weight == nullptr ? Acc(1) : load(weight + p));
+  };
+
+  struct First {
+    Peak<Acc> peak;
+    Acc area;
+    Acc unused;
+  };
+  First first{rectify(at.map, cells), Acc(0), Acc(0)};
+  for (int p = thread; p < cells; p += threads) {
+    const Acc s = load(region + p);
+    const Acc w = weight == nullptr ? Acc(1) : load(weight + p);
+    if (kept) {
+      kept_region[p] = s;
+      kept_weight[p] = w;
+    }
+    first.area += w * s;
+  }
+  first =
+      block_reduce(first, static_cast<First*>(scratch.reduce), [](const First& a, const First& b) {
+        return First{higher_peak(a.peak, b.peak), a.area + b.area, Acc(0)};
+      });
+  const bool valid = first.area != Acc(0);  // NaN is not empty: it is to be seen in the loss
+  if (valid) {
+    const Acc peak = first.peak.value;
+    const Acc divisor = map_divisor(peak);
+    struct Terms {
+      Acc value[Loss::kSums];
+    };
+    Terms sum{};
+    for (int p = thread; p < cells; p += threads) {
+      Acc term[Loss::kSums];
+      loss.terms(peek(at.map + p) / divisor, region_at(p), weight_at(p), term);
+      for (int j = 0; j < Loss::kSums; ++j) sum.value[j] += term[j];
+    }
+    sum = block_reduce(sum, static_cast<Terms*>(scratch.reduce), [](Terms a, const Terms& b) {
+      for (int j = 0; j < Loss::kSums; ++j) a.value[j] += b.value[j];
+      return a;
+    });
+    Acc derivative[Loss::kSums];
+    const Acc value = loss.combine(sum.value, derivative);
+
+    const auto slope_at = [&](int p, Acc r) {
+      return loss.slope(r / divisor, region_at(p), weight_at(p), derivative);
+    };
+    Acc pull = Acc(0);
+    for (int p = thread; p < cells; p += threads) {
+      const Acc r = peek(at.map + p);
+      pull += slope_at(p, r) * (r / divisor);
+    }
+    pull =
+        block_reduce(pull, static_cast<Acc*>(scratch.reduce), [](Acc a, Acc b) { return a + b; });
+
+    for (int p = thread; p < cells; p += threads) {
+      const Acc r = peek(at.map + p);
+      store(unit + p, map_gradient(r, slope_at(p, r), pull, p == first.peak.cell, divisor));
+    }
+    if (thread == 0) {
+      store(static_cast<Acc*>(op.loss) + at.pair, value);
+      store(op.status + at.pair, uint8_t(kStatusValid | (peak == Acc(0) ? kStatusDead : 0)));
+    }
+  }
+  return valid;
+}
+
+// The part that all losses share. `Family::with_loss(op, f)` calls f with the type of the loss that
+// the run-time options name; the kernel holds them all, since the choice costs nothing next to a
+// map.
+template <class Family, class AccType>
+struct LossFinish {
+  using Acc = AccType;
+  using Params = CamLossForward;
+
+  FASTCAM_DEVICE static bool on(const Params& op, int64_t n, int t) {
+    return op.where == nullptr || load(op.where + n * op.where_stride_n + t * op.where_stride_t);
+  }
+  FASTCAM_DEVICE static Acc* map_of(const Params& op, int64_t pair) {
+    return static_cast<Acc*>(op.unit) + pair * op.in.cells;
+  }
+  FASTCAM_DEVICE static void skip(const Params& op, int64_t pair) {
+    Acc* unit = map_of(op, pair);
+    for (int p = int(threadIdx.x); p < int(op.in.cells); p += int(blockDim.x)) {
+      store(unit + p, Acc(0));
+    }
+    if (threadIdx.x == 0) {
+      store(static_cast<Acc*>(op.loss) + pair, Acc(0));
+      store(op.status + pair, uint8_t(0));
+    }
+  }
+
+  FASTCAM_DEVICE static bool finish(const Params& op, const PairMap<Acc>& at,
+                                    const FinishScratch<Acc>& scratch) {
+    bool valid = false;
+    Family::with_loss(op, [&](auto tag) {
+      using Loss = typename decltype(tag)::type;
+      valid = finish_loss<Loss>(op, at, map_of(op, at.pair), scratch);
+    });
+    if (!valid) skip(op, at.pair);
+    return valid;
+  }
+};
+
+template <class Loss>
+struct LossTag {
+  using type = Loss;
+};
+
+// cam_iou: one loss for each way to make a set of the map.
+template <class Acc>
+struct IoUFamily {
+  template <class F>
+  FASTCAM_DEVICE static void with_loss(const CamLossForward& op, const F& f) {
+    switch (op.binarize) {
+      case Binarize::kTone: f(LossTag<IoULoss<Acc, ToneThreshold<Acc>>>{}); break;
+      case Binarize::kSigmoid: f(LossTag<IoULoss<Acc, SigmoidThreshold<Acc>>>{}); break;
+      case Binarize::kHard: f(LossTag<HardIoULoss<Acc>>{}); break;
+    }
+  }
+};
+template <class Acc>
+using IoUFinish = LossFinish<IoUFamily<Acc>, Acc>;
+
+}  // namespace fastcam

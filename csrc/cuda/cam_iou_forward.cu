@@ -1,0 +1,28 @@
+// _cam_iou_forward on CUDA.
+#include "launch.cuh"
+// launch.cuh first: it defines the launch
+#include "cam_launch.cuh"
+
+namespace fastcam {
+namespace {
+
+std::tuple<Tensor, Tensor, Tensor, Tensor>
+cam_iou_forward(const Tensor activations, const Tensor gradients, const Tensor regions,
+                const std::optional<Tensor> cell_weights, const std::optional<Tensor> where,
+                double threshold, double sharpness, int64_t binarize, double eps) {
+  return cam_iou_forward_op(
+      activations, gradients, regions, cell_weights, where, threshold, sharpness, binarize, eps,
+      [&](const CamLossForward& op, ScalarKind a, ScalarKind d) {
+        on_device_of(activations, [&](int count, void* stream, auto workspace) {
+          launch_cam_iou_forward(op, a, d, LaunchSite{count, stream, workspace});
+        });
+      });
+}
+
+}  // namespace
+}  // namespace fastcam
+
+STABLE_TORCH_LIBRARY_IMPL(fastcam, CUDA, m)
+{
+  m.impl("_cam_iou_forward", TORCH_BOX(&fastcam::cam_iou_forward));
+}

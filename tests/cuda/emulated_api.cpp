@@ -1,0 +1,145 @@
+// What the Python tests see of the emulator, through ctypes (emulation.py).
+#include <cstdio>
+
+#include "emulated_ops.h"
+#include "planted_bugs.h"
+
+namespace {
+
+using namespace emulator;
+using namespace fastcam;
+
+template <class F>
+int guarded(char* message, int size, const F& f) {
+  try {
+    f();
+    return 0;
+  } catch (const std::exception& error) {
+    std::snprintf(message, size_t(size), "%s", error.what());
+    return 1;
+  }
+}
+
+}  // namespace
+
+extern "C" {
+
+void* emulator_new(int reversed, int count) {
+  auto* device = new Device;
+  device->options.reversed = reversed != 0;
+  device->options.count = count != 0;
+  return device;
+}
+void emulator_delete(void* device) { delete static_cast<Device*>(device); }
+void emulator_add_buffer(void* device, const void* data, int64_t bytes) {
+  static_cast<Device*>(device)->add_buffer(data, size_t(bytes));
+}
+// loaded, stored, sectors, accesses of warps, of these 16 bytes a lane, launches
+void emulator_traffic(const void* handle, int64_t* out) {
+  const Device& device = *static_cast<const Device*>(handle);
+  out[0] = device.traffic.loaded_bytes;
+  out[1] = device.traffic.stored_bytes;
+  out[2] = device.traffic.sectors;
+  out[3] = device.traffic.accesses;
+  out[4] = device.traffic.vector_accesses;
+  out[5] = device.launches;
+}
+
+// sizes: N, T, C, P, Q; strides: A's n, D's n, D's t; layouts: A, D channels last
+static CamInputs inputs_of(const int64_t* sizes, const int64_t* strides, const int* layouts,
+                           const void* activations, const void* gradients) {
+  CamInputs in{};
+  in.batch = sizes[0];
+  in.targets = sizes[1];
+  in.channels = sizes[2];
+  in.cells = sizes[3];
+  in.grad_cells = sizes[4];
+  in.activations = activations;
+  in.activations_stride_n = strides[0];
+  in.activations_channels_last = layouts[0] != 0;
+  in.gradients = gradients;
+  in.gradients_stride_n = strides[1];
+  in.gradients_stride_t = strides[2];
+  in.gradients_channels_last = layouts[1] != 0;
+  return in;
+}
+
+int emulate_cam_forward(void* device, int multiprocessors, int a_kind, int d_kind,
+                        const int64_t* sizes, const int64_t* strides, const int* layouts,
+                        const void* activations, const void* gradients, int normalize, void* cam,
+                        void* alpha, void* peak, char* message, int message_size) {
+  return guarded(message, message_size, [&] {
+    const CamForward op{inputs_of(sizes, strides, layouts, activations, gradients), normalize != 0,
+                        alpha, cam, peak};
+    run_cam_forward(*static_cast<Device*>(device), multiprocessors, op, ScalarKind(a_kind),
+                    ScalarKind(d_kind));
+  });
+}
+
+// cell_strides: n and t of regions, cell_weights, where
+int emulate_cam_iou_forward(void* device, int multiprocessors, int a_kind, int d_kind,
+                            const int64_t* sizes, const int64_t* strides, const int* layouts,
+                            const void* activations, const void* gradients, const void* regions,
+                            const void* cell_weights, const bool* where,
+                            const int64_t* cell_strides, double threshold, double sharpness,
+                            int binarize, double eps, void* loss, void* alpha, void* unit,
+                            uint8_t* status, char* message, int message_size) {
+  return guarded(message, message_size, [&] {
+    CamLossForward op{};
+    op.in = inputs_of(sizes, strides, layouts, activations, gradients);
+    op.regions = regions;
+    op.regions_stride_n = cell_strides[0];
+    op.regions_stride_t = cell_strides[1];
+    op.cell_weights = cell_weights;
+    op.cell_weights_stride_n = cell_strides[2];
+    op.cell_weights_stride_t = cell_strides[3];
+    op.where = where;
+    op.where_stride_n = cell_strides[4];
+    op.where_stride_t = cell_strides[5];
+    op.binarize = Binarize(binarize);
+    op.threshold = threshold;
+    op.sharpness = sharpness;
+    op.eps = eps;
+    op.alpha = alpha;
+    op.unit = unit;
+    op.loss = loss;
+    op.status = status;
+    run_cam_iou_forward(*static_cast<Device*>(device), multiprocessors, op, ScalarKind(a_kind),
+                        ScalarKind(d_kind));
+  });
+}
+
+// sizes: N, T, C, P; strides: A's n, scale's n and t
+int emulate_cam_backward(void* device, int multiprocessors, int a_kind, const int64_t* sizes,
+                         const int64_t* strides, int channels_last, const void* activations,
+                         const void* alpha, const void* unit, const void* scale,
+                         const uint8_t* status, void* grad_activations, void* grad_gradients,
+                         char* message, int message_size) {
+  return guarded(message, message_size, [&] {
+    CamBackward op{};
+    op.batch = sizes[0];
+    op.targets = sizes[1];
+    op.channels = sizes[2];
+    op.cells = sizes[3];
+    op.activations = activations;
+    op.activations_stride_n = strides[0];
+    op.activations_channels_last = channels_last != 0;
+    op.alpha = alpha;
+    op.unit = unit;
+    op.scale = scale;
+    op.scale_stride_n = strides[1];
+    op.scale_stride_t = strides[2];
+    op.status = status;
+    op.grad_activations = grad_activations;
+    op.grad_gradients = grad_gradients;
+    run_cam_backward(*static_cast<Device*>(device), multiprocessors, op, ScalarKind(a_kind));
+  });
+}
+
+// Kernels with a known mistake; `data` holds 64 floats.
+int emulate_planted_bug(void* device, const char* bug, float* data, char* message,
+                        int message_size) {
+  return guarded(message, message_size,
+                 [&] { run_planted_bug(*static_cast<Device*>(device), bug, data); });
+}
+}

@@ -1,0 +1,279 @@
+"""Runs the CUDA kernels on the CPU: builds the emulator and calls it on torch tensors.
+
+The library is compiled with g++ on first use and kept under ``build/emulator``; it is rebuilt when a
+source, a header or the compiler changes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+BUILD = ROOT / "build" / "emulator"
+
+EMULATED = tuple(sorted(path.name for path in HERE.glob("emulated_cam_*.cpp")))
+KINDS = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
+BINARIZE = {"tone": 0, "sigmoid": 1, "hard": 2}
+
+H100_MULTIPROCESSORS = 132
+
+
+class EmulatorError(RuntimeError):
+    """What the emulator found wrong with a kernel."""
+
+
+def compiler() -> str | None:
+    """The C++ compiler, or None."""
+    return shutil.which(os.environ.get("CXX", "g++"))
+
+
+def _fingerprint(flags: Sequence[str]) -> str:
+    digest = hashlib.sha256("\0".join(flags).encode())
+    version = subprocess.run([str(compiler()), "--version"], capture_output=True, check=True)
+    digest.update(version.stdout)
+    headers = [p for p in (ROOT / "csrc").rglob("*") if p.suffix in {".h", ".cuh"}]
+    for path in sorted([*headers, *HERE.glob("*.h"), *HERE.glob("*.cpp")]):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def build(name: str, sources: Sequence[str], flags: Sequence[str]) -> Path:
+    """Compile ``sources`` (names in this folder) to ``build/emulator/<name>``, if not done already."""
+    flags = ["-std=c++20", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", *flags]
+    BUILD.mkdir(parents=True, exist_ok=True)
+    target = BUILD / name
+    stamp = BUILD / f"{name}.stamp"
+    fingerprint = _fingerprint([*flags, *sources])
+    with open(BUILD / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if target.exists() and stamp.exists() and stamp.read_text() == fingerprint:
+            return target
+
+        def compile_one(source: str) -> Path:
+            made = BUILD / f"{name}.{source}.o"
+            command = [str(compiler()), *flags, "-c", str(HERE / source), "-o", str(made)]
+            subprocess.run(command, check=True)
+            return made
+
+        with ThreadPoolExecutor(max_workers=min(2, os.cpu_count() or 1)) as pool:
+            objects = [str(made) for made in pool.map(compile_one, sources)]
+        partial = BUILD / f"{name}.partial"
+        link = [flag for flag in flags if flag.startswith("-fsanitize") or flag == "-shared"]
+        subprocess.run(
+            [str(compiler()), *link, *objects, "-pthread", "-o", str(partial)], check=True
+        )
+        os.replace(partial, target)
+        stamp.write_text(fingerprint)
+    return target
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The emulator as a shared library."""
+    sources = ["emulator.cpp", "emulated_api.cpp", *EMULATED]
+    lib = ctypes.CDLL(str(build("libemulator.so", sources, ["-O1", "-shared"])))
+    lib.emulator_new.restype = ctypes.c_void_p
+    return lib
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Global memory traffic of a launch."""
+
+    loaded: int  # bytes; lanes of a warp that read the same bytes at once count once
+    stored: int  # bytes
+    sectors: int  # of 32 bytes
+    accesses: int  # of whole warps
+    vector_accesses: int  # of these, with 16 bytes a lane
+    launches: int
+
+    @property
+    def bytes(self) -> int:
+        return self.loaded + self.stored
+
+    @property
+    def sector_efficiency(self) -> float:
+        """Bytes wanted over bytes of the sectors touched."""
+        return self.bytes / (32 * self.sectors)
+
+
+def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+
+
+def _array(kind: type, values: Sequence[int]) -> ctypes.Array:
+    return (kind * len(values))(*values)
+
+
+def _is_channels_first(t: Tensor) -> bool:
+    channels, height, width = t.shape[-3:]
+    c, h, w = t.stride()[-3:]
+    return (
+        (width == 1 or w == 1)
+        and (height == 1 or h == width)
+        and (channels == 1 or c == height * width)
+    )
+
+
+class Emulator:
+    """One emulated GPU: fresh memory map, options, traffic counters."""
+
+    def __init__(
+        self,
+        reversed: bool = False,
+        count: bool = False,
+        multiprocessors: int = H100_MULTIPROCESSORS,
+    ) -> None:
+        self._lib = library()
+        self._device = ctypes.c_void_p(self._lib.emulator_new(int(reversed), int(count)))
+        self._multiprocessors = multiprocessors
+
+    def __del__(self) -> None:
+        self._lib.emulator_delete(self._device)
+
+    def _map(self, *tensors: Tensor | None) -> None:
+        """Make exactly these tensors' own memory accessible."""
+        for t in tensors:
+            if t is not None and t.numel() > 0:
+                span = 1 + sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True))
+                self._lib.emulator_add_buffer(
+                    self._device, _pointer(t), ctypes.c_int64(span * t.element_size())
+                )
+
+    def _run(self, function: str, *arguments: object) -> None:
+        message = ctypes.create_string_buffer(256)
+        failed = getattr(self._lib, function)(self._device, *arguments, message, len(message))
+        if failed:
+            raise EmulatorError(message.value.decode())
+
+    @property
+    def traffic(self) -> Traffic:
+        out = (ctypes.c_int64 * 6)()
+        self._lib.emulator_traffic(self._device, out)
+        return Traffic(*out)
+
+    def planted_bug(self, bug: str, data: Tensor) -> None:
+        self._map(data)
+        self._run("emulate_planted_bug", bug.encode(), _pointer(data))
+
+    def _inputs(self, activations: Tensor, gradients: Tensor) -> tuple[object, ...]:
+        n, c, h, w = activations.shape
+        q = gradients.shape[-2] * gradients.shape[-1]
+        sizes = (n, gradients.shape[1], c, h * w, q)
+        strides = (activations.stride(0), gradients.stride(0), gradients.stride(1))
+        layouts = (not _is_channels_first(activations), not _is_channels_first(gradients))
+        return (
+            self._multiprocessors,
+            KINDS[activations.dtype],
+            KINDS[gradients.dtype],
+            _array(ctypes.c_int64, sizes),
+            _array(ctypes.c_int64, strides),
+            _array(ctypes.c_int, layouts),
+            _pointer(activations),
+            _pointer(gradients),
+        )
+
+    def cam_forward(
+        self, activations: Tensor, gradients: Tensor, normalize: bool = True
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """``_cam_forward``: cam, alpha, peak."""
+        (n, c, h, w), t = activations.shape, gradients.shape[1]
+        acc = torch.float64 if activations.dtype == torch.float64 else torch.float32
+        cam = torch.full((n, t, h, w), torch.nan, dtype=acc)
+        alpha = torch.full((n, t, c), torch.nan, dtype=acc)
+        peak = torch.full((n, t), torch.nan, dtype=acc)
+        self._map(activations, gradients, cam, alpha, peak)
+        self._run(
+            "emulate_cam_forward",
+            *self._inputs(activations, gradients),
+            int(normalize),
+            *map(_pointer, (cam, alpha, peak)),
+        )
+        return cam, alpha, peak
+
+    def cam_iou_forward(
+        self,
+        activations: Tensor,
+        gradients: Tensor,
+        regions: Tensor,
+        cell_weights: Tensor | None = None,
+        where: Tensor | None = None,
+        threshold: float = 0.5,
+        sharpness: float = 8.0,
+        binarize: str = "tone",
+        eps: float = 1e-6,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """``_cam_iou_forward``: loss, alpha, unit, status."""
+        (n, c, h, w), t = activations.shape, gradients.shape[1]
+        acc = torch.float64 if activations.dtype == torch.float64 else torch.float32
+        loss = torch.full((n, t), torch.nan, dtype=acc)
+        alpha = torch.full((n, t, c), torch.nan, dtype=acc)
+        unit = torch.full((n, t, h, w), torch.nan, dtype=acc)
+        status = torch.full((n, t), 255, dtype=torch.uint8)
+        self._map(activations, gradients, regions, cell_weights, where, loss, alpha, unit, status)
+        strides = [
+            stride
+            for cells in (regions, cell_weights, where)
+            for stride in ((0, 0) if cells is None else cells.stride()[:2])
+        ]
+        self._run(
+            "emulate_cam_iou_forward",
+            *self._inputs(activations, gradients),
+            *map(_pointer, (regions, cell_weights, where)),
+            _array(ctypes.c_int64, strides),
+            ctypes.c_double(threshold),
+            ctypes.c_double(sharpness),
+            BINARIZE[binarize],
+            ctypes.c_double(eps),
+            *map(_pointer, (loss, alpha, unit, status)),
+        )
+        return loss, alpha, unit, status
+
+    def cam_backward(
+        self,
+        activations: Tensor,
+        alpha: Tensor,
+        unit: Tensor,
+        scale: Tensor | None = None,
+        status: Tensor | None = None,
+        need_activations: bool = True,
+        need_gradients: bool = True,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """``_cam_backward``: grad_activations, grad_gradients."""
+        (n, c, h, w), t = activations.shape, alpha.shape[1]
+        channels_last = not _is_channels_first(activations)
+        grad_a = grad_d = None
+        if need_activations:
+            layout = torch.channels_last if channels_last else torch.contiguous_format
+            grad_a = torch.empty(
+                (n, c, h, w), dtype=activations.dtype, memory_format=layout
+            ).fill_(torch.nan)
+        if need_gradients:
+            grad_d = torch.full((n, t, c), torch.nan, dtype=alpha.dtype)
+        self._map(activations, alpha, unit, scale, status, grad_a, grad_d)
+        self._run(
+            "emulate_cam_backward",
+            self._multiprocessors,
+            KINDS[activations.dtype],
+            _array(ctypes.c_int64, (n, t, c, h * w)),
+            _array(
+                ctypes.c_int64, (activations.stride(0), *((0, 0) if scale is None else scale.stride()))
+            ),
+            int(channels_last),
+            *map(_pointer, (activations, alpha, unit, scale, status, grad_a, grad_d)),
+        )
+        return grad_a, grad_d

@@ -1,0 +1,240 @@
+// Runs the CUDA kernels of csrc/cuda on a CPU. Include this first; reduce.cuh then takes its
+// primitives from here. For tests only.
+//
+// Two ways to run a block:
+//   fibers   every CUDA thread is a fiber of one OS thread that runs until it meets a barrier or a
+//            shuffle. Warps take turns in ascending or descending order, so that a missing barrier
+//            shows as a wrong result in one of them. Deterministic, fast.
+//   threads  every CUDA thread is an OS thread, for ThreadSanitizer.
+// Every access to global memory is checked (inside a registered buffer, aligned to its size), and,
+// with fibers, counted as the memory system would see it: accesses of a warp from one place in the
+// code belong together, and cost the 32-byte sectors they touch.
+#pragma once
+
+#define FASTCAM_EMULATOR 1
+
+#include <barrier>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __launch_bounds__(...)
+#define FASTCAM_DEVICE inline
+
+namespace emulator {
+
+struct Error : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+struct Dim {
+  unsigned x, y, z;
+};
+
+// ---- traffic
+// ---------------------------------------------------------------------------------------
+
+struct Traffic {
+  int64_t loaded_bytes = 0;  // a warp's lanes reading the same bytes at once count once
+  int64_t stored_bytes = 0;
+  int64_t sectors = 0;          // 32 bytes each
+  int64_t sectors_needed = 0;   // what perfectly packed accesses would have touched, as bytes
+  int64_t accesses = 0;         // of warps
+  int64_t vector_accesses = 0;  // of these, 16 bytes a lane
+};
+
+// Accesses of one block between two barriers, grouped into warp accesses: the k-th time that a lane
+// passes a place in the code belongs to the k-th time of the other lanes of its warp.
+class Counter {
+public:
+  void record(int warp, int lane, const void* site, uintptr_t address, int bytes, bool is_store) {
+    if (warp != warp_ || lane != lane_) {
+      warp_ = warp;
+      lane_ = lane;
+      for (auto& entry : places_) entry.second.next = 0;
+      last_site_ = nullptr;
+    }
+    if (site != last_site_) {
+      last_site_ = site;
+      last_ = &places_[{warp, site}];
+    }
+    Place& place = *last_;
+    if (place.next == place.used) {
+      if (place.used == place.groups.size()) place.groups.emplace_back();
+      Group& fresh = place.groups[place.used++];
+      fresh.spans.clear();
+      fresh.is_store = is_store;
+      fresh.vector = bytes == 16;
+    }
+    place.groups[place.next++].spans.push_back({address, address + uintptr_t(bytes)});
+  }
+  void flush(Traffic* total) {
+    for (auto& entry : places_) {
+      for (size_t i = 0; i < entry.second.used; ++i) add(entry.second.groups[i], total);
+      entry.second.used = entry.second.next = 0;
+    }
+    warp_ = lane_ = -1;
+    last_site_ = nullptr;
+  }
+
+private:
+  struct Span {
+    uintptr_t begin, end;
+  };
+  struct Group {
+    std::vector<Span> spans;
+    bool is_store = false;
+    bool vector = false;
+  };
+  struct Place {
+    std::vector<Group> groups;
+    size_t used = 0;
+    size_t next = 0;
+  };
+  static void add(Group& group, Traffic* total);
+
+  std::map<std::pair<int, const void*>, Place> places_;
+  int warp_ = -1;
+  int lane_ = -1;
+  const void* last_site_ = nullptr;
+  Place* last_ = nullptr;
+};
+
+// ---- a launch
+// --------------------------------------------------------------------------------------
+
+enum class Mode { kFibers, kThreads };
+
+struct Options {
+  Mode mode = Mode::kFibers;
+  bool reversed = false;  // warps in descending order, and blocks, too
+  bool count = false;
+};
+
+// What a launch may touch, how it runs, and what it has moved. One per test.
+struct Device {
+  Options options;
+  Traffic traffic;
+  int launches = 0;
+
+  void add_buffer(const void* data, size_t bytes);
+  void check(const void* p, size_t bytes, const char* what) const;
+
+  struct Buffer {
+    uintptr_t begin, end;
+  };
+  std::vector<Buffer> buffers;
+};
+
+class Block;
+
+// The CUDA thread that the calling fiber or OS thread is.
+struct Thread {
+  Device* device = nullptr;
+  Block* block = nullptr;
+  unsigned index = 0;
+  Dim thread_idx{}, block_idx{}, block_dim{};
+};
+extern thread_local Thread current;
+
+class Block {
+public:
+  virtual ~Block() = default;
+  virtual void barrier() = 0;
+  virtual uint32_t shuffle_xor(uint32_t value, int lane_mask) = 0;
+  Counter* counter = nullptr;
+  char* shared = nullptr;
+  size_t shared_bytes = 0;
+
+  bool is_shared(const void* p) const {
+    const char* at = static_cast<const char*>(p);
+    return at >= shared && at < shared + shared_bytes;
+  }
+};
+
+// Runs `kernel` once for each CUDA thread.
+void launch(Device& device, int blocks, int threads, size_t shared_bytes,
+            const std::function<void()>& kernel);
+
+// Every access to global memory passes here, with the place in the code that makes it.
+inline __attribute__((always_inline)) void access(const void* p, int bytes, bool is_store,
+                                                  const void* site) {
+  const Thread& thread = current;
+  thread.device->check(p, size_t(bytes), is_store ? "store" : "load");
+  if (Counter* counter = thread.block->counter) {
+    counter->record(int(thread.index / 32), int(thread.index % 32), site,
+                    reinterpret_cast<uintptr_t>(p), bytes, is_store);
+  }
+}
+
+// The place in the code: a function that is never inlined knows where it will return to.
+template <class T>
+__attribute__((noinline)) T load_at(const T* p) {
+  access(p, int(sizeof(T)), false, __builtin_return_address(0));
+  T value;
+  std::memcpy(&value, p, sizeof(T));
+  return value;
+}
+template <class T>
+__attribute__((noinline)) void store_at(T* p, const T& value) {
+  access(p, int(sizeof(T)), true, __builtin_return_address(0));
+  std::memcpy(p, &value, sizeof(T));
+}
+
+}  // namespace emulator
+
+#define threadIdx (::emulator::current.thread_idx)
+#define blockIdx (::emulator::current.block_idx)
+#define blockDim (::emulator::current.block_dim)
+
+inline void __syncthreads() { ::emulator::current.block->barrier(); }
+
+#include "storage_conversions.h"
+
+namespace fastcam {
+
+template <class T>
+FASTCAM_DEVICE T load(const T* p) {
+  return emulator::load_at(p);
+}
+template <class T>
+FASTCAM_DEVICE T load_fresh(const T* p) {
+  return emulator::load_at(p);
+}
+template <class T>
+FASTCAM_DEVICE void store(T* p, T value) {
+  emulator::store_at(p, value);
+}
+template <class T>
+FASTCAM_DEVICE T peek(const T* p) {
+  return emulator::current.block->is_shared(p) ? *p : emulator::load_at(p);
+}
+template <class T>
+FASTCAM_DEVICE void poke(T* p, T value) {
+  if (emulator::current.block->is_shared(p)) {
+    *p = value;
+  } else {
+    emulator::store_at(p, value);
+  }
+}
+FASTCAM_DEVICE void* shared_memory() { return emulator::current.block->shared; }
+FASTCAM_DEVICE uint32_t shuffle_xor(uint32_t value, int lane_mask) {
+  return emulator::current.block->shuffle_xor(value, lane_mask);
+}
+inline unsigned take_ticket(unsigned* counter) {
+  emulator::current.device->check(counter, sizeof(unsigned), "atomic");
+  return __atomic_fetch_add(counter, 1u, __ATOMIC_ACQ_REL);
+}
+
+}  // namespace fastcam
