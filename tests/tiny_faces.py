@@ -29,6 +29,7 @@ class TinyNet(nn.Module):
             nn.Conv2d(8, 12, 3, stride=2, padding=1),
             nn.ReLU(inplace=True),
             nn.MaxPool2d(2),
+            nn.AdaptiveAvgPool2d(4),
         )
         self.classifier = nn.Sequential(
             nn.Dropout(0.3), nn.Linear(12 * 16, 24), nn.ReLU(), nn.Linear(24, num_attributes)

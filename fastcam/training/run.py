@@ -155,7 +155,7 @@ def train(
         workers=config.workers,
     )
     history = History(out / HISTORY)
-    callbacks: list[Any] = [history, ResumeCheckpoint(out / RESUME, config.save_minutes)]
+    callbacks: list[Any] = [history]
     if config.patience:
         best = ModelCheckpoint(
             dirpath=out,
@@ -168,7 +168,8 @@ def train(
         stop = EarlyStopping(
             "valid/loss", patience=config.patience, check_on_train_epoch_end=True, verbose=False
         )
-        callbacks += [best, stop]
+        callbacks += [stop, best]
+    callbacks.append(ResumeCheckpoint(out / RESUME, config.save_minutes))  # after best: its state
     if progress_bar:
         callbacks.append(RichProgressBar())
     with _quiet():

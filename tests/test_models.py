@@ -1,0 +1,144 @@
+"""AlexNet's initialisation, the registry, and checkpoints."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_faces import MODEL, TinyNet
+from torch import nn
+from torchvision.models import alexnet as torchvision_alexnet
+
+from fastcam import models
+from fastcam.models import Checkpoint, ModelSpec, alexnet, load_checkpoint, save_checkpoint
+from fastcam.models.checkpoint import Preprocessing
+
+
+def test_alexnet_is_torchvisions_but_for_the_last_layer() -> None:
+    model = alexnet(7)
+    theirs = torchvision_alexnet()
+    names = [(n, type(m)) for n, m in theirs.named_modules()][1:]
+    assert [(n, type(m)) for n, m in model.named_modules()][1:] == names
+    assert model.classifier[6].out_features == 7
+    model.eval()
+    assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 7)
+
+
+def test_he_initialisation_starts_at_one_half_and_keeps_the_signal() -> None:
+    torch.manual_seed(0)
+    model = alexnet(5).eval()
+    for layer in model.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            assert not layer.bias.any()
+            if layer is not model.classifier[6]:
+                fan_in = layer.weight[0].numel()
+                std = float(layer.weight.detach().std())
+                assert std == pytest.approx(math.sqrt(2 / fan_in), rel=0.05)
+    images = torch.randn(4, 3, 96, 96)
+    hidden = model.classifier[:6](model.avgpool(model.features(images)).flatten(1))
+    assert 0.2 < float(hidden.detach().std()) < 20
+    assert model(images).sigmoid().sub(0.5).abs().max() < 0.2
+
+
+def test_alexnet_takes_weights_from_a_file(tmp_path: Path) -> None:
+    theirs = torchvision_alexnet(num_classes=4)
+    torch.save(theirs.state_dict(), tmp_path / "weights.pth")
+    model = alexnet(3, weights=tmp_path / "weights.pth")
+    assert torch.equal(model.features[0].weight, theirs.features[0].weight)
+    assert torch.equal(model.classifier[4].bias, theirs.classifier[4].bias)
+    assert float(model.classifier[6].weight.detach().std()) == pytest.approx(0.001, rel=0.1)
+    torch.save({"layer.weight": torch.zeros(2)}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=r"other\.pth holds no AlexNet weights: missing"):
+        alexnet(3, weights=tmp_path / "other.pth")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        alexnet(3, weights=tmp_path / "nowhere.pth")
+    with pytest.raises(ValueError, match="num_attributes must be at least 1, got 0"):
+        alexnet(0)
+    with pytest.raises(ValueError, match="init must be one of"):
+        alexnet(3, init="xavier")
+
+
+def test_the_registry_names_what_it_knows() -> None:
+    assert {"alexnet", MODEL} <= set(models.model_names())
+    with pytest.raises(ValueError, match=r"unknown model 'alexnetz'; known: alexnet"):
+        models.build("alexnetz", 3)
+    with pytest.raises(ValueError, match="registered already"):
+        models.register("alexnet", ModelSpec(TinyNet, "features.3"))
+
+
+def test_grid_size() -> None:
+    model = TinyNet(3).train()
+    assert models.grid_size(model, "features.3", (32, 48)) == (8, 12)
+    assert model.training
+    assert model.classifier[0].training
+    with pytest.raises(ValueError, match="does not exist"):
+        models.grid_size(model, "features.9", (32, 32))
+    with pytest.raises(ValueError, match=r"gives no \[N, C, H, W\] map"):
+        models.grid_size(model, "classifier.1", (32, 32))
+    with pytest.raises(ValueError, match="1x1 pixels do not pass"):
+        models.grid_size(model, "features.3", (1, 1))
+
+
+def _checkpoint() -> Checkpoint:
+    preprocessing = Preprocessing(32, "stretch", (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
+    history = [{"settings": {"lr": 0.5, "guidance": None}, "metrics": {"valid/loss": 0.25}}]
+    return Checkpoint(TinyNet(2), MODEL, ["A", "B"], preprocessing, history)
+
+
+def test_a_checkpoint_comes_back_whole(tmp_path: Path) -> None:
+    saved = _checkpoint()
+    path = save_checkpoint(tmp_path / "deep" / "model.pt", saved)
+    loaded = load_checkpoint(path)
+    assert not loaded.model.training
+    assert (loaded.model_name, loaded.attributes) == (MODEL, ["A", "B"])
+    assert loaded.preprocessing == saved.preprocessing
+    assert loaded.history == saved.history
+    for name, value in saved.model.state_dict().items():
+        assert torch.equal(loaded.model.state_dict()[name], value)
+    payload = torch.load(path, weights_only=True)
+    assert payload["versions"]["torch"] == str(torch.__version__)
+    assert [p.name for p in path.parent.iterdir()] == ["model.pt"]
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save_checkpoint(tmp_path / "model.pt", _checkpoint())
+    before = path.read_bytes()
+
+    def half(payload: object, file: Path) -> None:
+        file.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(OSError, match="disk full"):
+        save_checkpoint(path, _checkpoint())
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_wrong_files_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="checkpoint .* does not exist"):
+        load_checkpoint(tmp_path / "none.pt")
+    (tmp_path / "text.pt").write_text("hello")
+    with pytest.raises(ValueError, match="is no readable checkpoint"):
+        load_checkpoint(tmp_path / "text.pt")
+    torch.save({"state_dict": {}}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match="is no fastcam checkpoint"):
+        load_checkpoint(tmp_path / "other.pt")
+    path = save_checkpoint(tmp_path / "model.pt", _checkpoint())
+    payload = torch.load(path, weights_only=True)
+    torch.save({**payload, "version": 99}, tmp_path / "new.pt")
+    with pytest.raises(ValueError, match="format version 99"):
+        load_checkpoint(tmp_path / "new.pt")
+    torch.save({**payload, "attributes": ["A", "B", "C"]}, tmp_path / "misfit.pt")
+    with pytest.raises(ValueError, match="does not fit its model"):
+        load_checkpoint(tmp_path / "misfit.pt")
+
+
+def test_normalisation() -> None:
+    images = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1)
+    normal = _checkpoint().preprocessing.normalize(images)
+    expected = [(0 - 0.1) / 0.5, (0.2 - 0.2) / 0.6, (1 - 0.3) / 0.7]
+    torch.testing.assert_close(normal.flatten(), torch.tensor(expected))
+    assert images.flatten().tolist() == [0, 51, 255]

@@ -1,0 +1,279 @@
+"""Training and fine-tuning: results, determinism, resumption, control and guidance."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_faces import MODEL, write_faces
+from torch import Tensor
+
+from fastcam.evaluation import evaluate
+from fastcam.models import load_checkpoint
+from fastcam.training import GuidanceConfig, TrainConfig, TrainingDiverged, train
+from fastcam.training.callbacks import read_history
+from fastcam.training.guidance import cell_weights, guided_pairs, warm_sharpness
+from fastcam.training.task import AttributeTask
+
+GUIDANCE = GuidanceConfig((("Lips", "mouth"),), sharpness=4.0, sharpness_warmup=True)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_faces(tmp_path_factory.mktemp("faces"), 96)
+
+
+def _config(data: Path, **changes: Any) -> TrainConfig:
+    base = TrainConfig(
+        str(data), model=MODEL, size=32, epochs=3, patience=0, batch_size=10, lr=0.05,
+        device="cpu", workers=1,
+    )  # fmt: skip
+    return dataclasses.replace(base, **changes)
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trained")
+    return train(_config(data, epochs=25), out).checkpoint
+
+
+def _weights(path: Path) -> dict[str, Tensor]:
+    return load_checkpoint(path).model.state_dict()
+
+
+def _same(first: Path, second: Path) -> bool:
+    one, two = _weights(first), _weights(second)
+    return all(torch.equal(one[k], two[k]) for k in one)
+
+
+def test_training_learns_and_leaves_a_checkpoint(data: Path, trained: Path) -> None:
+    checkpoint = load_checkpoint(trained)
+    assert checkpoint.attributes == ["Lips", "Eyes", "Dark"]
+    assert (checkpoint.preprocessing.size, checkpoint.model_name) == (32, MODEL)
+    assert checkpoint.history[0]["settings"]["epochs"] == 25
+    records = read_history(trained.parent / "history.csv")
+    losses = [r["train/loss_a"] for r in records if "train/loss_a" in r]
+    assert len(losses) == 25 * 5
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+    assert [r["epoch"] for r in records if "valid/loss" in r] == list(range(25))
+    assert checkpoint.history[0]["metrics"]["valid/loss"] == records[-1]["valid/loss"]
+    assert evaluate(checkpoint, data, attribute="Lips")["all"].accuracy > 0.8
+    left = sorted(p.name for p in trained.parent.iterdir())
+    assert left == ["history.csv", "model.pt", "result.json", "settings.json"]
+
+
+def test_the_seed_decides_everything(data: Path, tmp_path: Path) -> None:
+    runs = [
+        train(_config(data, seed=seed, augment="full"), tmp_path / name).checkpoint
+        for name, seed in (("a", 3), ("b", 3), ("c", 4))
+    ]
+    assert _same(runs[0], runs[1])
+    assert not _same(runs[0], runs[2])
+
+
+class _Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    "step", [3, 5, 7, 10], ids=["in 1st", "end of 1st", "in 2nd", "end of 2nd"]
+)
+def test_a_killed_run_ends_as_if_it_had_not_been(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    config = _config(data, guidance=GUIDANCE, clip=5.0, patience=2)
+    whole = train(config, tmp_path / "whole")
+    kept = AttributeTask.training_step
+
+    def dies(self: AttributeTask, batch: Any, batch_idx: int) -> Tensor:
+        if self.trainer.global_step == step:
+            raise _Killed
+        return kept(self, batch, batch_idx)
+
+    broken = dataclasses.replace(config, save_minutes=0.0)
+    monkeypatch.setattr(AttributeTask, "training_step", dies)
+    with pytest.raises(_Killed):
+        train(broken, tmp_path / "broken")
+    assert (tmp_path / "broken" / "last.ckpt").is_file()
+    assert not (tmp_path / "broken" / "model.pt").exists()
+    steps: list[int] = []
+
+    def counts(self: AttributeTask, batch: Any, batch_idx: int) -> Tensor:
+        steps.append(self.trainer.global_step)
+        return kept(self, batch, batch_idx)
+
+    monkeypatch.setattr(AttributeTask, "training_step", counts)
+    resumed = train(broken, tmp_path / "broken")
+    assert steps == list(range(step, 15))
+    assert _same(whole.checkpoint, resumed.checkpoint)
+    assert read_history(whole.history) == read_history(resumed.history)
+    assert resumed.epochs == whole.epochs == 3
+
+
+def test_a_process_killed_for_good_resumes(data: Path, tmp_path: Path) -> None:
+    script = (
+        "import sys, dataclasses, time\n"
+        "import tiny_faces\n"
+        "from fastcam.training import TrainConfig, train\n"
+        "from fastcam.training.task import AttributeTask\n"
+        "step = AttributeTask.training_step\n"
+        "def slow(self, *a):\n"
+        "    time.sleep(0.2)\n"
+        "    return step(self, *a)\n"
+        "AttributeTask.training_step = slow\n"
+        f"train(TrainConfig({str(data)!r}, model='tiny', size=32, epochs=3, patience=0,"
+        " batch_size=10, lr=0.05, device='cpu', workers=1, save_minutes=0.0), sys.argv[1])\n"
+    )
+    paths = [str(Path(__file__).parent), *sys.path]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p)}
+    out = tmp_path / "run"
+    process = subprocess.Popen([sys.executable, "-c", script, str(out)], env=environment)
+    deadline = time.monotonic() + 120
+    while not (out / "last.ckpt").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (out / "model.pt").exists()
+    resumed = train(_config(data), out)
+    assert _same(resumed.checkpoint, train(_config(data), tmp_path / "whole").checkpoint)
+
+
+def test_a_finished_run_is_kept_and_another_is_refused(data: Path, tmp_path: Path) -> None:
+    first = train(_config(data, epochs=1), tmp_path)
+    stamp = first.checkpoint.stat().st_mtime_ns
+    again = train(_config(data, epochs=1, workers=2), tmp_path)  # workers decide no result
+    assert again == first
+    assert again.checkpoint.stat().st_mtime_ns == stamp
+    with pytest.raises(ValueError, match=r"holds a run with other settings \(epochs, lr\)"):
+        train(_config(data, epochs=2, lr=0.01), tmp_path)
+
+
+def test_early_stopping_keeps_the_best_epoch(data: Path, tmp_path: Path) -> None:
+    result = train(_config(data, epochs=40, patience=2, lr=0.3), tmp_path)
+    losses = [r["valid/loss"] for r in read_history(result.history) if "valid/loss" in r]
+    best = losses.index(min(losses))
+    assert result.epochs == len(losses) == best + 3 < 40
+    shorter = train(_config(data, epochs=best + 1, lr=0.3), tmp_path / "shorter")
+    assert _same(result.checkpoint, shorter.checkpoint)
+
+
+def test_a_control_is_the_same_run_without_guidance(
+    data: Path, trained: Path, tmp_path: Path
+) -> None:
+    tune = _config(data, start=str(trained), epochs=1, seed=5)
+    off = dataclasses.replace(GUIDANCE, w_g=0.0)
+    plain = train(tune, tmp_path / "plain")
+    control = train(dataclasses.replace(tune, guidance=off), tmp_path / "control")
+    guided = train(dataclasses.replace(tune, guidance=GUIDANCE, clip=5.0), tmp_path / "guided")
+    assert _same(plain.checkpoint, control.checkpoint)
+    assert not _same(control.checkpoint, guided.checkpoint)
+    names = set().union(*read_history(control.history))
+    assert {"valid/energy", "valid/iou", "valid/dead", "valid/accuracy_target"} <= names
+    assert "train/loss_g" not in names
+    assert {"train/loss_g", "train/dead", "train/sharpness"} <= set().union(
+        *read_history(guided.history)
+    )
+    # The first batch is the same for both: order, augmentation and dropout do not depend on w_g.
+    first = [read_history(r.history)[0]["train/loss_a"] for r in (control, guided)]
+    assert first[0] == pytest.approx(first[1], abs=1e-6)
+    sharpness = [r["train/sharpness"] for r in read_history(guided.history) if "train/loss" in r]
+    assert sharpness[0] == 1.0
+    assert sharpness[-1] == 4.0
+    assert sharpness == sorted(sharpness)
+
+
+def test_guidance_moves_the_attention(data: Path, trained: Path, tmp_path: Path) -> None:
+    tune = _config(data, start=str(trained), epochs=8, clip=5.0, augment="none")
+    energy = {}
+    for name, w_g in (("control", 0.0), ("guided", 5.0)):
+        guidance = dataclasses.replace(GUIDANCE, targets=(("Lips", "left_eye"),), w_g=w_g)
+        run = train(dataclasses.replace(tune, guidance=guidance), tmp_path / name)
+        found = evaluate(load_checkpoint(run.checkpoint), data, attribute="Lips", region="left_eye")
+        energy[name] = found["a"].energy
+    assert energy["guided"] > 2 * energy["control"]
+
+
+def test_two_targets_and_all_images(data: Path, trained: Path, tmp_path: Path) -> None:
+    guidance = dataclasses.replace(
+        GUIDANCE, targets=(("Lips", "mouth"), ("Eyes", "left_eye,right_eye")), guide="all"
+    )
+    tune = _config(data, start=str(trained), epochs=1, clip=5.0, guidance=guidance)
+    result = train(tune, tmp_path)
+    assert result.landmark_sources == {"ground_truth": 48}
+    assert load_checkpoint(result.checkpoint).history[1]["settings"]["guidance"]["targets"] == [
+        ["Lips", "mouth"],
+        ["Eyes", "left_eye,right_eye"],
+    ]
+
+
+def test_pieces_of_guidance() -> None:
+    regions = torch.tensor([[[[0.0, 0.5, 1.0]]]])
+    torch.testing.assert_close(cell_weights(regions, 3.0), torch.tensor([[[[1.0, 2.0, 3.0]]]]))
+    labels = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    assert guided_pairs(labels, "positives").tolist() == [[True, False], [False, True]]
+    assert guided_pairs(labels, "all").all()
+    assert [warm_sharpness(8.0, p) for p in (-1, 0, 0.5, 1, 2)] == [1, 1, 4.5, 8, 8]
+
+
+def test_a_diverging_run_says_so(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingDiverged, match=r"the gradient became .* at step \d+: lower"):
+        train(_config(data, lr=1e6, epochs=8), tmp_path)
+
+
+def test_settings_that_do_not_fit(data: Path, trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown model"):
+        train(_config(data, model="nonet"), tmp_path / "a")
+    with pytest.raises(ValueError, match="unknown attribute 'Nose'"):
+        wrong = dataclasses.replace(GUIDANCE, targets=(("Nose", "mouth"),))
+        train(_config(data, start=str(trained), guidance=wrong), tmp_path / "b")
+    with pytest.raises(FileNotFoundError, match=r"nowhere does not exist"):
+        train(_config(tmp_path / "nowhere"), tmp_path / "c")
+    other = write_faces(tmp_path / "other", 16)
+    table = other / "list_attr_celeba.txt"
+    table.write_text(table.read_text().replace("Dark", "Bright"))
+    with pytest.raises(ValueError, match="trained on other attributes"):
+        train(_config(other, start=str(trained)), tmp_path / "d")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lr": 0.0}, "lr must be above 0, got 0.0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"momentum": 1.0}, "momentum must be below 1"),
+        ({"clip": -1.0}, "clip must be at least 0"),
+        ({"augment": "mirror"}, "augment must be one of"),
+        ({"fit": "pad"}, "fit must be one of"),
+    ],
+)
+def test_wrong_settings_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainConfig("faces", **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"targets": ()}, "at least one"),
+        ({"targets": (("Lips", "beard"),)}, "beard"),
+        ({"w_g": -1.0}, "w_g must be at least 0"),
+        ({"guide": "none"}, "guide must be one of"),
+        ({"threshold": 1.0}, "threshold must lie in"),
+        ({"sharpness": 0.5}, "sharpness must be at least 1"),
+        ({"region_weight": 0.0}, "region_weight must be above 0"),
+    ],
+)
+def test_wrong_guidance_is_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        GuidanceConfig(**{"targets": (("Lips", "mouth"),), **changes})
