@@ -233,8 +233,8 @@ def test_a_diverging_run_says_so(data: Path, tmp_path: Path) -> None:
 def test_settings_that_do_not_fit(data: Path, trained: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown model"):
         train(_config(data, model="nonet"), tmp_path / "a")
+    wrong = dataclasses.replace(GUIDANCE, targets=(("Nose", "mouth"),))
     with pytest.raises(ValueError, match="unknown attribute 'Nose'"):
-        wrong = dataclasses.replace(GUIDANCE, targets=(("Nose", "mouth"),))
         train(_config(data, start=str(trained), guidance=wrong), tmp_path / "b")
     with pytest.raises(FileNotFoundError, match=r"nowhere does not exist"):
         train(_config(tmp_path / "nowhere"), tmp_path / "c")

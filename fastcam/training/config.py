@@ -11,6 +11,7 @@ from fastcam.data.transforms import AUGMENTATIONS, FITS
 from fastcam.regions import Region
 
 GUIDES = ("positives", "all")
+DEVICES = ("auto", "cpu", "cuda")
 
 
 def _check(condition: bool, message: str) -> None:
@@ -127,6 +128,7 @@ class TrainConfig:
         _check(self.lr > 0, f"lr must be above 0, got {self.lr}")
         _check(self.momentum < 1, f"momentum must be below 1, got {self.momentum}")
         _check(self.fit in FITS, f"fit must be one of {FITS}, got {self.fit!r}")
+        _check(self.device in DEVICES, f"device must be one of {DEVICES}, got {self.device!r}")
         _check(
             self.augment in AUGMENTATIONS,
             f"augment must be one of {AUGMENTATIONS}, got {self.augment!r}",

@@ -20,6 +20,7 @@ from fastcam.data import CelebA, PreparedFaces, augmentation
 from fastcam.data.batches import Collate
 from fastcam.data.seeds import derive_seed
 from fastcam.data.tables import ATTRIBUTE_TABLE, read_attributes
+from fastcam.evaluation import pick_device
 from fastcam.models import (
     Checkpoint,
     build,
@@ -132,6 +133,7 @@ def train(
     """
     out = Path(out)
     settings = config.settings()
+    device = pick_device(config.device)
     _claim(out, settings)
     result = out / CHECKPOINT
     done = out / "result.json"
@@ -174,7 +176,7 @@ def train(
         callbacks.append(RichProgressBar())
     with _quiet():
         trainer = Trainer(
-            accelerator={"cuda": "gpu"}.get(config.device, config.device),
+            accelerator="gpu" if device.type == "cuda" else "cpu",
             devices=1,
             max_epochs=config.epochs,
             callbacks=callbacks,

@@ -1,0 +1,222 @@
+"""Accuracy on the subsets, energy and IoU: against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_faces import ATTRIBUTES, MODEL, TinyNet, write_faces
+from torch import Tensor, nn
+
+from fastcam.data import CelebA, PreparedFaces
+from fastcam.evaluation import (
+    Evaluation,
+    Predictions,
+    attention_maps,
+    compare,
+    comparison,
+    energy_share,
+    evaluate,
+    pick_device,
+    predict,
+    set_iou,
+    summarize,
+)
+from fastcam.models import Checkpoint, ModelSpec, model_spec, save_checkpoint
+from fastcam.models.checkpoint import Preprocessing
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_faces(tmp_path_factory.mktemp("faces"))
+
+
+@pytest.fixture
+def checkpoint() -> Checkpoint:
+    torch.manual_seed(0)
+    return Checkpoint(TinyNet(3).eval(), MODEL, list(ATTRIBUTES), Preprocessing(32))
+
+
+def test_energy_and_iou_by_hand() -> None:
+    cams = torch.tensor([[0.0, 0.2, 1.0, 0.6]]).view(1, 1, 2, 2)
+    regions = torch.tensor([[0.0, 1.0, 0.5, 0.0]]).view(1, 1, 2, 2)
+    assert energy_share(cams, regions).item() == pytest.approx((0.2 + 0.5) / 1.8)
+    # The set is {1.0, 0.6}: I = 0.5, U = 1 + 1 + 1.
+    assert set_iou(cams, regions).item() == pytest.approx(0.5 / 3)
+    assert set_iou(cams, regions, 0.1).item() == pytest.approx(1.5 / 3)
+    dead = torch.zeros(1, 1, 2, 2)
+    assert math.isnan(energy_share(dead, regions).item())
+    assert set_iou(dead, regions).item() == 0
+    assert set_iou(dead, torch.zeros_like(dead)).item() == 0
+
+
+class _Linear(nn.Module):
+    """Logits that are a weighted sum of two feature maps: its Grad-CAM is known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Identity()
+        self.weight = nn.Parameter(torch.tensor([[1.0, 0.0], [0.5, -2.0], [-1.0, 0.0]]))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.features(images * 1.0).mean((-2, -1)) @ self.weight.T
+
+
+def test_attention_maps_of_a_known_network() -> None:
+    model = _Linear().train()
+    model.weight.grad = torch.ones_like(model.weight)
+    images = torch.rand(2, 2, 3, 4)
+    maps = attention_maps(model, images, [1, 0, 2], ModelSpec(lambda k: model, "features"))
+    raw = (0.5 * images[:, 0] - 2 * images[:, 1]).relu()
+    peak = raw.amax((-2, -1), keepdim=True)
+    torch.testing.assert_close(maps.cams[:, 0], raw / peak.clamp(min=1e-12))
+    torch.testing.assert_close(maps.cams[:, 1], images[:, 0] / images[:, 0].amax((-2, -1), True))
+    assert not maps.cams[:, 2].any()
+    assert maps.dead.tolist() == [[not bool(p), False, True] for p in peak.flatten()]
+    torch.testing.assert_close(maps.logits, model(images).detach())
+    assert not maps.logits.requires_grad
+    assert torch.equal(model.weight.grad, torch.ones_like(model.weight))
+    assert model.training
+
+
+def test_subsets_by_hand() -> None:
+    labels = torch.tensor([[1, 1], [1, 0], [1, 0], [0, 1], [0, 0], [1, 1.0]])
+    logits = torch.tensor([[2, 1], [1, 0.5], [-1, -1], [-2, 1], [3, -1], [-0.5, 1.0]])
+    found = summarize(
+        Predictions(
+            logits,
+            labels,
+            energy=torch.tensor([0.5, 0.3, math.nan, 0.9, 0.9, 0.1]),
+            iou=torch.tensor([0.4, 0.2, 0.0, 0.7, 0.7, 0.1]),
+            dead=torch.tensor([False, False, True, False, False, False]),
+            visible=torch.tensor([True, True, True, True, True, False]),
+        ),
+        ["A", "B"],
+        attribute="A",
+        other="B",
+        region="mouth",
+    )
+    sizes = {s.name: s.images for s in found.subsets}
+    assert sizes == {"all": 6, "E1": 2, "E2": 2, "a": 4, "not a": 2}
+    accuracy = {s.name: s.accuracy for s in found.subsets}
+    assert accuracy == {"all": 0.5, "E1": 0.5, "E2": 0.5, "a": 0.5, "not a": 0.5}
+    assert found.balanced_accuracy == 0.5
+    # Ranked: 3 (not a), 2 (a), 1 (a), -0.5 (a), -1 (a), -2 (not a).
+    precision = [1 / 2, 2 / 3, 3 / 4, 4 / 5]
+    assert found.average_precision == pytest.approx(sum(precision) / 4, abs=1e-6)
+    # B: only the second image is wrong (score above 0, not B).
+    assert found.mean_accuracy == pytest.approx((3 / 6 + 5 / 6) / 2)
+    # Image 5 does not show the region; image 2's map is dead: no energy, IoU 0.
+    assert found["a"].energy == pytest.approx(0.4)
+    assert found["a"].iou == pytest.approx(0.2)
+    assert (found["a"].dead, found["E1"].dead, found["E2"].dead) == (1, 0, 1)
+    assert found["E2"].energy == pytest.approx(0.3)
+    assert found["E2"].iou == pytest.approx(0.1)
+
+
+def test_empty_subsets_have_no_scores() -> None:
+    found = summarize(
+        Predictions(torch.tensor([[1.0, 1.0]]), torch.tensor([[1.0, 1.0]])),
+        ["A", "B"],
+        attribute="A",
+        other="B",
+    )
+    assert found["E2"].accuracy is None
+    assert found.balanced_accuracy is None
+    assert found["E1"].energy is None
+    assert "–" in comparison({"model": found}).to_markdown()
+
+
+def test_prediction_equals_a_plain_loop(data: Path, checkpoint: Checkpoint) -> None:
+    faces = PreparedFaces(CelebA(data, "test"), 32, cache=True)
+    seen: list[tuple[int, int]] = []
+    found = predict(
+        checkpoint, faces, attribute="Eyes", region="mouth", batch_size=5,
+        progress=lambda d, n: seen.append((d, n)),
+    )  # fmt: skip
+    assert seen == [(5, 12), (10, 12), (12, 12)]
+    assert torch.equal(found.labels, faces.labels)
+    for i in (0, 7):
+        image = checkpoint.preprocessing.normalize(faces[i]["image"].as_subclass(Tensor)[None])
+        torch.testing.assert_close(found.logits[i], checkpoint.model(image)[0].detach())
+        maps = attention_maps(checkpoint.model, image, [1], model_spec(MODEL))
+        from fastcam.regions import Region
+
+        points = faces[i]["landmarks"].as_subclass(Tensor)[None].numpy()
+        grid = torch.from_numpy(Region.parse("mouth").grid(points, (32, 32), (8, 8)))[:, None]
+        torch.testing.assert_close(found.energy[i], energy_share(maps.cams, grid)[0, 0])
+        torch.testing.assert_close(found.iou[i], set_iou(maps.cams, grid)[0, 0])
+    without = predict(checkpoint, CelebA(data, "test"), attribute="Eyes")
+    torch.testing.assert_close(without.logits, found.logits)
+    assert without.energy is None
+
+
+def test_evaluation_is_saved_and_read(data: Path, checkpoint: Checkpoint, tmp_path: Path) -> None:
+    options = {"attribute": "Lips", "other": "Eyes", "region": "mouth"}
+    found = evaluate(checkpoint, data, **options, limit=10)
+    assert found["all"].images == 10
+    assert Evaluation.load(found.save(tmp_path / "e.json")) == found
+    json.loads((tmp_path / "e.json").read_text())
+    (tmp_path / "e.json").write_text("{}")
+    with pytest.raises(ValueError, match="is no evaluation"):
+        Evaluation.load(tmp_path / "e.json")
+
+
+def test_models_side_by_side(data: Path, checkpoint: Checkpoint, tmp_path: Path) -> None:
+    other = Checkpoint(TinyNet(3), MODEL, list(ATTRIBUTES), Preprocessing(32))
+    paths = [
+        save_checkpoint(tmp_path / name / "model.pt", c)
+        for name, c in (("first", checkpoint), ("second", other))
+    ]
+    table = compare(
+        paths, data, attribute="Lips", other="Eyes", region="mouth", out=tmp_path / "out",
+        split="all", device="cpu",
+    )  # fmt: skip
+    assert table.header == ["", "first", "second"]
+    labels = [row[0] for row in table.rows]
+    for part in ("E1 = Lips ∩ Eyes", "E2 = Lips ∩ not Eyes", "not Lips", "balanced accuracy",
+                 "average precision", "mean of all attributes", "energy in mouth", "IoU with mouth",
+                 "dead maps"):  # fmt: skip
+        assert any(part in label for label in labels), part
+    stored = json.loads((tmp_path / "out.json").read_text())
+    assert list(stored) == ["first", "second"]
+    markdown = (tmp_path / "out.md").read_text()
+    assert markdown.count("\n") == len(table.rows) + 2
+    assert f"{100 * stored['second']['subsets'][0]['accuracy']:.2f}%" in markdown
+    assert "<script>" not in type(table)(["<script>"], [["a & b"]]).to_html()
+    one = evaluate(checkpoint, data, attribute="Lips")
+    two = evaluate(checkpoint, data, attribute="Eyes")
+    with pytest.raises(ValueError, match="different things"):
+        comparison({"one": one, "two": two})
+
+
+def test_wrong_names_and_data(data: Path, checkpoint: Checkpoint, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown attribute 'Nose'"):
+        evaluate(checkpoint, data, attribute="Nose")
+    with pytest.raises(ValueError, match="unknown attribute 'Nose'"):
+        evaluate(checkpoint, data, attribute="Lips", other="Nose")
+    with pytest.raises(ValueError, match="beard"):
+        evaluate(checkpoint, data, attribute="Lips", region="beard")
+    faces = PreparedFaces(CelebA(data, "test"), 24, cache=True)
+    with pytest.raises(ValueError, match="measure 24 pixels, the model takes 32"):
+        predict(checkpoint, faces, attribute="Lips")
+    checkpoint.attributes = ["Lips", "Eyes", "Hat"]
+    with pytest.raises(ValueError, match="they must be the same, in the same order"):
+        evaluate(checkpoint, data, attribute="Lips")
+    with pytest.raises(ValueError, match="unknown device"):
+        pick_device("abacus")
+
+
+def test_evaluation_leaves_the_model_as_it_was(data: Path, checkpoint: Checkpoint) -> None:
+    model = checkpoint.model.train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    evaluate(checkpoint, data, attribute="Lips", region="mouth")
+    assert model.training
+    assert model.classifier[0].training
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    for name, value in model.state_dict().items():
+        np.testing.assert_array_equal(value, before[name])
