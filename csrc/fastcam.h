@@ -11,6 +11,10 @@ namespace fastcam {
 
 enum class ScalarKind : int32_t { kFloat, kDouble, kHalf, kBFloat16 };
 
+inline constexpr int64_t bytes_of(ScalarKind kind) {
+  return kind == ScalarKind::kDouble ? 8 : kind == ScalarKind::kFloat ? 4 : 2;
+}
+
 // How a normalised map becomes a soft set (see math.cuh).
 enum class Binarize : int32_t { kTone = 0, kSigmoid = 1, kHard = 2 };
 

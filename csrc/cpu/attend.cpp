@@ -2,6 +2,7 @@
 // of attend_kernels.h.
 #include "../attend_op.h"
 #include "attend_kernels.h"
+#include "pages.h"
 #include "parallel.h"
 
 namespace fastcam {
@@ -29,6 +30,8 @@ std::tuple<Tensor, Tensor> attend_forward(const Tensor features, const Tensor lo
   return attend_forward_op(
       features, logits, n, beta, pool, [](const AttendForward& op, ScalarKind kind) {
         const AttendShape& s = op.shape;
+        const int64_t rows = s.batch * s.attributes * s.channels * op.curve_count;
+        prefer_huge_pages(op.out, rows * (op.pool ? 1 : s.cells) * bytes_of(kind));
         parallel_over(s.batch * s.attributes * s.channels, s.cells * op.curve_count,
                       [&](int64_t begin, int64_t end) {
                         const Scratch scratch(attend_scratch_bytes(s.cells));
@@ -42,16 +45,18 @@ std::tuple<Tensor, Tensor> attend_backward(const Tensor features, const Tensor l
                                            const std::optional<Tensor> grad_mask_sum, double n,
                                            double beta, bool pool, bool need_features,
                                            bool need_logits) {
-  return attend_backward_op(features, logits, grad_out, grad_mask_sum, n, beta, pool, need_features,
-                            need_logits, [](const AttendBackward& op, ScalarKind kind) {
-                              const AttendShape& s = op.shape;
-                              parallel_over(s.batch * s.channels, s.cells * s.attributes,
-                                            [&](int64_t begin, int64_t end) {
-                                              const Scratch scratch(attend_scratch_bytes(s.cells));
-                                              attend_kernels().attend_backward(op, kind, begin, end,
-                                                                               scratch.get());
-                                            });
-                            });
+  return attend_backward_op(
+      features, logits, grad_out, grad_mask_sum, n, beta, pool, need_features, need_logits,
+      [](const AttendBackward& op, ScalarKind kind) {
+        const AttendShape& s = op.shape;
+        prefer_huge_pages(op.grad_logits,
+                          s.batch * s.attributes * s.channels * s.cells * bytes_of(kind));
+        parallel_over(s.batch * s.channels, s.cells * s.attributes,
+                      [&](int64_t begin, int64_t end) {
+                        const Scratch scratch(attend_scratch_bytes(s.cells));
+                        attend_kernels().attend_backward(op, kind, begin, end, scratch.get());
+                      });
+      });
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 // cam_kernels.h.
 #include "../checks.h"
 #include "cam_kernels.h"
+#include "pages.h"
 #include "parallel.h"
 
 namespace fastcam {
@@ -38,22 +39,23 @@ std::tuple<Tensor, Tensor> cam_backward(const Tensor activations, const Tensor a
                                         const Tensor unit, const std::optional<Tensor> scale,
                                         const std::optional<Tensor> status, bool need_activations,
                                         bool need_gradients) {
-  return cam_backward_op(activations, alpha, unit, scale, status, need_activations, need_gradients,
-                         [](const CamBackward& op, ScalarKind a) {
-                           // Few samples are split into channel blocks, so that every thread has
-                           // work.
-                           const int64_t threads = torch::stable::get_num_threads();
-                           const int64_t wanted = op.batch >= 2 * threads
-                                                      ? 1
-                                                      : (2 * threads + op.batch - 1) / op.batch;
-                           const int64_t blocks = std::clamp<int64_t>(
-                               wanted, 1, std::max<int64_t>(1, op.channels / 32));
-                           const int64_t work = op.channels * op.cells * op.targets / blocks;
-                           parallel_over(op.batch * blocks, work, [&](int64_t begin, int64_t end) {
-                             const Scratch scratch(cam_backward_scratch_bytes(op));
-                             cam_kernels().cam_backward(op, a, blocks, begin, end, scratch.get());
-                           });
-                         });
+  return cam_backward_op(
+      activations, alpha, unit, scale, status, need_activations, need_gradients,
+      [](const CamBackward& op, ScalarKind a) {
+        prefer_huge_pages(op.grad_activations, op.batch * op.channels * op.cells * bytes_of(a));
+        // Few samples are split into channel blocks, so that every thread has
+        // work.
+        const int64_t threads = torch::stable::get_num_threads();
+        const int64_t wanted =
+            op.batch >= 2 * threads ? 1 : (2 * threads + op.batch - 1) / op.batch;
+        const int64_t blocks =
+            std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, op.channels / 32));
+        const int64_t work = op.channels * op.cells * op.targets / blocks;
+        parallel_over(op.batch * blocks, work, [&](int64_t begin, int64_t end) {
+          const Scratch scratch(cam_backward_scratch_bytes(op));
+          cam_kernels().cam_backward(op, a, blocks, begin, end, scratch.get());
+        });
+      });
 }
 
 std::string cpu_isa() { return cam_kernels().isa; }
