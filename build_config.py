@@ -36,6 +36,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 BUILD_INFO = "_build_info.json"
 
+MINIMUM_SETUPTOOLS = 77  # license expressions (PEP 639)
 MINIMUM_TORCH = (2, 10)
 TORCH_TARGET_VERSION = (
     "0x020a000000000000"  # 2.10.0 in torch's encoding; headers newer than that stay hidden
@@ -132,7 +133,7 @@ def check_torch() -> TorchInfo:
             "fastcam compiles against the PyTorch that you will run it with. Install PyTorch "
             f"{'.'.join(map(str, MINIMUM_TORCH))} or newer first, then build without an isolated "
             "environment:\n\n"
-            "    pip install torch setuptools ninja pybind11\n"
+            f"    pip install torch 'setuptools>={MINIMUM_SETUPTOOLS}' ninja pybind11\n"
             "    pip install --no-build-isolation ."
         )
     try:
@@ -155,6 +156,24 @@ def check_torch_version(version: str) -> None:
         minimum = ".".join(map(str, MINIMUM_TORCH))
         raise BuildError(
             f"fastcam needs PyTorch {minimum} or newer (stable C++ ABI); this is {version}."
+        )
+
+
+def check_build_tools(setuptools_version: str, pybind11: bool | None = None) -> None:
+    """Raise BuildError when what pyproject.toml's ``build-system`` names is not there.
+
+    pip installs these itself for an isolated build, but not with ``--no-build-isolation``.
+    """
+    if pybind11 is None:
+        pybind11 = importlib.util.find_spec("pybind11") is not None
+    missing = [] if pybind11 else ["pybind11 is not installed"]
+    if int(setuptools_version.split(".")[0]) < MINIMUM_SETUPTOOLS:
+        missing.append(f"setuptools is {setuptools_version}, older than {MINIMUM_SETUPTOOLS}")
+    if missing:
+        raise BuildError(
+            f"{' and '.join(missing)} in {sys.executable}. Before an installation with "
+            "--no-build-isolation:\n\n"
+            f"    pip install 'setuptools>={MINIMUM_SETUPTOOLS}' ninja pybind11"
         )
 
 

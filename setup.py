@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import ClassVar
 
+import setuptools
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
@@ -21,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import build_config as config
 
 os.chdir(config.ROOT)
+config.check_build_tools(setuptools.__version__, pybind11=True)  # before pyproject.toml is read
 
 if importlib.util.find_spec("torch") is not None:
     # torch looks for CUDA and ninja while it is imported and built with, so both are settled first.
@@ -61,6 +63,7 @@ class BuildNative(Base):  # type: ignore[misc, valid-type]
 
     def run(self) -> None:
         torch = config.check_torch()
+        config.check_build_tools(setuptools.__version__)
         compiler = config.check_host_compiler(os.environ)
         cuda = config.plan_cuda(torch, os.environ)
         if cuda.archs:

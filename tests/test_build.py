@@ -245,6 +245,15 @@ def test_torch_that_is_too_old(version):
         config.check_torch_version(version)
 
 
+def test_missing_build_tools_are_explained():
+    config.check_build_tools("77.0.3", pybind11=True)
+    with pytest.raises(config.BuildError, match="pybind11 is not installed"):
+        config.check_build_tools("84.2.1", pybind11=False)
+    with pytest.raises(config.BuildError, match=r"setuptools is 65\.5\.0") as error:
+        config.check_build_tools("65.5.0", pybind11=True)
+    assert "pip install 'setuptools>=77' ninja pybind11" in str(error.value)
+
+
 def test_missing_compiler_is_explained(nowhere):
     with pytest.raises(config.BuildError, match="cannot be run"):
         config.check_host_compiler({"CXX": str(nowhere)})
