@@ -24,7 +24,7 @@ def curve(m: float, n: float, beta: float) -> float:
 def inputs(shape=(2, 3, 5, 7, 3), dtype=torch.float32, device="cpu", seed=0):
     """Features and logits; among the logits 0, large and enormous ones."""
     rng = torch.Generator().manual_seed(seed)
-    n, k, c, h, w = shape
+    n, _, c, h, w = shape
     features = torch.randn((n, c, h, w), generator=rng, dtype=torch.float64)
     logits = 3 * torch.randn(shape, generator=rng, dtype=torch.float64)
     special = torch.tensor([0.0, 60.0, -60.0, 1e4, -1e4, 1e-9], dtype=torch.float64)
@@ -45,7 +45,7 @@ def close(got, wanted, dtype):
     )
 
 
-# ---- tone curve ------------------------------------------------------------------------------------
+# ---- tone curve ---
 
 
 @pytest.mark.parametrize(("n", "beta"), CURVES)
@@ -85,7 +85,7 @@ def test_flat_curve_has_zero_gradient_at_the_ends(device):
     assert (grad == 0).all()
 
 
-# ---- attend ----------------------------------------------------------------------------------------
+# ---- attend ---
 
 
 @pytest.mark.parametrize("pool", (False, True))
@@ -181,7 +181,7 @@ def test_empty_axes(shape, pool, device):
     assert all((grad == 0).all() for grad in grads)
 
 
-# ---- attend_conv1x1 --------------------------------------------------------------------------------
+# ---- attend_conv1x1 ---
 
 
 def conv_inputs(n=3, k=4, c=6, h=5, w=4, dtype=torch.float64, device="cpu"):
@@ -229,7 +229,7 @@ def test_conv1x1_several_settings(device):
         torch.testing.assert_close(got, F.attend_conv1x1(*arguments, n, 0.5)[0])
 
 
-# ---- torch's own checks, errors --------------------------------------------------------------------
+# ---- torch's own checks, errors ---
 
 
 def test_opcheck(device):
