@@ -1,0 +1,1 @@
+"""Benchmarks: the fused ops against plain PyTorch, in one interleaved run."""

@@ -1,0 +1,26 @@
+"""``python -m bench [NAME] [options]``: run one benchmark; each has ``--help``."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+BENCHMARKS = {
+    "cpu": "the ops on the CPU against the eager reference (the default)",
+}
+
+
+def main(arguments: list[str]) -> int:
+    name = "cpu"
+    if arguments and not arguments[0].startswith("-"):
+        name, *arguments = arguments
+    if name not in BENCHMARKS:
+        print(f"no benchmark {name!r}; there are:", file=sys.stderr)
+        for known, what in BENCHMARKS.items():
+            print(f"  {known:<6} {what}", file=sys.stderr)
+        return 2
+    return importlib.import_module(f"bench.{name}").main(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,64 @@
+"""Results as JSON and as a Markdown table, with the machine they were measured on."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import fastcam
+
+
+def machine() -> dict[str, Any]:
+    """Processor, threads, versions and date of this run."""
+    processor = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                processor = line.partition(":")[2].strip()
+                break
+    except OSError:
+        pass
+    info = fastcam.build_info()
+    return {
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cpu_isa": info["cpu_isa"],
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "fastcam": info["version"],
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+    }
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [list(columns), ["---"] * len(columns), *[list(row) for row in rows]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def write(
+    folder: Path,
+    name: str,
+    about: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    table: str,
+) -> None:
+    """``name.json`` and ``name.md`` in the folder; each appears whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [f"- {key}: {value}" for key, value in about.items() if value is not None]
+    texts = {
+        f"{name}.json": json.dumps({"machine": about, "results": list(results)}, indent=1) + "\n",
+        f"{name}.md": "\n".join(lines) + "\n\n" + table,
+    }
+    for file, text in texts.items():
+        partial = folder / f".{file}.partial"
+        partial.write_text(text)
+        os.replace(partial, folder / file)

@@ -1,0 +1,48 @@
+"""Timing on noisy machines: candidates take turns; what counts is the ratio of medians."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one candidate: 20th, 50th and 80th percentile of its runs."""
+
+    p20: float
+    median: float
+    p80: float
+    runs: int
+
+    @classmethod
+    def of(cls, seconds: list[float]) -> Timing:
+        if len(seconds) < 2:
+            raise ValueError(f"seconds: expected at least 2 runs, got {len(seconds)}")
+        cuts = statistics.quantiles(seconds, n=10, method="inclusive")
+        return cls(cuts[1], statistics.median(seconds), cuts[7], len(seconds))
+
+
+def interleaved(
+    candidates: Mapping[str, Callable[[], Any]],
+    *,
+    seconds: float = 2.0,
+    least: int = 7,
+    most: int = 200,
+) -> dict[str, Timing]:
+    """Run the candidates in turn, A B C A B C …, for about ``seconds`` after one warm-up each."""
+    for run in candidates.values():
+        run()
+    taken: dict[str, list[float]] = {name: [] for name in candidates}
+    end = time.perf_counter() + seconds
+    for turn in range(most):
+        if turn >= least and time.perf_counter() > end:
+            break
+        for name, run in candidates.items():
+            start = time.perf_counter()
+            run()
+            taken[name].append(time.perf_counter() - start)
+    return {name: Timing.of(times) for name, times in taken.items()}
