@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from fastcam._extras import require
 
-#: Called with (what, done, total).
-Report = Callable[[str, int, int], None]
+
+class Report(Protocol):
+    """Called with what is done, how much of it, out of how much, and perhaps a note."""
+
+    def __call__(self, what: str, done: int, total: int, note: str = "") -> None: ...
+
+
+def labelled(report: Report | None, what: str) -> Callable[[int, int], None] | None:
+    """The same report for a function that counts only (done, total)."""
+    if report is None:
+        return None
+    return lambda done, total: report(what, done, total)
 
 
 @contextmanager
@@ -22,13 +33,14 @@ def progress_bars() -> Iterator[Report]:
         rich.MofNCompleteColumn(),
         rich.TimeElapsedColumn(),
         rich.TimeRemainingColumn(),
+        rich.TextColumn("{task.fields[note]}"),
     )
     with rich.Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         tasks: dict[str, int] = {}
 
-        def report(what: str, done: int, total: int) -> None:
+        def report(what: str, done: int, total: int, note: str = "") -> None:
             if what not in tasks:
-                tasks[what] = progress.add_task(what, total=total)
-            progress.update(tasks[what], completed=done, total=total)
+                tasks[what] = progress.add_task(what, total=total, note=note)
+            progress.update(tasks[what], completed=done, total=total, note=note)
 
         yield report

@@ -385,11 +385,8 @@ def demo(
     config = DemoConfig(seed=seed) if images is None else DemoConfig(images=images, seed=seed)
     if fresh:
         clear(out)
-    terminal = sys.stderr.isatty()
     with progress_bars() as report:
-        result = run(
-            out, config, workers=workers, progress=report, progress_bar=terminal, say=typer.echo
-        )
+        result = run(out, config, workers=workers, progress=report, say=typer.echo)
     _print(result.table.to_rich())
 
 
@@ -397,9 +394,8 @@ def _run(config: Any, out: Path) -> None:
     from fastcam._progress import progress_bars
     from fastcam.training import train as run
 
-    terminal = sys.stderr.isatty()
     with progress_bars() as report:
-        result = run(config, out, progress=report, progress_bar=terminal)
+        result = run(config, out, progress=report)
     sources = ", ".join(f"{n} {source}" for source, n in result.landmark_sources.items())
     typer.echo(f"landmarks of the training images: {sources}")
     typer.echo(f"{result.checkpoint} after {result.epochs} epoch(s); steps in {result.history}")

@@ -18,6 +18,7 @@ from typing import Any
 from fastcam import __version__
 from fastcam._extras import require
 from fastcam._files import write_json, write_text
+from fastcam._progress import Report, labelled
 
 for _module in ("torchvision", "lightning", "torchmetrics", "matplotlib"):
     require(_module, extra="train")
@@ -40,7 +41,6 @@ from fastcam.plots import (  # noqa: E402
 from fastcam.training import GuidanceConfig, TrainConfig, train  # noqa: E402
 from fastcam.training.callbacks import read_history  # noqa: E402
 
-Progress = Callable[[str, int, int], None]
 Say = Callable[[str], None]
 
 
@@ -52,7 +52,7 @@ class DemoConfig:
         images: synthetic faces in all: 60% training, 5% validation, 35% test.
         agreement: probability that ``other`` agrees with ``attribute`` in every image.
         attribute, other, region: what is judged, what misleads, and where to look instead.
-        size, batch_size, lr, epochs: of the training from scratch.
+        model, size, batch_size, lr, epochs: of the training from scratch.
         tune_lr, tune_clip, w_g, sharpness, sharpness_warmup: of the one-epoch fine-tuning.
         seed: of everything.
     """
@@ -62,6 +62,7 @@ class DemoConfig:
     attribute: str = "Wearing_Lipstick"
     other: str = "Heavy_Makeup"
     region: str = "mouth"
+    model: str = "alexnet"
     size: int = 112
     batch_size: int = 64
     lr: float = 0.01
@@ -88,8 +89,7 @@ def demo(
     config: DemoConfig | None = None,
     *,
     workers: int = 2,
-    progress: Progress | None = None,
-    progress_bar: bool = False,
+    progress: Report | None = None,
     say: Say = print,
 ) -> DemoResult:
     """Run the demo; stages that an earlier run with the same settings finished are kept.
@@ -100,7 +100,6 @@ def demo(
         config: the settings.
         workers: processes that draw faces, and threads that read them.
         progress: called with (what, done, total).
-        progress_bar: show Lightning's progress bar.
         say: told what happens, one line at a time.
 
     Raises:
@@ -120,17 +119,18 @@ def demo(
         cooccurrence={(config.attribute, config.other): config.agreement},
         splits=(0.6, 0.05, 0.35),
         workers=workers,
-        progress=False if progress is None else _labelled(progress, "drawing faces"),
+        progress=labelled(progress, "drawing faces") or False,
     )
-    options: dict[str, Any] = {"progress": progress, "progress_bar": progress_bar}
-    stage(f"training AlexNet at {config.size} px for {config.epochs} epochs")
-    runs = {"before": train(_training(config, data, workers), out / "before", **options)}
+    stage(f"training {config.model} at {config.size} px for {config.epochs} epochs")
+    runs = {"before": train(_training(config, data, workers), out / "before", progress=progress)}
     start = runs["before"].checkpoint
     stage("fine-tuning without guidance (control)")
-    runs["control"] = train(_tuning(config, data, start, 0.0, workers), out / "control", **options)
+    runs["control"] = train(
+        _tuning(config, data, start, 0.0, workers), out / "control", progress=progress
+    )
     stage(f"fine-tuning toward the {config.region}")
     runs["guided"] = train(
-        _tuning(config, data, start, config.w_g, workers), out / "guided", **options
+        _tuning(config, data, start, config.w_g, workers), out / "guided", progress=progress
     )
     stage("evaluating")
     models = {name: load_checkpoint(run.checkpoint) for name, run in runs.items()}
@@ -153,13 +153,9 @@ def clear(out: str | Path) -> None:
         (Path(out) / name).unlink(missing_ok=True)
 
 
-def _labelled(progress: Progress, what: str) -> Callable[[int, int], None]:
-    return lambda done, total: progress(what, done, total)
-
-
 def _training(config: DemoConfig, data: Path, workers: int) -> TrainConfig:
     return TrainConfig(
-        data=str(data), size=config.size, epochs=config.epochs, patience=0,
+        data=str(data), model=config.model, size=config.size, epochs=config.epochs, patience=0,
         batch_size=config.batch_size, lr=config.lr, seed=config.seed, workers=workers,
         device="cpu",
     )  # fmt: skip
@@ -178,9 +174,9 @@ def _tuning(config: DemoConfig, data: Path, start: Path, w_g: float, workers: in
 
 
 def _test_images(
-    config: DemoConfig, data: Path, workers: int, progress: Progress | None
+    config: DemoConfig, data: Path, workers: int, progress: Report | None
 ) -> PreparedFaces:
-    report = None if progress is None else _labelled(progress, "reading test images")
+    report = labelled(progress, "reading test images")
     return PreparedFaces(
         CelebA(data, "test"), config.size, cache=True, workers=workers, progress=report
     )
@@ -192,7 +188,7 @@ def _evaluate(
     test: PreparedFaces,
     path: Path,
     data: Path,
-    progress: Progress | None,
+    progress: Report | None,
 ) -> dict[str, Evaluation]:
     """Evaluate every model, or read what an earlier run with the same settings found."""
     settings = {**asdict(config), "version": __version__}
@@ -205,7 +201,7 @@ def _evaluate(
     }  # fmt: skip
     evaluations = {}
     for name, checkpoint in models.items():
-        report = None if progress is None else _labelled(progress, f"evaluating {name}")
+        report = labelled(progress, f"evaluating {name}")
         found = predict(checkpoint, test, **names, progress=report)
         evaluations[name] = summarize(
             found, checkpoint.attributes, **names, other=config.other, data=data.name

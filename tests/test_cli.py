@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -194,3 +195,30 @@ def test_the_module_runs_and_is_quick_to_help() -> None:
     result = subprocess.run(wrong, capture_output=True, text=True)
     assert result.returncode == 2
     assert result.stderr == "fastcam: error: No such command 'nothing'.\n"
+
+
+def test_progress_bars_on_a_terminal(data: Path, tmp_path: Path) -> None:
+    pty = pytest.importorskip("pty")
+    out = tmp_path / "run"
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import tiny_faces;"
+        "from fastcam.cli import main;"
+        f"sys.exit(main(['train', {str(data)!r}, '-o', {str(out)!r}, '--model', 'tiny',"
+        " '--size', '32', '--epochs', '1', '--device', 'cpu']))"
+    )
+    master, slave = pty.openpty()
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=slave, stderr=slave)
+    os.close(slave)
+    shown = b""
+    while True:
+        try:
+            chunk = os.read(master, 4096)
+        except OSError:  # the terminal closes with its last writer
+            break
+        if not chunk:
+            break
+        shown += chunk
+    assert process.wait() == 0
+    text = shown.decode(errors="replace")
+    for part in ("reading train images", "reading valid images", "epoch 1 of 1", "loss", "24/24"):
+        assert part in text, text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict, cast
 
 import numpy as np
 import torch
@@ -47,7 +47,7 @@ class Collate:
     ) -> None:
         if regions and grid_size is None:
             raise ValueError("grid_size is needed to draw regions")
-        self.regions, self.grid_size, self.mode = tuple(regions), grid_size, mode
+        self.regions, self.grid_size, self.mode = tuple(regions), grid_size or (1, 1), mode
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         batch: Batch = {
@@ -68,13 +68,13 @@ def region_grids(
     regions: Sequence[Region],
     landmarks: Tensor,
     image_size: tuple[int, int],
-    grid_size: tuple[int, int] | None,
+    grid_size: tuple[int, int],
     mode: str = "coverage",
 ) -> Tensor:
     """Grids of T regions: float32 [N, T, h, w] from ``landmarks`` [N, 68, 2] in pixels."""
     points = landmarks.numpy()
     grids = [
-        region.grid(points, image_size=image_size, grid_size=grid_size, mode=mode)
+        region.grid(points, image_size, grid_size, cast(Literal["coverage", "binary"], mode))
         for region in regions
     ]
     return torch.from_numpy(np.stack(grids, axis=1))

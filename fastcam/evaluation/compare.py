@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fastcam._files import write_json, write_text
+from fastcam._progress import Report, labelled
 from fastcam.evaluation.evaluate import evaluate
 from fastcam.evaluation.tables import Table, comparison
 from fastcam.models import load_checkpoint
@@ -33,7 +34,7 @@ def compare(
     *,
     out: str | Path | None = None,
     device: str = "auto",
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Report | None = None,
     **options: Any,
 ) -> Table:
     """Evaluate checkpoints and put them side by side.
@@ -50,7 +51,7 @@ def compare(
     where = pick_device(device)
     results = {}
     for name, path in named.items():
-        report = None if progress is None else _labelled(progress, f"evaluating {name}")
+        report = labelled(progress, f"evaluating {name}")
         results[name] = evaluate(
             load_checkpoint(path), data, device=where, progress=report, **options
         )
@@ -60,10 +61,6 @@ def compare(
         write_json(f"{base}.json", {name: result.to_json() for name, result in results.items()})
         write_text(f"{base}.md", table.to_markdown())
     return table
-
-
-def _labelled(progress: Callable[[str, int, int], None], what: str) -> Callable[[int, int], None]:
-    return lambda done, total: progress(what, done, total)
 
 
 def name_checkpoints(paths: Sequence[str | Path]) -> dict[str, str | Path]:

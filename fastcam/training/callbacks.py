@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from fastcam._files import write_atomic, write_text
+from fastcam._progress import Report
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -107,6 +108,21 @@ class History(Callback):
         writer.writeheader()
         writer.writerows(self.records)
         write_text(self.path, text.getvalue())
+
+
+class ProgressReport(Callback):
+    """Reports each epoch's batches."""
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        what = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
+        loss = float(trainer.callback_metrics["train/loss"])
+        total = int(trainer.num_training_batches)
+        self.report(what, min(batch_idx + 1, total), total, f"loss {loss:.3f}")
 
 
 def read_history(path: str | Path) -> list[dict[str, float]]:

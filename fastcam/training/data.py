@@ -61,4 +61,5 @@ class FaceBatches(LightningDataModule):
 
     def _loader(self, faces: PreparedFaces, **options: Any) -> DataLoader[Batch]:
         workers = 0 if faces.cached else self.workers
-        return DataLoader(faces, collate_fn=self.collate, num_workers=workers, **options)
+        data: Any = faces  # its samples become batches in the collation
+        return DataLoader(data, collate_fn=self.collate, num_workers=workers, **options)

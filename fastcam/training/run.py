@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from fastcam._files import write_json
+from fastcam._progress import Report, labelled
 from fastcam.data import CelebA, PreparedFaces, augmentation
 from fastcam.data.batches import Collate
 from fastcam.data.seeds import derive_seed
@@ -29,7 +30,12 @@ from fastcam.models import (
     save_checkpoint,
 )
 from fastcam.models.checkpoint import Preprocessing
-from fastcam.training.callbacks import AtomicCheckpointIO, History, ResumeCheckpoint
+from fastcam.training.callbacks import (
+    AtomicCheckpointIO,
+    History,
+    ProgressReport,
+    ResumeCheckpoint,
+)
 from fastcam.training.config import TrainConfig
 from fastcam.training.data import FaceBatches
 from fastcam.training.task import AttributeTask
@@ -39,9 +45,6 @@ HISTORY = "history.csv"
 SETTINGS = "settings.json"
 RESUME = "last.ckpt"
 BEST = "best.ckpt"
-
-#: Called with (what, done, total) on long preparations.
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def initial_checkpoint(config: TrainConfig, attributes: list[str]) -> Checkpoint
 
 
 def prepare(
-    config: TrainConfig, preprocessing: Preprocessing, split: str, progress: Progress | None = None
+    config: TrainConfig, preprocessing: Preprocessing, split: str, progress: Report | None = None
 ) -> PreparedFaces:
     """A split at the model's input size; training images with the run's augmentation."""
     training = split == "train"
@@ -99,9 +102,7 @@ def prepare(
         augment=augmentation(config.augment) if training else None,
         indices=range(count),
         workers=config.workers,
-        progress=None
-        if progress is None
-        else lambda d, n: progress(f"reading {split} images", d, n),
+        progress=labelled(progress, f"reading {split} images"),
     )
 
 
@@ -109,8 +110,7 @@ def train(
     config: TrainConfig,
     out: str | Path,
     *,
-    progress: Progress | None = None,
-    progress_bar: bool = False,
+    progress: Report | None = None,
 ) -> TrainResult:
     """Train or fine-tune, and write ``model.pt``, ``history.csv``, ``settings.json`` into ``out``.
 
@@ -121,8 +121,7 @@ def train(
     Args:
         config: the settings.
         out: folder of the run.
-        progress: called with (what, done, total) while images are read.
-        progress_bar: show Lightning's progress bar.
+        progress: called with (what, done, total, note) while images are read and in each epoch.
 
     Returns:
         Paths and counts of the finished run.
@@ -172,8 +171,8 @@ def train(
         )
         callbacks += [stop, best]
     callbacks.append(ResumeCheckpoint(out / RESUME, config.save_minutes))  # after best: its state
-    if progress_bar:
-        callbacks.append(RichProgressBar())
+    if progress is not None:
+        callbacks.append(ProgressReport(progress))
     with _quiet():
         trainer = Trainer(
             accelerator="gpu" if device.type == "cuda" else "cpu",
@@ -183,7 +182,7 @@ def train(
             plugins=[AtomicCheckpointIO()],
             logger=False,
             enable_checkpointing=True,
-            enable_progress_bar=progress_bar,
+            enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
             reload_dataloaders_every_n_epochs=1,

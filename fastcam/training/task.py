@@ -81,7 +81,6 @@ class AttributeTask(LightningModule):
             record["train/sharpness"] = self.guidance.criterion.sharpness
         record |= {"train/loss": loss.detach(), "train/loss_a": loss_a.detach()}
         self.log_dict(record, on_step=True, on_epoch=False, batch_size=len(labels))
-        self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=len(labels))
         return loss
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
@@ -127,4 +126,4 @@ class AttributeTask(LightningModule):
         record["valid/accuracy"] = self.val_accuracy.compute()
         for metric in (*means.values(), self.val_accuracy):
             metric.reset()
-        self.log_dict(record, prog_bar=False)
+        self.log_dict(record)

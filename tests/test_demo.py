@@ -1,0 +1,69 @@
+"""The demo at a tiny size: every part is there, stages are kept, settings are minded."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tiny_faces import MODEL
+
+from fastcam.demo import DemoConfig, DemoResult, clear, demo
+
+CONFIG = DemoConfig(images=40, model=MODEL, size=32, epochs=2, batch_size=8)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DemoResult, list[str]]:
+    out = tmp_path_factory.mktemp("demo")
+    said: list[str] = []
+    return out, demo(out, CONFIG, workers=1, say=said.append), said
+
+
+def test_everything_is_there(finished: tuple[Path, DemoResult, list[str]]) -> None:
+    out, result, said = finished
+    assert list(result.evaluations) == ["before", "control", "guided"]
+    assert result.table.header == ["", "before", "control", "guided"]
+    assert result.evaluations["guided"]["all"].images == 14
+    for name in ("faces.png", "curves.png"):
+        assert Image.open(out / name).size[0] > 400
+    page = (out / "index.html").read_text()
+    for part in ("What changed", "Ten test faces", "Training", "Settings", "The same by hand"):
+        assert f"<h2>{part}</h2>" in page
+    assert len(re.findall("data:image/png;base64,", page)) == 2
+    assert all(row[0] in page for row in result.table.rows[-1:])
+    assert (out / "table.md").read_text() == result.table.to_markdown()
+    assert "drawing 40 faces" in said[0]
+    assert "index.html" in said[-1]
+
+
+def test_the_control_differs_in_w_g_alone(finished: tuple[Path, DemoResult, list[str]]) -> None:
+    out, _, _ = finished
+    control, guided = (
+        json.loads((out / name / "settings.json").read_text()) for name in ("control", "guided")
+    )
+    assert (control["guidance"].pop("w_g"), guided["guidance"].pop("w_g")) == (0.0, CONFIG.w_g)
+    assert control == guided
+    assert control["start"] == str(out / "before" / "model.pt")
+
+
+def test_finished_stages_are_kept(finished: tuple[Path, DemoResult, list[str]]) -> None:
+    out, result, _ = finished
+    stamps = {p: p.stat().st_mtime_ns for p in out.glob("*/model.pt")}
+    assert len(stamps) == 3
+    again = demo(out, CONFIG, workers=1, say=lambda text: None)
+    assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+    assert again.evaluations == result.evaluations
+    with pytest.raises(ValueError, match="other"):
+        demo(out, DemoConfig(**{**vars(CONFIG), "epochs": 3}), workers=1, say=lambda text: None)
+
+
+def test_clearing_removes_the_demo_alone(tmp_path: Path) -> None:
+    for name in ("faces", "guided"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "index.html").write_text("")
+    (tmp_path / "notes.txt").write_text("mine")
+    clear(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
