@@ -38,7 +38,7 @@ def run(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
     x, regions = (tensor.chunk(WORLD)[rank] for tensor in batch())
     results = {}
-    for head in ("auto", "autograd"):
+    for head in ("closed", "autograd"):
         for weight_grad in ("full", "detach"):
             for unused in (False, True):
                 net = small_cnn().double().eval()  # no dropout: its masks would differ by process
