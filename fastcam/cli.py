@@ -163,7 +163,9 @@ def train(
     out: Out = Path("runs/train"),
     model: Annotated[str, typer.Option(help="Name of the network.")] = "alexnet",
     size: Annotated[int, typer.Option(help="Input size in pixels (224 is AlexNet's own).")] = 224,
-    fit: Annotated[str, typer.Option(help="crop (centre square) or stretch.")] = "crop",
+    fit: Annotated[
+        str, typer.Option(help="crop (centre square), face (closer) or stretch.")
+    ] = "crop",
     epochs: Epochs = 30,
     patience: Patience = 3,
     batch_size: BatchSize = 256,

@@ -64,7 +64,7 @@ def test_two_flips_are_none() -> None:
         FaceFlip(p=2)
 
 
-@pytest.mark.parametrize("fit", ["crop", "stretch"])
+@pytest.mark.parametrize("fit", ["crop", "face", "stretch"])
 def test_fitting_moves_the_region(fit: str) -> None:
     points = torch.from_numpy(np.array(template_landmarks(178, 218)))
     points = tv_tensors.KeyPoints(points, canvas_size=(218, 178))
@@ -76,7 +76,11 @@ def test_fitting_moves_the_region(fit: str) -> None:
     assert _agreement(square, moved, "mouth") > 0.9
     height = (moved[:, 1].max() - moved[:, 1].min()) / (moved[:, 0].max() - moved[:, 0].min())
     before = (points[:, 1].max() - points[:, 1].min()) / (points[:, 0].max() - points[:, 0].min())
-    assert float(height / before) == pytest.approx(1 if fit == "crop" else 178 / 218, rel=1e-4)
+    assert float(height / before) == pytest.approx(178 / 218 if fit == "stretch" else 1, rel=1e-4)
+    width = float(moved[:, 0].max() - moved[:, 0].min()) / 96
+    whole = float(points[:, 0].max() - points[:, 0].min())
+    assert width == pytest.approx(whole / {"crop": 178, "face": 128, "stretch": 178}[fit], rel=1e-4)
+    assert moved.min() > 0 or fit != "face"
 
 
 def test_the_full_augmentation_moves_the_region() -> None:

@@ -12,7 +12,10 @@ from torchvision.transforms.v2 import functional as TF
 
 from fastcam.regions import flip_landmarks
 
-FITS = ("crop", "stretch")
+FITS = ("crop", "face", "stretch")
+#: The square that ``fit="face"`` keeps of an aligned CelebA image (178 × 218): its side as a share
+#: of the width, its centre as shares of width and height. Forehead to chin, little background.
+FACE_SIDE, FACE_CENTRE = 128 / 178, (89 / 178, 121 / 218)
 AUGMENTATIONS = ("none", "flip", "full")
 
 
@@ -21,8 +24,9 @@ class FitSquare(nn.Module):
 
     Args:
         size: side length in pixels.
-        fit: ``"crop"`` keeps the centre square (CelebA's aligned faces lie in it) and its aspect
-            ratio; ``"stretch"`` keeps the whole image.
+        fit: ``"crop"`` keeps the centre square, in which aligned CelebA faces lie with some
+            background; ``"face"`` a smaller square from forehead to chin, so that a small input
+            shows more of the face; ``"stretch"`` the whole image, at another aspect ratio.
     """
 
     def __init__(self, size: int, fit: str = "crop") -> None:
@@ -39,10 +43,21 @@ class FitSquare(nn.Module):
         """Transform ``image`` [3, H, W] and ``landmarks`` [68, 2]."""
         size = [self.size, self.size]
         both = (image, landmarks)
-        if self.fit == "crop":
-            side = min(image.shape[-2:])
-            both = tuple(TF.center_crop(x, [side, side]) for x in both)  # type: ignore[assignment]
+        height, width = image.shape[-2:]
+        if self.fit != "stretch":
+            top, left, side = self._square(height, width)
+            both = tuple(TF.crop(x, top, left, side, side) for x in both)  # type: ignore[assignment]
         return TF.resize(both[0], size, antialias=True), TF.resize(both[1], size)
+
+    def _square(self, height: int, width: int) -> tuple[int, int, int]:
+        """Top, left and side of the square that is kept."""
+        side = min(height, width)
+        x, y = 0.5, 0.5
+        if self.fit == "face":
+            side, (x, y) = max(1, min(side, round(FACE_SIDE * width))), FACE_CENTRE
+        top = min(max(round(y * height - side / 2), 0), height - side)
+        left = min(max(round(x * width - side / 2), 0), width - side)
+        return top, left, side
 
 
 class FaceFlip(v2.Transform):
