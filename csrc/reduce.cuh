@@ -148,6 +148,7 @@ FASTCAM_DEVICE T shuffle_xor_of(const T& value, int lane_mask) {
 // Over teams of `team` neighbouring lanes (a power of two); each lane of a team gets the result.
 template <class T, class Op>
 FASTCAM_DEVICE T team_reduce(T value, int team, const Op& op) {
+#pragma unroll 1
   for (int mask = team / 2; mask > 0; mask /= 2) value = op(value, shuffle_xor_of(value, mask));
   return value;
 }
@@ -162,6 +163,7 @@ FASTCAM_DEVICE T block_reduce(T value, T* scratch, const Op& op) {
   if (thread % kWarp == 0) scratch[thread / kWarp] = value;
   __syncthreads();
   value = scratch[0];
+#pragma unroll 1
   for (int warp = 1; warp < warps; ++warp) value = op(value, scratch[warp]);
   __syncthreads();
   return value;

@@ -25,7 +25,7 @@ int backward_scratch(int threads) {
 template <class Acc>
 struct PairScale {
   const CamBackward* op;
-  int64_t n;
+  int n;
   int t0;
 
   FASTCAM_DEVICE bool valid(int t) const {
@@ -53,9 +53,9 @@ __global__ void FASTCAM_BOUNDS(S, kTargets)
   // blockIdx: roles fastest, then channel blocks, then samples.
   const int roles = plan.target_blocks + (work.need_activations ? 1 : 0);
   const int role = int(blockIdx.x) % roles;
-  const int64_t rest = int64_t(blockIdx.x) / roles;
-  const int64_t n = rest / plan.splits;
-  const int channel = int(rest - n * plan.splits) * plan.chunk;
+  const int rest = int(blockIdx.x) / roles;
+  const int n = rest / plan.splits;
+  const int channel = (rest - n * plan.splits) * plan.chunk;
   const int count = op.channels - channel < plan.chunk ? int(op.channels) - channel : plan.chunk;
   const bool sums = role < plan.target_blocks;
   const int t0 = sums ? role * kTargets : 0;
@@ -75,6 +75,7 @@ __global__ void FASTCAM_BOUNDS(S, kTargets)
   // is written) are read from the input again and again, which the caches hold.
   const bool staged = plan.map_shared && targets <= kTargets;
   if (staged) {
+#pragma unroll 1
     for (int i = thread; i < targets * cells; i += threads) shared_map[i] = load(unit.data + i);
     unit.data = shared_map;
   }
@@ -108,6 +109,7 @@ __global__ void FASTCAM_BOUNDS(S, kTargets)
     for (int t = 0; t < targets; ++t) {
       const bool wanted = (valid >> t & 1) != 0;
       const Acc times = scale(t);
+#pragma unroll 1
       for (int c = thread; c < count; c += threads) {
         // Not a product with 0: an invalid pair's gradient is 0 whatever A holds.
         store(out + t * op.channels + c,
@@ -119,7 +121,9 @@ __global__ void FASTCAM_BOUNDS(S, kTargets)
                                  channel,
                              int(op.channels), targets};
     if (staged) {
+#pragma unroll 1
       for (int t = 0; t < targets; ++t) {
+#pragma unroll 1
         for (int c = thread; c < count; c += threads) {
           per_channel[t * plan.chunk + c] = load(alpha.data + t * op.channels + c);
         }

@@ -32,6 +32,7 @@ struct FinishScratch {
 template <class Acc>
 FASTCAM_DEVICE Peak<Acc> rectify(Acc* map, int cells) {
   Peak<Acc> best{Acc(-1), INT64_MAX};
+#pragma unroll 1
   for (int p = int(threadIdx.x); p < cells; p += int(blockDim.x)) {
     const Acc r = relu(peek(map + p));
     poke(map + p, r);
@@ -61,6 +62,7 @@ struct MapFinish {
                      [](Peak<Acc> a, Peak<Acc> b) { return higher_peak(a, b); });
     const Acc divisor = op.normalize ? map_divisor(peak.value) : Acc(1);
     Acc* cam = map_of(op, at.pair);
+#pragma unroll 1
     for (int p = int(threadIdx.x); p < cells; p += int(blockDim.x)) {
       store(cam + p, peek(at.map + p) / divisor);
     }
@@ -103,6 +105,7 @@ FASTCAM_DEVICE bool finish_loss(const CamLossForward& op, const PairMap<Acc>& at
     Acc unused;
   };
   First first{rectify(at.map, cells), Acc(0), Acc(0)};
+#pragma unroll 1
   for (int p = thread; p < cells; p += threads) {
     const Acc s = load(region + p);
     const Acc w = weight == nullptr ? Acc(1) : load(weight + p);
@@ -124,12 +127,15 @@ FASTCAM_DEVICE bool finish_loss(const CamLossForward& op, const PairMap<Acc>& at
       Acc value[Loss::kSums];
     };
     Terms sum{};
+#pragma unroll 1
     for (int p = thread; p < cells; p += threads) {
       Acc term[Loss::kSums];
       loss.terms(peek(at.map + p) / divisor, region_at(p), weight_at(p), term);
+#pragma unroll
       for (int j = 0; j < Loss::kSums; ++j) sum.value[j] += term[j];
     }
     sum = block_reduce(sum, static_cast<Terms*>(scratch.reduce), [](Terms a, const Terms& b) {
+#pragma unroll
       for (int j = 0; j < Loss::kSums; ++j) a.value[j] += b.value[j];
       return a;
     });
@@ -140,6 +146,7 @@ FASTCAM_DEVICE bool finish_loss(const CamLossForward& op, const PairMap<Acc>& at
       return loss.slope(r / divisor, region_at(p), weight_at(p), derivative);
     };
     Acc pull = Acc(0);
+#pragma unroll 1
     for (int p = thread; p < cells; p += threads) {
       const Acc r = peek(at.map + p);
       pull += slope_at(p, r) * (r / divisor);
@@ -147,6 +154,7 @@ FASTCAM_DEVICE bool finish_loss(const CamLossForward& op, const PairMap<Acc>& at
     pull =
         block_reduce(pull, static_cast<Acc*>(scratch.reduce), [](Acc a, Acc b) { return a + b; });
 
+#pragma unroll 1
     for (int p = thread; p < cells; p += threads) {
       const Acc r = peek(at.map + p);
       store(unit + p, map_gradient(r, slope_at(p, r), pull, p == first.peak.cell, divisor));
@@ -175,6 +183,7 @@ struct LossFinish {
   }
   FASTCAM_DEVICE static void skip(const Params& op, int64_t pair) {
     Acc* unit = map_of(op, pair);
+#pragma unroll 1
     for (int p = int(threadIdx.x); p < int(op.in.cells); p += int(blockDim.x)) {
       store(unit + p, Acc(0));
     }

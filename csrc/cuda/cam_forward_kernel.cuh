@@ -127,13 +127,18 @@ __global__ void FASTCAM_BOUNDS(S, kTargets)
   const int cells = int(in.cells);
 
   // blockIdx: splits fastest, so that the blocks of a sample run together.
+  // 32 bits each: they live as long as the kernel.
   const int split = int(blockIdx.x) % plan.splits;
-  const int64_t group = int64_t(blockIdx.x) / plan.splits;  // of one sample and one target block
-  const int64_t n = group / plan.target_blocks;
-  const int t0 = int(group - n * plan.target_blocks) * kTargets;
+  const int group = int(blockIdx.x) / plan.splits;  // of one sample and one target block
+  const int n = group / plan.target_blocks;
+  const int t0 = (group - n * plan.target_blocks) * kTargets;
   const int targets = in.targets - t0 < kTargets ? int(in.targets) - t0 : kTargets;
   const int channel = split * plan.chunk;
   const int count = in.channels - channel < plan.chunk ? int(in.channels) - channel : plan.chunk;
+  const auto pair_of = [&](int t) { return int64_t(n) * in.targets + t0 + t; };
+  const auto alpha_of = [&](int t) {
+    return static_cast<Acc*>(op.alpha) + pair_of(t) * in.channels;
+  };
 
   char* shared = static_cast<char*>(shared_memory());
   unsigned* flag = reinterpret_cast<unsigned*>(shared + kReduceBytes);
@@ -147,26 +152,26 @@ __global__ void FASTCAM_BOUNDS(S, kTargets)
   for (int t = 0; t < targets; ++t) on |= Finish::on(op, n, t0 + t) ? 1u << t : 0u;
 
   // 1. channel weights
-  Acc* alpha_out = static_cast<Acc*>(op.alpha) + (n * in.targets + t0) * in.channels + channel;
 #pragma unroll 1
   for (int t = 0; t < kTargets; ++t) {
     const bool made = (on >> t & 1) != 0 && in.grad_cells > 0;
     Acc* row = alpha + t * plan.chunk;
     if (made) gradient_sums<S>(in, work.gradients_in_acc, n, t0 + t, channel, count, row, scratch);
     __syncthreads();
+#pragma unroll 1
     for (int c = thread; c < count; c += threads) {
       const Acc weight = made ? row[c] / Acc(cells) : Acc(0);
       row[c] = weight;
-      if (t < targets) store(alpha_out + t * in.channels + c, weight);
+      if (t < targets) store(alpha_of(t) + channel + c, weight);
     }
   }
   __syncthreads();
 
   // 2. the map, or this block's part of it
-  const int64_t pair = n * in.targets + t0;
-  const Factors<Acc> map{plan.map_shared ? shared_map : Finish::map_of(op, pair), cells, targets};
+  const Factors<Acc> map{plan.map_shared ? shared_map : Finish::map_of(op, pair_of(0)), cells,
+                         targets};
   const int64_t part_values = int64_t(kTargets) * cells;
-  Acc* parts = static_cast<Acc*>(work.parts) + group * plan.splits * part_values;
+  Acc* parts = static_cast<Acc*>(work.parts) + int64_t(group) * plan.splits * part_values;
   bool last = true;
   if (on != 0) {
     const Factors<Acc> to =
@@ -176,13 +181,16 @@ __global__ void FASTCAM_BOUNDS(S, kTargets)
     if (plan.splits > 1) {
       last = last_block(work.tickets + group, unsigned(plan.splits), flag);
       if (last) {
+#pragma unroll 1
         for (int t = 0; t < targets; ++t) {
+#pragma unroll 1
           for (int p = thread; p < cells; p += threads) {
             Acc sum = Acc(0);
+#pragma unroll 4
             for (int s = 0; s < plan.splits; ++s) {
               sum += load_fresh(parts + s * part_values + t * int64_t(cells) + p);
             }
-            poke(map.data + t * map.stride + p, sum);
+            poke(map.of(t) + p, sum);
           }
         }
       }
@@ -196,16 +204,12 @@ __global__ void FASTCAM_BOUNDS(S, kTargets)
   if (last) {
 #pragma unroll 1
     for (int t = 0; t < targets; ++t) {
-      bool valid = false;
-      if ((on >> t & 1) != 0) {
-        valid =
-            Finish::finish(op, {n, t0 + t, pair + t, map.data + t * map.stride}, finish_scratch);
-      } else {
-        Finish::skip(op, pair + t);
-      }
-      if (!valid) {
-        Acc* row = static_cast<Acc*>(op.alpha) + (pair + t) * in.channels;
-        for (int c = thread; c < int(in.channels); c += threads) store(row + c, Acc(0));
+      if ((on >> t & 1) == 0) {
+        Finish::skip(op, pair_of(t));
+      } else if (!Finish::finish(op, {n, t0 + t, pair_of(t), map.of(t)}, finish_scratch)) {
+        // No region: the channel weights that are already out count as those of a pair that is off.
+#pragma unroll 1
+        for (int c = thread; c < int(in.channels); c += threads) store(alpha_of(t) + c, Acc(0));
       }
     }
   }

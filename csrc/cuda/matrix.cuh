@@ -155,10 +155,13 @@ FASTCAM_DEVICE void column_sums(const Matrix<const S>& m, const Factors<const Ac
   const int threads = int(blockDim.x);
   const bool partial = walk.tiled() && walk.period_rows > 1;  // a column is met in several tiles
   if (partial) {
+#pragma unroll 1
     for (int c = thread; c < walk.cols; c += threads) {
+#pragma unroll 1
       for (int t = 0; t < to.count; ++t) poke(to.of(t) + c, Acc(0));
     }
   }
+#pragma unroll 1
   for (int first = 0; first < walk.period_vectors; first += walk.tile) {
     walk.enter_tile(first);
     Acc sum[kTargets][V];
@@ -184,6 +187,7 @@ FASTCAM_DEVICE void column_sums(const Matrix<const S>& m, const Factors<const Ac
         for (int e = 0; e < V; ++e) sum[t][e] += (e < walk.split ? low : high) * to_acc(x.lane[e]);
       }
     };
+#pragma unroll 1
     for (int period = walk.group; period < walk.periods; period += kUnroll * walk.groups) {
       Vec<S, V> x[kUnroll];
 #pragma unroll
@@ -194,13 +198,10 @@ FASTCAM_DEVICE void column_sums(const Matrix<const S>& m, const Factors<const Ac
       for (int u = 0; u < kUnroll; ++u) add(x[u], walk.window(period + u * walk.groups).row);
     }
 #pragma unroll 1
-    for (int end = 0; end < (V > 1 ? 2 : 0); ++end) {
-      const int period = end == 0 ? 0 : walk.periods - 1;
+    for (int period = 0; V > 1 && period < walk.periods;) {
       const Window w = walk.window(period);
-      const bool again = end == 1 && w.flat < 0;  // the only vector is cut at both ends
-      if (walk.group == period % walk.groups && walk.cut(w) && !again) {
-        add(read_cut(walk, m.data, w), w.row);
-      }
+      if (walk.group == period % walk.groups && walk.cut(w)) add(read_cut(walk, m.data, w), w.row);
+      period = period + 1 < walk.periods ? walk.periods - 1 : walk.periods;  // the first, the last
     }
     // Columns from slots, one target at a time.
 #pragma unroll 1
@@ -215,12 +216,15 @@ FASTCAM_DEVICE void column_sums(const Matrix<const S>& m, const Factors<const Ac
         }
       }
       __syncthreads();
+#pragma unroll 1
       for (int c = thread; c < walk.cols; c += threads) {
         Acc total = Acc(0);
         // Position of column c in row r of the period, among the tile's slots.
         int at = c + walk.skew - first * V - walk.cols;
+#pragma unroll 1
         for (int r = -1; r < walk.period_rows; ++r, at += walk.cols) {
           if (at < 0 || at >= walk.slots * V) continue;
+#pragma unroll 1
           for (int g = 0; g < walk.groups; ++g) total += scratch[g * walk.tile * V + at];
         }
         Acc* out = to.of(t) + c;
@@ -251,7 +255,9 @@ FASTCAM_DEVICE void row_sums(const Matrix<const S>& m, const Factors<const Acc>&
   const int buffer_values = kTargets * kParts * capacity;
   const bool partial = walk.tiled() || walk.skew > 0;  // a row's vectors lie in several steps
   if (partial) {
+#pragma unroll 1
     for (int r = thread; r < walk.rows; r += threads) {
+#pragma unroll 1
       for (int t = 0; t < to.count; ++t) poke(to.of(t) + r, Acc(0));
     }
   }
@@ -271,6 +277,7 @@ FASTCAM_DEVICE void row_sums(const Matrix<const S>& m, const Factors<const Acc>&
 
   const int steps = walk.steps(kUnroll);
   int buffer = 0;
+#pragma unroll 1
   for (int first = 0; first < walk.period_vectors; first += walk.tile) {
     walk.enter_tile(first);
     // The row of the tile's first value within the period; -1 if skewed into the row before.
@@ -295,6 +302,7 @@ FASTCAM_DEVICE void row_sums(const Matrix<const S>& m, const Factors<const Acc>&
     for (int u = 0; u < kUnroll; ++u) {
       next[u] = read_whole(walk, m.data, walk.window(period_of(0, u)));
     }
+#pragma unroll 1
     for (int step = 0; step < steps; ++step, buffer ^= 1) {
       Vec<S, V> x[kUnroll];
 #pragma unroll
@@ -329,6 +337,7 @@ FASTCAM_DEVICE void row_sums(const Matrix<const S>& m, const Factors<const Acc>&
         }
       }
       __syncthreads();  // one is enough: the next step writes the other buffer
+#pragma unroll 1
       for (int task0 = 0; task0 < runs * run_rows; task0 += threads >> team_bits) {
         const int task = task0 + (thread >> team_bits);
         const int run = runs == 1 ? 0 : task / run_rows;
@@ -349,6 +358,7 @@ FASTCAM_DEVICE void row_sums(const Matrix<const S>& m, const Factors<const Acc>&
           Acc total = Acc(0);
           if (wanted) {
             const Acc* low = parts + t * kParts * capacity + run * walk.slots - run_begin;
+#pragma unroll 1
             for (int v = from + rank; v < to_vector; v += team) {
               const bool second = kParts == 2 && shared_vector && v == row_first;
               total += second ? low[capacity + v] : low[v];
@@ -375,6 +385,7 @@ FASTCAM_DEVICE void outer_product(const Matrix<S>& m, const Factors<const Acc>& 
                                   const Factors<const Acc>& column_factor, const Scale& scale) {
   Walk<V> walk(m);
   const int targets = row_factor.count;
+#pragma unroll 1
   for (int first = 0; first < walk.period_vectors; first += walk.tile) {
     walk.enter_tile(first);
     Acc factor[kTargets][V];
@@ -422,6 +433,7 @@ FASTCAM_DEVICE void outer_product(const Matrix<S>& m, const Factors<const Acc>& 
       return out;
     };
     if (targets <= kTargets) take_columns(0);
+#pragma unroll 1
     for (int period = walk.group; period < walk.periods; period += walk.groups) {
       const Window w = walk.window(period);
       const Vec<S, V> out = make(w.row);

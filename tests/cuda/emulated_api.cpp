@@ -24,10 +24,12 @@ int guarded(char* message, int size, const F& f) {
 
 extern "C" {
 
-void* emulator_new(int reversed, int count) {
+void* emulator_new(int reversed, int count, int part, int whole) {
   auto* device = new Device;
   device->options.reversed = reversed != 0;
   device->options.count = count != 0;
+  device->options.part = part;
+  device->options.whole = whole;
   return device;
 }
 void emulator_delete(void* device) { delete static_cast<Device*>(device); }
@@ -134,6 +136,23 @@ int emulate_cam_backward(void* device, int multiprocessors, int a_kind, const in
     op.grad_gradients = grad_gradients;
     run_cam_backward(*static_cast<Device*>(device), multiprocessors, op, ScalarKind(a_kind));
   });
+}
+
+// Every bit pattern of a 16-bit type as float, and floats rounded to it.
+void emulate_widening(int kind, float* values) {
+  for (int i = 0; i < 65536; ++i) {
+    if (ScalarKind(kind) == ScalarKind::kHalf) {
+      values[i] = to_acc(Half{uint16_t(i)});
+    } else {
+      values[i] = to_acc(BFloat16{uint16_t(i)});
+    }
+  }
+}
+void emulate_rounding(int kind, const float* values, uint16_t* bits, int count) {
+  for (int i = 0; i < count; ++i) {
+    bits[i] = ScalarKind(kind) == ScalarKind::kHalf ? from_acc<Half>(values[i]).bits
+                                                    : from_acc<BFloat16>(values[i]).bits;
+  }
 }
 
 // Kernels with a known mistake; `data` holds 64 floats.

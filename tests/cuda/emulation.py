@@ -17,9 +17,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from fastcam._ops import raw
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -84,7 +87,7 @@ def build(name: str, sources: Sequence[str], flags: Sequence[str]) -> Path:
 @functools.cache
 def library() -> ctypes.CDLL:
     """The emulator as a shared library."""
-    sources = ["emulator.cpp", "emulated_api.cpp", *EMULATED]
+    sources = [*EMULATED, "emulated_api.cpp", "emulator.cpp"]  # the slow ones first
     lib = ctypes.CDLL(str(build("libemulator.so", sources, ["-O1", "-shared"])))
     lib.emulator_new.restype = ctypes.c_void_p
     return lib
@@ -137,13 +140,22 @@ class Emulator:
         reversed: bool = False,
         count: bool = False,
         multiprocessors: int = H100_MULTIPROCESSORS,
+        part: tuple[int, int] = (1, 1),
     ) -> None:
+        """
+        Args:
+            reversed: run warps and blocks in descending order.
+            count: count the traffic.
+            multiprocessors: of the GPU that the launch is planned for.
+            part: run only the first a of every b blocks of a launch.
+        """
         self._lib = library()
-        self._device = ctypes.c_void_p(self._lib.emulator_new(int(reversed), int(count)))
+        self._device = ctypes.c_void_p(self._lib.emulator_new(int(reversed), int(count), *part))
         self._multiprocessors = multiprocessors
 
     def __del__(self) -> None:
-        self._lib.emulator_delete(self._device)
+        if hasattr(self, "_device"):
+            self._lib.emulator_delete(self._device)
 
     def _map(self, *tensors: Tensor | None) -> None:
         """Make exactly these tensors' own memory accessible."""
@@ -259,9 +271,9 @@ class Emulator:
         grad_a = grad_d = None
         if need_activations:
             layout = torch.channels_last if channels_last else torch.contiguous_format
-            grad_a = torch.empty(
-                (n, c, h, w), dtype=activations.dtype, memory_format=layout
-            ).fill_(torch.nan)
+            grad_a = torch.empty((n, c, h, w), dtype=activations.dtype, memory_format=layout).fill_(
+                torch.nan
+            )
         if need_gradients:
             grad_d = torch.full((n, t, c), torch.nan, dtype=alpha.dtype)
         self._map(activations, alpha, unit, scale, status, grad_a, grad_d)
@@ -271,9 +283,82 @@ class Emulator:
             KINDS[activations.dtype],
             _array(ctypes.c_int64, (n, t, c, h * w)),
             _array(
-                ctypes.c_int64, (activations.stride(0), *((0, 0) if scale is None else scale.stride()))
+                ctypes.c_int64,
+                (activations.stride(0), *((0, 0) if scale is None else scale.stride())),
             ),
             int(channels_last),
             *map(_pointer, (activations, alpha, unit, scale, status, grad_a, grad_d)),
         )
         return grad_a, grad_d
+
+
+def _readable(t: Tensor) -> Tensor:
+    """As csrc/checks.h: the tensor itself where a kernel can read it as it lies."""
+    dense = t.numel() == 0 or _is_channels_first(t) or _is_channels_last(t)
+    return t if dense else t.contiguous()
+
+
+def _is_channels_last(t: Tensor) -> bool:
+    channels, height, width = t.shape[-3:]
+    c, h, w = t.stride()[-3:]
+    return (
+        (channels == 1 or c == 1)
+        and (width == 1 or w == channels)
+        and (height == 1 or h == width * channels)
+    )
+
+
+class EmulatedOps:
+    """The raw ops (``torch.ops.fastcam``) on emulated CUDA kernels, for CPU tensors."""
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+
+    def _cam_forward(self, activations: Tensor, gradients: Tensor, normalize: bool) -> Any:
+        activations, gradients = _readable(activations), _readable(gradients)
+        if 0 in gradients.shape[:2]:
+            return raw._cam_forward(activations, gradients, normalize)
+        return Emulator(**self.options).cam_forward(activations, gradients, normalize)
+
+    def _cam_iou_forward(
+        self,
+        activations: Tensor,
+        gradients: Tensor,
+        regions: Tensor,
+        cell_weights: Tensor | None,
+        where: Tensor | None,
+        *rest: Any,
+    ) -> Any:
+        if 0 in gradients.shape[:2]:
+            return raw._cam_iou_forward(activations, gradients, regions, cell_weights, where, *rest)
+        activations, gradients = _readable(activations), _readable(gradients)
+        threshold, sharpness, binarize, eps = rest
+        cells = [
+            None if t is None else (t if t.stride()[2:] == (t.shape[3], 1) else t.contiguous())
+            for t in (regions, cell_weights)
+        ]
+        mode = next(name for name, number in BINARIZE.items() if number == binarize)
+        return Emulator(**self.options).cam_iou_forward(
+            activations, gradients, cells[0], cells[1], where, threshold, sharpness, mode, eps
+        )
+
+    def _cam_backward(
+        self,
+        activations: Tensor,
+        alpha: Tensor,
+        unit: Tensor,
+        scale: Tensor | None,
+        status: Tensor | None,
+        need_activations: bool,
+        need_gradients: bool,
+    ) -> Any:
+        arguments = (alpha.contiguous(), unit.contiguous(), scale, status)
+        if 0 in alpha.shape[:2]:
+            return raw._cam_backward(activations, *arguments, need_activations, need_gradients)
+        grads = Emulator(**self.options).cam_backward(
+            _readable(activations), *arguments, need_activations, need_gradients
+        )
+        return tuple(
+            alpha.new_empty(0, dtype=dtype) if grad is None else grad
+            for grad, dtype in zip(grads, (activations.dtype, alpha.dtype), strict=True)
+        )

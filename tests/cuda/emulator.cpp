@@ -251,6 +251,7 @@ void launch(Device& device, int blocks, int threads, size_t shared_bytes,
   if (threads % 32 != 0 || threads < 32 || threads > 1024) throw Error("threads of a block");
   if (shared_bytes > 48 * 1024) throw Error("more than 48 KiB of shared memory");
   ++device.launches;
+  blocks = int(int64_t(blocks) * device.options.part / device.options.whole);
   if (device.options.mode == Mode::kFibers) {
     launch_fibers(device, blocks, threads, shared_bytes, kernel);
   } else {

@@ -120,6 +120,10 @@ struct Options {
   Mode mode = Mode::kFibers;
   bool reversed = false;  // warps in descending order, and blocks, too
   bool count = false;
+  // Run only the first `part` of every `whole` blocks (to count what many equal samples would
+  // move).
+  int part = 1;
+  int whole = 1;
 };
 
 // What a launch may touch, how it runs, and what it has moved. One per test.

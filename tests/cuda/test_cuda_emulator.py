@@ -1,0 +1,91 @@
+"""The emulator itself: planted mistakes are noticed, traffic is counted right, 16-bit types are torch's."""
+
+from __future__ import annotations
+
+import ctypes
+
+import pytest
+import torch
+from emulation import KINDS, Emulator, EmulatorError, compiler, library
+
+pytestmark = pytest.mark.skipif(compiler() is None, reason="the emulator needs a C++ compiler")
+
+ORDERS = (False, True)
+
+
+def outcome(bug: str, backwards: bool) -> torch.Tensor | str:
+    data = torch.arange(64.0)
+    try:
+        Emulator(reversed=backwards).planted_bug(bug, data)
+    except EmulatorError as error:
+        return str(error)
+    return data
+
+
+@pytest.mark.parametrize("backwards", ORDERS)
+@pytest.mark.parametrize(
+    "bug", ("none: barriers", "none: index", "none: vector", "none: whole barrier")
+)
+def test_no_false_alarm(bug, backwards):
+    result = outcome(bug, backwards)
+    assert isinstance(result, torch.Tensor)
+    if bug == "none: barriers":
+        assert torch.equal(result, torch.arange(64.0) + 2)
+
+
+@pytest.mark.parametrize("bug", ("read after write", "write after read"))
+def test_missing_barrier_gives_a_wrong_result_in_one_of_the_orders(bug):
+    right = outcome("none: barriers", False)
+    wrong = [not torch.equal(outcome(bug, backwards), right) for backwards in ORDERS]
+    assert any(wrong)
+
+
+@pytest.mark.parametrize(
+    ("bug", "message"),
+    [
+        ("index past the end", "out-of-range load"),
+        ("index before the start", "out-of-range load"),
+        ("misaligned vector", "misaligned load of 16 bytes"),
+        ("barrier of half a block", "a barrier that not all threads of the block reach"),
+    ],
+)
+@pytest.mark.parametrize("backwards", ORDERS)
+def test_mistake_is_named(bug, message, backwards):
+    assert message in outcome(bug, backwards)
+
+
+def test_traffic_of_a_known_kernel():
+    """64 lanes copy one float each: two warps, four sectors for each access of each."""
+    emulator = Emulator(count=True)
+    buffer = torch.zeros(64 + 8)
+    aligned = buffer[(-buffer.data_ptr() // 4) % 8 :][:64]
+    emulator.planted_bug("none: index", aligned)
+    traffic = emulator.traffic
+    assert (traffic.loaded, traffic.stored) == (256, 256)
+    assert (traffic.sectors, traffic.accesses, traffic.vector_accesses) == (16, 4, 0)
+    assert traffic.sector_efficiency == 1
+    # Each warp reads eight distinct 16-byte vectors, four times each: those bytes count once.
+    emulator = Emulator(count=True)
+    emulator.planted_bug("none: vector", aligned)
+    assert emulator.traffic.loaded == 2 * 8 * 16
+    assert emulator.traffic.vector_accesses == 2
+
+
+@pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16))
+def test_sixteen_bit_conversions_are_those_of_torch(dtype):
+    bits = torch.arange(65536, dtype=torch.int32).to(torch.uint16)
+    wide = torch.empty(65536)
+    library().emulate_widening(KINDS[dtype], ctypes.c_void_p(wide.data_ptr()))
+    torch.testing.assert_close(wide, bits.view(dtype).float(), rtol=0, atol=0, equal_nan=True)
+
+    values = torch.cat([torch.randn(20000) * 10.0 ** torch.randint(-9, 6, (20000,)), wide])
+    rounded = torch.empty(values.numel(), dtype=torch.uint16)
+    library().emulate_rounding(
+        KINDS[dtype],
+        ctypes.c_void_p(values.data_ptr()),
+        ctypes.c_void_p(rounded.data_ptr()),
+        values.numel(),
+    )
+    torch.testing.assert_close(
+        rounded.view(dtype), values.to(dtype), rtol=0, atol=0, equal_nan=True
+    )
