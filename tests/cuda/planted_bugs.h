@@ -38,6 +38,16 @@ void load_vector(float* data) {
   fastcam::store(data + int(threadIdx.x), four.lane[0]);
 }
 
+// Shared memory is read without helpers: this one is for AddressSanitizer.
+template <int kOffset>
+void read_shared(float* data) {
+  float* shared = static_cast<float*>(fastcam::shared_memory());
+  const int i = int(threadIdx.x);
+  shared[i] = fastcam::load(data + i);
+  __syncthreads();
+  fastcam::store(data + i, shared[i + kOffset]);
+}
+
 template <int kThreads>
 void partial_barrier(float* data) {
   if (int(threadIdx.x) < kThreads) __syncthreads();
@@ -56,6 +66,8 @@ inline void run_planted_bug(Device& device, const std::string& bug, float* data)
   if (bug == "index before the start") return run(&copy_ahead<-1>);
   if (bug == "none: vector") return run(&load_vector<0>);
   if (bug == "misaligned vector") return run(&load_vector<1>);
+  if (bug == "none: shared index") return run(&read_shared<0>);
+  if (bug == "shared index past the end") return run(&read_shared<1>);
   if (bug == "none: whole barrier") return run(&partial_barrier<kPlantedThreads>);
   if (bug == "barrier of half a block") return run(&partial_barrier<kPlantedThreads / 2>);
   throw Error("unknown bug " + bug);

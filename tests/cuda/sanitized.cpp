@@ -1,0 +1,195 @@
+// The emulated kernels as a program, to be compiled with a sanitizer. Every result is compared with a few
+// plain loops in double.
+//
+//   sanitized fibers | threads          forward and backward of several shapes
+//   sanitized planted "<bug>" fibers | threads
+#include <cstdio>
+#include <random>
+
+#include "planted_bugs.h"
+
+namespace {
+
+using namespace emulator;
+using namespace fastcam;
+
+struct Case {
+  const char* name;
+  int64_t batch, targets, channels, cells, grad_cells;
+  bool channels_last;
+  int multiprocessors;
+};
+
+// Memory of exactly the size asked for.
+template <class T>
+class Array {
+ public:
+  Array(Device* device, int64_t count) : values_(new T[size_t(count)]), count_(count) {
+    device->add_buffer(values_.get(), size_t(count) * sizeof(T));
+  }
+  T& operator[](int64_t i) { return values_[size_t(i)]; }
+  T* data() { return values_.get(); }
+  int64_t count() const { return count_; }
+
+ private:
+  std::unique_ptr<T[]> values_;
+  int64_t count_;
+};
+
+bool near(double got, double wanted, double tolerance) {
+  return std::fabs(got - wanted) <= tolerance * (1 + std::fabs(wanted));
+}
+
+template <class S, int kTargets>
+bool run(const Case& c, Mode mode, bool reversed) {
+  Device device;
+  device.options = {mode, reversed, false, 1, 1};
+  const auto site = site_of(device, c.multiprocessors);
+  const int64_t N = c.batch, T = c.targets, C = c.channels, P = c.cells, Q = c.grad_cells;
+
+  Array<S> activations(&device, N * C * P), gradients(&device, N * T * C * Q);
+  Array<S> grad_activations(&device, N * C * P);
+  Array<float> regions(&device, N * T * P), loss(&device, N * T), alpha(&device, N * T * C);
+  Array<float> unit(&device, N * T * P), grad_gradients(&device, N * T * C);
+  Array<uint8_t> status(&device, N * T);
+  std::mt19937 random(1);
+  std::uniform_real_distribution<float> uniform(0.0f, 1.0f);
+  for (int64_t i = 0; i < activations.count(); ++i) {
+    activations[i] = from_acc<S>(uniform(random));
+  }
+  for (int64_t i = 0; i < gradients.count(); ++i) {
+    gradients[i] = from_acc<S>(uniform(random) - 0.4f);
+  }
+  for (int64_t i = 0; i < regions.count(); ++i) regions[i] = uniform(random);
+
+  const auto a_at = [&](int64_t ch, int64_t p) { return c.channels_last ? p * C + ch : ch * P + p; };
+  const auto d_at = [&](int64_t ch, int64_t q) { return c.channels_last ? q * C + ch : ch * Q + q; };
+
+  CamLossForward forward{};
+  forward.in = {N, T, C, P, Q, activations.data(), C * P, c.channels_last, gradients.data(),
+                T * C * Q, C * Q, c.channels_last};
+  forward.regions = regions.data();
+  forward.regions_stride_n = T * P;
+  forward.regions_stride_t = P;
+  forward.binarize = Binarize::kTone;
+  forward.threshold = 0.5;
+  forward.sharpness = 2.0;
+  forward.eps = 1e-6;
+  forward.alpha = alpha.data();
+  forward.unit = unit.data();
+  forward.loss = loss.data();
+  forward.status = status.data();
+  launch_forward<S, kTargets, IoUFinish<float>>(forward, false, site);
+
+  CamBackward backward{};
+  backward.batch = N;
+  backward.targets = T;
+  backward.channels = C;
+  backward.cells = P;
+  backward.activations = activations.data();
+  backward.activations_stride_n = C * P;
+  backward.activations_channels_last = c.channels_last;
+  backward.alpha = alpha.data();
+  backward.unit = unit.data();
+  backward.status = status.data();
+  backward.grad_activations = grad_activations.data();
+  backward.grad_gradients = grad_gradients.data();
+  launch_backward<S, kTargets>(backward, site);
+
+  const double stored = sizeof(S) == 2 ? 1e-2 : 1e-4;
+  for (int64_t n = 0; n < N; ++n) {
+    for (int64_t t = 0; t < T; ++t) {
+      const int64_t pair = n * T + t;
+      std::vector<double> weight(size_t(C), 0.0), map(size_t(P), 0.0);
+      for (int64_t ch = 0; ch < C; ++ch) {
+        for (int64_t q = 0; q < Q; ++q) {
+          weight[size_t(ch)] += double(to_acc(gradients[pair * C * Q + d_at(ch, q)])) / double(P);
+        }
+        if (!near(alpha[pair * C + ch], weight[size_t(ch)], 1e-5)) return false;
+        for (int64_t p = 0; p < P; ++p) {
+          map[size_t(p)] += weight[size_t(ch)] * double(to_acc(activations[n * C * P + a_at(ch, p)]));
+        }
+      }
+      double peak = 0;
+      for (double& r : map) peak = std::max(peak, r = r > 0 ? r : 0);
+      const IoULoss<double, ToneThreshold<double>> policy(0.5, 2.0, 1e-6);
+      double sum[2] = {0, 0};
+      for (int64_t p = 0; p < P; ++p) {
+        double term[2];
+        policy.terms(map[size_t(p)] / (peak == 0 ? 1 : peak), regions[pair * P + p], 1.0, term);
+        sum[0] += term[0];
+        sum[1] += term[1];
+      }
+      double derivative[2];
+      if (!near(loss[pair], policy.combine(sum, derivative), 1e-3)) return false;
+      for (int64_t ch = 0; ch < C; ++ch) {
+        double wanted = 0;
+        for (int64_t p = 0; p < P; ++p) {
+          wanted += double(unit[pair * P + p]) *
+                    double(to_acc(activations[n * C * P + a_at(ch, p)])) / double(P);
+        }
+        if (!near(grad_gradients[pair * C + ch], wanted, 1e-4)) return false;
+      }
+    }
+    for (int64_t ch = 0; ch < C; ++ch) {
+      for (int64_t p = 0; p < P; ++p) {
+        double wanted = 0;
+        for (int64_t t = 0; t < T; ++t) {
+          wanted += double(unit[(n * T + t) * P + p]) * double(alpha[(n * T + t) * C + ch]);
+        }
+        if (!near(to_acc(grad_activations[n * C * P + a_at(ch, p)]), wanted, stored)) return false;
+      }
+    }
+  }
+  return true;
+}
+
+const Case kCases[] = {
+    {"odd map", 2, 1, 12, 35, 9, false, 1},
+    {"odd map, channels last", 2, 1, 12, 35, 9, true, 1},
+    {"channel blocks", 1, 1, 136, 35, 6, false, 1},
+    {"channel blocks, channels last", 1, 1, 136, 35, 6, true, 1},
+    {"one cell", 2, 1, 9, 1, 1, false, 1},
+    {"long period", 1, 1, 5, 1581, 2, false, 1},
+};
+const Case kTargetCases[] = {
+    {"five targets", 1, 5, 12, 35, 4, false, 1},
+    {"five targets, channels last", 1, 5, 12, 35, 4, true, 1},
+    {"map in global memory", 1, 3, 3, 3001, 1, false, 1},
+};
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  const std::string first = count > 1 ? arguments[1] : "";
+  const std::string last = arguments[count - 1];
+  const Mode mode = last == "threads" ? Mode::kThreads : Mode::kFibers;
+  if (first == "planted") {
+    Device device;
+    device.options.mode = mode;
+    std::vector<float> data(64, 1.0f);
+    device.add_buffer(data.data(), data.size() * sizeof(float));
+    run_planted_bug(device, arguments[2], data.data());
+    std::puts("not noticed");
+    return 0;
+  }
+  const auto report = [](const Case& c, const char* type, bool good) {
+    std::printf("%s, %s: %s\n", c.name, type, good ? "ok" : "WRONG");
+    std::fflush(stdout);
+    return good;
+  };
+  bool good = true;
+  for (const bool reversed : {false, true}) {
+    if (reversed && mode == Mode::kThreads) break;
+    for (const Case& c : kCases) {
+      if (mode == Mode::kThreads && c.cells > 1000) continue;
+      good = report(c, "float", run<float, 1>(c, mode, reversed)) && good;
+      good = report(c, "bfloat16", run<BFloat16, 1>(c, mode, reversed)) && good;
+    }
+    for (const Case& c : kTargetCases) {
+      if (mode == Mode::kThreads && c.cells > 1000) continue;
+      good = report(c, "float", run<float, 4>(c, mode, reversed)) && good;
+    }
+  }
+  return good ? 0 : 1;
+}

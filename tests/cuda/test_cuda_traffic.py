@@ -1,0 +1,47 @@
+"""The kernels move hardly more than they must, in whole sectors (`pytest -s` prints the table)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from emulation import compiler
+from traffic_table import BATCHES, DTYPES, HEADER, LAYOUTS, NETWORKS, measure, row
+
+pytestmark = pytest.mark.skipif(compiler() is None, reason="the emulator needs a C++ compiler")
+
+MOST_BYTES = 1.05
+LEAST_EFFICIENCY = 0.9
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _table() -> None:
+    print(f"\n{HEADER}")
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_traffic(network, dtype, layout, batch):
+    results = measure(network, batch, dtype, layout)
+    print(row(network, batch, dtype, layout, *results))
+    for result in results:
+        assert 0.999 < result.ratio <= MOST_BYTES
+        assert result.traffic.sector_efficiency >= LEAST_EFFICIENCY
+        assert result.traffic.launches == 1
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_four_targets_share_one_read_of_the_activations(layout):
+    forward, backward = measure("AlexNet", 8, torch.float32, layout, targets=4)
+    assert forward.ratio <= MOST_BYTES
+    assert backward.ratio <= MOST_BYTES
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_most_accesses_of_an_odd_map_are_sixteen_bytes_wide(dtype):
+    """13 x 13 cells: no row of A but every fourth (eighth) is aligned. The rest is O(C + P)."""
+    for result in measure("AlexNet", 8, dtype, "contiguous"):
+        traffic = result.traffic
+        wide = traffic.vector_accesses * 32 * 16
+        assert wide >= 0.9 * result.minimum
