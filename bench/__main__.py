@@ -7,7 +7,11 @@ import sys
 
 BENCHMARKS = {
     "cpu": "the ops on the CPU against the eager reference (the default)",
+    "gpu": "the ops on a GPU against the eager reference and torch.compile",
+    "resources": "registers, stack and spills of the CUDA kernels (no GPU needed)",
 }
+
+MODULES = {"resources": "cuda_resources"}
 
 
 def main(arguments: list[str]) -> int:
@@ -17,9 +21,9 @@ def main(arguments: list[str]) -> int:
     if name not in BENCHMARKS:
         print(f"no benchmark {name!r}; there are:", file=sys.stderr)
         for known, what in BENCHMARKS.items():
-            print(f"  {known:<6} {what}", file=sys.stderr)
+            print(f"  {known:<10} {what}", file=sys.stderr)
         return 2
-    return importlib.import_module(f"bench.{name}").main(arguments)
+    return importlib.import_module(f"bench.{MODULES.get(name, name)}").main(arguments)
 
 
 if __name__ == "__main__":

@@ -96,7 +96,8 @@ template <class S, int kTargets, class Acc>
 FASTCAM_DEVICE void map_part(const CamInputs& in, int64_t n, int channel, int count,
                              const Acc* alpha, int chunk, const Factors<Acc>& to, Acc* scratch) {
   const S* sample = static_cast<const S*>(in.activations) + n * in.activations_stride_n;
-  const bool channels_last = in.activations_channels_last || in.cells == 1;
+  // Without channels: no rows, the map is zero.
+  const bool channels_last = count > 0 && (in.activations_channels_last || in.cells == 1);
   const Matrix<const S> a =
       channel_block(sample, channels_last, int(in.channels), int(in.cells), channel, count);
   const Factors<const Acc> weight{alpha, chunk, kTargets};
@@ -154,7 +155,7 @@ __global__ void FASTCAM_BOUNDS(S, kTargets)
   // 1. channel weights
 #pragma unroll 1
   for (int t = 0; t < kTargets; ++t) {
-    const bool made = (on >> t & 1) != 0 && in.grad_cells > 0;
+    const bool made = (on >> t & 1) != 0 && in.grad_cells > 0 && count > 0;
     Acc* row = alpha + t * plan.chunk;
     if (made) gradient_sums<S>(in, work.gradients_in_acc, n, t0 + t, channel, count, row, scratch);
     __syncthreads();

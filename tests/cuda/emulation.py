@@ -353,7 +353,7 @@ class EmulatedOps:
         need_gradients: bool,
     ) -> Any:
         arguments = (alpha.contiguous(), unit.contiguous(), scale, status)
-        if 0 in alpha.shape[:2]:
+        if 0 in alpha.shape:
             return raw._cam_backward(activations, *arguments, need_activations, need_gradients)
         grads = Emulator(**self.options).cam_backward(
             _readable(activations), *arguments, need_activations, need_gradients
