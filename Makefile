@@ -6,6 +6,7 @@
 #   make bench     benchmarks of the ops against plain PyTorch
 #   make lint      ruff, clang-format, mypy
 #   make cuda-all  CUDA library for all architectures, warnings as errors (needs nvcc, no GPU)
+#   make cuda-sanitize  the CUDA tests under compute-sanitizer (needs a GPU)
 #   make clean     remove build outputs (and with `make distclean` the .venv too)
 #
 # Variables: PYTHON (3.11 or newer), VENV, CUDA_ARCHS, PYTEST_ARGS, PYTEST_WORKERS, DEMO_ARGS, MAX_JOBS.
@@ -33,7 +34,7 @@ DEMO_ARGS ?=
 
 BUILD_ENV = TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST:-$(CUDA_ARCHS)}"
 
-.PHONY: setup build demo test test-python test-cpp bench lint format cuda-all clean distclean
+.PHONY: setup build demo test test-python test-cpp bench lint format cuda-all cuda-sanitize clean distclean
 
 # --- set-up ---------------------------------------------------------------------------------------
 
@@ -106,6 +107,15 @@ cuda-all: $(BIN)/.requirements
 	env -u TORCH_CUDA_ARCH_LIST FORCE_CUDA=1 $(VENV_PYTHON) setup.py build_ext --only _C_cuda \
 		--build-lib build/cuda-all --build-temp build/cuda-all/temp
 	@ls -l build/cuda-all/fastcam/_C_cuda*.so
+
+# Torch's caching allocator would hide what lies outside a tensor. A bounds error fails, and so does a race.
+cuda-sanitize: build
+	@command -v compute-sanitizer > /dev/null || { echo "compute-sanitizer (CUDA toolkit) not found"; exit 1; }
+	for tool in memcheck racecheck synccheck; do \
+		PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 1 \
+			$(VENV_PYTHON) -m pytest --device cuda -x -k "reference_at_network_sizes" \
+			-o timeout=0 tests/cuda/test_cuda_gpu.py || exit 1; \
+	done
 
 clean:
 	rm -rf build dist *.egg-info fastcam/*.so fastcam/_build_info.json .pytest_cache .mypy_cache .ruff_cache

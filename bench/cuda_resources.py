@@ -17,11 +17,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.report import markdown
+from bench.report import markdown, replace_between
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "csrc" / "README.md"
-BEGIN, END = "<!-- resources: begin -->", "<!-- resources: end -->"
 
 # 65536 registers of a multiprocessor for two blocks of the largest size (csrc/cuda/plan.h).
 REGISTER_BUDGET = {"one target, float": 80, "other": 168}
@@ -99,7 +98,9 @@ def parse_sass(text: str) -> dict[tuple[str, str], dict[str, int]]:
         if match := re.match(r"arch = (\S+)", line.strip()):
             arch = match[1]
         elif match := re.match(r"\s*Function : (\S+)", line):
-            current = counts.setdefault((arch, match[1]), {"wide loads": 0, "wide stores": 0, "local": 0})
+            current = counts.setdefault(
+                (arch, match[1]), {"wide loads": 0, "wide stores": 0, "local": 0}
+            )
         elif re.search(r"\bLDG\.E\.128\b", line):
             current["wide loads"] += 1
         elif re.search(r"\bSTG\.E\.128\b", line):
@@ -109,12 +110,13 @@ def parse_sass(text: str) -> dict[tuple[str, str], dict[str, int]]:
     return counts
 
 
-def dump(library: Path, what: str) -> str:
+def dump(library: Path, what: str, arch: str | None = None) -> str:
     tool = cuobjdump()
     if tool is None:
         raise FileNotFoundError("cuobjdump is neither in CUDA_HOME, nor in triton, nor on PATH")
+    only = [] if arch is None else ["--gpu-architecture", arch]
     return subprocess.run(
-        [tool, f"--dump-{what}", str(library)], capture_output=True, text=True, check=True
+        [tool, *only, f"--dump-{what}", str(library)], capture_output=True, text=True, check=True
     ).stdout
 
 
@@ -159,9 +161,5 @@ def main(arguments: list[str]) -> int:
     text = table(parse_resources(dump(library, "resource-usage")))
     print(text)
     if options.write:
-        before, _, rest = README.read_text().partition(BEGIN)
-        _, _, after = rest.partition(END)
-        partial = README.with_suffix(".partial")
-        partial.write_text(f"{before}{BEGIN}\n{text}{END}{after}")
-        os.replace(partial, README)
+        replace_between(README, "resources", text)
     return 0

@@ -1,8 +1,8 @@
 """The ops on a GPU: each forward and backward against the eager reference and ``torch.compile``.
 
-One command measures everything and writes JSON and a table: median GPU time of many runs with a cold
-L2, the share of the machine's own copy bandwidth, peak memory, and the AlexNet training step with
-and without guidance.
+One command measures everything and writes JSON and a table: median GPU time of many runs with a
+cold L2, the share of the machine's own copy bandwidth, peak memory, and the AlexNet training step
+with and without guidance.
 """
 
 from __future__ import annotations
@@ -230,7 +230,9 @@ def report(
     if step is not None:
         measured = step()
         table += "\n" + step_table(measured)
-        results.append({**measured, "seconds": {k: asdict(t) for k, t in measured["seconds"].items()}})
+        results.append(
+            {**measured, "seconds": {k: asdict(t) for k, t in measured["seconds"].items()}}
+        )
     write(out, "gpu", about, results, table)
     print(f"\n{table}\nwritten to {out}/gpu.json and gpu.md")
 

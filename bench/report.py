@@ -62,3 +62,15 @@ def write(
         partial = folder / f".{file}.partial"
         partial.write_text(text)
         os.replace(partial, folder / file)
+
+
+def replace_between(file: Path, mark: str, text: str) -> None:
+    """Put ``text`` between the comments ``<!-- mark: begin -->`` and ``<!-- mark: end -->``."""
+    begin, end = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
+    before, found, rest = file.read_text().partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise ValueError(f"{file} has no {begin} ... {end}")
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_text(f"{before}{begin}\n{text}{end}{after}")
+    os.replace(partial, file)

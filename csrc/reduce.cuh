@@ -37,8 +37,7 @@ inline constexpr int kVectorOf = kVectorBytes / int(sizeof(S));
 
 #if defined(__CUDACC__)
 
-// ---- conversions
-// -----------------------------------------------------------------------------------
+// ---- conversions -------------------------------------------------------------------------------
 
 FASTCAM_DEVICE float to_acc(float x) { return x; }
 FASTCAM_DEVICE double to_acc(double x) { return x; }
@@ -56,8 +55,7 @@ FASTCAM_DEVICE S from_acc(AccOf<S> x) {
   }
 }
 
-// ---- memory
-// ----------------------------------------------------------------------------------------
+// ---- memory ------------------------------------------------------------------------------------
 
 // The word that one access of kBytes moves.
 template <int kBytes>
@@ -128,8 +126,7 @@ FASTCAM_DEVICE unsigned take_ticket(unsigned* counter) {
 
 #endif  // __CUDACC__
 
-// ---- reductions
-// ------------------------------------------------------------------------------------
+// ---- reductions --------------------------------------------------------------------------------
 
 // Any small struct across the lanes of a warp. Every lane takes part.
 template <class T>

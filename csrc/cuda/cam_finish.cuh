@@ -41,8 +41,7 @@ FASTCAM_DEVICE Peak<Acc> rectify(Acc* map, int cells) {
   return best;
 }
 
-// ---- grad_cam
-// --------------------------------------------------------------------------------------
+// ---- grad_cam ----------------------------------------------------------------------------------
 
 template <class AccType>
 struct MapFinish {
@@ -71,8 +70,7 @@ struct MapFinish {
   }
 };
 
-// ---- losses of the map
-// -----------------------------------------------------------------------------
+// ---- losses of the map -------------------------------------------------------------------------
 
 // Steps 3 to 5 of a pair, and d loss / d (map before ReLU). False if the region is empty: nothing
 // has been written then.

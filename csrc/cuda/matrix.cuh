@@ -137,8 +137,7 @@ FASTCAM_DEVICE Vec<S, V> read_cut(const Walk<V>& walk, const S* data, const Wind
   return x;
 }
 
-// ---- sums over rows: to[t, c] = sum_r weight[t, r] M[r, c]
-// --------------------------------------------
+// ---- sums over rows: to[t, c] = sum_r weight[t, r] M[r, c] -------------------------------------
 
 // Shared memory, in values of Acc.
 template <int V>
@@ -235,8 +234,7 @@ FASTCAM_DEVICE void column_sums(const Matrix<const S>& m, const Factors<const Ac
   __syncthreads();  // scratch is free
 }
 
-// ---- sums over columns: to[t, r] = sum_c weight[t, c] M[r, c]
-// -----------------------------------------
+// ---- sums over columns: to[t, r] = sum_c weight[t, c] M[r, c] ----------------------------------
 
 template <int V, int kTargets, int kUnroll>
 constexpr int row_sums_scratch(int threads) {
@@ -376,8 +374,7 @@ FASTCAM_DEVICE void row_sums(const Matrix<const S>& m, const Factors<const Acc>&
   __syncthreads();  // scratch is free
 }
 
-// ---- outer product: M[r, c] = sum_t row[t, r] column[t, c] scale(t)
-// -----------------------------------
+// ---- outer product: M[r, c] = sum_t row[t, r] column[t, c] scale(t) ----------------------------
 
 // For any number of targets, kTargets of them in registers at a time.
 template <int V, int kTargets, class S, class Acc, class Scale>

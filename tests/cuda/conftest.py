@@ -1,8 +1,9 @@
-"""Makes the emulator's helpers importable from every test of this folder, however pytest is called."""
+"""Makes ``bench`` and the helpers of this folder importable, however pytest is called."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent.parent)]

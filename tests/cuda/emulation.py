@@ -1,7 +1,7 @@
 """Runs the CUDA kernels on the CPU: builds the emulator and calls it on torch tensors.
 
-The library is compiled with g++ on first use and kept under ``build/emulator``; it is rebuilt when a
-source, a header or the compiler changes.
+The library is compiled with g++ on first use and kept under ``build/emulator``; it is rebuilt when
+a source, a header or the compiler changes.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _fingerprint(flags: Sequence[str]) -> str:
 
 
 def build(name: str, sources: Sequence[str], flags: Sequence[str]) -> Path:
-    """Compile ``sources`` (names in this folder) to ``build/emulator/<name>``, if not done already."""
+    """Compile ``sources`` of this folder to ``build/emulator/<name>``, if not done already."""
     flags = ["-std=c++20", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", *flags]
     BUILD.mkdir(parents=True, exist_ok=True)
     target = BUILD / name

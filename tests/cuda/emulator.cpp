@@ -9,8 +9,7 @@ namespace emulator {
 
 thread_local Thread current;
 
-// ---- traffic
-// ---------------------------------------------------------------------------------------
+// ---- traffic -----------------------------------------------------------------------------------
 
 void Counter::add(Group& group, Traffic* total) {
   std::vector<Span>& spans = group.spans;
@@ -41,8 +40,7 @@ void Counter::add(Group& group, Traffic* total) {
   total->vector_accesses += group.vector ? 1 : 0;
 }
 
-// ---- checks
-// ----------------------------------------------------------------------------------------
+// ---- checks ------------------------------------------------------------------------------------
 
 void Device::add_buffer(const void* data, size_t bytes) {
   const uintptr_t begin = reinterpret_cast<uintptr_t>(data);
@@ -65,8 +63,7 @@ namespace {
 // Shared memory holds NaN in every type until it is written.
 void poison(char* shared, size_t bytes) { std::memset(shared, 0xff, bytes); }
 
-// ---- fibers
-// ----------------------------------------------------------------------------------------
+// ---- fibers ------------------------------------------------------------------------------------
 
 // One OS thread runs the CUDA threads of a block in turn, each until it waits.
 class FiberBlock final : public Block {
@@ -192,8 +189,7 @@ void launch_fibers(Device& device, int blocks, int threads, size_t shared_bytes,
   }
 }
 
-// ---- threads
-// ---------------------------------------------------------------------------------------
+// ---- threads -----------------------------------------------------------------------------------
 
 class ThreadBlock final : public Block {
 public:

@@ -1,5 +1,5 @@
-// The emulated kernels as a program, to be compiled with a sanitizer. Every result is compared with a few
-// plain loops in double.
+// The emulated kernels as a program, to be compiled with a sanitizer. Every result is compared with
+// a few plain loops in double.
 //
 //   sanitized fibers | threads          forward and backward of several shapes
 //   sanitized planted "<bug>" fibers | threads
@@ -23,7 +23,7 @@ struct Case {
 // Memory of exactly the size asked for.
 template <class T>
 class Array {
- public:
+public:
   Array(Device* device, int64_t count) : values_(new T[size_t(count)]), count_(count) {
     device->add_buffer(values_.get(), size_t(count) * sizeof(T));
   }
@@ -31,7 +31,7 @@ class Array {
   T* data() { return values_.get(); }
   int64_t count() const { return count_; }
 
- private:
+private:
   std::unique_ptr<T[]> values_;
   int64_t count_;
 };
@@ -62,12 +62,26 @@ bool run(const Case& c, Mode mode, bool reversed) {
   }
   for (int64_t i = 0; i < regions.count(); ++i) regions[i] = uniform(random);
 
-  const auto a_at = [&](int64_t ch, int64_t p) { return c.channels_last ? p * C + ch : ch * P + p; };
-  const auto d_at = [&](int64_t ch, int64_t q) { return c.channels_last ? q * C + ch : ch * Q + q; };
+  const auto a_at = [&](int64_t ch, int64_t p) {
+    return c.channels_last ? p * C + ch : ch * P + p;
+  };
+  const auto d_at = [&](int64_t ch, int64_t q) {
+    return c.channels_last ? q * C + ch : ch * Q + q;
+  };
 
   CamLossForward forward{};
-  forward.in = {N, T, C, P, Q, activations.data(), C * P, c.channels_last, gradients.data(),
-                T * C * Q, C * Q, c.channels_last};
+  forward.in = {N,
+                T,
+                C,
+                P,
+                Q,
+                activations.data(),
+                C * P,
+                c.channels_last,
+                gradients.data(),
+                T * C * Q,
+                C * Q,
+                c.channels_last};
   forward.regions = regions.data();
   forward.regions_stride_n = T * P;
   forward.regions_stride_t = P;
@@ -107,7 +121,8 @@ bool run(const Case& c, Mode mode, bool reversed) {
         }
         if (!near(alpha[pair * C + ch], weight[size_t(ch)], 1e-5)) return false;
         for (int64_t p = 0; p < P; ++p) {
-          map[size_t(p)] += weight[size_t(ch)] * double(to_acc(activations[n * C * P + a_at(ch, p)]));
+          map[size_t(p)] +=
+              weight[size_t(ch)] * double(to_acc(activations[n * C * P + a_at(ch, p)]));
         }
       }
       double peak = 0;

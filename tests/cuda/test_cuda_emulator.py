@@ -1,4 +1,4 @@
-"""The emulator itself: planted mistakes are noticed, traffic is counted right, 16-bit types are torch's."""
+"""The emulator itself: it notices planted mistakes, counts traffic right, rounds as torch does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The CUDA kernels, emulated, against the reference: shapes, dtypes, layouts, alignments, splits."""
+"""The CUDA kernels, emulated, against the reference: shapes, dtypes, layouts, alignments."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def assert_near(got: Tensor, wanted: Tensor, tolerance: float) -> None:
 
 def run(emulator, sample, scale, **options):
     activations, gradients, regions, weights = sample
-    n, t = gradients.shape[:2]
+    n = gradients.shape[0]
     loss, alpha, unit, status = emulator.cam_iou_forward(
         activations, gradients, regions, weights.expand(n, -1, -1, -1), **options
     )
@@ -82,7 +82,7 @@ def test_iou_forward_and_backward(shape, layout, dtype):
 
     a = activations.double().requires_grad_()
     d = gradients.double().requires_grad_()
-    options = dict(threshold=0.4, sharpness=3.0)
+    options = {"threshold": 0.4, "sharpness": 3.0}
     wanted = reference.cam_iou_loss(
         a, d, regions.double(), cell_weights=weights.double(), reduction="none", **options
     )
@@ -164,7 +164,7 @@ def test_only_one_gradient(only, layout):
 @pytest.mark.parametrize("splits", (1, 132))
 @pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
 def test_invalid_pairs_are_zero_whatever_the_inputs_hold(layout, splits, poison):
-    """Off by `where`, or with an empty region; next to a valid pair of the same sample, or alone."""
+    """Off by `where`, or with an empty region; next to a valid pair of the sample, or alone."""
     activations, gradients, regions, _ = make((3, 3, 512, (6, 5), (6, 5)), torch.float32, layout)
     activations[1:], gradients[0, :2], gradients[1:] = poison, poison, poison
     regions[0, 1] = 0

@@ -1,4 +1,4 @@
-"""The emulated kernels under AddressSanitizer and UBSan, and with real threads under ThreadSanitizer."""
+"""The emulated kernels under AddressSanitizer and UBSan; real threads under ThreadSanitizer."""
 
 from __future__ import annotations
 

@@ -8,10 +8,18 @@ Of 256 samples the first 4 are run: all samples of a launch move the same.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-from emulation import Emulator, Traffic
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
+
+from emulation import Emulator, Traffic  # noqa: E402
+
+from bench.report import replace_between  # noqa: E402
 
 # C, (H, W), (H', W')
 NETWORKS = {
@@ -87,15 +95,20 @@ def row(network: str, batch: int, dtype: torch.dtype, layout: str, *results: Mea
     return f"| {network} | {batch} | {name} | {layout} | " + " | ".join(map(str, results)) + " |"
 
 
-def main() -> None:
+def main(arguments: list[str]) -> int:
+    lines = [HEADER]
     print(HEADER)
     for network in NETWORKS:
         for dtype in DTYPES:
             for layout in LAYOUTS:
                 for batch in BATCHES:
                     results = measure(network, batch, dtype, layout)
-                    print(row(network, batch, dtype, layout, *results), flush=True)
+                    lines.append(row(network, batch, dtype, layout, *results))
+                    print(lines[-1], flush=True)
+    if arguments == ["--write"]:
+        replace_between(ROOT / "csrc" / "README.md", "traffic", "\n".join(lines) + "\n")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

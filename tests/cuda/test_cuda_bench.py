@@ -1,0 +1,160 @@
+"""``python -m bench gpu`` and ``bench resources``: all that can be tested without a GPU."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from bench import __main__ as bench
+from bench import cuda_resources, gpu, report
+from bench.cases import Case
+from bench.gpu_timing import WallTimer, copy_bandwidth
+from bench.timing import Timing
+
+
+def timing(milliseconds: float) -> Timing:
+    return Timing(1e-3 * milliseconds * 0.9, 1e-3 * milliseconds, 1e-3 * milliseconds * 1.2, 10)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_refuses_without_a_gpu(capsys, tmp_path):
+    assert bench.main(["gpu", "--out", str(tmp_path)]) == 2
+    assert "no CUDA device" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_least_bytes_of_alexnet():
+    """By hand: A 256·169, D 256·36, S and unit 169, alpha 256, loss and status."""
+    forward, backward = gpu.least_bytes(Case("alexnet", 2))
+    assert forward == 2 * (4 * (256 * 169 + 256 * 36 + 169 + 169 + 256 + 1) + 1)
+    assert backward == 2 * (4 * (2 * 256 * 169 + 169 + 256 + 256 + 1) + 1)
+    half, _ = gpu.least_bytes(Case("alexnet", 2, dtype=torch.bfloat16))
+    assert forward - half == 2 * 2 * (256 * 169 + 256 * 36)
+    several, _ = gpu.least_bytes(Case("alexnet", 1, targets=3))
+    assert several == 4 * 256 * 169 + 3 * (4 * (256 * 36 + 169 + 169 + 256 + 1) + 1)
+
+
+def test_row():
+    row = gpu.Row(
+        "cam_iou forward",
+        "alexnet N=1",
+        {"fused": timing(0.5), "eager": timing(1.5), "compiled": timing(0.75)},
+        {"fused": 1 << 20, "eager": 3 << 20, "compiled": None},
+        0.5,
+    )
+    assert row.cells() == [
+        "cam_iou forward",
+        "alexnet N=1",
+        "500.0 (450.0 to 600.0)",
+        "50 %",
+        "3.00",
+        "1.50",
+        "1.0, 3.0, ?",
+    ]
+
+
+def test_step_table():
+    text = gpu.step_table(
+        {
+            "step": "AlexNet",
+            "seconds": {"plain": timing(10), "guided, fused": timing(11)},
+            "peak_bytes": {"plain": 1 << 30, "guided, fused": None},
+        }
+    )
+    assert "| plain | 10.00 (9.00 to 12.00) | +0 % | 1024 |" in text
+    assert "| guided, fused | 11.00 (9.90 to 13.20) | +10 % | ? |" in text
+
+
+def test_copy_bandwidth_counts_both_directions():
+    class OneSecond(WallTimer):
+        def __call__(self, run):
+            run()
+            return Timing(1.0, 1.0, 1.0, 2)
+
+    assert copy_bandwidth(OneSecond(), "cpu", megabytes=3) == 6 * 2**20
+
+
+def test_whole_report_on_the_cpu(tmp_path, capsys):
+    case = Case("alexnet", 1)
+    step = {
+        "step": "AlexNet",
+        "seconds": {"plain": timing(1), "guided, fused": timing(2)},
+        "peak_bytes": {"plain": None, "guided, fused": None},
+    }
+    gpu.report(
+        [case],
+        WallTimer(2),
+        "cpu",
+        tmp_path,
+        compiled=False,
+        step=lambda: step,
+        copy_megabytes=4,
+    )
+    written = json.loads((tmp_path / "gpu.json").read_text())
+    assert [row["op"] for row in written["results"][:3]] == [
+        "cam_iou forward",
+        "cam_iou backward",
+        "grad_cam forward",
+    ]
+    assert {"torch", "date", "copy_GB_per_s"} <= written["machine"].keys()
+    first = written["results"][0]
+    assert first["times"]["fused"]["median"] > 0 and first["bandwidth_share"] > 0
+    table = (tmp_path / "gpu.md").read_text()
+    assert "| cam_iou backward | alexnet N=1" in table and "| guided, fused |" in table
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["gpu.json", "gpu.md"]
+
+
+def test_cases_reach_from_one_sample_to_a_thousand():
+    batches = {case.batch for case in gpu.cases("cpu")}
+    assert min(batches) == 1 and max(batches) == 1024
+    assert len({case.name for case in gpu.cases("cpu")}) == len(gpu.cases("cpu"))
+
+
+RESOURCES = """
+Fatbin elf code:
+================
+arch = sm_90
+code version = [1,8]
+
+Resource usage:
+ Common:
+  GLOBAL:28 CONSTANT[4]:224
+ Function _ZN7fastcam1kIfLi1EEEvv:
+  REG:76 STACK:0 SHARED:1024 LOCAL:0 CONSTANT[0]:712 TEXTURE:0 SURFACE:0 SAMPLER:0
+ Function _ZN7fastcam1kIdLi4EEEvv:
+  REG:117 STACK:16 SHARED:1024 LOCAL:8 CONSTANT[0]:712 TEXTURE:0 SURFACE:0 SAMPLER:0
+"""
+
+
+def test_resources_are_read_from_cuobjdump():
+    one, four = cuda_resources.parse_resources(RESOURCES)
+    assert (one.arch, one.registers, one.stack, one.local) == ("sm_90", 76, 0, 0)
+    assert (four.registers, four.stack, four.local) == (117, 16, 8)
+    text = cuda_resources.table([one, four])
+    assert "sm_90" in text.splitlines()[0] and "| 117 | 168 | 16 | 8 |" in text
+
+
+def test_sass_is_counted_by_kernel():
+    text = """
+arch = sm_80
+\t\tFunction : first
+        /*0270*/   LDG.E.128.CONSTANT R4, desc[UR4][R2.64] ;
+        /*0280*/   LDG.E R4, desc[UR4][R2.64] ;
+        /*0290*/   STL.64 [R1], R2 ;
+\t\tFunction : second
+        /*0270*/   STG.E.128 desc[UR4][R2.64], R4 ;
+"""
+    counts = cuda_resources.parse_sass(text)
+    assert counts["sm_80", "first"] == {"wide loads": 1, "wide stores": 0, "local": 1}
+    assert counts["sm_80", "second"] == {"wide loads": 0, "wide stores": 1, "local": 0}
+
+
+def test_a_table_is_replaced_between_its_marks(tmp_path):
+    file = tmp_path / "README.md"
+    file.write_text("a\n<!-- t: begin -->\nold\n<!-- t: end -->\nb\n")
+    report.replace_between(file, "t", "new\n")
+    assert file.read_text() == "a\n<!-- t: begin -->\nnew\n<!-- t: end -->\nb\n"
+    with pytest.raises(ValueError, match="has no <!-- other: begin -->"):
+        report.replace_between(file, "other", "")

@@ -1,0 +1,134 @@
+"""What only a GPU can show: streams, graphs, several devices, repeatability (``--device cuda``)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from samples import SHAPES, make
+
+from fastcam import functional as F
+from fastcam import reference
+
+pytestmark = pytest.mark.cuda
+
+
+@pytest.fixture(autouse=True)
+def _needs_a_gpu(device: torch.device) -> None:
+    if device.type != "cuda":
+        pytest.skip("needs --device cuda")
+
+
+def loss_and_grads(sample, function=F.cam_iou_loss):
+    leaves = sample.leaves()
+    loss = function(*leaves, sample.regions, **sample.options)
+    return (loss, *torch.autograd.grad(loss, leaves))
+
+
+def assert_all_close(got, wanted):
+    for one, other in zip(got, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def many(device: torch.device | str, batch: int = 64, **options):
+    return make((batch, 2, 256, (13, 13), (6, 6)), device=device, **options)
+
+
+@pytest.mark.parametrize("batch", (1, 64))
+@pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.float16, torch.float64))
+def test_bitwise_repeatable(dtype, layout, batch, device):
+    sample = many(device, batch, dtype=dtype, layout=layout)
+    first = loss_and_grads(sample)
+    for _ in range(20):
+        for one, other in zip(loss_and_grads(sample), first, strict=True):
+            assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("batch", (1, 64))
+def test_side_stream(batch, device):
+    """The kernels queue behind what their stream holds: inputs appear only after a long wait."""
+    sample = many(device, batch)
+    wanted = loss_and_grads(sample)
+    late = many(device, batch)
+    late.activations.zero_()
+    side = torch.cuda.Stream(device)
+    side.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(side):
+        torch.cuda._sleep(50_000_000)
+        late.activations.copy_(sample.activations)
+        got = loss_and_grads(late)
+    torch.cuda.current_stream(device).wait_stream(side)
+    assert_all_close(got, wanted)
+
+
+@pytest.mark.parametrize("batch", (1, 64))
+def test_cuda_graph(batch, device):
+    sample = many(device, batch)
+    leaves = sample.leaves()
+
+    def step():
+        loss = F.cam_iou_loss(*leaves, sample.regions)
+        return (loss, *torch.autograd.grad(loss, leaves))
+
+    side = torch.cuda.Stream(device)
+    side.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream(device).wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    for seed in (1, 2, 3):  # replay on new values, several times: tickets start from zero each time
+        fresh = make((batch, 2, 256, (13, 13), (6, 6)), device=device, seed=seed)
+        with torch.no_grad():
+            for leaf, value in zip(leaves, (fresh.activations, fresh.gradients), strict=True):
+                leaf.copy_(value)
+            sample.regions.copy_(fresh.regions)
+        for _ in range(3):
+            graph.replay()
+        torch.cuda.synchronize(device)
+        assert_all_close(captured, loss_and_grads(fresh))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_second_device(device):
+    on_first = many("cuda:0")
+    on_second = many("cuda:1")
+    with torch.cuda.device(0):  # not the tensors' device
+        got = loss_and_grads(on_second)
+    assert all(t.device.index == 1 for t in got)
+    assert_all_close([t.cpu() for t in got], [t.cpu() for t in loss_and_grads(on_first)])
+    assert torch.cuda.current_device() == 0
+
+
+def test_compiled_with_graphs(device):
+    compiled = torch.compile(F.cam_iou_loss, mode="reduce-overhead", fullgraph=True)
+    for seed in range(4):
+        sample = make(SHAPES[3], device=device, seed=seed)
+        assert_all_close(loss_and_grads(sample, compiled), loss_and_grads(sample))
+
+
+@pytest.mark.parametrize("batch", (1, 3, 200))
+@pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16))
+def test_against_the_reference_at_network_sizes(dtype, layout, batch, device):
+    for channels, side, grad_side in ((256, 13, 6), (512, 14, 14), (2048, 7, 7)):
+        shape = (batch, 1, channels, (side, side), (grad_side, grad_side))
+        sample = make(shape, dtype=dtype, layout=layout, device=device)
+        exact = loss_and_grads(sample.to(torch.float64), reference.cam_iou_loss)
+        loose = 2e-2 if dtype == torch.bfloat16 else 1e-4
+        for one, other in zip(loss_and_grads(sample), exact, strict=True):
+            size = other.abs().max().clamp(min=1e-6)
+            torch.testing.assert_close(one.double() / size, other / size, rtol=0, atol=loose)
+
+
+def test_no_memory_is_kept(device):
+    sample = many(device)
+    loss_and_grads(sample)
+    torch.cuda.synchronize(device)
+    before = torch.cuda.memory_allocated(device)
+    for _ in range(50):
+        loss_and_grads(sample)
+    torch.cuda.synchronize(device)
+    assert torch.cuda.memory_allocated(device) == before
