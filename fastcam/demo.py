@@ -134,7 +134,7 @@ def demo(
     )
     stage("evaluating")
     models = {name: load_checkpoint(run.checkpoint) for name, run in runs.items()}
-    test = _test_images(config, data, workers, progress)
+    test = _test_images(models["before"], data, workers, progress)
     evaluations = _evaluate(config, models, test, out / "evaluation.json", data, progress)
     table = comparison(evaluations)
     write_text(out / "table.md", table.to_markdown())
@@ -174,12 +174,14 @@ def _tuning(config: DemoConfig, data: Path, start: Path, w_g: float, workers: in
 
 
 def _test_images(
-    config: DemoConfig, data: Path, workers: int, progress: Report | None
+    checkpoint: Checkpoint, data: Path, workers: int, progress: Report | None
 ) -> PreparedFaces:
     report = labelled(progress, "reading test images")
+    wanted = checkpoint.preprocessing
     return PreparedFaces(
-        CelebA(data, "test"), config.size, cache=True, workers=workers, progress=report
-    )
+        CelebA(data, "test"), wanted.size, fit=wanted.fit, cache=True, workers=workers,
+        progress=report,
+    )  # fmt: skip
 
 
 def _evaluate(

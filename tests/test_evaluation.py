@@ -202,7 +202,10 @@ def test_wrong_names_and_data(data: Path, checkpoint: Checkpoint, tmp_path: Path
     with pytest.raises(ValueError, match="beard"):
         evaluate(checkpoint, data, attribute="Lips", region="beard")
     faces = PreparedFaces(CelebA(data, "test"), 24, cache=True)
-    with pytest.raises(ValueError, match="measure 24 pixels, the model takes 32"):
+    with pytest.raises(ValueError, match="at 24 pixels with fit 'crop', the model takes 32"):
+        predict(checkpoint, faces, attribute="Lips")
+    faces = PreparedFaces(CelebA(data, "test"), 32, fit="face", cache=True)
+    with pytest.raises(ValueError, match="with fit 'face', the model takes 32 and 'crop'"):
         predict(checkpoint, faces, attribute="Lips")
     checkpoint.attributes = ["Lips", "Eyes", "Hat"]
     with pytest.raises(ValueError, match="they must be the same, in the same order"):

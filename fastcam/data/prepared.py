@@ -69,7 +69,8 @@ class PreparedFaces(Dataset[Sample]):
         if faces.transform is not None:
             raise ValueError("faces must have no transform of its own; pass augment instead")
         self.rows = list(range(len(faces))) if indices is None else [int(i) for i in indices]
-        self.faces, self.size, self.augment, self.seed = faces, size, augment, seed
+        self.faces, self.size, self.fit = faces, size, fit
+        self.augment, self.seed = augment, seed
         self.attributes = faces.attributes
         self.names = [faces.names[i] for i in self.rows]
         self.labels = faces.labels[self.rows]

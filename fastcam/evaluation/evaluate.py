@@ -79,8 +79,11 @@ def predict(
     preprocessing, spec = checkpoint.preprocessing, checkpoint.spec
     if isinstance(faces, CelebA):
         faces = PreparedFaces(faces, preprocessing.size, fit=preprocessing.fit, cache=False)
-    if faces.size != preprocessing.size:
-        raise ValueError(f"faces measure {faces.size} pixels, the model takes {preprocessing.size}")
+    if (faces.size, faces.fit) != (preprocessing.size, preprocessing.fit):
+        raise ValueError(
+            f"faces were prepared at {faces.size} pixels with fit {faces.fit!r}, the model takes"
+            f" {preprocessing.size} and {preprocessing.fit!r}"
+        )
     model = checkpoint.model
     size = (preprocessing.size, preprocessing.size)
     cells = grid_size(model, spec.target_layer, size)
