@@ -161,6 +161,10 @@ def landmarks(
 def train(
     data: Data,
     out: Out = Path("runs/train"),
+    attributes: Annotated[
+        str | None,
+        typer.Option(help="Names to learn, with commas between; all of the data's by default."),
+    ] = None,
     model: Annotated[str, typer.Option(help="Name of the network.")] = "alexnet",
     size: Annotated[int, typer.Option(help="Input size in pixels (224 is AlexNet's own).")] = 224,
     fit: Annotated[
@@ -181,7 +185,7 @@ def train(
     device: Device = "auto",
     workers: Workers = 2,
 ) -> None:
-    """Train a classifier of all attributes from scratch, with early stopping.
+    """Train a classifier of all or some attributes from scratch, with early stopping.
 
     A killed run goes on where it last saved when the same command is given again.
 
@@ -191,10 +195,11 @@ def train(
 
     _run(
         TrainConfig(
-            data=str(data), model=model, size=size, fit=fit, epochs=epochs, patience=patience,
-            batch_size=batch_size, lr=lr, momentum=momentum, weight_decay=weight_decay, clip=clip,
-            augment=augment, landmarks=_text(landmarks), limit_train=limit_train,
-            limit_valid=limit_valid, seed=seed, device=device, workers=workers,
+            data=str(data), attributes=_names(attributes), model=model, size=size, fit=fit,
+            epochs=epochs, patience=patience, batch_size=batch_size, lr=lr, momentum=momentum,
+            weight_decay=weight_decay, clip=clip, augment=augment, landmarks=_text(landmarks),
+            limit_train=limit_train, limit_valid=limit_valid, seed=seed, device=device,
+            workers=workers,
         ),
         out,
     )  # fmt: skip
@@ -409,6 +414,10 @@ def _print(renderable: Any) -> None:
 
 def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _cooccurrence(text: str) -> tuple[tuple[str, str], float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
@@ -96,9 +96,10 @@ class CelebA(Dataset[Sample]):
         transform: called with ``image`` (tv_tensors.Image) and ``landmarks``
             (tv_tensors.KeyPoints), returns both; any torchvision v2 transform will do.
         landmarks: landmark table to use in place of ``root/landmarks68.npz``.
+        attributes: keep only these columns, in this order; None keeps all of the table's header.
 
     Attributes:
-        attributes: the attribute names of the table's header, K of them.
+        attributes: the attribute names, K of them.
         names: the image file names of the split, N of them.
         labels: float32 [N, K], 0 or 1.
         landmark_sources: how many images got landmarks from which source.
@@ -115,6 +116,7 @@ class CelebA(Dataset[Sample]):
         transform: Callable[..., tuple[Tensor, Tensor]] | None = None,
         *,
         landmarks: str | Path | None = None,
+        attributes: Sequence[str] | None = None,
     ) -> None:
         if split not in (*SPLITS, "all"):
             raise ValueError(f"split must be one of {(*SPLITS, 'all')}, got {split!r}")
@@ -132,7 +134,8 @@ class CelebA(Dataset[Sample]):
                 )
             wanted = SPLITS.index(split)
             rows = np.array([i for i, n in enumerate(table.names) if partition[n] == wanted], int)
-        self.attributes = table.columns
+        self.attributes = table.columns if attributes is None else list(attributes)
+        columns = [attribute_index(table.columns, name) for name in self.attributes]
         self.names = [table.names[i] for i in rows]
         absent = [n for n in self.names if n not in self.source]
         if absent:
@@ -140,7 +143,7 @@ class CelebA(Dataset[Sample]):
                 f"{self.source.path} misses {len(absent)} images of {ATTRIBUTE_TABLE},"
                 f" for example {absent[0]}"
             )
-        self.labels = torch.from_numpy(table.values[rows].astype(np.float32))
+        self.labels = torch.from_numpy(table.values[np.ix_(rows, columns)].astype(np.float32))
         first = decode(self.source.read(self.names[0]), self.names[0]) if self.names else None
         self.image_size = (218, 178) if first is None else (first.shape[-2], first.shape[-1])
         points, self.landmark_sources = resolve_landmarks(

@@ -240,7 +240,7 @@ def evaluate(
     attribute_index(checkpoint.attributes, attribute)
     if other is not None:
         attribute_index(checkpoint.attributes, other)
-    faces = CelebA(data, split, landmarks=landmarks)
+    faces = CelebA(data, split, landmarks=landmarks, attributes=checkpoint.attributes)
     prepared = PreparedFaces(
         faces,
         checkpoint.preprocessing.size,

@@ -76,6 +76,8 @@ class TrainConfig:
     Attributes:
         data: folder in the CelebA layout.
         start: checkpoint to start from; None trains from scratch.
+        attributes: names to learn, None for all of the data's; not used with ``start``. The loss is
+            a mean over attributes, so a short run learns few of them faster.
         model: name in :mod:`fastcam.models.registry`; not used with ``start``.
         size, fit: input size and how images are brought to it; not used with ``start``.
         epochs: at most this many.
@@ -97,6 +99,7 @@ class TrainConfig:
 
     data: str
     start: str | None = None
+    attributes: tuple[str, ...] | None = None
     model: str = "alexnet"
     size: int = 128
     fit: str = "crop"
@@ -125,6 +128,10 @@ class TrainConfig:
         for name in ("patience", "momentum", "weight_decay", "clip", "w_a", "seed", "workers"):
             value = getattr(self, name)
             _check(value >= 0, f"{name} must be at least 0, got {value}")
+        _check(
+            self.attributes is None or len(self.attributes) > 0,
+            "attributes must name at least one, or be None for all",
+        )
         _check(self.lr > 0, f"lr must be above 0, got {self.lr}")
         _check(self.momentum < 1, f"momentum must be below 1, got {self.momentum}")
         _check(self.fit in FITS, f"fit must be one of {FITS}, got {self.fit!r}")

@@ -19,6 +19,7 @@ from fastcam._files import write_json
 from fastcam._progress import Report, labelled
 from fastcam.data import CelebA, PreparedFaces, augmentation
 from fastcam.data.batches import Collate
+from fastcam.data.celeba import attribute_index
 from fastcam.data.seeds import derive_seed
 from fastcam.data.tables import ATTRIBUTE_TABLE, read_attributes
 from fastcam.evaluation import pick_device
@@ -68,17 +69,22 @@ def initial_checkpoint(config: TrainConfig, attributes: list[str]) -> Checkpoint
     """The model that a run starts from: the checkpoint it names, or a new one from its seed.
 
     Raises:
-        ValueError: the checkpoint's attributes are not those of the data.
+        ValueError: the data lack an attribute that the checkpoint judges, or that was asked for.
     """
     if config.start is not None:
         checkpoint = load_checkpoint(config.start)
-        if checkpoint.attributes != attributes:
+        lost = [name for name in checkpoint.attributes if name not in attributes]
+        if lost:
             raise ValueError(
                 f"{config.start} was trained on other attributes than {config.data} has:"
-                f" {len(checkpoint.attributes)} ({', '.join(checkpoint.attributes[:3])}, …) and"
-                f" {len(attributes)} ({', '.join(attributes[:3])}, …)"
+                f" {len(lost)} of its {len(checkpoint.attributes)} are missing there"
+                f" ({', '.join(lost[:3])}, …)"
             )
         return checkpoint
+    if config.attributes is not None:
+        for name in config.attributes:
+            attribute_index(attributes, name)
+        attributes = list(config.attributes)
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(config.seed, 0))
         model = build(config.model, len(attributes))
@@ -86,11 +92,12 @@ def initial_checkpoint(config: TrainConfig, attributes: list[str]) -> Checkpoint
 
 
 def prepare(
-    config: TrainConfig, preprocessing: Preprocessing, split: str, progress: Report | None = None
+    config: TrainConfig, checkpoint: Checkpoint, split: str, progress: Report | None = None
 ) -> PreparedFaces:
-    """A split at the model's input size; training images with the run's augmentation."""
+    """A split as the model takes it; training images with the run's augmentation."""
     training = split == "train"
-    faces = CelebA(config.data, split, landmarks=config.landmarks)
+    preprocessing = checkpoint.preprocessing
+    faces = CelebA(config.data, split, landmarks=config.landmarks, attributes=checkpoint.attributes)
     limit = config.limit_train if training else config.limit_valid
     count = len(faces) if limit is None else min(limit, len(faces))
     if count == 0:
@@ -146,7 +153,7 @@ def train(
     image_size = (preprocessing.size, preprocessing.size)
     grid = grid_size(checkpoint.model, checkpoint.spec.target_layer, image_size)
     task = AttributeTask(checkpoint, config)
-    splits = [prepare(config, preprocessing, split, progress) for split in ("train", "valid")]
+    splits = [prepare(config, checkpoint, split, progress) for split in ("train", "valid")]
     guidance = config.guidance
     batches = FaceBatches(
         *splits,
