@@ -59,7 +59,7 @@ class DemoConfig:
         seed: of everything.
     """
 
-    images: int = 5000
+    images: int = 4000
     agreement: float = 0.9
     attribute: str = "Wearing_Lipstick"
     other: str = "Heavy_Makeup"
@@ -184,9 +184,13 @@ def _test_images(
     report = labelled(progress, "reading test images")
     wanted = checkpoint.preprocessing
     return PreparedFaces(
-        CelebA(data, "test", attributes=checkpoint.attributes), wanted.size, fit=wanted.fit, cache=True, workers=workers,
+        CelebA(data, "test", attributes=checkpoint.attributes),
+        wanted.size,
+        fit=wanted.fit,
+        cache=True,
+        workers=workers,
         progress=report,
-    )  # fmt: skip
+    )
 
 
 def _evaluate(

@@ -204,3 +204,13 @@ def test_partition_values(root: Path) -> None:
     assert partition["000001.jpg"] == 0
     assert partition["000025.jpg"] == 1
     assert partition["000048.jpg"] == 2
+
+
+def test_chosen_attributes_are_kept_in_the_order_asked_for(root: Path) -> None:
+    whole = CelebA(root, "all")
+    chosen = [whole.attributes[2], whole.attributes[0]]
+    some = CelebA(root, "all", attributes=chosen)
+    assert some.attributes == chosen
+    assert torch.equal(some.labels, whole.labels[:, [2, 0]])
+    with pytest.raises(ValueError, match="unknown attribute 'Nose'"):
+        CelebA(root, "all", attributes=["Nose"])

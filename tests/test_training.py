@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_faces import MODEL, write_faces
+from tiny_faces import ATTRIBUTES, MODEL, write_faces
 from torch import Tensor
 
 from fastcam.evaluation import evaluate
@@ -245,9 +245,20 @@ def test_settings_that_do_not_fit(data: Path, trained: Path, tmp_path: Path) -> 
         train(_config(other, start=str(trained)), tmp_path / "d")
 
 
+def test_chosen_attributes_are_learned_and_kept_in_fine_tuning(data: Path, tmp_path: Path) -> None:
+    names = (ATTRIBUTES[1], ATTRIBUTES[0])
+    first = train(_config(data, attributes=names, epochs=1), tmp_path / "first")
+    assert load_checkpoint(first.checkpoint).attributes == list(names)
+    second = train(_config(data, start=str(first.checkpoint), epochs=1), tmp_path / "second")
+    assert load_checkpoint(second.checkpoint).attributes == list(names)
+    with pytest.raises(ValueError, match="unknown attribute 'Nose'"):
+        train(_config(data, attributes=("Nose",)), tmp_path / "third")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"attributes": ()}, "attributes must name at least one"),
         ({"lr": 0.0}, "lr must be above 0, got 0.0"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),

@@ -143,7 +143,7 @@ class CelebA(Dataset[Sample]):
                 f"{self.source.path} misses {len(absent)} images of {ATTRIBUTE_TABLE},"
                 f" for example {absent[0]}"
             )
-        self.labels = torch.from_numpy(table.values[np.ix_(rows, columns)].astype(np.float32))
+        self.labels = torch.from_numpy(table.values[rows][:, columns].astype(np.float32))
         first = decode(self.source.read(self.names[0]), self.names[0]) if self.names else None
         self.image_size = (218, 178) if first is None else (first.shape[-2], first.shape[-1])
         points, self.landmark_sources = resolve_landmarks(

@@ -210,6 +210,11 @@ def _make_chunk(job: _Job, chunk: range) -> tuple[range, np.ndarray, np.ndarray]
     return chunk, np.array(labels, dtype=bool), np.stack(landmarks)
 
 
+def _one_thread() -> None:
+    """One thread a worker: with BLAS's own threads on top, drawing takes three times as long."""
+    require("threadpoolctl", extra="train").threadpool_limits(1)
+
+
 def _run(
     job: _Job, chunks: list[range], workers: int | None
 ) -> Iterator[tuple[range, np.ndarray, np.ndarray]]:
@@ -233,7 +238,7 @@ def _run(
         warnings.filterwarnings(
             "ignore", message=".*multi-threaded, use of fork.*", category=DeprecationWarning
         )
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
             try:
                 for chunk in todo:
                     pending.add(pool.submit(_make_chunk, job, chunk))
