@@ -117,6 +117,7 @@ def test_version_info_and_overview(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["train", "DATA/nowhere"], "nowhere does not exist"),
         (["train", "DATA", "--model", "nonet"], "unknown model 'nonet'; known: alexnet"),
+        (["train", "DATA", "--attributes", "Lips,Nose"], "unknown attribute 'Nose'"),
         (["train", "DATA", "--lr", "fast"], "Invalid value for '--lr'"),
         (["train", "DATA", "--lr", "0"], "lr must be above 0, got 0.0"),
         (["train", "DATA", "--device", "abacus"], "device must be one of"),

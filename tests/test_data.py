@@ -80,6 +80,15 @@ def test_subsets_part_the_split(root: Path) -> None:
         faces.subset("Lips", "Nose")
 
 
+def test_chosen_attributes(root: Path) -> None:
+    whole, chosen = CelebA(root, "all"), CelebA(root, "all", attributes=["Dark", "Lips"])
+    assert chosen.attributes == ["Dark", "Lips"]
+    assert torch.equal(chosen.labels, whole.labels[:, [2, 0]])
+    assert torch.equal(chosen[4]["labels"], whole.labels[4, [2, 0]])
+    with pytest.raises(ValueError, match="unknown attribute 'Nose'"):
+        CelebA(root, "all", attributes=["Nose"])
+
+
 def _read_in_child(source: ImageSource, name: str, queue: multiprocessing.Queue) -> None:
     queue.put(source.read(name))
 

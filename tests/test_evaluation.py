@@ -208,8 +208,10 @@ def test_wrong_names_and_data(data: Path, checkpoint: Checkpoint, tmp_path: Path
     with pytest.raises(ValueError, match="with fit 'face', the model takes 32 and 'crop'"):
         predict(checkpoint, faces, attribute="Lips")
     checkpoint.attributes = ["Lips", "Eyes", "Hat"]
-    with pytest.raises(ValueError, match="they must be the same, in the same order"):
+    with pytest.raises(ValueError, match="unknown attribute 'Hat'; this data has: Lips"):
         evaluate(checkpoint, data, attribute="Lips")
+    with pytest.raises(ValueError, match="they must be the same, in the same order"):
+        predict(checkpoint, CelebA(data, "test"), attribute="Lips")
     with pytest.raises(ValueError, match="unknown device"):
         pick_device("abacus")
 

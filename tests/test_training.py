@@ -216,6 +216,20 @@ def test_two_targets_and_all_images(data: Path, trained: Path, tmp_path: Path) -
     ]
 
 
+def test_training_on_chosen_attributes(data: Path, tmp_path: Path) -> None:
+    first = train(_config(data, attributes=("Eyes", "Lips"), epochs=1), tmp_path / "first")
+    assert load_checkpoint(first.checkpoint).attributes == ["Eyes", "Lips"]
+    tune = _config(data, start=str(first.checkpoint), epochs=1, guidance=GUIDANCE, clip=5.0)
+    tuned = load_checkpoint(train(tune, tmp_path / "tuned").checkpoint)
+    assert tuned.attributes == ["Eyes", "Lips"]
+    found = evaluate(tuned, data, attribute="Lips", other="Eyes", region="mouth", split="all")
+    assert found["all"].images == 96
+    with pytest.raises(ValueError, match="unknown attribute 'Nose'"):
+        train(_config(data, attributes=("Nose",)), tmp_path / "wrong")
+    with pytest.raises(ValueError, match="attributes must name at least one"):
+        _config(data, attributes=())
+
+
 def test_pieces_of_guidance() -> None:
     regions = torch.tensor([[[[0.0, 0.5, 1.0]]]])
     torch.testing.assert_close(cell_weights(regions, 3.0), torch.tensor([[[[1.0, 2.0, 3.0]]]]))
