@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fastcam import functional as F
+from fastcam.heads import class_activation_maps
 from fastcam.models import ModelSpec
 from fastcam.tap import ActivationTap
 
@@ -41,12 +41,7 @@ def attention_maps(
         ActivationTap(model, spec.target_layer, gradient_at=spec.gradient_at) as tap,
     ):
         logits = model(images)
-        point = tap.gradient_point
-        gradients = [
-            torch.autograd.grad(logits[:, t].sum(), point, retain_graph=True)[0] for t in targets
-        ]
-        activations = tap.activations.detach()
-    cams = F.grad_cam(activations, torch.stack(gradients, 1))
+        cams = class_activation_maps(logits, tap, torch.tensor(targets, device=logits.device))
     return AttentionMaps(logits.detach(), cams, ~cams.flatten(2).any(-1))
 
 
