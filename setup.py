@@ -77,6 +77,7 @@ class BuildNative(Base):  # type: ignore[misc, valid-type]
             fcntl.flock(lock, fcntl.LOCK_EX)  # two builds at once would write the same objects
             super().run()
             if self.only is None:
+                self._remove_stale(skipped)
                 self._write_build_info(torch, compiler, cuda, skipped)
 
     def _configure(self, torch: config.TorchInfo, cuda: config.CudaPlan) -> dict[str, str]:
@@ -127,6 +128,12 @@ class BuildNative(Base):  # type: ignore[misc, valid-type]
         shutil.copy(infile, partial)
         os.replace(partial, outfile)
         return outfile, True
+
+    def _remove_stale(self, skipped: dict[str, str]) -> None:
+        """What an earlier build left behind must not pass for a part of this one."""
+        folders = [Path(self.build_lib) / "fastcam", *([Path("fastcam")] if self.inplace else [])]
+        for library in (p for d in folders for name in skipped for p in d.glob(f"{name}.*so")):
+            library.unlink()
 
     def _write_build_info(
         self, torch: config.TorchInfo, compiler: str, cuda: config.CudaPlan, skipped: dict[str, str]
