@@ -37,6 +37,9 @@ BatchSize = Annotated[int, typer.Option(help="Images per step.")]
 Rate = Annotated[float, typer.Option("--lr", help="Learning rate of SGD.")]
 Momentum = Annotated[float, typer.Option(help="Momentum of SGD.")]
 Decay = Annotated[float, typer.Option(help="Weight decay of SGD.")]
+Schedule = Annotated[
+    str, typer.Option(help="Learning rate: constant, or cosine (falling to 0 at the end).")
+]
 Clip = Annotated[
     float, typer.Option(help="Cut the gradient's norm down to this; 0 leaves it as it is.")
 ]

@@ -29,6 +29,7 @@ from fastcam._cli_options import (
     Out,
     Patience,
     Rate,
+    Schedule,
     Seed,
     Split,
     Start,
@@ -149,6 +150,7 @@ def train(
     lr: Rate = 0.01,
     momentum: Momentum = 0.9,
     weight_decay: Decay = 0.0,
+    schedule: Schedule = "constant",
     clip: Clip = 0.0,
     augment: Augment = "flip",
     landmarks: Landmarks = None,
@@ -170,9 +172,9 @@ def train(
         TrainConfig(
             data=str(data), attributes=_names(attributes), model=model, size=size, fit=fit,
             epochs=epochs, patience=patience, batch_size=batch_size, lr=lr, momentum=momentum,
-            weight_decay=weight_decay, clip=clip, augment=augment, landmarks=_text(landmarks),
-            limit_train=limit_train, limit_valid=limit_valid, seed=seed, device=device,
-            workers=workers,
+            weight_decay=weight_decay, schedule=schedule, clip=clip, augment=augment,
+            landmarks=_text(landmarks), limit_train=limit_train, limit_valid=limit_valid,
+            seed=seed, device=device, workers=workers,
         ),
         out,
     )  # fmt: skip
@@ -226,6 +228,7 @@ def finetune(
     lr: Rate = 0.01,
     momentum: Momentum = 0.9,
     weight_decay: Decay = 0.0,
+    schedule: Schedule = "constant",
     clip: Clip = 0.0,
     augment: Augment = "flip",
     landmarks: Landmarks = None,
@@ -255,9 +258,10 @@ def finetune(
     _run(
         TrainConfig(
             data=str(data), start=str(checkpoint), epochs=epochs, patience=patience,
-            batch_size=batch_size, lr=lr, momentum=momentum, weight_decay=weight_decay, clip=clip,
-            w_a=w_a, augment=augment, landmarks=_text(landmarks), limit_train=limit_train,
-            limit_valid=limit_valid, guidance=guidance, seed=seed, device=device, workers=workers,
+            batch_size=batch_size, lr=lr, momentum=momentum, weight_decay=weight_decay,
+            schedule=schedule, clip=clip, w_a=w_a, augment=augment, landmarks=_text(landmarks),
+            limit_train=limit_train, limit_valid=limit_valid, guidance=guidance, seed=seed,
+            device=device, workers=workers,
         ),
         out,
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import signal
 import subprocess
@@ -89,7 +90,7 @@ class _Killed(Exception):
 def test_a_killed_run_ends_as_if_it_had_not_been(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    config = _config(data, guidance=GUIDANCE, clip=5.0, patience=2)
+    config = _config(data, guidance=GUIDANCE, clip=5.0, patience=2, schedule="cosine")
     whole = train(config, tmp_path / "whole")
     kept = AttributeTask.training_step
 
@@ -203,6 +204,16 @@ def test_guidance_moves_the_attention(data: Path, trained: Path, tmp_path: Path)
     assert energy["guided"] > 2 * energy["control"]
 
 
+def test_the_learning_rate_falls_as_a_cosine(data: Path, tmp_path: Path) -> None:
+    run = train(_config(data, schedule="cosine"), tmp_path / "cosine")
+    rates = [r["train/lr"] for r in read_history(run.history) if "train/lr" in r]
+    expected = [0.05 * (1 + math.cos(math.pi * step / 15)) / 2 for step in range(15)]
+    assert rates == pytest.approx(expected, rel=1e-5)
+    steady = train(_config(data), tmp_path / "steady")
+    rates = [r["train/lr"] for r in read_history(steady.history) if "train/lr" in r]
+    assert rates == pytest.approx([0.05] * 15)
+
+
 def test_two_targets_and_all_images(data: Path, trained: Path, tmp_path: Path) -> None:
     guidance = dataclasses.replace(
         GUIDANCE, targets=(("Lips", "mouth"), ("Eyes", "left_eye,right_eye")), guide="all"
@@ -279,6 +290,7 @@ def test_chosen_attributes_are_learned_and_kept_in_fine_tuning(data: Path, tmp_p
         ({"momentum": 1.0}, "momentum must be below 1"),
         ({"clip": -1.0}, "clip must be at least 0"),
         ({"augment": "mirror"}, "augment must be one of"),
+        ({"schedule": "step"}, "schedule must be one of"),
         ({"fit": "pad"}, "fit must be one of"),
     ],
 )

@@ -11,6 +11,7 @@ from fastcam.data.transforms import AUGMENTATIONS, FITS
 from fastcam.regions import Region
 
 GUIDES = ("positives", "all")
+SCHEDULES = ("constant", "cosine")
 DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -83,6 +84,8 @@ class TrainConfig:
         epochs: at most this many.
         patience: stop after this many epochs in a row without a lower validation loss, and keep the
             best epoch's weights; 0 runs all epochs and keeps the last one's.
+        schedule: ``"constant"`` learning rate, or ``"cosine"``: from ``lr`` down to 0 over all
+            epochs, which settles a short run.
         clip: the gradient's norm is cut down to this; 0 leaves it. The Grad-CAM loss of a map with
             a tiny peak has a huge gradient, since the map is divided by its peak.
         w_a: weight of the attribute loss (binary cross entropy, mean over images and attributes).
@@ -109,6 +112,7 @@ class TrainConfig:
     lr: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 0.0
+    schedule: str = "constant"
     clip: float = 0.0
     w_a: float = 1.0
     augment: str = "flip"
@@ -135,6 +139,10 @@ class TrainConfig:
         _check(self.lr > 0, f"lr must be above 0, got {self.lr}")
         _check(self.momentum < 1, f"momentum must be below 1, got {self.momentum}")
         _check(self.fit in FITS, f"fit must be one of {FITS}, got {self.fit!r}")
+        _check(
+            self.schedule in SCHEDULES,
+            f"schedule must be one of {SCHEDULES}, got {self.schedule!r}",
+        )
         _check(self.device in DEVICES, f"device must be one of {DEVICES}, got {self.device!r}")
         _check(
             self.augment in AUGMENTATIONS,

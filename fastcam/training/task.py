@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -27,12 +28,12 @@ class TrainingDiverged(ArithmeticError):
 class AttributeTask(LightningModule):
     """Trains a checkpoint's model as a :class:`TrainConfig` says.
 
-    Logged in training: ``train/loss``, ``train/loss_a``, ``train/grad_norm`` (before clipping) and,
-        with guidance, ``train/loss_g``, ``train/dead`` (share of
-    the guided maps that are all zero) and ``train/sharpness``. In validation: ``valid/loss`` (the
-    attribute loss), ``valid/accuracy`` (mean over attributes) and, with guidance targets (a control
-    with w_g = 0 included), ``valid/accuracy_target``, ``valid/energy``, ``valid/iou`` and
-    ``valid/dead`` over the targets' positives.
+    Logged in training: ``train/loss``, ``train/loss_a``, ``train/lr``, ``train/grad_norm`` (before
+    clipping) and, with guidance, ``train/loss_g``, ``train/dead`` (share of the guided maps that
+    are all zero) and ``train/sharpness``. In validation: ``valid/loss`` (the attribute loss),
+    ``valid/accuracy`` (mean over attributes) and, with guidance targets (a control with w_g = 0
+    included), ``valid/accuracy_target``, ``valid/energy``, ``valid/iou`` and ``valid/dead`` over
+    the targets' positives.
     """
 
     def __init__(self, checkpoint: Checkpoint, config: TrainConfig) -> None:
@@ -60,8 +61,12 @@ class AttributeTask(LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout becomes a function of (seed, step): a resumed run and a control draw the same
-        # masks.
-        torch.manual_seed(derive_seed(self.config.seed, 2, self.trainer.global_step))
+        # masks. So does the learning rate, which then needs no state of its own.
+        step, total = self.trainer.global_step, self._total_steps()
+        torch.manual_seed(derive_seed(self.config.seed, 2, step))
+        if self.config.schedule == "cosine":
+            for group in self.trainer.optimizers[0].param_groups:
+                group["lr"] = self.config.lr * (1 + math.cos(math.pi * step / total)) / 2
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images = self.preprocessing.normalize(batch["image"])
@@ -79,6 +84,7 @@ class AttributeTask(LightningModule):
             record["train/loss_g"] = term.loss.detach()
             record["train/dead"] = term.dead / max(term.valid, 1)
             record["train/sharpness"] = self.guidance.criterion.sharpness
+        record["train/lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
         record |= {"train/loss": loss.detach(), "train/loss_a": loss_a.detach()}
         self.log_dict(record, on_step=True, on_epoch=False, batch_size=len(labels))
         return loss
@@ -93,10 +99,12 @@ class AttributeTask(LightningModule):
             )
         self.log("train/grad_norm", norm, on_step=True, on_epoch=False)
 
+    def _total_steps(self) -> int:
+        return int(self.trainer.num_training_batches) * (self.trainer.max_epochs or 1)
+
     def _progress(self) -> float:
-        """Share of the run that is done, counted in steps."""
-        total = self.trainer.num_training_batches * (self.trainer.max_epochs or 1)
-        return self.trainer.global_step / max(total - 1, 1)
+        """Share of the run that is done: 0 in the first step, 1 in the last."""
+        return self.trainer.global_step / max(self._total_steps() - 1, 1)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         images = self.preprocessing.normalize(batch["image"])
