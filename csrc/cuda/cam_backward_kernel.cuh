@@ -81,11 +81,11 @@ __global__ void FASTCAM_BOUNDS(S, kTargets)
   }
 
   if (sums) {
-    unsigned valid = 0;  // bit t
+    bool any = false;
 #pragma unroll 1
-    for (int t = 0; t < targets; ++t) valid |= scale.valid(t) ? 1u << t : 0u;
+    for (int t = 0; t < targets; ++t) any = any || scale.valid(t);
     __syncthreads();
-    if (valid != 0) {
+    if (any) {
       const S* sample = static_cast<const S*>(op.activations) + n * op.activations_stride_n;
       const Matrix<const S> a =
           channel_block(sample, channels_last, int(op.channels), cells, channel, count);
@@ -107,7 +107,7 @@ __global__ void FASTCAM_BOUNDS(S, kTargets)
     Acc* out = static_cast<Acc*>(op.grad_gradients) + (n * op.targets + t0) * op.channels + channel;
 #pragma unroll 1
     for (int t = 0; t < targets; ++t) {
-      const bool wanted = (valid >> t & 1) != 0;
+      const bool wanted = scale.valid(t);
       const Acc times = scale(t);
 #pragma unroll 1
       for (int c = thread; c < count; c += threads) {

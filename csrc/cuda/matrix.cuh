@@ -376,12 +376,12 @@ FASTCAM_DEVICE void row_sums(const Matrix<const S>& m, const Factors<const Acc>&
 
 // ---- outer product: M[r, c] = sum_t row[t, r] column[t, c] scale(t) ----------------------------
 
-// For any number of targets, kTargets of them in registers at a time.
+// For any number of targets, kTargets of them in registers at a time (kTargets = 1: for one).
 template <int V, int kTargets, class S, class Acc, class Scale>
 FASTCAM_DEVICE void outer_product(const Matrix<S>& m, const Factors<const Acc>& row_factor,
                                   const Factors<const Acc>& column_factor, const Scale& scale) {
   Walk<V> walk(m);
-  const int targets = row_factor.count;
+  const int targets = kTargets == 1 ? 1 : row_factor.count;
 #pragma unroll 1
   for (int first = 0; first < walk.period_vectors; first += walk.tile) {
     walk.enter_tile(first);
