@@ -274,6 +274,7 @@ def test_chosen_attributes_are_learned_and_kept_in_fine_tuning(data: Path, tmp_p
     names = (ATTRIBUTES[1], ATTRIBUTES[0])
     first = train(_config(data, attributes=names, epochs=1), tmp_path / "first")
     assert load_checkpoint(first.checkpoint).attributes == list(names)
+    train(_config(data, attributes=names, epochs=1), tmp_path / "first")  # the same run: kept
     second = train(_config(data, start=str(first.checkpoint), epochs=1), tmp_path / "second")
     assert load_checkpoint(second.checkpoint).attributes == list(names)
     with pytest.raises(ValueError, match="unknown attribute 'Nose'"):

@@ -164,4 +164,6 @@ class TrainConfig:
         values = {k: v for k, v in dataclasses.asdict(self).items() if k not in hidden}
         if values["guidance"] is not None:
             values["guidance"]["targets"] = [list(t) for t in values["guidance"]["targets"]]
+        if values["attributes"] is not None:
+            values["attributes"] = list(values["attributes"])
         return values
