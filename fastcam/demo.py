@@ -54,7 +54,7 @@ class DemoConfig:
             about the correlation of lipstick and heavy make-up in CelebA (φ = 0.8).
         attribute, other, region: what is judged, what misleads, and where to look instead.
         model, size, fit, batch_size, lr, clip, epochs: of the training from scratch, on the two
-            attributes alone: among forty the few steps of a demo would hardly reach them.
+            attributes alone.
         tune_lr, tune_clip, w_g, sharpness, sharpness_warmup: of the one-epoch fine-tuning.
         seed: of everything.
     """

@@ -78,7 +78,7 @@ class TrainConfig:
         data: folder in the CelebA layout.
         start: checkpoint to start from; None trains from scratch.
         attributes: names to learn, None for all of the data's; not used with ``start``. The loss is
-            a mean over attributes, so a short run learns few of them faster.
+            a mean over attributes, so each of few weighs more.
         model: name in :mod:`fastcam.models.registry`; not used with ``start``.
         size, fit: input size and how images are brought to it; not used with ``start``.
         epochs: at most this many.
