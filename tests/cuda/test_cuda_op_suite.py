@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import pytest
+import test_cam_iou
+import test_cam_iou_edges
+import test_cam_iou_properties
+import test_grad_cam
+import torch
 from emulation import EmulatedOps, compiler
-from test_cam_iou import *  # noqa: F403
-from test_cam_iou_edges import *  # noqa: F403
-from test_cam_iou_properties import *  # noqa: F403
-from test_grad_cam import *  # noqa: F403
 
 from fastcam import functional
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="the emulator needs a C++ compiler")
 
+# Under names of their own: two of the files may call a test the same.
+for _module in (test_cam_iou, test_cam_iou_edges, test_cam_iou_properties, test_grad_cam):
+    for _name, _test in list(vars(_module).items()):
+        if _name.startswith("test_"):
+            globals()[f"{_name}__of_{_module.__name__}"] = _test
+
 
 @pytest.fixture(autouse=True)
 def _emulated_cuda_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(functional, "raw", EmulatedOps())
+
+
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    """The emulator's memory is the CPU's, whatever ``--device`` says."""
+    return torch.device("cpu")
