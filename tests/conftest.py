@@ -14,7 +14,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def device(request: pytest.FixtureRequest) -> torch.device:
     """The device under test; skips with the reason where it is not to be had."""
     wanted = torch.device(request.config.getoption("--device"))

@@ -28,6 +28,16 @@ class Sample:
             for t in (self.activations, self.gradients)
         )  # type: ignore[return-value]
 
+    def on(self, device: torch.device) -> Sample:
+        """The same call, strides and all, on a device (options hold no tensors)."""
+        return Sample(
+            *(
+                torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=device).copy_(t)
+                for t in (self.activations, self.gradients, self.regions)
+            ),
+            dict(self.options),
+        )
+
     def to(self, dtype: torch.dtype) -> Sample:
         """The same call in another dtype (options stay)."""
         return Sample(

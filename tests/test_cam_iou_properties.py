@@ -39,8 +39,9 @@ def loss(sample, **changes):
 
 
 @settings(max_examples=150, deadline=None)
-@given(samples())
-def test_equals_the_reference(sample):
+@given(sample=samples())
+def test_equals_the_reference(sample, device):
+    sample = sample.on(device)
     results = []
     for function in (F.cam_iou_loss, reference.cam_iou_loss):
         leaves = sample.leaves()
@@ -51,8 +52,9 @@ def test_equals_the_reference(sample):
 
 
 @settings(max_examples=100, deadline=None)
-@given(samples(torch.float32))
-def test_loss_is_between_zero_and_that_of_an_empty_set(sample):
+@given(sample=samples(torch.float32))
+def test_loss_is_between_zero_and_that_of_an_empty_set(sample, device):
+    sample = sample.on(device)
     value = loss(sample)
     size = sample.regions.sum((-2, -1))
     worst = -torch.log(1e-6 / (size + sample.regions[0, 0].numel() + 1e-6))
@@ -62,8 +64,13 @@ def test_loss_is_between_zero_and_that_of_an_empty_set(sample):
 
 
 @settings(max_examples=60, deadline=None)
-@given(samples(), st.floats(1e-3, 1e3), st.floats(1e-3, 1e3))
-def test_scaling_the_map_changes_nothing(sample, by_activation, by_gradient):
+@given(
+    sample=samples(),
+    by_activation=st.floats(1e-3, 1e3),
+    by_gradient=st.floats(1e-3, 1e3),
+)
+def test_scaling_the_map_changes_nothing(sample, by_activation, by_gradient, device):
+    sample = sample.on(device)
     wanted = loss(sample)
     sample.activations = sample.activations * by_activation
     sample.gradients = sample.gradients * by_gradient
@@ -72,8 +79,9 @@ def test_scaling_the_map_changes_nothing(sample, by_activation, by_gradient):
 
 
 @settings(max_examples=60, deadline=None)
-@given(samples(), st.integers(0, 2**16))
-def test_order_of_channels_targets_and_cells_does_not_matter(sample, seed):
+@given(sample=samples(), seed=st.integers(0, 2**16))
+def test_order_of_channels_targets_and_cells_does_not_matter(sample, seed, device):
+    sample = sample.on(device)
     rng = torch.Generator().manual_seed(seed)
     wanted = loss(sample)
     if sample.options["binarize"] == "hard":
@@ -87,9 +95,10 @@ def test_order_of_channels_targets_and_cells_does_not_matter(sample, seed):
 
 
 @settings(max_examples=40, deadline=None)
-@given(samples())
-def test_gradient_may_be_summed_before(sample):
+@given(sample=samples())
+def test_gradient_may_be_summed_before(sample, device):
     """Only the sum of D over its cells counts (specification 2.1)."""
+    sample = sample.on(device)
     wanted = loss(sample)
     sample.gradients = sample.gradients.sum((-2, -1), keepdim=True)
     if sample.options["binarize"] != "hard":
@@ -97,10 +106,12 @@ def test_gradient_may_be_summed_before(sample):
 
 
 @settings(max_examples=40, deadline=None)
-@given(samples(), st.floats(0.5, 4))
-def test_equal_cell_weights_are_no_weights(sample, weight):
+@given(sample=samples(), weight=st.floats(0.5, 4))
+def test_equal_cell_weights_are_no_weights(sample, weight, device):
     """A constant weight cancels in I/U up to eps."""
+    sample = sample.on(device)
     value = loss(sample, eps=1e-12)
-    weighted = loss(sample, eps=1e-12, cell_weights=torch.full(sample.regions.shape[-2:], weight))
+    weights = torch.full(sample.regions.shape[-2:], weight, device=device)
+    weighted = loss(sample, eps=1e-12, cell_weights=weights)
     dead = F._cam_iou(sample.activations, sample.gradients, sample.regions)[1] == 3
     torch.testing.assert_close(weighted[~dead], value[~dead], rtol=1e-4, atol=1e-6)
