@@ -103,10 +103,11 @@ format: $(BIN)/.requirements
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_FILES)
 
+# Registers, stack, local memory, 128-bit accesses: a kernel that breaks a rule fails the build.
 cuda-all: $(BIN)/.requirements
 	env -u TORCH_CUDA_ARCH_LIST FORCE_CUDA=1 $(VENV_PYTHON) setup.py build_ext --only _C_cuda \
 		--build-lib build/cuda-all --build-temp build/cuda-all/temp
-	@ls -l build/cuda-all/fastcam/_C_cuda*.so
+	$(VENV_PYTHON) -m bench resources --check --library build/cuda-all/fastcam/_C_cuda*.so
 
 # Torch's caching allocator would hide what lies outside a tensor. A bounds error fails, and so does a race.
 cuda-sanitize: build

@@ -1,7 +1,8 @@
-"""What the compiler made of the CUDA kernels: registers, stack, spills, 128-bit loads.
+"""What the compiler made of the CUDA kernels: registers, stack, spills, 128-bit accesses, atomics.
 
 Reads the built library with ``cuobjdump`` (from the CUDA toolkit, or Triton's package) and prints a
-table, worst case over the architectures; ``--write`` puts it into csrc/README.md. No GPU is needed.
+table; ``--check`` fails where a kernel breaks a rule, ``--write`` puts the table into
+csrc/README.md. No GPU is needed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,12 +25,24 @@ README = ROOT / "csrc" / "README.md"
 
 # 65536 registers of a multiprocessor for two blocks of the largest size (csrc/cuda/plan.h).
 REGISTER_BUDGET = {"one target, float": 80, "other": 168}
+# A kernel's unrolled loop over A: kColumnUnroll vectors of one target (csrc/cuda).
+LEAST_WIDE_LOADS = 4
+
+# Instructions that are counted in the disassembly.
+SASS = {
+    "wide loads": re.compile(r"\bLDG\.E\.128\b"),
+    "wide stores": re.compile(r"\bSTG\.E\.128\b"),
+    "local": re.compile(r"\b(LDL|STL)\b"),
+    "float atomics": re.compile(r"\b(ATOM[GS]?|REDG?)\.\S*\b(B?F16\S*|F32|F64)\b"),
+}
+SassCounts = Mapping[tuple[str, str], Mapping[str, int]]  # by architecture and symbol
 
 
 @dataclass(frozen=True)
 class Kernel:
     """One kernel of one architecture."""
 
+    symbol: str
     name: str
     arch: str
     registers: int
@@ -75,22 +88,25 @@ def _demangle(names: Iterable[str]) -> dict[str, str]:
 
 def parse_resources(text: str) -> list[Kernel]:
     """The kernels of ``cuobjdump --dump-resource-usage``."""
-    found = []
-    arch = name = ""
+    found: list[tuple[str, str, int, int, int]] = []
+    arch = symbol = ""
     for line in text.splitlines():
         if match := re.match(r"arch = (\S+)", line.strip()):
             arch = match[1]
         elif match := re.match(r"\s*Function (\S+):", line):
-            name = match[1]
-        elif name and (match := re.search(r"REG:(\d+) STACK:(\d+) .*LOCAL:(\d+)", line)):
-            found.append((name, arch, *map(int, match.groups())))
-            name = ""
+            symbol = match[1]
+        elif symbol and (match := re.search(r"REG:(\d+) STACK:(\d+) .*LOCAL:(\d+)", line)):
+            found.append((symbol, arch, int(match[1]), int(match[2]), int(match[3])))
+            symbol = ""
     readable = _demangle(kernel[0] for kernel in found)
-    return [Kernel(readable[mangled], *rest) for mangled, *rest in found]
+    return [
+        Kernel(symbol, readable[symbol], arch, registers, stack, local)
+        for symbol, arch, registers, stack, local in found
+    ]
 
 
 def parse_sass(text: str) -> dict[tuple[str, str], dict[str, int]]:
-    """(architecture, mangled name) -> counts of instructions of interest."""
+    """(architecture, symbol) -> how often each kind of instruction in ``SASS`` stands there."""
     counts: dict[tuple[str, str], dict[str, int]] = {}
     arch = ""
     current: dict[str, int] = {}
@@ -98,16 +114,36 @@ def parse_sass(text: str) -> dict[tuple[str, str], dict[str, int]]:
         if match := re.match(r"arch = (\S+)", line.strip()):
             arch = match[1]
         elif match := re.match(r"\s*Function : (\S+)", line):
-            current = counts.setdefault(
-                (arch, match[1]), {"wide loads": 0, "wide stores": 0, "local": 0}
-            )
-        elif re.search(r"\bLDG\.E\.128\b", line):
-            current["wide loads"] += 1
-        elif re.search(r"\bSTG\.E\.128\b", line):
-            current["wide stores"] += 1
-        elif re.search(r"\b(LDL|STL)\b", line):
-            current["local"] += 1
+            current = counts.setdefault((arch, match[1]), dict.fromkeys(SASS, 0))
+        else:
+            for kind, pattern in SASS.items():
+                if pattern.search(line):
+                    current[kind] += 1
     return counts
+
+
+def broken_rules(kernels: Iterable[Kernel], sass: SassCounts) -> list[str]:
+    """What is wrong with the kernels, one line each; SASS is looked at where it is given."""
+    found = []
+    for kernel in kernels:
+        wrong = []
+        if kernel.registers > kernel.budget:
+            wrong.append(f"{kernel.registers} registers, more than {kernel.budget}")
+        if kernel.stack or kernel.local:
+            wrong.append(f"{kernel.stack} bytes of stack, {kernel.local} of local memory")
+        counts = sass.get((kernel.arch, kernel.symbol))
+        if counts is not None:
+            if counts["local"]:
+                wrong.append(f"{counts['local']} accesses to local memory")
+            if counts["float atomics"]:
+                wrong.append(f"{counts['float atomics']} floating-point atomics")
+            walks = "cam_" in kernel.name
+            if walks and counts["wide loads"] < LEAST_WIDE_LOADS:
+                wrong.append(f"{counts['wide loads']} 128-bit loads")
+            if walks and "backward" in kernel.name and counts["wide stores"] < 1:
+                wrong.append("no 128-bit store")
+        found += [f"{kernel.arch} {kernel.short_name}: {what}" for what in wrong]
+    return found
 
 
 def dump(library: Path, what: str, arch: str | None = None) -> str:
@@ -120,26 +156,46 @@ def dump(library: Path, what: str, arch: str | None = None) -> str:
     ).stdout
 
 
-def table(kernels: Iterable[Kernel]) -> str:
-    """One row for each kernel: registers by architecture."""
+def disassemble(library: Path, archs: Iterable[str]) -> dict[tuple[str, str], dict[str, int]]:
+    """``parse_sass`` of some architectures; seconds each."""
+    counts = {}
+    for arch in archs:
+        counts.update(parse_sass(dump(library, "sass", arch)))
+    return counts
+
+
+def architectures(kernels: Iterable[Kernel]) -> list[str]:
+    """Oldest first."""
+    return sorted({k.arch for k in kernels}, key=lambda arch: int(re.sub(r"\D", "", arch)))
+
+
+def table(kernels: Iterable[Kernel], sass: SassCounts) -> str:
+    """One row for each kernel: registers by architecture, and the worst of the rest."""
     kernels = list(kernels)
-    archs = sorted({k.arch for k in kernels}, key=lambda a: int(re.sub(r"\D", "", a)))
+    archs = architectures(kernels)
     by_name: dict[str, dict[str, Kernel]] = {}
     for kernel in kernels:
         by_name.setdefault(kernel.short_name, {})[kernel.arch] = kernel
     rows = []
     for name, found in sorted(by_name.items()):
-        any_one = next(iter(found.values()))
+        counts = [sass[k.arch, k.symbol] for k in found.values()]
         rows.append(
             [
                 f"`{name}`",
                 *(str(found[arch].registers) if arch in found else "" for arch in archs),
-                str(any_one.budget),
+                str(next(iter(found.values())).budget),
                 str(max(k.stack for k in found.values())),
                 str(max(k.local for k in found.values())),
+                str(max(c["local"] for c in counts)),
+                str(min(c["wide loads"] for c in counts)),
+                str(max(c["float atomics"] for c in counts)),
             ]
         )
-    return markdown(("kernel", *archs, "budget", "stack bytes", "local bytes"), rows)
+    columns = (
+        *("kernel", *archs, "budget", "stack bytes", "local bytes"),
+        *("local accesses", "128-bit loads, at least", "float atomics"),
+    )
+    return markdown(columns, rows)
 
 
 def library_path(explicit: Path | None = None) -> Path | None:
@@ -151,6 +207,7 @@ def library_path(explicit: Path | None = None) -> Path | None:
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench resources", description=__doc__)
     parser.add_argument("--library", type=Path, help="default: the one in fastcam/")
+    parser.add_argument("--check", action="store_true", help="fail where a rule is broken")
     parser.add_argument("--write", action="store_true", help="into csrc/README.md")
     options = parser.parse_args(arguments)
     library = library_path(options.library)
@@ -158,8 +215,15 @@ def main(arguments: list[str]) -> int:
         missing = "the CUDA library is not built" if library is None else "cuobjdump is not found"
         print(f"bench resources: {missing}", file=sys.stderr)
         return 2
-    text = table(parse_resources(dump(library, "resource-usage")))
+    kernels = parse_resources(dump(library, "resource-usage"))
+    sass = disassemble(library, architectures(kernels))
+    text = table(kernels, sass)
     print(text)
+    if options.check:
+        wrong = broken_rules(kernels, sass)
+        print("\n".join(wrong) or f"{len(kernels)} kernels keep the rules")
+        if wrong or not kernels:
+            return 1
     if options.write:
         replace_between(README, "resources", text)
     return 0

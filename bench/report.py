@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-import fastcam
-
 
 def machine() -> dict[str, Any]:
     """Processor, threads, versions and date of this run."""
+    import fastcam  # not needed to write a table, and there may be no build of it yet
+
     processor = platform.processor() or platform.machine()
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():

@@ -132,8 +132,12 @@ def test_resources_are_read_from_cuobjdump():
     one, four = cuda_resources.parse_resources(RESOURCES)
     assert (one.arch, one.registers, one.stack, one.local) == ("sm_90", 76, 0, 0)
     assert (four.registers, four.stack, four.local) == (117, 16, 8)
-    text = cuda_resources.table([one, four])
-    assert "sm_90" in text.splitlines()[0] and "| 117 | 168 | 16 | 8 |" in text
+    assert (one.budget, four.budget) == (80, 168)
+    counts = {"wide loads": 5, "wide stores": 1, "local": 3, "float atomics": 0}
+    text = cuda_resources.table(
+        [one, four], {("sm_90", one.symbol): counts, ("sm_90", four.symbol): counts}
+    )
+    assert "sm_90" in text.splitlines()[0] and "| 117 | 168 | 16 | 8 | 3 | 5 | 0 |" in text
 
 
 def test_sass_is_counted_by_kernel():
@@ -143,12 +147,46 @@ arch = sm_80
         /*0270*/   LDG.E.128.CONSTANT R4, desc[UR4][R2.64] ;
         /*0280*/   LDG.E R4, desc[UR4][R2.64] ;
         /*0290*/   STL.64 [R1], R2 ;
+        /*02a0*/   ATOMG.E.ADD.STRONG.GPU PT, R2, desc[UR4][R2.64], R5 ;
 \t\tFunction : second
         /*0270*/   STG.E.128 desc[UR4][R2.64], R4 ;
+        /*0280*/   REDG.E.ADD.F32.FTZ.RN.STRONG.GPU desc[UR4][R2.64], R5 ;
+        /*0290*/   RED.E.ADD.F64.RN.STRONG.GPU [R2.64], R4 ;
+        /*02a0*/   ATOMG.E.ADD.BF16_V2.RN.STRONG.GPU PT, R2, desc[UR4][R2.64], R5 ;
 """
+    none = dict.fromkeys(cuda_resources.SASS, 0)
     counts = cuda_resources.parse_sass(text)
-    assert counts["sm_80", "first"] == {"wide loads": 1, "wide stores": 0, "local": 1}
-    assert counts["sm_80", "second"] == {"wide loads": 0, "wide stores": 1, "local": 0}
+    assert counts["sm_80", "first"] == none | {"wide loads": 1, "local": 1}
+    assert counts["sm_80", "second"] == none | {"wide stores": 1, "float atomics": 3}
+
+
+def test_broken_rules_are_told():
+    def kernel(name, registers=80, stack=0, local=0):
+        return cuda_resources.Kernel(
+            name, f"{name}<float, 1>(int)", "sm_90", registers, stack, local
+        )
+
+    def told(kernel, **counts):
+        good = {"wide loads": 4, "wide stores": 1, "local": 0, "float atomics": 0}
+        return cuda_resources.broken_rules(
+            [kernel],
+            {("sm_90", kernel.symbol): good | {k.replace("_", " "): n for k, n in counts.items()}},
+        )
+
+    assert told(kernel("cam_backward")) == []
+    assert told(kernel("cam_backward", registers=81)) == [
+        "sm_90 cam_backward<float, 1>: 81 registers, more than 80"
+    ]
+    for bad in (
+        told(kernel("cam_backward", stack=8)),
+        told(kernel("cam_backward", local=8)),
+        told(kernel("cam_backward"), local=1),
+        told(kernel("cam_backward"), float_atomics=1),
+        told(kernel("cam_backward"), wide_stores=0),
+        told(kernel("cam_forward"), wide_loads=3),
+    ):
+        assert len(bad) == 1
+    assert told(kernel("cam_forward"), wide_stores=0) == []
 
 
 def test_a_table_is_replaced_between_its_marks(tmp_path):
