@@ -8,6 +8,7 @@ with and without guidance.
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.alexnet_step import measure_step, step_table
 from bench.cases import NETWORKS, Case
 from bench.gpu_timing import EventTimer, Timer, copy_bandwidth
 from bench.report import machine, markdown, write
@@ -45,8 +47,11 @@ def cases(device: str) -> tuple[Case, ...]:
     ) + tuple(Case("alexnet", 64, targets=targets, device=device) for targets in (4, 16))
 
 
-def least_bytes(case: Case) -> tuple[int, int]:
-    """Bytes that forward and backward of ``cam_iou`` have to move at least."""
+OPS = ("cam_iou forward", "cam_iou backward", "grad_cam forward", "grad_cam backward")
+
+
+def least_bytes(case: Case) -> dict[str, int]:
+    """Bytes that each op has to move at least: inputs, outputs, and what backward needs of both."""
     channels, (height, width), (grad_height, grad_width) = NETWORKS[case.network]
     pairs = case.batch * case.targets
     element = torch.empty((), dtype=case.dtype).element_size()
@@ -54,9 +59,13 @@ def least_bytes(case: Case) -> tuple[int, int]:
     a = case.batch * channels * height * width * element
     d = pairs * channels * grad_height * grad_width * element
     cells, weights = pairs * height * width * acc, pairs * channels * acc
-    forward = a + d + cells + (cells + weights + pairs * (acc + 1))
-    backward = 2 * a + cells + 2 * weights + pairs * (acc + 1)
-    return forward, backward
+    per_pair = (
+        a + d + 2 * cells + weights + pairs * (acc + 1),  # regions, unit; loss, status
+        2 * a + cells + 2 * weights + pairs * (acc + 1),  # unit; scale, status
+        a + d + cells + weights + pairs * acc,  # the map; its peak
+        2 * a + 2 * cells + 2 * weights + pairs * acc,  # the map and its gradient; its peak
+    )
+    return dict(zip(OPS, per_pair, strict=True))
 
 
 @dataclass(frozen=True)
@@ -67,20 +76,19 @@ class Row:
     case: str
     times: dict[str, Timing]
     peaks: dict[str, int | None]
-    bandwidth_share: float | None
+    bandwidth_share: float
 
     def ratio(self, other: str) -> float:
         return self.times[other].median / self.times["fused"].median
 
     def cells(self) -> list[str]:
         fused = self.times["fused"]
-        share = "" if self.bandwidth_share is None else f"{100 * self.bandwidth_share:.0f} %"
         peaks = [self.peaks.get(name) for name in ("fused", "eager", "compiled")]
         return [
             self.op,
             self.case,
             f"{1e6 * fused.median:.1f} ({1e6 * fused.p20:.1f} to {1e6 * fused.p80:.1f})",
-            share,
+            f"{100 * self.bandwidth_share:.0f} %",
             *(f"{self.ratio(n):.2f}" if n in self.times else "" for n in ("eager", "compiled")),
             ", ".join("?" if peak is None else f"{peak / 2**20:.1f}" for peak in peaks),
         ]
@@ -90,6 +98,7 @@ class Row:
 
 
 Loss = Callable[..., Tensor]
+Call = Callable[[], Any]
 
 
 def candidates(compiled: bool) -> dict[str, tuple[Loss, Loss]]:
@@ -106,104 +115,48 @@ def candidates(compiled: bool) -> dict[str, tuple[Loss, Loss]]:
     return found
 
 
+def calls(losses: dict[str, tuple[Loss, Loss]], case: Case) -> dict[str, dict[str, Call]]:
+    """Op to candidate to call. Raises if a candidate's value is not the reference's."""
+    activations, gradients, regions = case.inputs()
+    map_gradient = torch.rand(regions.shape, dtype=torch.float32, device=regions.device)
+
+    def forward(function: Loss, *more: Tensor) -> Call:
+        return lambda: function(activations, gradients, *more)
+
+    def backward(value: Tensor, gradient: Tensor | None = None) -> Call:
+        leaves = (activations, gradients)
+        return lambda: torch.autograd.grad(value, leaves, gradient, retain_graph=True)
+
+    found: dict[str, dict[str, Call]] = {op: {} for op in OPS}
+    values = {}
+    for name, (loss, cam) in losses.items():
+        steps = forward(loss, regions), forward(cam)
+        values[name] = tuple(step() for step in steps)
+        made = (
+            steps[0],
+            backward(values[name][0]),
+            steps[1],
+            backward(values[name][1], map_gradient),
+        )
+        for op, call in zip(OPS, made, strict=True):
+            found[op][name] = call
+    for name, value in values.items():  # nothing is timed that is not right
+        try:
+            torch.testing.assert_close(value, values["eager"], rtol=2e-3, atol=2e-3)
+        except AssertionError as error:
+            raise AssertionError(f"{case.name}, {name}: {error}") from None
+    return found
+
+
 def measure(
     case: Case, timer: Timer, bandwidth: float, losses: dict[str, tuple[Loss, Loss]]
 ) -> Iterator[Row]:
-    """``cam_iou`` forward, ``cam_iou`` backward, ``grad_cam`` forward."""
-    activations, gradients, regions = case.inputs()
-    runs: dict[str, dict[str, Callable[[], Any]]] = {}
-    values: dict[str, Tensor] = {}
-    for name, (loss, cam) in losses.items():
-        value = values[name] = loss(activations, gradients, regions)
-        with torch.no_grad():
-            cam(activations, gradients)
-        runs.setdefault("cam_iou forward", {})[name] = lambda f=loss: f(
-            activations, gradients, regions
-        )
-        runs.setdefault("cam_iou backward", {})[name] = lambda v=value: torch.autograd.grad(
-            v, (activations, gradients), retain_graph=True
-        )
-        runs.setdefault("grad_cam forward", {})[name] = lambda f=cam: _without_grad(
-            f, activations, gradients
-        )
-    for name, value in values.items():  # nothing is timed that is not right
-        torch.testing.assert_close(
-            value, values["eager"], rtol=2e-3, atol=2e-3, msg=lambda m, n=name: f"{n}: {m}"
-        )
-    moved = dict(zip(("cam_iou forward", "cam_iou backward"), least_bytes(case), strict=True))
-    for op, by_name in runs.items():
+    """Every op of one case."""
+    moved = least_bytes(case)
+    for op, by_name in calls(losses, case).items():
         times = {name: timer(run) for name, run in by_name.items()}
         peaks = {name: timer.peak_bytes(run) for name, run in by_name.items()}
-        share = moved[op] / times["fused"].median / bandwidth if op in moved else None
-        yield Row(op, case.name, times, peaks, share)
-
-
-def _without_grad(f: Loss, *tensors: Tensor) -> Tensor:
-    with torch.no_grad():
-        return f(*tensors)
-
-
-def training_step(timer: Timer, device: str, batch: int = 64, size: int = 224) -> dict[str, Any]:
-    """AlexNet: a plain step, one guided by the fused loss, one guided by the reference."""
-    import torchvision
-
-    import fastcam
-
-    model = torchvision.models.alexnet(num_classes=40).to(device)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
-    images = torch.randn(batch, 3, size, size, device=device)
-    labels = (torch.rand(batch, 40, device=device) > 0.5).float()
-    criterion = fastcam.IoUCamLoss()
-    bce = torch.nn.functional.binary_cross_entropy_with_logits
-
-    def plain() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        bce(model(images), labels).backward()
-        optimizer.step()
-
-    def fused() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        with fastcam.ActivationTap(model, "features.11", gradient_at="features.12") as tap:
-            logits = model(images)
-            cells = tap.activations.shape[-2:]
-            regions = torch.ones(batch, *cells, device=device)
-            loss = bce(logits, labels) + 5.0 * criterion(logits, tap, regions, targets=36)
-        loss.backward()
-        optimizer.step()
-
-    def eager() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        activations = model.features[:12](images)
-        pooled = model.avgpool(model.features[12:](activations))
-        logits = model.classifier(torch.flatten(pooled, 1))
-        (gradients,) = torch.autograd.grad(logits[:, 36].sum(), activations, create_graph=True)
-        regions = torch.ones(batch, *activations.shape[-2:], device=device)
-        loss = bce(logits, labels)
-        loss = loss + 5.0 * reference.cam_iou_loss(activations, gradients, regions)
-        loss.backward()
-        optimizer.step()
-
-    steps = {"plain": plain, "guided, fused": fused, "guided, eager autograd": eager}
-    return {
-        "step": f"AlexNet, {batch} images of {size} px, float32",
-        "seconds": {name: timer(step) for name, step in steps.items()},
-        "peak_bytes": {name: timer.peak_bytes(step) for name, step in steps.items()},
-    }
-
-
-def step_table(step: dict[str, Any]) -> str:
-    seconds, peaks = step["seconds"], step["peak_bytes"]
-    plain = seconds["plain"].median
-    rows = [
-        [
-            name,
-            f"{1e3 * t.median:.2f} ({1e3 * t.p20:.2f} to {1e3 * t.p80:.2f})",
-            f"{100 * (t.median / plain - 1):+.0f} %",
-            "?" if peaks[name] is None else f"{peaks[name] / 2**20:.0f}",
-        ]
-        for name, t in seconds.items()
-    ]
-    return markdown((step["step"], "ms (p20 to p80)", "against plain", "peak MiB"), rows)
+        yield Row(op, case.name, times, peaks, moved[op] / times["fused"].median / bandwidth)
 
 
 def report(
@@ -218,7 +171,7 @@ def report(
 ) -> None:
     """Measure everything and write ``gpu.json`` and ``gpu.md`` into ``out``."""
     bandwidth = copy_bandwidth(timer, device, copy_megabytes)
-    about = {**machine(), "cuda": torch.version.cuda, "copy_GB_per_s": round(bandwidth / 1e9, 1)}
+    about = {**machine(), **gpu_versions(), "copy_GB_per_s": round(bandwidth / 1e9, 1)}
     losses = candidates(compiled)
     rows = []
     for case in chosen:
@@ -237,6 +190,21 @@ def report(
     print(f"\n{table}\nwritten to {out}/gpu.json and gpu.md")
 
 
+def gpu_versions() -> dict[str, Any]:
+    """What else decides how fast a GPU is."""
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        driver = subprocess.run(query, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        driver = ""
+    return {
+        "cuda": torch.version.cuda,
+        "driver": driver.strip().partition("\n")[0] or None,
+        "cudnn": torch.backends.cudnn.version() if torch.cuda.is_available() else None,
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+    }
+
+
 def missing_gpu() -> str | None:
     """Why there is nothing to measure, or None."""
     if not torch.cuda.is_available():
@@ -249,6 +217,9 @@ def missing_gpu() -> str | None:
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench gpu", description=__doc__)
     parser.add_argument("--runs", type=int, default=100, help="timed runs of each call")
+    parser.add_argument(
+        "--only", default="", help='cases whose name holds this, e.g. "alexnet N=8 "'
+    )
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder to write")
     options = parser.parse_args(arguments)
@@ -256,14 +227,18 @@ def main(arguments: list[str]) -> int:
     if why is not None:
         print(f"bench gpu: {why}", file=sys.stderr)
         return 2
+    chosen = [case for case in cases("cuda") if options.only in case.name]
+    if not chosen:
+        print(f"bench gpu: no case holds {options.only!r} in its name", file=sys.stderr)
+        return 2
     timer = EventTimer(torch.device("cuda"), options.runs)
-    torch._dynamo.config.cache_size_limit = 256  # one entry for each case
+    torch._dynamo.config.recompile_limit = 256  # one entry for each case
     report(
-        cases("cuda"),
+        chosen,
         timer,
         "cuda",
         options.out,
         compiled=not options.no_compile,
-        step=lambda: training_step(timer, "cuda"),
+        step=lambda: measure_step(timer, "cuda"),
     )
     return 0

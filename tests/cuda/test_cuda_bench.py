@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
+import types
 
 import pytest
 import torch
 
 from bench import __main__ as bench
 from bench import cuda_resources, gpu, report
+from bench.alexnet_step import measure_step, step_table, steps
 from bench.cases import Case
-from bench.gpu_timing import WallTimer, copy_bandwidth
+from bench.gpu_timing import EventTimer, WallTimer, copy_bandwidth
 from bench.timing import Timing
 
 
@@ -26,13 +29,15 @@ def test_refuses_without_a_gpu(capsys, tmp_path):
 
 
 def test_least_bytes_of_alexnet():
-    """By hand: A 256·169, D 256·36, S and unit 169, alpha 256, loss and status."""
-    forward, backward = gpu.least_bytes(Case("alexnet", 2))
+    """By hand: A 256·169, D 256·36, S, unit and map 169, alpha 256, loss, peak and status."""
+    forward, backward, cam, cam_backward = gpu.least_bytes(Case("alexnet", 2)).values()
     assert forward == 2 * (4 * (256 * 169 + 256 * 36 + 169 + 169 + 256 + 1) + 1)
     assert backward == 2 * (4 * (2 * 256 * 169 + 169 + 256 + 256 + 1) + 1)
-    half, _ = gpu.least_bytes(Case("alexnet", 2, dtype=torch.bfloat16))
+    assert cam == 2 * 4 * (256 * 169 + 256 * 36 + 169 + 256 + 1)
+    assert cam_backward == 2 * 4 * (2 * 256 * 169 + 169 + 169 + 256 + 256 + 1)
+    half = gpu.least_bytes(Case("alexnet", 2, dtype=torch.bfloat16))["cam_iou forward"]
     assert forward - half == 2 * 2 * (256 * 169 + 256 * 36)
-    several, _ = gpu.least_bytes(Case("alexnet", 1, targets=3))
+    several = gpu.least_bytes(Case("alexnet", 1, targets=3))["cam_iou forward"]
     assert several == 4 * 256 * 169 + 3 * (4 * (256 * 36 + 169 + 169 + 256 + 1) + 1)
 
 
@@ -56,7 +61,7 @@ def test_row():
 
 
 def test_step_table():
-    text = gpu.step_table(
+    text = step_table(
         {
             "step": "AlexNet",
             "seconds": {"plain": timing(10), "guided, fused": timing(11)},
@@ -65,6 +70,24 @@ def test_step_table():
     )
     assert "| plain | 10.00 (9.00 to 12.00) | +0 % | 1024 |" in text
     assert "| guided, fused | 11.00 (9.90 to 13.20) | +10 % | ? |" in text
+
+
+def test_guided_steps_compute_the_same_loss_fused_and_eager():
+    losses = {}
+    for name in ("plain", "guided, fused", "guided, eager autograd"):
+        torch.manual_seed(0)
+        made = steps("cpu", 2, 96)
+        torch.manual_seed(1)  # the same dropout
+        losses[name] = made[name]()
+    plain, fused, eager = losses.values()
+    torch.testing.assert_close(fused, eager, rtol=1e-4, atol=1e-4)
+    assert fused - plain > 0.1
+
+
+def test_step_is_measured():
+    measured = measure_step(WallTimer(2), "cpu", batch=2, size=96)
+    assert all(timing.median > 0 for timing in measured["seconds"].values())
+    assert set(measured["seconds"]) == set(measured["peak_bytes"]) and len(measured["seconds"]) == 3
 
 
 def test_copy_bandwidth_counts_both_directions():
@@ -93,17 +116,85 @@ def test_whole_report_on_the_cpu(tmp_path, capsys):
         copy_megabytes=4,
     )
     written = json.loads((tmp_path / "gpu.json").read_text())
-    assert [row["op"] for row in written["results"][:3]] == [
-        "cam_iou forward",
-        "cam_iou backward",
-        "grad_cam forward",
-    ]
-    assert {"torch", "date", "copy_GB_per_s"} <= written["machine"].keys()
+    assert [row["op"] for row in written["results"][:-1]] == list(gpu.OPS)
+    assert {"gpu", "torch", "cuda", "date", "copy_GB_per_s"} <= written["machine"].keys()
     first = written["results"][0]
     assert first["times"]["fused"]["median"] > 0 and first["bandwidth_share"] > 0
     table = (tmp_path / "gpu.md").read_text()
     assert "| cam_iou backward | alexnet N=1" in table and "| guided, fused |" in table
     assert sorted(p.name for p in tmp_path.iterdir()) == ["gpu.json", "gpu.md"]
+
+
+def test_a_wrong_candidate_is_not_timed():
+    good = gpu.candidates(compiled=False)
+    bad = {**good, "fused": (lambda *inputs: 1.01 * good["fused"][0](*inputs), good["fused"][1])}
+    gpu.calls(good, Case("alexnet", 1))
+    with pytest.raises(AssertionError, match="alexnet N=1 .*, fused: "):
+        gpu.calls(bad, Case("alexnet", 1))
+
+
+def test_every_call_computes_what_it_says():
+    """Forward values, and both gradients of both ops, of fused and eager alike."""
+    found = gpu.calls(gpu.candidates(compiled=False), Case("alexnet", 2, targets=2))
+    assert set(found) == set(gpu.OPS)
+    for op, by_name in found.items():
+        assert set(by_name) == {"fused", "eager"}
+        got, wanted = by_name["fused"](), by_name["eager"]()
+        torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-5)
+        assert len(got) == 2 if op.endswith("backward") else got.requires_grad
+
+
+class FakeGpu:
+    """A queue of a GPU whose clock is told what each call costs; records what is queued."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seconds = 0.0  # on the GPU's clock
+        self.queued: list[str] = []
+        fake = self
+
+        class Event:
+            def __init__(self, enable_timing: bool) -> None:
+                assert enable_timing
+
+            def record(self) -> None:
+                fake.queued.append("event")
+                self.at = fake.seconds
+
+            def elapsed_time(self, end: Event) -> float:
+                return 1e3 * (end.at - self.at)
+
+        properties = types.SimpleNamespace(L2_cache_size=50 << 20)
+        monkeypatch.setattr(torch.cuda, "Event", Event)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+        monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: self.run("wait", cycles / 2e9))
+
+    def run(self, what: str, seconds: float) -> None:
+        self.queued.append(what)
+        self.seconds += seconds
+
+
+def test_event_timer_times_the_call_alone(monkeypatch):
+    """Flush and wait do not lie between the events, and the wait outlasts the queueing."""
+    fake = FakeGpu(monkeypatch)
+    timer = EventTimer(torch.device("cpu"), runs=4, warm_up=1)
+    assert timer._flush.numel() == 2 * (50 << 20)
+    timer._flush = types.SimpleNamespace(zero_=lambda: fake.run("flush", 5e-3))
+
+    def call() -> None:
+        time.sleep(2e-3)  # in Python
+        fake.run("call", 1e-3)
+
+    fake.queued.clear()
+    begin = fake.seconds
+    timing = timer(call)
+    assert (timing.p20, timing.median, timing.p80) == pytest.approx((1e-3, 1e-3, 1e-3))
+    assert timing.runs == 4
+    assert fake.queued[-20:] == ["flush", "wait", "event", "call", "event"] * 4
+    warm_up = fake.queued[:-20]
+    assert set(warm_up) == {"call"}
+    waited = fake.seconds - begin - len(warm_up) * 1e-3 - 4 * (5e-3 + 1e-3)
+    assert waited / 4 > 2e-3
 
 
 def test_cases_reach_from_one_sample_to_a_thousand():
