@@ -1,13 +1,16 @@
-"""What only a GPU can show: streams, graphs, several devices, repeatability (``--device cuda``)."""
+"""What only a GPU can show: streams, graphs, devices, launches (``--device cuda``)."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from samples import SHAPES, make
+from torch._dynamo.utils import counters
+from torch.autograd import DeviceType
 
 from fastcam import functional as F
 from fastcam import reference
+from fastcam._ops import raw
 
 pytestmark = pytest.mark.cuda
 
@@ -29,27 +32,34 @@ def assert_all_close(got, wanted):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
-def many(device: torch.device | str, batch: int = 64, **options):
-    return make((batch, 2, 256, (13, 13), (6, 6)), device=device, **options)
+def many(device: torch.device | str, batch: int = 64, targets: int = 2, **options):
+    return make((batch, targets, 256, (13, 13), (6, 6)), device=device, **options)
 
 
-@pytest.mark.parametrize("batch", (1, 64))
+# One sample is split over blocks, 300 are not; one target has kernels of its own.
+some_batches = pytest.mark.parametrize("batch", (1, 300))
+some_targets = pytest.mark.parametrize("targets", (1, 2, 6))
+
+
+@some_batches
+@some_targets
 @pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.float16, torch.float64))
-def test_bitwise_repeatable(dtype, layout, batch, device):
-    sample = many(device, batch, dtype=dtype, layout=layout)
+def test_bitwise_repeatable(dtype, layout, targets, batch, device):
+    sample = many(device, batch, targets, dtype=dtype, layout=layout)
     first = loss_and_grads(sample)
     for _ in range(20):
         for one, other in zip(loss_and_grads(sample), first, strict=True):
             assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("batch", (1, 64))
-def test_side_stream(batch, device):
+@some_batches
+@some_targets
+def test_side_stream(targets, batch, device):
     """The kernels queue behind what their stream holds: inputs appear only after a long wait."""
-    sample = many(device, batch)
+    sample = many(device, batch, targets)
     wanted = loss_and_grads(sample)
-    late = many(device, batch)
+    late = many(device, batch, targets)
     late.activations.zero_()
     side = torch.cuda.Stream(device)
     side.wait_stream(torch.cuda.current_stream(device))
@@ -61,9 +71,10 @@ def test_side_stream(batch, device):
     assert_all_close(got, wanted)
 
 
-@pytest.mark.parametrize("batch", (1, 64))
-def test_cuda_graph(batch, device):
-    sample = many(device, batch)
+@some_batches
+@some_targets
+def test_cuda_graph(targets, batch, device):
+    sample = many(device, batch, targets)
     leaves = sample.leaves()
 
     def step():
@@ -80,7 +91,7 @@ def test_cuda_graph(batch, device):
     with torch.cuda.graph(graph):
         captured = step()
     for seed in (1, 2, 3):  # replay on new values, several times: tickets start from zero each time
-        fresh = make((batch, 2, 256, (13, 13), (6, 6)), device=device, seed=seed)
+        fresh = many(device, batch, targets, seed=seed)
         with torch.no_grad():
             for leaf, value in zip(leaves, (fresh.activations, fresh.gradients), strict=True):
                 leaf.copy_(value)
@@ -103,10 +114,47 @@ def test_second_device(device):
 
 
 def test_compiled_with_graphs(device):
+    torch._dynamo.reset()
+    counters.clear()
     compiled = torch.compile(F.cam_iou_loss, mode="reduce-overhead", fullgraph=True)
-    for seed in range(4):
+    for seed in range(4):  # the first call warms up, the second records
         sample = make(SHAPES[3], device=device, seed=seed)
+        torch.compiler.cudagraph_mark_step_begin()
         assert_all_close(loss_and_grads(sample, compiled), loss_and_grads(sample))
+    assert counters["inductor"]["cudagraph_skips"] == 0
+
+
+def on_the_gpu(call) -> list[str]:
+    """Names of all that the GPU does for a call."""
+    call()
+    torch.cuda.synchronize()
+    with torch.profiler.profile() as profile:
+        call()
+        torch.cuda.synchronize()
+    return [e.name for e in profile.events() if e.device_type == DeviceType.CUDA]
+
+
+@some_batches
+@some_targets
+@pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16))
+def test_one_launch_of_each_op_and_no_copy(dtype, layout, targets, batch, device):
+    """Only the counters of a forward that is split over blocks may be cleared before."""
+    sample = many(device, batch, targets, dtype=dtype, layout=layout)
+    inputs = sample.activations, sample.gradients
+    loss = (*inputs, sample.regions, None, None, 0.5, 8.0, 0, 1e-6)
+    _, alpha, unit, status = raw._cam_iou_forward(*loss)
+    maps = (sample.activations, alpha, unit, None, status, True, True)
+    for call, cleared in (
+        (lambda: raw._cam_iou_forward(*loss), True),
+        (lambda: raw._cam_forward(*inputs, True), True),
+        (lambda: raw._cam_backward(*maps), False),
+    ):
+        done = on_the_gpu(call)
+        kernels = [name for name in done if "fastcam" in name]
+        others = [name for name in done if "fastcam" not in name]
+        assert len(kernels) == 1
+        assert len(others) <= int(cleared) and all("Memset" in name for name in others)
 
 
 @pytest.mark.parametrize("batch", (1, 3, 200))
