@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from emulation import compiler
-from traffic_table import BATCHES, DTYPES, HEADER, LAYOUTS, NETWORKS, measure, row
+from traffic_table import BATCHES, DTYPES, HEADER, LAYOUTS, NETWORKS, README, measure, row
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="the emulator needs a C++ compiler")
 
@@ -24,7 +24,11 @@ def _table() -> None:
 @pytest.mark.parametrize("network", NETWORKS)
 def test_traffic(network, dtype, layout, batch):
     results = measure(network, batch, dtype, layout)
-    print(row(network, batch, dtype, layout, *results))
+    text = row(network, batch, dtype, layout, *results)
+    print(text)
+    assert text in README.read_text(), (
+        "the table is old: python tests/cuda/traffic_table.py --write"
+    )
     for result in results:
         assert 0.999 < result.ratio <= MOST_BYTES
         assert result.traffic.sector_efficiency >= LEAST_EFFICIENCY
