@@ -17,24 +17,51 @@ struct Case {
   const char* name;
   int64_t batch, targets, channels, cells, grad_cells;
   bool channels_last;
-  int multiprocessors;
+  int64_t offset = 0;  // of A and D in their storage: no vector is aligned with the data
+  Binarize binarize = Binarize::kTone;
 };
 
-// Memory of exactly the size asked for.
+// Memory of exactly the size asked for, `offset` values after an aligned address.
 template <class T>
 class Array {
 public:
-  Array(Device* device, int64_t count) : values_(new T[size_t(count)]), count_(count) {
-    device->add_buffer(values_.get(), size_t(count) * sizeof(T));
+  Array(Device* device, int64_t count, int64_t offset = 0)
+      : values_(new T[size_t(offset + count)]), offset_(offset), count_(count) {
+    device->add_buffer(data(), size_t(count) * sizeof(T));
   }
-  T& operator[](int64_t i) { return values_[size_t(i)]; }
-  T* data() { return values_.get(); }
+  T& operator[](int64_t i) { return data()[i]; }
+  T* data() { return values_.get() + offset_; }
   int64_t count() const { return count_; }
 
 private:
   std::unique_ptr<T[]> values_;
+  int64_t offset_;
   int64_t count_;
 };
+
+// The loss of a normalised map, in double.
+template <class Loss>
+double loss_of(const std::vector<double>& map, double peak, const float* region) {
+  const Loss loss(0.5, 2.0, 1e-6);
+  double sum[Loss::kSums] = {};
+  for (size_t p = 0; p < map.size(); ++p) {
+    double term[Loss::kSums];
+    loss.terms(map[p] / (peak == 0 ? 1 : peak), region[p], 1.0, term);
+    for (int j = 0; j < Loss::kSums; ++j) sum[j] += term[j];
+  }
+  double derivative[Loss::kSums];
+  return loss.combine(sum, derivative);
+}
+double loss_of(Binarize binarize, const std::vector<double>& map, double peak,
+               const float* region) {
+  switch (binarize) {
+    case Binarize::kTone: return loss_of<IoULoss<double, ToneThreshold<double>>>(map, peak, region);
+    case Binarize::kSigmoid:
+      return loss_of<IoULoss<double, SigmoidThreshold<double>>>(map, peak, region);
+    case Binarize::kHard: break;
+  }
+  return loss_of<HardIoULoss<double>>(map, peak, region);
+}
 
 bool near(double got, double wanted, double tolerance) {
   return std::fabs(got - wanted) <= tolerance * (1 + std::fabs(wanted));
@@ -44,13 +71,15 @@ template <class S, int kTargets>
 bool run(const Case& c, Mode mode, bool reversed) {
   Device device;
   device.options = {mode, reversed, false, 1, 1};
-  const auto site = site_of(device, c.multiprocessors);
+  const auto site = site_of(device, 1);
   const int64_t N = c.batch, T = c.targets, C = c.channels, P = c.cells, Q = c.grad_cells;
 
-  Array<S> activations(&device, N * C * P), gradients(&device, N * T * C * Q);
+  Array<S> activations(&device, N * C * P, c.offset);
+  Array<S> gradients(&device, N * T * C * Q, c.offset);
   Array<S> grad_activations(&device, N * C * P);
   Array<float> regions(&device, N * T * P), loss(&device, N * T), alpha(&device, N * T * C);
   Array<float> unit(&device, N * T * P), grad_gradients(&device, N * T * C);
+  Array<float> cam(&device, N * T * P), peaks(&device, N * T);
   Array<uint8_t> status(&device, N * T);
   std::mt19937 random(1);
   std::uniform_real_distribution<float> uniform(0.0f, 1.0f);
@@ -85,7 +114,7 @@ bool run(const Case& c, Mode mode, bool reversed) {
   forward.regions = regions.data();
   forward.regions_stride_n = T * P;
   forward.regions_stride_t = P;
-  forward.binarize = Binarize::kTone;
+  forward.binarize = c.binarize;
   forward.threshold = 0.5;
   forward.sharpness = 2.0;
   forward.eps = 1e-6;
@@ -93,6 +122,9 @@ bool run(const Case& c, Mode mode, bool reversed) {
   forward.unit = unit.data();
   forward.loss = loss.data();
   forward.status = status.data();
+  // Before the loss, which then writes alpha once more.
+  const CamForward grad_cam{forward.in, true, alpha.data(), cam.data(), peaks.data()};
+  launch_forward<S, kTargets, MapFinish<float>>(grad_cam, false, site);
   launch_forward<S, kTargets, IoUFinish<float>>(forward, false, site);
 
   CamBackward backward{};
@@ -127,16 +159,12 @@ bool run(const Case& c, Mode mode, bool reversed) {
       }
       double peak = 0;
       for (double& r : map) peak = std::max(peak, r = r > 0 ? r : 0);
-      const IoULoss<double, ToneThreshold<double>> policy(0.5, 2.0, 1e-6);
-      double sum[2] = {0, 0};
+      if (!near(peaks[pair], peak, 1e-4)) return false;
       for (int64_t p = 0; p < P; ++p) {
-        double term[2];
-        policy.terms(map[size_t(p)] / (peak == 0 ? 1 : peak), regions[pair * P + p], 1.0, term);
-        sum[0] += term[0];
-        sum[1] += term[1];
+        if (!near(cam[pair * P + p], map[size_t(p)] / (peak == 0 ? 1 : peak), 1e-4)) return false;
       }
-      double derivative[2];
-      if (!near(loss[pair], policy.combine(sum, derivative), 1e-3)) return false;
+      const double wanted_loss = loss_of(c.binarize, map, peak, regions.data() + pair * P);
+      if (!near(loss[pair], wanted_loss, 1e-3)) return false;
       for (int64_t ch = 0; ch < C; ++ch) {
         double wanted = 0;
         for (int64_t p = 0; p < P; ++p) {
@@ -160,18 +188,24 @@ bool run(const Case& c, Mode mode, bool reversed) {
 }
 
 const Case kCases[] = {
-    {"odd map", 2, 1, 12, 35, 9, false, 1},
-    {"odd map, channels last", 2, 1, 12, 35, 9, true, 1},
-    {"channel blocks", 1, 1, 136, 35, 6, false, 1},
-    {"channel blocks, channels last", 1, 1, 136, 35, 6, true, 1},
-    {"one cell", 2, 1, 9, 1, 1, false, 1},
-    {"long period", 1, 1, 5, 1581, 2, false, 1},
+    {"odd map", 2, 1, 12, 35, 9, false},
+    {"odd map, channels last", 2, 1, 12, 35, 9, true},
+    {"odd map, one value off", 2, 1, 12, 35, 9, false, 1},
+    {"channels last, one value off", 2, 1, 16, 35, 9, true, 1, Binarize::kSigmoid},
+    {"channel blocks", 1, 1, 136, 35, 6, false, 0, Binarize::kHard},
+    {"channel blocks, channels last", 1, 1, 136, 35, 6, true},
+    {"one cell", 2, 1, 9, 1, 1, false},
+    {"long period", 1, 1, 5, 1581, 2, false, 3},
 };
 const Case kTargetCases[] = {
-    {"five targets", 1, 5, 12, 35, 4, false, 1},
-    {"five targets, channels last", 1, 5, 12, 35, 4, true, 1},
-    {"map in global memory", 1, 3, 3, 3001, 1, false, 1},
+    {"five targets", 1, 5, 12, 35, 4, false, 0, Binarize::kSigmoid},
+    {"five targets, one value off", 1, 5, 12, 35, 4, false, 1},
+    {"five targets, channels last", 1, 5, 12, 35, 4, true},
+    {"map in global memory", 1, 3, 3, 3001, 1, false},
 };
+
+// For real threads, which are slow: alignment is none of their business.
+bool races(const Case& c) { return c.cells <= 1000 && c.offset == 0; }
 
 }  // namespace
 
@@ -197,12 +231,12 @@ int main(int count, char** arguments) {
   for (const bool reversed : {false, true}) {
     if (reversed && mode == Mode::kThreads) break;
     for (const Case& c : kCases) {
-      if (mode == Mode::kThreads && c.cells > 1000) continue;
+      if (mode == Mode::kThreads && !races(c)) continue;
       good = report(c, "float", run<float, 1>(c, mode, reversed)) && good;
       good = report(c, "bfloat16", run<BFloat16, 1>(c, mode, reversed)) && good;
     }
     for (const Case& c : kTargetCases) {
-      if (mode == Mode::kThreads && c.cells > 1000) continue;
+      if (mode == Mode::kThreads && !races(c)) continue;
       good = report(c, "float", run<float, 4>(c, mode, reversed)) && good;
     }
   }
