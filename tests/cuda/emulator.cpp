@@ -47,13 +47,13 @@ void Device::add_buffer(const void* data, size_t bytes) {
   if (bytes > 0) buffers.push_back({begin, begin + bytes});
 }
 
-void Device::check(const void* p, size_t bytes, const char* what) const {
+Device::Buffer& Device::check(const void* p, size_t bytes, const char* what) {
   const uintptr_t begin = reinterpret_cast<uintptr_t>(p);
   if (begin % bytes != 0) {
     throw Error(std::string("misaligned ") + what + " of " + std::to_string(bytes) + " bytes");
   }
-  for (const Buffer& buffer : buffers) {
-    if (begin >= buffer.begin && begin + bytes <= buffer.end) return;
+  for (Buffer& buffer : buffers) {
+    if (begin >= buffer.begin && begin + bytes <= buffer.end) return buffer;
   }
   throw Error(std::string("out-of-range ") + what + " of " + std::to_string(bytes) + " bytes");
 }
@@ -247,6 +247,7 @@ void launch(Device& device, int blocks, int threads, size_t shared_bytes,
   if (threads % 32 != 0 || threads < 32 || threads > 1024) throw Error("threads of a block");
   if (shared_bytes > 48 * 1024) throw Error("more than 48 KiB of shared memory");
   ++device.launches;
+  for (Device::Buffer& buffer : device.buffers) buffer.uses = 0;
   blocks = int(int64_t(blocks) * device.options.part / device.options.whole);
   if (device.options.mode == Mode::kFibers) {
     launch_fibers(device, blocks, threads, shared_bytes, kernel);

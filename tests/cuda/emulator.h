@@ -6,9 +6,10 @@
 //            shuffle. Warps take turns in ascending or descending order, so that a missing barrier
 //            shows as a wrong result in one of them. Deterministic, fast.
 //   threads  every CUDA thread is an OS thread, for ThreadSanitizer.
-// Every access to global memory is checked (inside a registered buffer, aligned to its size), and,
-// with fibers, counted as the memory system would see it: accesses of a warp from one place in the
-// code belong together, and cost the 32-byte sectors they touch.
+// Every access to global memory is checked (inside a registered buffer, aligned to its size; not
+// through the read-only cache if the launch writes there, too), and, with fibers, counted as the
+// memory system would see it: accesses of a warp from one place in the code belong together, and
+// cost the 32-byte sectors they touch.
 #pragma once
 
 #define FASTCAM_EMULATOR 1
@@ -114,6 +115,10 @@ private:
 
 enum class Mode { kFibers, kThreads };
 
+// How memory is met. On a GPU load() goes through a cache that does not see the launch's own
+// writes.
+enum Access : unsigned { kReadOnly = 1, kWritten = 2, kFresh = 4 };
+
 struct Options {
   Mode mode = Mode::kFibers;
   bool reversed = false;  // warps in descending order, and blocks, too
@@ -130,12 +135,14 @@ struct Device {
   Traffic traffic;
   int launches = 0;
 
-  void add_buffer(const void* data, size_t bytes);
-  void check(const void* p, size_t bytes, const char* what) const;
-
   struct Buffer {
     uintptr_t begin, end;
+    unsigned uses = 0;  // of the launch that runs: bits of kReadOnly, kWritten
   };
+
+  void add_buffer(const void* data, size_t bytes);
+  Buffer& check(const void* p, size_t bytes, const char* what);
+
   std::vector<Buffer> buffers;
 };
 
@@ -170,27 +177,32 @@ void launch(Device& device, int blocks, int threads, size_t shared_bytes,
             const std::function<void()>& kernel);
 
 // Every access to global memory passes here, with the place in the code that makes it.
-inline __attribute__((always_inline)) void access(const void* p, int bytes, bool is_store,
+inline __attribute__((always_inline)) void access(const void* p, int bytes, Access how,
                                                   const void* site) {
   const Thread& thread = current;
-  thread.device->check(p, size_t(bytes), is_store ? "store" : "load");
+  Device::Buffer& buffer =
+      thread.device->check(p, size_t(bytes), how == kWritten ? "store" : "load");
+  if (how != kFresh && (__atomic_load_n(&buffer.uses, __ATOMIC_RELAXED) & how) == 0) {
+    const unsigned uses = __atomic_or_fetch(&buffer.uses, how, __ATOMIC_RELAXED);
+    if (uses == (kReadOnly | kWritten)) throw Error("load() of memory that the launch writes");
+  }
   if (Counter* counter = thread.block->counter) {
     counter->record(int(thread.index / 32), int(thread.index % 32), site,
-                    reinterpret_cast<uintptr_t>(p), bytes, is_store);
+                    reinterpret_cast<uintptr_t>(p), bytes, how == kWritten);
   }
 }
 
 // The place in the code: a function that is never inlined knows where it will return to.
-template <class T>
+template <Access kHow, class T>
 __attribute__((noinline)) T load_at(const T* p) {
-  access(p, int(sizeof(T)), false, __builtin_return_address(0));
+  access(p, int(sizeof(T)), kHow, __builtin_return_address(0));
   T value;
   std::memcpy(&value, p, sizeof(T));
   return value;
 }
 template <class T>
 __attribute__((noinline)) void store_at(T* p, const T& value) {
-  access(p, int(sizeof(T)), true, __builtin_return_address(0));
+  access(p, int(sizeof(T)), kWritten, __builtin_return_address(0));
   std::memcpy(p, &value, sizeof(T));
 }
 
@@ -208,11 +220,11 @@ namespace fastcam {
 
 template <class T>
 FASTCAM_DEVICE T load(const T* p) {
-  return emulator::load_at(p);
+  return emulator::load_at<emulator::kReadOnly>(p);
 }
 template <class T>
 FASTCAM_DEVICE T load_fresh(const T* p) {
-  return emulator::load_at(p);
+  return emulator::load_at<emulator::kFresh>(p);
 }
 template <class T>
 FASTCAM_DEVICE void store(T* p, T value) {
@@ -220,7 +232,7 @@ FASTCAM_DEVICE void store(T* p, T value) {
 }
 template <class T>
 FASTCAM_DEVICE T peek(const T* p) {
-  return emulator::current.block->is_shared(p) ? *p : emulator::load_at(p);
+  return emulator::current.block->is_shared(p) ? *p : emulator::load_at<emulator::kFresh>(p);
 }
 template <class T>
 FASTCAM_DEVICE void poke(T* p, T value) {

@@ -16,7 +16,7 @@ void reverse_twice(float* data) {
   float* shared = static_cast<float*>(fastcam::shared_memory());
   const int i = int(threadIdx.x);
   for (int pass = 0; pass < 2; ++pass) {
-    shared[i] = fastcam::load(data + i) + 1.0f;
+    shared[i] = fastcam::load_fresh(data + i) + 1.0f;
     if (kReadAfterWrite) __syncthreads();
     const float value = shared[kPlantedThreads - 1 - i];
     if (kWriteAfterRead) __syncthreads();
@@ -27,15 +27,27 @@ void reverse_twice(float* data) {
 template <int kOffset>
 void copy_ahead(float* data) {
   const int i = int(threadIdx.x);
-  fastcam::store(data + i, fastcam::load(data + i + kOffset));
+  fastcam::store(data + i, fastcam::load_fresh(data + i + kOffset));
 }
 
 template <int kOffset>
 void load_vector(float* data) {
   const float* at = data + kOffset + int(threadIdx.x) % 8 * 4;
-  const auto four = fastcam::load(reinterpret_cast<const fastcam::Vec<float, 4>*>(at));
+  const auto four = fastcam::load_fresh(reinterpret_cast<const fastcam::Vec<float, 4>*>(at));
   __syncthreads();
   fastcam::store(data + int(threadIdx.x), four.lane[0]);
+}
+
+// The neighbour's value through the read-only cache, which may still hold the old one.
+template <bool kFresh>
+void read_written(float* data) {
+  const int i = int(threadIdx.x);
+  fastcam::store(data + i, float(i));
+  __syncthreads();
+  const float* from = data + kPlantedThreads - 1 - i;
+  const float value = kFresh ? fastcam::load_fresh(from) : fastcam::load(from);
+  __syncthreads();
+  fastcam::store(data + i, value);
 }
 
 // Shared memory is read without helpers: this one is for AddressSanitizer.
@@ -43,7 +55,7 @@ template <int kOffset>
 void read_shared(float* data) {
   float* shared = static_cast<float*>(fastcam::shared_memory());
   const int i = int(threadIdx.x);
-  shared[i] = fastcam::load(data + i);
+  shared[i] = fastcam::load_fresh(data + i);
   __syncthreads();
   fastcam::store(data + i, shared[i + kOffset]);
 }
@@ -66,6 +78,8 @@ inline void run_planted_bug(Device& device, const std::string& bug, float* data)
   if (bug == "index before the start") return run(&copy_ahead<-1>);
   if (bug == "none: vector") return run(&load_vector<0>);
   if (bug == "misaligned vector") return run(&load_vector<1>);
+  if (bug == "none: fresh load") return run(&read_written<true>);
+  if (bug == "read-only load of what is written") return run(&read_written<false>);
   if (bug == "none: shared index") return run(&read_shared<0>);
   if (bug == "shared index past the end") return run(&read_shared<1>);
   if (bug == "none: whole barrier") return run(&partial_barrier<kPlantedThreads>);

@@ -24,7 +24,14 @@ def outcome(bug: str, backwards: bool) -> torch.Tensor | str:
 
 @pytest.mark.parametrize("backwards", ORDERS)
 @pytest.mark.parametrize(
-    "bug", ("none: barriers", "none: index", "none: vector", "none: whole barrier")
+    "bug",
+    (
+        "none: barriers",
+        "none: index",
+        "none: vector",
+        "none: fresh load",
+        "none: whole barrier",
+    ),
 )
 def test_no_false_alarm(bug, backwards):
     result = outcome(bug, backwards)
@@ -46,6 +53,7 @@ def test_missing_barrier_gives_a_wrong_result_in_one_of_the_orders(bug):
         ("index past the end", "out-of-range load"),
         ("index before the start", "out-of-range load"),
         ("misaligned vector", "misaligned load of 16 bytes"),
+        ("read-only load of what is written", "load() of memory that the launch writes"),
         ("barrier of half a block", "a barrier that not all threads of the block reach"),
     ],
 )
