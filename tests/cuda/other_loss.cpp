@@ -1,0 +1,164 @@
+// A loss that the library has not. A policy and a family of one are all it takes: map,
+// normalisation, layouts, and the whole backward come from the kernels as they are.
+#include <cstdio>
+#include <random>
+
+#include "emulated_ops.h"
+
+namespace {
+
+using namespace emulator;
+using namespace fastcam;
+
+// Weighted mean of (x - s)^2 over the cells.
+template <class T>
+struct SquaredDistance {
+  static constexpr int kSums = 2;
+
+  FASTCAM_HD SquaredDistance(T, T, T) {}
+  FASTCAM_HD void terms(T x, T s, T w, T* t) const {
+    t[0] = w * (x - s) * (x - s);
+    t[1] = w;
+  }
+  FASTCAM_HD T combine(const T* sum, T* d) const {
+    d[0] = T(1) / sum[1];
+    d[1] = -sum[0] / (sum[1] * sum[1]);
+    return sum[0] / sum[1];
+  }
+  FASTCAM_HD T slope(T x, T s, T w, const T* d) const { return T(2) * w * (x - s) * d[0]; }
+};
+template <class Acc>
+struct SquaredFamily {
+  template <class F>
+  FASTCAM_DEVICE static void with_loss(const CamLossForward&, const F& f) {
+    f(LossTag<SquaredDistance<Acc>>{});
+  }
+};
+
+constexpr int64_t N = 2, T = 3, C = 5, P = 15, Q = 4;
+
+struct Call {
+  std::vector<double> activations = std::vector<double>(N * C * P);
+  std::vector<double> gradients = std::vector<double>(N * T * C * Q);
+  std::vector<double> regions = std::vector<double>(N * T * P);
+  std::vector<double> loss = std::vector<double>(N * T);
+  std::vector<double> alpha = std::vector<double>(N * T * C);
+  std::vector<double> unit = std::vector<double>(N * T * P);
+  std::vector<double> grad_activations = std::vector<double>(N * C * P);
+  std::vector<double> grad_gradients = std::vector<double>(N * T * C);
+  std::vector<uint8_t> status = std::vector<uint8_t>(N * T);
+  Device device;
+
+  Call() {
+    std::mt19937 random(1);
+    std::uniform_real_distribution<double> uniform(0.0, 1.0);
+    for (double& a : activations) a = uniform(random);
+    for (double& d : gradients) d = uniform(random) - 0.2;
+    for (double& s : regions) s = uniform(random);
+    for (auto* values : {&activations, &gradients, &regions, &loss, &alpha, &unit,
+                         &grad_activations, &grad_gradients}) {
+      device.add_buffer(values->data(), values->size() * sizeof(double));
+    }
+    device.add_buffer(status.data(), status.size());
+  }
+
+  // The sum over all pairs.
+  double forward() {
+    CamLossForward op{};
+    op.in = {N,         T,     C,    P, Q, activations.data(), C * P, false, gradients.data(),
+             T * C * Q, C * Q, false};
+    op.regions = regions.data();
+    op.regions_stride_n = T * P;
+    op.regions_stride_t = P;
+    op.alpha = alpha.data();
+    op.unit = unit.data();
+    op.loss = loss.data();
+    op.status = status.data();
+    launch_forward<double, kTargetsPerBlock, LossFinish<SquaredFamily<double>, double>>(
+        op, false, site_of(device, 1));
+    double total = 0;
+    for (const double value : loss) total += value;
+    return total;
+  }
+
+  void backward() {
+    CamBackward op{};
+    op.batch = N;
+    op.targets = T;
+    op.channels = C;
+    op.cells = P;
+    op.activations = activations.data();
+    op.activations_stride_n = C * P;
+    op.alpha = alpha.data();
+    op.unit = unit.data();
+    op.status = status.data();
+    op.grad_activations = grad_activations.data();
+    op.grad_gradients = grad_gradients.data();
+    launch_backward<double, kTargetsPerBlock>(op, site_of(device, 1));
+  }
+
+  double difference(double* value) {
+    const double step = 1e-6, kept = *value;
+    *value = kept + step;
+    const double above = forward();
+    *value = kept - step;
+    const double below = forward();
+    *value = kept;
+    return (above - below) / (2 * step);
+  }
+};
+
+bool near(const char* what, double got, double wanted, double tolerance) {
+  if (std::fabs(got - wanted) <= tolerance) return true;
+  std::printf("%s: got %.12g, want %.12g\n", what, got, wanted);
+  return false;
+}
+
+// The loss of a pair with plain loops.
+double expected(const Call& call, int64_t n, int64_t t) {
+  std::vector<double> map(P);
+  double peak = 0;
+  for (int64_t p = 0; p < P; ++p) {
+    for (int64_t c = 0; c < C; ++c) {
+      double alpha = 0;
+      for (int64_t q = 0; q < Q; ++q) alpha += call.gradients[((n * T + t) * C + c) * Q + q] / P;
+      map[p] += alpha * call.activations[(n * C + c) * P + p];
+    }
+    peak = std::max(peak, map[p]);
+  }
+  double sum = 0;
+  for (int64_t p = 0; p < P; ++p) {
+    const double off = std::max(map[p], 0.0) / peak - call.regions[(n * T + t) * P + p];
+    sum += off * off;
+  }
+  return sum / P;
+}
+
+}  // namespace
+
+int main() {
+  Call call;
+  call.forward();
+  bool good = true;
+  for (int64_t n = 0; n < N; ++n) {
+    for (int64_t t = 0; t < T; ++t) {
+      good = near("loss", call.loss[n * T + t], expected(call, n, t), 1e-12) && good;
+    }
+  }
+  call.backward();
+  const auto grad_activations = call.grad_activations;
+  const auto grad_gradients = call.grad_gradients;
+  double size = 0;
+  for (int64_t i = 0; i < N * C * P; ++i) {
+    const double wanted = call.difference(&call.activations[i]);
+    good = near("grad_activations", grad_activations[i], wanted, 1e-7) && good;
+    size += std::fabs(wanted);
+  }
+  for (int64_t i = 0; i < N * T * C; ++i) {  // the same for every cell of D
+    const double wanted = call.difference(&call.gradients[i * Q]);
+    good = near("grad_gradients", grad_gradients[i], wanted, 1e-7) && good;
+    size += std::fabs(wanted);
+  }
+  if (size < 0.1) std::puts("no gradient");
+  return good && size >= 0.1 ? 0 : 1;
+}
