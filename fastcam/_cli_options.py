@@ -25,6 +25,13 @@ Landmarks = Annotated[
 Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]
 Workers = Annotated[int, typer.Option(help="Threads that read images.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+ModelOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model-option",
+        help="An option of the network as name=value, the value in JSON (channels=64); repeat.",
+    ),
+]
 Epochs = Annotated[int, typer.Option(help="At most so many passes over the training images.")]
 Patience = Annotated[
     int,

@@ -25,6 +25,7 @@ from fastcam._cli_options import (
     Landmarks,
     LimitTrain,
     LimitValid,
+    ModelOption,
     Momentum,
     Out,
     Patience,
@@ -139,7 +140,16 @@ def train(
         str | None,
         typer.Option(help="Names to learn, with commas between; all of the data's by default."),
     ] = None,
-    model: Annotated[str, typer.Option(help="Name of the network.")] = "alexnet",
+    model: Annotated[str, typer.Option(help="Name of the network: alexnet or attention.")] = (
+        "alexnet"
+    ),
+    model_option: ModelOption = None,
+    no_multilabel: Annotated[
+        bool, typer.Option("--no-multilabel", help="attention: without multi-label classifier.")
+    ] = False,
+    no_reconstructor: Annotated[
+        bool, typer.Option("--no-reconstructor", help="attention: without reconstructor.")
+    ] = False,
     size: Annotated[int, typer.Option(help="Input size in pixels (224 is AlexNet's own).")] = 224,
     fit: Annotated[
         str, typer.Option(help="crop (centre square), face (closer) or stretch.")
@@ -170,11 +180,14 @@ def train(
 
     _run(
         TrainConfig(
-            data=str(data), attributes=_names(attributes), model=model, size=size, fit=fit,
-            epochs=epochs, patience=patience, batch_size=batch_size, lr=lr, momentum=momentum,
-            weight_decay=weight_decay, schedule=schedule, clip=clip, augment=augment,
-            landmarks=_text(landmarks), limit_train=limit_train, limit_valid=limit_valid,
-            seed=seed, device=device, workers=workers,
+            data=str(data), attributes=_names(attributes), model=model,
+            model_options=_model_options(
+                model_option, multilabel=no_multilabel, reconstructor=no_reconstructor
+            ),
+            size=size, fit=fit, epochs=epochs, patience=patience, batch_size=batch_size, lr=lr,
+            momentum=momentum, weight_decay=weight_decay, schedule=schedule, clip=clip,
+            augment=augment, landmarks=_text(landmarks), limit_train=limit_train,
+            limit_valid=limit_valid, seed=seed, device=device, workers=workers,
         ),
         out,
     )  # fmt: skip
@@ -395,6 +408,22 @@ def _text(path: Path | None) -> str | None:
 
 def _names(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _model_options(given: list[str] | None, **without: bool) -> dict[str, Any]:
+    """Options from ``name=value`` texts; the parts of ``without`` that are True are left out."""
+    import json
+
+    options = {}
+    for text in given or []:
+        name, equals, value = text.partition("=")
+        try:
+            options[name.strip()] = json.loads(value)
+        except json.JSONDecodeError:
+            if not equals or not value:
+                raise ValueError(f"--model-option: expected name=value, got {text!r}") from None
+            options[name.strip()] = value  # a word needs no quotes
+    return options | {name: False for name, left_out in without.items() if left_out}
 
 
 def _cooccurrence(text: str) -> tuple[tuple[str, str], float]:

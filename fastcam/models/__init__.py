@@ -7,6 +7,7 @@ from fastcam._extras import require
 require("torchvision", extra="train")
 
 from fastcam.models.alexnet import alexnet  # noqa: E402
+from fastcam.models.attention import AttentionNetwork  # noqa: E402
 from fastcam.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint  # noqa: E402
 from fastcam.models.registry import (  # noqa: E402
     ModelSpec,
@@ -18,6 +19,7 @@ from fastcam.models.registry import (  # noqa: E402
 )
 
 __all__ = [
+    "AttentionNetwork",
     "Checkpoint",
     "ModelSpec",
     "alexnet",

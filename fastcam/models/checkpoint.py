@@ -13,7 +13,7 @@ from fastcam._files import write_atomic
 from fastcam.models.registry import ModelSpec, build, model_spec
 
 FORMAT = "fastcam-checkpoint"
-VERSION = 1
+VERSION = 2  # 2 added model_options
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -53,6 +53,8 @@ class Checkpoint:
         attributes: K attribute names, in the order of the logits.
         preprocessing: input size and normalisation.
         history: one record per training run that led here, oldest first: settings and metrics.
+        model_options: JSON values by name, see :attr:`fastcam.models.ModelSpec.options`; empty for
+            a model as it comes.
     """
 
     model: nn.Module
@@ -60,6 +62,7 @@ class Checkpoint:
     attributes: list[str]
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     history: list[dict[str, Any]] = field(default_factory=list)
+    model_options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def spec(self) -> ModelSpec:
@@ -79,6 +82,7 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> Path:
         "format": FORMAT,
         "version": VERSION,
         "model_name": checkpoint.model_name,
+        "model_options": dict(checkpoint.model_options),
         "attributes": list(checkpoint.attributes),
         "preprocessing": {
             "size": preprocessing.size,
@@ -116,7 +120,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             f"{path} has format version {payload['version']}, this fastcam reads up to {VERSION}"
         )
     stored = payload["preprocessing"]
-    model = build(payload["model_name"], len(payload["attributes"]))
+    options = payload.get("model_options", {})
+    model = build(payload["model_name"], len(payload["attributes"]), options)
     try:
         model.load_state_dict(payload["state_dict"])
     except RuntimeError as error:
@@ -131,4 +136,5 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             stored["size"], stored["fit"], tuple(stored["mean"]), tuple(stored["std"])
         ),
         history=payload["history"],
+        model_options=options,
     )

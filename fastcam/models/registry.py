@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from fastcam.models.alexnet import alexnet
+from fastcam.models.attention import AttentionNetwork
 
 
 @dataclass(frozen=True)
@@ -16,22 +18,45 @@ class ModelSpec:
     """How to build a classifier and where its Grad-CAM is taken.
 
     Attributes:
-        build: from the number of attributes to a module of float images [N, 3, H, W] to logits [N,
-            K].
+        build: from the number of attributes, and the options by keyword, to a module of float
+            images [N, 3, H, W] to logits [N, K]. The module may have a method
+            ``training_loss(images, labels)`` that returns its logits and a named tuple of scalars:
+            the loss to train it with, called ``total``, and parts of it (or None) to be logged.
         target_layer: submodule whose output is the Grad-CAM layer.
         gradient_at: submodule after which the gradient may be taken (a pooling behind the target
             layer), or None.
+        options: names of the keyword arguments of ``build`` that a user may choose; their values
+            are JSON values and are kept in checkpoints.
+        weight_grads: how :class:`fastcam.IoUCamLoss` can treat the channel weights of this model;
+            ``"full"`` needs a head that can be differentiated twice.
     """
 
-    build: Callable[[int], nn.Module]
+    build: Callable[..., nn.Module]
     target_layer: str
     gradient_at: str | None = None
+    options: tuple[str, ...] = ()
+    weight_grads: tuple[str, ...] = ("full", "detach")
 
 
 _REGISTRY: dict[str, ModelSpec] = {
     # The ReLU after conv5 (Y §3: "the last conv-layer delivers the Grad-CAM"), gradients after its
     # pooling.
     "alexnet": ModelSpec(alexnet, "features.11", "features.12"),
+    # The features that all masks share; behind them is a fused op, differentiable once.
+    "attention": ModelSpec(
+        AttentionNetwork,
+        "features",
+        options=(
+            "channels",
+            "stride",
+            "dilations",
+            "norm",
+            "multilabel",
+            "reconstructor",
+            "loss",
+        ),
+        weight_grads=("detach",),
+    ),
 }
 
 
@@ -58,9 +83,23 @@ def model_spec(name: str) -> ModelSpec:
     return _REGISTRY[name]
 
 
-def build(name: str, num_attributes: int) -> nn.Module:
-    """A new model by name; ValueError for an unknown name."""
-    return model_spec(name).build(num_attributes)
+def build(name: str, num_attributes: int, options: Mapping[str, Any] | None = None) -> nn.Module:
+    """A new model by name.
+
+    Args:
+        name: a registered name.
+        num_attributes: K.
+        options: of the model, by name; None leaves each at its default.
+
+    Raises:
+        ValueError: an unknown name, or an option that the model does not have.
+    """
+    spec, options = model_spec(name), dict(options or {})
+    for option in options:
+        if option not in spec.options:
+            known = ", ".join(spec.options) or "none"
+            raise ValueError(f"model {name!r} has no option {option!r}; it has: {known}")
+    return spec.build(num_attributes, **options)
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,8 @@ class TrainConfig:
         attributes: names to learn, None for all of the data's; not used with ``start``. The loss is
             a mean over attributes, so each of few weighs more.
         model: name in :mod:`fastcam.models.registry`; not used with ``start``.
+        model_options: options of a new model by name, JSON values (see
+            :attr:`fastcam.models.ModelSpec.options`); not used with ``start``.
         size, fit: input size and how images are brought to it; not used with ``start``.
         epochs: at most this many.
         patience: stop after this many epochs in a row without a lower validation loss, and keep the
@@ -88,7 +91,8 @@ class TrainConfig:
             epochs, which settles a short run.
         clip: the gradient's norm is cut down to this; 0 leaves it. The Grad-CAM loss of a map with
             a tiny peak has a huge gradient, since the map is divided by its peak.
-        w_a: weight of the attribute loss (binary cross entropy, mean over images and attributes).
+        w_a: weight of the attribute loss: the model's own where it has one, otherwise the binary
+            cross entropy, mean over images and attributes.
         augment: see :func:`fastcam.data.augmentation`.
         landmarks: landmark table in place of the data folder's own.
         limit_train, limit_valid: use only the first so many images of a split.
@@ -104,6 +108,7 @@ class TrainConfig:
     start: str | None = None
     attributes: tuple[str, ...] | None = None
     model: str = "alexnet"
+    model_options: dict[str, Any] | None = None
     size: int = 128
     fit: str = "crop"
     epochs: int = 30
@@ -148,6 +153,12 @@ class TrainConfig:
             self.augment in AUGMENTATIONS,
             f"augment must be one of {AUGMENTATIONS}, got {self.augment!r}",
         )
+        if self.model_options is not None:  # as they come back from a file
+            try:
+                options = json.loads(json.dumps(self.model_options))
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"model_options must hold JSON values: {error}") from None
+            object.__setattr__(self, "model_options", options or None)
         for name in ("data", "start", "landmarks"):  # a Path is as good as a string
             value = getattr(self, name)
             if isinstance(value, Path):

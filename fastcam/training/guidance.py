@@ -12,6 +12,7 @@ from fastcam.losses import IoUCamLoss
 from fastcam.models import ModelSpec
 from fastcam.tap import ActivationTap
 from fastcam.training.config import GuidanceConfig
+from fastcam.training.objective import AttributeLoss, attribute_loss
 
 
 def cell_weights(regions: Tensor, region_weight: float) -> Tensor:
@@ -44,7 +45,7 @@ class GuidanceTerm:
 
 
 class Guidance:
-    """Computes logits and the Grad-CAM IoU loss in one forward pass.
+    """Computes the attribute loss and the Grad-CAM IoU loss in one forward pass.
 
     Args:
         config: where to look.
@@ -52,12 +53,19 @@ class Guidance:
         attributes: names of the logits.
 
     Raises:
-        ValueError: an attribute that the model does not have.
+        ValueError: an attribute that the model does not have, or a ``weight_grad`` that it cannot
+            have.
     """
 
     def __init__(
         self, config: GuidanceConfig, model: nn.Module, spec: ModelSpec, attributes: list[str]
     ) -> None:
+        if config.weight_grad not in spec.weight_grads:
+            allowed = " or ".join(repr(w) for w in spec.weight_grads)
+            raise ValueError(
+                f"weight_grad must be {allowed} for this model, whose head cannot be"
+                f" differentiated twice, got {config.weight_grad!r}"
+            )
         self.config = config
         self.targets = torch.tensor([attribute_index(attributes, a) for a, _ in config.targets])
         self.model = model
@@ -77,13 +85,13 @@ class Guidance:
 
     def __call__(
         self, images: Tensor, labels: Tensor, regions: Tensor
-    ) -> tuple[Tensor, GuidanceTerm]:
-        """Logits [N, K] and the loss, from normalised ``images`` and ``regions`` [N, T, h, w]."""
+    ) -> tuple[AttributeLoss, GuidanceTerm]:
+        """Both losses, from normalised ``images`` and ``regions`` [N, T, h, w]."""
         targets = self.targets.to(labels.device)
         with self.tap as tap:
-            logits = self.model(images)
+            attributes = attribute_loss(self.model, images, labels)
             loss = self.criterion(
-                logits,
+                attributes.logits,
                 tap,
                 regions,
                 targets=targets,
@@ -91,4 +99,4 @@ class Guidance:
                 where=guided_pairs(labels[:, targets], self.config.guide),
             )
         stats = self.criterion.stats
-        return logits, GuidanceTerm(loss, int(stats.valid), int(stats.dead))
+        return attributes, GuidanceTerm(loss, int(stats.valid), int(stats.dead))

@@ -87,8 +87,14 @@ def initial_checkpoint(config: TrainConfig, attributes: list[str]) -> Checkpoint
         attributes = list(config.attributes)
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(config.seed, 0))
-        model = build(config.model, len(attributes))
-    return Checkpoint(model, config.model, attributes, Preprocessing(config.size, config.fit))
+        model = build(config.model, len(attributes), config.model_options)
+    return Checkpoint(
+        model,
+        config.model,
+        attributes,
+        Preprocessing(config.size, config.fit),
+        model_options=config.model_options or {},
+    )
 
 
 def prepare(

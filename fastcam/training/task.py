@@ -19,6 +19,7 @@ from fastcam.evaluation.attention import attention_maps, energy_share, set_iou
 from fastcam.models import Checkpoint
 from fastcam.training.config import TrainConfig
 from fastcam.training.guidance import Guidance
+from fastcam.training.objective import attribute_loss
 
 
 class TrainingDiverged(ArithmeticError):
@@ -29,11 +30,12 @@ class AttributeTask(LightningModule):
     """Trains a checkpoint's model as a :class:`TrainConfig` says.
 
     Logged in training: ``train/loss``, ``train/loss_a``, ``train/lr``, ``train/grad_norm`` (before
-    clipping) and, with guidance, ``train/loss_g``, ``train/dead`` (share of the guided maps that
-    are all zero) and ``train/sharpness``. In validation: ``valid/loss`` (the attribute loss),
-    ``valid/accuracy`` (mean over attributes) and, with guidance targets (a control with w_g = 0
-    included), ``valid/accuracy_target``, ``valid/energy``, ``valid/iou`` and ``valid/dead`` over
-    the targets' positives.
+    clipping), the parts of a model's own loss where it has one (``train/loss_binary``, …) and, with
+    guidance, ``train/loss_g``, ``train/dead`` (share of the guided maps that are all zero) and
+    ``train/sharpness``. In validation: ``valid/loss`` (binary cross entropy, mean over images and
+    attributes, whatever the model is trained with), ``valid/accuracy`` (mean over attributes) and,
+    with guidance targets (a control with w_g = 0 included), ``valid/accuracy_target``,
+    ``valid/energy``, ``valid/iou`` and ``valid/dead`` over the targets' positives.
     """
 
     def __init__(self, checkpoint: Checkpoint, config: TrainConfig) -> None:
@@ -73,19 +75,18 @@ class AttributeTask(LightningModule):
         labels = batch["labels"]
         record: dict[str, Any] = {}
         if self.guidance is None:
-            logits = self.model(images)
-            loss_a = nnf.binary_cross_entropy_with_logits(logits, labels)
-            loss = self.config.w_a * loss_a
+            attributes = attribute_loss(self.model, images, labels)
+            loss = self.config.w_a * attributes.loss
         else:
             self.guidance.set_progress(self._progress())
-            logits, term = self.guidance(images, labels, batch["regions"])
-            loss_a = nnf.binary_cross_entropy_with_logits(logits, labels)
-            loss = self.config.w_a * loss_a + self.guidance.config.w_g * term.loss
+            attributes, term = self.guidance(images, labels, batch["regions"])
+            loss = self.config.w_a * attributes.loss + self.guidance.config.w_g * term.loss
             record["train/loss_g"] = term.loss.detach()
             record["train/dead"] = term.dead / max(term.valid, 1)
             record["train/sharpness"] = self.guidance.criterion.sharpness
         record["train/lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
-        record |= {"train/loss": loss.detach(), "train/loss_a": loss_a.detach()}
+        record |= {"train/loss": loss.detach(), "train/loss_a": attributes.loss.detach()}
+        record |= {f"train/loss_{name}": part for name, part in attributes.parts.items()}
         self.log_dict(record, on_step=True, on_epoch=False, batch_size=len(labels))
         return loss
 

@@ -1,0 +1,264 @@
+"""The attention network: a mask for every attribute and channel, and its transformation.
+
+Source: K = Kimura and Tanaka, "Intentional Attention Mask Transformation for Robust CNN
+Classification"; Yu and Koltun, "Multi-Scale Context Aggregation by Dilated Convolutions".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as nnf
+
+from fastcam import _attend, functional
+from fastcam import _checks as check
+from fastcam.attention_loss import AttentionLoss, AttentionLossTerms, AttentionOutputs
+from fastcam.models.dilated import Reconstructor, check_whole, dilated_features
+from fastcam.models.init import initialize
+from fastcam.models.transform import MaskFunction, MaskTransform, current, using
+
+__all__ = ["AttentionNetwork"]
+
+
+class AttributeClassifiers(nn.Module):
+    """K binary classifiers, one linear layer each on its own attended features (f_b of K eq. 2)."""
+
+    def __init__(self, num_attributes: int, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_attributes, channels))
+        self.bias = nn.Parameter(torch.zeros(num_attributes))
+
+    def forward(self, attended: Tensor) -> Tensor:
+        """Logits ``[…,K]`` from pooled attended features ``[…,K,C]``."""
+        return torch.einsum("...kc,kc->...k", attended, self.weight) + self.bias
+
+
+class AttentionNetwork(nn.Module):
+    """Binary classifiers that see shared features through a mask per attribute and channel.
+
+    ::
+
+        network = AttentionNetwork(num_attributes=40)
+        terms = AttentionLoss()(network.outputs(images), labels, images)
+        terms.total.backward()
+
+        network.eval()
+        with torch.no_grad(), network.transform(n=2.0, beta=0.5):
+            logits = network(noisy_images)
+
+    The parts, with the names of K §2.1 (C channels, K attributes, h×w cells):
+
+    * ``features``, f_f: see :func:`fastcam.models.dilated.dilated_features`; F ``[N,C,h,w]`` ≥ 0.
+    * ``masks_conv``, the K mask sub-networks: one 1×1 convolution from F to K·C logits, row k·C+c,
+      and a sigmoid: M^k has as many channels as F.
+    * ``binary``, f_b: a linear layer for each attribute on the mean over cells of T(M^k) ⊗ F.
+    * ``multilabel``, f_m: mean over cells, linear, ReLU, linear, on F (eq. 4).
+    * ``reconstructor``, f_r: upsampling and 3×3 convolutions back to the input, on F.
+
+    T = 1 + M in training; :meth:`transform` changes it at inference, without retraining. On this
+    path the masks are never held: memory does not grow with K·C·h·w.
+
+    K does not say the input size, the depth and the normalisation of f_f, or what the mask
+    sub-networks, the classifiers and the reconstructor are: the above is this package's choice,
+    light enough for a CPU. With stride 8, as in Yu and Koltun, 64 pixels give 8×8 cells.
+
+    Args:
+        num_attributes: K.
+        channels: C, of features and masks (K §3: 128).
+        stride, dilations, norm: of the feature extractor.
+        multilabel: have the multi-label classifier.
+        reconstructor: have the reconstructor (K Table 1 leaves these two out in turn).
+        loss: arguments of :class:`fastcam.AttentionLoss` for :meth:`training_loss`.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+    """
+
+    def __init__(
+        self,
+        num_attributes: int = 40,
+        channels: int = 128,
+        *,
+        stride: int = 8,
+        dilations: Sequence[int] = (1, 2, 4),
+        norm: str = "batch",
+        multilabel: bool = True,
+        reconstructor: bool = True,
+        loss: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__()
+        for name, part in {"multilabel": multilabel, "reconstructor": reconstructor}.items():
+            if not isinstance(part, bool):  # "no" from a settings file would count as yes
+                raise TypeError(f"{name}: expected True or False, got {part!r}")
+        check_whole("num_attributes", num_attributes)
+        self.num_attributes, self.channels = num_attributes, channels
+        self.features = dilated_features(channels, stride, dilations, norm)
+        self.masks_conv = nn.Conv2d(channels, num_attributes * channels, 1)
+        self.binary = AttributeClassifiers(num_attributes, channels)
+        self.multilabel: nn.Sequential | None = None
+        if multilabel:
+            self.multilabel = nn.Sequential(
+                nn.AdaptiveAvgPool2d(1),
+                nn.Flatten(),
+                nn.Linear(channels, channels),
+                nn.ReLU(),
+                nn.Linear(channels, num_attributes),
+            )
+        self.reconstructor: Reconstructor | None = None
+        if reconstructor:
+            self.reconstructor = Reconstructor(channels, stride, norm)
+        self.criterion = AttentionLoss(**dict(loss or {}))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw new weights: He-normal, and small where logits or images come out.
+
+        The masks start near one half, the classifiers near probability one half.
+        """
+        initialize(self.features)
+        nn.init.normal_(self.masks_conv.weight, std=self.channels**-0.5)
+        nn.init.zeros_(self._mask_layer()[1])
+        nn.init.normal_(self.binary.weight, std=0.01)
+        nn.init.zeros_(self.binary.bias)
+        if self.multilabel is not None:
+            initialize(self.multilabel, self.multilabel[-1], last_std=0.01)
+        if self.reconstructor is not None:
+            initialize(self.reconstructor, self.reconstructor.image, last_std=0.01)
+
+    def transform(
+        self,
+        function: MaskFunction | None = None,
+        *,
+        n: float | Sequence[float] = 1.0,
+        beta: float | Sequence[float] = 0.0,
+    ) -> AbstractContextManager[None]:
+        """Within the block, T = 1 + g(M; n, β) (K eq. 9), or T = 1 + function(M) (K Fig. 1).
+
+        It holds for this network in this thread, in eval mode; blocks nest, the innermost holds,
+        and the state from before comes back on exit. n = 1 with β = 0 is the trained point.
+
+        Args:
+            function: from the masks M ``[N,K,C,h,w]`` in [0,1] to g of the same shape. It sees all
+                masks, so this way does hold them.
+            n, beta: of :func:`fastcam.functional.tone_curve`, >= 0. Sequences of J values (a number
+                is repeated) give binary logits ``[J,N,K]`` from one pass, under ``torch.no_grad``.
+
+        Raises:
+            TypeError, ValueError: naming the argument, what was expected and what came.
+        """
+        if function is None:
+            _attend._curves(n, beta)  # wrong values are told here, not in the block
+        elif not callable(function):
+            raise TypeError(f"function: expected a callable, got {type(function).__name__}")
+        elif (n, beta) != (1.0, 0.0):
+            raise ValueError("function: expected either a function or n and beta, got both")
+        return using(self, MaskTransform(n, beta, function))
+
+    def masks(self, images: Tensor, attributes: Sequence[int] | None = None) -> Tensor:
+        """The masks M = σ(L), before any transformation.
+
+        Args:
+            images: normalised ``[N,3,H,W]``.
+            attributes: which of the K, T of them, in this order; None for all. Only these are held.
+
+        Returns:
+            ``[N,T,C,h,w]`` in [0,1].
+
+        Raises:
+            TypeError, ValueError: no such attribute, or images of another shape or dtype.
+        """
+        self._check_images(images)
+        chosen = range(self.num_attributes) if attributes is None else attributes
+        for index in chosen:
+            if not 0 <= index < self.num_attributes:
+                raise ValueError(
+                    f"attributes: expected indices from 0 to {self.num_attributes - 1}, got {index}"
+                )
+        rows = torch.tensor(list(chosen), dtype=torch.long, device=images.device)
+        return self._masks(self.features(images), rows)
+
+    def _mask_layer(self) -> tuple[Tensor, Tensor]:
+        """The 1×1 convolution's weight ``[K·C,C]`` and bias ``[K·C]``."""
+        assert self.masks_conv.bias is not None
+        return self.masks_conv.weight.flatten(1), self.masks_conv.bias
+
+    def _masks(self, features: Tensor, attributes: Tensor | None = None) -> Tensor:
+        weight, bias = self._mask_layer()
+        if attributes is not None:
+            shape = (self.num_attributes, self.channels)
+            weight = weight.unflatten(0, shape)[attributes].flatten(0, 1)
+            bias = bias.unflatten(0, shape)[attributes].flatten()
+        logits = nnf.conv2d(features, weight[..., None, None], bias)
+        return logits.unflatten(1, (-1, self.channels)).sigmoid()
+
+    def _attended(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean over cells of T(M) ⊗ F, ``[N,K,C]`` (``[J,N,K,C]``), and l1 ``[N,K]``."""
+        transform = current(self)
+        if self.training and not transform.identity:
+            raise ValueError(
+                "transform: training is with T = 1 + M, a transformation of the masks is for "
+                "inference; call eval() on the network first"
+            )
+        if transform.function is not None:
+            return self._attended_by(transform.function, features)
+        return functional.attend_conv1x1(features, *self._mask_layer(), transform.n, transform.beta)
+
+    def _attended_by(self, function: MaskFunction, features: Tensor) -> tuple[Tensor, Tensor]:
+        masks = self._masks(features)
+        emphasis = function(masks)
+        if not isinstance(emphasis, Tensor) or emphasis.shape != masks.shape:
+            came = list(emphasis.shape) if isinstance(emphasis, Tensor) else type(emphasis).__name__
+            raise ValueError(
+                f"function: expected it to return a tensor {list(masks.shape)} like the masks, "
+                f"got {came}"
+            )
+        cells = features.shape[-2] * features.shape[-1]
+        weighted = torch.einsum("nkchw,nchw->nkc", emphasis.to(features.dtype), features) / cells
+        return weighted + features.mean((-2, -1)).unsqueeze(1), masks.sum((2, 3, 4))
+
+    def _check_images(self, images: Tensor) -> None:
+        check.floating("images", images)
+        if images.dim() != 4 or images.shape[1] != 3:
+            raise ValueError(f"images: expected shape [N,3,H,W], got {list(images.shape)}")
+
+    def forward(self, images: Tensor, full: bool = False) -> Tensor | AttentionOutputs:
+        """Binary logits ``[N,K]`` (``[J,N,K]`` within ``transform`` of J values).
+
+        Args:
+            images: normalised ``[N,3,H,W]``.
+            full: run all parts and return what :meth:`outputs` returns.
+
+        Raises:
+            TypeError, ValueError: images of another shape or dtype, a transformation in training
+                mode, or several of them where gradients are recorded.
+        """
+        self._check_images(images)
+        features = self.features(images)
+        attended, l1 = self._attended(features)
+        logits = self.binary(attended)
+        if not full:
+            return logits
+        height, width = images.shape[-2:]
+        return AttentionOutputs(
+            logits,
+            None if self.multilabel is None else self.multilabel(features),
+            None if self.reconstructor is None else self.reconstructor(features, (height, width)),
+            l1,
+        )
+
+    def outputs(self, images: Tensor) -> AttentionOutputs:
+        """What every part says about ``images`` [N,3,H,W], for the loss; see :meth:`forward`."""
+        return self(images, full=True)  # through __call__, so that hooks and taps see it
+
+    def training_loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, AttentionLossTerms]:
+        """Binary logits ``[N,K]`` and the loss of one forward; x of K eq. 5 are the images given.
+
+        Args:
+            images: normalised ``[N,3,H,W]``.
+            labels: ``[N,K]``, 0 or 1.
+        """
+        outputs = self.outputs(images)
+        return outputs.binary, self.criterion(outputs, labels, images)
