@@ -7,7 +7,9 @@ that ``torch.compile`` sees one node.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,6 +32,17 @@ _library.define(
 )
 
 
+def _without_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Autocast would make the GEMM's result of another dtype than the features it goes with."""
+
+    @wraps(function)
+    def wrapper(features: Tensor, *arguments: Any) -> Any:
+        with torch.autocast(features.device.type, enabled=False):
+            return function(features, *arguments)
+
+    return wrapper
+
+
 def _acc(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
@@ -50,6 +63,7 @@ def _logits(cells: Tensor, weight: Tensor, bias: Tensor, shape: tuple[int, ...])
     return torch.addmm(bias[:, None], weight, cells).view(shape)
 
 
+@_without_autocast
 def _forward(
     features: Tensor, weight: Tensor, bias: Tensor, n: list[float], beta: list[float]
 ) -> tuple[Tensor, Tensor]:
@@ -69,6 +83,7 @@ def _forward(
     return out, l1
 
 
+@_without_autocast
 def _backward(
     features: Tensor,
     weight: Tensor,
