@@ -30,6 +30,7 @@ from fastcam.models.checkpoint import Preprocessing
 from fastcam.plots import explain_files
 from fastcam.training import GuidanceConfig, TrainConfig, train
 from fastcam.training.callbacks import read_history
+from fastcam.training.task import AttributeTask
 
 N, K, C = 3, 4, 6
 SMALL: dict[str, Any] = {"stride": 4, "dilations": (1, 2)}
@@ -360,6 +361,28 @@ def test_masks_of_chosen_attributes() -> None:
             network.masks(images, [0, wrong])
 
 
+def test_low_precision_and_autocast() -> None:
+    network = _network(torch.float32)
+    images, labels = _batch(dtype=torch.float32)
+    images, labels = images.repeat(4, 1, 1, 1), labels.repeat(4, 1)
+    exact = copy.deepcopy(network)
+    expected = exact.training_loss(images, labels)[1].total
+    expected.backward()
+    half = copy.deepcopy(network).bfloat16()
+    cast = copy.deepcopy(network)
+    with torch.autocast("cpu", torch.bfloat16):
+        total = cast.training_loss(images, labels)[1].total
+        total.backward()  # within: its GEMMs are cast, too
+    half_total = half.training_loss(images.bfloat16(), labels)[1].total
+    half_total.backward()
+    for model, loss in ((cast, total), (half, half_total)):
+        assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=0.05)
+        for mine, theirs in zip(model.parameters(), exact.parameters(), strict=True):
+            assert mine.grad is not None and mine.grad.dtype == mine.dtype
+            cosine = nnf.cosine_similarity(mine.grad.flatten().float(), theirs.grad.flatten(), 0)
+            assert cosine > 0.9
+
+
 def test_wrong_images_are_named() -> None:
     network = _network()
     images, _ = _batch()
@@ -387,6 +410,9 @@ def test_wrong_images_are_named() -> None:
         ({"multilabel": "no"}, TypeError, "multilabel: expected True or False, got 'no'"),
         ({"reconstructor": 0}, TypeError, "reconstructor: expected True or False, got 0"),
         ({"loss": {"lambda_b": -1}}, ValueError, "lambda_b: expected a number finite"),
+        ({"loss": {"lambda_b": "1"}}, TypeError, "lambda_b: expected a number, got str"),
+        ({"loss": {"lambda_x": 1.0}}, TypeError, "unexpected keyword argument 'lambda_x'"),
+        ({"loss": 5}, TypeError, "loss: expected a mapping of names to weights, got 5"),
     ],
 )
 def test_wrong_options_are_named(
@@ -506,17 +532,19 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_faces(tmp_path_factory.mktemp("faces"), 96)
 
 
-def test_grad_cam_is_that_of_the_features(data: Path) -> None:
+@pytest.mark.parametrize(("n", "beta"), [(1.0, 0.0), (3.0, 0.5)])
+def test_grad_cam_is_that_of_the_features(n: float, beta: float) -> None:
     checkpoint = _checkpoint()
     network = checkpoint.model.double().eval()
     with torch.no_grad():
         network.binary.weight.abs_()  # so that no map is dead
     images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
-    maps = attention_maps(network, images, [2, 0], checkpoint.spec)
+    with network.transform(n=n, beta=beta):
+        maps = attention_maps(network, images, [2, 0], checkpoint.spec)
     f = network.features(images).detach().requires_grad_()
     conv = network.masks_conv
     masks = nnf.conv2d(f, conv.weight, conv.bias).unflatten(1, (3, 8)).sigmoid()
-    attended = ((1 + masks) * f[:, None]).mean((-2, -1))
+    attended = ((1 + reference.tone_curve(masks, n, beta)) * f[:, None]).mean((-2, -1))
     logits = torch.einsum("nkc,kc->nk", attended, network.binary.weight) + network.binary.bias
     torch.testing.assert_close(maps.logits, logits.detach())
     for column, target in enumerate((2, 0)):
@@ -616,3 +644,28 @@ def test_a_trained_network_can_be_guided(data: Path, tmp_path: Path) -> None:
     full = GuidanceConfig((("Lips", "mouth"),))
     with pytest.raises(ValueError, match="weight_grad must be 'detach' for this model.*'full'"):
         train(TrainConfig(str(data), start=str(start), guidance=full), tmp_path / "full")
+
+
+def test_a_killed_run_ends_as_if_it_had_not_been(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TrainConfig(
+        str(data), model="attention", model_options={"channels": 8}, size=32, epochs=2, patience=0,
+        batch_size=16, clip=5.0, device="cpu", save_minutes=0.0,
+    )  # fmt: skip
+    whole = train(config, tmp_path / "whole")
+    kept = AttributeTask.training_step
+
+    def dies(self: AttributeTask, batch: Any, batch_idx: int) -> Tensor:
+        if self.trainer.global_step == 4:
+            raise KeyError
+        return kept(self, batch, batch_idx)
+
+    monkeypatch.setattr(AttributeTask, "training_step", dies)
+    with pytest.raises(KeyError):
+        train(config, tmp_path / "broken")
+    monkeypatch.setattr(AttributeTask, "training_step", kept)
+    resumed = train(config, tmp_path / "broken")
+    assert read_history(whole.history) == read_history(resumed.history)
+    one, two = (load_checkpoint(r.checkpoint).model.state_dict() for r in (whole, resumed))
+    assert all(torch.equal(one[name], two[name]) for name in one)

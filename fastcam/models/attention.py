@@ -93,6 +93,8 @@ class AttentionNetwork(nn.Module):
         for name, part in {"multilabel": multilabel, "reconstructor": reconstructor}.items():
             if not isinstance(part, bool):  # "no" from a settings file would count as yes
                 raise TypeError(f"{name}: expected True or False, got {part!r}")
+        if loss is not None and not isinstance(loss, Mapping):
+            raise TypeError(f"loss: expected a mapping of names to weights, got {loss!r}")
         check_whole("num_attributes", num_attributes)
         self.num_attributes, self.channels = num_attributes, channels
         self.features = dilated_features(channels, stride, dilations, norm)
@@ -110,7 +112,7 @@ class AttentionNetwork(nn.Module):
         self.reconstructor: Reconstructor | None = None
         if reconstructor:
             self.reconstructor = Reconstructor(channels, stride, norm)
-        self.criterion = AttentionLoss(**dict(loss or {}))
+        self.criterion = AttentionLoss(**(loss or {}))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
