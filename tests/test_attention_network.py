@@ -189,6 +189,15 @@ def test_parts_can_be_left_out(multilabel: bool, reconstructor: bool) -> None:
     assert ("multilabel" in parts, "reconstructor" in parts) == (multilabel, reconstructor)
 
 
+def test_hooks_see_the_forward_of_outputs() -> None:
+    network, seen = _network(), []
+    network.register_forward_hook(lambda *_: seen.append(1))
+    images, labels = _batch()
+    network.outputs(images)
+    network.training_loss(images, labels)
+    assert len(seen) == 2
+
+
 @pytest.mark.parametrize("norm", ["batch", "group", "none"])
 def test_the_extractor_strides_first_and_then_dilates(norm: str) -> None:
     network = AttentionNetwork(2, 16, norm=norm)
