@@ -175,6 +175,10 @@ def train(
     A killed run goes on where it last saved when the same command is given again.
 
     Example: `fastcam train faces -o runs/train --size 128`
+
+    The attention network is trained with its own loss, a sum over attributes, and takes other
+    settings: `fastcam train faces -o runs/attention --model attention --size 64 --batch-size 32
+    --lr 0.1 --clip 5 --schedule cosine --epochs 8`
     """
     from fastcam.training import TrainConfig
 
