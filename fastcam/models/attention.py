@@ -118,12 +118,13 @@ class AttentionNetwork(nn.Module):
     def reset_parameters(self) -> None:
         """Draw new weights: He-normal, and small where logits or images come out.
 
-        The masks start near one half, the classifiers near probability one half.
+        The masks start around one half. The binary classifiers' weights are not small: what the
+        masks learn from the first steps on is in proportion to them.
         """
         initialize(self.features)
         nn.init.normal_(self.masks_conv.weight, std=self.channels**-0.5)
         nn.init.zeros_(self._mask_layer()[1])
-        nn.init.normal_(self.binary.weight, std=0.01)
+        nn.init.normal_(self.binary.weight, std=self.channels**-0.5)
         nn.init.zeros_(self.binary.bias)
         if self.multilabel is not None:
             initialize(self.multilabel, self.multilabel[-1], last_std=0.01)
