@@ -53,8 +53,9 @@ class DemoConfig:
         agreement: probability that ``other`` agrees with ``attribute`` in every image; 0.9 is
             about the correlation of lipstick and heavy make-up in CelebA (φ = 0.8).
         attribute, other, region: what is judged, what misleads, and where to look instead.
-        model, size, fit, batch_size, lr, clip, epochs: of the training from scratch, on the two
-            attributes alone.
+        model, size, fit, batch_size, lr, clip, epochs: of the training from scratch, on all 40
+            attributes: they give the features that guidance can then choose from.
+        schedule: of the learning rate in both.
         tune_lr, tune_clip, w_g, sharpness, sharpness_warmup: of the one-epoch fine-tuning.
         seed: of everything.
     """
@@ -65,15 +66,16 @@ class DemoConfig:
     other: str = "Heavy_Makeup"
     region: str = "mouth"
     model: str = "alexnet"
-    size: int = 96
+    size: int = 128
     fit: str = "face"
     batch_size: int = 32
-    lr: float = 0.01
+    lr: float = 0.2
     clip: float = 1.0
-    epochs: int = 4
-    tune_lr: float = 0.01
-    tune_clip: float = 5.0
-    w_g: float = 5.0
+    epochs: int = 8
+    schedule: str = "cosine"
+    tune_lr: float = 0.1
+    tune_clip: float = 1.0
+    w_g: float = 1.0
     sharpness: float = 8.0
     sharpness_warmup: bool = True
     seed: int = 0
@@ -159,10 +161,10 @@ def clear(out: str | Path) -> None:
 
 def _training(config: DemoConfig, data: Path, workers: int) -> TrainConfig:
     return TrainConfig(
-        data=str(data), attributes=(config.attribute, config.other), model=config.model,
-        size=config.size, fit=config.fit, epochs=config.epochs, patience=0,
-        batch_size=config.batch_size, lr=config.lr, clip=config.clip, seed=config.seed,
-        workers=workers, device="cpu",
+        data=str(data), model=config.model, size=config.size, fit=config.fit,
+        epochs=config.epochs, patience=0, batch_size=config.batch_size, lr=config.lr,
+        clip=config.clip, schedule=config.schedule, seed=config.seed, workers=workers,
+        device="cpu",
     )  # fmt: skip
 
 
@@ -173,8 +175,8 @@ def _tuning(config: DemoConfig, data: Path, start: Path, w_g: float, workers: in
     )  # fmt: skip
     return TrainConfig(
         data=str(data), start=str(start), epochs=1, patience=0, batch_size=config.batch_size,
-        lr=config.tune_lr, clip=config.tune_clip, seed=config.seed + 1, guidance=guidance,
-        workers=workers, device="cpu",
+        lr=config.tune_lr, clip=config.tune_clip, schedule=config.schedule, seed=config.seed + 1,
+        guidance=guidance, workers=workers, device="cpu",
     )  # fmt: skip
 
 
@@ -290,7 +292,7 @@ def _commands(config: DemoConfig) -> str:
     a, b, r = config.attribute, config.other, config.region
     common = (
         f"--batch-size {config.batch_size} --lr {config.tune_lr} --clip {config.tune_clip} "
-        f"--sharpness {config.sharpness} --seed {config.seed + 1}"
+        f"--schedule {config.schedule} --sharpness {config.sharpness} --seed {config.seed + 1}"
         + (" --sharpness-warmup" if config.sharpness_warmup else "")
     )
     tune = f"fastcam finetune before/model.pt faces -a {a} -r {r} {common}"
@@ -298,9 +300,9 @@ def _commands(config: DemoConfig) -> str:
         [
             f"fastcam synth faces -n {config.images} --seed {config.seed}"
             f" --splits 0.6 0.05 0.35 --cooccurrence {a}:{b}={config.agreement}",
-            f"fastcam train faces -o before --attributes {a},{b} --size {config.size}"
-            f" --fit {config.fit} --epochs {config.epochs} --patience 0"
-            f" --batch-size {config.batch_size} --lr {config.lr} --clip {config.clip}"
+            f"fastcam train faces -o before --size {config.size} --fit {config.fit}"
+            f" --epochs {config.epochs} --patience 0 --batch-size {config.batch_size}"
+            f" --lr {config.lr} --clip {config.clip} --schedule {config.schedule}"
             f" --seed {config.seed}",
             f"{tune} -o control --w-g 0",
             f"{tune} -o guided --w-g {config.w_g}",
