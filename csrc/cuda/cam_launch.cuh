@@ -5,33 +5,11 @@
 
 #include "cam_backward_kernel.cuh"
 #include "cam_forward_kernel.cuh"
+#include "launch_site.cuh"
 
 namespace fastcam {
 
-// Where a launch goes. `workspace(bytes)` hands out device memory, aligned to 256, that lives as
-// long as the launch does.
-template <class Workspace>
-struct LaunchSite {
-  int multiprocessors;
-  void* stream;
-  Workspace workspace;
-};
-
-template <class F>
-void with_storage(ScalarKind kind, const F& f) {
-  switch (kind) {
-    case ScalarKind::kFloat: f(float{}); break;
-    case ScalarKind::kDouble: f(double{}); break;
-    case ScalarKind::kHalf: f(Half{}); break;
-    case ScalarKind::kBFloat16: f(BFloat16{}); break;
-  }
-}
-
-inline int grid_of(const CamPlan& plan) {
-  if (plan.blocks > INT32_MAX)
-    throw std::runtime_error("fastcam: more than 2^31 blocks in a launch");
-  return int(plan.blocks);
-}
+inline int grid_of(const CamPlan& plan) { return grid_of(plan.blocks); }
 
 template <class S, int kTargets>
 PlanShape forward_shape(const CamInputs& in, bool gradients_in_acc, int multiprocessors) {

@@ -1,6 +1,7 @@
 // What the Python tests see of the emulator, through ctypes (emulation.py).
 #include <cstdio>
 
+#include "emulated_attend.h"
 #include "emulated_ops.h"
 #include "planted_bugs.h"
 
@@ -135,6 +136,54 @@ int emulate_cam_backward(void* device, int multiprocessors, int a_kind, const in
     op.grad_activations = grad_activations;
     op.grad_gradients = grad_gradients;
     run_cam_backward(*static_cast<Device*>(device), multiprocessors, op, ScalarKind(a_kind));
+  });
+}
+
+// Forward without `grad`.
+int emulate_tone_curve(void* device, int multiprocessors, int kind, int64_t count,
+                       const double* curve, const void* mask, const void* grad, void* out,
+                       char* message, int message_size) {
+  return guarded(message, message_size, [&] {
+    run_tone_curve(*static_cast<Device*>(device), multiprocessors,
+                   {count, {curve[0], curve[1]}, mask, grad, out}, ScalarKind(kind));
+  });
+}
+
+// sizes: N, K, C, P; curves: n, beta of each
+int emulate_attend_forward(void* device, int multiprocessors, int kind, const int64_t* sizes,
+                           int pool, int64_t curve_count, const double* curves,
+                           const void* features, const void* logits, void* out, void* mask_sum,
+                           char* message, int message_size) {
+  return guarded(message, message_size, [&] {
+    std::vector<ToneCurve> all;
+    for (int64_t j = 0; j < curve_count; ++j) all.push_back({curves[2 * j], curves[2 * j + 1]});
+    const AttendForward op{{sizes[0], sizes[1], sizes[2], sizes[3]},
+                           pool != 0,
+                           curve_count,
+                           all.data(),
+                           features,
+                           logits,
+                           out,
+                           mask_sum};
+    run_attend_forward(*static_cast<Device*>(device), multiprocessors, op, ScalarKind(kind));
+  });
+}
+
+int emulate_attend_backward(void* device, int multiprocessors, int kind, const int64_t* sizes,
+                            int pool, const double* curve, const void* features, const void* logits,
+                            const void* grad_out, const void* grad_mask_sum, void* grad_features,
+                            void* grad_logits, char* message, int message_size) {
+  return guarded(message, message_size, [&] {
+    const AttendBackward op{{sizes[0], sizes[1], sizes[2], sizes[3]},
+                            pool != 0,
+                            {curve[0], curve[1]},
+                            features,
+                            logits,
+                            grad_out,
+                            grad_mask_sum,
+                            grad_features,
+                            grad_logits};
+    run_attend_backward(*static_cast<Device*>(device), multiprocessors, op, ScalarKind(kind));
   });
 }
 

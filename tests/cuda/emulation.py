@@ -22,13 +22,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastcam import _attend_conv
 from fastcam._ops import raw
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 BUILD = ROOT / "build" / "emulator"
 
-EMULATED = tuple(sorted(path.name for path in HERE.glob("emulated_cam_*.cpp")))
+EMULATED = tuple(
+    sorted(path.name for path in HERE.glob("emulated_*.cpp") if path.stem != "emulated_api")
+)
 KINDS = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 BINARIZE = {"tone": 0, "sigmoid": 1, "hard": 2}
 
@@ -291,6 +294,76 @@ class Emulator:
         )
         return grad_a, grad_d
 
+    def tone_curve(self, mask: Tensor, n: float, beta: float, grad: Tensor | None = None) -> Tensor:
+        """``_tone_curve``, or with ``grad`` ``_tone_curve_backward``, of contiguous tensors."""
+        out = torch.full_like(mask, torch.nan)
+        self._map(mask, grad, out)
+        self._run(
+            "emulate_tone_curve",
+            self._multiprocessors,
+            KINDS[mask.dtype],
+            ctypes.c_int64(mask.numel()),
+            _array(ctypes.c_double, (n, beta)),
+            *map(_pointer, (mask, grad, out)),
+        )
+        return out
+
+    def attend_forward(
+        self,
+        features: Tensor,
+        logits: Tensor,
+        n: Sequence[float],
+        beta: Sequence[float],
+        pool: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """``_attend_forward`` of contiguous tensors: out, mask_sum."""
+        acc = torch.float64 if features.dtype == torch.float64 else torch.float32
+        shape = (len(n), *(logits.shape[:3] if pool else logits.shape))
+        out = torch.full(shape, torch.nan, dtype=features.dtype)
+        mask_sum = torch.full(logits.shape[:3], torch.nan, dtype=acc)
+        self._map(features, logits, out, mask_sum)
+        curves = [value for curve in zip(n, beta, strict=True) for value in curve]
+        self._run(
+            "emulate_attend_forward",
+            self._multiprocessors,
+            KINDS[features.dtype],
+            _array(ctypes.c_int64, (*logits.shape[:3], features[0, 0].numel())),
+            int(pool),
+            ctypes.c_int64(len(n)),
+            _array(ctypes.c_double, curves),
+            *map(_pointer, (features, logits, out, mask_sum)),
+        )
+        return out, mask_sum
+
+    def attend_backward(
+        self,
+        features: Tensor,
+        logits: Tensor,
+        grad_out: Tensor,
+        grad_mask_sum: Tensor | None,
+        n: float,
+        beta: float,
+        pool: bool,
+        need_features: bool = True,
+        need_logits: bool = True,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """``_attend_backward`` of contiguous tensors: grad_features, grad_logits."""
+        grads = [
+            torch.full_like(t, torch.nan) if needed else None
+            for t, needed in ((features, need_features), (logits, need_logits))
+        ]
+        self._map(features, logits, grad_out, grad_mask_sum, *grads)
+        self._run(
+            "emulate_attend_backward",
+            self._multiprocessors,
+            KINDS[features.dtype],
+            _array(ctypes.c_int64, (*logits.shape[:3], features[0, 0].numel())),
+            int(pool),
+            _array(ctypes.c_double, (n, beta)),
+            *map(_pointer, (features, logits, grad_out, grad_mask_sum, *grads)),
+        )
+        return grads[0], grads[1]
+
 
 def _readable(t: Tensor) -> Tensor:
     """As csrc/checks.h: the tensor itself where a kernel can read it as it lies."""
@@ -362,3 +435,63 @@ class EmulatedOps:
             alpha.new_empty(0, dtype=dtype) if grad is None else grad
             for grad, dtype in zip(grads, (activations.dtype, alpha.dtype), strict=True)
         )
+
+    # csrc/attend_op.h: contiguous copies of what is not, and no launch without elements.
+
+    def _tone_curve(self, mask: Tensor, n: float, beta: float) -> Tensor:
+        if mask.numel() == 0:
+            return raw._tone_curve(mask, n, beta)
+        return Emulator(**self.options).tone_curve(mask.contiguous(), n, beta)
+
+    def _tone_curve_backward(self, mask: Tensor, grad: Tensor, n: float, beta: float) -> Tensor:
+        if mask.numel() == 0:
+            return raw._tone_curve_backward(mask, grad, n, beta)
+        return Emulator(**self.options).tone_curve(mask.contiguous(), n, beta, grad.contiguous())
+
+    def _attend_forward(
+        self,
+        features: Tensor,
+        logits: Tensor,
+        n: Sequence[float],
+        beta: Sequence[float],
+        pool: bool,
+    ) -> Any:
+        if logits.numel() == 0:
+            return raw._attend_forward(features, logits, n, beta, pool)
+        return Emulator(**self.options).attend_forward(
+            features.contiguous(), logits.contiguous(), n, beta, pool
+        )
+
+    def _attend_backward(
+        self,
+        features: Tensor,
+        logits: Tensor,
+        grad_out: Tensor,
+        grad_mask_sum: Tensor | None,
+        n: float,
+        beta: float,
+        pool: bool,
+        *needs: bool,
+    ) -> Any:
+        sums = None if grad_mask_sum is None else grad_mask_sum.contiguous()
+        if features.numel() == 0:
+            return raw._attend_backward(features, logits, grad_out, sums, n, beta, pool, *needs)
+        grads = Emulator(**self.options).attend_backward(
+            features.contiguous(),
+            logits.contiguous(),
+            grad_out.contiguous(),
+            sums,
+            n,
+            beta,
+            pool,
+            *needs,
+        )
+        return tuple(features.new_empty(0) if grad is None else grad for grad in grads)
+
+    # attend_conv1x1: the loops of fastcam/_attend_conv.py, whose GEMM is the library's.
+
+    def _attend_conv1x1_forward(self, *arguments: Any) -> Any:
+        return _attend_conv._forward(*arguments)
+
+    def _attend_conv1x1_backward(self, *arguments: Any) -> Any:
+        return _attend_conv._backward(*arguments)

@@ -7,6 +7,7 @@
 #include <random>
 
 #include "planted_bugs.h"
+#include "sanitized_memory.h"
 
 namespace {
 
@@ -19,24 +20,6 @@ struct Case {
   bool channels_last;
   int64_t offset = 0;  // of A and D in their storage: no vector is aligned with the data
   Binarize binarize = Binarize::kTone;
-};
-
-// Memory of exactly the size asked for, `offset` values after an aligned address.
-template <class T>
-class Array {
-public:
-  Array(Device* device, int64_t count, int64_t offset = 0)
-      : values_(new T[size_t(offset + count)]), offset_(offset), count_(count) {
-    device->add_buffer(data(), size_t(count) * sizeof(T));
-  }
-  T& operator[](int64_t i) { return data()[i]; }
-  T* data() { return values_.get() + offset_; }
-  int64_t count() const { return count_; }
-
-private:
-  std::unique_ptr<T[]> values_;
-  int64_t offset_;
-  int64_t count_;
 };
 
 // The loss of a normalised map, in double.
@@ -61,10 +44,6 @@ double loss_of(Binarize binarize, const std::vector<double>& map, double peak,
     case Binarize::kHard: break;
   }
   return loss_of<HardIoULoss<double>>(map, peak, region);
-}
-
-bool near(double got, double wanted, double tolerance) {
-  return std::fabs(got - wanted) <= tolerance * (1 + std::fabs(wanted));
 }
 
 template <class S, int kTargets>

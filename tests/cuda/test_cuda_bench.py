@@ -280,6 +280,29 @@ def test_broken_rules_are_told():
     assert told(kernel("cam_forward"), wide_stores=0) == []
 
 
+def test_rules_of_attend_and_the_tone_curve():
+    def told(name, registers=80, **counts):
+        kernel = cuda_resources.Kernel(name, f"void fastcam::{name}(int)", "sm_90", registers, 0, 0)
+        good = {"wide loads": 4, "wide stores": 1, "local": 0, "float atomics": 0}
+        made = good | {k.replace("_", " "): n for k, n in counts.items()}
+        return cuda_resources.broken_rules([kernel], {("sm_90", name): made})
+
+    pooled, cells = (f"attend_forward_kernel<float, {pool}>" for pool in ("true", "false"))
+    tone = "tone_curve_kernel<float, false>"
+    assert told(pooled, wide_stores=0, wide_loads=3) == []
+    assert told("attend_forward_kernel<double, true>", registers=160) == []
+    for bad in (
+        told(pooled, registers=81),
+        told("attend_forward_kernel<fastcam::Half, true>", registers=81),
+        told(pooled, wide_loads=2),
+        told(cells, wide_stores=0),
+        told("attend_backward_kernel<float, true>", wide_stores=0),
+        told(tone, wide_stores=0),
+        told(tone, wide_loads=3),
+    ):
+        assert len(bad) == 1
+
+
 def test_a_table_is_replaced_between_its_marks(tmp_path):
     file = tmp_path / "README.md"
     file.write_text("a\n<!-- t: begin -->\nold\n<!-- t: end -->\nb\n")

@@ -26,13 +26,17 @@ def sass(kernels):
 
 
 def test_every_variant_is_there(kernels):
-    """Four dtypes, one target or four; forward for grad_cam and cam_iou, and backward."""
+    """Four dtypes; cam: one target or four, forward for grad_cam and cam_iou, and backward;
+    attend pooled or not, tone_curve: forward and backward."""
     archs = {kernel.arch for kernel in kernels}
     assert archs
     for arch in archs:
         names = [kernel.short_name for kernel in kernels if kernel.arch == arch]
         cam = [name for name in names if name.startswith("cam_")]
         assert len(set(cam)) == len(cam) == 4 * 2 * 3
+        attend = [name for name in names if name.startswith(("attend_", "tone_curve_"))]
+        assert len(set(attend)) == len(attend) == 4 * 2 * 3
+        assert len(names) == len(cam) + len(attend)
 
 
 def test_resources_and_instructions_keep_the_rules(kernels, sass):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import test_attend
 import test_cam_iou
 import test_cam_iou_edges
 import test_cam_iou_properties
@@ -10,20 +11,30 @@ import test_grad_cam
 import torch
 from emulation import EmulatedOps, compiler
 
-from fastcam import functional
+from fastcam import _attend, _attend_conv, functional
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="the emulator needs a C++ compiler")
 
+# What they test is torch's dispatcher and compiler, which know nothing of the emulator.
+OF_THE_DISPATCHER = {"test_opcheck", "test_fullgraph_equals_eager"}
+
 # Under names of their own: two of the files may call a test the same.
-for _module in (test_cam_iou, test_cam_iou_edges, test_cam_iou_properties, test_grad_cam):
+for _module in (
+    test_attend,
+    test_cam_iou,
+    test_cam_iou_edges,
+    test_cam_iou_properties,
+    test_grad_cam,
+):
     for _name, _test in list(vars(_module).items()):
-        if _name.startswith("test_"):
+        if _name.startswith("test_") and _name not in OF_THE_DISPATCHER:
             globals()[f"{_name}__of_{_module.__name__}"] = _test
 
 
 @pytest.fixture(autouse=True)
 def _emulated_cuda_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(functional, "raw", EmulatedOps())
+    for module in (functional, _attend, _attend_conv):
+        monkeypatch.setattr(module, "raw", EmulatedOps())
 
 
 @pytest.fixture(scope="session")

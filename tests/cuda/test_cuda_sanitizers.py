@@ -13,7 +13,7 @@ from emulation import build, compiler
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="the emulator needs a C++ compiler")
 
-SOURCES = ["sanitized.cpp", "emulator.cpp"]
+PROGRAMS = ("sanitized", "sanitized_attend")
 FLAGS = {
     "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
     "thread": ["-fsanitize=thread"],
@@ -22,15 +22,18 @@ MODE = {"address": "fibers", "thread": "threads"}
 
 
 @cache
-def program(sanitizer: str) -> Path:
+def program(name: str, sanitizer: str) -> Path:
+    sources = [f"{name}.cpp", "emulator.cpp"]
     try:
-        return build(f"sanitized-{sanitizer}", SOURCES, ["-O1", "-g1", *FLAGS[sanitizer]])
+        return build(f"{name}-{sanitizer}", sources, ["-O1", "-g1", *FLAGS[sanitizer]])
     except subprocess.CalledProcessError:
         pytest.skip(f"this compiler has no -fsanitize={sanitizer}")
 
 
-def run(sanitizer: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [str(program(sanitizer)), *arguments, MODE[sanitizer]]
+def run(
+    sanitizer: str, *arguments: str, name: str = "sanitized"
+) -> subprocess.CompletedProcess[str]:
+    command = [str(program(name, sanitizer)), *arguments, MODE[sanitizer]]
     if sanitizer == "thread" and shutil.which("setarch"):  # its shadow memory wants fixed addresses
         command = ["setarch", "-R", *command]
     return subprocess.run(
@@ -42,9 +45,10 @@ def run(sanitizer: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.parametrize("name", PROGRAMS)
 @pytest.mark.parametrize("sanitizer", FLAGS)
-def test_kernels_are_clean(sanitizer):
-    result = run(sanitizer)
+def test_kernels_are_clean(sanitizer, name):
+    result = run(sanitizer, name=name)
     assert result.returncode == 0, result.stdout + result.stderr[-4000:]
     assert "ok" in result.stdout and "WRONG" not in result.stdout
 

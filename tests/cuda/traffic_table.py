@@ -54,7 +54,7 @@ class Measured:
         return f"{self.ratio:.3f} | {self.traffic.sector_efficiency:.3f}"
 
 
-def _bytes(*tensors: torch.Tensor, samples: int) -> int:
+def count_bytes(*tensors: torch.Tensor, samples: int) -> int:
     return sum(t[:samples].numel() * t.element_size() for t in tensors)
 
 
@@ -83,13 +83,13 @@ def measure(
     loss, alpha, unit, status = device.cam_iou_forward(activations, gradients, regions)
     outputs = (loss, alpha, unit, status)
     forward = Measured(
-        device.traffic, _bytes(activations, gradients, regions, *outputs, samples=run)
+        device.traffic, count_bytes(activations, gradients, regions, *outputs, samples=run)
     )
 
     device = Emulator(count=True, part=(run, batch))
     grad_a, grad_d = device.cam_backward(activations, alpha, unit, scale, status)
     moved = (activations, grad_a, grad_d, alpha, unit, scale, status)
-    return forward, Measured(device.traffic, _bytes(*moved, samples=run))
+    return forward, Measured(device.traffic, count_bytes(*moved, samples=run))
 
 
 def row(network: str, batch: int, dtype: torch.dtype, layout: str, *results: Measured) -> str:

@@ -1,0 +1,36 @@
+// What a launch is to the emulator. Include it before the launchers of csrc/cuda.
+#pragma once
+
+#include "emulator.h"
+
+#define FASTCAM_LAUNCH(kernel, blocks, threads, shared_bytes, stream, ...)       \
+  ::emulator::launch(*static_cast<::emulator::Device*>(stream), blocks, threads, \
+                     size_t(shared_bytes), [&] { kernel(__VA_ARGS__); })
+#define FASTCAM_CLEAR(pointer, bytes, stream) std::memset(pointer, 0, size_t(bytes))
+
+#include "../../csrc/cuda/launch_site.cuh"
+
+namespace emulator {
+
+// Device memory for one launch, full of NaN.
+class Workspace {
+public:
+  explicit Workspace(Device* device) : device_(device) {}
+  void* operator()(int64_t bytes) const {
+    memory_.reset(static_cast<char*>(std::aligned_alloc(256, size_t((bytes + 255) / 256 * 256))),
+                  [](char* p) { std::free(p); });
+    std::memset(memory_.get(), 0xff, size_t(bytes));
+    device_->add_buffer(memory_.get(), size_t(bytes));
+    return memory_.get();
+  }
+
+private:
+  Device* device_;
+  mutable std::shared_ptr<char> memory_;
+};
+
+inline fastcam::LaunchSite<Workspace> site_of(Device& device, int multiprocessors) {
+  return {multiprocessors, &device, Workspace(&device)};
+}
+
+}  // namespace emulator

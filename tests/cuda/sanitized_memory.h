@@ -1,0 +1,33 @@
+// What the programs under sanitizers share.
+#pragma once
+
+#include <cmath>
+#include <memory>
+
+#include "emulator.h"
+
+namespace emulator {
+
+// Memory of exactly the size asked for, `offset` values after an aligned address.
+template <class T>
+class Array {
+public:
+  Array(Device* device, int64_t count, int64_t offset = 0)
+      : values_(new T[size_t(offset + count)]), offset_(offset), count_(count) {
+    device->add_buffer(data(), size_t(count) * sizeof(T));
+  }
+  T& operator[](int64_t i) { return data()[i]; }
+  T* data() { return values_.get() + offset_; }
+  int64_t count() const { return count_; }
+
+private:
+  std::unique_ptr<T[]> values_;
+  int64_t offset_;
+  int64_t count_;
+};
+
+inline bool near(double got, double wanted, double tolerance) {
+  return std::fabs(got - wanted) <= tolerance * (1 + std::fabs(wanted));
+}
+
+}  // namespace emulator
