@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+from fastcam import _cli_attention
 from fastcam._cli_options import (
     REGION_HELP,
     Attribute,
@@ -50,6 +51,7 @@ app = typer.Typer(
     "face region that you name.\n\nStart with `fastcam demo`; every command explains itself with "
     "`--help`.",
 )
+app.add_typer(_cli_attention.app, name="attention")
 
 
 @app.callback(invoke_without_command=True)

@@ -1,0 +1,177 @@
+"""Accuracy of every attribute (K Table 4)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torchmetrics.functional.classification import (
+    binary_accuracy,
+    binary_average_precision,
+    binary_recall,
+    binary_specificity,
+)
+
+from fastcam._progress import Report, labelled
+from fastcam.analysis import paper
+from fastcam.analysis.report import number, percent
+from fastcam.analysis.subject import attention_network
+from fastcam.data import PreparedFaces
+from fastcam.evaluation import Table, predict
+from fastcam.models import Checkpoint
+from fastcam.plots.figure import COLORS, new_figure
+
+
+@dataclass(frozen=True)
+class AttributeScores:
+    """Scores of K attributes, in the order of ``names``; NaN where only one class occurs.
+
+    Attributes:
+        names: the attributes.
+        images: how many images were judged.
+        positives: share of the images that have the attribute.
+        accuracy: share that is judged right (logit above 0: present).
+        balanced: mean of the accuracies on images with and without the attribute.
+        precision: average precision.
+    """
+
+    names: list[str]
+    images: int
+    positives: list[float]
+    accuracy: list[float]
+    balanced: list[float]
+    precision: list[float]
+
+    @property
+    def majority(self) -> list[float]:
+        """Accuracy of always saying what is more frequent in these images."""
+        return [max(p, 1 - p) for p in self.positives]
+
+    def means(self) -> dict[str, float]:
+        """Over the attributes; those that are NaN are left out."""
+        columns = ("positives", "majority", "accuracy", "balanced", "precision")
+        return {c: float(torch.tensor(getattr(self, c)).nanmean()) for c in columns}
+
+    def tables(self) -> list[Table]:
+        """One row an attribute, K's four columns at the right."""
+        quoted = [f"{name}*" for name in paper.COLUMNS.values()]
+        header = ["attribute", "positive", "majority", "accuracy", "balanced", "AP", *quoted]
+        columns = (self.positives, self.majority, self.accuracy, self.balanced, self.precision)
+        rows = []
+        for name, *values, precision in zip(self.names, *columns, strict=True):
+            theirs = paper.TABLE_4.get(name)
+            cells = ["–"] * 4 if theirs is None else [f"{v:g}" for v in theirs]
+            rows.append([name, *(percent(v) for v in values), number(precision), *cells])
+        *shares, precision = self.means().values()
+        rows.append(
+            ["mean", *(percent(v) for v in shares), number(precision)]
+            + [f"{paper.column_mean(c):.2f}" for c in paper.COLUMNS]
+        )
+        printed = [f"{v:g}" for v in paper.TABLE_4_AVERAGE]
+        rows.append(["average as printed*", *["–"] * 5, *printed])
+        title = f"{self.images} images; * in percent, {paper.QUOTED} (K Table 4)"
+        return [Table(header, rows, title)]
+
+    def figure(self) -> Figure:
+        """One line an attribute."""
+        count = len(self.names)
+        figure = new_figure(8, 0.21 * count + 1.3)
+        axis = figure.subplots()
+        rows = range(count)
+        theirs = [paper.TABLE_4[n].ours if n in paper.TABLE_4 else None for n in self.names]
+        known = [(t, r) for t, r in zip(theirs, rows, strict=True) if t is not None]
+        axis.hlines(
+            rows, [100 * v for v in self.majority], [100 * v for v in self.accuracy],
+            color=COLORS[0], lw=1.2,
+        )  # fmt: skip
+        if known:
+            axis.plot(*zip(*known, strict=True), "d", mfc="none", color="#888", ms=5,
+                      label="K on CelebA (quoted, not comparable)")  # fmt: skip
+        for values, marker, color, label in (
+            (self.majority, "|", "#000", "always the more frequent"),
+            (self.balanced, "^", COLORS[1], "balanced accuracy"),
+            (self.accuracy, "o", COLORS[0], "accuracy"),
+        ):
+            axis.plot([100 * v for v in values], rows, marker, color=color, ms=5, label=label)
+        axis.set_yticks(list(rows), self.names, fontsize=8)
+        axis.set_ylim(count - 0.4, -0.6)
+        axis.set_xlabel(f"percent of {self.images} images")
+        axis.grid(alpha=0.25)
+        figure.legend(loc="outside upper center", ncols=2, fontsize=8, frameon=False)
+        return figure
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "images": self.images,
+            "attributes": {
+                name: {
+                    "positives": self.positives[i],
+                    "accuracy": self.accuracy[i],
+                    "balanced_accuracy": self.balanced[i],
+                    "average_precision": self.precision[i],
+                }
+                for i, name in enumerate(self.names)
+            },
+            "mean": self.means(),
+            "quoted_percent": {
+                "note": paper.QUOTED,
+                "attributes": {
+                    n: paper.TABLE_4[n]._asdict() for n in self.names if n in paper.TABLE_4
+                },
+                "average_as_printed": paper.TABLE_4_AVERAGE._asdict(),
+            },
+        }
+
+
+def attributes(
+    checkpoint: Checkpoint,
+    faces: PreparedFaces,
+    *,
+    batch_size: int = 64,
+    device: str | torch.device = "cpu",
+    progress: Report | None = None,
+) -> AttributeScores:
+    """Accuracy, balanced accuracy and average precision of the binary classifiers.
+
+    Args:
+        checkpoint: of an attention network.
+        faces: images at its input size.
+        progress: called with (what, done, total).
+
+    Raises:
+        ValueError: another model, or faces that do not fit it.
+    """
+    attention_network(checkpoint)
+    found = predict(
+        checkpoint,
+        faces,
+        attribute=checkpoint.attributes[0],
+        batch_size=batch_size,
+        device=device,
+        progress=labelled(progress, "judging attributes"),
+    )
+    truth, score = found.labels.int(), found.logits.sigmoid()
+    columns = list(zip(score.T, truth.T, strict=True))
+
+    def balanced(score: torch.Tensor, truth: torch.Tensor) -> float:
+        return float(binary_recall(score, truth) + binary_specificity(score, truth)) / 2
+
+    def precision(score: torch.Tensor, truth: torch.Tensor) -> float:
+        return float(binary_average_precision(score, truth))
+
+    def defined(metric: Callable[[torch.Tensor, torch.Tensor], float]) -> list[float]:
+        return [metric(s, t) if 0 < t.sum() < len(t) else math.nan for s, t in columns]
+
+    return AttributeScores(
+        list(checkpoint.attributes),
+        len(truth),
+        truth.float().mean(0).tolist(),
+        [float(binary_accuracy(s, t)) for s, t in columns],
+        defined(balanced),
+        defined(precision),
+    )

@@ -1,0 +1,96 @@
+"""What an analysis leaves: a figure (PNG), tables (Markdown), and both their numbers (JSON)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from matplotlib.figure import Figure
+
+from fastcam._files import write_json, write_text
+from fastcam.evaluation import Table
+from fastcam.plots import save_png
+
+
+class Analysis(Protocol):
+    """A result that draws and tabulates itself."""
+
+    def figure(self) -> Figure: ...
+
+    def tables(self) -> list[Table]: ...
+
+    def to_json(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Saved:
+    """An analysis on disk.
+
+    Attributes:
+        figure: path of the PNG file.
+        tables: as they stand in the Markdown file.
+        settings: that it was made with.
+        values: what the analysis' ``to_json`` gave.
+    """
+
+    figure: Path
+    tables: list[Table]
+    settings: dict[str, Any]
+    values: dict[str, Any]
+
+
+def save(
+    analysis: Analysis, prefix: str | Path, settings: Mapping[str, Any] | None = None
+) -> Saved:
+    """Write ``prefix.png``, ``prefix.md`` and, last, ``prefix.json``, each atomically.
+
+    Args:
+        analysis: the result.
+        prefix: path without suffix.
+        settings: JSON values that decided the result; they are kept in the JSON file.
+    """
+    tables = analysis.tables()
+    figure = save_png(analysis.figure(), f"{prefix}.png")
+    write_text(f"{prefix}.md", "\n".join(t.to_markdown() for t in tables))
+    content = {
+        "settings": dict(settings or {}),
+        "tables": [asdict(t) for t in tables],
+        "values": _finite(analysis.to_json()),
+    }
+    write_json(f"{prefix}.json", content)
+    return Saved(figure, tables, content["settings"], content["values"])
+
+
+def load(prefix: str | Path) -> Saved | None:
+    """What :func:`save` wrote, or None where a part of it is missing."""
+    files = [Path(f"{prefix}.{suffix}") for suffix in ("png", "md", "json")]
+    if not all(f.is_file() for f in files):
+        return None
+    stored = json.loads(files[2].read_text(encoding="utf-8"))
+    tables = [Table(**t) for t in stored["tables"]]
+    return Saved(files[0], tables, stored["settings"], stored["values"])
+
+
+def _finite(value: Any) -> Any:
+    """NaN as null: JSON has no NaN."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return value
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share as text; a dash for what is not defined."""
+    return "–" if value is None or math.isnan(value) else f"{100 * value:.{digits}f}%"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number as text; a dash for what is not defined."""
+    return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"

@@ -1,0 +1,210 @@
+"""Robustness against noise by transforming the masks (K §3.3, Fig. 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from fastcam._progress import Report
+from fastcam.analysis.bootstrap import bootstrap_interval
+from fastcam.analysis.curves import Pair, check_pairs, pair_name, pair_styles
+from fastcam.analysis.noise import NoiseAccuracy, noise_accuracy
+from fastcam.analysis.report import percent
+from fastcam.data import PreparedFaces
+from fastcam.evaluation import Table
+from fastcam.models import Checkpoint
+from fastcam.plots.figure import new_figure
+
+IDENTITY: Pair = (1.0, 0.0)
+SIGMAS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+PAIRS = tuple((n, b) for n in (1.0, 0.0, 0.5, 2.0, 4.0, 8.0) for b in (0.0, 0.5, 1.0))
+
+
+def with_identity(pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs once each, n = 1 with β = 0 in front."""
+    return list(dict.fromkeys([IDENTITY, *check_pairs(pairs)]))
+
+
+@dataclass(frozen=True)
+class Search:
+    """The (n, β) that is best on validation images, against n = 1, β = 0 on test images.
+
+    Attributes:
+        pair: highest accuracy on validation, mean over the noise levels; the first of equal ones.
+        valid: that accuracy for every pair.
+        sigmas: noise levels.
+        accuracy, baseline: on test images by level, with ``pair`` and with n = 1, β = 0.
+        intervals: of their difference by level, see :func:`bootstrap_interval`.
+        mean_difference, mean_interval: of the mean over the levels.
+        level: of the intervals.
+    """
+
+    pair: Pair
+    valid: dict[Pair, float]
+    sigmas: list[float]
+    accuracy: list[float]
+    baseline: list[float]
+    intervals: list[tuple[float, float]]
+    mean_difference: float
+    mean_interval: tuple[float, float]
+    level: float
+
+    def table(self) -> Table:
+        """One row a noise level."""
+        header = ["σ", "n = 1, β = 0", pair_name(self.pair), "difference in points"]
+        header.append(f"{100 * self.level:g}% interval")
+        rows = []
+        for s, a, b, i in zip(
+            self.sigmas, self.accuracy, self.baseline, self.intervals, strict=True
+        ):
+            rows.append([f"{s:g}", percent(b, 2), percent(a, 2), _points(a - b), _range(i)])
+        count = len(self.sigmas)
+        means = [percent(sum(column) / count, 2) for column in (self.baseline, self.accuracy)]
+        rows.append(["mean", *means, _points(self.mean_difference), _range(self.mean_interval)])
+        title = f"{pair_name(self.pair)}, picked on validation images, judged on test images"
+        return Table(header, rows, title)
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """Accuracy on noisy test images, and the search if there was one."""
+
+    test: NoiseAccuracy
+    search: Search | None = None
+
+    def tables(self) -> list[Table]:
+        """Accuracy by pair and noise level; the search."""
+        header = ["accuracy at σ =", *(f"{s:g}" for s in self.test.sigmas)]
+        rows = [
+            [pair_name(pair), *(percent(float(v), 2) for v in column)]
+            for pair, column in zip(self.test.pairs, self.test.accuracy.T, strict=True)
+        ]
+        images = self.test.right.shape[-1]
+        title = (
+            f"{images} test images, mean over attributes; always saying what is more frequent: "
+            f"{percent(self.test.majority, 2)}"
+        )
+        tables = [Table(header, rows, title)]
+        return tables if self.search is None else [*tables, self.search.table()]
+
+    def figure(self) -> Figure:
+        """Accuracy against noise, and the difference to the first pair."""
+        figure = new_figure(10.5, 4.4)
+        left, right = figure.subplots(1, 2)
+        accuracy, sigmas = 100 * self.test.accuracy, self.test.sigmas
+        styles = pair_styles(self.test.pairs)
+        for j, (pair, style) in enumerate(zip(self.test.pairs, styles, strict=True)):
+            width = 2.4 if pair == IDENTITY else 1.2
+            drawn = {"lw": width, "marker": "o", "ms": 3, **style}
+            left.plot(sigmas, accuracy[:, j].tolist(), label=pair_name(pair), **drawn)
+            right.plot(sigmas, (accuracy[:, j] - accuracy[:, 0]).tolist(), **drawn)
+        left.axhline(100 * self.test.majority, color="#888", lw=1, label="always the more frequent")
+        left.set_ylabel("accuracy in percent, mean over attributes")
+        right.set_ylabel(f"difference to {pair_name(self.test.pairs[0])}, in points")
+        for axis in (left, right):
+            axis.set_xlabel("σ of the noise, images in [0, 1]")
+            axis.grid(alpha=0.25)
+        figure.legend(loc="outside right center", fontsize=7.5, frameon=False)
+        return figure
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        accuracy = self.test.accuracy
+        values: dict[str, Any] = {
+            "sigmas": self.test.sigmas,
+            "images": self.test.right.shape[-1],
+            "majority": self.test.majority,
+            "pairs": [
+                {"n": n, "beta": b, "accuracy": accuracy[:, j].tolist()}
+                for j, (n, b) in enumerate(self.test.pairs)
+            ],
+            "search": None,
+        }
+        if self.search is not None:
+            found = vars(self.search)
+            valid = [{"n": n, "beta": b, "accuracy": a} for (n, b), a in found["valid"].items()]
+            values["search"] = {**found, "pair": list(found["pair"]), "valid": valid}
+        return values
+
+
+def search(valid: NoiseAccuracy, test: NoiseAccuracy, *, seed: int = 0) -> Search:
+    """Pick (n, β) on validation images and compare it with n = 1, β = 0 on test images.
+
+    Nothing of ``test`` takes part in the choice.
+
+    Args:
+        valid, test: of the same pairs, n = 1 with β = 0 among them, and the same noise levels.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: different pairs or levels, or no n = 1, β = 0.
+    """
+    if (valid.pairs, valid.sigmas) != (test.pairs, test.sigmas):
+        raise ValueError("test: expected the pairs and noise levels of valid")
+    if IDENTITY not in test.pairs:
+        raise ValueError("pairs: expected n = 1, β = 0 among them, to compare with")
+    means = valid.accuracy.mean(0)
+    best, base = int(means.argmax()), test.pairs.index(IDENTITY)
+    difference = (test.right[:, best] - test.right[:, base]).double().numpy()  # [S,N]
+    level = 0.95
+    return Search(
+        test.pairs[best],
+        dict(zip(valid.pairs, means.tolist(), strict=True)),
+        test.sigmas,
+        test.accuracy[:, best].tolist(),
+        test.accuracy[:, base].tolist(),
+        [bootstrap_interval(d, level=level, seed=seed) for d in difference],
+        float(difference.mean()),
+        bootstrap_interval(difference.mean(0), level=level, seed=seed),
+        level,
+    )
+
+
+def robustness(
+    checkpoint: Checkpoint,
+    test: PreparedFaces,
+    valid: PreparedFaces | None = None,
+    *,
+    pairs: Sequence[Pair] = PAIRS,
+    sigmas: Sequence[float] = SIGMAS,
+    seed: int = 0,
+    batch_size: int = 64,
+    device: str | torch.device = "cpu",
+    progress: Report | None = None,
+) -> Robustness:
+    """Accuracy against noise for every (n, β), without retraining.
+
+    Args:
+        checkpoint: of an attention network.
+        test: images that accuracies are reported on.
+        valid: other images, to pick (n, β) on; None leaves the search out.
+        pairs, sigmas, seed: see :func:`noise_accuracy`; n = 1, β = 0 is put in front.
+        progress: called with (what, done, total).
+
+    Raises:
+        ValueError: see :func:`noise_accuracy`.
+    """
+    asked = with_identity(pairs)
+
+    def measure(faces: PreparedFaces, seed: int, name: str) -> NoiseAccuracy:
+        return noise_accuracy(
+            checkpoint, faces, asked, sigmas, seed=seed, batch_size=batch_size, device=device,
+            progress=progress, what=f"adding noise to {name} images",
+        )  # fmt: skip
+
+    judged = measure(test, seed, "test")
+    if valid is None:
+        return Robustness(judged)
+    return Robustness(judged, search(measure(valid, seed + 1, "validation"), judged, seed=seed))
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:+.2f}"
+
+
+def _range(interval: tuple[float, float]) -> str:
+    return f"{100 * interval[0]:+.2f} to {100 * interval[1]:+.2f}"

@@ -1,0 +1,112 @@
+"""What is analysed: an attention network from its checkpoint, and the images it is run on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+
+from fastcam._progress import Report, labelled
+from fastcam.data import CelebA, PreparedFaces
+from fastcam.data.batches import Batch, Collate
+from fastcam.models import AttentionNetwork, Checkpoint, load_checkpoint
+
+
+def load_attention(path: str | Path) -> Checkpoint:
+    """Read the checkpoint of an attention network.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no checkpoint, or that of another model.
+    """
+    checkpoint = load_checkpoint(path)
+    if not isinstance(checkpoint.model, AttentionNetwork):
+        raise ValueError(
+            f"{path} holds the model {checkpoint.model_name!r}, which is no attention network; "
+            "`fastcam train --model attention` trains one"
+        )
+    return checkpoint
+
+
+def attention_network(checkpoint: Checkpoint) -> AttentionNetwork:
+    """The checkpoint's network; ValueError if it is no attention network."""
+    if not isinstance(checkpoint.model, AttentionNetwork):
+        raise ValueError(
+            f"checkpoint: expected an attention network, got {type(checkpoint.model).__name__}"
+        )
+    return checkpoint.model
+
+
+def open_faces(
+    checkpoint: Checkpoint,
+    data: str | Path,
+    split: str = "test",
+    *,
+    limit: int | None = None,
+    workers: int = 2,
+    progress: Report | None = None,
+) -> PreparedFaces:
+    """A split as the checkpoint takes it.
+
+    Args:
+        checkpoint: gives attributes and input size.
+        data: folder in the CelebA layout.
+        split: ``"train"``, ``"valid"``, ``"test"`` or ``"all"``.
+        limit: only the first so many images.
+        workers: decoding threads.
+        progress: called with (what, done, total).
+
+    Raises:
+        ValueError: an attribute that the data lack, an unknown or empty split, or a limit below 1.
+        FileNotFoundError: data are missing.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit: expected at least 1, got {limit}")
+    faces = CelebA(data, split, attributes=checkpoint.attributes)
+    count = len(faces) if limit is None else min(limit, len(faces))
+    if count == 0:
+        raise ValueError(f"{data} has no image in the {split} split")
+    wanted = checkpoint.preprocessing
+    return PreparedFaces(
+        faces,
+        wanted.size,
+        fit=wanted.fit,
+        indices=range(count),
+        workers=workers,
+        progress=labelled(progress, f"reading {split} images"),
+    )
+
+
+@contextmanager
+def inference(network: AttentionNetwork, device: str | torch.device) -> Iterator[None]:
+    """The network on ``device``, in eval mode and without gradients; all of it is undone after."""
+    home = next(network.parameters()).device
+    modes = [(m, m.training) for m in network.modules()]
+    network.to(device).eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        network.to(home)
+        for module, mode in modes:
+            module.training = mode
+
+
+def batches(checkpoint: Checkpoint, faces: PreparedFaces, batch_size: int) -> Iterator[Batch]:
+    """The images in order.
+
+    Raises:
+        ValueError: faces with other attributes or of another size than the checkpoint's.
+    """
+    if list(faces.attributes) != list(checkpoint.attributes):
+        raise ValueError("faces: expected the checkpoint's attributes, in its order")
+    wanted = checkpoint.preprocessing
+    if (faces.size, faces.fit) != (wanted.size, wanted.fit):
+        raise ValueError(
+            f"faces: expected {wanted.size} pixels with fit {wanted.fit!r}, got {faces.size} "
+            f"with {faces.fit!r}"
+        )
+    yield from DataLoader(faces, batch_size=batch_size, collate_fn=Collate())
