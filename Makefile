@@ -2,6 +2,7 @@
 #
 #   make setup     .venv with pinned requirements, native libraries built in place
 #   make demo      faces -> train -> guide -> compare; writes runs/demo
+#   make attention-demo  faces -> attention network -> all its analyses; writes runs/attention-demo
 #   make test      pytest, and the C++ tests through CMake
 #   make bench     benchmarks of the ops against plain PyTorch
 #   make lint      ruff, clang-format, mypy
@@ -34,7 +35,7 @@ DEMO_ARGS ?=
 
 BUILD_ENV = TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST:-$(CUDA_ARCHS)}"
 
-.PHONY: setup build demo test test-python test-cpp bench lint format cuda-all cuda-sanitize clean distclean
+.PHONY: setup build demo attention-demo test test-python test-cpp bench lint format cuda-all cuda-sanitize clean distclean
 
 # --- set-up ---------------------------------------------------------------------------------------
 
@@ -65,6 +66,9 @@ $(BIN)/.installed: $(BIN)/.requirements pyproject.toml
 
 demo: build
 	$(BIN)/fastcam demo --out runs/demo $(DEMO_ARGS)
+
+attention-demo: build
+	$(BIN)/fastcam attention demo --out runs/attention-demo $(DEMO_ARGS)
 
 bench: build
 	$(VENV_PYTHON) -m bench

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tiny_faces import ATTRIBUTES, MODEL, TinyNet, write_faces
 from fastcam import analysis, cli
 from fastcam.analysis import paper
 from fastcam.analysis.correlation import correlation, strongest
+from fastcam.attention_demo import STAGES, AttentionDemoConfig, attention_demo, clear
 from fastcam.data.synthetic import ATTRIBUTES as CELEBA_NAMES
 from fastcam.evaluation import evaluate
 from fastcam.models import AttentionNetwork, Checkpoint, load_checkpoint, save_checkpoint
@@ -395,7 +397,7 @@ def test_every_verb_writes_figure_and_table(
     assert analysis.load(tmp_path / "nothing") is None
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", [*VERBS, "demo"])
 def test_help_teaches(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run("attention", verb, "--help") == 0
     text = capsys.readouterr().out
@@ -435,3 +437,34 @@ def test_bad_input_gets_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+# --- demo -----------------------------------------------------------------------------------------
+
+DEMO = AttentionDemoConfig(
+    images=40, size=32, epochs=1, batch_size=14, model_options=OPTIONS, pairs=((2.0, 0.5),),
+    sigmas=(0.0, 0.5), ablation_images=8, ablation_epochs=1, ablation_seeds=1,
+)  # fmt: skip
+
+
+def test_the_demo_writes_one_page_and_keeps_its_stages(tmp_path: Path) -> None:
+    said: list[str] = []
+    result = attention_demo(tmp_path, DEMO, workers=1, say=said.append)
+    assert list(result.analyses) == list(STAGES)
+    page = result.page.read_text()
+    assert page.count("data:image/png;base64,") == len(STAGES)
+    for saved in result.analyses.values():
+        assert all(table.to_html() in page for table in saved.tables)
+    assert "Validation images choose n = " in page
+    assert [f"analysing: {s}" in "".join(said) for s in STAGES] == [True] * len(STAGES)
+    files = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*.json")}
+    said.clear()
+    again = attention_demo(tmp_path, DEMO, workers=1, say=said.append)
+    assert again.analyses == result.analyses
+    assert {p: p.stat().st_mtime_ns for p in files} == files
+    assert "analysing" not in "".join(said)
+    with pytest.raises(ValueError, match="other"):
+        attention_demo(tmp_path, dataclasses.replace(DEMO, epochs=2), say=said.append)
+    (tmp_path / "notes.txt").write_text("mine")
+    clear(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
