@@ -1,8 +1,8 @@
 """``attend`` on a 1×1 convolution, chunk by chunk: the library's GEMM, then the fused kernel.
 
-A chunk is a few attributes of one sample: its logits are made in a buffer that stays in the cache,
-used, and overwritten by the next. Backward makes them again. The loops are ops of their own, so
-that ``torch.compile`` sees one node.
+A chunk is a few attributes of one sample, or all of a few samples if they are small: its logits are
+made in a buffer that stays in the cache, used, and overwritten by the next. Backward makes them
+again. The loops are ops of their own, so that ``torch.compile`` sees one node.
 """
 
 from __future__ import annotations
@@ -47,20 +47,35 @@ def _acc(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
-def _chunks(features: Tensor, weight: Tensor) -> Iterator[tuple[int, int, int]]:
-    """(sample, first attribute, past the last attribute)."""
+def _chunks(features: Tensor, weight: Tensor) -> Iterator[tuple[slice, slice]]:
+    """(samples, attributes)."""
     batch, channels, height, width = features.shape
     attributes = weight.shape[0] // max(1, channels)
     elements = _CHUNK_ELEMENTS[features.device.type] // max(1, channels * height * width)
     step = max(1, min(attributes, elements))
-    for sample in range(batch):
+    samples = max(1, elements // max(1, attributes))
+    for sample in range(0, batch, samples):
         for first in range(0, attributes, step):
-            yield sample, first, min(first + step, attributes)
+            yield (
+                slice(sample, min(sample + samples, batch)),
+                slice(first, min(first + step, attributes)),
+            )
 
 
-def _logits(cells: Tensor, weight: Tensor, bias: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The chunk's logits [1,k,C,H,W] from its rows of the weight and one sample [C,H·W]."""
-    return torch.addmm(bias[:, None], weight, cells).view(shape)
+def _rows(attributes: slice, channels: int) -> slice:
+    """Of the weight."""
+    return slice(attributes.start * channels, attributes.stop * channels)
+
+
+def _logits(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The chunk's logits [n,k,C,H,W] from its rows of the weight and its samples [n,C,H,W]."""
+    batch, channels, height, width = features.shape
+    cells = features.view(batch, channels, -1)
+    if batch == 1:
+        rows = torch.addmm(bias[:, None], weight, cells[0])
+    else:
+        rows = torch.baddbmm(bias[None, :, None], weight.expand(batch, -1, -1), cells)
+    return rows.view(batch, -1, channels, height, width)
 
 
 @_without_autocast
@@ -68,18 +83,16 @@ def _forward(
     features: Tensor, weight: Tensor, bias: Tensor, n: list[float], beta: list[float]
 ) -> tuple[Tensor, Tensor]:
     features = features.contiguous()
-    batch, channels, height, width = features.shape
+    batch, channels = features.shape[:2]
     attributes = weight.shape[0] // max(1, channels)
     out = features.new_empty((len(n), batch, attributes, channels))
     l1 = features.new_empty((batch, attributes), dtype=_acc(features))
-    for sample, first, last in _chunks(features, weight):
-        rows = slice(first * channels, last * channels)
-        one = features[sample : sample + 1]
-        shape = (1, last - first, channels, height, width)
-        logits = _logits(one.view(channels, -1), weight[rows], bias[rows], shape)
-        pooled, mask_sum = raw._attend_forward(one, logits, n, beta, True)
-        out[:, sample, first:last] = pooled[:, 0]
-        l1[sample, first:last] = mask_sum[0].sum(-1)
+    for samples, some in _chunks(features, weight):
+        rows = _rows(some, channels)
+        logits = _logits(features[samples], weight[rows], bias[rows])
+        pooled, mask_sum = raw._attend_forward(features[samples], logits, n, beta, True)
+        out[:, samples, some] = pooled
+        l1[samples, some] = mask_sum.sum(-1)
     return out, l1
 
 
@@ -97,41 +110,39 @@ def _backward(
     need_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     features = features.contiguous()
-    _, channels, height, width = features.shape
+    channels = features.shape[1]
     acc = _acc(features)
     need_logits = need_features or need_weight or need_bias
     # Sums over chunks are kept in the arithmetic dtype: half precision would lose the small ones.
     d_features = torch.zeros_like(features, dtype=acc) if need_features else None
     d_weight = torch.zeros_like(weight, dtype=acc) if need_weight else None
     d_bias = torch.zeros_like(bias, dtype=acc) if need_bias else None
-    for sample, first, last in _chunks(features, weight):
-        rows = slice(first * channels, last * channels)
-        one = features[sample : sample + 1]
-        cells = one.view(channels, -1)
-        shape = (1, last - first, channels, height, width)
-        logits = _logits(cells, weight[rows], bias[rows], shape)
+    for samples, some in _chunks(features, weight):
+        rows = _rows(some, channels)
+        here = features[samples]
         direct, d_logits = raw._attend_backward(
-            one,
-            logits,
-            grad_out[sample : sample + 1, first:last],
-            None if grad_l1 is None else grad_l1[sample : sample + 1, first:last],
+            here,
+            _logits(here, weight[rows], bias[rows]),
+            grad_out[samples, some],
+            None if grad_l1 is None else grad_l1[samples, some],
             n,
             beta,
             True,
             need_features,
             need_logits,
         )
-        d_rows = d_logits.view((last - first) * channels, height * width)
+        d_rows = d_logits.flatten(1, 2).flatten(2)  # [n, k·C, H·W]
         if d_features is not None:
-            d_features[sample] += direct[0]
-            d_features[sample] += (weight[rows].t() @ d_rows).view(channels, height, width)
+            d_features[samples] += direct
+            d_features[samples] += (weight[rows].t() @ d_rows).view(here.shape)
         if d_weight is not None:
-            if acc == weight.dtype:
-                d_weight[rows].addmm_(d_rows, cells.t())
-            else:
-                d_weight[rows] += d_rows @ cells.t()
+            for one, cells in zip(d_rows, here.flatten(2), strict=True):
+                if acc == weight.dtype:
+                    d_weight[rows].addmm_(one, cells.t())
+                else:
+                    d_weight[rows] += one @ cells.t()
         if d_bias is not None:
-            d_bias[rows] += d_rows.sum(-1, dtype=acc)
+            d_bias[rows] += d_rows.sum((0, 2), dtype=acc)
 
     def finished(grad: Tensor | None, like: Tensor) -> Tensor:
         return like.new_empty((0,)) if grad is None else grad.to(like.dtype)
