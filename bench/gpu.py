@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench import gpu_attend
 from bench.alexnet_step import measure_step, step_table
 from bench.cases import NETWORKS, Case
 from bench.gpu_timing import EventTimer, Timer, copy_bandwidth
@@ -152,11 +153,32 @@ def measure(
     case: Case, timer: Timer, bandwidth: float, losses: dict[str, tuple[Loss, Loss]]
 ) -> Iterator[Row]:
     """Every op of one case."""
-    moved = least_bytes(case)
-    for op, by_name in calls(losses, case).items():
+    yield from rows_of(case.name, least_bytes(case), calls(losses, case), timer, bandwidth)
+
+
+def measure_attend(
+    case: gpu_attend.AttendCase,
+    timer: Timer,
+    bandwidth: float,
+    functions: dict[str, gpu_attend.Functions],
+) -> Iterator[Row]:
+    """The attention ops of one case."""
+    found = gpu_attend.calls(functions, case)
+    yield from rows_of(case.name, gpu_attend.least_bytes(case), found, timer, bandwidth)
+
+
+def rows_of(
+    case: str,
+    moved: dict[str, int],
+    found: dict[str, dict[str, Call]],
+    timer: Timer,
+    bandwidth: float,
+) -> Iterator[Row]:
+    """``found``: op to candidate to call."""
+    for op, by_name in found.items():
         times = {name: timer(run) for name, run in by_name.items()}
         peaks = {name: timer.peak_bytes(run) for name, run in by_name.items()}
-        yield Row(op, case.name, times, peaks, moved[op] / times["fused"].median / bandwidth)
+        yield Row(op, case, times, peaks, moved[op] / times["fused"].median / bandwidth)
 
 
 def report(
@@ -165,6 +187,7 @@ def report(
     device: str,
     out: Path,
     *,
+    attend: Sequence[gpu_attend.AttendCase] = (),
     compiled: bool = True,
     step: Callable[[], dict[str, Any]] | None = None,
     copy_megabytes: int = 1024,
@@ -173,9 +196,13 @@ def report(
     bandwidth = copy_bandwidth(timer, device, copy_megabytes)
     about = {**machine(), **gpu_versions(), "copy_GB_per_s": round(bandwidth / 1e9, 1)}
     losses = candidates(compiled)
+    functions = gpu_attend.candidates(compiled)
     rows = []
-    for case in chosen:
-        for row in measure(case, timer, bandwidth, losses):
+    for made in (
+        *(measure(case, timer, bandwidth, losses) for case in chosen),
+        *(measure_attend(case, timer, bandwidth, functions) for case in attend),
+    ):
+        for row in made:
             rows.append(row)
             print(" | ".join(row.cells()), flush=True)
     table = markdown(COLUMNS, [row.cells() for row in rows])
@@ -228,7 +255,8 @@ def main(arguments: list[str]) -> int:
         print(f"bench gpu: {why}", file=sys.stderr)
         return 2
     chosen = [case for case in cases("cuda") if options.only in case.name]
-    if not chosen:
+    attend = [case for case in gpu_attend.cases("cuda") if options.only in case.name]
+    if not chosen and not attend:
         print(f"bench gpu: no case holds {options.only!r} in its name", file=sys.stderr)
         return 2
     timer = EventTimer(torch.device("cuda"), options.runs)
@@ -238,6 +266,7 @@ def main(arguments: list[str]) -> int:
         timer,
         "cuda",
         options.out,
+        attend=attend,
         compiled=not options.no_compile,
         step=lambda: measure_step(timer, "cuda"),
     )

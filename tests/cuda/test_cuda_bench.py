@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bench import __main__ as bench
-from bench import cuda_resources, gpu, report
+from bench import cuda_resources, gpu, gpu_attend, report
 from bench.alexnet_step import measure_step, step_table, steps
 from bench.cases import Case
 from bench.gpu_timing import EventTimer, WallTimer, copy_bandwidth
@@ -111,12 +111,13 @@ def test_whole_report_on_the_cpu(tmp_path, capsys):
         WallTimer(2),
         "cpu",
         tmp_path,
+        attend=[small_attend()],
         compiled=False,
         step=lambda: step,
         copy_megabytes=4,
     )
     written = json.loads((tmp_path / "gpu.json").read_text())
-    assert [row["op"] for row in written["results"][:-1]] == list(gpu.OPS)
+    assert [row["op"] for row in written["results"][:-1]] == [*gpu.OPS, *gpu_attend.OPS]
     assert {"gpu", "torch", "cuda", "date", "copy_GB_per_s"} <= written["machine"].keys()
     first = written["results"][0]
     assert first["times"]["fused"]["median"] > 0 and first["bandwidth_share"] > 0
@@ -142,6 +143,67 @@ def test_every_call_computes_what_it_says():
         got, wanted = by_name["fused"](), by_name["eager"]()
         torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-5)
         assert len(got) == 2 if op.endswith("backward") else got.requires_grad
+
+
+# ---- the attention ops ---
+
+
+def small_attend(dtype: torch.dtype = torch.float32) -> gpu_attend.AttendCase:
+    return gpu_attend.AttendCase(2, dtype, attributes=3, channels=8, side=5)
+
+
+def test_least_bytes_of_attend():
+    """By hand: F 8·25, L and Z 3·8·25, P 3·8, l1 3, weight 24·8 and bias 24 (once for all)."""
+    moved = gpu_attend.least_bytes(small_attend())
+    f, logits, pooled, l1, weight = 2 * 200, 2 * 600, 2 * 24, 2 * 3, 24 * 8 + 24
+    assert list(moved.values()) == [
+        4 * values
+        for values in (
+            logits + logits,
+            3 * logits,
+            f + logits + logits + l1,
+            f + f + 3 * logits + l1,
+            f + logits + pooled + l1,
+            2 * f + 2 * logits + pooled + l1,
+            f + weight + pooled + l1,
+            2 * f + 2 * weight + pooled + l1,
+        )
+    ]
+    half = gpu_attend.least_bytes(small_attend(torch.bfloat16))
+    assert half["attend forward"] == 2 * (f + logits + logits) + 4 * l1
+
+
+def test_every_attend_call_computes_what_it_says():
+    found = gpu_attend.calls(gpu_attend.candidates(compiled=False), small_attend())
+    assert tuple(found) == gpu_attend.OPS
+    for op, by_name in found.items():
+        assert set(by_name) == {"fused", "eager"}
+        got, wanted = by_name["fused"](), by_name["eager"]()
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+        if op.endswith("backward"):
+            assert len(got) == {"tone_curve": 1, "attend": 2, "attend_conv1x1": 3}[op.split()[0]]
+
+
+@pytest.mark.parametrize("wrong", ("tone_curve", "attend", "attend_conv1x1"))
+def test_a_wrong_attend_is_not_timed(wrong):
+    good = gpu_attend.candidates(compiled=False)
+    right = good["fused"][wrong]
+
+    def changed(*inputs, **options):
+        made = right(*inputs, **options)
+        return 1.05 * made if wrong == "tone_curve" else (1.05 * made[0], made[1])
+
+    bad = {**good, "fused": {**good["fused"], wrong: changed}}
+    with pytest.raises(AssertionError, match=f"attention N=2 .*, {wrong} forward, fused: "):
+        gpu_attend.calls(bad, small_attend())
+
+
+def test_attend_cases_have_the_networks_size():
+    all_cases = gpu_attend.cases("cpu")
+    assert len({case.name for case in all_cases}) == len(all_cases)
+    features, logits, weight, bias = all_cases[0].inputs()
+    assert logits.shape == (1, 40, 128, 14, 14) and features.shape == (1, 128, 14, 14)
+    assert weight.shape == (40 * 128, 128) and bias.shape == (40 * 128,)
 
 
 class FakeGpu:
