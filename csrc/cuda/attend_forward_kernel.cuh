@@ -82,7 +82,6 @@ FASTCAM_DEVICE void attend_forward_block(const AttendForward& op, const AttendFo
   const int cells = int(op.shape.cells);
   const int all_attributes = int(op.shape.attributes);
   const int all_channels = int(op.shape.channels);
-  const int64_t sample = int64_t(all_channels) * cells;  // values
 
   // blockIdx: attributes fastest, so that blocks that share features run together.
   const int split = int(blockIdx.x) % plan.splits;
@@ -103,10 +102,12 @@ FASTCAM_DEVICE void attend_forward_block(const AttendForward& op, const AttendFo
   Acc* sums = parts + 2 * plan.parts_values;  // [1 + curves, attributes, chunk]
   const int sum_stride = plan.attributes * plan.chunk;
 
-  const S* features = static_cast<const S*>(op.features) + n * sample + int64_t(channel) * cells;
-  const int64_t row0 = (int64_t(n) * all_attributes + k0) * all_channels + channel;
-  const S* logits = static_cast<const S*>(op.logits) + row0 * cells;
-  const int64_t rows = op.shape.batch * all_attributes * all_channels;
+  const S* features =
+      static_cast<const S*>(op.features) + (int64_t(n) * all_channels + channel) * int64_t(cells);
+  // The block's first channel under its attribute k, among all rows [N, K, C].
+  const auto row_of = [&](int k) {
+    return (int64_t(n) * all_attributes + k0 + k) * all_channels + channel;
+  };
 
 #pragma unroll 1
   for (int i = thread; i < plan.sums_values; i += threads) sums[i] = Acc(0);
@@ -136,7 +137,9 @@ FASTCAM_DEVICE void attend_forward_block(const AttendForward& op, const AttendFo
         const int k = attribute(u);
         used[u] = active && k < attributes;
         x[u] = Vector{};
-        if (used[u]) x[u] = load(reinterpret_cast<const Vector*>(logits + k * sample + at));
+        if (!used[u]) continue;
+        x[u] = load(reinterpret_cast<const Vector*>(static_cast<const S*>(op.logits) +
+                                                    row_of(k) * cells + at));
       }
       // Of the masks, only what is dear to make is held; the logits stay as they were stored.
       Acc held[kUnroll][V];
@@ -187,7 +190,7 @@ FASTCAM_DEVICE void attend_forward_block(const AttendForward& op, const AttendFo
       for (int j = 0; j < work.curves; ++j) {
         const Attention<Acc> attention(work.curve[j]);
         const auto attended = [&](int u, Acc(&z)[V]) {
-          constexpr int kAtOnce = V < 4 ? V : 4;  // more would not fit into registers
+          constexpr int kAtOnce = V < 2 ? V : 2;  // more would not fit into registers
 #pragma unroll
           for (int first = 0; first < V; first += kAtOnce) {
             MaskLogit<Acc> mask[kAtOnce];
@@ -204,7 +207,8 @@ FASTCAM_DEVICE void attend_forward_block(const AttendForward& op, const AttendFo
         if constexpr (kPool) {
           sum_up(attended, sums + (1 + j) * sum_stride);
         } else {
-          S* out = static_cast<S*>(op.out) + ((work.first_curve + j) * rows + row0) * cells + at;
+          const int64_t first_row =
+              (work.first_curve + j) * op.shape.batch * all_attributes * all_channels;
 #pragma unroll
           for (int u = 0; u < kUnroll; ++u) {
             if (!used[u]) continue;
@@ -213,7 +217,8 @@ FASTCAM_DEVICE void attend_forward_block(const AttendForward& op, const AttendFo
             Vector rounded;
 #pragma unroll
             for (int e = 0; e < V; ++e) rounded.lane[e] = from_acc<S>(z[e]);
-            store(reinterpret_cast<Vector*>(out + attribute(u) * sample), rounded);
+            S* to = static_cast<S*>(op.out) + (first_row + row_of(attribute(u))) * cells + at;
+            store(reinterpret_cast<Vector*>(to), rounded);
           }
         }
       }
@@ -225,12 +230,13 @@ FASTCAM_DEVICE void attend_forward_block(const AttendForward& op, const AttendFo
   for (int i = thread; i < attributes * channels; i += threads) {
     const int k = i / channels;
     const int c = i - k * channels;
-    const int64_t row = row0 + int64_t(k) * all_channels + c;
+    const int64_t row = row_of(k) + c;
     const Acc* sum = sums + k * plan.chunk + c;
     store(static_cast<Acc*>(op.mask_sum) + row, sum[0]);
     if constexpr (kPool) {
 #pragma unroll 1
       for (int j = 0; j < work.curves; ++j) {
+        const int64_t rows = op.shape.batch * all_attributes * all_channels;
         store(static_cast<S*>(op.out) + (work.first_curve + j) * rows + row,
               from_acc<S>(sum[(1 + j) * sum_stride] / Acc(cells)));
       }

@@ -18,8 +18,8 @@ void launch_tone_curve_of(const ToneCurveOp& op, const Site& site) {
   work.skew = work.vectors ? int(skew / sizeof(S)) : 0;
   const int64_t slots = ceil_div(op.count + work.skew, work.vectors ? kVectorOf<S> : 1);
   FASTCAM_LAUNCH((tone_curve_kernel<S, kBackward>),
-                 grid_of(ceil_div(slots, kToneThreads * kToneUnroll)), kToneThreads, 0, site.stream,
-                 op, work);
+                 grid_of(ceil_div(slots, kToneThreads * kToneUnroll<kBackward>)), kToneThreads, 0,
+                 site.stream, op, work);
 }
 
 // Forward without `grad`, backward with it.

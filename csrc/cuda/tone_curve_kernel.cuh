@@ -8,7 +8,9 @@
 namespace fastcam {
 
 inline constexpr int kToneThreads = 256;
-inline constexpr int kToneUnroll = 4;  // vectors in flight of one thread
+// Vectors in flight of one thread, backward of each of two tensors.
+template <bool kBackward>
+inline constexpr int kToneUnroll = kBackward ? 2 : 4;
 
 struct ToneWork {
   bool vectors;
@@ -19,6 +21,7 @@ template <class S, bool kBackward, int V>
 FASTCAM_DEVICE void tone_curve_block(const ToneCurveOp& op, int skew) {
   using Acc = AccOf<S>;
   using Vector = Vec<S, V>;
+  constexpr int kUnroll = kToneUnroll<kBackward>;
   using Curve = std::conditional_t<kBackward, MaskToneSlope<Acc>, MaskTone<Acc>>;
   const S* mask = static_cast<const S*>(op.mask);
   const S* grad = static_cast<const S*>(op.grad);
@@ -29,22 +32,22 @@ FASTCAM_DEVICE void tone_curve_block(const ToneCurveOp& op, int skew) {
     return from_acc<S>(kBackward ? to_acc(g) * value : value);
   };
 
-  const int64_t block = int64_t(blockIdx.x) * (kToneThreads * kToneUnroll);
+  const int64_t block = int64_t(blockIdx.x) * (kToneThreads * kUnroll);
   const auto begin_of = [&](int u) {
     return (block + u * kToneThreads + int(threadIdx.x)) * V - skew;
   };
   const auto whole = [&](int64_t begin) { return begin >= 0 && begin + V <= op.count; };
-  Vector m[kToneUnroll];
-  Vector g[kToneUnroll];
+  Vector m[kUnroll];
+  Vector g[kUnroll];
 #pragma unroll
-  for (int u = 0; u < kToneUnroll; ++u) {
+  for (int u = 0; u < kUnroll; ++u) {
     const int64_t begin = begin_of(u);
     if (!whole(begin)) continue;
     m[u] = load(reinterpret_cast<const Vector*>(mask + begin));
     if constexpr (kBackward) g[u] = load(reinterpret_cast<const Vector*>(grad + begin));
   }
 #pragma unroll
-  for (int u = 0; u < kToneUnroll; ++u) {
+  for (int u = 0; u < kUnroll; ++u) {
     const int64_t begin = begin_of(u);
     if (whole(begin)) {
       Vector result;
