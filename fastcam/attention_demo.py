@@ -260,7 +260,12 @@ def _robustness(saved: Saved) -> list[str]:
     means = {(p["n"], p["beta"]): _mean(p["accuracy"]) for p in saved.values["pairs"]}
     flat = (0.0, beta)  # h = 1/2 everywhere: no mask takes part, T is the same in all cells
     control = []
-    if flat in means and flat != (n, beta):
+    if n == 0:
+        control.append(
+            f"At n = 0 every mask is constant (T = {1.5 - beta / 2:g}): what was chosen is a scale "
+            "of the features, not a use of the masks."
+        )
+    elif flat in means:
         change = 100 * (means[flat] - means[1.0, 0.0])
         control.append(
             f"As a control, n = 0, β = {beta:g}, where every mask is constant "
