@@ -73,7 +73,7 @@ class DemoConfig:
     clip: float = 1.0
     epochs: int = 8
     schedule: str = "cosine"
-    tune_lr: float = 0.1
+    tune_lr: float = 0.03
     tune_clip: float = 1.0
     w_g: float = 1.0
     sharpness: float = 8.0
