@@ -52,6 +52,8 @@ class DemoConfig:
         images: synthetic faces in all: 60% training, 5% validation, 35% test.
         agreement: probability that ``other`` agrees with ``attribute`` in every image; 0.9 is
             about the correlation of lipstick and heavy make-up in CelebA (φ = 0.8).
+        unlinked: further faces, for evaluation alone, on which ``other`` tells nothing about
+            ``attribute``: there, both kinds of error are as frequent as they can be.
         attribute, other, region: what is judged, what misleads, and where to look instead.
         model, size, fit, batch_size, lr, clip, epochs: of the training from scratch, on all 40
             attributes: they give the features that guidance can then choose from.
@@ -62,6 +64,7 @@ class DemoConfig:
 
     images: int = 4000
     agreement: float = 0.9
+    unlinked: int = 1000
     attribute: str = "Wearing_Lipstick"
     other: str = "Heavy_Makeup"
     region: str = "mouth"
@@ -87,6 +90,7 @@ class DemoResult:
 
     evaluations: Mapping[str, Evaluation]
     table: Table
+    unlinked: Mapping[str, Evaluation]
     page: Path
 
 
@@ -101,8 +105,8 @@ def demo(
     """Run the demo; stages that an earlier run with the same settings finished are kept.
 
     Args:
-        out: folder for everything: ``index.html``, ``table.md``, ``faces.png``, ``curves.png``,
-            ``evaluation.json``, and a folder for each stage.
+        out: folder for everything: ``index.html``, ``table.md``, ``unlinked.md``, ``faces.png``,
+            ``curves.png``, ``evaluation.json``, ``unlinked.json``, and a folder for each stage.
         config: the settings.
         workers: processes that draw faces, and threads that read them.
         progress: called with (what, done, total).
@@ -118,15 +122,7 @@ def demo(
         say(f"[{time.monotonic() - began:4.0f} s] {text}")
 
     stage(f"drawing {config.images} faces")
-    data = generate(
-        out / "faces",
-        config.images,
-        seed=config.seed,
-        cooccurrence={(config.attribute, config.other): config.agreement},
-        splits=(0.6, 0.05, 0.35),
-        workers=workers,
-        progress=labelled(progress, "drawing faces") or False,
-    )
+    data = _draw(config, out / "faces", workers, progress)
     stage(f"training {config.model} at {config.size} px for {config.epochs} epochs")
     runs = {"before": train(_training(config, data, workers), out / "before", progress=progress)}
     start = runs["before"].checkpoint
@@ -144,19 +140,49 @@ def demo(
     evaluations = _evaluate(config, models, test, out / "evaluation.json", data, progress)
     table = comparison(evaluations)
     write_text(out / "table.md", table.to_markdown())
+    stage(f"drawing {config.unlinked} faces on which {config.other} tells nothing")
+    further = _draw(config, out / "unlinked", workers, progress, unlinked=True)
+    test_unlinked = _test_images(models["before"], further, workers, progress)
+    unlinked = _evaluate(
+        config, models, test_unlinked, out / "unlinked.json", further, progress, maps=False
+    )
+    table_unlinked = comparison(unlinked)
+    write_text(out / "unlinked.md", table_unlinked.to_markdown())
     stage("drawing figures")
     histories = {name: read_history(run.history) for name, run in runs.items()}
-    page = _write_page(config, out, models, test, evaluations, table, histories)
+    tables = table, table_unlinked
+    page = _write_page(config, out, models, test, evaluations, unlinked, tables, histories)
     stage(f"done: {page}")
-    return DemoResult(evaluations, table, page)
+    return DemoResult(evaluations, table, unlinked, page)
 
 
 def clear(out: str | Path) -> None:
     """Remove a demo from its folder, and nothing that a demo does not write."""
-    for name in ("faces", "before", "control", "guided"):
+    for name in ("faces", "unlinked", "before", "control", "guided"):
         shutil.rmtree(Path(out) / name, ignore_errors=True)
-    for name in ("evaluation.json", "table.md", "faces.png", "curves.png", "index.html"):
+    tables = ("evaluation.json", "unlinked.json", "table.md", "unlinked.md")
+    for name in (*tables, "faces.png", "curves.png", "index.html"):
         (Path(out) / name).unlink(missing_ok=True)
+
+
+def _draw(
+    config: DemoConfig,
+    out: Path,
+    workers: int,
+    progress: Report | None,
+    unlinked: bool = False,
+) -> Path:
+    """Draw the faces to learn from, or those without co-occurrence, all of them for the test."""
+    agreement = 0.5 if unlinked else config.agreement
+    return generate(
+        out,
+        config.unlinked if unlinked else config.images,
+        seed=config.seed + unlinked,
+        cooccurrence={(config.attribute, config.other): agreement},
+        splits=(0, 0, 1) if unlinked else (0.6, 0.05, 0.35),
+        workers=workers,
+        progress=labelled(progress, "drawing faces") or False,
+    )
 
 
 def _training(config: DemoConfig, data: Path, workers: int) -> TrainConfig:
@@ -202,6 +228,7 @@ def _evaluate(
     path: Path,
     data: Path,
     progress: Report | None,
+    maps: bool = True,
 ) -> dict[str, Evaluation]:
     """Evaluate every model, or read what an earlier run with the same settings found."""
     settings = {**asdict(config), "version": __version__}
@@ -210,7 +237,7 @@ def _evaluate(
         if stored["settings"] == settings:
             return {k: Evaluation.from_json(v) for k, v in stored["models"].items()}
     names: dict[str, Any] = {
-        "attribute": config.attribute, "region": config.region,
+        "attribute": config.attribute, "region": config.region if maps else None,
     }  # fmt: skip
     evaluations = {}
     for name, checkpoint in models.items():
@@ -230,7 +257,8 @@ def _write_page(
     models: Mapping[str, Checkpoint],
     test: PreparedFaces,
     evaluations: Mapping[str, Evaluation],
-    table: Table,
+    unlinked: Mapping[str, Evaluation],
+    tables: tuple[Table, Table],
     histories: Mapping[str, Any],
 ) -> Path:
     parts = test.subset(config.attribute, config.other)
@@ -250,7 +278,17 @@ def _write_page(
         f"An AlexNet that learned {a} from faces where it nearly always comes with {b}, "
         f"and what one epoch of guidance toward the {config.region} changes.",
         [
-            Section("What changed", _findings(config, evaluations), [table.to_html()]),
+            Section("What changed", _findings(config, evaluations), [tables[0].to_html()]),
+            Section(
+                f"Faces on which {b} tells nothing",
+                [
+                    f"{config.unlinked} further faces, drawn with {a} and {b} apart: few test faces"
+                    f" have {a} without {b}, here it is every fourth. Without {b}: "
+                    f"{_percent(unlinked['guided']['E2'].accuracy)} with guidance, "
+                    f"{_percent(unlinked['control']['E2'].accuracy)} in the control.",
+                ],
+                [tables[1].to_html()],
+            ),
             Section(
                 "Ten test faces",
                 [
@@ -272,19 +310,20 @@ def _write_page(
     return write_text(out / "index.html", text)
 
 
-def _findings(config: DemoConfig, evaluations: Mapping[str, Evaluation]) -> list[str]:
-    def percent(value: float | None) -> str:
-        return "not defined" if value is None else f"{100 * value:.1f}%"
+def _percent(value: float | None) -> str:
+    return "not defined" if value is None else f"{100 * value:.1f}%"
 
+
+def _findings(config: DemoConfig, evaluations: Mapping[str, Evaluation]) -> list[str]:
     before, control, guided = (evaluations[k] for k in ("before", "control", "guided"))
     return [
-        f"Before: {config.attribute} is found in {percent(before['E1'].accuracy)} of the faces "
-        f"with {config.other} and in {percent(before['E2'].accuracy)} of those without.",
-        f"After one epoch, without {config.other}: {percent(guided['E2'].accuracy)} with guidance,"
-        f" {percent(control['E2'].accuracy)} in the control. On the whole test set: "
-        f"{percent(guided['all'].accuracy)} and {percent(control['all'].accuracy)}.",
-        f"Share of the Grad-CAM energy in the {config.region}: {percent(guided['a'].energy)} with "
-        f"guidance, {percent(control['a'].energy)} in the control.",
+        f"Before: {config.attribute} is found in {_percent(before['E1'].accuracy)} of the faces "
+        f"with {config.other} and in {_percent(before['E2'].accuracy)} of those without.",
+        f"After one epoch, without {config.other}: {_percent(guided['E2'].accuracy)} with guidance,"
+        f" {_percent(control['E2'].accuracy)} in the control. On the whole test set: "
+        f"{_percent(guided['all'].accuracy)} and {_percent(control['all'].accuracy)}.",
+        f"Share of the Grad-CAM energy in the {config.region}: {_percent(guided['a'].energy)} with "
+        f"guidance, {_percent(control['a'].energy)} in the control.",
     ]
 
 
@@ -296,6 +335,7 @@ def _commands(config: DemoConfig) -> str:
         + (" --sharpness-warmup" if config.sharpness_warmup else "")
     )
     tune = f"fastcam finetune before/model.pt faces -a {a} -r {r} {common}"
+    compare = "fastcam evaluate before/model.pt control/model.pt guided/model.pt"
     return "\n".join(
         [
             f"fastcam synth faces -n {config.images} --seed {config.seed}"
@@ -306,7 +346,9 @@ def _commands(config: DemoConfig) -> str:
             f" --seed {config.seed}",
             f"{tune} -o control --w-g 0",
             f"{tune} -o guided --w-g {config.w_g}",
-            f"fastcam evaluate before/model.pt control/model.pt guided/model.pt faces"
-            f" -a {a} -b {b} -r {r}",
+            f"{compare} faces -a {a} -b {b} -r {r}",
+            f"fastcam synth unlinked -n {config.unlinked} --seed {config.seed + 1}"
+            f" --splits 0 0 1 --cooccurrence {a}:{b}=0.5",
+            f"{compare} unlinked -a {a} -b {b}",
         ]
     )

@@ -12,7 +12,7 @@ from tiny_faces import MODEL
 
 from fastcam.demo import DemoConfig, DemoResult, clear, demo
 
-CONFIG = DemoConfig(images=40, model=MODEL, size=32, epochs=2, batch_size=8)
+CONFIG = DemoConfig(images=40, unlinked=24, model=MODEL, size=32, epochs=2, batch_size=8)
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +30,24 @@ def test_everything_is_there(finished: tuple[Path, DemoResult, list[str]]) -> No
     for name in ("faces.png", "curves.png"):
         assert Image.open(out / name).size[0] > 400
     page = (out / "index.html").read_text()
-    for part in ("What changed", "Ten test faces", "Training", "Settings", "The same by hand"):
+    for part in (
+        "What changed",
+        "Faces on which Heavy_Makeup tells nothing",
+        "Ten test faces",
+        "Training",
+        "Settings",
+        "The same by hand",
+    ):
         assert f"<h2>{part}</h2>" in page
     assert len(re.findall("data:image/png;base64,", page)) == 2
     assert all(row[0] in page for row in result.table.rows[-1:])
     assert (out / "table.md").read_text() == result.table.to_markdown()
+    assert result.unlinked["guided"]["all"].images == 24
+    assert result.unlinked["guided"].region is None
+    assert (
+        json.loads((out / "unlinked.json").read_text())["models"].keys() == result.unlinked.keys()
+    )
+    assert "E2" in (out / "unlinked.md").read_text()
     assert "drawing 40 faces" in said[0]
     assert "index.html" in said[-1]
 
@@ -61,7 +74,7 @@ def test_finished_stages_are_kept(finished: tuple[Path, DemoResult, list[str]]) 
 
 
 def test_clearing_removes_the_demo_alone(tmp_path: Path) -> None:
-    for name in ("faces", "guided"):
+    for name in ("faces", "guided", "unlinked"):
         (tmp_path / name).mkdir()
     (tmp_path / "index.html").write_text("")
     (tmp_path / "notes.txt").write_text("mine")
