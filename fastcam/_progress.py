@@ -1,7 +1,8 @@
-"""Progress bars for long work, on stderr, gone where stderr is no terminal."""
+"""What long work says of itself: progress bars on stderr (none without a terminal), stages."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -20,6 +21,12 @@ def labelled(report: Report | None, what: str) -> Callable[[int, int], None] | N
     if report is None:
         return None
     return lambda done, total: report(what, done, total)
+
+
+def timed(say: Callable[[str], None]) -> Callable[[str], None]:
+    """The same voice with the seconds since now before every line."""
+    began = time.monotonic()
+    return lambda text: say(f"[{time.monotonic() - began:4.0f} s] {text}")
 
 
 @contextmanager

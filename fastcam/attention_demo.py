@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 from fastcam import __version__
 from fastcam._extras import require
 from fastcam._files import write_text
-from fastcam._progress import Report, labelled
+from fastcam._progress import Report, labelled, timed
 
 for _module in ("torchvision", "lightning", "torchmetrics", "matplotlib"):
     require(_module, extra="train")
@@ -96,10 +95,7 @@ def attention_demo(
         ValueError: ``out`` holds a demo with other settings.
     """
     config, out = config or AttentionDemoConfig(), Path(out)
-    began = time.monotonic()
-
-    def stage(text: str) -> None:
-        say(f"[{time.monotonic() - began:4.0f} s] {text}")
+    stage = timed(say)
 
     stage(f"drawing {config.images} faces")
     data = generate(

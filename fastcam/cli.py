@@ -391,6 +391,8 @@ def demo(
     with progress_bars() as report:
         result = run(out, config, workers=workers, progress=report, say=typer.echo)
     _print(result.table.to_rich())
+    typer.echo(f"{config.unlinked} faces on which {config.other} tells nothing:")
+    _print(result.unlinked_table.to_rich())
 
 
 def _run(config: Any, out: Path) -> None:

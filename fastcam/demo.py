@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 from fastcam import __version__
 from fastcam._extras import require
 from fastcam._files import write_json, write_text
-from fastcam._progress import Report, labelled
+from fastcam._progress import Report, labelled, timed
 
 for _module in ("torchvision", "lightning", "torchmetrics", "matplotlib"):
     require(_module, extra="train")
@@ -53,7 +52,7 @@ class DemoConfig:
         agreement: probability that ``other`` agrees with ``attribute`` in every image; 0.9 is
             about the correlation of lipstick and heavy make-up in CelebA (φ = 0.8).
         unlinked: further faces, for evaluation alone, on which ``other`` tells nothing about
-            ``attribute``: there, both kinds of error are as frequent as they can be.
+            ``attribute``: enough of them have the one without the other to judge by.
         attribute, other, region: what is judged, what misleads, and where to look instead.
         model, size, fit, batch_size, lr, clip, epochs: of the training from scratch, on all 40
             attributes: they give the features that guidance can then choose from.
@@ -86,11 +85,18 @@ class DemoConfig:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo found, and its page."""
+    """What the demo found, and its page.
+
+    Attributes:
+        evaluations, table: on the test split, by ``"before"``, ``"control"`` and ``"guided"``.
+        unlinked, unlinked_table: the same on the faces without co-occurrence.
+        page: the HTML page.
+    """
 
     evaluations: Mapping[str, Evaluation]
     table: Table
     unlinked: Mapping[str, Evaluation]
+    unlinked_table: Table
     page: Path
 
 
@@ -116,10 +122,7 @@ def demo(
         ValueError: ``out`` holds a demo with other settings.
     """
     config, out = config or DemoConfig(), Path(out)
-    began = time.monotonic()
-
-    def stage(text: str) -> None:
-        say(f"[{time.monotonic() - began:4.0f} s] {text}")
+    stage = timed(say)
 
     stage(f"drawing {config.images} faces")
     data = _draw(config, out / "faces", workers, progress)
@@ -142,18 +145,18 @@ def demo(
     write_text(out / "table.md", table.to_markdown())
     stage(f"drawing {config.unlinked} faces on which {config.other} tells nothing")
     further = _draw(config, out / "unlinked", workers, progress, unlinked=True)
-    test_unlinked = _test_images(models["before"], further, workers, progress)
+    unlinked_test = _test_images(models["before"], further, workers, progress)
     unlinked = _evaluate(
-        config, models, test_unlinked, out / "unlinked.json", further, progress, maps=False
+        config, models, unlinked_test, out / "unlinked.json", further, progress, maps=False
     )
-    table_unlinked = comparison(unlinked)
-    write_text(out / "unlinked.md", table_unlinked.to_markdown())
+    unlinked_table = comparison(unlinked)
+    write_text(out / "unlinked.md", unlinked_table.to_markdown())
     stage("drawing figures")
     histories = {name: read_history(run.history) for name, run in runs.items()}
-    tables = table, table_unlinked
+    tables = table, unlinked_table
     page = _write_page(config, out, models, test, evaluations, unlinked, tables, histories)
     stage(f"done: {page}")
-    return DemoResult(evaluations, table, unlinked, page)
+    return DemoResult(evaluations, table, unlinked, unlinked_table, page)
 
 
 def clear(out: str | Path) -> None:
@@ -173,13 +176,18 @@ def _draw(
     unlinked: bool = False,
 ) -> Path:
     """Draw the faces to learn from, or those without co-occurrence, all of them for the test."""
-    agreement = 0.5 if unlinked else config.agreement
+    if unlinked:
+        count, seed, agreement = config.unlinked, config.seed + 1, 0.5
+        splits = (0.0, 0.0, 1.0)
+    else:
+        count, seed, agreement = config.images, config.seed, config.agreement
+        splits = (0.6, 0.05, 0.35)
     return generate(
         out,
-        config.unlinked if unlinked else config.images,
-        seed=config.seed + unlinked,
+        count,
+        seed=seed,
         cooccurrence={(config.attribute, config.other): agreement},
-        splits=(0, 0, 1) if unlinked else (0.6, 0.05, 0.35),
+        splits=splits,
         workers=workers,
         progress=labelled(progress, "drawing faces") or False,
     )
@@ -273,6 +281,7 @@ def _write_page(
     save_png(face_figure, out / "faces.png")
     save_png(curve_figure, out / "curves.png")
     a, b = config.attribute, config.other
+    few, many = (found["guided"]["E2"].images for found in (evaluations, unlinked))
     text = html_page(
         "Directing a classifier's attention",
         f"An AlexNet that learned {a} from faces where it nearly always comes with {b}, "
@@ -282,9 +291,10 @@ def _write_page(
             Section(
                 f"Faces on which {b} tells nothing",
                 [
-                    f"{config.unlinked} further faces, drawn with {a} and {b} apart: few test faces"
-                    f" have {a} without {b}, here it is every fourth. Without {b}: "
-                    f"{_percent(unlinked['guided']['E2'].accuracy)} with guidance, "
+                    f"{few} test faces have {a} without {b}. Of "
+                    f"{config.unlinked} further faces, on which the two come independently, "
+                    f"{many} do. There, {a} is found in "
+                    f"{_percent(unlinked['guided']['E2'].accuracy)} with guidance, in "
                     f"{_percent(unlinked['control']['E2'].accuracy)} in the control.",
                 ],
                 [tables[1].to_html()],
