@@ -54,6 +54,9 @@ Augment = Annotated[
     str,
     typer.Option(help="none, flip, or full (flip, small motions, light). Regions move along."),
 ]
+Precision = Annotated[
+    str, typer.Option(help="float32, or bfloat16 (autocast; faster where the processor has it).")
+]
 LimitTrain = Annotated[int | None, typer.Option(help="Only the first so many training images.")]
 LimitValid = Annotated[int | None, typer.Option(help="Only the first so many validation images.")]
 Threshold = Annotated[

@@ -30,6 +30,7 @@ from fastcam._cli_options import (
     Momentum,
     Out,
     Patience,
+    Precision,
     Rate,
     Schedule,
     Seed,
@@ -165,6 +166,7 @@ def train(
     schedule: Schedule = "constant",
     clip: Clip = 0.0,
     augment: Augment = "flip",
+    precision: Precision = "float32",
     landmarks: Landmarks = None,
     limit_train: LimitTrain = None,
     limit_valid: LimitValid = None,
@@ -192,8 +194,9 @@ def train(
             ),
             size=size, fit=fit, epochs=epochs, patience=patience, batch_size=batch_size, lr=lr,
             momentum=momentum, weight_decay=weight_decay, schedule=schedule, clip=clip,
-            augment=augment, landmarks=_text(landmarks), limit_train=limit_train,
-            limit_valid=limit_valid, seed=seed, device=device, workers=workers,
+            augment=augment, precision=precision, landmarks=_text(landmarks),
+            limit_train=limit_train, limit_valid=limit_valid, seed=seed, device=device,
+            workers=workers,
         ),
         out,
     )  # fmt: skip
@@ -250,6 +253,7 @@ def finetune(
     schedule: Schedule = "constant",
     clip: Clip = 0.0,
     augment: Augment = "flip",
+    precision: Precision = "float32",
     landmarks: Landmarks = None,
     limit_train: LimitTrain = None,
     limit_valid: LimitValid = None,
@@ -278,9 +282,9 @@ def finetune(
         TrainConfig(
             data=str(data), start=str(checkpoint), epochs=epochs, patience=patience,
             batch_size=batch_size, lr=lr, momentum=momentum, weight_decay=weight_decay,
-            schedule=schedule, clip=clip, w_a=w_a, augment=augment, landmarks=_text(landmarks),
-            limit_train=limit_train, limit_valid=limit_valid, guidance=guidance, seed=seed,
-            device=device, workers=workers,
+            schedule=schedule, clip=clip, w_a=w_a, augment=augment, precision=precision,
+            landmarks=_text(landmarks), limit_train=limit_train, limit_valid=limit_valid,
+            guidance=guidance, seed=seed, device=device, workers=workers,
         ),
         out,
     )  # fmt: skip
@@ -384,21 +388,24 @@ def demo(
     from fastcam._progress import progress_bars
     from fastcam.demo import DemoConfig, clear
     from fastcam.demo import demo as run
+    from fastcam.training import keep_freed_memory
 
+    keep_freed_memory()
     config = DemoConfig(seed=seed) if images is None else DemoConfig(images=images, seed=seed)
     if fresh:
         clear(out)
     with progress_bars() as report:
         result = run(out, config, workers=workers, progress=report, say=typer.echo)
     _print(result.table.to_rich())
-    typer.echo(f"{config.unlinked} faces on which {config.other} tells nothing:")
-    _print(result.unlinked_table.to_rich())
+    _print(result.difference_table.to_rich())
 
 
 def _run(config: Any, out: Path) -> None:
     from fastcam._progress import progress_bars
+    from fastcam.training import keep_freed_memory
     from fastcam.training import train as run
 
+    keep_freed_memory()
     with progress_bars() as report:
         result = run(config, out, progress=report)
     sources = ", ".join(f"{n} {source}" for source, n in result.landmark_sources.items())

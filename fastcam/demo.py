@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,17 @@ import torch  # noqa: E402
 
 from fastcam.data import CelebA, PreparedFaces  # noqa: E402
 from fastcam.data.synthetic import generate  # noqa: E402
-from fastcam.evaluation import Evaluation, Table, comparison, predict, summarize  # noqa: E402
+from fastcam.evaluation import (  # noqa: E402
+    Difference,
+    Evaluation,
+    Predictions,
+    Table,
+    accuracy_differences,
+    comparison,
+    difference_table,
+    predict,
+    summarize,
+)
 from fastcam.models import Checkpoint, load_checkpoint  # noqa: E402
 from fastcam.plots import (  # noqa: E402
     Section,
@@ -48,11 +58,11 @@ class DemoConfig:
     """Settings of the demo.
 
     Attributes:
-        images: synthetic faces in all: 60% training, 5% validation, 35% test.
+        images: synthetic faces in all.
+        splits: their shares for training, validation and test. Most are for the test: one in
+            twenty has ``attribute`` without ``other``, and those are what the demo is about.
         agreement: probability that ``other`` agrees with ``attribute`` in every image; 0.9 is
             about the correlation of lipstick and heavy make-up in CelebA (φ = 0.8).
-        unlinked: further faces, for evaluation alone, on which ``other`` tells nothing about
-            ``attribute``: enough of them have the one without the other to judge by.
         attribute, other, region: what is judged, what misleads, and where to look instead.
         model, size, fit, batch_size, lr, clip, epochs: of the training from scratch, on all 40
             attributes: they give the features that guidance can then choose from.
@@ -61,9 +71,9 @@ class DemoConfig:
         seed: of everything.
     """
 
-    images: int = 4000
+    images: int = 7000
+    splits: tuple[float, float, float] = (0.34, 0.03, 0.63)
     agreement: float = 0.9
-    unlinked: int = 1000
     attribute: str = "Wearing_Lipstick"
     other: str = "Heavy_Makeup"
     region: str = "mouth"
@@ -89,14 +99,14 @@ class DemoResult:
 
     Attributes:
         evaluations, table: on the test split, by ``"before"``, ``"control"`` and ``"guided"``.
-        unlinked, unlinked_table: the same on the faces without co-occurrence.
+        differences, difference_table: guided minus control, and control minus before.
         page: the HTML page.
     """
 
     evaluations: Mapping[str, Evaluation]
     table: Table
-    unlinked: Mapping[str, Evaluation]
-    unlinked_table: Table
+    differences: Mapping[str, Sequence[Difference]]
+    difference_table: Table
     page: Path
 
 
@@ -111,8 +121,8 @@ def demo(
     """Run the demo; stages that an earlier run with the same settings finished are kept.
 
     Args:
-        out: folder for everything: ``index.html``, ``table.md``, ``unlinked.md``, ``faces.png``,
-            ``curves.png``, ``evaluation.json``, ``unlinked.json``, and a folder for each stage.
+        out: folder for everything: ``index.html``, ``table.md``, ``faces.png``, ``curves.png``,
+            ``evaluation.json``, and a folder for each stage.
         config: the settings.
         workers: processes that draw faces, and threads that read them.
         progress: called with (what, done, total).
@@ -125,7 +135,15 @@ def demo(
     stage = timed(say)
 
     stage(f"drawing {config.images} faces")
-    data = _draw(config, out / "faces", workers, progress)
+    data = generate(
+        out / "faces",
+        config.images,
+        seed=config.seed,
+        cooccurrence={(config.attribute, config.other): config.agreement},
+        splits=config.splits,
+        workers=workers,
+        progress=labelled(progress, "drawing faces") or False,
+    )
     stage(f"training {config.model} at {config.size} px for {config.epochs} epochs")
     runs = {"before": train(_training(config, data, workers), out / "before", progress=progress)}
     start = runs["before"].checkpoint
@@ -140,57 +158,25 @@ def demo(
     stage("evaluating")
     models = {name: load_checkpoint(run.checkpoint) for name, run in runs.items()}
     test = _test_images(models["before"], data, workers, progress)
-    evaluations = _evaluate(config, models, test, out / "evaluation.json", data, progress)
-    table = comparison(evaluations)
-    write_text(out / "table.md", table.to_markdown())
-    stage(f"drawing {config.unlinked} faces on which {config.other} tells nothing")
-    further = _draw(config, out / "unlinked", workers, progress, unlinked=True)
-    unlinked_test = _test_images(models["before"], further, workers, progress)
-    unlinked = _evaluate(
-        config, models, unlinked_test, out / "unlinked.json", further, progress, maps=False
+    evaluations, differences = _evaluate(config, models, test, out / "evaluation.json", progress)
+    tables = (
+        comparison(evaluations),
+        difference_table(differences, attribute=config.attribute, other=config.other),
     )
-    unlinked_table = comparison(unlinked)
-    write_text(out / "unlinked.md", unlinked_table.to_markdown())
+    write_text(out / "table.md", "\n".join(table.to_markdown() for table in tables))
     stage("drawing figures")
     histories = {name: read_history(run.history) for name, run in runs.items()}
-    tables = table, unlinked_table
-    page = _write_page(config, out, models, test, evaluations, unlinked, tables, histories)
+    page = _write_page(config, out, models, test, evaluations, tables, histories)
     stage(f"done: {page}")
-    return DemoResult(evaluations, table, unlinked, unlinked_table, page)
+    return DemoResult(evaluations, tables[0], differences, tables[1], page)
 
 
 def clear(out: str | Path) -> None:
     """Remove a demo from its folder, and nothing that a demo does not write."""
-    for name in ("faces", "unlinked", "before", "control", "guided"):
+    for name in ("faces", "before", "control", "guided"):
         shutil.rmtree(Path(out) / name, ignore_errors=True)
-    tables = ("evaluation.json", "unlinked.json", "table.md", "unlinked.md")
-    for name in (*tables, "faces.png", "curves.png", "index.html"):
+    for name in ("evaluation.json", "table.md", "faces.png", "curves.png", "index.html"):
         (Path(out) / name).unlink(missing_ok=True)
-
-
-def _draw(
-    config: DemoConfig,
-    out: Path,
-    workers: int,
-    progress: Report | None,
-    unlinked: bool = False,
-) -> Path:
-    """Draw the faces to learn from, or those without co-occurrence, all of them for the test."""
-    if unlinked:
-        count, seed, agreement = config.unlinked, config.seed + 1, 0.5
-        splits = (0.0, 0.0, 1.0)
-    else:
-        count, seed, agreement = config.images, config.seed, config.agreement
-        splits = (0.6, 0.05, 0.35)
-    return generate(
-        out,
-        count,
-        seed=seed,
-        cooccurrence={(config.attribute, config.other): agreement},
-        splits=splits,
-        workers=workers,
-        progress=labelled(progress, "drawing faces") or False,
-    )
 
 
 def _training(config: DemoConfig, data: Path, workers: int) -> TrainConfig:
@@ -234,29 +220,41 @@ def _evaluate(
     models: Mapping[str, Checkpoint],
     test: PreparedFaces,
     path: Path,
-    data: Path,
     progress: Report | None,
-    maps: bool = True,
-) -> dict[str, Evaluation]:
+) -> tuple[dict[str, Evaluation], dict[str, tuple[Difference, ...]]]:
     """Evaluate every model, or read what an earlier run with the same settings found."""
-    settings = {**asdict(config), "version": __version__}
+    settings = json.loads(json.dumps({**asdict(config), "version": __version__}))
     if path.is_file():
         stored = json.loads(path.read_text(encoding="utf-8"))
         if stored["settings"] == settings:
-            return {k: Evaluation.from_json(v) for k, v in stored["models"].items()}
-    names: dict[str, Any] = {
-        "attribute": config.attribute, "region": config.region if maps else None,
-    }  # fmt: skip
-    evaluations = {}
+            differences = stored["differences"].items()
+            return (
+                {k: Evaluation.from_json(v) for k, v in stored["models"].items()},
+                {k: tuple(Difference(**d) for d in v) for k, v in differences},
+            )
+    what: dict[str, Any] = {"attribute": config.attribute, "region": config.region}
+    found: dict[str, Predictions] = {}
     for name, checkpoint in models.items():
         report = labelled(progress, f"evaluating {name}")
-        found = predict(checkpoint, test, **names, progress=report)
-        evaluations[name] = summarize(
-            found, checkpoint.attributes, **names, other=config.other, data=data.name
+        found[name] = predict(checkpoint, test, **what, progress=report)
+    names = models["before"].attributes
+    evaluations = {
+        name: summarize(predictions, names, **what, other=config.other, data="faces")
+        for name, predictions in found.items()
+    }
+    differences = {
+        f"{one} − {other}": accuracy_differences(
+            found[one], found[other], names, attribute=config.attribute, other=config.other
         )
-    content = {name: e.to_json() for name, e in evaluations.items()}
-    write_json(path, {"settings": settings, "models": content})
-    return evaluations
+        for one, other in (("guided", "control"), ("control", "before"))
+    }
+    content = {
+        "settings": settings,
+        "models": {name: e.to_json() for name, e in evaluations.items()},
+        "differences": {name: [asdict(d) for d in ds] for name, ds in differences.items()},
+    }
+    write_json(path, content)
+    return evaluations, differences
 
 
 def _write_page(
@@ -265,7 +263,6 @@ def _write_page(
     models: Mapping[str, Checkpoint],
     test: PreparedFaces,
     evaluations: Mapping[str, Evaluation],
-    unlinked: Mapping[str, Evaluation],
     tables: tuple[Table, Table],
     histories: Mapping[str, Any],
 ) -> Path:
@@ -281,23 +278,15 @@ def _write_page(
     save_png(face_figure, out / "faces.png")
     save_png(curve_figure, out / "curves.png")
     a, b = config.attribute, config.other
-    few, many = (found["guided"]["E2"].images for found in (evaluations, unlinked))
     text = html_page(
         "Directing a classifier's attention",
         f"An AlexNet that learned {a} from faces where it nearly always comes with {b}, "
         f"and what one epoch of guidance toward the {config.region} changes.",
         [
-            Section("What changed", _findings(config, evaluations), [tables[0].to_html()]),
             Section(
-                f"Faces on which {b} tells nothing",
-                [
-                    f"{few} test faces have {a} without {b}. Of "
-                    f"{config.unlinked} further faces, on which the two come independently, "
-                    f"{many} do. There, {a} is found in "
-                    f"{_percent(unlinked['guided']['E2'].accuracy)} with guidance, in "
-                    f"{_percent(unlinked['control']['E2'].accuracy)} in the control.",
-                ],
-                [tables[1].to_html()],
+                "What changed",
+                _findings(config, evaluations),
+                [table.to_html() for table in tables],
             ),
             Section(
                 "Ten test faces",
@@ -339,6 +328,7 @@ def _findings(config: DemoConfig, evaluations: Mapping[str, Evaluation]) -> list
 
 def _commands(config: DemoConfig) -> str:
     a, b, r = config.attribute, config.other, config.region
+    splits = " ".join(f"{share:g}" for share in config.splits)
     common = (
         f"--batch-size {config.batch_size} --lr {config.tune_lr} --clip {config.tune_clip} "
         f"--schedule {config.schedule} --sharpness {config.sharpness} --seed {config.seed + 1}"
@@ -349,7 +339,7 @@ def _commands(config: DemoConfig) -> str:
     return "\n".join(
         [
             f"fastcam synth faces -n {config.images} --seed {config.seed}"
-            f" --splits 0.6 0.05 0.35 --cooccurrence {a}:{b}={config.agreement}",
+            f" --splits {splits} --cooccurrence {a}:{b}={config.agreement}",
             f"fastcam train faces -o before --size {config.size} --fit {config.fit}"
             f" --epochs {config.epochs} --patience 0 --batch-size {config.batch_size}"
             f" --lr {config.lr} --clip {config.clip} --schedule {config.schedule}"
@@ -357,8 +347,5 @@ def _commands(config: DemoConfig) -> str:
             f"{tune} -o control --w-g 0",
             f"{tune} -o guided --w-g {config.w_g}",
             f"{compare} faces -a {a} -b {b} -r {r}",
-            f"fastcam synth unlinked -n {config.unlinked} --seed {config.seed + 1}"
-            f" --splits 0 0 1 --cooccurrence {a}:{b}=0.5",
-            f"{compare} unlinked -a {a} -b {b}",
         ]
     )

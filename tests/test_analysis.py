@@ -299,23 +299,6 @@ def test_noise_names_what_is_wrong(
         analysis.noise_accuracy(subject, analysis.open_faces(subject, data), pairs, sigmas)
 
 
-def test_bootstrap_intervals() -> None:
-    rng = np.random.default_rng(1)
-    values = rng.normal(0.3, 1, 400)
-    low, high = analysis.bootstrap_interval(values)
-    assert (low, high) == analysis.bootstrap_interval(values)
-    assert (low, high) != analysis.bootstrap_interval(values, seed=1)
-    error = values.std() / 20  # of the mean of 400; the normal interval is ±1.96 of it
-    assert low == pytest.approx(values.mean() - 1.96 * error, abs=0.15 * error)
-    assert high == pytest.approx(values.mean() + 1.96 * error, abs=0.15 * error)
-    wide = analysis.bootstrap_interval(values, level=0.99)
-    assert wide[0] < low < high < wide[1]
-    assert analysis.bootstrap_interval([0.25] * 5) == (0.25, 0.25)
-    for wrong in ({"values": []}, {"values": [1.0], "level": 1.0}, {"values": [1.0], "samples": 0}):
-        with pytest.raises(ValueError, match="expected"):
-            analysis.bootstrap_interval(**wrong)
-
-
 # --- curves ---------------------------------------------------------------------------------------
 
 

@@ -16,9 +16,12 @@ from fastcam.data import CelebA, PreparedFaces
 from fastcam.evaluation import (
     Evaluation,
     Predictions,
+    accuracy_differences,
     attention_maps,
+    bootstrap_interval,
     compare,
     comparison,
+    difference_table,
     energy_share,
     evaluate,
     pick_device,
@@ -225,3 +228,46 @@ def test_evaluation_leaves_the_model_as_it_was(data: Path, checkpoint: Checkpoin
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
     for name, value in model.state_dict().items():
         np.testing.assert_array_equal(value, before[name])
+
+
+def test_bootstrap_intervals() -> None:
+    rng = np.random.default_rng(1)
+    values = rng.normal(0.3, 1, 400)
+    low, high = bootstrap_interval(values)
+    assert (low, high) == bootstrap_interval(values)
+    assert (low, high) != bootstrap_interval(values, seed=1)
+    error = values.std() / 20  # of the mean of 400; the normal interval is ±1.96 of it
+    assert low == pytest.approx(values.mean() - 1.96 * error, abs=0.15 * error)
+    assert high == pytest.approx(values.mean() + 1.96 * error, abs=0.15 * error)
+    wide = bootstrap_interval(values, level=0.99)
+    assert wide[0] < low < high < wide[1]
+    assert bootstrap_interval([0.25] * 5) == (0.25, 0.25)
+    for wrong in ({"values": []}, {"values": [1.0], "level": 1.0}, {"values": [1.0], "samples": 0}):
+        with pytest.raises(ValueError, match="expected"):
+            bootstrap_interval(**wrong)
+
+
+def test_accuracy_differences() -> None:
+    names = ["a", "b"]
+    #                      a∩b       a∩¬b             ¬a
+    labels = torch.tensor([[1.0, 1], [1, 0], [1, 0], [0, 1]])
+    right = Predictions(torch.tensor([[2.0, 0], [1, 0], [-1, 0], [-3, 0]]), labels)
+    wrong = Predictions(torch.tensor([[2.0, 0], [-1, 0], [-1, 0], [3, 0]]), labels)
+    found = accuracy_differences(right, wrong, names, attribute="a", other="b")
+    assert {d.name: (d.images, d.mean) for d in found} == {
+        "all": (4, 0.5), "E1": (1, 0.0), "E2": (2, 0.5), "a": (3, pytest.approx(1 / 3)),
+        "not a": (1, 1.0),
+    }  # fmt: skip
+    e2 = found[2]
+    assert e2.low == 0 and e2.high == 1
+    back = accuracy_differences(wrong, right, names, attribute="a", other="b")
+    assert [d.mean for d in back] == [pytest.approx(-d.mean) for d in found]
+    table = difference_table({"right − wrong": found}, attribute="a", other="b")
+    assert table.rows[2] == ["accuracy of a, E2 = a ∩ not b (n = 2)", "+50.0 (+0.0 to +100.0)"]
+    none = accuracy_differences(right, wrong, names, attribute="b")
+    assert [d.name for d in none] == ["all", "a", "not a"]
+    no_a = Predictions(torch.zeros(2, 2), torch.zeros(2, 2))
+    empty = accuracy_differences(no_a, no_a, names, attribute="a", other="b")[1]
+    assert (empty.images, empty.mean, empty.low) == (0, None, None)
+    with pytest.raises(ValueError, match="same images"):
+        accuracy_differences(right, Predictions(right.logits, 1 - labels), names, attribute="a")

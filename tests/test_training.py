@@ -71,6 +71,59 @@ def test_training_learns_and_leaves_a_checkpoint(data: Path, trained: Path) -> N
     assert left == ["history.csv", "model.pt", "result.json", "settings.json"]
 
 
+def test_bfloat16_trains_and_guides_in_autocast(
+    data: Path, tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[torch.dtype, torch.dtype]] = []
+    step = AttributeTask.training_step
+
+    def watched(self: AttributeTask, batch: Any, index: int) -> Tensor:
+        loss = step(self, batch, index)
+        seen.append((self.model(self.preprocessing.normalize(batch["image"])).dtype, loss.dtype))
+        return loss
+
+    monkeypatch.setattr(AttributeTask, "training_step", watched)
+    config = _config(
+        data, start=str(trained), epochs=1, guidance=GUIDANCE, lr=0.01, precision="bfloat16"
+    )
+    low = train(config, tmp_path / "low").checkpoint
+    assert set(seen) == {(torch.bfloat16, torch.float32)}
+    assert {w.dtype for w in _weights(low).values()} == {torch.float32}
+    seen.clear()
+    full = train(dataclasses.replace(config, precision="float32"), tmp_path / "full").checkpoint
+    assert set(seen) == {(torch.float32, torch.float32)}
+    before, one, two = _weights(trained), _weights(low), _weights(full)
+    moved = sum(float((two[k] - before[k]).square().sum()) for k in two) ** 0.5
+    apart = sum(float((two[k] - one[k]).square().sum()) for k in two) ** 0.5
+    assert 0 < apart < 0.5 * moved
+    with pytest.raises(ValueError, match="precision must be one of .* got 'float8'"):
+        _config(data, precision="float8")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")
+def test_freed_memory_is_kept() -> None:
+    code = (
+        "import resource, sys, torch\n"
+        "from fastcam.training import keep_freed_memory\n"
+        "if sys.argv[1] == 'keep':\n"
+        "    assert keep_freed_memory()\n"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(10):\n"  # the heap finds its shape
+        "    torch.ones(20_000_000)\n"
+        "before = faults()\n"
+        "for _ in range(4):\n"
+        "    torch.ones(20_000_000)\n"
+        "print(faults() - before)\n"
+    )
+    keep, give = (
+        int(subprocess.run(
+            [sys.executable, "-c", code, word], check=True, capture_output=True, text=True
+        ).stdout)
+        for word in ("keep", "give")
+    )  # fmt: skip
+    assert keep < 0.1 * give  # pages of 4 × 80 MB
+
+
 def test_the_seed_decides_everything(data: Path, tmp_path: Path) -> None:
     runs = [
         train(_config(data, seed=seed, augment="full"), tmp_path / name).checkpoint

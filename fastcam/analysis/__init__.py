@@ -16,7 +16,6 @@ for _module in ("torchvision", "torchmetrics", "matplotlib"):
 
 from fastcam.analysis.ablation import VARIANTS, Ablation, ablation  # noqa: E402
 from fastcam.analysis.attributes import AttributeScores, attributes  # noqa: E402
-from fastcam.analysis.bootstrap import bootstrap_interval  # noqa: E402
 from fastcam.analysis.correlation import Correlations, correlations  # noqa: E402
 from fastcam.analysis.curves import ToneCurves, tone_curves  # noqa: E402
 from fastcam.analysis.masks import TopMasks, mask_changes, top_masks  # noqa: E402
@@ -39,7 +38,6 @@ __all__ = [
     "ablation",
     "add_noise",
     "attributes",
-    "bootstrap_interval",
     "correlations",
     "load",
     "load_attention",

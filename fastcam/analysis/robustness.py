@@ -10,12 +10,12 @@ import torch
 from matplotlib.figure import Figure
 
 from fastcam._progress import Report
-from fastcam.analysis.bootstrap import bootstrap_interval
 from fastcam.analysis.curves import Pair, check_pairs, pair_name, pair_styles
 from fastcam.analysis.noise import NoiseAccuracy, noise_accuracy
 from fastcam.analysis.report import percent
 from fastcam.data import PreparedFaces
 from fastcam.evaluation import Table
+from fastcam.evaluation.bootstrap import bootstrap_interval
 from fastcam.models import Checkpoint
 from fastcam.plots.figure import new_figure
 

@@ -148,19 +148,9 @@ def summarize(
     """
     a = attribute_index(attributes, attribute)
     labels, logits = predictions.labels, predictions.logits
-    everything = torch.arange(len(labels))
     positive = labels[:, a] > 0.5
-    chosen = {"all": everything, "a": everything[positive], "not a": everything[~positive]}
-    if other is not None:
-        parts = attribute_subsets(labels, a, attribute_index(attributes, other))
-        chosen = {
-            "all": everything,
-            "E1": parts.both,
-            "E2": parts.only_a,
-            "a": chosen["a"],
-            "not a": parts.not_a,
-        }
-    right = ((logits[:, a] > 0) == positive).float()
+    chosen = subset_rows(labels, attributes, attribute, other)
+    right = correct(predictions, attributes, attribute)
     subsets = tuple(_score(name, rows, right, predictions) for name, rows in chosen.items())
     sides = [s.accuracy for s in subsets if s.name in ("a", "not a")]
     has_both = positive.any() and (~positive).any()
@@ -184,6 +174,26 @@ def summarize(
             )
         ),
     )
+
+
+def subset_rows(
+    labels: Tensor, attributes: list[str], attribute: str, other: str | None = None
+) -> dict[str, Tensor]:
+    """Rows of ``labels`` [N, K] by the name of the subset, see :class:`SubsetScore`."""
+    a = attribute_index(attributes, attribute)
+    everything = torch.arange(len(labels))
+    positive = labels[:, a] > 0.5
+    chosen = {"all": everything}
+    if other is not None:
+        parts = attribute_subsets(labels, a, attribute_index(attributes, other))
+        chosen |= {"E1": parts.both, "E2": parts.only_a}
+    return chosen | {"a": everything[positive], "not a": everything[~positive]}
+
+
+def correct(predictions: Predictions, attributes: list[str], attribute: str) -> Tensor:
+    """1 where an attribute is predicted right (a score above 0 means present), else 0: [N]."""
+    a = attribute_index(attributes, attribute)
+    return ((predictions.logits[:, a] > 0) == (predictions.labels[:, a] > 0.5)).float()
 
 
 def _score(name: str, rows: Tensor, right: Tensor, predictions: Predictions) -> SubsetScore:

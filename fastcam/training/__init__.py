@@ -8,7 +8,15 @@ for _module in ("torchvision", "lightning", "torchmetrics"):
     require(_module, extra="train")
 
 from fastcam.training.config import GuidanceConfig, TrainConfig  # noqa: E402
+from fastcam.training.memory import keep_freed_memory  # noqa: E402
 from fastcam.training.run import TrainResult, train  # noqa: E402
 from fastcam.training.task import TrainingDiverged  # noqa: E402
 
-__all__ = ["GuidanceConfig", "TrainConfig", "TrainResult", "TrainingDiverged", "train"]
+__all__ = [
+    "GuidanceConfig",
+    "TrainConfig",
+    "TrainResult",
+    "TrainingDiverged",
+    "keep_freed_memory",
+    "train",
+]

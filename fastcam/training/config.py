@@ -14,6 +14,7 @@ from fastcam.regions import Region
 GUIDES = ("positives", "all")
 SCHEDULES = ("constant", "cosine")
 DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("float32", "bfloat16")
 
 
 def _check(condition: bool, message: str) -> None:
@@ -94,6 +95,8 @@ class TrainConfig:
         w_a: weight of the attribute loss: the model's own where it has one, otherwise the binary
             cross entropy, mean over images and attributes.
         augment: see :func:`fastcam.data.augmentation`.
+        precision: ``"float32"``, or ``"bfloat16"`` for autocast: faster where the processor has it,
+            with weights, losses and maps in float32.
         landmarks: landmark table in place of the data folder's own.
         limit_train, limit_valid: use only the first so many images of a split.
         guidance: where to look, or None.
@@ -121,6 +124,7 @@ class TrainConfig:
     clip: float = 0.0
     w_a: float = 1.0
     augment: str = "flip"
+    precision: str = "float32"
     landmarks: str | None = None
     limit_train: int | None = None
     limit_valid: int | None = None
@@ -149,6 +153,10 @@ class TrainConfig:
             f"schedule must be one of {SCHEDULES}, got {self.schedule!r}",
         )
         _check(self.device in DEVICES, f"device must be one of {DEVICES}, got {self.device!r}")
+        _check(
+            self.precision in PRECISIONS,
+            f"precision must be one of {PRECISIONS}, got {self.precision!r}",
+        )
         _check(
             self.augment in AUGMENTATIONS,
             f"augment must be one of {AUGMENTATIONS}, got {self.augment!r}",

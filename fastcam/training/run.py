@@ -190,6 +190,7 @@ def train(
         trainer = Trainer(
             accelerator="gpu" if device.type == "cuda" else "cpu",
             devices=1,
+            precision="bf16-mixed" if config.precision == "bfloat16" else "32-true",
             max_epochs=config.epochs,
             callbacks=callbacks,
             plugins=[AtomicCheckpointIO()],

@@ -58,7 +58,11 @@ class AttributeTask(LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         c = self.config
         return torch.optim.SGD(
-            self.model.parameters(), lr=c.lr, momentum=c.momentum, weight_decay=c.weight_decay
+            self.model.parameters(),
+            lr=c.lr,
+            momentum=c.momentum,
+            weight_decay=c.weight_decay,
+            fused=True,  # one pass over weights, gradients and momenta
         )
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:

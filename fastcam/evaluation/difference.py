@@ -1,0 +1,82 @@
+"""How much more often one classifier is right than another, on the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fastcam.evaluation.bootstrap import bootstrap_interval
+from fastcam.evaluation.evaluate import Predictions, correct, subset_rows
+from fastcam.evaluation.tables import Table
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Accuracy of one classifier minus that of another on one subset of the images.
+
+    Attributes:
+        name: ``"all"``, ``"E1"``, ``"E2"``, ``"a"`` or ``"not a"``, see
+            :class:`fastcam.evaluation.SubsetScore`.
+        images: how many images it holds.
+        mean: the difference; None for an empty subset, as below.
+        low, high: its 95% interval by the paired bootstrap over images. It speaks of other images,
+            not of other trainings.
+    """
+
+    name: str
+    images: int
+    mean: float | None
+    low: float | None
+    high: float | None
+
+
+def accuracy_differences(
+    first: Predictions,
+    second: Predictions,
+    attributes: list[str],
+    *,
+    attribute: str,
+    other: str | None = None,
+) -> tuple[Difference, ...]:
+    """``first`` minus ``second``, on the subsets of Y §3.
+
+    Args:
+        first, second: two classifiers' predictions of the same images, in the same order.
+        attributes: names of the logits.
+        attribute, other: a and b. Without b there are no E1 and E2.
+
+    Raises:
+        ValueError: the predictions are of other images, or an unknown attribute.
+    """
+    if first.labels.shape != second.labels.shape or not first.labels.equal(second.labels):
+        raise ValueError("first and second: expected predictions of the same images")
+    gain = correct(first, attributes, attribute) - correct(second, attributes, attribute)
+    found = []
+    for name, rows in subset_rows(first.labels, attributes, attribute, other).items():
+        if len(rows):
+            interval = bootstrap_interval(gain[rows].numpy())
+            found.append(Difference(name, len(rows), float(gain[rows].mean()), *interval))
+        else:
+            found.append(Difference(name, 0, None, None, None))
+    return tuple(found)
+
+
+def difference_table(
+    differences: Mapping[str, Sequence[Difference]], *, attribute: str, other: str | None = None
+) -> Table:
+    """One column a comparison, one row a subset; in percentage points, with 95% intervals."""
+    meaning = {
+        "all": "all images", "E1": f"E1 = {attribute} ∩ {other}",
+        "E2": f"E2 = {attribute} ∩ not {other}", "a": attribute, "not a": f"not {attribute}",
+    }  # fmt: skip
+    rows = [
+        [f"accuracy of {attribute}, {meaning[row[0].name]} (n = {row[0].images})", *map(_cell, row)]
+        for row in zip(*differences.values(), strict=True)
+    ]
+    return Table(["percentage points (95% interval)", *differences], rows)
+
+
+def _cell(d: Difference) -> str:
+    if d.mean is None or d.low is None or d.high is None:
+        return "–"
+    return f"{100 * d.mean:+.1f} ({100 * d.low:+.1f} to {100 * d.high:+.1f})"
