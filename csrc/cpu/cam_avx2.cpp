@@ -6,7 +6,7 @@
 #include <cstring>
 #include <type_traits>
 
-#pragma GCC target("avx2,fma,f16c")
+#pragma GCC target("avx2,fma,f16c,prfchw")
 #define FASTCAM_ISA avx2
 #define FASTCAM_VECTOR_BYTES 32
 #define FASTCAM_ISA_NAME "avx2"

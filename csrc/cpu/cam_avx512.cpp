@@ -6,7 +6,7 @@
 #include <cstring>
 #include <type_traits>
 
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prfchw")
 #define FASTCAM_ISA avx512
 #define FASTCAM_VECTOR_BYTES 64
 #define FASTCAM_ISA_NAME "avx512"

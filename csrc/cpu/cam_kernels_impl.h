@@ -25,6 +25,27 @@ FASTCAM_INLINE int64_t padded(int64_t count) {
   return (count + kLanes<Acc> - 1) / kLanes<Acc> * kLanes<Acc>;
 }
 
+// body(c, read, write) for the vectors of channels [begin, end): the last may be cut.
+template <class Acc, class Body>
+FASTCAM_INLINE void over_channels(int64_t begin, int64_t end, const Body& body) {
+  constexpr int L = kLanes<Acc>;
+  int64_t c = begin;
+  for (; c + L <= end; c += L) {
+    body(
+        c, [](const auto* from) __attribute__((always_inline)) { return load(from); },
+        [](auto* to, const Vec<Acc>& v) __attribute__((always_inline)) { store(to, v); });
+  }
+  if (c < end) {
+    const int64_t count = end - c;
+    body(
+        c,
+        [&](const auto* from)
+            __attribute__((always_inline)) { return load_partial<Acc>(from, count); },
+        [&](auto* to, const Vec<Acc>& v)
+            __attribute__((always_inline)) { store_partial<Acc>(to, v, count); });
+  }
+}
+
 // ---- step 1: alpha[c] = sum_q D[c, q] / P
 // --------------------------------------------------------
 
@@ -34,17 +55,25 @@ FASTCAM_INLINE void channel_weights(const Plane<S>& d, Acc cells, Acc* alpha) {
   const int64_t C = d.channels;
   const int64_t Q = d.cells;
   if (d.channels_last) {
-    int64_t c = 0;
-    for (; c + L <= C; c += L) {
-      Vec<Acc> sum{};
-      for (int64_t q = 0; q < Q; ++q) sum += load(d.data + q * C + c);
-      store(alpha + c, sum / cells);
-    }
-    if (c < C) {
-      Vec<Acc> sum{};
-      for (int64_t q = 0; q < Q; ++q) sum += load_partial<Acc>(d.data + q * C + c, C - c);
-      store_partial<Acc>(alpha + c, Vec<Acc>(sum / cells), C - c);
-    }
+    // Cell after cell, as D lies in memory; the sums of the channels stay in the first-level cache.
+    const auto round = [&]<int kCells>(std::integral_constant<int, kCells>, int64_t q) {
+      const S* rows = d.data + q * C;
+      const bool first = q == 0;
+      const bool last = q + kCells == Q;
+      const auto add = [&](int64_t c, const auto& read, const auto& write) {
+        Vec<Acc> sum{};
+        if (!first) sum = read(alpha + c);
+        for (int j = 0; j < kCells; ++j) {
+          prefetch_ahead(rows + j * C + c);
+          sum += read(rows + j * C + c);
+        }
+        write(alpha + c, last ? Vec<Acc>(sum / cells) : sum);
+      };
+      over_channels<Acc>(0, C, add);
+    };
+    int64_t q = 0;
+    for (; q + 4 <= Q; q += 4) round(std::integral_constant<int, 4>{}, q);
+    for (; q < Q; ++q) round(std::integral_constant<int, 1>{}, q);
     return;
   }
   const int64_t rest = Q % L;
@@ -52,7 +81,10 @@ FASTCAM_INLINE void channel_weights(const Plane<S>& d, Acc cells, Acc* alpha) {
   for (int64_t c = 0; c < C; ++c) {
     const S* row = d.data + c * Q;
     Vec<Acc> sum{};
-    for (int64_t q = 0; q < whole; q += L) sum += load(row + q);
+    for (int64_t q = 0; q < whole; q += L) {
+      prefetch_ahead(row + q);
+      sum += load(row + q);
+    }
     if (rest != 0) {
       const bool spare = (C - 1 - c) * Q + rest >= L;  // a whole vector is still inside D
       sum +=
@@ -82,7 +114,10 @@ FASTCAM_INLINE void maps_channels_first(const Plane<S>& a, const Acc* const* alp
     for (int j = 0; j < kRows; ++j) rows[j] = a.data + (c + j) * P;
     const auto add = [&](int64_t p, const auto& read) __attribute__((always_inline)) {
       Vec<Acc> value[kRows];
-      for (int j = 0; j < kRows; ++j) value[j] = read(rows[j] + p);
+      for (int j = 0; j < kRows; ++j) {
+        prefetch_ahead(rows[j] + p);
+        value[j] = read(rows[j] + p);
+      }
       for (int t = 0; t < kTargets; ++t) {
         Vec<Acc> sum = load(map[t] + p);
         for (int j = 0; j < kRows; ++j) sum += alpha[t][c + j] * value[j];
@@ -114,6 +149,8 @@ FASTCAM_INLINE void maps_channels_last(const Plane<S>& a, const Acc* const* alph
     Vec<Acc> odd[kTargets] = {};
     int64_t c = 0;
     for (; c + 2 * L <= C; c += 2 * L) {
+      prefetch_ahead(cell + c);
+      prefetch_ahead(cell + c + L);
       const Vec<Acc> first = load(cell + c);
       const Vec<Acc> second = load(cell + c + L);
       for (int t = 0; t < kTargets; ++t) {
@@ -327,6 +364,7 @@ FASTCAM_INLINE void backward_channels_first(const CamBackward& op, const S* a, S
       return spare ? keep_first<Acc>(load(in + p), P - p) : load_partial<Acc>(in + p, P - p);
     };
     if (dalpha != nullptr) {
+      for (int64_t p = 0; p < P; p += L) prefetch_ahead(in + p);
       for (int64_t t = 0; t < T; ++t) {
         Vec<Acc> sum{};
         if (on[t]) {
@@ -338,59 +376,70 @@ FASTCAM_INLINE void backward_channels_first(const CamBackward& op, const S* a, S
     }
     if (da != nullptr) {
       S* out = da + c * P;
-      for (int64_t p = 0; p < P; p += L) {
+      const auto sum_at = [&](int64_t p) __attribute__((always_inline)) {
         Vec<Acc> sum{};
         for (int64_t t = 0; t < T; ++t) sum += alpha[t * C + c] * load(map_grad + t * row + p);
-        if (p + L <= P) {
-          store(out + p, sum);
-        } else {
-          store_partial<Acc>(out + p, sum, P - p);
-        }
+        return sum;
+      };
+      int64_t p = 0;
+      for (; p + L <= P; p += L) {
+        prefetch_ahead_to_write(out + p);
+        store(out + p, sum_at(p));
+      }
+      if (P < L) {
+        store_partial<Acc>(out, sum_at(0), P);
+      } else if (p < P) {  // the row's last vector, part of it once more
+        store(out + P - L, sum_at(P - L));
       }
     }
   }
 }
 
-// Channels last: cell by cell over this block's channels.
+// Channels last: cell by cell over this block's channels, a few cells for one load and store of the
+// sums.
 template <class Acc, class S>
 FASTCAM_INLINE void backward_channels_last(const CamBackward& op, const S* a, S* da,
                                            const Acc* alpha, const uint8_t* on, const Acc* map_grad,
                                            Acc* dalpha, int64_t c_begin, int64_t c_end) {
-  constexpr int L = kLanes<Acc>;
   const int64_t C = op.channels;
   const int64_t P = op.cells;
   const int64_t T = op.targets;
   const int64_t row = padded<Acc>(P);
-  for (int64_t c = c_begin; c < c_end; c += L) {
-    const int64_t count = c_end - c < L ? c_end - c : L;
-    const auto read = [&](const auto* from) __attribute__((always_inline)) {
-      return count == L ? load(from) : load_partial<Acc>(from, count);
-    };
-    const auto write = [&](auto* to, const Vec<Acc>& v) __attribute__((always_inline)) {
-      if (count == L) {
-        store(to, v);
-      } else {
-        store_partial<Acc>(to, v, count);
+  const auto round = [&]<int kCells>(std::integral_constant<int, kCells>, int64_t p) {
+    const bool first = p == 0;
+    const bool last = p + kCells == P;
+    const auto pull = [&](int64_t c, const auto& read, const auto& write) {
+      Vec<Acc> value[kCells];
+      for (int j = 0; j < kCells; ++j) {
+        prefetch_ahead(a + (p + j) * C + c);
+        value[j] = read(a + (p + j) * C + c);
       }
-    };
-    if (dalpha != nullptr) {
       for (int64_t t = 0; t < T; ++t) {
         Vec<Acc> sum{};
         if (on[t]) {
-          const Acc* g = map_grad + t * row;
-          for (int64_t p = 0; p < P; ++p) sum += g[p] * read(a + p * C + c);
+          if (!first) sum = read(dalpha + t * C + c);
+          for (int j = 0; j < kCells; ++j) sum += map_grad[t * row + p + j] * value[j];
+          if (last) sum /= Acc(P);
         }
-        write(dalpha + t * C + c, Vec<Acc>(sum / Acc(P)));
+        write(dalpha + t * C + c, sum);
       }
-    }
-    if (da != nullptr) {
-      for (int64_t p = 0; p < P; ++p) {
+    };
+    const auto push = [&](int64_t c, const auto& read, const auto& write) {
+      for (int j = 0; j < kCells; ++j) {
         Vec<Acc> sum{};
-        for (int64_t t = 0; t < T; ++t) sum += map_grad[t * row + p] * read(alpha + t * C + c);
-        write(da + p * C + c, sum);
+        for (int64_t t = 0; t < T; ++t) {
+          sum += map_grad[t * row + p + j] * read(alpha + t * C + c);
+        }
+        prefetch_ahead_to_write(da + (p + j) * C + c);
+        write(da + (p + j) * C + c, sum);
       }
-    }
-  }
+    };
+    if (dalpha != nullptr) over_channels<Acc>(c_begin, c_end, pull);
+    if (da != nullptr) over_channels<Acc>(c_begin, c_end, push);
+  };
+  int64_t p = 0;
+  for (; p + 4 <= P; p += 4) round(std::integral_constant<int, 4>{}, p);
+  for (; p < P; ++p) round(std::integral_constant<int, 1>{}, p);
 }
 
 template <class Acc, class S>

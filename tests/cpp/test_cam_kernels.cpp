@@ -315,6 +315,22 @@ TEST(nan_of_a_valid_pair_stays_visible) {
   }
 }
 
+// A vector may reach into the next row, and a row's last vector overlaps the one before.
+TEST(nan_of_one_channel_stays_in_its_row) {
+  for_all_cases<float>([](Case<float>& k) {
+    const auto [n, t, c, p, q] = k.shape;
+    k.run_loss();  // before the NaN comes: it would be in the whole map
+    const int64_t bad = c / 2;
+    for (int64_t i = 0; i < p; ++i) k.A(n - 1, bad, i) = std::numeric_limits<float>::quiet_NaN();
+    k.run_backward(std::vector<float>(size_t(n * t), 1.0f), 1);
+    for (float g : k.da) CHECK(std::isfinite(g));  // dA does not depend on A, given the map
+    for (int64_t i = 0; i < n * t * c; ++i) {
+      const bool hit = i / (t * c) == n - 1 && i % c == bad;
+      CHECK(std::isnan(k.dalpha[size_t(i)]) == hit);
+    }
+  });
+}
+
 TEST(the_instruction_set_asked_for_runs) {
   const char* asked = std::getenv("FASTCAM_CPU_ISA");
   std::printf("      instruction set: %s\n", cam_kernels().isa);
