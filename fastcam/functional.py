@@ -51,7 +51,7 @@ def _prepare(activations: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor, to
 
 def _spread(grad: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
     """∂/∂D is the same for every cell of D: [N,T,C] as an expanded view [N,T,C,H',W']."""
-    return grad.to(dtype)[..., None, None].expand(shape)
+    return grad.to(dtype).unsqueeze(-1).unsqueeze(-1).expand(shape)
 
 
 class _GradCam(torch.autograd.Function):
@@ -136,7 +136,7 @@ class _CamIoULoss(torch.autograd.Function):
         )
         count = None
         if reduction == "mean":
-            count = (status & 1).sum().clamp(min=1)
+            count = status.count_nonzero().clamp(min=1)  # only a valid pair has a bit set
             loss = loss.sum() / count
         elif reduction == "sum":
             loss = loss.sum()
@@ -155,18 +155,19 @@ class _CamIoULoss(torch.autograd.Function):
         activations, alpha, unit, status, count = ctx.saved_tensors
         if count is not None:
             grad = grad / count
+        need_activations, need_gradients = ctx.needs_input_grad[:2]
         grad_activations, grad_gradients = raw._cam_backward(
             activations,
             alpha,
             unit,
             grad.to(alpha.dtype).expand(status.shape),
             status,
-            ctx.needs_input_grad[0],
-            ctx.needs_input_grad[1],
+            need_activations,
+            need_gradients,
         )
         return (
-            grad_activations if ctx.needs_input_grad[0] else None,
-            _spread(grad_gradients, *ctx.gradients_like) if ctx.needs_input_grad[1] else None,
+            grad_activations if need_activations else None,
+            _spread(grad_gradients, *ctx.gradients_like) if need_gradients else None,
             *nothing,
         )
 
