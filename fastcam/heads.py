@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import get_gradient_edge
+from torch.autograd.graph import Node, get_gradient_edge
 
 from fastcam import _checks as check
 from fastcam import functional
+from fastcam._head_products import Meeting, first_product, product
 from fastcam._targets import Targets, resolve
 from fastcam._trace import Call, Trace, describe
 from fastcam.tap import ActivationTap
@@ -46,6 +47,7 @@ def head_gradients(
     head: str = "auto",
     create_graph: bool = True,
     needs_graph: bool = True,
+    valid: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The activations A and the gradients D of the targets' scores with respect to them.
 
@@ -57,6 +59,7 @@ def head_gradients(
         create_graph: keep D differentiable with respect to the head's weights.
         needs_graph: the caller will backpropagate into A, so a forward without a graph is an error
             even where a closed form needs none.
+        valid: bool [N,T]; of the pairs that are not, a closed form may leave D at 0.
 
     Returns:
         A [N,C,H,W], and D [N,T,C,H',W']: H'×W' as at the tap's ``gradient_at``; 1×1 from a closed
@@ -91,7 +94,7 @@ def head_gradients(
             else "only a tap knows what ran between the activations and the logits"
         )
         if isinstance(form, ClosedForm):
-            return tensor, form.gradients(targets, create_graph)
+            return tensor, form.gradients(targets, create_graph, valid)
         if head != "auto":
             raise ValueError(f"head: expected a head with a closed form for {head!r}, but {form}")
     _has_graph(tap, tensor)
@@ -166,6 +169,7 @@ class ClosedForm:
     batch: int
     features: tuple[int, int]  # channels, positions at the flatten
     weights: list[Tensor] = field(default_factory=list)  # W_1 … W_L
+    outputs: list[Node | None] = field(default_factory=list)  # of the linear layers, in the graph
     first: Tensor | None = None  # m_0 [N, channels·positions], None for 1
     between: list[Tensor | None] = field(default_factory=list)  # m_1 … m_{L-1}
 
@@ -184,6 +188,7 @@ class ClosedForm:
         batch, channels, height, width = tap.activations.shape
         shape = torch.Size((batch, channels, height, width))
         weights: list[Tensor] = []
+        outputs: list[Node | None] = []
         groups: list[list[Call]] = [[]]  # what multiplies before each linear layer
         for call in end.path():
             what = describe(call.name, call.module)
@@ -199,6 +204,7 @@ class ClosedForm:
                 if call.weight._version != call.weight_version:
                     return f"the weight of {what} changed after the forward"
                 weights.append(call.weight)
+                outputs.append(call.target.node if call.target is not None else None)
                 groups.append([])
             elif call.kind == "relu" and not weights:
                 return f"{what} comes before the first linear layer"
@@ -214,25 +220,62 @@ class ClosedForm:
             if isinstance(multiplier, str):
                 return multiplier
             multipliers.append(multiplier)
-        return cls(batch, (shape[1], shape[2] * shape[3]), weights, multipliers[0], multipliers[1:])
+        features = shape[1], shape[2] * shape[3]
+        return cls(batch, features, weights, outputs, multipliers[0], multipliers[1:])
 
-    def gradients(self, targets: Targets, create_graph: bool) -> Tensor:
-        """D summed over positions, [N,T,C,1,1]; expanded over N where all images share it."""
-        channels, positions = self.features
+    def gradients(
+        self, targets: Targets, create_graph: bool, valid: Tensor | None = None
+    ) -> Tensor:
+        """D summed over positions, [N,T,C,1,1]; expanded over N where all images share it.
+
+        Args:
+            targets: T of them.
+            create_graph: keep D differentiable with respect to the weights.
+            valid: bool [N,T] on the CPU; D of the other pairs is left at 0.
+        """
+        channels, _ = self.features
+        pairs = self.batch, targets.count
         weights = self.weights if create_graph else [weight.detach() for weight in self.weights]
         v = targets.rows(weights[-1])
+        between, first, chosen = self.between, self.first, None
+        by_pair = v.shape[0] > 1 or any(m is not None for m in between) or first is not None
+        if by_pair and len(weights) > 1 and valid is not None and not bool(valid.all()):
+            # Each valid pair becomes an image with one target.
+            chosen = valid.nonzero(as_tuple=True)
+            images, columns = chosen
+            if v.shape[0] > 1 or v.shape[1] > 1:
+                v = v[images if v.shape[0] > 1 else 0, columns].unsqueeze(1)
+            between = [None if m is None else m[images] for m in between]
+            first = None if first is None else first[images]
         for layer in range(len(weights) - 2, -1, -1):
-            weight, multiplier = weights[layer], self.between[layer]
+            multiplier = between[layer]
             if multiplier is not None:
                 v = v * multiplier.to(v.dtype).unsqueeze(1)
-            if layer == 0 and self.first is None and positions > 1:
-                weight = weight.unflatten(1, (channels, positions)).sum(-1)
-            v = v @ weight
-        if self.first is not None:
-            v = v * self.first.to(v.dtype).flatten(1).unsqueeze(1)
-        if v.shape[-1] != channels:
-            v = v.unflatten(-1, (channels, positions)).sum(-1)
-        return v.expand(self.batch, targets.count, channels)[..., None, None]
+            meeting = Meeting.of(weights[layer], self.outputs[layer]) if create_graph else None
+            if layer > 0:
+                v = product(v, weights[layer], meeting)
+                continue
+            kept = first
+            if chosen is not None and kept is not None and targets.count > 1:
+                v, kept, chosen = _by_image(v, chosen, pairs), self.first, None
+            if kept is not None:
+                kept = kept.to(v.dtype).flatten(1)
+            v = first_product(v, weights[0], self.features, kept, meeting)
+        if len(weights) == 1:
+            if first is not None:
+                v = v * first.to(v.dtype).flatten(1).unsqueeze(1)
+            if v.shape[-1] != channels:
+                v = v.unflatten(-1, self.features).sum(-1)
+        if chosen is not None:
+            v = _by_image(v, chosen, pairs)
+        return v.expand(*pairs, channels)[..., None, None]
+
+
+def _by_image(v: Tensor, chosen: tuple[Tensor, ...], pairs: tuple[int, int]) -> Tensor:
+    """Rows of the chosen pairs [R or 1, 1, J] at their places among all [N,T,J], 0 elsewhere."""
+    images, columns = chosen
+    rows = v.squeeze(1).expand(len(images), -1)
+    return v.new_zeros(*pairs, v.shape[-1]).index_put((images, columns), rows)
 
 
 def _multiplier(group: list[Call]) -> Tensor | str | None:

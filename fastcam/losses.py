@@ -61,6 +61,16 @@ def _restore_stats(valid: int, dead: int) -> CamStats:
     return stats
 
 
+def _valid(
+    logits: Tensor, regions: Tensor, cell_weights: Tensor | None, where: Tensor | None
+) -> Tensor | None:
+    """Which pairs count, where that is known without waiting for a device."""
+    given = [t for t in (logits, regions, cell_weights, where) if isinstance(t, Tensor)]
+    if any(tensor.device.type != "cpu" for tensor in given):
+        return None
+    return functional.valid_targets(regions, cell_weights, where)
+
+
 class IoUCamLoss(nn.Module):
     """IoU loss between the Grad-CAM of chosen scores and the regions they should look at.
 
@@ -167,6 +177,7 @@ class IoUCamLoss(nn.Module):
             head=self.head,
             create_graph=self.weight_grad == "full" and torch.is_grad_enabled(),
             needs_graph=torch.is_grad_enabled(),
+            valid=_valid(logits, regions, cell_weights, where),
         )
         loss, status = functional._cam_iou(
             tensor,
