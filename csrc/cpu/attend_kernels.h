@@ -17,6 +17,13 @@ struct AttendKernels {
                           void* scratch);
 };
 
+// Channels that attend's backward takes at once: their features, the gradient with respect to them
+// and what streams by stay in a first-level cache of 32 KB.
+int64_t attend_block_channels(int64_t cells);
+
+// Rows that attend's forward pools at once under several curves.
+inline constexpr int kAttendRows = 4;
+
 int64_t attend_scratch_bytes(int64_t cells);
 
 const AttendKernels& attend_kernels();

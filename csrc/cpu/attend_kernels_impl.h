@@ -14,36 +14,46 @@ namespace fastcam::FASTCAM_ISA {
 // What of a vector of logits the curves need.
 template <class Acc>
 struct Mask {
-  Vec<Acc> u;         // 2 sigmoid(-|L|), in [0, 1]
-  Vec<Acc> log_u;     // only if asked for
-  Vec<Acc> positive;  // L: only its sign matters
+  Vec<Acc> u;      // 2 sigmoid(-|L|), in [0, 1]
+  Vec<Acc> log_u;  // only if asked for
+  Vec<Acc> logit;  // only its sign matters
 };
 
 template <bool kLog, class Acc>
 FASTCAM_INLINE Mask<Acc> mask_of(const Vec<Acc>& logit) {
-  const Vec<Acc> magnitude = absolute<Acc>(logit);
-  const Vec<Acc> e = exp_(Vec<Acc>(-magnitude));
-  Mask<Acc> mask{Acc(2) * e / (Acc(1) + e), {}, logit};
-  if constexpr (kLog) mask.log_u = Acc(0.69314718055994531) - magnitude - log1p_unit(e);
+  const Vec<Acc> magnitude = minus_absolute<Acc>(logit);
+  const Vec<Acc> e = exp_(magnitude);
+  Mask<Acc> mask{(e + e) / (Acc(1) + e), {}, logit};
+  if constexpr (kLog) mask.log_u = Acc(0.69314718055994531) + magnitude - log1p_unit(e);
   return mask;
 }
 
-// u^n / 2, the lower branch of h.
+// u^n: twice the lower branch of h.
 template <class Power>
 struct WholeCurve {
   Power power;
   static constexpr bool kLog = false;
   template <class Acc>
-  FASTCAM_INLINE Vec<Acc> lower(const Mask<Acc>& m) const {
-    return Acc(0.5) * power.template raise<Acc>(m.u);
+  FASTCAM_INLINE Vec<Acc> raised(const Mask<Acc>& m) const {
+    return power(Block<1, Acc>{{m.u}}).v[0];
+  }
+  template <int kCount, class Acc>
+  FASTCAM_INLINE Block<kCount, Acc> raised(const Acc* u, const Acc*) const {
+    return power(Block<kCount, Acc>::read(u));
   }
 };
 struct FractionalCurve {
   double n;
   static constexpr bool kLog = true;
   template <class Acc>
-  FASTCAM_INLINE Vec<Acc> lower(const Mask<Acc>& m) const {
-    return Acc(0.5) * exp_(Vec<Acc>(Acc(n) * m.log_u));
+  FASTCAM_INLINE Vec<Acc> raised(const Mask<Acc>& m) const {
+    return exp_(Vec<Acc>(Acc(n) * m.log_u));
+  }
+  template <int kCount, class Acc>
+  FASTCAM_INLINE Block<kCount, Acc> raised(const Acc*, const Acc* log_u) const {
+    Block<kCount, Acc> t = Block<kCount, Acc>::read(log_u);
+    for (Vec<Acc>& v : t.v) v = exp_(Vec<Acc>(Acc(n) * v));
+    return t;
   }
 };
 
@@ -60,165 +70,372 @@ FASTCAM_INLINE void with_curve(double n, const F& f) {
   }
 }
 
+// 1 + g = 1 - beta + (1 + beta) h, with h = t / 2 or, mirrored, 1 - t / 2 of t = u^n.
 template <class Acc>
-FASTCAM_INLINE Vec<Acc> mirrored(const Mask<Acc>& m, const Vec<Acc>& lower) {
-  return (m.positive >= Acc(0)) ? Acc(1) - lower : lower;
+struct Gain {
+  Acc half;  // (1 + beta) / 2
+  Acc low;   // 1 - beta
+  explicit Gain(double beta) : half(Acc(1 + beta) / 2), low(Acc(1 - beta)) {}
+
+  FASTCAM_INLINE Vec<Acc> factor(const Mask<Acc>& m, const Vec<Acc>& t) const {
+    const Vec<Acc> part = half * t;
+    return (m.logit >= Acc(0)) ? Acc(2) - part : low + part;  // 1 - beta + 1 + beta = 2
+  }
+};
+
+// 2 sigmoid(L).
+template <class Acc>
+FASTCAM_INLINE Vec<Acc> twice_the_mask(const Mask<Acc>& m) {
+  return (m.logit >= Acc(0)) ? Acc(2) - m.u : m.u;
 }
+
+// ---- rows of cells
+// -------------------------------------------------------------------------------
+
+// How a vector lies in its row. A row ends in a vector that reaches back into the one before
+// (Last), so that it is read and written whole; what both hold is the same, and counts once in
+// sums. Only rows shorter than a vector (Short) go through a buffer.
+struct Whole {
+  template <class Acc, class S>
+  FASTCAM_INLINE Vec<Acc> read(const S* from) const {
+    return load(from);
+  }
+  template <class Acc, class S>
+  FASTCAM_INLINE void write(S* to, const Vec<Acc>& v) const {
+    store(to, v);
+  }
+  template <class Acc>
+  FASTCAM_INLINE Vec<Acc> once(const Vec<Acc>& v) const {
+    return v;
+  }
+};
+template <class Acc>
+struct Last : Whole {
+  BitsOf<Acc> fresh;  // all ones in the lanes that no vector before holds
+  template <class>
+  FASTCAM_INLINE Vec<Acc> once(const Vec<Acc>& v) const {
+    return (Vec<Acc>)((BitsOf<Acc>)v & fresh);  // whatever the others are, NaN included
+  }
+};
+struct Short {
+  int64_t count;
+  template <class Acc, class S>
+  FASTCAM_INLINE Vec<Acc> read(const S* from) const {
+    return load_partial<Acc>(from, count);
+  }
+  template <class Acc, class S>
+  FASTCAM_INLINE void write(S* to, const Vec<Acc>& v) const {
+    store_partial<Acc>(to, v, count);
+  }
+  template <class Acc>
+  FASTCAM_INLINE Vec<Acc> once(const Vec<Acc>& v) const {
+    return keep_first<Acc>(v, count);
+  }
+};
+
+template <class Acc>
+class Row {
+public:
+  explicit Row(int64_t cells) : cells_(cells), rest_(cells % kLanes<Acc>) {
+    const IntOf<Acc> held = IntOf<Acc>(kLanes<Acc> - rest_);
+    BitsOf<Acc> lane;
+    for (int i = 0; i < kLanes<Acc>; ++i) lane[i] = IntOf<Acc>(i);
+    last_.fresh = lane >= held;
+  }
+
+  int64_t count() const { return cells_; }
+  int64_t padded() const { return cells_ + (rest_ == 0 ? 0 : kLanes<Acc> - rest_); }
+
+  // Calls body(position, slot, how it lies) for each vector. `slot` is where a row of scratch
+  // memory holds it: vectors do not overlap there.
+  template <class Body>
+  FASTCAM_INLINE void each(const Body& body) const {
+    constexpr int64_t L = kLanes<Acc>;
+    int64_t p = 0;
+    for (; p + L <= cells_; p += L) body(p, p, Whole{});
+    if (rest_ == 0) return;
+    if (p > 0) {
+      body(cells_ - L, p, last_);
+    } else {
+      body(0, 0, Short{rest_});
+    }
+  }
+
+private:
+  int64_t cells_;
+  int64_t rest_;
+  Last<Acc> last_;
+};
+
+#define FASTCAM_BODY __attribute__((always_inline))
 
 // ---- attend, forward
 // -----------------------------------------------------------------------------
 
-// Calls body(position, count): whole vectors with count = lanes, then the rest.
-template <class Acc, class Body>
-FASTCAM_INLINE void over_cells(int64_t cells, const Body& body) {
-  constexpr int L = kLanes<Acc>;
-  int64_t p = 0;
-  for (; p + L <= cells; p += L) body(p, std::integral_constant<int64_t, L>{});
-  if (p < cells) body(p, cells - p);
+// The rows (n, k, c) from `begin` on, one after the other; row / (K C) without a division for each.
+template <class Acc, class S>
+class Rows {
+public:
+  Rows(const AttendForward& op, int64_t begin) : op_(op), row_(begin) {
+    channel_ = begin % op.shape.channels;
+    attribute_ = begin / op.shape.channels % op.shape.attributes;
+    image_ = begin / op.shape.channels / op.shape.attributes;
+  }
+  FASTCAM_INLINE void next() {
+    ++row_;
+    if (++channel_ < op_.shape.channels) return;
+    channel_ = 0;
+    if (++attribute_ < op_.shape.attributes) return;
+    attribute_ = 0;
+    ++image_;
+  }
+  FASTCAM_INLINE int64_t index() const { return row_; }
+  FASTCAM_INLINE const S* logits() const {
+    return static_cast<const S*>(op_.logits) + row_ * op_.shape.cells;
+  }
+  FASTCAM_INLINE const S* features() const {
+    const int64_t row = image_ * op_.shape.channels + channel_;
+    return static_cast<const S*>(op_.features) + row * op_.shape.cells;
+  }
+  // Of curve j: a row, or its mean.
+  FASTCAM_INLINE S* out(int64_t j) const {
+    const AttendShape& s = op_.shape;
+    const int64_t rows = s.batch * s.attributes * s.channels;
+    return static_cast<S*>(op_.out) + (j * rows + row_) * (op_.pool ? 1 : s.cells);
+  }
+  FASTCAM_INLINE Acc* mask_sum() const { return static_cast<Acc*>(op_.mask_sum) + row_; }
+
+private:
+  const AttendForward& op_;
+  int64_t row_, channel_, attribute_, image_;
+};
+
+template <class Acc, class S>
+FASTCAM_INLINE void store_one(S* to, Acc value) {
+  store_partial<Acc>(to, splat(value), 1);
 }
-template <class Acc, class S, class Count>
-FASTCAM_INLINE Vec<Acc> read(const S* from, Count count) {
-  if constexpr (std::is_same_v<Count, int64_t>) {
-    return load_partial<Acc>(from, count);
-  } else {
-    return load(from);
+
+// One row under one curve: all of it in registers, from the logits to the result.
+template <bool kPool, class Acc, class S, class Curve>
+FASTCAM_INLINE void attend_row(const Rows<Acc, S>& row, const Row<Acc>& cells, const Curve& curve,
+                               const Gain<Acc>& gain, int64_t j) {
+  const S* features = row.features();
+  const S* logits = row.logits();
+  S* out = row.out(j);
+  Vec<Acc> masks{};
+  Vec<Acc> total{};
+  cells.each([&](int64_t p, int64_t, const auto& how) FASTCAM_BODY {
+    const Mask<Acc> m = mask_of<Curve::kLog, Acc>(how.template read<Acc>(logits + p));
+    const Vec<Acc> z =
+        gain.factor(m, curve.template raised<Acc>(m)) * how.template read<Acc>(features + p);
+    masks += how.template once<Acc>(twice_the_mask<Acc>(m));
+    if constexpr (kPool) {
+      total += how.template once<Acc>(z);
+    } else {
+      how.template write<Acc>(out + p, z);
+    }
+  });
+  *row.mask_sum() = sum_by_halves<Acc>(masks) / 2;
+  if constexpr (kPool) store_one(out, sum_by_halves<Acc>(total) / Acc(cells.count()));
+}
+
+// Several curves, not pooled: the logits are read once, what the curves need of them waits in the
+// cache.
+template <class Acc, class S>
+FASTCAM_INLINE void attend_row_often(const AttendForward& op, const Rows<Acc, S>& row,
+                                     const Row<Acc>& cells, bool log, Acc* u) {
+  Acc* sign = u + cells.padded();
+  Acc* log_u = sign + cells.padded();
+  const S* features = row.features();
+  const S* logits = row.logits();
+  Vec<Acc> masks{};
+  cells.each([&](int64_t p, int64_t slot, const auto& how) FASTCAM_BODY {
+    const Vec<Acc> logit = how.template read<Acc>(logits + p);
+    const Mask<Acc> m = log ? mask_of<true, Acc>(logit) : mask_of<false, Acc>(logit);
+    store(u + slot, m.u);
+    store(sign + slot, m.logit);
+    if (log) store(log_u + slot, m.log_u);
+    masks += how.template once<Acc>(twice_the_mask<Acc>(m));
+  });
+  *row.mask_sum() = sum_by_halves<Acc>(masks) / 2;
+  for (int64_t j = 0; j < op.curve_count; ++j) {
+    const Gain<Acc> gain(op.curves[j].beta);
+    S* out = row.out(j);
+    with_curve(op.curves[j].n, [&](auto curve) FASTCAM_BODY {
+      cells.each([&](int64_t p, int64_t slot, const auto& how) FASTCAM_BODY {
+        const Mask<Acc> m{load(u + slot), curve.kLog ? load(log_u + slot) : Vec<Acc>{},
+                          load(sign + slot)};
+        const Vec<Acc> f = how.template read<Acc>(features + p);
+        how.template write<Acc>(out + p,
+                                Vec<Acc>(gain.factor(m, curve.template raised<Acc>(m)) * f));
+      });
+    });
   }
 }
-template <class Acc, class S, class Count>
-FASTCAM_INLINE void write(S* to, const Vec<Acc>& v, Count count) {
-  if constexpr (std::is_same_v<Count, int64_t>) {
-    store_partial<Acc>(to, v, count);
-  } else {
-    store(to, v);
+
+// Several curves, pooled. With s F = -F where L >= 0, else F, and t = u^n,
+//   sum (1 + g) F = 2 sum_{L >= 0} F + (1 - beta) sum_{L < 0} F + (1 + beta) / 2 sum s F t:
+// only the last sum differs between the curves, and it is one product once t is there. kRows rows
+// go together, so that sums do not wait for each other. An infinite feature makes NaN of that
+// formula where the product itself does not, so that such rows are done again one by one.
+template <int kRows, class Acc, class S>
+FASTCAM_INLINE void pool_rows_often(const AttendForward& op, const Rows<Acc, S>& at,
+                                    const Row<Acc>& cells, bool log, Acc* u) {
+  constexpr int64_t L = kLanes<Acc>;
+  const int64_t padded = cells.padded();
+  Acc* signed_f = u + kRows * padded;
+  Acc* log_u = signed_f + kRows * padded;
+  Acc above[kRows], below[kRows];
+  Rows<Acc, S> row = at;
+  for (int r = 0; r < kRows; ++r, row.next()) {
+    const S* features = row.features();
+    const S* logits = row.logits();
+    Vec<Acc> masks{}, positive{}, negative{};
+    cells.each([&](int64_t p, int64_t slot, const auto& how) FASTCAM_BODY {
+      const Vec<Acc> logit = how.template read<Acc>(logits + p);
+      const Vec<Acc> f = how.template once<Acc>(how.template read<Acc>(features + p));
+      const Mask<Acc> m = log ? mask_of<true, Acc>(logit) : mask_of<false, Acc>(logit);
+      const int64_t i = slot * kRows + r * L;
+      store(u + i, m.u);
+      store(signed_f + i, Vec<Acc>((logit >= Acc(0)) ? -f : f));
+      if (log) store(log_u + i, m.log_u);
+      masks += how.template once<Acc>(twice_the_mask<Acc>(m));
+      positive += (logit >= Acc(0)) ? f : Vec<Acc>{};
+      negative += (logit >= Acc(0)) ? Vec<Acc>{} : f;
+    });
+    *row.mask_sum() = sum_by_halves<Acc>(masks) / 2;
+    above[r] = sum_by_halves<Acc>(positive);
+    below[r] = sum_by_halves<Acc>(negative);
   }
-}
-// A sum over cells must not see the lanes behind the last one.
-template <class Acc, class Count>
-FASTCAM_INLINE Vec<Acc> counted(const Vec<Acc>& v, Count count) {
-  if constexpr (std::is_same_v<Count, int64_t>) {
-    return keep_first<Acc>(v, count);
-  } else {
-    return v;
+  const Acc cell_share = Acc(1) / Acc(cells.count());
+  for (int64_t j = 0; j < op.curve_count; ++j) {
+    const Gain<Acc> gain(op.curves[j].beta);
+    with_curve(op.curves[j].n, [&](auto curve) FASTCAM_BODY {
+      Vec<Acc> totals[kRows] = {};
+      for (int64_t i = 0; i < padded * kRows; i += L * kRows) {
+        const Block<kRows, Acc> t = curve.template raised<kRows, Acc>(u + i, log_u + i);
+        for (int r = 0; r < kRows; ++r) totals[r] += load(signed_f + i + r * L) * t.v[r];
+      }
+      S* out = at.out(j);
+      for (int r = 0; r < kRows; ++r) {
+        const Acc sum =
+            2 * above[r] + gain.low * below[r] + gain.half * sum_by_halves<Acc>(totals[r]);
+        if (sum - sum == Acc(0)) {
+          store_one(out + r, sum * cell_share);
+        } else {
+          Rows<Acc, S> again = at;
+          for (int skipped = 0; skipped < r; ++skipped) again.next();
+          attend_row<true>(again, cells, curve, gain, j);
+        }
+      }
+    });
   }
 }
 
 template <class Acc, class S>
 void attend_forward(const AttendForward& op, int64_t begin, int64_t end, void* scratch) {
-  const AttendShape& shape = op.shape;
-  const int64_t P = shape.cells;
-  const int64_t rows = shape.batch * shape.attributes * shape.channels;
-  const int64_t padded = (P + kLanes<Acc> - 1) / kLanes<Acc> * kLanes<Acc>;
-  Acc* u = static_cast<Acc*>(scratch);
-  Acc* log_u = u + padded;
-  Acc* sign = log_u + padded;
+  const Row<Acc> cells(op.shape.cells);
+  Rows<Acc, S> row(op, begin);
+  Acc* memory = static_cast<Acc*>(scratch);
+  if (op.curve_count == 1) {
+    const Gain<Acc> gain(op.curves[0].beta);
+    with_curve(op.curves[0].n, [&](auto curve) {
+      if (op.pool) {
+        for (; row.index() < end; row.next()) attend_row<true>(row, cells, curve, gain, 0);
+      } else {
+        for (; row.index() < end; row.next()) attend_row<false>(row, cells, curve, gain, 0);
+      }
+    });
+    return;
+  }
   bool log = false;
   for (int64_t j = 0; j < op.curve_count; ++j) {
     with_curve(op.curves[j].n, [&](auto curve) { log |= decltype(curve)::kLog; });
   }
-  for (int64_t row = begin; row < end; ++row) {
-    const int64_t c = row % shape.channels;
-    const int64_t n = row / (shape.channels * shape.attributes);
-    const S* features = static_cast<const S*>(op.features) + (n * shape.channels + c) * P;
-    const S* logits = static_cast<const S*>(op.logits) + row * P;
-
-    // The logits are read once; what the curves need of them waits in the cache.
-    Vec<Acc> sum{};
-    const auto prepare = [&](auto with_log) __attribute__((always_inline)) {
-      over_cells<Acc>(P, [&](int64_t p, auto count) __attribute__((always_inline)) {
-        const Mask<Acc> m = mask_of<decltype(with_log)::value, Acc>(read<Acc>(logits + p, count));
-        store(u + p, m.u);
-        store(sign + p, m.positive);
-        if constexpr (decltype(with_log)::value) store(log_u + p, m.log_u);
-        sum += counted<Acc>(mirrored<Acc>(m, Acc(0.5) * m.u), count);
-      });
-    };
-    if (log) {
-      prepare(std::true_type{});
-    } else {
-      prepare(std::false_type{});
-    }
-    static_cast<Acc*>(op.mask_sum)[row] = horizontal_sum<Acc>(sum);
-
-    for (int64_t j = 0; j < op.curve_count; ++j) {
-      const Acc gain = Acc(1) + Acc(op.curves[j].beta);
-      const Acc offset = Acc(1) - Acc(op.curves[j].beta);
-      with_curve(op.curves[j].n, [&](auto curve) __attribute__((always_inline)) {
-        const auto attended = [&](int64_t p, auto count) __attribute__((always_inline)) {
-          const Mask<Acc> m{load(u + p), curve.kLog ? load(log_u + p) : Vec<Acc>{}, load(sign + p)};
-          const Vec<Acc> h = mirrored<Acc>(m, curve.template lower<Acc>(m));
-          return Vec<Acc>((offset + gain * h) * read<Acc>(features + p, count));
-        };
-        if (op.pool) {
-          Vec<Acc> total{};
-          over_cells<Acc>(P, [&](int64_t p, auto count) __attribute__((always_inline)) {
-            total += counted<Acc>(attended(p, count), count);
-          });
-          const Acc mean = horizontal_sum<Acc>(total) / Acc(P);
-          store_partial<Acc>(static_cast<S*>(op.out) + j * rows + row, splat(mean), 1);
-        } else {
-          S* out = static_cast<S*>(op.out) + (j * rows + row) * P;
-          over_cells<Acc>(P, [&](int64_t p, auto count) __attribute__((always_inline)) {
-            write<Acc>(out + p, attended(p, count), count);
-          });
-        }
-      });
-    }
+  if (!op.pool) {
+    for (; row.index() < end; row.next()) attend_row_often(op, row, cells, log, memory);
+    return;
   }
+  while (end - row.index() >= kAttendRows) {
+    pool_rows_often<kAttendRows>(op, row, cells, log, memory);
+    for (int r = 0; r < kAttendRows; ++r) row.next();
+  }
+  for (; row.index() < end; row.next()) pool_rows_often<1>(op, row, cells, log, memory);
 }
 
 // ---- attend, backward
 // ----------------------------------------------------------------------------
 
-template <class Acc, class S, class Curve>
+// A block of channels at a time: their rows are one piece of memory under each attribute, and their
+// features and the gradient with respect to them stay in the cache while attribute follows
+// attribute.
+template <bool kPool, class Acc, class S, class Curve>
 FASTCAM_INLINE void attend_backward_with(const AttendBackward& op, const Curve& curve,
-                                         int64_t begin, int64_t end, Acc* grad_row) {
+                                         int64_t begin, int64_t end, Acc* sums) {
   const AttendShape& shape = op.shape;
   const int64_t K = shape.attributes;
   const int64_t C = shape.channels;
   const int64_t P = shape.cells;
-  const Acc gain = Acc(1) + Acc(op.curve.beta);
-  const Acc offset = Acc(1) - Acc(op.curve.beta);
-  const Acc power = Acc(op.curve.n);
-  for (int64_t unit = begin; unit < end; ++unit) {
+  const int64_t most = attend_block_channels(P);
+  const Row<Acc> cells(P);
+  const int64_t padded = cells.padded();
+  const Gain<Acc> gain(op.curve.beta);
+  const Acc slope = gain.half * Acc(op.curve.n);  // dg/dL = slope t (1 - q)
+  for (int64_t unit = begin; unit < end;) {
     const int64_t n = unit / C;
-    const int64_t c = unit % C;
+    const int64_t first = unit % C;
+    int64_t count = C - first;
+    if (count > end - unit) count = end - unit;
+    if (count > most) count = most;
     const S* features = static_cast<const S*>(op.features) + unit * P;
-    over_cells<Acc>(P, [&](int64_t p, auto) { store(grad_row + p, Vec<Acc>{}); });
+    for (int64_t i = 0; i < count * padded; i += kLanes<Acc>) store(sums + i, Vec<Acc>{});
     for (int64_t k = 0; k < K; ++k) {
-      const int64_t row = (n * K + k) * C + c;
-      const S* logits = static_cast<const S*>(op.logits) + row * P;
-      const S* grad_out = static_cast<const S*>(op.grad_out) + (op.pool ? row : row * P);
-      S* grad_logits = op.grad_logits ? static_cast<S*>(op.grad_logits) + row * P : nullptr;
+      // Of sum M; halved, because it meets u = 2 q.
       const Acc grad_sum =
-          op.grad_mask_sum ? static_cast<const Acc*>(op.grad_mask_sum)[n * K + k] : Acc(0);
-      const Vec<Acc> pooled =
-          op.pool ? splat(load_partial<Acc>(grad_out, 1)[0] / Acc(P)) : Vec<Acc>{};
-      over_cells<Acc>(P, [&](int64_t p, auto count) __attribute__((always_inline)) {
-        const Mask<Acc> m = mask_of<Curve::kLog, Acc>(read<Acc>(logits + p, count));
-        const Vec<Acc> lower = curve.template lower<Acc>(m);
-        const Vec<Acc> dz = op.pool ? pooled : read<Acc>(grad_out + p, count);
-        const Vec<Acc> factor = offset + gain * mirrored<Acc>(m, lower);
-        store(grad_row + p, Vec<Acc>(load(grad_row + p) + dz * factor));
-        if (grad_logits != nullptr) {
-          const Vec<Acc> q = Acc(0.5) * m.u;
-          const Vec<Acc> rest = Acc(1) - q;  // sigmoid(|L|)
-          const Vec<Acc> of_curve = dz * read<Acc>(features + p, count) * (gain * power) * lower;
-          write<Acc>(grad_logits + p, Vec<Acc>((of_curve + grad_sum * q) * rest), count);
-        }
-      });
+          op.grad_mask_sum ? static_cast<const Acc*>(op.grad_mask_sum)[n * K + k] / 2 : Acc(0);
+      for (int64_t i = 0; i < count; ++i) {
+        const int64_t row = (n * K + k) * C + first + i;
+        const S* f = features + i * P;
+        const S* logits = static_cast<const S*>(op.logits) + row * P;
+        const S* grad_out = static_cast<const S*>(op.grad_out) + (kPool ? row : row * P);
+        S* grad_logits = op.grad_logits ? static_cast<S*>(op.grad_logits) + row * P : nullptr;
+        Acc* sum = sums + i * padded;
+        const Vec<Acc> pooled =
+            kPool ? splat(load_partial<Acc>(grad_out, 1)[0] / Acc(P)) : Vec<Acc>{};
+        cells.each([&](int64_t p, int64_t slot, const auto& how) FASTCAM_BODY {
+          const Mask<Acc> m = mask_of<Curve::kLog, Acc>(how.template read<Acc>(logits + p));
+          const Vec<Acc> t = curve.template raised<Acc>(m);
+          Vec<Acc> dz = pooled;
+          if constexpr (!kPool) dz = how.template read<Acc>(grad_out + p);
+          store(sum + slot, Vec<Acc>(load(sum + slot) + dz * gain.factor(m, t)));
+          if (grad_logits != nullptr) {
+            const Vec<Acc> of_curve = dz * slope * how.template read<Acc>(f + p) * t;
+            const Vec<Acc> rest = Acc(1) - Acc(0.5) * m.u;  // sigmoid(|L|)
+            how.template write<Acc>(grad_logits + p, Vec<Acc>((of_curve + grad_sum * m.u) * rest));
+          }
+        });
+      }
     }
     if (op.grad_features != nullptr) {
-      S* out = static_cast<S*>(op.grad_features) + unit * P;
-      over_cells<Acc>(
-          P, [&](int64_t p, auto count) { write<Acc>(out + p, load(grad_row + p), count); });
+      for (int64_t i = 0; i < count; ++i) {
+        S* out = static_cast<S*>(op.grad_features) + (unit + i) * P;
+        cells.each([&](int64_t p, int64_t slot, const auto& how) FASTCAM_BODY {
+          how.template write<Acc>(out + p, load(sums + i * padded + slot));
+        });
+      }
     }
+    unit += count;
   }
 }
 
 template <class Acc, class S>
 void attend_backward(const AttendBackward& op, int64_t begin, int64_t end, void* scratch) {
   with_curve(op.curve.n, [&](auto curve) {
-    attend_backward_with<Acc, S>(op, curve, begin, end, static_cast<Acc*>(scratch));
+    if (op.pool) {
+      attend_backward_with<true, Acc, S>(op, curve, begin, end, static_cast<Acc*>(scratch));
+    } else {
+      attend_backward_with<false, Acc, S>(op, curve, begin, end, static_cast<Acc*>(scratch));
+    }
   });
 }
 
@@ -231,7 +448,7 @@ struct AnyPower {
   Acc n;
   FASTCAM_INLINE Vec<Acc> operator()(const Vec<Acc>& x) const {
     if (n >= 0 && n < 1024 && n == Acc(int(n))) {
-      return AnyWholePower{int(n)}.template raise<Acc>(x);
+      return AnyWholePower{int(n)}(Block<1, Acc>{{x}}).v[0];
     }
     Vec<Acc> y;
     for (int i = 0; i < kLanes<Acc>; ++i) y[i] = pow_(x[i], n);
@@ -245,11 +462,12 @@ void tone_curve(const ToneCurveOp& op, int64_t begin, int64_t end) {
   S* out = static_cast<S*>(op.out) + begin;
   const AnyPower<Acc> power{Acc(op.curve.n)};
   const Acc beta = Acc(op.curve.beta);
-  over_cells<Acc>(end - begin, [&](int64_t i, auto count) {
-    const Vec<Acc> m = read<Acc>(mask + i, count);
+  Row<Acc>(end - begin).each([&](int64_t i, int64_t, const auto& how) FASTCAM_BODY {
+    const Vec<Acc> m = how.template read<Acc>(mask + i);
     const auto low = m < Acc(0.5);
     const Vec<Acc> part = Acc(0.5) * power(Acc(2) * (low ? m : Acc(1) - m));
-    write<Acc>(out + i, Vec<Acc>((Acc(1) + beta) * (low ? part : Acc(1) - part) - beta), count);
+    how.template write<Acc>(out + i,
+                            Vec<Acc>((Acc(1) + beta) * (low ? part : Acc(1) - part) - beta));
   });
 }
 
@@ -261,12 +479,12 @@ void tone_curve_backward(const ToneCurveOp& op, int64_t begin, int64_t end) {
   const Acc n = Acc(op.curve.n);
   const AnyPower<Acc> power{n - Acc(1)};
   const Acc gain = n * (Acc(1) + Acc(op.curve.beta));
-  over_cells<Acc>(end - begin, [&](int64_t i, auto count) {
-    const Vec<Acc> m = read<Acc>(mask + i, count);
+  Row<Acc>(end - begin).each([&](int64_t i, int64_t, const auto& how) FASTCAM_BODY {
+    const Vec<Acc> m = how.template read<Acc>(mask + i);
     const Vec<Acc> x = Acc(2) * ((m < Acc(0.5)) ? m : Acc(1) - m);
     // n = 0 is flat; 0 * x^-1 would be NaN at x = 0.
     const Vec<Acc> slope = n == Acc(0) ? Vec<Acc>(m - m) : Vec<Acc>(gain * power(x));
-    write<Acc>(out + i, Vec<Acc>(read<Acc>(grad + i, count) * slope), count);
+    how.template write<Acc>(out + i, Vec<Acc>(how.template read<Acc>(grad + i) * slope));
   });
 }
 

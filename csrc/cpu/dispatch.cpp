@@ -1,4 +1,5 @@
 // Chooses the CPU kernels for the processor at hand, once.
+#include <algorithm>
 #include <cstdlib>
 #include <string_view>
 
@@ -51,6 +52,10 @@ int64_t cam_backward_scratch_bytes(const CamBackward& op) {
   return op.targets * (padded_row_bytes(op.cells) + 1);
 }
 
-int64_t attend_scratch_bytes(int64_t cells) { return 3 * padded_row_bytes(cells); }
+int64_t attend_block_channels(int64_t cells) { return std::max<int64_t>(1, 2048 / cells); }
+
+int64_t attend_scratch_bytes(int64_t cells) {
+  return std::max<int64_t>(3 * kAttendRows, attend_block_channels(cells)) * padded_row_bytes(cells);
+}
 
 }  // namespace fastcam
