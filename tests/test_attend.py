@@ -158,6 +158,37 @@ def test_several_settings_are_several_calls(pool, device):
     )
 
 
+@pytest.mark.parametrize("value", (math.inf, -math.inf, math.nan))
+def test_what_is_not_finite_stays_in_its_row(value, device):
+    """Of several settings too, whose sums are taken apart."""
+    shape = (1, 2, 9, 5, 7)
+    features, logits = (t.detach() for t in inputs(shape, device=device))
+    features[0, 3, 1, 2] = value
+    ns, betas = [1.0, 4.0, 2.5], [0.0, 0.3, 0.5]
+    got, _ = F.attend(features, logits, ns, betas, pool=True)
+    wanted, _ = reference.attend(features, logits, ns, betas, pool=True)
+    torch.testing.assert_close(got, wanted, equal_nan=True)
+    assert got.isfinite().sum() == 3 * 2 * 8
+
+
+@pytest.mark.parametrize("cells", (1, 3, 4, 5, 8, 9, 15, 16, 17, 31, 49, 2100))
+def test_every_length_of_row(cells, device):
+    """Shorter and longer than a vector of any instruction set, with every rest."""
+    shape = (2, 3, 7, 1, cells)
+    leaves = inputs(shape, device=device)
+    exact = tuple(t.detach().double().requires_grad_() for t in leaves)
+    for pool in (False, True):
+        results = []
+        for function, arguments in ((F.attend, leaves), (reference.attend, exact)):
+            z, l1 = function(*arguments, 3.0, 0.2, pool=pool)
+            loss = z.double().square().sum() + 0.1 * l1.double().sum()
+            results.append((z, l1, *torch.autograd.grad(loss, arguments)))
+            with torch.no_grad():
+                results[-1] += function(*arguments, [3.0, 1.5], 0.2, pool=pool)[:1]
+        for got, wanted in zip(*results, strict=True):
+            close(got, wanted, torch.float32)
+
+
 def test_only_one_output_used(device):
     for use in (0, 1):
         leaves = inputs(dtype=torch.float64, device=device)
