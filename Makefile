@@ -4,13 +4,13 @@
 #   make demo      faces -> train -> guide -> compare; writes runs/demo
 #   make attention-demo  faces -> attention network -> all its analyses; writes runs/attention-demo
 #   make test      pytest, and the C++ tests through CMake
-#   make bench     benchmarks of the ops against plain PyTorch
+#   make bench     ops, training step and other libraries' Grad-CAM side by side: runs/bench/cpu.md, plots
 #   make lint      ruff, clang-format, mypy
 #   make cuda-all  CUDA library for all architectures, warnings as errors (needs nvcc, no GPU)
 #   make cuda-sanitize  the CUDA tests under compute-sanitizer (needs a GPU)
 #   make clean     remove build outputs (and with `make distclean` the .venv too)
 #
-# Variables: PYTHON (3.11 or newer), VENV, CUDA_ARCHS, PYTEST_ARGS, PYTEST_WORKERS, DEMO_ARGS, MAX_JOBS.
+# Variables: PYTHON (3.11 or newer), VENV, CUDA_ARCHS, PYTEST_ARGS, PYTEST_WORKERS, DEMO_ARGS, BENCH_ARGS, MAX_JOBS.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -32,6 +32,7 @@ export MAX_JOBS ?= $(shell nproc)
 PYTEST_WORKERS ?= 0
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
+BENCH_ARGS ?=
 
 BUILD_ENV = TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST:-$(CUDA_ARCHS)}"
 
@@ -48,7 +49,7 @@ $(BIN)/.created:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(BIN)/.requirements: $(BIN)/.created $(wildcard requirements/*.txt)
+$(BIN)/.requirements: $(BIN)/.created requirements/dev.txt requirements/build.txt requirements/torch.txt
 	$(VENV_PYTHON) -m pip install --disable-pip-version-check -r requirements/dev.txt
 	@touch $@
 
@@ -70,8 +71,13 @@ demo: build
 attention-demo: build
 	$(BIN)/fastcam attention demo --out runs/attention-demo $(DEMO_ARGS)
 
-bench: build
-	$(VENV_PYTHON) -m bench
+# The other libraries are installed for this alone. BENCH_ARGS: --quick, -k "not step", --out …
+bench: build $(BIN)/.bench-requirements
+	$(VENV_PYTHON) -m bench cpu $(BENCH_ARGS)
+
+$(BIN)/.bench-requirements: $(BIN)/.requirements requirements/bench.txt
+	$(VENV_PYTHON) -m pip install --disable-pip-version-check -r requirements/bench.txt
+	@touch $@
 
 # --- checks ---------------------------------------------------------------------------------------
 

@@ -6,12 +6,13 @@ import importlib
 import sys
 
 BENCHMARKS = {
-    "cpu": "the ops on the CPU against the eager reference (the default)",
+    "cpu": "ops, training step and peers on the CPU, side by side (the default)",
+    "report": "tables, plots and the README's table from bench/results",
     "gpu": "the ops on a GPU against the eager reference and torch.compile",
     "resources": "registers, stack and spills of the CUDA kernels (no GPU needed)",
 }
 
-MODULES = {"resources": "cuda_resources"}
+MODULES = {"resources": "cuda_resources", "report": "speed_report"}
 
 
 def main(arguments: list[str]) -> int:

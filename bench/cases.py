@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
+
+from bench.agreement import Step
 
 # network: channels, (H, W) of the target layer, (H', W') of the gradients taken after pooling
 NETWORKS = {
@@ -26,15 +29,38 @@ class Case:
     dtype: torch.dtype = torch.float32
     channels_last: bool = False
     device: str = "cpu"
+    pooled: bool = True  # D as after the network's pooling; False: of A's size
+
+    @property
+    def family(self) -> str:
+        """All but the batch."""
+        layout = "channels_last" if self.channels_last else "contiguous"
+        kind = str(self.dtype).removeprefix("torch.")
+        size = "" if self.pooled else ", D of A's size"
+        return f"{self.network} T={self.targets} {kind} {layout}{size}"
 
     @property
     def name(self) -> str:
-        layout = "channels_last" if self.channels_last else "contiguous"
-        kind = str(self.dtype).removeprefix("torch.")
-        return f"{self.network} N={self.batch} T={self.targets} {kind} {layout}"
+        network, rest = self.family.split(" ", 1)
+        return f"{network} N={self.batch} {rest}"
+
+    @property
+    def cells(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(H, W) and (H', W')."""
+        _, cells, grad_cells = NETWORKS[self.network]
+        return cells, grad_cells if self.pooled else cells
+
+    @property
+    def input_bytes(self) -> tuple[int, int]:
+        """Of A and of D."""
+        channels = NETWORKS[self.network][0]
+        (height, width), (grad_height, grad_width) = self.cells
+        per_cell = self.batch * channels * self.dtype.itemsize
+        return per_cell * height * width, per_cell * self.targets * grad_height * grad_width
 
     def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
-        channels, cells, grad_cells = NETWORKS[self.network]
+        channels = NETWORKS[self.network][0]
+        cells, grad_cells = self.cells
         rng = torch.Generator().manual_seed(0)
         activations = torch.randn((self.batch, channels, *cells), generator=rng).relu()
         gradients = torch.randn((self.batch, self.targets, channels, *grad_cells), generator=rng)
@@ -46,12 +72,12 @@ class Case:
             regions.to(self.device),
         )
 
-    def step(self, loss: Callable[..., Tensor]) -> Callable[[], tuple[Tensor, ...]]:
-        """Forward and backward of one call."""
+    def steps(self, losses: dict[str, Callable[..., Tensor]]) -> dict[str, Step]:
+        """Forward and backward of each loss on the same inputs: the value; dA and dD."""
         activations, gradients, regions = self.inputs()
 
-        def run() -> tuple[Tensor, ...]:
+        def step(loss: Callable[..., Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
             value = loss(activations, gradients, regions)
-            return (value, *torch.autograd.grad(value, (activations, gradients)))
+            return [value.detach()], torch.autograd.grad(value, (activations, gradients))
 
-        return run
+        return {name: partial(step, loss) for name, loss in losses.items()}

@@ -1,79 +1,64 @@
-"""``cam_iou_loss`` on the CPU, forward and backward, against the eager reference."""
+"""Everything on the CPU, side by side: the ops, the training step and the peers' Grad-CAM.
+
+Runs bench/suite with pytest and pytest-benchmark, then writes cpu.json, cpu.md and plots. Further
+options go to pytest: ``-k "cam_iou and N256"``, ``-k "not step"``.
+"""
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
+import json
+import os
+import time
 from pathlib import Path
 
+import pytest
 import torch
 
-from bench.cases import NETWORKS, Case
-from bench.report import machine, markdown, write
-from bench.timing import interleaved
-from fastcam import functional, reference
+from bench.report import machine
+from bench.speed_report import RESULTS, missing_peers, ops_table, others_table, write_all
+from bench.targets import targets_table
 
-CASES = (
-    *(Case("alexnet", batch) for batch in (1, 8, 64, 256)),
-    Case("alexnet", 64, targets=8),
-    Case("alexnet", 64, channels_last=True),
-    Case("alexnet", 64, dtype=torch.bfloat16),
-    *(Case(network, 32) for network in NETWORKS if network != "alexnet"),
-)
-
-
-def check(case: Case) -> None:
-    """Both compute the same, or nothing is timed."""
-    got = case.step(functional.cam_iou_loss)()
-    wanted = case.step(reference.cam_iou_loss)()
-    loose = 2e-2 if case.dtype == torch.bfloat16 else 1e-4
-    for one, other in zip(got, wanted, strict=True):
-        scale = other.abs().max().item()
-        torch.testing.assert_close(one, other, rtol=loose, atol=loose * scale)
+SUITE = Path(__file__).resolve().parent / "suite"
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench cpu", description=__doc__)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--seconds", type=float, default=4.0, help="for each case")
-    parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder to write")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-
-    results, rows = [], []
-    for case in CASES:
-        check(case)
-        times = interleaved(
-            {
-                "fused": case.step(functional.cam_iou_loss),
-                "eager": case.step(reference.cam_iou_loss),
-            },
-            seconds=options.seconds,
-        )
-        fused, eager = times["fused"], times["eager"]
-        ratio = eager.median / fused.median
-        results.append(
-            {"case": case.name, "ratio": ratio} | {k: asdict(t) for k, t in times.items()}
-        )
-        rows.append(
-            [
-                case.name,
-                *(
-                    f"{1e3 * t.median:.3g} ({1e3 * t.p20:.3g} to {1e3 * t.p80:.3g})"
-                    for t in (fused, eager)
-                ),
-                f"{ratio:.2f}",
-            ]
-        )
-        print(f"{case.name:<48} {ratio:5.2f}x", flush=True)
-    columns = (
-        "case",
-        "fused, ms (p20 to p80)",
-        "eager reference, ms (p20 to p80)",
-        "ratio of medians",
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer rounds: a look, no result to keep"
     )
-    table = markdown(columns, rows)
-    print("\n" + table)
-    write(options.out, "cpu", machine(), results, table)
-    print(f"written to {options.out}/cpu.json and cpu.md")
-    return 0
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/bench"), help=f"folder to write ({RESULTS} to keep)"
+    )
+    options, further = parser.parse_known_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    raw = options.out / "pytest-benchmark.json"
+    raw.unlink(missing_ok=True)
+    torch.set_num_threads(options.threads)
+    about = {**machine(), "load": round(os.getloadavg()[0], 2)}
+    if about["load"] > 0.5:
+        print(f"*** THIS MACHINE IS BUSY (load {about['load']}): ratios will be off ***")
+    began = time.monotonic()
+    failed = pytest.main(
+        [
+            str(SUITE),
+            *("-q", "-s", "-p", "no:cacheprovider", "--benchmark-quiet"),
+            f"--benchmark-json={raw}",
+            f"--threads={options.threads}",
+            *(["--scale=0.1"] if options.quick else []),
+            *further,
+        ]
+    )
+    if not raw.is_file() or raw.stat().st_size == 0:
+        print("bench cpu: nothing was measured")
+        return int(failed) or 1
+    records = [entry["extra_info"] for entry in json.loads(raw.read_text())["benchmarks"]]
+    about["minutes"] = round((time.monotonic() - began) / 60, 1)
+    write_all(options.out, about, records)
+    for text in (ops_table(records), others_table(records), targets_table(records)):
+        print(f"\n{text}")
+    for line in missing_peers(records):
+        print(f"*** {line} ***")
+    print(f"written to {options.out}/cpu.json, cpu.md and plots")
+    return int(failed)

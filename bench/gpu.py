@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from bench import gpu_attend
-from bench.alexnet_step import measure_step, step_table
 from bench.cases import NETWORKS, Case
 from bench.gpu_timing import EventTimer, Timer, copy_bandwidth
 from bench.report import machine, markdown, write
 from bench.timing import Timing
+from bench.training_step import measure_step, step_table
 from fastcam import functional, reference
 
 BATCHES = (1, 8, 32, 128, 256, 1024)
@@ -53,12 +53,10 @@ OPS = ("cam_iou forward", "cam_iou backward", "grad_cam forward", "grad_cam back
 
 def least_bytes(case: Case) -> dict[str, int]:
     """Bytes that each op has to move at least: inputs, outputs, and what backward needs of both."""
-    channels, (height, width), (grad_height, grad_width) = NETWORKS[case.network]
+    channels, (height, width) = NETWORKS[case.network][0], case.cells[0]
     pairs = case.batch * case.targets
-    element = torch.empty((), dtype=case.dtype).element_size()
     acc = 8 if case.dtype == torch.float64 else 4
-    a = case.batch * channels * height * width * element
-    d = pairs * channels * grad_height * grad_width * element
+    a, d = case.input_bytes
     cells, weights = pairs * height * width * acc, pairs * channels * acc
     per_pair = (
         a + d + 2 * cells + weights + pairs * (acc + 1),  # regions, unit; loss, status

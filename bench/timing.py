@@ -26,6 +26,25 @@ class Timing:
         return cls(cuts[1], statistics.median(seconds), cuts[7], len(seconds))
 
 
+class Turns:
+    """Candidates that take turns: each ``turn`` runs and times every one of them once."""
+
+    def __init__(self, candidates: Mapping[str, Callable[[], Any]]) -> None:
+        self.candidates = dict(candidates)
+        self.seconds: dict[str, list[float]] = {name: [] for name in candidates}
+
+    def turn(self) -> None:
+        for name, run in self.candidates.items():
+            start = time.perf_counter()
+            run()
+            self.seconds[name].append(time.perf_counter() - start)
+
+    def forget(self) -> None:
+        """Drop what was timed so far: it was a warm-up."""
+        for times in self.seconds.values():
+            times.clear()
+
+
 def interleaved(
     candidates: Mapping[str, Callable[[], Any]],
     *,
@@ -34,15 +53,12 @@ def interleaved(
     most: int = 200,
 ) -> dict[str, Timing]:
     """Run the candidates in turn, A B C A B C …, for about ``seconds`` after one warm-up each."""
-    for run in candidates.values():
-        run()
-    taken: dict[str, list[float]] = {name: [] for name in candidates}
+    turns = Turns(candidates)
+    turns.turn()
+    turns.forget()
     end = time.perf_counter() + seconds
-    for turn in range(most):
-        if turn >= least and time.perf_counter() > end:
+    for number in range(most):
+        if number >= least and time.perf_counter() > end:
             break
-        for name, run in candidates.items():
-            start = time.perf_counter()
-            run()
-            taken[name].append(time.perf_counter() - start)
-    return {name: Timing.of(times) for name, times in taken.items()}
+        turns.turn()
+    return {name: Timing.of(times) for name, times in turns.seconds.items()}

@@ -11,10 +11,10 @@ import torch
 
 from bench import __main__ as bench
 from bench import cuda_resources, gpu, gpu_attend, report
-from bench.alexnet_step import measure_step, step_table, steps
 from bench.cases import Case
 from bench.gpu_timing import EventTimer, WallTimer, copy_bandwidth
 from bench.timing import Timing
+from bench.training_step import FineTuning, measure_step, step_table
 
 
 def timing(milliseconds: float) -> Timing:
@@ -73,21 +73,31 @@ def test_step_table():
 
 
 def test_guided_steps_compute_the_same_loss_fused_and_eager():
+    tuning = FineTuning("alexnet", 2, size=96)
     losses = {}
-    for name in ("plain", "guided, fused", "guided, eager autograd"):
-        torch.manual_seed(0)
-        made = steps("cpu", 2, 96)
+    for name, loss in (("plain", tuning.plain), ("fused", tuning.fused), ("eager", tuning.eager)):
         torch.manual_seed(1)  # the same dropout
-        losses[name] = made[name]()
-    plain, fused, eager = losses.values()
-    torch.testing.assert_close(fused, eager, rtol=1e-4, atol=1e-4)
-    assert fused - plain > 0.1
+        losses[name] = loss()
+    torch.testing.assert_close(losses["fused"], losses["eager"], rtol=1e-4, atol=1e-4)
+    assert losses["fused"] - losses["plain"] > 0.1
+    for one, other in zip(
+        tuning.gradients(tuning.fused), tuning.gradients(tuning.eager), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3 * other.abs().max().item())
+
+
+def test_a_step_moves_the_weights():
+    tuning = FineTuning("alexnet", 2, size=96)
+    before = [parameter.detach().clone() for parameter in tuning.model.parameters()]
+    tuning.step(tuning.fused)()
+    after = tuning.model.parameters()
+    assert all(not torch.equal(one, other) for one, other in zip(before, after, strict=True))
 
 
 def test_step_is_measured():
     measured = measure_step(WallTimer(2), "cpu", batch=2, size=96)
     assert all(timing.median > 0 for timing in measured["seconds"].values())
-    assert set(measured["seconds"]) == set(measured["peak_bytes"]) and len(measured["seconds"]) == 3
+    assert set(measured["seconds"]) == set(measured["peak_bytes"]) and len(measured["seconds"]) == 4
 
 
 def test_copy_bandwidth_counts_both_directions():

@@ -1,0 +1,107 @@
+"""``side_by_side``: candidates, checked against each other, then timed in turns.
+
+pytest-benchmark times the first candidate; the others take their turns in the set-up that it runs,
+untimed, before each of its rounds, and their timings go into ``extra_info``. So all samples of a
+case come from one interleaved run, and pytest-benchmark's own statistics are those of the first.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+import torch
+
+from bench.timing import Timing, Turns
+
+SideBySide = Callable[..., dict[str, Timing]]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--threads", type=int, default=2)
+    parser.addoption("--scale", type=float, default=1.0, help="of the time spent on each case")
+
+
+class Progress:
+    """A line for each case: number, time since the start, and the ratios when it is done."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.number, self.began = total, 0, time.monotonic()
+
+    def start(self, what: str) -> None:
+        self.number += 1
+        minutes, seconds = divmod(int(time.monotonic() - self.began), 60)
+        head = f"[{self.number:>2}/{self.total} {minutes}:{seconds:02}]"
+        print(f"{head} {what} ...", end=" ", flush=True)
+
+    def done(self, times: Mapping[str, Timing]) -> None:
+        first, *others = times
+        ratios = ", ".join(
+            f"{name} {times[name].median / times[first].median:.2f}x" for name in others
+        )
+        print(f"{first} {1e3 * times[first].median:.4g} ms; {ratios}", flush=True)
+
+
+PROGRESS = pytest.StashKey[Progress]()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    session.config.stash[PROGRESS] = Progress(len(session.items))
+
+
+def pytest_report_teststatus(
+    report: pytest.TestReport, config: pytest.Config
+) -> tuple[str, str, str] | None:
+    """No letter for a passed case: it has its line."""
+    return ("passed", "", "") if report.passed else None
+
+
+@pytest.fixture(autouse=True)
+def _same_for_all(request: pytest.FixtureRequest) -> Iterator[None]:
+    torch.set_num_threads(request.config.getoption("--threads"))
+    torch.manual_seed(0)
+    request.config.stash[PROGRESS].start(request.node.name)
+    yield
+    torch._dynamo.reset()  # the guards of former cases would cost the small ones time
+
+
+@pytest.fixture
+def side_by_side(benchmark: Any, request: pytest.FixtureRequest) -> SideBySide:
+    def measure(
+        name: str,
+        candidates: Mapping[str, Callable[[], Any]],
+        *,
+        seconds: float = 0.0,
+        least: int = 7,
+        most: int = 200,
+        **facts: Any,
+    ) -> dict[str, Timing]:
+        """Time the candidates, each of which ran before, in ``least`` rounds or for ``seconds``.
+
+        ``facts`` go into the record.
+        """
+        first, *others = candidates
+        rest = Turns({other: candidates[other] for other in others})
+        rounds = least
+        if seconds > 0:
+            start = time.perf_counter()
+            candidates[first]()
+            rest.turn()
+            rest.forget()  # it was the warm-up
+            taken = (time.perf_counter() - start) / request.config.getoption("--scale")
+            rounds = min(most, max(least, int(seconds / taken)))
+        benchmark.pedantic(candidates[first], setup=rest.turn, rounds=rounds)
+        samples = {first: list(benchmark.stats.stats.data), **rest.seconds}
+        times = {key: Timing.of(seconds_of) for key, seconds_of in samples.items()}
+        benchmark.extra_info.update(
+            facts,
+            name=name,
+            times={candidate: asdict(timing) for candidate, timing in times.items()},
+        )
+        request.config.stash[PROGRESS].done(times)
+        return times
+
+    return measure
