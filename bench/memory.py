@@ -55,7 +55,10 @@ def stored(tensors: Iterable[Tensor]) -> int:
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
-def peak_beyond_gradients(step: Step) -> int:
-    """Peak bytes of a forward and backward beyond its inputs and the gradients that it returns."""
+def peak_bytes(step: Step) -> tuple[int, int]:
+    """Of a forward and backward, what is alive at the peak: without and with its gradients.
+
+    Without: beyond the inputs and the gradients that it returns.
+    """
     (_, gradients), taken = allocations(step)
-    return taken.peak - stored(gradients)
+    return taken.peak - stored(gradients), taken.peak

@@ -94,7 +94,7 @@ def memory(records: Sequence[Record]) -> Figure:
     for index, name in enumerate(COLOURS):
         axes.barh(
             [row + 0.27 * (index - 1) for row in range(len(chosen))],
-            [max(record["peaks"][name], 1) / 2**20 for record in chosen.values()],
+            [max(record["peaks"][name][0], 1) / 2**20 for record in chosen.values()],
             height=0.25,
             color=COLOURS[name],
             label=name,

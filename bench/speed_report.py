@@ -22,6 +22,10 @@ def _ms(timing: Mapping[str, float]) -> str:
     return f"{median:.3g} ({p20:.3g} to {p80:.3g})"
 
 
+def _mib(peaks: Mapping[str, Sequence[int]], which: int) -> str:
+    return ", ".join(f"{peaks[name][which] / MIB:.3g}" for name in ("fused", "eager", "compiled"))
+
+
 def ops_table(records: Sequence[Record]) -> str:
     """The ops by case: the records that hold peak memory."""
     rows = []
@@ -36,7 +40,7 @@ def ops_table(records: Sequence[Record]) -> str:
                 _ms(times["fused"]),
                 *(f"{times[name]['median'] / fused:.2f}" for name in ("eager", "compiled")),
                 f"{fused / limit['median']:.2f}" if limit else "",
-                *(f"{record['peaks'][n] / MIB:.3g}" for n in ("fused", "eager", "compiled")),
+                *(_mib(record["peaks"], which) for which in (0, 1)),
             ]
         )
     columns = (
@@ -45,9 +49,8 @@ def ops_table(records: Sequence[Record]) -> str:
         "eager / fused",
         "compiled / fused",
         "fused / byte limit",
-        "MiB beyond inputs and gradients: fused",
-        "eager",
-        "compiled",
+        "peak MiB beyond inputs and gradients: fused, eager, compiled",
+        "with the gradients",
     )
     return markdown(columns, rows)
 

@@ -23,7 +23,7 @@ def fastest_peer(record: Record) -> str:
 
 
 def memory_share(record: Record) -> float:
-    return record["peaks"]["fused"] / record["peaks"]["eager"]
+    return record["peaks"]["fused"][0] / record["peaks"]["eager"][0]
 
 
 @dataclass(frozen=True)

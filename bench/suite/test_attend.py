@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench.agreement import Step, all_agree
 from bench.gpu_attend import AttendCase
-from bench.memory import peak_beyond_gradients
+from bench.memory import peak_bytes
 from bench.suite.conftest import SideBySide
 from fastcam import functional, reference
 
@@ -60,7 +60,7 @@ def test_attend(op: str, case: AttendCase, side_by_side: SideBySide) -> None:
         "compiled": step(op, reference, case, compiled=True),
     }
     all_agree(f"{op} {case.name}", steps, case.dtype)
-    peaks = {name: peak_beyond_gradients(run) for name, run in steps.items()}
+    peaks = {name: peak_bytes(run) for name, run in steps.items()}
     kind = str(case.dtype).removeprefix("torch.")
     side_by_side(
         f"{op} {case.name}",

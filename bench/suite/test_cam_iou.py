@@ -9,7 +9,7 @@ import torch
 
 from bench.agreement import all_agree
 from bench.cases import Case
-from bench.memory import peak_beyond_gradients
+from bench.memory import peak_bytes
 from bench.streaming import Streaming
 from bench.suite.conftest import SideBySide
 from fastcam import functional, reference
@@ -38,7 +38,7 @@ def test_cam_iou(case: Case, side_by_side: SideBySide) -> None:
     }
     steps = case.steps(losses)
     all_agree(case.name, steps, case.dtype)
-    peaks = {name: peak_beyond_gradients(step) for name, step in steps.items()}
+    peaks = {name: peak_bytes(step) for name, step in steps.items()}
     activations, gradients = case.input_bytes
     limit = Streaming([activations, gradients], again=[0], writes=[activations])
     side_by_side(
