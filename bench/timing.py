@@ -29,15 +29,19 @@ class Timing:
 class Turns:
     """Candidates that take turns: each ``turn`` runs and times every one of them once."""
 
-    def __init__(self, candidates: Mapping[str, Callable[[], Any]]) -> None:
-        self.candidates = dict(candidates)
+    def __init__(
+        self,
+        candidates: Mapping[str, Callable[[], Any]],
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.candidates, self.clock = dict(candidates), clock
         self.seconds: dict[str, list[float]] = {name: [] for name in candidates}
 
     def turn(self) -> None:
         for name, run in self.candidates.items():
-            start = time.perf_counter()
+            start = self.clock()
             run()
-            self.seconds[name].append(time.perf_counter() - start)
+            self.seconds[name].append(self.clock() - start)
 
     def forget(self) -> None:
         """Drop what was timed so far: it was a warm-up."""
@@ -51,9 +55,10 @@ def interleaved(
     seconds: float = 2.0,
     least: int = 7,
     most: int = 200,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
     """Run the candidates in turn, A B C A B C …, for about ``seconds`` after one warm-up each."""
-    turns = Turns(candidates)
+    turns = Turns(candidates, clock)
     turns.turn()
     turns.forget()
     end = time.perf_counter() + seconds
