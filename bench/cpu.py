@@ -16,10 +16,11 @@ import pytest
 import torch
 
 from bench.report import machine
-from bench.speed_report import RESULTS, missing_peers, ops_table, others_table, write_all
+from bench.speed_report import ROOT, missing_peers, ops_table, others_table, write_all
 from bench.targets import targets_table
 
-SUITE = Path(__file__).resolve().parent / "suite"
+SUITE = ROOT / "bench" / "suite"
+RAW = ROOT / "runs" / "bench" / "pytest-benchmark.json"  # all samples, and the host's name
 
 
 def main(arguments: list[str]) -> int:
@@ -29,12 +30,11 @@ def main(arguments: list[str]) -> int:
         "--quick", action="store_true", help="fewer rounds: a look, no result to keep"
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("runs/bench"), help=f"folder to write ({RESULTS} to keep)"
+        "--out", type=Path, default=Path("runs/bench"), help="folder (bench/results to keep them)"
     )
     options, further = parser.parse_known_args(arguments)
-    options.out.mkdir(parents=True, exist_ok=True)
-    raw = options.out / "pytest-benchmark.json"
-    raw.unlink(missing_ok=True)
+    RAW.parent.mkdir(parents=True, exist_ok=True)
+    RAW.unlink(missing_ok=True)
     torch.set_num_threads(options.threads)
     about = {**machine(), "load": round(os.getloadavg()[0], 2)}
     if about["load"] > 0.5:
@@ -43,17 +43,18 @@ def main(arguments: list[str]) -> int:
     failed = pytest.main(
         [
             str(SUITE),
-            *("-q", "-s", "-p", "no:cacheprovider", "--benchmark-quiet"),
-            f"--benchmark-json={raw}",
+            *("-q", "-s", "-p", "no:cacheprovider", "--benchmark-quiet", "-o", "timeout=0"),
+            f"--benchmark-json={RAW}",
             f"--threads={options.threads}",
             *(["--scale=0.1"] if options.quick else []),
             *further,
         ]
     )
-    if not raw.is_file() or raw.stat().st_size == 0:
+    if not RAW.is_file() or RAW.stat().st_size == 0:
         print("bench cpu: nothing was measured")
         return int(failed) or 1
-    records = [entry["extra_info"] for entry in json.loads(raw.read_text())["benchmarks"]]
+    records = [entry["extra_info"] for entry in json.loads(RAW.read_text())["benchmarks"]]
+    about["quick"] = options.quick or None
     about["minutes"] = round((time.monotonic() - began) / 60, 1)
     write_all(options.out, about, records)
     for text in (ops_table(records), others_table(records), targets_table(records)):

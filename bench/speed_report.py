@@ -78,6 +78,7 @@ def machine_line(about: Mapping[str, Any]) -> str:
     return (
         f"{about['processor']}, {about['threads']} of {about['cores']} cores, {about['cpu_isa']}, "
         f"float32, torch {about['torch']}, {about['date']}, load {about['load']} at the start"
+        + (", **few rounds (--quick)**" if about.get("quick") else "")
     )
 
 
