@@ -7,20 +7,31 @@ options go to pytest: ``-k "cam_iou and N256"``, ``-k "not step"``.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from bench.report import machine
 from bench.speed_report import ROOT, missing_peers, ops_table, others_table, write_all
+from bench.suite.conftest import RECORDS
 from bench.targets import targets_table
 
 SUITE = ROOT / "bench" / "suite"
 RAW = ROOT / "runs" / "bench" / "pytest-benchmark.json"  # all samples, and the host's name
+
+
+class Kept:
+    """What the suite measured; after Ctrl-C, what it had measured until then."""
+
+    def __init__(self) -> None:
+        self.records: list[dict[str, Any]] = []
+
+    def pytest_unconfigure(self, config: pytest.Config) -> None:
+        self.records = config.stash.get(RECORDS, [])
 
 
 def main(arguments: list[str]) -> int:
@@ -40,6 +51,7 @@ def main(arguments: list[str]) -> int:
     if about["load"] > 0.5:
         print(f"*** THIS MACHINE IS BUSY (load {about['load']}): ratios will be off ***")
     began = time.monotonic()
+    kept = Kept()
     failed = pytest.main(
         [
             str(SUITE),
@@ -48,12 +60,13 @@ def main(arguments: list[str]) -> int:
             f"--threads={options.threads}",
             *(["--scale=0.1"] if options.quick else []),
             *further,
-        ]
+        ],
+        plugins=[kept],
     )
-    if not RAW.is_file() or RAW.stat().st_size == 0:
+    if not kept.records:
         print("bench cpu: nothing was measured")
         return int(failed) or 1
-    records = [entry["extra_info"] for entry in json.loads(RAW.read_text())["benchmarks"]]
+    records = kept.records
     about["quick"] = options.quick or None
     about["minutes"] = round((time.monotonic() - began) / 60, 1)
     write_all(options.out, about, records)

@@ -46,6 +46,7 @@ class Progress:
 
 
 PROGRESS = pytest.StashKey[Progress]()
+RECORDS = pytest.StashKey[list[dict[str, Any]]]()
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -93,7 +94,11 @@ def side_by_side(benchmark: Any, request: pytest.FixtureRequest) -> SideBySide:
             rest.forget()  # it was the warm-up
             taken = (time.perf_counter() - start) / request.config.getoption("--scale")
             rounds = min(most, max(least, int(seconds / taken)))
-        benchmark.pedantic(candidates[first], setup=rest.turn, rounds=rounds)
+        try:
+            benchmark.pedantic(candidates[first], setup=rest.turn, rounds=rounds)
+        except BaseException:
+            benchmark.has_error = True  # it could not save a benchmark that Ctrl-C left empty
+            raise
         samples = {first: list(benchmark.stats.stats.data), **rest.seconds}
         times = {key: Timing.of(seconds_of) for key, seconds_of in samples.items()}
         benchmark.extra_info.update(
@@ -101,6 +106,7 @@ def side_by_side(benchmark: Any, request: pytest.FixtureRequest) -> SideBySide:
             name=name,
             times={candidate: asdict(timing) for candidate, timing in times.items()},
         )
+        request.config.stash.setdefault(RECORDS, []).append(benchmark.extra_info)
         request.config.stash[PROGRESS].done(times)
         return times
 

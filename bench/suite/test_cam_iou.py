@@ -44,7 +44,7 @@ def test_cam_iou(case: Case, side_by_side: SideBySide) -> None:
     side_by_side(
         f"cam_iou {case.name}",
         {**steps, "byte limit": limit},
-        seconds=4.0 if case == TARGET else 2.0,
+        seconds=4.0 if case == TARGET else 1.5,
         least=21 if case == TARGET else 7,
         family=case.family,
         batch=case.batch,

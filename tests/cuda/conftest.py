@@ -1,9 +1,8 @@
-"""Makes ``bench`` and the helpers of this folder importable, however pytest is called."""
+"""Makes the helpers of this folder importable."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent.parent)]
+sys.path.insert(0, str(Path(__file__).resolve().parent))
