@@ -55,17 +55,31 @@ def _plain_features(network: AttentionNetwork, images: Tensor) -> Tensor:
     return x
 
 
+def _plain_mask(network: AttentionNetwork, f: Tensor, k: int) -> Tensor:
+    """M^k [N,C,h,w]: a layer for each attribute, two with mask_hidden."""
+    for conv in filter(None, (network.masks_hidden, network.masks_conv)):
+        if conv is network.masks_conv and network.masks_hidden is not None:
+            f = f.relu()
+        rows = slice(k * conv.out_channels // K, (k + 1) * conv.out_channels // K)
+        weight, bias = conv.weight[rows, :, 0, 0], conv.bias[rows]
+        f = torch.einsum("oc,nchw->nohw", weight, f) + bias[:, None, None]
+    return f.sigmoid()
+
+
+def _plain_classifier(network: AttentionNetwork, attended: Tensor, k: int) -> Tensor:
+    """Logit k [N] from [N,C]."""
+    binary = network.binary
+    if binary.hidden_weight is not None:
+        attended = (attended @ binary.hidden_weight[k].T + binary.hidden_bias[k]).relu()
+    return attended @ binary.weight[k] + binary.bias[k]
+
+
 def _plain_outputs(network: AttentionNetwork, images: Tensor, n: float, beta: float) -> Any:
     """Every part by hand, with all masks held: K eq. 2, 4, 7, 8, 9."""
     f = _plain_features(network, images)
-    conv = network.masks_conv
-    logits = torch.einsum("oc,nchw->nohw", conv.weight[..., 0, 0], f) + conv.bias[:, None, None]
-    masks = logits.reshape(N, K, C, *f.shape[2:]).sigmoid()
+    masks = torch.stack([_plain_mask(network, f, k) for k in range(K)], 1)
     attended = (1 + reference.tone_curve(masks, n, beta)) * f[:, None]
-    binary = [
-        attended[:, k].mean((-2, -1)) @ network.binary.weight[k] + network.binary.bias[k]
-        for k in range(K)
-    ]
+    binary = [_plain_classifier(network, attended[:, k].mean((-2, -1)), k) for k in range(K)]
     hidden, last = network.multilabel[2], network.multilabel[4]
     multilabel = nnf.linear(
         nnf.linear(f.mean((-2, -1)), hidden.weight, hidden.bias).relu(), last.weight, last.bias
@@ -97,9 +111,20 @@ def _plain_loss(outputs: AttentionOutputs, labels: Tensor, images: Tensor) -> Te
     return entropy + 4 * error + 1e-5 * outputs.l1.sum() / N
 
 
+HIDDEN = [
+    {},
+    {"mask_hidden": 5},
+    {"classifier_hidden": 3},
+    {"mask_hidden": 2, "classifier_hidden": 7},
+]
+
+
+@pytest.mark.parametrize("options", HIDDEN, ids=str)
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_forward_loss_and_gradients_are_those_of_a_plain_twin(training: bool) -> None:
-    network = _network().train(training)
+def test_forward_loss_and_gradients_are_those_of_a_plain_twin(
+    training: bool, options: dict[str, int]
+) -> None:
+    network = _network(**options).train(training)
     images, labels = _batch()
     assert network.features(images).shape == (N, C, 5, 4)
     twin = copy.deepcopy(network)
@@ -201,9 +226,12 @@ def test_the_extractor_strides_first_and_then_dilates(norm: str) -> None:
     assert network.outputs(torch.randn(2, 3, 50, 64)).reconstruction.shape == (2, 3, 50, 64)
 
 
+@pytest.mark.parametrize("options", HIDDEN, ids=str)
 @pytest.mark.parametrize(("n", "beta"), [(1.0, 0.0), (4.0, 0.7), (0.5, 1.0), (0.0, 0.2)])
-def test_the_transformation_is_that_of_the_paper(n: float, beta: float) -> None:
-    network = _network().eval()
+def test_the_transformation_is_that_of_the_paper(
+    n: float, beta: float, options: dict[str, int]
+) -> None:
+    network = _network(**options).eval()
     images, _ = _batch()
     with network.transform(n=n, beta=beta):
         outputs = network.outputs(images)
@@ -259,8 +287,9 @@ def test_a_transformation_stays_in_its_thread() -> None:
     assert not torch.equal(here, plain)
 
 
-def test_sequences_are_single_calls_in_one_pass() -> None:
-    network = _network().eval()
+@pytest.mark.parametrize("options", HIDDEN, ids=str)
+def test_sequences_are_single_calls_in_one_pass(options: dict[str, int]) -> None:
+    network = _network(**options).eval()
     images, _ = _batch()
     n, beta = [1.0, 0.5, 4.0], [0.0, 0.3, 1.0]
     passes = []
@@ -280,8 +309,9 @@ def test_sequences_are_single_calls_in_one_pass() -> None:
         network(images)
 
 
-def test_a_function_of_the_mask() -> None:
-    network = _network().eval()
+@pytest.mark.parametrize("options", HIDDEN, ids=str)
+def test_a_function_of_the_mask(options: dict[str, int]) -> None:
+    network = _network(**options).eval()
     images, _ = _batch()
     shapes = []
 
@@ -345,15 +375,16 @@ def test_wrong_transformations_are_named(
         _network().transform(**arguments)
 
 
-def test_masks_of_chosen_attributes() -> None:
-    network = _network().eval()
+@pytest.mark.parametrize("options", HIDDEN, ids=str)
+def test_masks_of_chosen_attributes(options: dict[str, int]) -> None:
+    network = _network(**options).eval()
     images, _ = _batch()
     features = network.features(images)
-    logits = network.masks_conv(features).unflatten(1, (K, C))
-    torch.testing.assert_close(network.masks(images), logits.sigmoid())
+    masks = torch.stack([_plain_mask(network, features, k) for k in range(K)], 1)
+    torch.testing.assert_close(network.masks(images), masks)
     chosen = network.masks(images, [3, 1])
     assert chosen.shape == (N, 2, C, 5, 4)
-    torch.testing.assert_close(chosen, logits.sigmoid()[:, [3, 1]])
+    torch.testing.assert_close(chosen, masks[:, [3, 1]])
     torch.testing.assert_close(network.masks(images).sum((2, 3, 4)), network.outputs(images).l1)
     for wrong in (K, -1):
         with pytest.raises(ValueError, match=rf"attributes: expected indices .* 3, got {wrong}"):
@@ -406,6 +437,8 @@ def test_wrong_images_are_named() -> None:
         ({"dilations": [1, 0]}, ValueError, "dilations: expected at least 1, got 0"),
         ({"dilations": 2}, TypeError, "dilations: expected a sequence of integers, got 2"),
         ({"norm": "layer"}, ValueError, "norm: expected one of 'batch', 'group', 'none'"),
+        ({"mask_hidden": -1}, ValueError, "mask_hidden: expected at least 0, got -1"),
+        ({"classifier_hidden": 2.5}, TypeError, "classifier_hidden: expected an integer, got 2.5"),
         ({"multilabel": "no"}, TypeError, "multilabel: expected True or False, got 'no'"),
         ({"reconstructor": 0}, TypeError, "reconstructor: expected True or False, got 0"),
         ({"loss": {"lambda_b": -1}}, ValueError, "lambda_b: expected a number finite"),

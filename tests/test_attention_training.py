@@ -33,8 +33,9 @@ def _checkpoint(**options: Any) -> Checkpoint:
 
 def test_a_checkpoint_keeps_the_options(tmp_path: Path) -> None:
     saved = _checkpoint(
-        reconstructor=False, dilations=[2], stride=4, norm="group", loss={"lambda_1": 0.5}
-    )
+        reconstructor=False, dilations=[2], stride=4, norm="group", mask_hidden=3,
+        classifier_hidden=5, loss={"lambda_1": 0.5},
+    )  # fmt: skip
     loaded = load_checkpoint(save_checkpoint(tmp_path / "model.pt", saved))
     assert loaded.model_options == saved.model_options
     assert loaded.model.reconstructor is None

@@ -24,16 +24,38 @@ __all__ = ["AttentionNetwork"]
 
 
 class AttributeClassifiers(nn.Module):
-    """K binary classifiers, one linear layer each on its own attended features (f_b of K eq. 2)."""
+    """K binary classifiers, each on its own attended features (f_b of K eq. 2).
 
-    def __init__(self, num_attributes: int, channels: int) -> None:
+    Args:
+        num_attributes: K.
+        channels: C, inputs of each.
+        hidden: units of a hidden layer with ReLU; 0 for linear classifiers.
+    """
+
+    def __init__(self, num_attributes: int, channels: int, hidden: int = 0) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_attributes, channels))
+        self.hidden_weight = self.hidden_bias = None
+        if hidden:
+            self.hidden_weight = nn.Parameter(torch.empty(num_attributes, hidden, channels))
+            self.hidden_bias = nn.Parameter(torch.zeros(num_attributes, hidden))
+        self.weight = nn.Parameter(torch.empty(num_attributes, hidden or channels))
         self.bias = nn.Parameter(torch.zeros(num_attributes))
 
-    def forward(self, attended: Tensor) -> Tensor:
-        """Logits ``[…,K]`` from pooled attended features ``[…,K,C]``."""
-        return torch.einsum("...kc,kc->...k", attended, self.weight) + self.bias
+    def reset_parameters(self) -> None:
+        """Draw new weights, whose size does not depend on that of the layers."""
+        if self.hidden_weight is not None and self.hidden_bias is not None:
+            nn.init.normal_(self.hidden_weight, std=(2 / self.hidden_weight.shape[-1]) ** 0.5)
+            nn.init.zeros_(self.hidden_bias)
+        nn.init.normal_(self.weight, std=self.weight.shape[-1] ** -0.5)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, attended: Tensor, attributes: Sequence[int] | None = None) -> Tensor:
+        """Logits ``[…,T]`` from pooled attended features ``[…,T,C]`` of T attributes, or all K."""
+        rows = slice(None) if attributes is None else list(attributes)
+        if self.hidden_weight is not None and self.hidden_bias is not None:
+            attended = torch.einsum("...kc,khc->...kh", attended, self.hidden_weight[rows])
+            attended = (attended + self.hidden_bias[rows]).relu()
+        return torch.einsum("...kc,kc->...k", attended, self.weight[rows]) + self.bias[rows]
 
 
 class AttentionNetwork(nn.Module):
@@ -53,22 +75,28 @@ class AttentionNetwork(nn.Module):
 
     * ``features``, f_f: see :func:`fastcam.models.dilated.dilated_features`; F ``[N,C,h,w]`` ≥ 0.
     * ``masks_conv``, the K mask sub-networks: one 1×1 convolution from F to K·C logits, row k·C+c,
-      and a sigmoid: M^k has as many channels as F.
-    * ``binary``, f_b: a linear layer for each attribute on the mean over cells of T(M^k) ⊗ F.
+      and a sigmoid: M^k has as many channels as F. With ``mask_hidden``, ``masks_hidden`` lies
+      before it: a layer of 1×1 convolutions and ReLU for each attribute.
+    * ``binary``, f_b: a linear layer for each attribute on the mean over cells of T(M^k) ⊗ F; with
+      ``classifier_hidden``, a hidden layer with ReLU before it.
     * ``multilabel``, f_m: mean over cells, linear, ReLU, linear, on F (eq. 4).
     * ``reconstructor``, f_r: upsampling and 3×3 convolutions back to the input, on F.
 
-    T = 1 + M in training; :meth:`transform` changes it at inference, without retraining. On this
-    path the masks are never held: memory does not grow with K·C·h·w.
+    T = 1 + M in training; :meth:`transform` changes it at inference, without retraining. The masks
+    are never held, so that memory does not grow with K·C·h·w, except where ``mask_hidden`` or a
+    function of the masks needs them.
 
     K does not say the input size, the depth and the normalisation of f_f, or what the mask
     sub-networks, the classifiers and the reconstructor are: the above is this package's choice,
-    light enough for a CPU. With stride 8, as in Yu and Koltun, 64 pixels give 8×8 cells.
+    light enough for a CPU, and the arguments change it. With stride 8, as in Yu and Koltun, 64
+    pixels give 8×8 cells.
 
     Args:
         num_attributes: K.
         channels: C, of features and masks (K §3: 128).
         stride, dilations, norm: of the feature extractor.
+        mask_hidden: hidden channels of each mask sub-network; 0 for none.
+        classifier_hidden: hidden units of each binary classifier; 0 for linear ones.
         multilabel: have the multi-label classifier.
         reconstructor: have the reconstructor (K Table 1 leaves these two out in turn).
         loss: arguments of :class:`fastcam.AttentionLoss` for :meth:`training_loss`.
@@ -85,6 +113,8 @@ class AttentionNetwork(nn.Module):
         stride: int = 8,
         dilations: Sequence[int] = (1, 2, 4),
         norm: str = "batch",
+        mask_hidden: int = 0,
+        classifier_hidden: int = 0,
         multilabel: bool = True,
         reconstructor: bool = True,
         loss: Mapping[str, float] | None = None,
@@ -98,8 +128,16 @@ class AttentionNetwork(nn.Module):
         check_whole("num_attributes", num_attributes)
         self.num_attributes, self.channels = num_attributes, channels
         self.features = dilated_features(channels, stride, dilations, norm)
-        self.masks_conv = nn.Conv2d(channels, num_attributes * channels, 1)
-        self.binary = AttributeClassifiers(num_attributes, channels)
+        check_whole("mask_hidden", mask_hidden, least=0)
+        check_whole("classifier_hidden", classifier_hidden, least=0)
+        self.masks_hidden: nn.Conv2d | None = None
+        if mask_hidden:
+            self.masks_hidden = nn.Conv2d(channels, num_attributes * mask_hidden, 1)
+        self.masks_conv = nn.Conv2d(
+            num_attributes * mask_hidden or channels, num_attributes * channels, 1,
+            groups=num_attributes if mask_hidden else 1,
+        )  # fmt: skip
+        self.binary = AttributeClassifiers(num_attributes, channels, classifier_hidden)
         self.multilabel: nn.Sequential | None = None
         if multilabel:
             self.multilabel = nn.Sequential(
@@ -122,10 +160,11 @@ class AttentionNetwork(nn.Module):
         masks learn from the first steps on is in proportion to them.
         """
         initialize(self.features)
-        nn.init.normal_(self.masks_conv.weight, std=self.channels**-0.5)
-        nn.init.zeros_(self._mask_layer()[1])
-        nn.init.normal_(self.binary.weight, std=self.channels**-0.5)
-        nn.init.zeros_(self.binary.bias)
+        if self.masks_hidden is not None:
+            initialize(self.masks_hidden)
+        nn.init.normal_(self.masks_conv.weight, std=self.masks_conv.weight.shape[1] ** -0.5)
+        nn.init.zeros_(self._layer(self.masks_conv)[1])
+        self.binary.reset_parameters()
         if self.multilabel is not None:
             initialize(self.multilabel, self.multilabel[-1], last_std=0.01)
         if self.reconstructor is not None:
@@ -181,21 +220,28 @@ class AttentionNetwork(nn.Module):
                     f"attributes: expected indices from 0 to {self.num_attributes - 1}, got {index}"
                 )
         rows = torch.tensor(list(chosen), dtype=torch.long, device=images.device)
-        return self._masks(self.features(images), rows)
+        return self._mask_logits(self.features(images), rows).sigmoid()
 
-    def _mask_layer(self) -> tuple[Tensor, Tensor]:
-        """The 1×1 convolution's weight ``[K·C,C]`` and bias ``[K·C]``."""
-        assert self.masks_conv.bias is not None
-        return self.masks_conv.weight.flatten(1), self.masks_conv.bias
+    def _layer(self, conv: nn.Conv2d, attributes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Weight and bias of a layer of the mask sub-networks, of all K attributes or some."""
+        assert conv.bias is not None
+        if attributes is None:
+            return conv.weight, conv.bias
+        shape = (self.num_attributes, -1)
+        weight, bias = (
+            parameter.unflatten(0, shape)[attributes].flatten(0, 1)
+            for parameter in (conv.weight, conv.bias)
+        )
+        return weight, bias
 
-    def _masks(self, features: Tensor, attributes: Tensor | None = None) -> Tensor:
-        weight, bias = self._mask_layer()
-        if attributes is not None:
-            shape = (self.num_attributes, self.channels)
-            weight = weight.unflatten(0, shape)[attributes].flatten(0, 1)
-            bias = bias.unflatten(0, shape)[attributes].flatten()
-        logits = nnf.conv2d(features, weight[..., None, None], bias)
-        return logits.unflatten(1, (-1, self.channels)).sigmoid()
+    def _mask_logits(self, features: Tensor, attributes: Tensor | None = None) -> Tensor:
+        """L of all K attributes or some T of them, ``[N,T,C,h,w]``."""
+        groups = 1
+        if self.masks_hidden is not None:
+            features = nnf.conv2d(features, *self._layer(self.masks_hidden, attributes)).relu()
+            groups = self.num_attributes if attributes is None else len(attributes)
+        logits = nnf.conv2d(features, *self._layer(self.masks_conv, attributes), groups=groups)
+        return logits.unflatten(1, (-1, self.channels))
 
     def _attended(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Mean over cells of T(M) ⊗ F, ``[N,K,C]`` (``[J,N,K,C]``), and l1 ``[N,K]``."""
@@ -207,10 +253,14 @@ class AttentionNetwork(nn.Module):
             )
         if transform.function is not None:
             return self._attended_by(transform.function, features)
-        return functional.attend_conv1x1(features, *self._mask_layer(), transform.n, transform.beta)
+        curve = transform.n, transform.beta
+        if self.masks_hidden is not None:
+            return functional.attend(features, self._mask_logits(features), *curve, pool=True)
+        weight, bias = self._layer(self.masks_conv)
+        return functional.attend_conv1x1(features, weight.flatten(1), bias, *curve)
 
     def _attended_by(self, function: MaskFunction, features: Tensor) -> tuple[Tensor, Tensor]:
-        masks = self._masks(features)
+        masks = self._mask_logits(features).sigmoid()
         emphasis = function(masks)
         if not isinstance(emphasis, Tensor) or emphasis.shape != masks.shape:
             came = list(emphasis.shape) if isinstance(emphasis, Tensor) else type(emphasis).__name__

@@ -51,6 +51,8 @@ _REGISTRY: dict[str, ModelSpec] = {
             "stride",
             "dilations",
             "norm",
+            "mask_hidden",
+            "classifier_hidden",
             "multilabel",
             "reconstructor",
             "loss",
