@@ -23,7 +23,18 @@ Pairs = Annotated[
     list[str] | None,
     typer.Option("--pair", help="A transformation as n,β (4,0.5); repeat for several."),
 ]
-Prefix = Annotated[Path, typer.Option("--out", "-o", help="PREFIX of the files to write.")]
+
+
+def _writable(prefix: Path) -> Path:
+    """Make the folder of the files: a wrong one is told before the work, not after it."""
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    return prefix
+
+
+Prefix = Annotated[
+    Path,
+    typer.Option("--out", "-o", help="PREFIX of the files to write.", callback=_writable),
+]
 
 
 @app.command()
@@ -142,7 +153,10 @@ def masks(
             subject, faces, attribute, images=images, shown=shown, top=top, per_image=per_image,
             device=pick_device(device), progress=report,
         )  # fmt: skip
-    _save(result, out, checkpoint=checkpoint, data=data, split=split, limit=limit)
+    _save(
+        result, out, checkpoint=checkpoint, data=data, attributes=attribute, images=images,
+        shown=shown, top=top, per_image=per_image, split=split, limit=limit,
+    )  # fmt: skip
 
 
 @app.command()
@@ -174,16 +188,20 @@ def correlation(
     from fastcam._progress import progress_bars
     from fastcam.evaluation import pick_device
 
+    channels = channel or [0, 1, 2]
     with progress_bars() as report:
         subject = analysis.load_attention(checkpoint)
         faces = analysis.open_faces(
             subject, data, split, limit=limit, workers=workers, progress=report
         )
         result = analysis.correlations(
-            subject, faces, of=of, channels=channel or (0, 1, 2), attributes=attribute,
+            subject, faces, of=of, channels=channels, attributes=attribute,
             device=pick_device(device), progress=report,
         )  # fmt: skip
-    _save(result, out, checkpoint=checkpoint, data=data, split=split, limit=limit)
+    _save(
+        result, out, checkpoint=checkpoint, data=data, attributes=attribute, channels=channels,
+        split=split, limit=limit,
+    )  # fmt: skip
 
 
 @app.command()
@@ -281,6 +299,8 @@ def _save(result: Any, prefix: Path, **settings: Any) -> None:
 
 def _print(tables: list[Any]) -> None:
     console = require("rich.console", extra="train").Console()
+    if not console.is_terminal:  # a file or a pipe has no width
+        console.width = 1000
     for table in tables:
         console.print(table.to_rich())
 

@@ -478,6 +478,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         expected = isinstance(error, bad_input)
         if os.environ.get("FASTCAM_TRACEBACK") or not (usage or expected):
             raise
-        text = usage() if usage else str(error)
-        print(f"fastcam: error: {' '.join(text.split())}", file=sys.stderr)
+        text = " ".join((usage() if usage else str(error)).split())
+        if text:  # a group without a command has just shown its help
+            print(f"fastcam: error: {text}", file=sys.stderr)
         return 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from tiny_faces import ATTRIBUTES, MODEL, TinyNet, write_faces
 
 from fastcam import analysis, cli
@@ -33,18 +35,22 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_faces(tmp_path_factory.mktemp("faces"))
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _subject(**options: int) -> Checkpoint:
     """An attention network whose masks act: large weights, so that (n, β) changes what it says."""
     torch.manual_seed(0)
-    network = AttentionNetwork(3, **OPTIONS)
+    network = AttentionNetwork(3, **OPTIONS, **options)
     with torch.no_grad():
         network.masks_conv.weight.mul_(3)
         network.binary.weight.normal_()
-    checkpoint = Checkpoint(
-        network, "attention", list(ATTRIBUTES), Preprocessing(32), model_options=OPTIONS
-    )
-    return save_checkpoint(tmp_path_factory.mktemp("network") / "model.pt", checkpoint)
+    return Checkpoint(
+        network.eval(), "attention", list(ATTRIBUTES), Preprocessing(32),
+        model_options={**OPTIONS, **options},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_checkpoint(tmp_path_factory.mktemp("network") / "model.pt", _subject())
 
 
 @pytest.fixture
@@ -76,6 +82,10 @@ def test_quoted_figures_average_to_what_the_paper_prints() -> None:
     assert paper.column_mean("ours") == pytest.approx(90.17325)
     assert paper.TABLE_4_AVERAGE.ours == paper.TABLE_1["full"] == 92.05
     assert set(paper.TABLE_1) == set(analysis.VARIANTS)
+    for partners in paper.TABLE_2.values():
+        strengths = [r for _, r in partners]
+        assert strengths == sorted(strengths, reverse=True)
+        assert all(0 <= c < 128 for c, _ in partners)
     for target, partners in paper.TABLE_3.items():
         assert {target, *partners} <= set(paper.TABLE_4)
 
@@ -98,6 +108,20 @@ def test_attributes_agree_with_evaluate(subject: Checkpoint, data: Path) -> None
     assert scores.means()["accuracy"] == pytest.approx(other.mean_accuracy)
 
 
+def test_tables_stay_legible_where_they_do_not_fit(subject: Checkpoint, data: Path) -> None:
+    faces = analysis.open_faces(subject, data)
+    faces.labels[:, 1] = 0
+    table = analysis.attributes(subject, faces).tables()[0]
+    for width in (60, 200):
+        console = Console(width=width, file=io.StringIO())
+        console.print(table.to_rich())
+        text = console.file.getvalue()
+        assert "…" not in text
+        assert all(f" {name} " in text for name in ATTRIBUTES)
+    found = analysis.correlations(subject, faces, attributes=["Lips"])
+    assert "nan" not in str(found.tables()[1])
+
+
 def test_an_attribute_of_one_class_has_no_balanced_accuracy(
     subject: Checkpoint, data: Path
 ) -> None:
@@ -114,7 +138,9 @@ def test_an_attribute_of_one_class_has_no_balanced_accuracy(
 # --- masks ----------------------------------------------------------------------------------------
 
 
-def test_importance_equals_brute_force(subject: Checkpoint, data: Path) -> None:
+@pytest.mark.parametrize("hidden", [0, 6])
+def test_importance_equals_brute_force(hidden: int, data: Path) -> None:
+    subject = _subject(classifier_hidden=hidden)
     network = _network(subject)
     images = _images(subject, analysis.open_faces(subject, data, limit=3))
     with torch.no_grad():
@@ -134,8 +160,16 @@ def test_importance_equals_brute_force(subject: Checkpoint, data: Path) -> None:
                 others = [k for k in range(3) if k != attribute]
                 assert change[:, others].abs().max() < 1e-5
         with network.transform(torch.zeros_like):
-            all_off = before - network(images)
-    torch.testing.assert_close(found.sum(-1), all_off[:, [2, 0]])
+            all_off = (before - network(images))[:, [2, 0]]
+    added_up = torch.isclose(found.sum(-1), all_off, atol=1e-5).all()
+    assert added_up == (hidden == 0)  # only linear classifiers' changes add up
+    faces = analysis.open_faces(subject, data)
+    for position, name in enumerate(["Dark", "Lips"]):
+        rows = (faces.labels[:3, ATTRIBUTES.index(name)] > 0.5).nonzero().flatten()
+        wanted = all_off[rows, position].mean()
+        some = analysis.open_faces(subject, data, limit=3)
+        (part,) = analysis.top_masks(subject, some, [name], batch_size=1).parts
+        assert part.everything == pytest.approx(float(wanted), abs=1e-5)
 
 
 def test_top_masks_are_those_of_the_highest_importance(subject: Checkpoint, data: Path) -> None:
@@ -151,6 +185,10 @@ def test_top_masks_are_those_of_the_highest_importance(subject: Checkpoint, data
     assert part.images == len(rows)
     torch.testing.assert_close(part.maps[1], masks[1, best])
     torch.testing.assert_close(part.map_changes[1], changes[1, best])
+    assert part.mask_mean == pytest.approx(float(masks.mean()), abs=1e-6)
+    (split,) = analysis.top_masks(subject, faces, ["Lips"], shown=2, batch_size=2).parts
+    torch.testing.assert_close(split.changes, part.changes)
+    torch.testing.assert_close(split.maps, part.maps)
     (each,) = analysis.top_masks(subject, faces, ["Lips"], shown=2, per_image=True).parts
     assert each.channels == changes[:2].abs().topk(3).indices.tolist()
 
@@ -161,8 +199,9 @@ def test_masks_name_what_is_wrong(subject: Checkpoint, data: Path) -> None:
         analysis.top_masks(subject, faces, ["Nose"])
     with pytest.raises(ValueError, match="top: expected at most 8"):
         analysis.top_masks(subject, faces, ["Lips"], top=9)
-    with pytest.raises(ValueError, match="shown: expected at least 1"):
-        analysis.top_masks(subject, faces, ["Lips"], shown=0)
+    for name in ("shown", "images", "batch_size"):
+        with pytest.raises(ValueError, match=f"{name}: expected at least 1"):
+            analysis.top_masks(subject, faces, ["Lips"], **{name: 0})
     faces.labels[:, 2] = 0
     with pytest.raises(ValueError, match="none of the 12 images has Dark"):
         analysis.top_masks(subject, faces, ["Dark"])
@@ -320,7 +359,16 @@ def test_ablation_trains_four_variants_and_keeps_them(data: Path, tmp_path: Path
         data=str(data), model="attention", model_options=OPTIONS, size=32, epochs=1, patience=0,
         batch_size=12, limit_train=12, device="cpu", workers=1,
     )  # fmt: skip
-    found = analysis.ablation(config, tmp_path, [0, 1])
+    notes: list[tuple[int, int, str]] = []
+    found = analysis.ablation(
+        config,
+        tmp_path,
+        [0, 1],
+        progress=lambda _, done, total, note="": notes.append((done, total, note)),
+    )
+    assert [done for done, _, _ in notes] == sorted(done for done, _, _ in notes)
+    assert {(done, total) for done, total, _ in notes} == {(i, 8) for i in range(9)}
+    assert any(note.startswith("both, seed 1: epoch 1 of 1, 1/1 loss") for *_, note in notes)
     kept = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/model.pt")}
     assert {p.parent.name for p in kept} == {f"{n}-{s}" for n in analysis.VARIANTS for s in (0, 1)}
     parts = {
@@ -377,6 +425,11 @@ def test_every_verb_writes_figure_and_table(
     text = Path(f"{prefix}.md").read_text()
     assert all(table.to_markdown() in text for table in saved.tables)
     assert json.loads(Path(f"{prefix}.json").read_text())["values"] == saved.values
+    if verb == "masks":
+        assert saved.settings["attributes"] == ["Lips", "Dark"]
+        assert saved.settings["images"] == 4
+    if verb == "correlation":
+        assert (saved.settings["attributes"], saved.settings["channels"]) == (["Eyes"], [7])
     assert analysis.load(tmp_path / "nothing") is None
 
 
@@ -403,6 +456,7 @@ def test_help_teaches(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["robustness", "MODEL", "DATA", "--sigmas=-1"], "sigmas: expected at least one"),
         (["ablation", "DATA", "--seeds", "a"], "--seeds: expected numbers"),
         (["masks", "MODEL", "DATA"], "Missing option '--attribute'"),
+        (["curves", "-o", "DATA/list_attr_celeba.txt/curves"], "list_attr_celeba.txt"),
         (["nothing"], "No such command 'nothing'"),
     ],
 )
@@ -416,10 +470,18 @@ def test_bad_input_gets_one_line(
 ) -> None:
     plain = Checkpoint(TinyNet(3), MODEL, list(ATTRIBUTES), Preprocessing(32))
     path = save_checkpoint(tmp_path / "plain.pt", plain)
+    arguments = [a.replace("DATA/", f"{data}/") for a in arguments]
     assert _run("attention", *arguments, DATA=data, MODEL=model, PLAIN=path) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_group_without_a_command_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run("attention") == 2
+    output = capsys.readouterr()
+    assert "robustness" in output.out + output.err
+    assert "error" not in output.err
 
 
 # --- demo -----------------------------------------------------------------------------------------

@@ -143,11 +143,12 @@ def ablation(
     }
     runs = [(seed, name) for seed in seeds for name in VARIANTS]
     for done, (seed, name) in enumerate(runs):
-        if progress is not None:
-            progress("training variants", done, len(runs), f"{_NAMES[name]}, seed {seed}")
+        report = _within(progress, done, len(runs), f"{_NAMES[name]}, seed {seed}")
         folder = Path(out) / f"{name}-{seed}"
         options = {**others, **VARIANTS[name]} or None
-        run = train(dataclasses.replace(config, seed=seed, model_options=options), folder)
+        run = train(
+            dataclasses.replace(config, seed=seed, model_options=options), folder, progress=report
+        )
         judged = folder / "evaluation.json"
         what = {"data": config.data, "split": split, "limit": limit, "version": __version__}
         stored = json.loads(judged.read_text(encoding="utf-8")) if judged.is_file() else {}
@@ -167,6 +168,19 @@ def ablation(
     count = "all" if config.limit_train is None else f"the first {config.limit_train}"
     trained = f"trained on {count} training images for at most {config.epochs} epoch(s)"
     return Ablation(list(seeds), scores, stored["means"]["majority"], stored["images"], trained)
+
+
+def _within(progress: Report | None, position: int, runs: int, run: str) -> Report | None:
+    """A report for the parts of one run: they become the note of the bar over all runs."""
+    if progress is None:
+        return None
+    bar = progress
+
+    def report(what: str, done: int, total: int, note: str = "") -> None:
+        bar("training variants", position, runs, f"{run}: {what}, {done}/{total} {note}".rstrip())
+
+    bar("training variants", position, runs, run)
+    return report
 
 
 def _spread(values: list[float]) -> str:

@@ -64,15 +64,14 @@ class AttributeScores:
         rows = []
         for name, *values, precision in zip(self.names, *columns, strict=True):
             theirs = paper.TABLE_4.get(name)
-            cells = ["–"] * 4 if theirs is None else [f"{v:g}" for v in theirs]
+            cells = ["–"] * 4 if theirs is None else _quoted(theirs)
             rows.append([name, *(percent(v) for v in values), number(precision), *cells])
         *shares, precision = self.means().values()
         rows.append(
             ["mean", *(percent(v) for v in shares), number(precision)]
             + [f"{paper.column_mean(c):.2f}" for c in paper.COLUMNS]
         )
-        printed = [f"{v:g}" for v in paper.TABLE_4_AVERAGE]
-        rows.append(["average as printed*", *["–"] * 5, *printed])
+        rows.append(["average as printed*", *["–"] * 5, *_quoted(paper.TABLE_4_AVERAGE)])
         title = f"{self.images} images; * in percent, {paper.QUOTED} (K Table 4)"
         return [Table(header, rows, title)]
 
@@ -175,3 +174,8 @@ def attributes(
         defined(balanced),
         defined(precision),
     )
+
+
+def _quoted(row: paper.QuotedAccuracy) -> list[str]:
+    """As printed: K's own with two digits, the others without."""
+    return [f"{row.ours:.2f}", *(f"{v:g}" for v in row[1:])]

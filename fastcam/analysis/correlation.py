@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fastcam._progress import Report
 from fastcam.analysis import paper
+from fastcam.analysis.report import number
 from fastcam.analysis.subject import attention_network, batches, inference
 from fastcam.data import PreparedFaces
 from fastcam.data.celeba import attribute_index
@@ -55,13 +56,17 @@ class Correlations:
             [str(c), *_cells([f"{o} ({r:+.2f})" for o, r in strongest(self.channels, c)])]
             for c in self.target_channels
         ]
-        title = f"channels, correlation of {_MEANING[self.of]} over {self.images} images"
+        theirs = [r for partners in paper.TABLE_2.values() for _, r in partners]
+        title = (
+            f"channels, correlation of {_MEANING[self.of]} over {self.images} images; top five of "
+            f"K's network: {min(theirs):.2f} to {max(theirs):.2f} ({paper.QUOTED}, K Table 2)"
+        )
         channels = Table(["channel", *order], rows, title)
         rows = []
         for name in self.target_attributes:
             target = self.names.index(name)
             found = [
-                f"{self.names[o]} ({r:+.2f}; labels {self.labels[target, o]:+.2f})"
+                f"{self.names[o]} ({r:+.2f}; labels {number(self.labels[target, o], 2, sign=True)})"
                 for o, r in strongest(self.attributes, target)
             ]
             quoted = ", ".join(paper.TABLE_3.get(name, ("–",)))

@@ -109,9 +109,9 @@ class TopMasks:
 def mask_changes(network: AttentionNetwork, images: Tensor, attributes: Sequence[int]) -> Tensor:
     """What the logit of attribute t loses when channel c of its mask is set to zero.
 
-    That is logit(T = 1 + M) − logit(T = 1 + M, but T = 1 in channel c). The classifier is linear
-    in the attended features, so it is w[t,c]·mean_p(M[t,c,p]·F[c,p]): the changes of several
-    channels add up, and their signs are those of w in every image.
+    That is logit(T = 1 + M) − logit(T = 1 + M, but T = 1 in channel c). Where the classifiers are
+    linear in the attended features (``classifier_hidden=0``) it is w[t,c]·mean_p(M[t,c,p]·F[c,p]):
+    the changes of several channels add up, and their signs are those of w in every image.
 
     Args:
         network: in eval mode, with the trained T = 1 + M.
@@ -122,15 +122,22 @@ def mask_changes(network: AttentionNetwork, images: Tensor, attributes: Sequence
         ``[N,T,C]``; the importance of a channel is its absolute value.
     """
     masks = network.masks(images, attributes)
-    return _changes(network, network.features(images), masks, attributes)
+    return _changes(network, network.features(images), masks, attributes)[0]
 
 
 def _changes(
     network: AttentionNetwork, features: Tensor, masks: Tensor, attributes: Sequence[int]
-) -> Tensor:
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Changes by each channel ``[N,T,C]`` and by all together ``[N,T]``; logits ``[N,T]``."""
     cells = features.shape[-2] * features.shape[-1]
     emphasis = torch.einsum("ntchw,nchw->ntc", masks, features) / cells
-    return emphasis * network.binary.weight[list(attributes)]
+    plain = features.mean((-2, -1)).unsqueeze(1)
+    attended = plain + emphasis
+    without = attended - torch.diag_embed(emphasis).movedim(-2, 0)  # [C,N,T,C]
+    logits = network.binary(attended, attributes)
+    changes = logits - network.binary(without, attributes)
+    all_together = logits - network.binary(plain.expand_as(attended), attributes)
+    return changes.movedim(0, -1), all_together, logits
 
 
 def top_masks(
@@ -142,6 +149,7 @@ def top_masks(
     shown: int = 2,
     top: int = 3,
     per_image: bool = False,
+    batch_size: int = 64,
     device: str | torch.device = "cpu",
     progress: Report | None = None,
 ) -> TopMasks:
@@ -161,7 +169,9 @@ def top_masks(
         ValueError: an unknown attribute, one that no image has, or a number below 1.
     """
     network = attention_network(checkpoint)
-    for name, value in {"images": images, "shown": shown, "top": top}.items():
+    for name, value in {
+        "images": images, "shown": shown, "top": top, "batch_size": batch_size,
+    }.items():  # fmt: skip
         if value < 1:
             raise ValueError(f"{name}: expected at least 1, got {value}")
     if top > network.channels:
@@ -175,12 +185,14 @@ def top_masks(
         if not rows:
             raise ValueError(f"attributes: none of the {len(faces)} images has {name}")
         pixels = torch.stack([faces[i]["image"].as_subclass(Tensor) for i in rows])
-        normal = checkpoint.preprocessing.normalize(pixels.to(device))
+        parts_of_images = []
         with inference(network, device):
-            masks = network.masks(normal, [target])
-            changes = _changes(network, network.features(normal), masks, [target])[:, 0].cpu()
-            logits = network(normal)[:, target]
-        masks = masks[:, 0].cpu()
+            for part in pixels.split(batch_size):
+                normal = checkpoint.preprocessing.normalize(part.to(device))
+                found = network.masks(normal, [target])
+                effects = _changes(network, network.features(normal), found, [target])
+                parts_of_images.append([x[:, 0].cpu() for x in (found, *effects)])
+        masks, changes, everything, logits = map(torch.cat, zip(*parts_of_images, strict=True))
         by_image = changes[:shown] if per_image else changes.mean(0).expand(len(rows[:shown]), -1)
         channels = by_image.abs().argsort(dim=1, descending=True, stable=True)[:, :top]
         cells = channels[..., None, None].expand(-1, -1, *masks.shape[-2:])
@@ -189,7 +201,7 @@ def top_masks(
                 name,
                 len(rows),
                 changes.mean(0),
-                float(changes.sum(1).mean()),
+                float(everything.mean()),
                 float(logits.std(correction=0)),
                 float(masks.mean()),
                 float(masks.std(correction=0)),

@@ -86,6 +86,14 @@ TABLE_1 = {
     "neither": 86.58,
 }
 
+#: K Table 2: the five channels of K's network most correlated with one of it, and how much. The ids
+#: are that network's own; 87 stands there twice.
+TABLE_2 = {
+    1: ((72, 0.98), (87, 0.95), (44, 0.94), (92, 0.94), (87, 0.94)),
+    32: ((111, 0.96), (114, 0.95), (100, 0.95), (15, 0.94), (119, 0.94)),
+    64: ((127, 0.97), (15, 0.97), (119, 0.97), (114, 0.97), (57, 0.97)),
+}
+
 #: K Table 3: the five attributes most correlated with a target.
 TABLE_3 = {
     "Black_Hair": ("Blond_Hair", "Brown_Hair", "Bald", "Wearing_Hat", "Gray_Hair"),

@@ -37,11 +37,17 @@ class Table:
         head = row(self.header, "th")
         return f"<table>{caption}<thead>{head}</thead><tbody>{body}</tbody></table>"
 
+    @property
+    def _short(self) -> bool:
+        """Whether the rows' names are words, such as attributes, which should stay in one piece."""
+        return all(len(cells[0]) <= 20 for cells in self.rows)
+
     def to_rich(self) -> Any:
-        """A ``rich.table.Table``."""
+        """A ``rich.table.Table``; where it is too wide, cells are folded and nothing is cut off."""
         table = require("rich.table", extra="train").Table(title=self.title or None)
         for i, name in enumerate(self.header):
-            table.add_column(name, justify="left" if i == 0 else "right")
+            justify = "left" if i == 0 else "right"
+            table.add_column(name, justify=justify, overflow="fold", no_wrap=i == 0 and self._short)
         for cells in self.rows:
             table.add_row(*cells)
         return table
