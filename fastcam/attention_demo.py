@@ -244,15 +244,8 @@ def _curves() -> list[str]:
 
 
 def _robustness(saved: Saved) -> list[str]:
-    found = saved.values["search"]
-    (n, beta), (low, high) = found["pair"], found["mean_interval"]
-    gain = 100 * found["mean_difference"]
-    if low > 0:
-        verdict = "so the transformation helps on these images."
-    elif high < 0:
-        verdict = "so it does harm on test images."
-    else:
-        verdict = "so an effect is not shown."
+    found, masked = saved.values["search"], saved.values["search_with_masks"]
+    n, beta = found["pair"]
     means = {(p["n"], p["beta"]): _mean(p["accuracy"]) for p in saved.values["pairs"]}
     flat = (0.0, beta)  # h = 1/2 everywhere: no mask takes part, T is the same in all cells
     control = []
@@ -268,13 +261,31 @@ def _robustness(saved: Saved) -> list[str]:
             f"(T = {1.5 - beta / 2:g}), changes it by {change:+.2f} points: what the two share is "
             "the scale of T, not where the masks lie."
         )
+    if masked is not None and tuple(masked["pair"]) == (1.0, 0.0):
+        control.append("With n > 0, no (n, β) is better than the trained one on validation images.")
+    elif masked is not None:
+        control.append(f"With n > 0, v{_verdict(masked)[1:]}")
     return [
         "Gaussian noise is added to images in [0, 1] and clipped; the network is not retrained.",
-        f"Validation images choose n = {n:g}, β = {beta:g}. On test images, mean over noise "
-        f"levels, that changes accuracy by {gain:+.2f} points (95% interval {100 * low:+.2f} to "
-        f"{100 * high:+.2f}, paired bootstrap over images), {verdict}",
+        _verdict(found),
         *control,
     ]
+
+
+def _verdict(found: dict[str, Any]) -> str:
+    (n, beta), (low, high) = found["pair"], found["mean_interval"]
+    gain = 100 * found["mean_difference"]
+    if low > 0:
+        verdict = "so the transformation helps on these images."
+    elif high < 0:
+        verdict = "so it does harm on test images."
+    else:
+        verdict = "so an effect is not shown."
+    return (
+        f"Validation images choose n = {n:g}, β = {beta:g}. On test images, mean over noise "
+        f"levels, that changes accuracy by {gain:+.2f} points (95% interval {100 * low:+.2f} to "
+        f"{100 * high:+.2f}, paired bootstrap over images), {verdict}"
+    )
 
 
 def _mean(values: list[float]) -> float:

@@ -306,6 +306,12 @@ def test_the_search_picks_on_validation_alone() -> None:
     equal = analysis.search(_accuracies(torch.ones(2, 3, 4)), _accuracies(test))
     assert equal.pair == (1.0, 0.0)
     assert equal.mean_difference == 0.0
+    valid[:, 1] += 2
+    assert analysis.search(_accuracies(valid), _accuracies(test)).pair == (0.0, 0.0)
+    masked = analysis.search(_accuracies(valid), _accuracies(test), flat=False)
+    assert masked == dataclasses.replace(found, valid=masked.valid)
+    assert list(masked.valid) == [PAIRS[0], PAIRS[2]]
+    assert "among n > 0" in masked.table().title
     with pytest.raises(ValueError, match="pairs and noise levels of valid"):
         analysis.search(_accuracies(valid), analysis.NoiseAccuracy([0.0], PAIRS[:3], test[:1], 0.5))
 
@@ -319,6 +325,34 @@ def test_robustness_puts_the_trained_point_first(subject: Checkpoint, data: Path
     assert list(found.search.valid.values()) == pytest.approx(alone.accuracy.mean(0).tolist())
     assert found.search.pair == alone.pairs[int(alone.accuracy.mean(0).argmax())]
     assert analysis.robustness(subject, test, pairs=[(2, 0)], sigmas=[0]).search is None
+    assert found.masked is None
+    assert len(found.tables()) == 2
+
+
+def test_where_no_mask_takes_part_the_search_goes_on_among_masks(
+    subject: Checkpoint, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Validation images that n = 0 judges best."""
+    test, valid = (analysis.open_faces(subject, data, s) for s in ("test", "valid"))
+    kept = analysis.robustness.__globals__["noise_accuracy"]
+
+    def flat_is_best(*arguments: Any, what: str, **options: Any) -> analysis.NoiseAccuracy:
+        found = kept(*arguments, what=what, **options)
+        if "validation" in what:
+            found.right[:, found.pairs.index((0.0, 0.0))] += 1
+        return found
+
+    monkeypatch.setitem(analysis.robustness.__globals__, "noise_accuracy", flat_is_best)
+    found = analysis.robustness(subject, test, valid, pairs=[(0, 0), (2, 0.5)], sigmas=[0.3])
+    assert found.search is not None and found.masked is not None
+    assert found.search.pair == (0.0, 0.0)
+    assert found.masked.pair in ((1.0, 0.0), (2.0, 0.5))
+    assert found.masked.pair == max(found.masked.valid, key=found.masked.valid.__getitem__)
+    assert [t.title.partition(",")[0] for t in found.tables()[1:]] == [
+        f"n = {n:g}" for n, _ in (found.search.pair, found.masked.pair)
+    ]
+    stored = found.to_json()
+    assert stored["search_with_masks"]["pair"] == list(found.masked.pair)
 
 
 @pytest.mark.parametrize(

@@ -79,14 +79,16 @@ class Correlations:
 
     def figure(self) -> Figure:
         """Both matrices."""
-        figure = new_figure(13.5, 6.8)
+        figure = new_figure(13.5, 6.4)
         left, right = figure.subplots(1, 2)
         _heatmap(left, self.channels, f"channels: {_MEANING[self.of]}")
         picture = _heatmap(right, self.attributes, "attributes: logits")
         ticks = range(len(self.names))
         right.set_xticks(ticks, self.names, fontsize=5.5, rotation=90)
         right.set_yticks(ticks, self.names, fontsize=5.5)
-        figure.colorbar(picture, ax=(left, right), shrink=0.7, label="correlation over images")
+        bar = figure.colorbar(picture, ax=(left, right), shrink=0.7, fraction=0.03, pad=0.01)
+        bar.set_label("correlation over images", fontsize=8)
+        bar.ax.tick_params(labelsize=7)
         return figure
 
     def to_json(self) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class Search:
 
     Attributes:
         pair: highest accuracy on validation, mean over the noise levels; the first of equal ones.
-        valid: that accuracy for every pair.
+        valid: that accuracy for every pair that could be picked.
         sigmas: noise levels.
         accuracy, baseline: on test images by level, with ``pair`` and with n = 1, β = 0.
         intervals: of their difference by level, see :func:`bootstrap_interval`.
@@ -53,6 +53,11 @@ class Search:
     mean_interval: tuple[float, float]
     level: float
 
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        valid = [{"n": n, "beta": b, "accuracy": a} for (n, b), a in self.valid.items()]
+        return {**vars(self), "pair": list(self.pair), "valid": valid}
+
     def table(self) -> Table:
         """One row a noise level."""
         header = ["σ", "n = 1, β = 0", pair_name(self.pair), "difference in points"]
@@ -65,16 +70,25 @@ class Search:
         count = len(self.sigmas)
         means = [percent(sum(column) / count, 2) for column in (self.baseline, self.accuracy)]
         rows.append(["mean", *means, _points(self.mean_difference), _range(self.mean_interval)])
-        title = f"{pair_name(self.pair)}, picked on validation images, judged on test images"
+        among = "" if any(n == 0 for n, _ in self.valid) else " among n > 0"
+        title = f"{pair_name(self.pair)}, picked{among} on validation images, judged on test images"
         return Table(header, rows, title)
 
 
 @dataclass(frozen=True)
 class Robustness:
-    """Accuracy on noisy test images, and the search if there was one."""
+    """Accuracy on noisy test images, and the search if there was one.
+
+    Attributes:
+        test: accuracies of every pair.
+        search: the best pair; None without a search.
+        masked: the best pair with n > 0, where ``search`` has picked n = 0: then every mask is
+            constant, and the pick says nothing about masks.
+    """
 
     test: NoiseAccuracy
     search: Search | None = None
+    masked: Search | None = None
 
     def tables(self) -> list[Table]:
         """Accuracy by pair and noise level; the search."""
@@ -88,8 +102,8 @@ class Robustness:
             f"{images} test images, mean over attributes; always saying what is more frequent: "
             f"{percent(self.test.majority, 2)}"
         )
-        tables = [Table(header, rows, title)]
-        return tables if self.search is None else [*tables, self.search.table()]
+        searches = [s for s in (self.search, self.masked) if s is not None]
+        return [Table(header, rows, title), *(s.table() for s in searches)]
 
     def figure(self) -> Figure:
         """Accuracy against noise, and the difference to the first pair."""
@@ -122,22 +136,22 @@ class Robustness:
                 {"n": n, "beta": b, "accuracy": accuracy[:, j].tolist()}
                 for j, (n, b) in enumerate(self.test.pairs)
             ],
-            "search": None,
         }
-        if self.search is not None:
-            found = vars(self.search)
-            valid = [{"n": n, "beta": b, "accuracy": a} for (n, b), a in found["valid"].items()]
-            values["search"] = {**found, "pair": list(found["pair"]), "valid": valid}
+        for name, search in (("search", self.search), ("search_with_masks", self.masked)):
+            values[name] = None if search is None else search.to_json()
         return values
 
 
-def search(valid: NoiseAccuracy, test: NoiseAccuracy, *, seed: int = 0) -> Search:
+def search(
+    valid: NoiseAccuracy, test: NoiseAccuracy, *, flat: bool = True, seed: int = 0
+) -> Search:
     """Pick (n, β) on validation images and compare it with n = 1, β = 0 on test images.
 
     Nothing of ``test`` takes part in the choice.
 
     Args:
         valid, test: of the same pairs, n = 1 with β = 0 among them, and the same noise levels.
+        flat: whether n = 0 may be picked, where every mask is constant.
         seed: of the bootstrap.
 
     Raises:
@@ -147,13 +161,15 @@ def search(valid: NoiseAccuracy, test: NoiseAccuracy, *, seed: int = 0) -> Searc
         raise ValueError("test: expected the pairs and noise levels of valid")
     if IDENTITY not in test.pairs:
         raise ValueError("pairs: expected n = 1, β = 0 among them, to compare with")
-    means = valid.accuracy.mean(0)
-    best, base = int(means.argmax()), test.pairs.index(IDENTITY)
+    means = dict(zip(valid.pairs, valid.accuracy.mean(0).tolist(), strict=True))
+    if not flat:
+        means = {pair: mean for pair, mean in means.items() if pair[0] > 0}
+    best, base = (valid.pairs.index(p) for p in (max(means, key=means.__getitem__), IDENTITY))
     difference = (test.right[:, best] - test.right[:, base]).double().numpy()  # [S,N]
     level = 0.95
     return Search(
         test.pairs[best],
-        dict(zip(valid.pairs, means.tolist(), strict=True)),
+        means,
         test.sigmas,
         test.accuracy[:, best].tolist(),
         test.accuracy[:, base].tolist(),
@@ -199,7 +215,10 @@ def robustness(
     judged = measure(test, seed, "test")
     if valid is None:
         return Robustness(judged)
-    return Robustness(judged, search(measure(valid, seed + 1, "validation"), judged, seed=seed))
+    measured = measure(valid, seed + 1, "validation")
+    found = search(measured, judged, seed=seed)
+    masked = search(measured, judged, flat=False, seed=seed) if found.pair[0] == 0 else None
+    return Robustness(judged, found, masked)
 
 
 def _points(value: float) -> str:
