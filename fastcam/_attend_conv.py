@@ -18,11 +18,12 @@ from fastcam._ops import raw
 
 # Elements of a chunk's logits; backward holds as many again for their gradient. Whatever K is, this
 # is what is held, as long as N·K·C·H·W exceeds it.
-# CPU: 2 MB of float32. It stays in the second- and third-level cache, and a chunk is work enough for
-# the threads that each of its steps starts and joins.
-# CUDA: 8 MB of float32. Logits and gradient are well within the second-level cache (40 MB on A100, 50
-# on H100), and there are two vectors of 16 bytes for each of the 132 · 2048 threads that an H100 holds.
-# Chunks of four times the size would hold all of a batch of 8 at K = 40, C = 128, 14×14: growth with K.
+# CPU: 2 MB of float32. It stays in the second- and third-level cache, and a chunk is work enough
+# for the threads that each of its steps starts and joins.
+# CUDA: 8 MB of float32. Logits and gradient are well within the second-level cache (40 MB on A100,
+# 50 on H100), and there are two vectors of 16 bytes for each of the 132 · 2048 threads that an H100
+# holds. Chunks of four times the size would hold all of a batch of 8 at K = 40, C = 128, 14×14:
+# growth with K.
 _CHUNK_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 21}
 
 _library = torch.library.Library("fastcam", "FRAGMENT")

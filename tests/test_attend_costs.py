@@ -1,4 +1,4 @@
-"""What ``F.attend`` and ``F.attend_conv1x1`` cost in memory and, against the path with L, in time."""
+"""What ``F.attend`` and ``F.attend_conv1x1`` cost in memory and against the path with L in time."""
 
 from __future__ import annotations
 
