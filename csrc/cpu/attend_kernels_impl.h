@@ -2,8 +2,8 @@
 //
 // A mask enters as its logit L. With e = exp(-|L|), q = sigmoid(-|L|) = e / (1 + e) is stable at
 // any L, and with u = 2 q the curve is h = u^n / 2 for L < 0, mirrored (1 - u^n / 2) for L >= 0,
-// with dh/dL = n (u^n / 2) (1 - q). Both need one exp, and one power: whole n by squaring, any
-// other n through log u = log 2 - |L| - log(1 + e).
+// with dh/dL = n (u^n / 2) (1 - q). Both need one exp, and one power: whole n by squaring, n and a
+// half as a whole power of the root of u, any other n through log u = log 2 - |L| - log(1 + e).
 #include "attend_kernels.h"
 #include "vec_math.h"
 
@@ -14,44 +14,63 @@ namespace fastcam::FASTCAM_ISA {
 // What of a vector of logits the curves need.
 template <class Acc>
 struct Mask {
-  Vec<Acc> u;      // 2 sigmoid(-|L|), in [0, 1]
-  Vec<Acc> log_u;  // only if asked for
-  Vec<Acc> logit;  // only its sign matters
+  Vec<Acc> u;  // 2 sigmoid(-|L|), in [0, 1]
+  Vec<Acc> e;  // exp(-|L|)
+  Vec<Acc> logit;
+
+  FASTCAM_INLINE Vec<Acc> root() const { return root_(u); }
+  FASTCAM_INLINE Vec<Acc> log_u() const {
+    return Acc(0.69314718055994531) + minus_absolute<Acc>(logit) - log1p_unit(e);
+  }
 };
 
-template <bool kLog, class Acc>
+template <class Acc>
 FASTCAM_INLINE Mask<Acc> mask_of(const Vec<Acc>& logit) {
-  const Vec<Acc> magnitude = minus_absolute<Acc>(logit);
-  const Vec<Acc> e = exp_(magnitude);
-  Mask<Acc> mask{(e + e) / (Acc(1) + e), {}, logit};
-  if constexpr (kLog) mask.log_u = Acc(0.69314718055994531) + magnitude - log1p_unit(e);
-  return mask;
+  const Vec<Acc> e = exp_(minus_absolute<Acc>(logit));
+  return {(e + e) / (Acc(1) + e), e, logit};
 }
 
-// u^n: twice the lower branch of h.
-template <class Power>
+// u^n, twice the lower branch of h, from the form of u that is easiest to raise.
+enum class Form { kItself, kRoot, kLog };
+
+template <class ThePower>
 struct WholeCurve {
+  using Power = ThePower;
   Power power;
-  static constexpr bool kLog = false;
+  static constexpr Form kForm = Form::kItself;
   template <class Acc>
   FASTCAM_INLINE Vec<Acc> raised(const Mask<Acc>& m) const {
     return power(Block<1, Acc>{{m.u}}).v[0];
   }
   template <int kCount, class Acc>
-  FASTCAM_INLINE Block<kCount, Acc> raised(const Acc* u, const Acc*) const {
-    return power(Block<kCount, Acc>::read(u));
+  FASTCAM_INLINE Block<kCount, Acc> raised(const Block<kCount, Acc>& u) const {
+    return power(u);
+  }
+};
+struct HalfCurve {
+  using Power = AnyWholePower;
+  Power power;  // 2 n
+  static constexpr Form kForm = Form::kRoot;
+  template <class Acc>
+  FASTCAM_INLINE Vec<Acc> raised(const Mask<Acc>& m) const {
+    return power(Block<1, Acc>{{m.root()}}).v[0];
+  }
+  template <int kCount, class Acc>
+  FASTCAM_INLINE Block<kCount, Acc> raised(const Block<kCount, Acc>& root) const {
+    return power(root);
   }
 };
 struct FractionalCurve {
+  using Power = void;
   double n;
-  static constexpr bool kLog = true;
+  static constexpr Form kForm = Form::kLog;
   template <class Acc>
   FASTCAM_INLINE Vec<Acc> raised(const Mask<Acc>& m) const {
-    return exp_(Vec<Acc>(Acc(n) * m.log_u));
+    return exp_(Vec<Acc>(Acc(n) * m.log_u()));
   }
   template <int kCount, class Acc>
-  FASTCAM_INLINE Block<kCount, Acc> raised(const Acc*, const Acc* log_u) const {
-    Block<kCount, Acc> t = Block<kCount, Acc>::read(log_u);
+  FASTCAM_INLINE Block<kCount, Acc> raised(const Block<kCount, Acc>& log_u) const {
+    Block<kCount, Acc> t = log_u;
     for (Vec<Acc>& v : t.v) v = exp_(Vec<Acc>(Acc(n) * v));
     return t;
   }
@@ -65,10 +84,57 @@ FASTCAM_INLINE void with_curve(double n, const F& f) {
     f(WholeCurve<WholePower<4>>{});
   } else if (n >= 0 && n < 1024 && n == int(n)) {
     f(WholeCurve<AnyWholePower>{{int(n)}});
+  } else if (n >= 0 && n < 512 && 2 * n == int(2 * n)) {
+    f(HalfCurve{{int(2 * n)}});
   } else {
     f(FractionalCurve{n});
   }
 }
+
+// f(power), power the function from the curve's form to u^n; small whole powers without a loop.
+template <class Curve, class F>
+FASTCAM_INLINE void with_short_power(const Curve& curve, const F& f) {
+  if constexpr (std::is_same_v<typename Curve::Power, AnyWholePower>) {
+    switch (curve.power.exponent) {
+      case 1: return f(WholePower<1>{});
+      case 2: return f(WholePower<2>{});
+      case 3: return f(WholePower<3>{});
+      case 5: return f(WholePower<5>{});
+      case 6: return f(WholePower<6>{});
+      case 8: return f(WholePower<8>{});
+      default: return f(curve.power);
+    }
+  } else {
+    f([&](const auto& form) __attribute__((always_inline)) { return curve.raised(form); });
+  }
+}
+
+// The forms of u that several curves need, each once: a row of scratch memory each.
+template <class Acc>
+class Forms {
+public:
+  Forms(const AttendForward& op, Acc* memory, int64_t stride) : stride_(stride), u_(memory) {
+    for (int64_t j = 0; j < op.curve_count; ++j) {
+      with_curve(op.curves[j].n, [&](auto curve) {
+        root_ |= decltype(curve)::kForm == Form::kRoot;
+        log_ |= decltype(curve)::kForm == Form::kLog;
+      });
+    }
+  }
+  FASTCAM_INLINE void write(int64_t i, const Mask<Acc>& m) const {
+    store(u_ + i, m.u);
+    if (root_) store(u_ + stride_ + i, m.root());
+    if (log_) store(u_ + 2 * stride_ + i, m.log_u());
+  }
+  FASTCAM_INLINE const Acc* of(Form form) const { return u_ + int(form) * stride_; }
+  Acc* behind() const { return u_ + 3 * stride_; }
+
+private:
+  int64_t stride_;
+  Acc* u_;
+  bool root_ = false;
+  bool log_ = false;
+};
 
 // 1 + g = 1 - beta + (1 + beta) h, with h = t / 2 or, mirrored, 1 - t / 2 of t = u^n.
 template <class Acc>
@@ -77,9 +143,9 @@ struct Gain {
   Acc low;   // 1 - beta
   explicit Gain(double beta) : half(Acc(1 + beta) / 2), low(Acc(1 - beta)) {}
 
-  FASTCAM_INLINE Vec<Acc> factor(const Mask<Acc>& m, const Vec<Acc>& t) const {
+  FASTCAM_INLINE Vec<Acc> factor(const Vec<Acc>& logit, const Vec<Acc>& t) const {
     const Vec<Acc> part = half * t;
-    return (m.logit >= Acc(0)) ? Acc(2) - part : low + part;  // 1 - beta + 1 + beta = 2
+    return (logit >= Acc(0)) ? Acc(2) - part : low + part;  // 1 - beta + 1 + beta = 2
   }
 };
 
@@ -234,9 +300,9 @@ FASTCAM_INLINE void attend_row(const Rows<Acc, S>& row, const Row<Acc>& cells, c
   Vec<Acc> total{};
   cells.each([&](int64_t p, int64_t, const auto& how) FASTCAM_BODY {
     ask_for(logits + p + kAhead<S>);
-    const Mask<Acc> m = mask_of<Curve::kLog, Acc>(how.template read<Acc>(logits + p));
+    const Mask<Acc> m = mask_of<Acc>(how.template read<Acc>(logits + p));
     const Vec<Acc> z =
-        gain.factor(m, curve.template raised<Acc>(m)) * how.template read<Acc>(features + p);
+        gain.factor(m.logit, curve.template raised<Acc>(m)) * how.template read<Acc>(features + p);
     masks += how.template once<Acc>(twice_the_mask<Acc>(m));
     if constexpr (kPool) {
       total += how.template once<Acc>(z);
@@ -244,40 +310,36 @@ FASTCAM_INLINE void attend_row(const Rows<Acc, S>& row, const Row<Acc>& cells, c
       how.template write<Acc>(out + p, z);
     }
   });
-  *row.mask_sum() = sum_by_halves<Acc>(masks) / 2;
-  if constexpr (kPool) store_one(out, sum_by_halves<Acc>(total) / Acc(cells.count()));
+  *row.mask_sum() = horizontal_sum<Acc>(masks) / 2;
+  if constexpr (kPool) store_one(out, horizontal_sum<Acc>(total) / Acc(cells.count()));
 }
 
 // Several curves, not pooled: the logits are read once, what the curves need of them waits in the
 // cache.
 template <class Acc, class S>
 FASTCAM_INLINE void attend_row_often(const AttendForward& op, const Rows<Acc, S>& row,
-                                     const Row<Acc>& cells, bool log, Acc* u) {
-  Acc* sign = u + cells.padded();
-  Acc* log_u = sign + cells.padded();
+                                     const Row<Acc>& cells, const Forms<Acc>& forms) {
+  Acc* sign = forms.behind();
   const S* features = row.features();
   const S* logits = row.logits();
   Vec<Acc> masks{};
   cells.each([&](int64_t p, int64_t slot, const auto& how) FASTCAM_BODY {
     ask_for(logits + p + kAhead<S>);
-    const Vec<Acc> logit = how.template read<Acc>(logits + p);
-    const Mask<Acc> m = log ? mask_of<true, Acc>(logit) : mask_of<false, Acc>(logit);
-    store(u + slot, m.u);
+    const Mask<Acc> m = mask_of<Acc>(how.template read<Acc>(logits + p));
+    forms.write(slot, m);
     store(sign + slot, m.logit);
-    if (log) store(log_u + slot, m.log_u);
     masks += how.template once<Acc>(twice_the_mask<Acc>(m));
   });
-  *row.mask_sum() = sum_by_halves<Acc>(masks) / 2;
+  *row.mask_sum() = horizontal_sum<Acc>(masks) / 2;
   for (int64_t j = 0; j < op.curve_count; ++j) {
     const Gain<Acc> gain(op.curves[j].beta);
     S* out = row.out(j);
     with_curve(op.curves[j].n, [&](auto curve) FASTCAM_BODY {
+      const Acc* form = forms.of(decltype(curve)::kForm);
       cells.each([&](int64_t p, int64_t slot, const auto& how) FASTCAM_BODY {
-        const Mask<Acc> m{load(u + slot), curve.kLog ? load(log_u + slot) : Vec<Acc>{},
-                          load(sign + slot)};
+        const Vec<Acc> t = curve.raised(Block<1, Acc>::read(form + slot)).v[0];
         const Vec<Acc> f = how.template read<Acc>(features + p);
-        how.template write<Acc>(out + p,
-                                Vec<Acc>(gain.factor(m, curve.template raised<Acc>(m)) * f));
+        how.template write<Acc>(out + p, Vec<Acc>(gain.factor(load(sign + slot), t) * f));
       });
     });
   }
@@ -290,11 +352,10 @@ FASTCAM_INLINE void attend_row_often(const AttendForward& op, const Rows<Acc, S>
 // formula where the product itself does not, so that such rows are done again one by one.
 template <int kRows, class Acc, class S>
 FASTCAM_INLINE void pool_rows_often(const AttendForward& op, const Rows<Acc, S>& at,
-                                    const Row<Acc>& cells, bool log, Acc* u) {
+                                    const Row<Acc>& cells, const Forms<Acc>& forms) {
   constexpr int64_t L = kLanes<Acc>;
   const int64_t padded = cells.padded();
-  Acc* signed_f = u + kRows * padded;
-  Acc* log_u = signed_f + kRows * padded;
+  Acc* signed_f = forms.behind();
   Acc above[kRows], below[kRows];
   Rows<Acc, S> row = at;
   for (int r = 0; r < kRows; ++r, row.next()) {
@@ -305,32 +366,34 @@ FASTCAM_INLINE void pool_rows_often(const AttendForward& op, const Rows<Acc, S>&
       ask_for(logits + p + kAhead<S>);
       const Vec<Acc> logit = how.template read<Acc>(logits + p);
       const Vec<Acc> f = how.template once<Acc>(how.template read<Acc>(features + p));
-      const Mask<Acc> m = log ? mask_of<true, Acc>(logit) : mask_of<false, Acc>(logit);
+      const Mask<Acc> m = mask_of<Acc>(logit);
       const int64_t i = slot * kRows + r * L;
-      store(u + i, m.u);
+      forms.write(i, m);
       store(signed_f + i, Vec<Acc>((logit >= Acc(0)) ? -f : f));
-      if (log) store(log_u + i, m.log_u);
       masks += how.template once<Acc>(twice_the_mask<Acc>(m));
       positive += (logit >= Acc(0)) ? f : Vec<Acc>{};
       negative += (logit >= Acc(0)) ? Vec<Acc>{} : f;
     });
-    *row.mask_sum() = sum_by_halves<Acc>(masks) / 2;
-    above[r] = sum_by_halves<Acc>(positive);
-    below[r] = sum_by_halves<Acc>(negative);
+    *row.mask_sum() = horizontal_sum<Acc>(masks) / 2;
+    above[r] = horizontal_sum<Acc>(positive);
+    below[r] = horizontal_sum<Acc>(negative);
   }
   const Acc cell_share = Acc(1) / Acc(cells.count());
   for (int64_t j = 0; j < op.curve_count; ++j) {
     const Gain<Acc> gain(op.curves[j].beta);
     with_curve(op.curves[j].n, [&](auto curve) FASTCAM_BODY {
+      const Acc* form = forms.of(decltype(curve)::kForm);
       Vec<Acc> totals[kRows] = {};
-      for (int64_t i = 0; i < padded * kRows; i += L * kRows) {
-        const Block<kRows, Acc> t = curve.template raised<kRows, Acc>(u + i, log_u + i);
-        for (int r = 0; r < kRows; ++r) totals[r] += load(signed_f + i + r * L) * t.v[r];
-      }
+      with_short_power(curve, [&](const auto& power) FASTCAM_BODY {
+        for (int64_t i = 0; i < padded * kRows; i += L * kRows) {
+          const Block<kRows, Acc> t = power(Block<kRows, Acc>::read(form + i));
+          for (int r = 0; r < kRows; ++r) totals[r] += load(signed_f + i + r * L) * t.v[r];
+        }
+      });
       S* out = at.out(j);
       for (int r = 0; r < kRows; ++r) {
         const Acc sum =
-            2 * above[r] + gain.low * below[r] + gain.half * sum_by_halves<Acc>(totals[r]);
+            2 * above[r] + gain.low * below[r] + gain.half * horizontal_sum<Acc>(totals[r]);
         if (sum - sum == Acc(0)) {
           store_one(out + r, sum * cell_share);
         } else {
@@ -359,19 +422,16 @@ void attend_forward(const AttendForward& op, int64_t begin, int64_t end, void* s
     });
     return;
   }
-  bool log = false;
-  for (int64_t j = 0; j < op.curve_count; ++j) {
-    with_curve(op.curves[j].n, [&](auto curve) { log |= decltype(curve)::kLog; });
-  }
+  const Forms<Acc> forms(op, memory, kAttendRows * cells.padded());
   if (!op.pool) {
-    for (; row.index() < end; row.next()) attend_row_often(op, row, cells, log, memory);
+    for (; row.index() < end; row.next()) attend_row_often(op, row, cells, forms);
     return;
   }
   while (end - row.index() >= kAttendRows) {
-    pool_rows_often<kAttendRows>(op, row, cells, log, memory);
+    pool_rows_often<kAttendRows>(op, row, cells, forms);
     for (int r = 0; r < kAttendRows; ++r) row.next();
   }
-  for (; row.index() < end; row.next()) pool_rows_often<1>(op, row, cells, log, memory);
+  for (; row.index() < end; row.next()) pool_rows_often<1>(op, row, cells, forms);
 }
 
 // ---- attend, backward
@@ -414,13 +474,13 @@ FASTCAM_INLINE void attend_backward_with(const AttendBackward& op, const Curve& 
         const Vec<Acc> pooled =
             kPool ? splat(load_partial<Acc>(grad_out, 1)[0] / Acc(P)) : Vec<Acc>{};
         cells.each([&](int64_t p, int64_t slot, const auto& how) FASTCAM_BODY {
-          const Mask<Acc> m = mask_of<Curve::kLog, Acc>(how.template read<Acc>(logits + p));
+          const Mask<Acc> m = mask_of<Acc>(how.template read<Acc>(logits + p));
           ask_for(logits + C * P + p);  // the same cells under the next attribute
           if constexpr (!kPool) ask_for(grad_out + C * P + p);
           const Vec<Acc> t = curve.template raised<Acc>(m);
           Vec<Acc> dz = pooled;
           if constexpr (!kPool) dz = how.template read<Acc>(grad_out + p);
-          store(sum + slot, Vec<Acc>(load(sum + slot) + dz * gain.factor(m, t)));
+          store(sum + slot, Vec<Acc>(load(sum + slot) + dz * gain.factor(m.logit, t)));
           if (grad_logits != nullptr) {
             const Vec<Acc> of_curve = dz * slope * how.template read<Acc>(f + p) * t;
             const Vec<Acc> rest = Acc(1) - Acc(0.5) * m.u;  // sigmoid(|L|)

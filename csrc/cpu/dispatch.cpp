@@ -55,7 +55,7 @@ int64_t cam_backward_scratch_bytes(const CamBackward& op) {
 int64_t attend_block_channels(int64_t cells) { return std::max<int64_t>(1, 2048 / cells); }
 
 int64_t attend_scratch_bytes(int64_t cells) {
-  return std::max<int64_t>(3 * kAttendRows, attend_block_channels(cells)) * padded_row_bytes(cells);
+  return std::max<int64_t>(4 * kAttendRows, attend_block_channels(cells)) * padded_row_bytes(cells);
 }
 
 }  // namespace fastcam

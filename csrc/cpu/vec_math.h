@@ -5,6 +5,10 @@
 #include <cmath>
 #include <limits>
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #include "vec.h"
 
 namespace fastcam::FASTCAM_ISA {
@@ -19,24 +23,6 @@ using BitsOf = typename VecType<IntOf<Acc>>::type;
 template <class Acc>
 FASTCAM_INLINE Vec<Acc> minus_absolute(const Vec<Acc>& x) {
   return (Vec<Acc>)((BitsOf<Acc>)x | std::numeric_limits<IntOf<Acc>>::min());
-}
-
-// The sum of the lanes, by halves: four additions one after the other for sixteen lanes.
-template <int kCount, class Acc>
-FASTCAM_INLINE Acc sum_of(const Acc* lanes) {
-  if constexpr (kCount == 1) {
-    return lanes[0];
-  } else {
-    Acc half[kCount / 2];
-    for (int i = 0; i < kCount / 2; ++i) half[i] = lanes[i] + lanes[i + kCount / 2];
-    return sum_of<kCount / 2>(half);
-  }
-}
-template <class Acc>
-FASTCAM_INLINE Acc sum_by_halves(const Vec<Acc>& v) {
-  Acc lanes[kLanes<Acc>];
-  store(lanes, v);
-  return sum_of<kLanes<Acc>>(lanes);
 }
 
 // exp(x) for x <= 88; below -87.3 it stays at the smallest normal number.
@@ -61,6 +47,29 @@ FASTCAM_INLINE Vec<float> exp_(const Vec<float>& x) {
   const Vec<float> q23 = r * 8.368745e-3f + 4.166839e-2f;
   const Vec<float> q = (r2 * 1.3814539e-3f + q23) * r2 + q01;
   return (r2 * q + r) * scale + scale;
+}
+
+// The root of 0 < x: the processor's estimate and a step of Newton's method, within 2 ulp, where
+// there is one; dividing and rooting share a unit that is busy for many cycles.
+FASTCAM_INLINE Vec<double> root_(const Vec<double>& x) {
+  Vec<double> y = x;
+  for (int i = 0; i < kLanes<double>; ++i) y[i] = ::sqrt(y[i]);
+  return y;
+}
+FASTCAM_INLINE Vec<float> root_(const Vec<float>& x) {
+#if defined(__x86_64__) && FASTCAM_VECTOR_BYTES >= 32
+#if FASTCAM_VECTOR_BYTES == 64
+  const Vec<float> r = (Vec<float>)_mm512_maskz_rsqrt14_ps(0xffff, (__m512)x);
+#else
+  const Vec<float> r = (Vec<float>)_mm256_rsqrt_ps((__m256)x);
+#endif
+  const Vec<float> y = x * r;
+  return y * (1.5f - 0.5f * y * r);
+#else
+  Vec<float> y = x;
+  for (int i = 0; i < kLanes<float>; ++i) y[i] = ::sqrtf(y[i]);
+  return y;
+#endif
 }
 
 // log(1 + e) for e in [0, 1], to an absolute error of 5e-9 before rounding.

@@ -1,4 +1,4 @@
-"""What ``F.attend`` and ``F.attend_conv1x1`` cost in memory and against the path with L in time."""
+"""What ``F.attend_conv1x1`` holds, and its time against the path that holds L."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as nnf
 
+from bench.memory import allocations, stored
 from bench.timing import interleaved
-from fastcam import _attend_conv, reference
+from fastcam import _attend_conv
 from fastcam import functional as F
 
 CURVE = 4.0, 0.2
@@ -23,26 +24,10 @@ def one_thread():
 
 
 def held_beyond_the_result(call) -> int:
-    """Most bytes that tensors took at once during the call, less those of what it returns."""
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-    ) as profile:
-        result = call()
-    events = profile.profiler.kineto_results.events()
-    memory = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
-    now = most = 0
-    for _, size in memory:
-        now += size
-        most = max(most, now)
-    assert most > 0, "the profiler saw no allocation"
-    returned = sum(t.numel() * t.element_size() for t in result)
-    return most - returned
-
-
-def test_the_measure_sees_what_is_held_for_a_moment():
-    x = torch.ones(1000)
-    assert held_beyond_the_result(lambda: (x + 1,)) == 0
-    assert held_beyond_the_result(lambda: ((x + 1).mul(2),)) == 4000
+    """Most bytes alive at once during the call, less those of what it returns."""
+    call()
+    result, taken = allocations(call)
+    return taken.peak - stored(result)
 
 
 def leaves(n, k, c, h, w):
@@ -53,11 +38,11 @@ def leaves(n, k, c, h, w):
     return tuple(t.requires_grad_() for t in (features, weight, bias))
 
 
-def with_logits(features, weight, bias, attend=F.attend):
+def with_logits(features, weight, bias):
     """The same result through L."""
     logits = nnf.conv2d(features, weight[..., None, None], bias)
     logits = logits.unflatten(1, (-1, features.shape[1]))
-    return attend(features, logits, *CURVE, pool=True)
+    return F.attend(features, logits, *CURVE, pool=True)
 
 
 def forward_and_backward(function, inputs):
@@ -87,20 +72,6 @@ def test_conv1x1_holds_no_more_for_more_attributes():
         assert many <= 1.1 * few, most
     logits = 4 * 32 * 40 * 32 * 14 * 14
     assert most[40][1] < 0.2 * logits, most
-
-
-def test_attend_holds_little_besides_its_gradients():
-    features = leaves(4, 20, 32, 14, 14)[0]
-    logits = torch.randn(4, 20, 32, 14, 14, requires_grad=True)
-    used = {
-        name: held_beyond_the_result(
-            forward_and_backward(
-                lambda f, m, attend=attend: attend(f, m, *CURVE, pool=True), (features, logits)
-            )
-        )
-        for name, attend in (("fused", F.attend), ("eager", reference.attend))
-    }
-    assert used["fused"] <= 0.05 * used["eager"], used
 
 
 def test_conv1x1_takes_little_longer_than_holding_the_logits():
