@@ -29,7 +29,17 @@ CASES = (
 )
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace("=", ""))
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(
+            case,
+            id=case.name.replace("=", ""),
+            marks=[pytest.mark.own_process] if case.batch >= 256 else [],
+        )
+        for case in CASES
+    ],
+)
 def test_cam_iou(case: Case, side_by_side: SideBySide) -> None:
     losses = {
         "fused": functional.cam_iou_loss,
