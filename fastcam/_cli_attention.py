@@ -99,8 +99,9 @@ def ablation(
     """
     from fastcam import analysis
     from fastcam._progress import progress_bars
-    from fastcam.training import TrainConfig
+    from fastcam.training import TrainConfig, keep_freed_memory
 
+    keep_freed_memory()
     config = TrainConfig(
         data=str(data), model="attention", size=size, fit=fit, epochs=epochs, patience=0,
         batch_size=batch_size, lr=lr, clip=clip, schedule="cosine", limit_train=limit_train,
@@ -278,7 +279,9 @@ def demo(
     from fastcam._progress import progress_bars
     from fastcam.attention_demo import AttentionDemoConfig, clear
     from fastcam.attention_demo import attention_demo as run
+    from fastcam.training import keep_freed_memory
 
+    keep_freed_memory()
     options: dict[str, Any] = {} if images is None else {"images": images}
     if fresh:
         clear(out)
