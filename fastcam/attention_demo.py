@@ -238,8 +238,9 @@ def _correlation() -> list[str]:
 
 def _curves() -> list[str]:
     return [
-        "Trained with T = 1 + M, the network is run with T = 1 + g(M; n, β): n sharpens the mask, "
-        "β suppresses what it leaves out. n = 1, β = 0 is the trained point."
+        "Trained with T = 1 + M, the network is run with T = 1 + g(M; n, β): n above 1 sharpens "
+        "the mask, n below 1 draws it toward one half, β suppresses what it leaves out. n = 1, "
+        "β = 0 is the trained point."
     ]
 
 
@@ -265,10 +266,29 @@ def _robustness(saved: Saved) -> list[str]:
         control.append("With n > 0, no (n, β) is better than the trained one on validation images.")
     elif masked is not None:
         control.append(f"With n > 0, v{_verdict(masked)[1:]}")
+    if any(0 < search["pair"][0] < 1 for search in (found, masked) if search is not None):
+        control.append(
+            "n below 1 draws every mask toward one half: such a choice lets the masks say less, "
+            "where the paper's n above 1 lets them say more."
+        )
     return [
         "Gaussian noise is added to images in [0, 1] and clipped; the network is not retrained.",
+        *_below_majority(saved.values),
         _verdict(found),
         *control,
+    ]
+
+
+def _below_majority(values: dict[str, Any]) -> list[str]:
+    """From which noise level on nobody would use the network; nothing if there is none."""
+    trained = next(p["accuracy"] for p in values["pairs"] if (p["n"], p["beta"]) == (1.0, 0.0))
+    lost = [s for s, a in zip(values["sigmas"], trained, strict=True) if a < values["majority"]]
+    if not lost:
+        return []
+    levels = ", ".join(f"{s:g}" for s in lost)
+    return [
+        f"At σ = {levels} the trained network (n = 1, β = 0) judges worse than always saying what "
+        "is more frequent."
     ]
 
 

@@ -18,7 +18,8 @@ from tiny_faces import ATTRIBUTES, MODEL, TinyNet, write_faces
 from fastcam import analysis, cli
 from fastcam.analysis import paper
 from fastcam.analysis.correlation import correlation, strongest
-from fastcam.attention_demo import STAGES, AttentionDemoConfig, attention_demo, clear
+from fastcam.attention_demo import STAGES, AttentionDemoConfig, _robustness, attention_demo, clear
+from fastcam.data import CelebA
 from fastcam.data.synthetic import ATTRIBUTES as CELEBA_NAMES
 from fastcam.evaluation import evaluate
 from fastcam.models import AttentionNetwork, Checkpoint, load_checkpoint, save_checkpoint
@@ -511,6 +512,17 @@ def test_bad_input_gets_one_line(
     assert error.count("\n") == 1
 
 
+def test_no_advice_on_landmarks_that_no_analysis_uses(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_faces(tmp_path / "faces", landmarks=False)
+    out = ["-o", tmp_path / "attributes", "--device", "cpu", "--workers", 1]
+    assert _run("attention", "attributes", *VERBS["attributes"], *out, DATA=data, MODEL=model) == 0
+    assert capsys.readouterr().err == ""
+    with pytest.warns(UserWarning, match="fastcam landmarks"):
+        CelebA(data, "test")
+
+
 def test_a_group_without_a_command_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert _run("attention") == 2
     output = capsys.readouterr()
@@ -547,3 +559,23 @@ def test_the_demo_writes_one_page_and_keeps_its_stages(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     clear(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("n", "noisy", "sentences"),
+    [(2.0, 0.85, []), (0.5, 0.85, ["n below 1 draws"]), (2.0, 0.7, ["At σ = 0.5 the trained"])],
+)
+def test_the_page_says_what_a_pick_means(
+    n: float, noisy: float, sentences: list[str], tmp_path: Path
+) -> None:
+    values = {
+        "sigmas": [0.0, 0.5],
+        "majority": 0.8,
+        "pairs": [{"n": 1.0, "beta": 0.0, "accuracy": [0.9, noisy]}],
+        "search": {"pair": [n, 0.0], "mean_difference": 0.01, "mean_interval": [0.005, 0.02]},
+    }
+    text = " ".join(_robustness(analysis.Saved(tmp_path, [], {}, values)))
+    assert f"Validation images choose n = {n:g}, β = 0" in text
+    assert "changes accuracy by +1.00 points (95% interval +0.50 to +2.00" in text
+    possible = ("n below 1 draws", "At σ = 0.5 the trained")
+    assert [s for s in possible if s in text] == sentences

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,7 +66,9 @@ def open_faces(
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit: expected at least 1, got {limit}")
-    faces = CelebA(data, split, attributes=checkpoint.attributes)
+    with warnings.catch_warnings():  # no analysis takes regions, whatever they would come from
+        warnings.filterwarnings("ignore", "no .* regions")
+        faces = CelebA(data, split, attributes=checkpoint.attributes)
     count = len(faces) if limit is None else min(limit, len(faces))
     if count == 0:
         raise ValueError(f"{data} has no image in the {split} split")
