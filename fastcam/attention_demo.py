@@ -259,8 +259,8 @@ def _robustness(saved: Saved) -> list[str]:
         change = 100 * (means[flat] - means[1.0, 0.0])
         control.append(
             f"As a control, n = 0, β = {beta:g}, where every mask is constant "
-            f"(T = {1.5 - beta / 2:g}), changes it by {change:+.2f} points: what the two share is "
-            "the scale of T, not where the masks lie."
+            f"(T = {1.5 - beta / 2:g}), changes it by {change:+.2f} points. Its T may differ in "
+            "size, too: a constant T of yet another size (another β) can do more."
         )
     if masked is not None and tuple(masked["pair"]) == (1.0, 0.0):
         control.append("With n > 0, no (n, β) is better than the trained one on validation images.")
@@ -268,8 +268,8 @@ def _robustness(saved: Saved) -> list[str]:
         control.append(f"With n > 0, v{_verdict(masked)[1:]}")
     if any(0 < search["pair"][0] < 1 for search in (found, masked) if search is not None):
         control.append(
-            "n below 1 draws every mask toward one half: such a choice lets the masks say less, "
-            "where the paper's n above 1 lets them say more."
+            "n below 1 draws every mask toward one half; K's emphasis of what is large in a mask, "
+            "n above 1, draws it away from there."
         )
     return [
         "Gaussian noise is added to images in [0, 1] and clipped; the network is not retrained.",
