@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -55,6 +56,20 @@ def test_every_instruction_set_gives_the_same_results():
     for values in results.values():
         for got, wanted in zip(values, results["baseline"], strict=True):
             assert got == pytest.approx(wanted, rel=2e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("isa", ("baseline", "avx2"))
+def test_the_other_kernels_of_an_older_processor(isa):
+    """attend and the masked products: their own tests, once more."""
+    if fastcam.build_info()["cpu_isa"] == "baseline":
+        pytest.skip("this processor runs the baseline kernels only")
+    here = Path(__file__).parent
+    files = [str(here / name) for name in ("test_attend.py", "test_masked_products.py")]
+    options = ["-q", "-x", "-p", "no:cacheprovider", "-k", "not compile and not opcheck"]
+    done = run(
+        f"import pytest, sys; sys.exit(pytest.main({[*files, *options]!r}))", FASTCAM_CPU_ISA=isa
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
 
 
 def test_build_info_tells_what_runs():
