@@ -38,7 +38,7 @@ def passed(v: Tensor, weight: Tensor, multiplier: Tensor | None) -> Tensor | Non
         multiplier is None
         or v.device.type != "cpu"
         or v.dtype not in (torch.float32, torch.float64)
-        or not v.dtype == weight.dtype
+        or v.dtype != weight.dtype
         or not (weight.device.type == "cpu" and weight.is_contiguous())
         or type(weight.data) is not Tensor  # a subclass has its own product
         or v.shape[0] * v.shape[1] < FEWEST_ROWS

@@ -85,7 +85,8 @@ void for_row_parts(int64_t rows, const F& f) {
 Tensor masked_product(const Tensor v, const Tensor passed, const Tensor weight) {
   const ScalarKind kind = check_masked(v, passed.size(1), passed, weight);
   const int64_t units = weight.size(0), width = weight.size(1);
-  const Tensor out = empty_on(v, {v.size(0), width}, v.scalar_type());
+  Tensor out = empty_on(v, {v.size(0), width}, v.scalar_type());
+  if (units == 0) torch::stable::zero_(out);
   const MaskedKernels& kernels = masked_kernels();
   const int64_t block = kernels.block_bytes / bytes_of(kind);
   for_row_parts(v.size(0), [&](int64_t r0, int64_t rows) {

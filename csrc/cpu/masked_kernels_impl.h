@@ -82,43 +82,45 @@ struct Columns {
   }
 };
 
-// Asks for the next part of a matrix, rows of some blocks, while the present one is multiplied: a
-// few lines for each kMaskedPad entries. The processor has some sixteen requests in flight, of
-// which the multiplications need some, too; asked for in bursts they wait for each other.
-template <bool kWrite>
-class Ahead {
+FASTCAM_INLINE const void* bytes_after(const void* p, int64_t bytes) {
+  return reinterpret_cast<const void*>(uintptr_t(p) + uintptr_t(bytes));
+}
+
+// Asks for the next tile of W, line by line, while this one is multiplied. The processor has some
+// sixteen requests in flight: if there are less than kMaskedPad entries for each line, waiting for
+// them takes longer than reading the tile when it is its turn.
+class NextTile {
 public:
-  // `entries`: those of one block of the present part.
-  Ahead(const void* from, int64_t row_bytes, int64_t rows, int64_t blocks, int64_t entries)
-      : row_(uintptr_t(from)), row_bytes_(row_bytes), rows_(rows), span_(blocks * kBlockBytes),
-        bytes_(64 * (1 + rows * kBlockBytes / 64 * kMaskedPad / (entries + kMaskedPad))) {}
-  FASTCAM_INLINE void step() {
+  // `entries`: those of one block of this tile.
+  NextTile(const void* from, int64_t row_bytes, int64_t rows, int64_t blocks, int64_t entries)
+      : row_(from), row_bytes_(row_bytes),
+        rows_(rows * kBlockBytes / 64 * kMaskedPad <= entries ? rows : 0),
+        span_(blocks * kBlockBytes) {}
+  FASTCAM_INLINE void ask() {
     if (rows_ <= 0) return;
-    const int64_t end = at_ + bytes_;
-    for (; at_ < end; at_ += 64) {
-      __builtin_prefetch(reinterpret_cast<const void*>(row_ + uintptr_t(at_)), kWrite, 2);
-    }
+    __builtin_prefetch(bytes_after(row_, at_), 0, 2);
+    at_ += 64;
     if (at_ >= span_) {
       at_ = 0;
-      row_ += uintptr_t(row_bytes_);
+      row_ = bytes_after(row_, row_bytes_);
       --rows_;
     }
   }
 
 private:
-  uintptr_t row_;
-  int64_t row_bytes_, rows_, span_, bytes_, at_ = 0;
+  const void* row_;
+  int64_t row_bytes_, rows_, span_, at_ = 0;
 };
 
-// One list after another of a cell. body(line, k0, k1): the entries.
+// One list after another of a cell. body(line, k0, k1, n): the entries; the how many-th list.
 template <class Body>
 FASTCAM_INLINE void for_each_line(const MaskedLists& lists, int64_t cell, const Body& body) {
   int64_t k = cell * lists.lines_per_cell * lists.capacity;
-  for (int64_t n = cell * lists.lines_per_cell; n < (cell + 1) * lists.lines_per_cell; ++n) {
-    if (lists.lines[n] < 0) break;
+  const int64_t first = cell * lists.lines_per_cell;
+  for (int64_t n = 0; n < lists.lines_per_cell && lists.lines[first + n] >= 0; ++n) {
     const int64_t begin = k;
-    k += lists.counts[n];
-    body(int64_t(lists.lines[n]), begin, k);
+    k += lists.counts[first + n];
+    body(int64_t(lists.lines[first + n]), begin, k, n);
   }
 }
 
@@ -126,7 +128,7 @@ FASTCAM_INLINE void for_each_line(const MaskedLists& lists, int64_t cell, const 
 FASTCAM_INLINE int64_t entries_of(const MaskedLists& lists, int64_t cell, int64_t cells) {
   int64_t sum = 0;
   for (int64_t c = cell; c < cell + cells; ++c) {
-    for_each_line(lists, c, [&](int64_t, int64_t from, int64_t to) { sum += to - from; });
+    for_each_line(lists, c, [&](int64_t, int64_t from, int64_t to, int64_t) { sum += to - from; });
   }
   return sum;
 }
@@ -137,10 +139,10 @@ FASTCAM_INLINE int64_t entries_of(const MaskedLists& lists, int64_t cell, int64_
 // sum += the entries' values times their rows of the tile.
 template <class Acc>
 FASTCAM_INLINE void add_entries(Sums<Acc>& sum, const MaskedLists& lists, int64_t begin,
-                                int64_t end, const Acc* tile, auto& ahead) {
+                                int64_t end, const Acc* tile, const auto& meanwhile) {
   const Acc* values = static_cast<const Acc*>(lists.values);
   for (int64_t k = begin; k < end; k += kMaskedPad) {
-    ahead.step();
+    meanwhile();
 #pragma GCC unroll 4
     for (int64_t i = k; i < k + kMaskedPad; ++i) {
       sum.add(values[i], tile + int64_t(lists.indices[i]) * kWidth<Acc>);
@@ -162,9 +164,9 @@ void masked_product(const MaskedProduct& op, int64_t begin, int64_t end, void* s
     const int64_t b1 = least(b0 + group, end);
     for (int64_t j0 = 0; j0 < units; j0 += kTile) {
       const int64_t count = least(units - j0, kTile);
-      Ahead<false> ahead(weight + (j0 + kTile) * width + b0 * kWidth<Acc>,
-                         width * int64_t(sizeof(Acc)), least(kTile, units - j0 - kTile), b1 - b0,
-                         entries_of(lists, j0 / kTile * row_tiles, row_tiles));
+      NextTile next(weight + (j0 + kTile) * width + b0 * kWidth<Acc>, width * int64_t(sizeof(Acc)),
+                    least(kTile, units - j0 - kTile), b1 - b0,
+                    entries_of(lists, j0 / kTile * row_tiles, row_tiles));
       for (int64_t b = b0; b < b1; ++b) {
         const Columns<Acc> columns(b, width);
         for (int64_t j = 0; j < count; ++j) {
@@ -172,7 +174,7 @@ void masked_product(const MaskedProduct& op, int64_t begin, int64_t end, void* s
         }
         for (int64_t t = 0; t < row_tiles; ++t) {
           for_each_line(lists, j0 / kTile * row_tiles + t,
-                        [&](int64_t r, int64_t from, int64_t to) FASTCAM_BODY {
+                        [&](int64_t r, int64_t from, int64_t to, int64_t) FASTCAM_BODY {
                           Acc* out = sums + ((b - b0) * rows + t * kTile + r) * kWidth<Acc>;
                           Sums<Acc> sum;
                           if (j0 == 0) {
@@ -180,7 +182,8 @@ void masked_product(const MaskedProduct& op, int64_t begin, int64_t end, void* s
                           } else {
                             sum.read(out);
                           }
-                          add_entries(sum, lists, from, to, tile, ahead);
+                          add_entries(sum, lists, from, to, tile,
+                                      [&]() FASTCAM_BODY { next.ask(); });
                           sum.write(out);
                         });
         }
@@ -198,8 +201,17 @@ void masked_product(const MaskedProduct& op, int64_t begin, int64_t end, void* s
 // ---- what is done for each row of W: its gradient, and dot products with it
 // -------------------------------------------------------------------------------------------
 
+// Lists ahead that a row is asked for, straight into the first-level cache.
+inline constexpr int64_t kUnitsAhead = 16;
+
+template <bool kWrite>
+FASTCAM_INLINE void prefetch_block(const void* p) {
+#pragma GCC unroll 8
+  for (int64_t i = 0; i < kBlockBytes; i += 64) __builtin_prefetch(bytes_after(p, i), kWrite, 3);
+}
+
 // Work is handed out by the tile of units. body(j, first entry, last, is it the first tile of
-// rows, columns, tile of g, ahead), for every unit, tile of rows and block of columns.
+// rows, columns, tile of g), for every unit, tile of rows and block of columns.
 template <class Acc, bool kWrite, class Body>
 FASTCAM_INLINE void for_each_unit(const MaskedShape& shape, const MaskedLists& lists,
                                   const Acc* grad, const Acc* matrix, int64_t begin, int64_t end,
@@ -225,16 +237,30 @@ FASTCAM_INLINE void for_each_unit(const MaskedShape& shape, const MaskedLists& l
     }
     for (int64_t a = begin; a < end; ++a) {
       const int64_t j0 = a * kTile, j1 = least(j0 + kTile, units);
-      Ahead<kWrite> ahead(matrix + j1 * width + b0 * kWidth<Acc>, width * int64_t(sizeof(Acc)),
-                          a + 1 < end ? least(kTile, units - j1) : 0, b1 - b0,
-                          entries_of(lists, a * row_tiles, row_tiles));
+      const int32_t* lines = lists.lines + a * row_tiles * lists.lines_per_cell;
+      const int32_t* lines_next = lines + row_tiles * lists.lines_per_cell;
       for (int64_t b = b0; b < b1; ++b) {
         const Columns<Acc> columns(b, width);
+        // The row, or the row of the next block, that comes kUnitsAhead lists later.
+        const auto ask = [&](int64_t n) FASTCAM_BODY {
+          n += kUnitsAhead;
+          if (n < j1 - j0) {
+            prefetch_block<kWrite>(matrix + (j0 + lines[n]) * width + columns.first);
+            return;
+          }
+          n -= j1 - j0;
+          const bool here = b + 1 < b1;
+          if (n < (here ? j1 - j0 : a + 1 < end ? least(units - j1, kTile) : 0)) {
+            prefetch_block<kWrite>(matrix + (here ? j0 + lines[n] : j1 + lines_next[n]) * width +
+                                   (here ? b + 1 : b0) * kWidth<Acc>);
+          }
+        };
         for (int64_t t = 0; t < row_tiles; ++t) {
           const Acc* tile = tile_at(b - b0, t);
           for_each_line(lists, a * row_tiles + t,
-                        [&](int64_t line, int64_t from, int64_t to) FASTCAM_BODY {
-                          body(j0 + line, from, to, t == 0, columns, tile, ahead);
+                        [&](int64_t line, int64_t from, int64_t to, int64_t n) FASTCAM_BODY {
+                          if (t == 0) ask(n);
+                          body(j0 + line, from, to, t == 0, columns, tile);
                         });
         }
       }
@@ -247,30 +273,30 @@ void masked_outer(const MaskedOuter& op, int64_t begin, int64_t end, void* scrat
   const MaskedLists lists = op.lists;
   Acc* out = static_cast<Acc*>(op.out);
   const int64_t width = op.shape.width;
-  for_each_unit<Acc, true>(
-      op.shape, lists, static_cast<const Acc*>(op.grad), out, begin, end, scratch,
-      [&](int64_t j, int64_t from, int64_t to, bool first, const Columns<Acc>& columns,
-          const Acc* tile, auto& ahead) FASTCAM_BODY {
-        Acc* row = out + j * width;
-        const bool whole = columns.count == kWidth<Acc>;
-        Acc part[kWidth<Acc>];
-        Sums<Acc> sum;
-        if (first && !op.add) {
-          sum.clear();
-        } else if (whole) {
-          sum.read(row + columns.first);
-        } else {
-          columns.copy(row, part);
-          sum.read(part);
-        }
-        add_entries(sum, lists, from, to, tile, ahead);
-        if (whole) {
-          sum.write(row + columns.first);
-        } else {
-          sum.write(part);
-          columns.copy_back(part, row);
-        }
-      });
+  for_each_unit<Acc, true>(op.shape, lists, static_cast<const Acc*>(op.grad), out, begin, end,
+                           scratch,
+                           [&](int64_t j, int64_t from, int64_t to, bool first,
+                               const Columns<Acc>& columns, const Acc* tile) FASTCAM_BODY {
+                             Acc* row = out + j * width;
+                             const bool whole = columns.count == kWidth<Acc>;
+                             Acc part[kWidth<Acc>];
+                             Sums<Acc> sum;
+                             if (first && !op.add) {
+                               sum.clear();
+                             } else if (whole) {
+                               sum.read(row + columns.first);
+                             } else {
+                               columns.copy(row, part);
+                               sum.read(part);
+                             }
+                             add_entries(sum, lists, from, to, tile, []() FASTCAM_BODY {});
+                             if (whole) {
+                               sum.write(row + columns.first);
+                             } else {
+                               sum.write(part);
+                               columns.copy_back(part, row);
+                             }
+                           });
 }
 
 // The sums over the lanes of four vectors, added to to[0 .. 3].
@@ -310,35 +336,34 @@ void masked_dots(const MaskedDots& op, int64_t begin, int64_t end, void* scratch
   Acc* sums = static_cast<Acc*>(op.sums);
   const int64_t row_tiles = (rows + kTile - 1) / kTile;
   for (int64_t cell = begin * row_tiles; cell < end * row_tiles; ++cell) {
-    for_each_line(lists, cell, [&](int64_t, int64_t from, int64_t to) {
+    for_each_line(lists, cell, [&](int64_t, int64_t from, int64_t to, int64_t) {
       for (int64_t k = from; k < to; ++k) sums[k] = 0;
     });
   }
   for_each_unit<Acc, false>(
       op.shape, lists, static_cast<const Acc*>(op.grad), weight, begin, end, scratch,
-      [&](int64_t j, int64_t from, int64_t to, bool, const Columns<Acc>& columns, const Acc* tile,
-          auto& ahead) FASTCAM_BODY {
-        Sums<Acc> row;
-        if (columns.count == kWidth<Acc>) {
-          row.read(weight + j * width + columns.first);
-        } else {
-          Acc part[kWidth<Acc>];
-          columns.copy(weight + j * width, part);
-          row.read(part);
-        }
-        for (int64_t k = from; k < to; k += 4) {
-          ahead.step();
-          Vec<Acc> four[4];
+      [&](int64_t j, int64_t from, int64_t to, bool, const Columns<Acc>& columns, const Acc* tile)
+          FASTCAM_BODY {
+            Sums<Acc> row;
+            if (columns.count == kWidth<Acc>) {
+              row.read(weight + j * width + columns.first);
+            } else {
+              Acc part[kWidth<Acc>];
+              columns.copy(weight + j * width, part);
+              row.read(part);
+            }
+            for (int64_t k = from; k < to; k += 4) {
+              Vec<Acc> four[4];
 #pragma GCC unroll 4
-          for (int i = 0; i < 4; ++i) {
-            four[i] = row.dot(tile + int64_t(lists.indices[k + i]) * kWidth<Acc>);
-          }
-          add_four_sums<Acc>(four, sums + k);
-        }
-      });
+              for (int i = 0; i < 4; ++i) {
+                four[i] = row.dot(tile + int64_t(lists.indices[k + i]) * kWidth<Acc>);
+              }
+              add_four_sums<Acc>(four, sums + k);
+            }
+          });
   Acc* out = static_cast<Acc*>(op.out);
   for (int64_t cell = begin * row_tiles; cell < end * row_tiles; ++cell) {
-    for_each_line(lists, cell, [&](int64_t line, int64_t from, int64_t to) {
+    for_each_line(lists, cell, [&](int64_t line, int64_t from, int64_t to, int64_t) {
       const int64_t j = cell / row_tiles * kTile + line, r0 = cell % row_tiles * kTile;
       for (int64_t k = from; k < to; ++k) {
         if (lists.indices[k] < kTile) out[(r0 + lists.indices[k]) * units + j] = sums[k];
