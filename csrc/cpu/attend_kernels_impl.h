@@ -233,8 +233,6 @@ private:
   Last<Acc> last_;
 };
 
-#define FASTCAM_BODY __attribute__((always_inline))
-
 // Asks for a cache line that is needed soon: the processor's own prefetching stops at the end of
 // each page of 4 KB. Any address will do, past the end too.
 FASTCAM_INLINE void ask_for(const void* address) { __builtin_prefetch(address, 0, 2); }

@@ -1,5 +1,5 @@
-// Products of a dense matrix with one of whose entries most take no part: those that a ReLU or a
-// dropout has zeroed. One table of functions for each instruction set.
+// Products of a dense matrix W with rows v, most of whose entries a ReLU or a dropout has zeroed
+// and so take no part; and the two gradients. One table of functions for each instruction set.
 //
 // R rows, J hidden units, I columns; float and double.
 #pragma once
@@ -66,16 +66,10 @@ struct MaskedKernels {
   void (*dots)(const MaskedDots&, ScalarKind, int64_t begin, int64_t end, void* scratch);
 };
 
-#ifndef FASTCAM_MASKED_TILE
-#define FASTCAM_MASKED_TILE 32768
-#endif
-#ifndef FASTCAM_MASKED_GROUP
-#define FASTCAM_MASKED_GROUP 262144
-#endif
 // What lies in the first-level cache while it is multiplied, and in the second what is still
 // needed.
-inline constexpr int64_t kMaskedTileBytes = FASTCAM_MASKED_TILE;
-inline constexpr int64_t kMaskedGroupBytes = FASTCAM_MASKED_GROUP;
+inline constexpr int64_t kMaskedTileBytes = 32 * 1024;
+inline constexpr int64_t kMaskedGroupBytes = 256 * 1024;
 inline constexpr int64_t kMaskedScratchBytes = 2 * kMaskedTileBytes + kMaskedGroupBytes;
 
 // Rows that one call takes, so that one block of columns of all of them is within the latter.

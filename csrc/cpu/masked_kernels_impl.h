@@ -7,8 +7,6 @@
 #include "masked_kernels.h"
 #include "vec.h"
 
-#define FASTCAM_BODY __attribute__((always_inline))
-
 namespace fastcam::FASTCAM_ISA {
 
 inline constexpr int kVectors = 8;

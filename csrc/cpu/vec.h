@@ -16,6 +16,7 @@
 // GCC notes that passing wide vectors depends on the instruction set; here all of it is inlined.
 #pragma GCC diagnostic ignored "-Wpsabi"
 #define FASTCAM_INLINE inline __attribute__((always_inline))
+#define FASTCAM_BODY __attribute__((always_inline))  // of a lambda
 
 namespace fastcam::FASTCAM_ISA {
 
