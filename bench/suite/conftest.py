@@ -70,7 +70,9 @@ def pytest_report_teststatus(
     report: pytest.TestReport, config: pytest.Config
 ) -> tuple[str, str, str] | None:
     """No letter for a passed case: it has its line."""
-    return ("passed", "", "") if report.passed else None
+    if not report.passed:
+        return None
+    return ("passed" if report.when == "call" else "", "", "")
 
 
 @pytest.fixture(autouse=True)

@@ -372,9 +372,11 @@ FASTCAM_INLINE void pool_rows_often(const AttendForward& op, const Rows<Acc, S>&
       positive += (logit >= Acc(0)) ? f : Vec<Acc>{};
       negative += (logit >= Acc(0)) ? Vec<Acc>{} : f;
     });
-    *row.mask_sum() = horizontal_sum<Acc>(masks) / 2;
-    above[r] = horizontal_sum<Acc>(positive);
-    below[r] = horizontal_sum<Acc>(negative);
+    Acc sums[4] = {};
+    add_four_sums<Acc>({masks, positive, negative, Vec<Acc>{}}, sums);
+    *row.mask_sum() = sums[0] / 2;
+    above[r] = sums[1];
+    below[r] = sums[2];
   }
   const Acc cell_share = Acc(1) / Acc(cells.count());
   for (int64_t j = 0; j < op.curve_count; ++j) {
@@ -389,9 +391,14 @@ FASTCAM_INLINE void pool_rows_often(const AttendForward& op, const Rows<Acc, S>&
         }
       });
       S* out = at.out(j);
+      Acc products[kRows] = {};
+      if constexpr (kRows == 4) {
+        add_four_sums<Acc>(totals, products);
+      } else {
+        for (int r = 0; r < kRows; ++r) products[r] = horizontal_sum<Acc>(totals[r]);
+      }
       for (int r = 0; r < kRows; ++r) {
-        const Acc sum =
-            2 * above[r] + gain.low * below[r] + gain.half * horizontal_sum<Acc>(totals[r]);
+        const Acc sum = 2 * above[r] + gain.low * below[r] + gain.half * products[r];
         if (sum - sum == Acc(0)) {
           store_one(out + r, sum * cell_share);
         } else {

@@ -297,35 +297,6 @@ void masked_outer(const MaskedOuter& op, int64_t begin, int64_t end, void* scrat
                            });
 }
 
-// The sums over the lanes of four vectors, added to to[0 .. 3].
-template <class Acc>
-FASTCAM_INLINE void add_four_sums(const Vec<Acc> (&v)[4], Acc* to) {
-  constexpr int kAll = kLanes<Acc>;
-  if constexpr (kAll < 4) {
-    for (int i = 0; i < 4; ++i) to[i] += horizontal_sum<Acc>(v[i]);
-  } else {
-    // Halves of two vectors side by side, then quarters of four.
-    const LaneInts<Acc> lane = lane_numbers<Acc>();
-    const LaneInts<Acc> half = lane + (lane & (kAll / 2));  // of v[0]: 0 .., of v[1]: kAll ..
-    const auto fold = [&](const Vec<Acc>& a, const Vec<Acc>& b) FASTCAM_BODY {
-      return Vec<Acc>(__builtin_shuffle(a, b, half) + __builtin_shuffle(a, b, half + kAll / 2));
-    };
-    const Vec<Acc> ab = fold(v[0], v[1]), cd = fold(v[2], v[3]);
-    const LaneInts<Acc> within = lane & (kAll / 4 - 1);
-    const LaneInts<Acc> quarter = within + (lane & (kAll / 4)) * 2 + (lane & (kAll / 2)) * 2;
-    Vec<Acc> sum =
-        __builtin_shuffle(ab, cd, quarter) + __builtin_shuffle(ab, cd, quarter + kAll / 4);
-    for (int step = kAll / 8; step > 0; step /= 2) sum += __builtin_shuffle(sum, lane ^ step);
-    const Vec<Acc> four = __builtin_shuffle(sum, (lane & 3) * (kAll / 4));
-    typedef Acc Four __attribute__((vector_size(4 * sizeof(Acc))));
-    Four low, old;
-    std::memcpy(&low, &four, sizeof low);
-    std::memcpy(&old, to, sizeof old);
-    old += low;
-    std::memcpy(to, &old, sizeof old);
-  }
-}
-
 template <class Acc>
 void masked_dots(const MaskedDots& op, int64_t begin, int64_t end, void* scratch) {
   const auto [rows, units, width] = op.shape;
