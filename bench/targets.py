@@ -110,7 +110,7 @@ def targets_table(records: Sequence[Record]) -> str:
                 str(target.number),
                 target.what,
                 f"{'≤' if target.at_most else '≥'} {target.bound:.4g}",
-                "" if value is None else f"{value:.3g}",
+                "" if value is None else f"{value:.4g}",
                 target.verdict(value),
             ]
         )
