@@ -496,14 +496,15 @@ def test_no_tensor_of_the_masks_size(monkeypatch: pytest.MonkeyPatch) -> None:
     assert largest >= masks
     assert saved >= masks
     chunks: list[int] = []
-    kept = fastcam._attend_conv._logits
+    made = fastcam._attend_conv._Logits.__call__
 
     def seen(*arguments: Any) -> Tensor:
-        logits = kept(*arguments)
+        logits = made(*arguments)
         chunks.append(logits.numel())
         return logits
 
-    monkeypatch.setattr(fastcam._attend_conv, "_logits", seen)
+    monkeypatch.setattr(fastcam._attend_conv._Logits, "__call__", seen)
+    monkeypatch.setitem(fastcam._attend_conv._CHUNK_ELEMENTS, "cpu", 1 << 16)
     for copies in (1, 8):  # a chunk's size does not follow the batch
         chunks.clear()
         network(images.repeat(copies, 1, 1, 1)).sum().backward()

@@ -279,7 +279,7 @@ def test_calls_of_cam_iou(reduction):
     _, backward = dispatched(lambda: torch.autograd.grad(value, (activations, gradients), upstream))
     assert forward.fused == {"fastcam._cam_iou_forward": 1}
     assert backward.fused == {"fastcam._cam_backward": 1}
-    around = {"mean": (5, 1), "sum": (1, 0), "none": (0, 0)}[reduction]
+    around = {"mean": (4, 1), "sum": (1, 0), "none": (0, 0)}[reduction]
     assert (forward.ops.total() - 1, backward.ops.total() - 1) == around, (
         forward.ops,
         backward.ops,
@@ -328,9 +328,12 @@ def test_peak_memory_of_cam_iou():
 
 @pytest.mark.parametrize("training", (True, False), ids=("train", "eval"))
 def test_targets_share_the_calls(training):
-    """Forty targets take as many calls as one, forward and backward."""
-    model, images = Small().train(training), torch.randn(2, 3, 32, 32)
-    regions = torch.rand(2, 40, 15, 15)
+    """Forty targets take as many calls as two, forward and backward."""
+    torch.manual_seed(0)
+    model, images = Small().train(training), torch.randn(8, 3, 32, 32)
+    for parameter in model.parameters():
+        parameter.data.abs_()  # no map is dead: rows of dead maps are left out
+    regions = torch.rand(8, 40, 15, 15)
 
     def run(targets: list[int]) -> None:
         with ActivationTap(model, "trunk.3", "pool") as tap:
@@ -339,9 +342,9 @@ def test_targets_share_the_calls(training):
         model.zero_grad()
 
     run([0])
-    one, forty = (dispatched(lambda k=k: run(list(range(k))))[1].ops for k in (1, 40))
-    assert one["fastcam._cam_iou_forward"] == 1
-    assert forty == one
+    two, forty = (dispatched(lambda k=k: run(list(range(k))))[1].ops for k in (2, 40))
+    assert two["fastcam._cam_iou_forward"] == 1
+    assert forty == two
 
 
 # ---- the instruments -----------------------------------------------------------------------------

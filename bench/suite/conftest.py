@@ -28,14 +28,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers",
-        "own_process: blocks above 32 MB. glibc hands them back when they are freed, unless what "
-        "ran before has left as much at the end of its heap; alone, every run sees fresh memory",
-    )
-
-
 class Progress:
     """A line for each case: number, time since the start, and the ratios when it is done."""
 

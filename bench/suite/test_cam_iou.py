@@ -29,6 +29,8 @@ CASES = (
 )
 
 
+# Blocks above 32 MB: glibc hands them back when they are freed, unless what ran before has left as
+# much at the end of its heap. In a process of its own every run of a case sees fresh memory.
 @pytest.mark.parametrize(
     "case",
     [
