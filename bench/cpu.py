@@ -73,10 +73,17 @@ def measured(parts: list[list[str]], options: list[str]) -> Iterator[tuple[list[
                 f"--progress={number}/{total}/{began}",
                 *options,
             ]
-            done = subprocess.run(
+            part = subprocess.Popen(
                 [sys.executable, "-m", "bench.part", str(records), *arguments], cwd=ROOT
             )
-            yield json.loads(records.read_text()) if records.is_file() else [], done.returncode
+            stopped = False
+            try:
+                status = part.wait()
+            except KeyboardInterrupt:  # of the part, too: it writes what it has
+                status, stopped = part.wait(), True
+            yield json.loads(records.read_text()) if records.is_file() else [], status
+            if stopped:
+                raise KeyboardInterrupt
             number += len(cases)
 
 

@@ -28,6 +28,12 @@ __all__ = ["Meeting", "first_product", "product"]
 _CHUNK_ELEMENTS = 1 << 20
 
 
+# What a torch without these private functions does not tell, autograd adds as usual.
+_ENGINE_TELLS = all(
+    hasattr(torch._C, name) for name in ("_current_graph_task_id", "_will_engine_execute_node")
+)
+
+
 class _Contribution(Protocol):
     """A gradient that has yet to be computed."""
 
@@ -58,6 +64,8 @@ class Meeting:
             weight: a linear layer's weight.
             output: the autograd node of the layer's output.
         """
+        if not _ENGINE_TELLS:
+            return None
         if output is None or weight.device.type != "cpu" or type(weight.data) is not Tensor:
             return None  # on a GPU the two sides could run on different streams
         if output.name() not in ("AddmmBackward0", "MmBackward0"):

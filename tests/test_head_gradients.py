@@ -94,6 +94,17 @@ def test_one_backward_adds_in_place(case, count):
     torch.testing.assert_close([p.grad for p in parameters(net)], should)
 
 
+def test_without_the_engines_answers_autograd_adds(case, count, monkeypatch):
+    net, options, head = case
+    should = expected(case)
+    count.clear()
+    monkeypatch.setattr(products, "_ENGINE_TELLS", False)
+    plain, guide = forward(net, head, **options)
+    (plain + guide).backward()
+    assert count == []
+    torch.testing.assert_close([p.grad for p in parameters(net)], should)
+
+
 def test_torch_autograd_grad_and_its_subsets(case, count):
     net, options, head = case
     should = expected(case)

@@ -328,7 +328,10 @@ def test_peak_memory_of_cam_iou():
 
 @pytest.mark.parametrize("training", (True, False), ids=("train", "eval"))
 def test_targets_share_the_calls(training):
-    """Forty targets take as many calls as two, forward and backward."""
+    """Forty targets take as many calls as one, forward and backward; with dropout in front as two.
+
+    One target goes another way there: its product is masked after, not within.
+    """
     torch.manual_seed(0)
     model, images = Small().train(training), torch.randn(8, 3, 32, 32)
     for parameter in model.parameters():
@@ -342,9 +345,11 @@ def test_targets_share_the_calls(training):
         model.zero_grad()
 
     run([0])
-    two, forty = (dispatched(lambda k=k: run(list(range(k))))[1].ops for k in (2, 40))
-    assert two["fastcam._cam_iou_forward"] == 1
-    assert forty == two
+    few, forty = (
+        dispatched(lambda k=k: run(list(range(k))))[1].ops for k in (2 if training else 1, 40)
+    )
+    assert few["fastcam._cam_iou_forward"] == 1
+    assert forty == few
 
 
 # ---- the instruments -----------------------------------------------------------------------------

@@ -33,31 +33,18 @@ FASTCAM_INLINE Mask<Acc> mask_of(const Vec<Acc>& logit) {
 // u^n, twice the lower branch of h, from the form of u that is easiest to raise.
 enum class Form { kItself, kRoot, kLog };
 
-template <class ThePower>
+template <Form kTheForm, class ThePower>
 struct WholeCurve {
   using Power = ThePower;
-  Power power;
-  static constexpr Form kForm = Form::kItself;
+  Power power;  // of u: n; of its root: 2 n
+  static constexpr Form kForm = kTheForm;
   template <class Acc>
   FASTCAM_INLINE Vec<Acc> raised(const Mask<Acc>& m) const {
-    return power(Block<1, Acc>{{m.u}}).v[0];
+    return power(Block<1, Acc>{{kForm == Form::kRoot ? m.root() : m.u}}).v[0];
   }
   template <int kCount, class Acc>
-  FASTCAM_INLINE Block<kCount, Acc> raised(const Block<kCount, Acc>& u) const {
-    return power(u);
-  }
-};
-struct HalfCurve {
-  using Power = AnyWholePower;
-  Power power;  // 2 n
-  static constexpr Form kForm = Form::kRoot;
-  template <class Acc>
-  FASTCAM_INLINE Vec<Acc> raised(const Mask<Acc>& m) const {
-    return power(Block<1, Acc>{{m.root()}}).v[0];
-  }
-  template <int kCount, class Acc>
-  FASTCAM_INLINE Block<kCount, Acc> raised(const Block<kCount, Acc>& root) const {
-    return power(root);
+  FASTCAM_INLINE Block<kCount, Acc> raised(const Block<kCount, Acc>& form) const {
+    return power(form);
   }
 };
 struct FractionalCurve {
@@ -79,13 +66,13 @@ struct FractionalCurve {
 template <class F>
 FASTCAM_INLINE void with_curve(double n, const F& f) {
   if (n == 1) {
-    f(WholeCurve<WholePower<1>>{});
+    f(WholeCurve<Form::kItself, WholePower<1>>{});
   } else if (n == 4) {
-    f(WholeCurve<WholePower<4>>{});
+    f(WholeCurve<Form::kItself, WholePower<4>>{});
   } else if (n >= 0 && n < 1024 && n == int(n)) {
-    f(WholeCurve<AnyWholePower>{{int(n)}});
+    f(WholeCurve<Form::kItself, AnyWholePower>{{int(n)}});
   } else if (n >= 0 && n < 512 && 2 * n == int(2 * n)) {
-    f(HalfCurve{{int(2 * n)}});
+    f(WholeCurve<Form::kRoot, AnyWholePower>{{int(2 * n)}});
   } else {
     f(FractionalCurve{n});
   }
@@ -105,7 +92,7 @@ FASTCAM_INLINE void with_short_power(const Curve& curve, const F& f) {
       default: return f(curve.power);
     }
   } else {
-    f([&](const auto& form) __attribute__((always_inline)) { return curve.raised(form); });
+    f([&](const auto& form) FASTCAM_BODY { return curve.raised(form); });
   }
 }
 
@@ -177,10 +164,10 @@ struct Whole {
 };
 template <class Acc>
 struct Last : Whole {
-  BitsOf<Acc> fresh;  // all ones in the lanes that no vector before holds
+  LaneInts<Acc> fresh;  // all ones in the lanes that no vector before holds
   template <class>
   FASTCAM_INLINE Vec<Acc> once(const Vec<Acc>& v) const {
-    return (Vec<Acc>)((BitsOf<Acc>)v & fresh);  // whatever the others are, NaN included
+    return (Vec<Acc>)((LaneInts<Acc>)v & fresh);  // whatever the others are, NaN included
   }
 };
 struct Short {
@@ -203,10 +190,7 @@ template <class Acc>
 class Row {
 public:
   explicit Row(int64_t cells) : cells_(cells), rest_(cells % kLanes<Acc>) {
-    const IntOf<Acc> held = IntOf<Acc>(kLanes<Acc> - rest_);
-    BitsOf<Acc> lane;
-    for (int i = 0; i < kLanes<Acc>; ++i) lane[i] = IntOf<Acc>(i);
-    last_.fresh = lane >= held;
+    last_.fresh = lane_numbers<Acc>() >= (LaneInts<Acc>{} + IntOf<Acc>(kLanes<Acc> - rest_));
   }
 
   int64_t count() const { return cells_; }

@@ -42,9 +42,12 @@ FASTCAM_INLINE Vec<Acc> splat(Acc x) {
   return Vec<Acc>{} + x;
 }
 
-// The lanes' integers 0, 1, 2, ...
+// The lanes of a vector as integers of their width, for what is done to bits: signs, masks.
 template <class Acc>
-using LaneInts = typename VecType<std::conditional_t<sizeof(Acc) == 8, int64_t, int32_t>>::type;
+using IntOf = std::conditional_t<sizeof(Acc) == 8, int64_t, int32_t>;
+template <class Acc>
+using LaneInts = typename VecType<IntOf<Acc>>::type;
+// 0, 1, 2, ...
 template <class Acc>
 FASTCAM_INLINE LaneInts<Acc> lane_numbers() {
   LaneInts<Acc> lane;
@@ -188,8 +191,7 @@ FASTCAM_INLINE void store_partial(S* p, const Vec<Acc>& v, int64_t count) {
 // with zero would let a neighbour's NaN through).
 template <class Acc>
 FASTCAM_INLINE Vec<Acc> keep_first(const Vec<Acc>& v, int64_t count) {
-  using Int = std::conditional_t<sizeof(Acc) == 8, int64_t, int32_t>;
-  return (lane_numbers<Acc>() < Int(count)) ? v : Vec<Acc>{};
+  return (lane_numbers<Acc>() < IntOf<Acc>(count)) ? v : Vec<Acc>{};
 }
 
 // Run-time storage type to compile-time one: f(float{}), f(Half{}) ...

@@ -13,16 +13,10 @@
 
 namespace fastcam::FASTCAM_ISA {
 
-// The lanes of a vector as integers of their width, for what is done to bits: signs, masks.
-template <class Acc>
-using IntOf = std::conditional_t<sizeof(Acc) == 8, int64_t, int32_t>;
-template <class Acc>
-using BitsOf = typename VecType<IntOf<Acc>>::type;
-
 // -|x|, its NaN kept.
 template <class Acc>
 FASTCAM_INLINE Vec<Acc> minus_absolute(const Vec<Acc>& x) {
-  return (Vec<Acc>)((BitsOf<Acc>)x | std::numeric_limits<IntOf<Acc>>::min());
+  return (Vec<Acc>)((LaneInts<Acc>)x | std::numeric_limits<IntOf<Acc>>::min());
 }
 
 // exp(x) for x <= 88; below -87.3 it stays at the smallest normal number.
