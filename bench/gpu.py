@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ from torch import Tensor
 from bench import gpu_attend
 from bench.cases import NETWORKS, Case
 from bench.gpu_timing import EventTimer, Timer, copy_bandwidth
-from bench.report import machine, markdown, write
+from bench.report import machine, markdown, markdown_rows, write
 from bench.timing import Timing
 from bench.training_step import measure_step, step_table
 from fastcam import functional, reference
 
 BATCHES = (1, 8, 32, 128, 256, 1024)
+STEP_BATCHES = (64, 256, 1024)
 COLUMNS = (
     "op",
     "case",
@@ -187,32 +189,36 @@ def report(
     *,
     attend: Sequence[gpu_attend.AttendCase] = (),
     compiled: bool = True,
-    step: Callable[[], dict[str, Any]] | None = None,
+    steps: Sequence[Callable[[], dict[str, Any]]] = (),
     copy_megabytes: int = 1024,
 ) -> None:
-    """Measure everything and write ``gpu.json`` and ``gpu.md`` into ``out``."""
+    """Measure everything; ``gpu.json`` and ``gpu.md`` in ``out`` are written after each case."""
     bandwidth = copy_bandwidth(timer, device, copy_megabytes)
     about = {**machine(), **gpu_versions(), "copy_GB_per_s": round(bandwidth / 1e9, 1)}
     losses = candidates(compiled)
     functions = gpu_attend.candidates(compiled)
-    rows = []
+    table, results = "", []
+
+    def add(text: str, measured: Sequence[dict[str, Any]]) -> None:
+        nonlocal table
+        table += text
+        results.extend(measured)
+        write(out, "gpu", about, results, table)
+
+    for measured in [step() for step in steps]:
+        seconds = {k: asdict(t) for k, t in measured["seconds"].items()}
+        add(step_table(measured) + "\n", [{**measured, "seconds": seconds}])
+        print(step_table(measured), flush=True)
+    add(markdown(COLUMNS, []), [])
     for made in (
         *(measure(case, timer, bandwidth, losses) for case in chosen),
         *(measure_attend(case, timer, bandwidth, functions) for case in attend),
     ):
-        for row in made:
-            rows.append(row)
-            print(" | ".join(row.cells()), flush=True)
-    table = markdown(COLUMNS, [row.cells() for row in rows])
-    results = [row.as_json() for row in rows]
-    if step is not None:
-        measured = step()
-        table += "\n" + step_table(measured)
-        results.append(
-            {**measured, "seconds": {k: asdict(t) for k, t in measured["seconds"].items()}}
-        )
-    write(out, "gpu", about, results, table)
-    print(f"\n{table}\nwritten to {out}/gpu.json and gpu.md")
+        rows = list(made)
+        text = markdown_rows([row.cells() for row in rows])
+        add(text, [row.as_json() for row in rows])
+        print(text, end="", flush=True)
+    print(f"written to {out}/gpu.json and gpu.md")
 
 
 def gpu_versions() -> dict[str, Any]:
@@ -266,6 +272,6 @@ def main(arguments: list[str]) -> int:
         options.out,
         attend=attend,
         compiled=not options.no_compile,
-        step=lambda: measure_step(timer, "cuda"),
+        steps=[partial(measure_step, timer, "cuda", batch) for batch in STEP_BATCHES],
     )
     return 0

@@ -40,8 +40,11 @@ def machine() -> dict[str, Any]:
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [list(columns), ["---"] * len(columns), *[list(row) for row in rows]]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    return markdown_rows([columns, ["---"] * len(columns), *rows])
+
+
+def markdown_rows(rows: Sequence[Sequence[str]]) -> str:
+    return "".join("| " + " | ".join(row) + " |\n" for row in rows)
 
 
 def write(

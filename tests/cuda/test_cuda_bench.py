@@ -123,13 +123,13 @@ def test_whole_report_on_the_cpu(tmp_path, capsys):
         tmp_path,
         attend=[small_attend()],
         compiled=False,
-        step=lambda: step,
+        steps=[lambda: step],
         copy_megabytes=4,
     )
     written = json.loads((tmp_path / "gpu.json").read_text())
-    assert [row["op"] for row in written["results"][:-1]] == [*gpu.OPS, *gpu_attend.OPS]
+    assert [row["op"] for row in written["results"][1:]] == [*gpu.OPS, *gpu_attend.OPS]
     assert {"gpu", "torch", "cuda", "date", "copy_GB_per_s"} <= written["machine"].keys()
-    first = written["results"][0]
+    first = written["results"][1]
     assert first["times"]["fused"]["median"] > 0 and first["bandwidth_share"] > 0
     table = (tmp_path / "gpu.md").read_text()
     assert "| cam_iou backward | alexnet N=1" in table and "| guided, fused |" in table
