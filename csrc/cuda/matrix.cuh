@@ -152,7 +152,7 @@ FASTCAM_DEVICE void column_sums(const Matrix<const S>& m, const Factors<const Ac
   Walk<V> walk(m);
   const int thread = int(threadIdx.x);
   const int threads = int(blockDim.x);
-  const bool partial = walk.tiled() && walk.period_rows > 1;  // a column is met in several tiles
+  const bool partial = walk.tiled();  // a tile meets only some of the columns
   if (partial) {
 #pragma unroll 1
     for (int c = thread; c < walk.cols; c += threads) {

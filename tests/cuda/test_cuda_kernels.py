@@ -25,6 +25,7 @@ SHAPES = {
     "fewer cells than a vector": (2, 1, 33, (1, 3), (2, 1)),
     "one channel": (2, 1, 1, (9, 11), (4, 4)),
     "period longer than a block, odd": (1, 2, 11, (23, 29), (25, 27)),
+    "period longer than a block, even": (1, 1, 10, (40, 44), (42, 46)),
     "map too large for shared memory": (1, 4, 4, (61, 67), (3, 3)),
     "closed-form head": (2, 3, 72, (4, 6), (1, 1)),
 }
@@ -136,14 +137,27 @@ def test_gradients_in_the_arithmetic_dtype(layout, dtype):
 
 
 @pytest.mark.parametrize("multiprocessors", (1, 8, 132, 1000))
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
 @pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
-def test_any_number_of_multiprocessors(layout, multiprocessors):
-    """Few: one block a sample; many: channel blocks whose parts the last one adds up."""
-    sample = make((2, 2, 1024, (7, 7), (7, 7)), torch.float32, layout)
-    wanted = run(Emulator(multiprocessors=1), sample, None)
+@pytest.mark.parametrize(
+    "shape",
+    ((2, 2, 1024, (7, 7), (7, 7)), (2, 1, 2048, (7, 7), (7, 7)), (2, 1, 12, (28, 56), (28, 56))),
+    ids=str,
+)
+def test_any_number_of_multiprocessors(shape, layout, dtype, multiprocessors):
+    """Few: one small block a sample; many: channel blocks whose parts the last one adds up."""
+    sample = make(shape, dtype, layout)
+    a, d, regions, weights = (t.double() for t in sample)
+    a.requires_grad_()
+    d.requires_grad_()
+    wanted = reference.cam_iou_loss(a, d, regions, cell_weights=weights, reduction="none")
+    wanted_a, wanted_d = torch.autograd.grad(wanted.sum(), (a, d))
     got = run(Emulator(multiprocessors=multiprocessors), sample, None)
-    for one, other in zip(got, wanted, strict=True):
-        assert_near(one, other.double(), 2e-5)
+    loss, alpha, _, _, grad_a, grad_d = got
+    assert_near(loss, wanted.detach(), TOLERANCE[dtype])
+    assert_near(alpha, d.detach().sum((-2, -1)) / regions[0, 0].numel(), TOLERANCE[dtype])
+    assert_near(grad_a, wanted_a, STORED[dtype])
+    assert_near(grad_d, wanted_d[..., 0, 0], 10 * TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
