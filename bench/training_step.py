@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -45,6 +46,11 @@ class FineTuning:
         self.model.train()
         self._regions = torch.rand(batch, ATTRIBUTES, *cells, device=device)
 
+    @functools.cache  # noqa: B019
+    def _chosen_regions(self, targets: int) -> Tensor:
+        """Made once: indexing with a list would wait for the GPU in every step."""
+        return self._regions[:, _chosen(targets)].contiguous()
+
     def _tap(self) -> fastcam.ActivationTap:
         return fastcam.ActivationTap(self.model, self.layer, self.gradient_at)
 
@@ -59,7 +65,7 @@ class FineTuning:
         with self._tap() as tap:
             logits = self.model(self._images)
             guide = fastcam.IoUCamLoss(head=head)(
-                logits, tap, self._regions[:, chosen], targets=chosen
+                logits, tap, self._chosen_regions(targets), targets=chosen
             )
         return self._bce(logits) + 5.0 * guide
 
@@ -76,7 +82,7 @@ class FineTuning:
             for target in chosen
         ]
         guide = reference.cam_iou_loss(
-            seen[0], torch.stack(gradients, dim=1), self._regions[:, chosen]
+            seen[0], torch.stack(gradients, dim=1), self._chosen_regions(targets)
         )
         return self._bce(logits) + 5.0 * guide
 

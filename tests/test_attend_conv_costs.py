@@ -124,13 +124,13 @@ def test_chunks_cover_everything_once_within_the_limit(
     assert sizes[0] >= min(limit // 2, batch * attributes * one)
 
 
-@pytest.mark.parametrize("device", ("cpu", "cuda"))
-def test_chunks_of_more_attributes_are_no_larger(device, monkeypatch):
-    """At the size of K's network."""
+@pytest.mark.parametrize(("device", "batch"), [("cpu", 32), ("cuda", 256)])
+def test_chunks_of_more_attributes_are_no_larger(device, batch, monkeypatch):
+    """At the size of K's network, and a batch that is large for the device."""
     monkeypatch.setitem(_attend_conv._CHUNK_ELEMENTS, "meta", _attend_conv._CHUNK_ELEMENTS[device])
     sizes = {}
     for k in (4, 40):
-        features = torch.empty(32, 128, 14, 14, device="meta")
+        features = torch.empty(batch, 128, 14, 14, device="meta")
         weight = torch.empty(k * 128, 128, device="meta")
         samples, some = next(iter(_attend_conv._chunks(features, weight)))
         sizes[k] = (samples.stop - samples.start) * (some.stop - some.start)

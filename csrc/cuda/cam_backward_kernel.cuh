@@ -71,10 +71,10 @@ __global__ void FASTCAM_BOUNDS(S, kTargets)
   const PairScale<Acc> scale{&op, n, t0};
   Factors<const Acc> unit{static_cast<const Acc*>(op.unit) + (n * op.targets + t0) * cells, cells,
                           targets};
-  // Few targets: what all threads share goes through shared memory. Many (only where A's gradient
-  // is written) are read from the input again and again, which the caches hold.
-  const bool staged = plan.map_shared && targets <= kTargets;
-  if (staged) {
+  // What all threads share goes through shared memory. Many targets whose rows do not fit (only
+  // where A's gradient is written) are read from the input again and again, which the caches hold.
+  const bool many = kTargets > 1 && targets > kTargets;
+  if (!many && plan.map_shared) {
 #pragma unroll 1
     for (int i = thread; i < targets * cells; i += threads) shared_map[i] = load(unit.data + i);
     unit.data = shared_map;
@@ -120,23 +120,42 @@ __global__ void FASTCAM_BOUNDS(S, kTargets)
     Factors<const Acc> alpha{static_cast<const Acc*>(op.alpha) + n * op.targets * op.channels +
                                  channel,
                              int(op.channels), targets};
-    if (staged) {
+    if (many ? plan.many_shared : plan.map_shared) {
+      Acc* rows = many ? scratch : per_channel;  // [targets, chunk]
 #pragma unroll 1
       for (int t = 0; t < targets; ++t) {
 #pragma unroll 1
         for (int c = thread; c < count; c += threads) {
-          per_channel[t * plan.chunk + c] = load(alpha.data + t * op.channels + c);
+          rows[t * plan.chunk + c] = load(alpha.data + t * op.channels + c);
         }
       }
-      alpha.data = per_channel;
+      alpha.data = rows;
       alpha.stride = plan.chunk;
+      if (many) {
+        Acc* maps = rows + targets * plan.chunk;  // [targets, P], scaled
+#pragma unroll 1
+        for (int t = 0; t < targets; ++t) {
+          const Acc times = scale(t);
+#pragma unroll 1
+          for (int p = thread; p < cells; p += threads) {
+            maps[t * cells + p] = times * load(unit.data + t * cells + p);
+          }
+        }
+        unit.data = maps;
+      }
     }
     __syncthreads();
     S* sample = static_cast<S*>(op.grad_activations) + n * op.channels * op.cells;
     const Matrix<S> da =
         channel_block(sample, channels_last, int(op.channels), cells, channel, count);
+    const auto times = [&](int t) { return plan.many_shared ? Acc(1) : scale(t); };
     const auto write = [&](const Factors<const Acc>& rows, const Factors<const Acc>& columns) {
-      if (walks_in_vectors<kVector>(da)) {
+      const bool vectors = walks_in_vectors<kVector>(da);
+      if (many && vectors) {
+        outer_product_of_many<kVector>(da, rows, columns, times);
+      } else if (many) {
+        outer_product_of_many<1>(da, rows, columns, times);
+      } else if (vectors) {
         outer_product<kVector, kTargets>(da, rows, columns, scale);
       } else {
         outer_product<1, kTargets>(da, rows, columns, scale);

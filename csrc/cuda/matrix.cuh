@@ -376,7 +376,24 @@ FASTCAM_DEVICE void row_sums(const Matrix<const S>& m, const Factors<const Acc>&
 
 // ---- outer product: M[r, c] = sum_t row[t, r] column[t, c] scale(t) ----------------------------
 
-// For any number of targets, kTargets of them in registers at a time (kTargets = 1: for one).
+// One vector of it to memory.
+template <int V, class S, class Acc>
+FASTCAM_DEVICE void store_window(const Walk<V>& walk, S* data, const Window& w,
+                                 const Acc (&sum)[V]) {
+  Vec<S, V> out;
+#pragma unroll
+  for (int e = 0; e < V; ++e) out.lane[e] = from_acc<S>(sum[e]);
+  if (walk.whole(w)) {
+    store(reinterpret_cast<Vec<S, V>*>(data + w.offset), out);
+  } else if (walk.cut(w)) {
+#pragma unroll
+    for (int e = 0; e < V; ++e) {
+      if (walk.inside(w, e)) store(data + w.offset + e, out.lane[e]);
+    }
+  }
+}
+
+// For kTargets targets at most: their columns stay in registers.
 template <int V, int kTargets, class S, class Acc, class Scale>
 FASTCAM_DEVICE void outer_product(const Matrix<S>& m, const Factors<const Acc>& row_factor,
                                   const Factors<const Acc>& column_factor, const Scale& scale) {
@@ -386,61 +403,75 @@ FASTCAM_DEVICE void outer_product(const Matrix<S>& m, const Factors<const Acc>& 
   for (int first = 0; first < walk.period_vectors; first += walk.tile) {
     walk.enter_tile(first);
     Acc factor[kTargets][V];
-    const auto take_columns = [&](int t0) {
 #pragma unroll
-      for (int t = 0; t < kTargets; ++t) {
-        const bool used = walk.active && t0 + t < targets;
-        const Acc times = used ? scale(t0 + t) : Acc(0);
+    for (int t = 0; t < kTargets; ++t) {
+      const bool used = walk.active && t < targets;
+      const Acc times = used ? scale(t) : Acc(0);
 #pragma unroll
-        for (int e = 0; e < V; ++e) {
-          factor[t][e] = Acc(0);
-          if (used) {
-            factor[t][e] = times * peek(column_factor.of(t0 + t) + walk.column_of(e));
-          }
-        }
+      for (int e = 0; e < V; ++e) {
+        factor[t][e] = used ? times * peek(column_factor.of(t) + walk.column_of(e)) : Acc(0);
       }
-    };
-    const auto add = [&](Acc(&sum)[V], int row, int t0) {
-#pragma unroll
-      for (int t = 0; t < kTargets; ++t) {
-        const Acc* at = row_factor.of(t0 + t) + row;
-        const bool used = t0 + t < targets;
-        const Acc low = used && walk.has(row) ? peek(at) : Acc(0);
-        const Acc high = V > 1 && used && walk.has(row + 1) ? peek(at + 1) : Acc(0);
-#pragma unroll
-        for (int e = 0; e < V; ++e) sum[e] += (e < walk.split ? low : high) * factor[t][e];
-      }
-    };
-    const auto make = [&](int row) {
-      Acc sum[V];
-#pragma unroll
-      for (int e = 0; e < V; ++e) sum[e] = Acc(0);
-      if (targets <= kTargets) {
-        add(sum, row, 0);
-      } else {
-#pragma unroll 1
-        for (int t0 = 0; t0 < targets; t0 += kTargets) {
-          take_columns(t0);
-          add(sum, row, t0);
-        }
-      }
-      Vec<S, V> out;
-#pragma unroll
-      for (int e = 0; e < V; ++e) out.lane[e] = from_acc<S>(sum[e]);
-      return out;
-    };
-    if (targets <= kTargets) take_columns(0);
+    }
 #pragma unroll 1
     for (int period = walk.group; period < walk.periods; period += walk.groups) {
       const Window w = walk.window(period);
-      const Vec<S, V> out = make(w.row);
-      if (walk.whole(w)) {
-        store(reinterpret_cast<Vec<S, V>*>(m.data + w.offset), out);
-      } else if (walk.cut(w)) {
+      const bool has_low = walk.has(w.row);
+      const bool has_high = V > 1 && walk.has(w.row + 1);
+      Acc sum[V];
 #pragma unroll
-        for (int e = 0; e < V; ++e) {
-          if (walk.inside(w, e)) store(m.data + w.offset + e, out.lane[e]);
+      for (int e = 0; e < V; ++e) sum[e] = Acc(0);
+#pragma unroll
+      for (int t = 0; t < kTargets; ++t) {
+        const Acc* at = row_factor.of(t) + w.row;
+        const Acc low = t < targets && has_low ? peek(at) : Acc(0);
+        const Acc high = t < targets && has_high ? peek(at + 1) : Acc(0);
+#pragma unroll
+        for (int e = 0; e < V; ++e) sum[e] += (e < walk.split ? low : high) * factor[t][e];
+      }
+      store_window(walk, m.data, w, sum);
+    }
+  }
+}
+
+// For any number of targets: a target's columns serve several rows before the next target's.
+template <int V, class S, class Acc, class Scale>
+FASTCAM_DEVICE void outer_product_of_many(const Matrix<S>& m, const Factors<const Acc>& row_factor,
+                                          const Factors<const Acc>& column_factor,
+                                          const Scale& scale) {
+  constexpr int kRows = V > 4 ? 2 : 4;
+  Walk<V> walk(m);
+#pragma unroll 1
+  for (int first = 0; first < walk.period_vectors; first += walk.tile) {
+    walk.enter_tile(first);
+    if (!walk.active) continue;
+#pragma unroll 1
+    for (int period = walk.group; period < walk.periods; period += kRows * walk.groups) {
+      Acc sum[kRows][V];
+#pragma unroll
+      for (int u = 0; u < kRows; ++u) {
+#pragma unroll
+        for (int e = 0; e < V; ++e) sum[u][e] = Acc(0);
+      }
+#pragma unroll 1
+      for (int t = 0; t < row_factor.count; ++t) {
+        const Acc times = scale(t);
+        const Acc* column = column_factor.of(t);
+        Acc factor[V];
+#pragma unroll
+        for (int e = 0; e < V; ++e) factor[e] = times * peek(column + walk.column_of(e));
+#pragma unroll
+        for (int u = 0; u < kRows; ++u) {
+          const int row = walk.window(period + u * walk.groups).row;
+          const Acc* at = row_factor.of(t) + row;
+          const Acc low = walk.has(row) ? peek(at) : Acc(0);
+          const Acc high = V > 1 && walk.has(row + 1) ? peek(at + 1) : Acc(0);
+#pragma unroll
+          for (int e = 0; e < V; ++e) sum[u][e] += (e < walk.split ? low : high) * factor[e];
         }
+      }
+#pragma unroll
+      for (int u = 0; u < kRows; ++u) {
+        store_window(walk, m.data, walk.window(period + u * walk.groups), sum[u]);
       }
     }
   }

@@ -34,6 +34,7 @@ struct CamPlan {
   int chunk;          // channels of each but the last
   int64_t blocks;
   bool map_shared;     // P values a target fit into shared memory
+  bool many_shared;    // backward: so do P + chunk values for each of more targets than kTargets
   int scratch_values;  // Acc values the primitives need
   int shared_bytes;
   int64_t tickets_bytes;  // of the workspace, zeroed before the launch; first in it
@@ -146,11 +147,20 @@ inline CamPlan plan_backward(const PlanShape& s, bool need_activations, bool nee
   plan.target_blocks = need_gradients ? int(ceil_div(s.targets, s.per_block)) : 0;
   const int64_t roles = plan.target_blocks + (need_activations ? 1 : 0);
   const int64_t base = s.batch * roles;
-  const int64_t wanted = base >= 4 * s.multiprocessors ? 1 : ceil_div(4 * s.multiprocessors, base);
-  // Every block reads the map gradient: at most 3 % of the rest.
+  const int64_t wanted = base >= 8 * s.multiprocessors ? 1 : ceil_div(8 * s.multiprocessors, base);
+  // Every block reads the map gradient, mostly from a cache: at most 10 % of the rest.
   const int64_t moved = roles * s.channels * s.cells * s.element;
   const int64_t maps = roles * std::min<int64_t>(s.targets, s.per_block) * s.cells * s.acc;
-  split_channels(s, wanted, 3 * moved / (100 * maps), &plan);
+  split_channels(s, wanted, moved / (10 * maps), &plan);
+  // More targets than registers hold: fewer channels, if shared memory then holds what is read for
+  // each of them.
+  const int64_t granule = 32 / s.element;
+  const int64_t room = (kSharedBytes - kReservedBytes) / s.acc / s.targets - s.cells;  // channels
+  plan.many_shared = need_activations && s.targets > s.per_block && room >= granule;
+  if (plan.many_shared && room < plan.chunk) {
+    plan.chunk = int(room / granule * granule);
+    plan.splits = int(ceil_div(s.channels, plan.chunk));
+  }
   plan.blocks = base * plan.splits;
 
   const int vector = 16 / s.element;
@@ -162,6 +172,10 @@ inline CamPlan plan_backward(const PlanShape& s, bool need_activations, bool nee
   const int64_t map = int64_t(s.acc) * s.per_block * s.cells;
   plan.map_shared = fixed + map <= kSharedBytes;
   plan.shared_bytes = int(fixed + (plan.map_shared ? map : 0));
+  if (plan.many_shared) {
+    const int64_t many = kReservedBytes + s.acc * s.targets * (plan.chunk + s.cells);
+    plan.shared_bytes = std::max(plan.shared_bytes, int(many));
+  }
   return plan;
 }
 

@@ -212,7 +212,8 @@ def test_attend_cases_have_the_networks_size():
     all_cases = gpu_attend.cases("cpu")
     assert len({case.name for case in all_cases}) == len(all_cases)
     features, logits, weight, bias = all_cases[0].inputs()
-    assert logits.shape == (1, 40, 128, 14, 14) and features.shape == (1, 128, 14, 14)
+    n = all_cases[0].batch
+    assert logits.shape == (n, 40, 128, 14, 14) and features.shape == (n, 128, 14, 14)
     assert weight.shape == (40 * 128, 128) and bias.shape == (40 * 128,)
 
 

@@ -161,7 +161,7 @@ def test_one_launch_of_each_op_and_no_copy(dtype, layout, targets, batch, device
 @pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16))
 def test_against_the_reference_at_network_sizes(dtype, layout, batch, device):
-    for channels, side, grad_side in ((256, 13, 6), (512, 14, 14), (2048, 7, 7)):
+    for channels, side, grad_side in ((256, 13, 6), (512, 14, 14), (512, 28, 14), (2048, 7, 7)):
         shape = (batch, 1, channels, (side, side), (grad_side, grad_side))
         sample = make(shape, dtype=dtype, layout=layout, device=device)
         exact = loss_and_grads(sample.to(torch.float64), reference.cam_iou_loss)

@@ -44,7 +44,7 @@ def guided(net, x, regions, targets, layers=("4", "5"), autocast=None, **options
     ):
         logits = net(x)
         loss = IoUCamLoss(sharpness=2.0, **options)(logits, tap, regions, targets)
-    loss = loss + logits.float().square().mean().to(loss.dtype)
+    loss = loss + logits.to(loss.dtype).square().mean()
     return loss.detach(), gradients_of(loss, net)
 
 

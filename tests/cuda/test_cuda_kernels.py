@@ -27,6 +27,8 @@ SHAPES = {
     "period longer than a block, odd": (1, 2, 11, (23, 29), (25, 27)),
     "period longer than a block, even": (1, 1, 10, (40, 44), (42, 46)),
     "map too large for shared memory": (1, 4, 4, (61, 67), (3, 3)),
+    "all of CelebA's attributes": (1, 40, 136, (13, 13), (2, 2)),
+    "many targets, maps too large for shared memory": (1, 6, 5, (61, 67), (3, 3)),
     "closed-form head": (2, 3, 72, (4, 6), (1, 1)),
 }
 
