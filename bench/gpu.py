@@ -197,7 +197,8 @@ def report(
     about = {**machine(), **gpu_versions(), "copy_GB_per_s": round(bandwidth / 1e9, 1)}
     losses = candidates(compiled)
     functions = gpu_attend.candidates(compiled)
-    table, results = "", []
+    table = ""
+    results: list[dict[str, Any]] = []
 
     def add(text: str, measured: Sequence[dict[str, Any]]) -> None:
         nonlocal table
