@@ -206,7 +206,8 @@ def report(
         results.extend(measured)
         write(out, "gpu", about, results, table)
 
-    for measured in [step() for step in steps]:
+    for step in steps:
+        measured = step()
         seconds = {k: asdict(t) for k, t in measured["seconds"].items()}
         add(step_table(measured) + "\n", [{**measured, "seconds": seconds}])
         print(step_table(measured), flush=True)
