@@ -81,7 +81,7 @@ $(BIN)/.bench-requirements: $(BIN)/.requirements requirements/bench.txt
 
 # --- checks ---------------------------------------------------------------------------------------
 
-# What the build had to leave out is said once more after the last test, whatever its outcome.
+# What the build had to leave out is said once more after pytest, whatever its outcome.
 test: test-cpp build
 	@status=0; $(MAKE) --no-print-directory test-python || status=$$?; \
 		$(VENV_PYTHON) build_config.py report; exit $$status

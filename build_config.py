@@ -187,7 +187,7 @@ def check_host_compiler(env: Mapping[str, str], run: Run = run_tool) -> str:
     version = run([*compiler, "--version"]).strip()
     if not version:
         raise BuildError(
-            f"The C++ compiler {' '.join(compiler)!r} cannot be run. Install g++ 11 or newer, or "
+            f"The C++ compiler {' '.join(compiler)!r} cannot be run. Install g++ 12 or newer, or "
             "point CXX at one."
         )
     header = Path(sysconfig.get_path("include")) / "Python.h"

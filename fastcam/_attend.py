@@ -29,7 +29,7 @@ def _curves(n: Setting, beta: Setting) -> tuple[list[float], list[float], bool]:
             )
         lists[name] = [float(v) for v in value] if several else [float(value)]  # type: ignore
         for item in lists[name]:
-            check.number(name, item, "finite and >= 0", 0 <= item < math.inf)
+            check.number(name, item, "finite and >= 0", lambda x: 0 <= x < math.inf)
     length = max(len(values) for values in lists.values())
     for name, value in given.items():
         if not isinstance(value, (list, tuple)):

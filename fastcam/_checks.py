@@ -6,8 +6,9 @@ need know no broadcasting.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,8 +54,10 @@ def one_of(name: str, value: str, choices: Sequence[str]) -> None:
         raise ValueError(f"{name}: expected one of {listed}, got {value!r}")
 
 
-def number(name: str, value: float, expected: str, fits: bool) -> None:
-    if not fits:
+def number(name: str, value: float, expected: str, fits: Callable[[float], bool]) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name}: expected a number {expected}, got {type(value).__name__}")
+    if not fits(value):
         raise ValueError(f"{name}: expected a number {expected}, got {value}")
 
 

@@ -1,4 +1,4 @@
-"""What long work says of itself: progress bars on stderr (none without a terminal), stages."""
+"""What long work says of itself: progress bars on stderr (where it is a terminal), stages."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def _weights(*values: float) -> dict[str, float]:
     for name, value in weights.items():
         if not isinstance(value, (int, float)):
             raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
-        check.number(name, value, "finite and >= 0", 0 <= value < math.inf)
+        check.number(name, value, "finite and >= 0", lambda x: 0 <= x < math.inf)
     return weights
 
 

@@ -43,6 +43,8 @@ from fastcam._extras import require
 
 typer: Any = require("typer", extra="train")
 
+INTERRUPTED = 130  # exit code
+
 app = typer.Typer(
     name="fastcam",
     add_completion=False,
@@ -359,12 +361,14 @@ def explain(
     Example: `fastcam explain runs/train/model.pt faces/img_align_celeba/000001.jpg
     -a Wearing_Lipstick -r mouth --beside runs/mouth/model.pt`
     """
+    from fastcam._progress import labelled, progress_bars
     from fastcam.plots import explain_files
 
-    path = explain_files(
-        [checkpoint, *(beside or [])], images, attribute, out, region=region, detect=detect,
-        threshold=threshold,
-    )  # fmt: skip
+    with progress_bars() as report:
+        path = explain_files(
+            [checkpoint, *(beside or [])], images, attribute, out, region=region, detect=detect,
+            threshold=threshold, progress=labelled(report, "explaining images"),
+        )  # fmt: skip
     typer.echo(f"{len(images)} image(s) explained in {path}")
 
 
@@ -410,7 +414,10 @@ def _run(config: Any, out: Path) -> None:
         result = run(config, out, progress=report)
     sources = ", ".join(f"{n} {source}" for source, n in result.landmark_sources.items())
     typer.echo(f"landmarks of the training images: {sources}")
-    typer.echo(f"{result.checkpoint} after {result.epochs} epoch(s); steps in {result.history}")
+    kept = " (finished earlier, kept)" if result.kept else ""
+    typer.echo(
+        f"{result.checkpoint} after {result.epochs} epoch(s){kept}; steps in {result.history}"
+    )
 
 
 def _print(renderable: Any) -> None:
@@ -468,10 +475,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = _note
             code = app(args=arguments, prog_name="fastcam", standalone_mode=False)
-        return code if isinstance(code, int) else 0
     except KeyboardInterrupt:
-        print("fastcam: interrupted; the same command goes on from the last save", file=sys.stderr)
-        return 130
+        code = INTERRUPTED
     except Exception as error:
         usage = getattr(error, "format_message", None)  # a wrong option or argument
         bad_input = (ValueError, TypeError, OSError, ImportError, ArithmeticError)
@@ -482,3 +487,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if text:  # a group without a command has just shown its help
             print(f"fastcam: error: {text}", file=sys.stderr)
         return 2
+    if code == INTERRUPTED:  # Typer's answer to Ctrl-C, too
+        print("fastcam: interrupted; what is saved so far is kept", file=sys.stderr)
+    return code if isinstance(code, int) else 0

@@ -188,9 +188,9 @@ def _cam_iou(
     """:func:`cam_iou_loss` and the status of every pair: uint8 [N,T], bit 0 valid, bit 1 dead."""
     check.one_of("binarize", binarize, tuple(_BINARIZE))
     check.one_of("reduction", reduction, _REDUCTIONS)
-    check.number("threshold", threshold, "in (0, 1)", 0 < threshold < 1)
-    check.number("sharpness", sharpness, "finite and >= 1", 1 <= sharpness < math.inf)
-    check.number("eps", eps, "finite and > 0", 0 < eps < math.inf)
+    check.number("threshold", threshold, "in (0, 1)", lambda x: 0 < x < 1)
+    check.number("sharpness", sharpness, "finite and >= 1", lambda x: 1 <= x < math.inf)
+    check.number("eps", eps, "finite and > 0", lambda x: 0 < x < math.inf)
     activations, gradients, dtype = _prepare(activations, gradients)
     pairs = gradients.shape[:2]
     regions = check.regions(regions, activations, pairs).to(dtype)

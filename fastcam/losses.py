@@ -114,8 +114,8 @@ class IoUCamLoss(nn.Module):
         reduction: str = "mean",
     ) -> None:
         super().__init__()
-        check.number("threshold", threshold, "in (0, 1)", 0 < threshold < 1)
-        check.number("sharpness", sharpness, "finite and >= 1", 1 <= sharpness < math.inf)
+        check.number("threshold", threshold, "in (0, 1)", lambda x: 0 < x < 1)
+        check.number("sharpness", sharpness, "finite and >= 1", lambda x: 1 <= x < math.inf)
         check.one_of("binarize", binarize, tuple(functional._BINARIZE))
         check.one_of("weight_grad", weight_grad, ("full", "detach"))
         check.one_of("head", head, HEADS)

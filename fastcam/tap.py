@@ -1,7 +1,8 @@
 """``ActivationTap``: the activations of one layer, and what the head does with them, in a forward.
 
-The tap only watches: it changes no output, draws no random number, leaves the model's mode, its
-gradients and the user's own hooks alone, and takes its hooks away when it is left.
+The tap only watches: it changes no value, draws no random number, leaves the model's mode, its
+gradients and the user's own hooks alone, and takes its hooks away when it is left. Behind a frozen
+trunk the layer's output becomes an alias that requires grad: there would be no gradient to take.
 """
 
 from __future__ import annotations

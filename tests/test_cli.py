@@ -133,6 +133,18 @@ def test_version_info_and_overview(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (["evaluate", "MODEL", "-a", "Lips"], "at least one checkpoint, then the data folder"),
         (["evaluate", "MODEL", "DATA", "-a", "Lips", "--split", "tset"], "split must be one of"),
+        (["evaluate", "MODEL", "DATA", "-a", "Lips", "--limit", "0"], "limit must be at least 1"),
+        (
+            ["evaluate", "MODEL", "DATA", "-a", "Lips", "-r", "mouth", "--threshold", "7"],
+            "threshold must lie in (0, 1), got 7.0",
+        ),
+        (
+            ["finetune", "MODEL", "DATA", "-a", "Lips", "-r", "mouth", "--w-g", "0", "--head", "x"],
+            "head must be one of",
+        ),
+        (["explain", "MODEL", "DATA/img_align_celeba", "-a", "Lips"], "is a folder; name files"),
+        (["explain", "MODEL", "DATA/x.jpg", "-a", "Lips", "--threshold", "-2"], "in (0, 1), got"),
+        (["explain", "MODEL", "DATA/x.jpg", "-a", "Lips", "-o", "DATA"], "got the folder"),
         (["explain", "MODEL", "DATA/none.jpg", "-a", "Lips"], "none.jpg does not exist"),
         (["synth", "OUT", "--cooccurrence", "A=B"], "--cooccurrence: expected A:B=p, got 'A=B'"),
         (["synth", "OUT", "-n", "0"], "num_images"),
@@ -175,6 +187,13 @@ def test_a_missing_extra_is_one_line(
     error = capsys.readouterr().err
     assert "pip install 'fastcam[landmarks]'" in error
     assert error.count("\n") == 1
+
+
+def test_without_typer_the_script_names_the_extra() -> None:
+    code = "import sys; sys.modules['typer'] = None; from fastcam.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "pip install 'fastcam[train]'" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_errors_of_our_own_keep_their_traceback(

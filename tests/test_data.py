@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import pickle
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -197,6 +198,29 @@ def test_a_damaged_image_and_a_damaged_zip_are_named(copy: Path, tmp_path: Path)
     (tmp_path / "img_align_celeba.zip").write_bytes(b"PK no zip")
     with pytest.raises(ValueError, match="not a readable zip file"):
         ImageSource(tmp_path)
+
+
+def test_a_damaged_compressed_image_is_named(root: Path, tmp_path: Path) -> None:
+    path = tmp_path / "img_align_celeba.zip"
+    name = "img_align_celeba/000001.jpg"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(root / name, name)
+        begin = archive.getinfo(name).header_offset + 30 + len(name)
+    whole = bytearray(path.read_bytes())
+    whole[begin + 20 : begin + 140] = bytes(120)
+    path.write_bytes(whole)
+    with pytest.raises(ValueError, match=r"img_align_celeba\.zip: 000001\.jpg cannot be read"):
+        ImageSource(tmp_path).read("000001.jpg")
+
+
+def test_a_landmark_table_of_images_of_another_size_is_an_error(copy: Path) -> None:
+    from PIL import Image
+
+    for path in (copy / "img_align_celeba").glob("*.jpg"):
+        with Image.open(path) as image:
+            image.resize((20, 24)).save(path)
+    with pytest.raises(ValueError, match=r"another size: 000001\.jpg is 20×24 here, 40×48"):
+        CelebA(copy, "train")
 
 
 def test_a_landmark_table_that_misses_an_image_is_an_error(copy: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -100,6 +101,26 @@ def test_a_checkpoint_comes_back_whole(tmp_path: Path) -> None:
     payload = torch.load(path, weights_only=True)
     assert payload["versions"]["torch"] == str(torch.__version__)
     assert [p.name for p in path.parent.iterdir()] == ["model.pt"]
+
+
+def test_a_checkpoint_without_a_part_and_one_that_would_run_code_are_refused(
+    tmp_path: Path,
+) -> None:
+    path = save_checkpoint(tmp_path / "model.pt", _checkpoint())
+    payload = torch.load(path, weights_only=True)
+    del payload["preprocessing"], payload["history"]
+    torch.save(payload, path)
+    with pytest.raises(ValueError, match="damaged checkpoint: it lacks preprocessing, history"):
+        load_checkpoint(path)
+
+    class Runs:
+        def __reduce__(self) -> Any:
+            return Path.touch, (tmp_path / "ran",)
+
+    torch.save({"format": "fastcam-checkpoint", "version": Runs()}, path)
+    with pytest.raises(ValueError, match="no readable checkpoint"):
+        load_checkpoint(path)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import html.parser
 import io
 import re
@@ -135,8 +136,13 @@ def test_explaining_files(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"cannot decode .*model\.pt"):
         explain_files(paths, paths[:1], "Lips", tmp_path / "f.png")
     large = save_checkpoint(tmp_path / "c" / "model.pt", _checkpoint(2, 40))
-    with pytest.raises(ValueError, match="different sizes"):
+    with pytest.raises(ValueError, match="different sizes or fits .*40 px, crop"):
         explain_files([*paths, large], images, "Lips", tmp_path / "f.png")
+    closer = _checkpoint(2)
+    closer.preprocessing = dataclasses.replace(closer.preprocessing, fit="face")
+    close = save_checkpoint(tmp_path / "d" / "model.pt", closer)
+    with pytest.raises(ValueError, match="different sizes or fits .*32 px, face"):
+        explain_files([*paths, close], images, "Lips", tmp_path / "f.png")
     assert not (tmp_path / "f.png").exists()
 
 

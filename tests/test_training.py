@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -206,10 +207,89 @@ def test_a_finished_run_is_kept_and_another_is_refused(data: Path, tmp_path: Pat
     first = train(_config(data, epochs=1), tmp_path)
     stamp = first.checkpoint.stat().st_mtime_ns
     again = train(_config(data, epochs=1, workers=2), tmp_path)  # workers decide no result
-    assert again == first
+    assert again == dataclasses.replace(first, kept=True) and not first.kept
     assert again.checkpoint.stat().st_mtime_ns == stamp
     with pytest.raises(ValueError, match=r"holds a run with other settings \(epochs, lr\)"):
         train(_config(data, epochs=2, lr=0.01), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"data": "nowhere"}, {"start": "nowhere.pt"}, {"attributes": ("Lipz",)}], ids=str
+)
+def test_a_run_that_never_began_holds_no_folder(
+    data: Path, tmp_path: Path, wrong: dict[str, Any]
+) -> None:
+    with pytest.raises((ValueError, FileNotFoundError)):
+        train(dataclasses.replace(_config(data, epochs=1), **wrong), tmp_path)
+    assert train(_config(data, epochs=1), tmp_path).epochs == 1
+
+
+def test_another_start_or_other_labels_of_the_same_name_are_another_run(tmp_path: Path) -> None:
+    data = write_faces(tmp_path / "faces", 48)
+    first = _config(data, epochs=1)
+    base = train(first, tmp_path / "base").checkpoint
+    start = tmp_path / "start.pt"
+    shutil.copy(base, start)
+    tune = dataclasses.replace(first, start=str(start), seed=1)
+    train(tune, tmp_path / "tuned")
+    shutil.copy(train(dataclasses.replace(first, seed=2), tmp_path / "other").checkpoint, start)
+    with pytest.raises(ValueError, match=r"other settings \(start_sha256\)"):
+        train(tune, tmp_path / "tuned")
+    start.unlink()  # not needed any more
+    assert train(tune, tmp_path / "tuned").kept
+    table = data / "list_attr_celeba.txt"
+    table.write_text(table.read_text().replace("-1", " 1", 1))
+    with pytest.raises(ValueError, match=r"other settings \(labels_sha256\)"):
+        train(first, tmp_path / "base")
+
+
+def test_a_run_killed_after_its_last_epoch_is_over(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Early stopping ended it; resumed, it trains no epoch more."""
+    config = _config(data, epochs=40, patience=2, lr=0.3)
+    whole = train(config, tmp_path / "whole")
+
+    def killed(*_: Any) -> None:
+        raise _Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fastcam.training.run.save_checkpoint", killed)
+        with pytest.raises(_Killed):
+            train(config, tmp_path / "killed")
+    resumed = train(config, tmp_path / "killed")
+    assert resumed.epochs == whole.epochs < 40
+    assert _same(resumed.checkpoint, whole.checkpoint)
+
+
+def test_an_interrupted_run_says_so_and_goes_on(data: Path, tmp_path: Path) -> None:
+    """Ctrl-C on the command line."""
+    out = tmp_path / "run"
+    script = (
+        "import sys, time, tiny_faces\n"
+        "from fastcam.training.task import AttributeTask\n"
+        "step = AttributeTask.training_step\n"
+        "def slow(*a):\n    time.sleep(0.2)\n    return step(*a)\n"
+        "AttributeTask.training_step = slow\n"
+        "from fastcam.cli import main\n"
+        f"sys.exit(main(['train', {str(data)!r}, '-o', {str(out)!r}, '--model', {MODEL!r}, "
+        "'--size', '32', '--epochs', '3', '--batch-size', '10', '--device', 'cpu']))"
+    )
+    paths = [str(Path(__file__).parent), *sys.path]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not (out / "last.ckpt").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "fastcam: interrupted" in said and "Traceback" not in said
+    assert not (out / "model.pt").exists()
 
 
 def test_early_stopping_keeps_the_best_epoch(data: Path, tmp_path: Path) -> None:
@@ -274,6 +354,8 @@ def test_two_targets_and_all_images(data: Path, trained: Path, tmp_path: Path) -
     tune = _config(data, start=str(trained), epochs=1, clip=5.0, guidance=guidance)
     result = train(tune, tmp_path)
     assert result.landmark_sources == {"ground_truth": 48}
+    few = train(dataclasses.replace(tune, limit_train=10), tmp_path / "few")
+    assert few.landmark_sources == {"ground_truth": 10}
     assert load_checkpoint(result.checkpoint).history[1]["settings"]["guidance"]["targets"] == [
         ["Lips", "mouth"],
         ["Eyes", "left_eye,right_eye"],
@@ -346,10 +428,19 @@ def test_chosen_attributes_are_learned_and_kept_in_fine_tuning(data: Path, tmp_p
         ({"augment": "mirror"}, "augment must be one of"),
         ({"schedule": "step"}, "schedule must be one of"),
         ({"fit": "pad"}, "fit must be one of"),
+        ({"save_minutes": -1}, "save_minutes must be at least 0"),
+        ({"attributes": ("Lips", "Lips")}, "attributes must not repeat"),
     ],
 )
 def test_wrong_settings_are_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
+        TrainConfig("faces", **changes)
+
+
+@pytest.mark.parametrize("changes", [{"epochs": 1.5}, {"seed": "a"}, {"lr": "a"}, {"size": True}])
+def test_settings_of_another_type_are_named(changes: dict[str, Any]) -> None:
+    name, value = next(iter(changes.items()))
+    with pytest.raises(TypeError, match=f"{name} must be a .*number, got {value!r}"):
         TrainConfig("faces", **changes)
 
 
@@ -363,6 +454,12 @@ def test_wrong_settings_are_named(changes: dict[str, Any], message: str) -> None
         ({"threshold": 1.0}, "threshold must lie in"),
         ({"sharpness": 0.5}, "sharpness must be at least 1"),
         ({"region_weight": 0.0}, "region_weight must be above 0"),
+        ({"w_g": math.nan}, "w_g must be at least 0 and finite"),
+        ({"sharpness": math.inf}, "sharpness must be at least 1 and finite"),
+        ({"binarize": "soft"}, "binarize must be one of"),
+        ({"weight_grad": "half"}, "weight_grad must be one of"),
+        ({"head": "open"}, "head must be one of"),
+        ({"grid": "round"}, "grid must be one of"),
     ],
 )
 def test_wrong_guidance_is_named(changes: dict[str, Any], message: str) -> None:

@@ -18,8 +18,10 @@ from fastcam.regions import Region
 class Batch(TypedDict, total=False):
     """N faces.
 
-    image: uint8 [N, 3, H, W]. labels: float32 [N, K]. landmarks: float32 [N, 68, 2]. index: int64
-        [N].
+    image: uint8 [N, 3, H, W].
+    labels: float32 [N, K].
+    landmarks: float32 [N, 68, 2].
+    index: int64 [N].
     regions: float32 [N, T, h, w], the share of each cell that region t covers; only with regions.
     """
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
@@ -32,8 +33,9 @@ from torchvision import tv_tensors  # noqa: E402
 class Sample(TypedDict):
     """One face.
 
-    image: uint8 [3, H, W]. labels: float32 [K], 0 or 1. landmarks: float32 [68, 2], (x, y) in
-        pixels of ``image``.
+    image: uint8 [3, H, W].
+    labels: float32 [K], 0 or 1.
+    landmarks: float32 [68, 2], (x, y) in pixels of ``image``.
     index: position in the dataset.
     """
 
@@ -102,7 +104,6 @@ class CelebA(Dataset[Sample]):
         attributes: the attribute names, K of them.
         names: the image file names of the split, N of them.
         labels: float32 [N, K], 0 or 1.
-        landmark_sources: how many images got landmarks from which source.
 
     Raises:
         FileNotFoundError: a part of the layout is missing.
@@ -146,13 +147,22 @@ class CelebA(Dataset[Sample]):
         self.labels = torch.from_numpy(table.values[rows][:, columns].astype(np.float32))
         first = decode(self.source.read(self.names[0]), self.names[0]) if self.names else None
         self.image_size = (218, 178) if first is None else (first.shape[-2], first.shape[-1])
-        points, self.landmark_sources = resolve_landmarks(
+        points, self._landmark_source = resolve_landmarks(
             self.root, self.names, table=landmarks, image_size=self.image_size
         )
         self._landmarks = torch.from_numpy(points)
         # A table's landmarks are in each image's own pixels; the fallbacks assume the first image's
         # size.
         self._own_landmarks = landmarks is not None or (self.root / LANDMARK_TABLE).is_file()
+
+    @property
+    def landmark_sources(self) -> dict[str, int]:
+        """How many images got landmarks from which source."""
+        return self.landmark_sources_of(range(len(self)))
+
+    def landmark_sources_of(self, indices: Iterable[int]) -> dict[str, int]:
+        """How many of some images got landmarks from which source."""
+        return dict(Counter(self._landmark_source[i] for i in indices))
 
     def __len__(self) -> int:
         return len(self.names)

@@ -8,7 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from fastcam.data.tables import FIVE_POINT_TABLE, read_five_points
-from fastcam.regions import LandmarkTable, landmarks_from_five_points, template_landmarks
+from fastcam.regions import (
+    LandmarkSource,
+    LandmarkTable,
+    landmarks_from_five_points,
+    template_landmarks,
+)
 
 LANDMARK_TABLE = "landmarks68.npz"
 
@@ -19,7 +24,7 @@ def resolve_landmarks(
     *,
     table: str | Path | None = None,
     image_size: tuple[int, int] = (218, 178),
-) -> tuple[np.ndarray, dict[str, int]]:
+) -> tuple[np.ndarray, list[str]]:
     """The 68 landmarks of every image, from the best source that the folder offers.
 
     Args:
@@ -29,11 +34,12 @@ def resolve_landmarks(
         image_size: (height, width) of the stored images, for the five-point and template fallbacks.
 
     Returns:
-        float32 [N, 68, 2] in pixels of the stored image, and how many images each source served.
+        float32 [N, 68, 2] in pixels of the stored image, and the source of each image's.
 
     Raises:
         FileNotFoundError: ``table`` was given and does not exist.
-        ValueError: a damaged table, or one that misses an image.
+        ValueError: a damaged table, one that misses an image, or one made of images of another
+            size than ``image_size`` (of the first image).
 
     Warns:
         UserWarning: there is no landmark table, so regions are approximate.
@@ -47,7 +53,13 @@ def resolve_landmarks(
             chosen = LandmarkTable.load(path).select(names)
         except KeyError as error:
             raise ValueError(f"{path}: {error.args[0]}; run `fastcam landmarks {root}`") from None
-        return chosen.landmarks, chosen.counts()
+        height, width = image_size
+        if names and tuple(chosen.size[0]) != (width, height):
+            raise ValueError(
+                f"{path} was made of images of another size: {names[0]} is {width}×{height} here,"
+                f" {chosen.size[0][0]}×{chosen.size[0][1]} there; run `fastcam landmarks {root}`"
+            )
+        return chosen.landmarks, [LandmarkSource(s).name.lower() for s in chosen.source]
 
     height, width = image_size
     advice = f"run `fastcam landmarks {root}` for landmarks of each image"
@@ -62,7 +74,7 @@ def resolve_landmarks(
         warnings.warn(f"no {path}: regions come from the five-point table; {advice}", stacklevel=3)
         five = np.stack([points[n] for n in names]) if names else np.zeros((0, 5, 2), np.float32)
         landmarks = landmarks_from_five_points(five, width, height)
-        return np.asarray(landmarks, dtype=np.float32), {"five_points": len(names)}
+        return np.asarray(landmarks, dtype=np.float32), ["five_points"] * len(names)
 
     warnings.warn(
         f"no {path} and no {FIVE_POINT_TABLE}: all {len(names)} images get the template face's"
@@ -70,4 +82,4 @@ def resolve_landmarks(
         stacklevel=3,
     )
     template = np.asarray(template_landmarks(width, height), dtype=np.float32)
-    return np.broadcast_to(template, (len(names), 68, 2)).copy(), {"template": len(names)}
+    return np.broadcast_to(template, (len(names), 68, 2)).copy(), ["template"] * len(names)

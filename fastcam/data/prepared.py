@@ -33,8 +33,7 @@ class PreparedFaces(Dataset[Sample]):
     """A :class:`CelebA` split as squares of the training size.
 
     In memory that is one uint8 tensor of 3·size² bytes an image (128 px: 49 kB, so 12,000 images
-    are 590 MB). Decoding
-    runs in threads: both the JPEG decoder and the resize release the GIL.
+    are 590 MB). Decoding runs in threads: both the JPEG decoder and the resize release the GIL.
 
     Args:
         faces: the split; its own ``transform`` must be None.
@@ -97,6 +96,11 @@ class PreparedFaces(Dataset[Sample]):
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
         self._images, self._landmarks = images, landmarks
+
+    @property
+    def landmark_sources(self) -> dict[str, int]:
+        """How many of the images have landmarks from which source."""
+        return self.faces.landmark_sources_of(self.rows)
 
     @property
     def cached(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import zipfile
+import zlib
 from pathlib import Path
 
 FOLDER = "img_align_celeba"
@@ -94,5 +95,5 @@ class ImageSource:
             local.zip, local.pid = zipfile.ZipFile(self.path), os.getpid()
         try:
             return local.zip.read(self._prefix + name)
-        except zipfile.BadZipFile as error:
-            raise ValueError(f"{self.path}: {name} is damaged: {error}") from None
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # or encrypted
+            raise ValueError(f"{self.path}: {name} cannot be read: {error}") from None

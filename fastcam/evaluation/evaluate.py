@@ -244,9 +244,14 @@ def evaluate(
         progress: called with (done, total).
 
     Raises:
-        ValueError: an unknown name, or data that do not fit the classifier.
+        ValueError: an unknown name, a limit below 1, a threshold outside (0, 1), or data that do
+            not fit the classifier.
         FileNotFoundError: data are missing.
     """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1, got {limit}")
+    if not 0 < threshold < 1:
+        raise ValueError(f"threshold must lie in (0, 1), got {threshold}")
     attribute_index(checkpoint.attributes, attribute)
     if other is not None:
         attribute_index(checkpoint.attributes, other)

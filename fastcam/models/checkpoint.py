@@ -14,6 +14,7 @@ from fastcam.models.registry import ModelSpec, build, model_spec
 
 FORMAT = "fastcam-checkpoint"
 VERSION = 2  # 2 added model_options
+_KEYS = ("version", "model_name", "attributes", "preprocessing", "history", "state_dict")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -115,6 +116,9 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise ValueError(f"{path} is no readable checkpoint: {reason}") from None
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         raise ValueError(f"{path} is no fastcam checkpoint (as `fastcam train` writes it)")
+    lost = [name for name in _KEYS if name not in payload]
+    if lost:
+        raise ValueError(f"{path} is a damaged checkpoint: it lacks {', '.join(lost)}")
     if payload["version"] > VERSION:
         raise ValueError(
             f"{path} has format version {payload['version']}, this fastcam reads up to {VERSION}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +87,7 @@ def explain_image(
     """What classifiers see in an image file.
 
     Args:
-        checkpoints: by name; all of the same input size.
+        checkpoints: by name; all of the same input size and fit.
         path: a JPEG or PNG file.
         attribute: whose Grad-CAM is drawn.
         region: drawn in blue.
@@ -98,6 +98,8 @@ def explain_image(
         ValueError: the file is no image, or an unknown attribute or region.
     """
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"image {path} is a folder; name files")
     if not path.is_file():
         raise FileNotFoundError(f"image {path} does not exist")
     preprocessing = next(iter(checkpoints.values())).preprocessing
@@ -123,6 +125,7 @@ def explain_files(
     region: str | None = None,
     detect: bool = False,
     threshold: float = 0.5,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Draw what the classifiers of some checkpoints see in some image files.
 
@@ -135,21 +138,29 @@ def explain_files(
         detect: find each face's landmarks with dlib; a face that is not found, or without
             ``detect``, gets the template's.
         threshold: cells above it are outlined in red.
+        progress: called with (done, total).
 
     Returns:
         ``out`` as a Path.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a file of the wrong kind, an unknown name, or checkpoints of different sizes.
+        ValueError: a file of the wrong kind, an unknown name, a threshold outside (0, 1), or
+            checkpoints that take images of different sizes or fits.
         ImportError: ``detect`` without dlib.
     """
+    if not 0 < threshold < 1:
+        raise ValueError(f"threshold must lie in (0, 1), got {threshold}")
+    if Path(out).is_dir():
+        raise ValueError(f"out: expected a PNG file to write, got the folder {out}")
     models = {name: load_checkpoint(path) for name, path in name_checkpoints(checkpoints).items()}
-    if len({m.preprocessing.size for m in models.values()}) > 1:
-        raise ValueError("the checkpoints take images of different sizes")
+    taken = {n: f"{m.preprocessing.size} px, {m.preprocessing.fit}" for n, m in models.items()}
+    if len(set(taken.values())) > 1:
+        listed = "; ".join(f"{name}: {what}" for name, what in taken.items())
+        raise ValueError(f"the checkpoints take images of different sizes or fits ({listed})")
     detector = FaceDetector() if detect else None
     faces = []
-    for path in images:
+    for number, path in enumerate(images):
         points = None
         if detector is not None and Path(path).is_file():
             pixels = decode(Path(path).read_bytes(), str(path)).permute(1, 2, 0).numpy()
@@ -157,5 +168,7 @@ def explain_files(
             if points is None:
                 warnings.warn(f"no face found in {path}: the template's region", stacklevel=2)
         faces.append(explain_image(models, path, attribute, region=region, landmarks=points))
+        if progress is not None:
+            progress(number + 1, len(images))
     figure = faces_figure(faces, threshold=threshold, title=attribute)
     return save_png(figure, out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import multiprocessing
@@ -126,7 +127,7 @@ def detect_landmarks(
         FileNotFoundError: the predictor is missing.
         ValueError: an argument or an image that cannot be read; the image is named, and what was
             found before is kept.
-        RuntimeError: a worker process was killed; run again to go on.
+        ChildProcessError: a worker process was killed; run again to go on.
     """
     out = Path(out)
     names = [str(name) for name in images.names]
@@ -152,7 +153,8 @@ def detect_landmarks(
     require("dlib", extra="landmarks")
     require("PIL.Image", extra="landmarks")
     model = find_predictor(predictor)
-    parts = _Parts(out, {"model": model.stat().st_size, "upsample": upsample})
+    settings = {"model": model.stat().st_size, "upsample": upsample}
+    parts = _Parts(out, {**settings, "images": _identity(images, names)})
     done = parts.load(todo)
     rest = _absent(todo, done.name)
     with _progress(progress, total=len(todo), completed=len(done)) as advance:
@@ -168,6 +170,13 @@ def detect_landmarks(
     parts.remove()
     _say(progress, f"{out}: {len(table)} images, {_summary(table)}")
     return table
+
+
+def _identity(images: ImageReader, names: Sequence[str]) -> str:
+    """Tells data sets apart, also those of the same file names, by where the images lie."""
+    path = getattr(images, "path", None)
+    place = "" if path is None else str(Path(path).resolve())
+    return hashlib.sha256("\0".join([place, *names]).encode()).hexdigest()
 
 
 def _absent(names: Sequence[str] | NDArray[np.str_], known: Any) -> list[str]:
@@ -187,7 +196,7 @@ def _summary(table: LandmarkTable) -> str:
 class _Parts:
     """Finished chunks of a run, as small tables in a folder beside the output."""
 
-    def __init__(self, out: Path, settings: dict[str, int]) -> None:
+    def __init__(self, out: Path, settings: dict[str, int | str]) -> None:
         self.folder = out.with_name(f".{out.name}.parts")
         mark = self.folder / "settings.json"
         text = json.dumps(settings, sort_keys=True)
@@ -302,7 +311,7 @@ def _search(
             if failures:
                 raise failures[0]
     except BrokenProcessPool as error:
-        raise RuntimeError(
+        raise ChildProcessError(
             "a process that searched for faces was killed (out of memory?); what was found is "
             "kept: run the same again to go on, with fewer workers if it repeats"
         ) from error

@@ -4,22 +4,37 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
 from fastcam.data.transforms import AUGMENTATIONS, FITS
+from fastcam.heads import HEADS
 from fastcam.regions import Region
 
 GUIDES = ("positives", "all")
 SCHEDULES = ("constant", "cosine")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("float32", "bfloat16")
+BINARIZE = ("tone", "sigmoid", "hard")
+WEIGHT_GRADS = ("full", "detach")
+GRIDS = ("coverage", "binary")
 
 
 def _check(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
+
+
+def _check_numbers(config: object, names: Sequence[str], whole: bool = False) -> None:
+    kind, what = (Integral, "a whole number") if whole else (Real, "a number")
+    for name in names:
+        value = getattr(config, name)
+        if isinstance(value, bool) or not isinstance(value, kind):
+            raise TypeError(f"{name} must be {what}, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -55,11 +70,23 @@ class GuidanceConfig:
 
     def __post_init__(self) -> None:
         _check(len(self.targets) > 0, "targets must hold at least one (attribute, region) pair")
-        _check(self.w_g >= 0, f"w_g must be at least 0, got {self.w_g}")
+        _check_numbers(self, ("w_g", "region_weight", "threshold", "sharpness"))
+        _check(0 <= self.w_g < math.inf, f"w_g must be at least 0 and finite, got {self.w_g}")
         _check(self.guide in GUIDES, f"guide must be one of {GUIDES}, got {self.guide!r}")
         _check(self.region_weight > 0, f"region_weight must be above 0, got {self.region_weight}")
         _check(0 < self.threshold < 1, f"threshold must lie in (0, 1), got {self.threshold}")
-        _check(self.sharpness >= 1, f"sharpness must be at least 1, got {self.sharpness}")
+        _check(
+            1 <= self.sharpness < math.inf,
+            f"sharpness must be at least 1 and finite, got {self.sharpness}",
+        )
+        for name, choices in (
+            ("binarize", BINARIZE),
+            ("weight_grad", WEIGHT_GRADS),
+            ("head", HEADS),
+            ("grid", GRIDS),
+        ):
+            value = getattr(self, name)
+            _check(value in choices, f"{name} must be one of {choices}, got {value!r}")
         for _, region in self.targets:
             Region.parse(region)
 
@@ -135,16 +162,22 @@ class TrainConfig:
     save_minutes: float = field(default=5.0, metadata={"result": False})
 
     def __post_init__(self) -> None:
+        whole = ("size", "epochs", "patience", "batch_size", "seed", "workers")
+        other = ("lr", "momentum", "weight_decay", "clip", "w_a", "save_minutes")
+        _check_numbers(self, whole, whole=True)
+        _check_numbers(self, other)
         for name in ("size", "epochs", "batch_size", "limit_train", "limit_valid"):
             value = getattr(self, name)
             _check(value is None or value >= 1, f"{name} must be at least 1, got {value}")
-        for name in ("patience", "momentum", "weight_decay", "clip", "w_a", "seed", "workers"):
+        for name in {*whole, *other} - {"size", "epochs", "batch_size", "lr"}:
             value = getattr(self, name)
             _check(value >= 0, f"{name} must be at least 0, got {value}")
         _check(
             self.attributes is None or len(self.attributes) > 0,
             "attributes must name at least one, or be None for all",
         )
+        names = self.attributes or ()
+        _check(len(set(names)) == len(names), f"attributes must not repeat, got {names}")
         _check(self.lr > 0, f"lr must be above 0, got {self.lr}")
         _check(self.momentum < 1, f"momentum must be below 1, got {self.momentum}")
         _check(self.fit in FITS, f"fit must be one of {FITS}, got {self.fit!r}")

@@ -34,9 +34,8 @@ def warm_sharpness(sharpness: float, progress: float) -> float:
 class GuidanceTerm:
     """One batch's Grad-CAM loss and what is worth knowing about it.
 
-    loss: scalar, the mean over valid pairs. valid, dead: how many pairs were valid, and how many of
-        them had an
-    all-zero map.
+    loss: scalar, the mean over valid pairs.
+    valid, dead: how many pairs were valid, and how many of them had an all-zero map.
     """
 
     loss: Tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import warnings
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from fastcam._files import write_json
 from fastcam._progress import Report, labelled
@@ -34,6 +35,7 @@ from fastcam.models.checkpoint import Preprocessing
 from fastcam.training.callbacks import (
     AtomicCheckpointIO,
     History,
+    Patience,
     ProgressReport,
     ResumeCheckpoint,
 )
@@ -57,12 +59,14 @@ class TrainResult:
         history: path of the CSV with every step and validation.
         epochs: epochs that were run in all.
         landmark_sources: training images by the source of their landmarks.
+        kept: an earlier call had finished the run, and this one did nothing.
     """
 
     checkpoint: Path
     history: Path
     epochs: int
     landmark_sources: dict[str, int]
+    kept: bool = False
 
 
 def initial_checkpoint(config: TrainConfig, attributes: list[str]) -> Checkpoint:
@@ -140,18 +144,22 @@ def train(
         Paths and counts of the finished run.
 
     Raises:
-        ValueError: settings that do not fit the data, or ``out`` holds a run with other settings.
+        ValueError: settings that do not fit the data, or ``out`` holds a run with other settings,
+            from another start or on other attribute labels.
         FileNotFoundError: data or checkpoint are missing.
+        KeyboardInterrupt: interrupted; the same call goes on.
     """
     out = Path(out)
-    settings = config.settings()
     device = pick_device(config.device)
-    _claim(out, settings)
+    settings = {**config.settings(), **_digests(config)}
+    _check_claim(out, settings)
     result = out / CHECKPOINT
     done = out / "result.json"
     if done.is_file() and result.is_file():
         stored = json.loads(done.read_text())
-        return TrainResult(result, out / HISTORY, stored["epochs"], stored["landmark_sources"])
+        return TrainResult(
+            result, out / HISTORY, stored["epochs"], stored["landmark_sources"], kept=True
+        )
 
     attributes = read_attributes(Path(config.data) / ATTRIBUTE_TABLE).columns
     checkpoint = initial_checkpoint(config, attributes)
@@ -179,7 +187,7 @@ def train(
             save_on_train_epoch_end=True,
             enable_version_counter=False,
         )
-        stop = EarlyStopping(
+        stop = Patience(
             "valid/loss", patience=config.patience, check_on_train_epoch_end=True, verbose=False
         )
         callbacks += [stop, best]
@@ -206,9 +214,13 @@ def train(
         )
         resume = out / RESUME
         checkpoint.model.train()
-        trainer.fit(task, batches, ckpt_path=str(resume) if resume.is_file() else None)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+        write_json(out / SETTINGS, settings)  # now that they have proved to fit
+        try:
+            trainer.fit(task, batches, ckpt_path=str(resume) if resume.is_file() else None)
+        except SystemExit:  # Lightning's answer to Ctrl-C
+            if trainer.interrupted:
+                raise KeyboardInterrupt from None
+            raise
     if config.patience and (out / BEST).is_file():
         state = torch.load(out / BEST, map_location="cpu", weights_only=True)["state_dict"]
         task.load_state_dict(state)
@@ -216,7 +228,7 @@ def train(
     last = {k: v for r in history.records for k, v in r.items() if k.startswith("valid/")}
     checkpoint.history.append({"settings": settings, "metrics": last})
     save_checkpoint(result, checkpoint)
-    sources = splits[0].faces.landmark_sources
+    sources = splits[0].landmark_sources
     epochs = int(history.records[-1]["epoch"]) + 1
     write_json(done, {"epochs": epochs, "metrics": last, "landmark_sources": sources})
     for leftover in (RESUME, BEST):
@@ -224,17 +236,29 @@ def train(
     return TrainResult(result, out / HISTORY, epochs, sources)
 
 
-def _claim(out: Path, settings: dict[str, Any]) -> None:
-    """Write the settings into the run's folder, or see that they are the ones that lie there."""
+def _digests(config: TrainConfig) -> dict[str, str]:
+    """What lies behind the settings' paths: another file of the same name makes another run."""
+    files = {"start_sha256": config.start, "labels_sha256": f"{config.data}/{ATTRIBUTE_TABLE}"}
+    found = {}
+    for key, path in files.items():
+        if path is not None and Path(path).is_file():
+            with open(path, "rb") as handle:
+                found[key] = hashlib.file_digest(handle, "sha256").hexdigest()
+    return found
+
+
+def _check_claim(out: Path, settings: dict[str, Any]) -> None:
+    """A folder that holds a run, begun or finished, must hold one with these settings."""
     path = out / SETTINGS
-    if not path.is_file():
-        write_json(path, settings)
+    if not path.is_file() or not any((out / name).is_file() for name in (RESUME, CHECKPOINT)):
         return
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is no settings file: {error}") from None
-    changed = sorted(k for k in {*stored, *settings} if stored.get(k) != settings.get(k))
+    missing = {k for k in ("start_sha256", "labels_sha256") if k not in settings}  # a file is gone
+    keys = {*stored, *settings} - missing
+    changed = sorted(k for k in keys if stored.get(k) != settings.get(k))
     if changed:
         raise ValueError(
             f"{out} holds a run with other settings ({', '.join(changed)});"

@@ -34,7 +34,7 @@ class AttributeTask(LightningModule):
     guidance, ``train/loss_g``, ``train/dead`` (share of the guided maps that are all zero) and
     ``train/sharpness``. In validation: ``valid/loss`` (binary cross entropy, mean over images and
     attributes, whatever the model is trained with), ``valid/accuracy`` (mean over attributes) and,
-    with guidance targets (a control with w_g = 0 included), ``valid/accuracy_target``,
+    with guidance targets (a control with w_g = 0 included), ``valid/accuracy_target``, and
     ``valid/energy``, ``valid/iou`` and ``valid/dead`` over the targets' positives.
     """
 

@@ -137,6 +137,21 @@ def test_another_setting_does_not_reuse_kept_work(fake, tmp_path):
     assert len(images.reads) == 130
 
 
+def test_another_folder_does_not_reuse_kept_work(fake, tmp_path):
+    """The same names, other images."""
+    out = tmp_path / "t.npz"
+    images = Images(130)
+    images.path = tmp_path / "a"
+    images.data["0129.png"] = b""
+    with pytest.raises(ValueError, match=r"0129\.png"):
+        detect_landmarks(images, out, workers=1, progress=False)
+    assert len(parts_of(out)) == 2
+    other = Images(130)
+    other.path = tmp_path / "b"
+    detect_landmarks(other, out, workers=1, progress=False)
+    assert len(other.reads) == 130
+
+
 def test_known_images_are_not_searched_again(fake, tmp_path):
     out = tmp_path / "t.npz"
     first, more = Images(70), Images(100)
@@ -219,7 +234,7 @@ def test_a_killed_worker_is_explained(fake, tmp_path, monkeypatch):
 
     monkeypatch.setattr(detect_module, "FaceDetector", Dies)
     out = tmp_path / "t.npz"
-    with pytest.raises(RuntimeError, match="was killed .* run the same again to go on"):
+    with pytest.raises(ChildProcessError, match="was killed .* run the same again to go on"):
         detect_landmarks(Images(256), out, workers=2, progress=False)
     assert not out.exists()
     check(detect_landmarks(Images(256), out, workers=1, progress=False), 256)
