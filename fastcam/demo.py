@@ -87,7 +87,7 @@ class DemoConfig:
     schedule: str = "cosine"
     tune_lr: float = 0.03
     tune_clip: float = 1.0
-    w_g: float = 1.0
+    w_g: float = 0.25
     sharpness: float = 8.0
     sharpness_warmup: bool = True
     seed: int = 0
