@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -46,7 +45,7 @@ class FineTuning:
         self.model.train()
         self._regions = torch.rand(batch, ATTRIBUTES, *cells, device=device)
 
-    @functools.cache  # noqa: B019
+    @cache  # noqa: B019
     def _chosen_regions(self, targets: int) -> Tensor:
         """Made once: indexing with a list would wait for the GPU in every step."""
         return self._regions[:, _chosen(targets)].contiguous()

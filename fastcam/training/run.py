@@ -217,10 +217,11 @@ def train(
         write_json(out / SETTINGS, settings)  # now that they have proved to fit
         try:
             trainer.fit(task, batches, ckpt_path=str(resume) if resume.is_file() else None)
-        except SystemExit:  # Lightning's answer to Ctrl-C
-            if trainer.interrupted:
-                raise KeyboardInterrupt from None
-            raise
+        except SystemExit:  # Lightning's answer to Ctrl-C; older versions return
+            if not trainer.interrupted:
+                raise
+    if trainer.interrupted:
+        raise KeyboardInterrupt
     if config.patience and (out / BEST).is_file():
         state = torch.load(out / BEST, map_location="cpu", weights_only=True)["state_dict"]
         task.load_state_dict(state)
@@ -242,8 +243,11 @@ def _digests(config: TrainConfig) -> dict[str, str]:
     found = {}
     for key, path in files.items():
         if path is not None and Path(path).is_file():
+            digest = hashlib.sha256()
             with open(path, "rb") as handle:
-                found[key] = hashlib.file_digest(handle, "sha256").hexdigest()
+                while block := handle.read(1 << 20):
+                    digest.update(block)
+            found[key] = digest.hexdigest()
     return found
 
 
