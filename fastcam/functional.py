@@ -12,6 +12,7 @@ Transformation for Robust CNN Classification".
 from __future__ import annotations
 
 import math
+import os
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 from fastcam import _checks as check
 from fastcam._attend import attend, attend_conv1x1, tone_curve
 from fastcam._autograd import differentiable_once
-from fastcam._ops import raw
+from fastcam._ops import DTYPES, is_channels_last, raw
 
 __all__ = [
     "attend",
@@ -172,6 +173,78 @@ class _CamIoULoss(torch.autograd.Function):
         )
 
 
+_REDUCTION = {"none": 0, "mean": 1, "sum": 2}
+
+
+class _CamLoss(torch.autograd.Function):
+    """A loss of the map whose gradients the forward makes: backward reads nothing of A's size."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        activations: Tensor,
+        gradients: Tensor,
+        regions: Tensor,
+        cell_weights: Tensor | None,
+        where: Tensor | None,
+        loss: int,
+        params: list[float],
+        reduction: str,
+    ) -> tuple[Tensor, Tensor]:
+        need_gradients = ctx.needs_input_grad[1]
+        losses, status, reduced, count, alpha, grad_map, grad_gradients = raw._cam_loss_forward(
+            activations,
+            gradients,
+            regions,
+            cell_weights,
+            where,
+            loss,
+            params,
+            _REDUCTION[reduction],
+            need_gradients,
+        )
+        ctx.save_for_backward(
+            alpha,
+            grad_map,
+            grad_gradients if need_gradients else None,
+            status,
+            count if reduction == "mean" else None,
+        )
+        ctx.activations_like = DTYPES.index(activations.dtype), is_channels_last(activations)
+        ctx.gradients_like = gradients.shape, gradients.dtype
+        ctx.mark_non_differentiable(status)
+        ctx.set_materialize_grads(False)
+        return losses if reduction == "none" else reduced, status
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> Any:
+        nothing = (None,) * 6
+        if grad is None:
+            return (None, None, *nothing)
+        alpha, grad_map, grad_gradients, status, count = ctx.saved_tensors
+        grad_activations, scaled = raw._cam_loss_backward(
+            alpha,
+            grad_map,
+            grad_gradients,
+            status,
+            grad.to(alpha.dtype).expand(status.shape),
+            count,
+            *ctx.activations_like,
+            ctx.needs_input_grad[0],
+        )
+        return (
+            grad_activations if ctx.needs_input_grad[0] else None,
+            _spread(scaled, *ctx.gradients_like) if ctx.needs_input_grad[1] else None,
+            *nothing,
+        )
+
+
+def _one_pass() -> bool:
+    """Are the kernels asked for that have not been measured on every GPU yet?"""
+    return os.environ.get("FASTCAM_CAM_KERNELS") == "onepass"
+
+
 def _cam_iou(
     activations: Tensor,
     gradients: Tensor,
@@ -198,6 +271,17 @@ def _cam_iou(
         cell_weights = check.cell_weights(cell_weights, activations, pairs, dtype)
     if where is not None:
         where = check.where(where, activations, pairs)
+    if _one_pass():
+        return _CamLoss.apply(
+            activations,
+            gradients,
+            regions,
+            cell_weights,
+            where,
+            _BINARIZE[binarize],
+            [float(threshold), float(sharpness), float(eps)],
+            reduction,
+        )
     return _CamIoULoss.apply(
         activations,
         gradients,

@@ -36,6 +36,7 @@ KINDS = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3
 BINARIZE = {"tone": 0, "sigmoid": 1, "hard": 2}
 
 H100_MULTIPROCESSORS = 132
+CLUSTER_SHARED_BYTES = 227 * 1024
 
 
 class EmulatorError(RuntimeError):
@@ -294,6 +295,91 @@ class Emulator:
         )
         return grad_a, grad_d
 
+    def cam_loss_forward(
+        self,
+        activations: Tensor,
+        gradients: Tensor,
+        regions: Tensor,
+        cell_weights: Tensor | None,
+        where: Tensor | None,
+        loss: int,
+        params: Sequence[float],
+        reduction: int,
+        need_gradients: bool,
+        shared_limit: int = CLUSTER_SHARED_BYTES,
+    ) -> tuple[Tensor, ...]:
+        """``_cam_loss_forward``: loss, status, reduced, count, alpha, grad_map, grad_gradients.
+
+        ``shared_limit`` 0: in several launches, as on a GPU without clusters.
+        """
+        (n, c, h, w), t = activations.shape, gradients.shape[1]
+        acc = torch.float64 if activations.dtype == torch.float64 else torch.float32
+        losses = torch.full((n, t), torch.nan, dtype=acc)
+        status = torch.full((n, t), 255, dtype=torch.uint8)
+        reduced, count = (
+            torch.full((), torch.nan if reduction else 0.0, dtype=acc) for _ in range(2)
+        )
+        alpha = torch.full((n, t, c), torch.nan, dtype=acc)
+        grad_map = torch.full((n, t, h, w), torch.nan, dtype=acc)
+        grad_gradients = torch.full((n, t, c), torch.nan, dtype=acc) if need_gradients else None
+        outputs = (losses, status, reduced, count, alpha, grad_map, grad_gradients)
+        self._map(activations, gradients, regions, cell_weights, where, *outputs)
+        strides = [
+            stride
+            for cells in (regions, cell_weights, where)
+            for stride in ((0, 0) if cells is None else cells.stride()[:2])
+        ]
+        self._run(
+            "emulate_cam_loss_forward",
+            *self._inputs(activations, gradients),
+            *map(_pointer, (regions, cell_weights, where)),
+            _array(ctypes.c_int64, strides),
+            _array(ctypes.c_int64, (h, w)),
+            loss,
+            _array(ctypes.c_double, [*params, *[0.0] * (4 - len(params))]),
+            reduction,
+            shared_limit,
+            *map(_pointer, outputs),
+        )
+        return (*outputs[:6], alpha.new_empty(0) if grad_gradients is None else grad_gradients)
+
+    def cam_loss_backward(
+        self,
+        alpha: Tensor,
+        grad_map: Tensor,
+        grad_gradients: Tensor | None,
+        status: Tensor,
+        grad: Tensor,
+        count: Tensor | None,
+        dtype: int,
+        channels_last: bool,
+        need_activations: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """``_cam_loss_backward``: grad_activations, scaled_gradients."""
+        (n, t, c), (h, w) = alpha.shape, grad_map.shape[2:]
+        grad_a = scaled = None
+        kind = next(key for key, value in KINDS.items() if value == dtype)
+        if need_activations:
+            layout = torch.channels_last if channels_last else torch.contiguous_format
+            grad_a = torch.empty((n, c, h, w), dtype=kind, memory_format=layout).fill_(torch.nan)
+        if grad_gradients is not None:
+            scaled = torch.full((n, t, c), torch.nan, dtype=alpha.dtype)
+        inputs = (alpha, grad_map, grad_gradients, status, grad, count)
+        self._map(*inputs, grad_a, scaled)
+        self._run(
+            "emulate_cam_loss_backward",
+            self._multiprocessors,
+            dtype,
+            _array(ctypes.c_int64, (n, t, c, h * w)),
+            _array(ctypes.c_int64, grad.stride()),
+            int(channels_last),
+            *map(_pointer, (*inputs, grad_a, scaled)),
+        )
+        return (
+            alpha.new_empty(0, dtype=kind) if grad_a is None else grad_a,
+            alpha.new_empty(0) if scaled is None else scaled,
+        )
+
     def tone_curve(self, mask: Tensor, n: float, beta: float, grad: Tensor | None = None) -> Tensor:
         """``_tone_curve``, or with ``grad`` ``_tone_curve_backward``, of contiguous tensors."""
         out = torch.full_like(mask, torch.nan)
@@ -371,6 +457,10 @@ def _readable(t: Tensor) -> Tensor:
     return t if dense else t.contiguous()
 
 
+def _with_contiguous_cells(t: Tensor) -> Tensor:
+    return t if t.stride()[2:] == (t.shape[3], 1) else t.contiguous()
+
+
 def _is_channels_last(t: Tensor) -> bool:
     channels, height, width = t.shape[-3:]
     c, h, w = t.stride()[-3:]
@@ -406,10 +496,7 @@ class EmulatedOps:
             return raw._cam_iou_forward(activations, gradients, regions, cell_weights, where, *rest)
         activations, gradients = _readable(activations), _readable(gradients)
         threshold, sharpness, binarize, eps = rest
-        cells = [
-            None if t is None else (t if t.stride()[2:] == (t.shape[3], 1) else t.contiguous())
-            for t in (regions, cell_weights)
-        ]
+        cells = [None if t is None else _with_contiguous_cells(t) for t in (regions, cell_weights)]
         mode = next(name for name, number in BINARIZE.items() if number == binarize)
         return Emulator(**self.options).cam_iou_forward(
             activations, gradients, cells[0], cells[1], where, threshold, sharpness, mode, eps
@@ -435,6 +522,31 @@ class EmulatedOps:
             alpha.new_empty(0, dtype=dtype) if grad is None else grad
             for grad, dtype in zip(grads, (activations.dtype, alpha.dtype), strict=True)
         )
+
+    def _cam_loss_forward(
+        self,
+        activations: Tensor,
+        gradients: Tensor,
+        regions: Tensor,
+        cell_weights: Tensor | None,
+        where: Tensor | None,
+        *rest: Any,
+    ) -> Any:
+        if 0 in gradients.shape[:2]:
+            return raw._cam_loss_forward(
+                activations, gradients, regions, cell_weights, where, *rest
+            )
+        cells = [None if t is None else _with_contiguous_cells(t) for t in (regions, cell_weights)]
+        return Emulator(**self.options).cam_loss_forward(
+            _readable(activations), _readable(gradients), *cells, where, *rest
+        )
+
+    def _cam_loss_backward(
+        self, alpha: Tensor, grad_map: Tensor, grad_gradients: Tensor | None, *rest: Any
+    ) -> Any:
+        if 0 in alpha.shape:
+            return raw._cam_loss_backward(alpha, grad_map, grad_gradients, *rest)
+        return Emulator(**self.options).cam_loss_backward(alpha, grad_map, grad_gradients, *rest)
 
     # csrc/attend_op.h: contiguous copies of what is not, and no launch without elements.
 
