@@ -21,8 +21,8 @@ inline bool is_bool_pairs(const Tensor& t, const Tensor& activations, const CamI
          t.scalar_type() == ScalarType::Bool && t.device() == activations.device();
 }
 
-// loss [N,T], status [N,T], reduced [], count [], alpha [N,T,C], grad_map [N,T,H,W],
-// grad_gradients [N,T,C] (empty unless asked for).
+// loss [N,T], status [N,T], reduced [] and count [] (empty without a reduction), alpha [N,T,C],
+// grad_map [N,T,H,W], grad_gradients [N,T,C] (empty unless asked for).
 using LossOutputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 // `launch`: (params, activations kind, gradients kind).
@@ -52,12 +52,13 @@ LossOutputs cam_loss_forward_op(const Tensor& activations, const Tensor& gradien
   };
   const Tensor loss = acc({N, T});
   const Tensor status = empty_on(activations, {N, T}, ScalarType::Byte);
-  Tensor reduced = acc({});
-  Tensor count = acc({});
+  const auto one = [&] { return reduction == 0 ? acc({0}) : acc({}); };
+  Tensor reduced = one();
+  Tensor count = one();
   const Tensor alpha = acc({N, T, C});
   const Tensor grad_map = acc({N, T, H, W});
   const Tensor grad_gradients = need_gradients ? acc({N, T, C}) : acc({0});
-  if (N == 0 || T == 0 || reduction == 0) {
+  if (N == 0 || T == 0) {
     torch::stable::zero_(reduced);
     torch::stable::zero_(count);
   }

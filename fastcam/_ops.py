@@ -183,8 +183,8 @@ def _cam_loss_forward_fake(
     return (
         losses,
         torch.empty_like(losses, dtype=torch.uint8),
-        losses.new_empty(()),
-        losses.new_empty(()),
+        losses.new_empty(() if reduction else (0,)),
+        losses.new_empty(() if reduction else (0,)),
         alpha,
         grad_map,
         alpha.new_empty(alpha.shape if need_gradients else (0,)),

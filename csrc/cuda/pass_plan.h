@@ -197,10 +197,13 @@ inline std::optional<PassPlan> plan_pass(const PassShape& s) {
   }
   if (!chosen) return std::nullopt;
   // The map of one piece is made while the next is on its way: rows of channels only.
-  const int granule = 16 / s.element;
-  int pieces = tuning.pieces > 0 ? std::min(tuning.pieces, kPassMaxPieces) : 2;
-  if (s.channels_last) pieces = 1;
-  chosen->piece_rows = int(pass_round_up(pass_ceil_div(chosen->chunk, pieces), 4 * granule));
+  if (s.channels_last) {
+    chosen->piece_rows = int(s.cells);
+    return chosen;
+  }
+  const int pieces = tuning.pieces > 0 ? std::min(tuning.pieces, kPassMaxPieces) : 2;
+  const int granule = 4 * 16 / s.element;
+  chosen->piece_rows = int(pass_round_up(pass_ceil_div(chosen->chunk, pieces), granule));
   chosen->pieces = int(pass_ceil_div(chosen->chunk, chosen->piece_rows));
   return chosen;
 }

@@ -316,9 +316,8 @@ class Emulator:
         acc = torch.float64 if activations.dtype == torch.float64 else torch.float32
         losses = torch.full((n, t), torch.nan, dtype=acc)
         status = torch.full((n, t), 255, dtype=torch.uint8)
-        reduced, count = (
-            torch.full((), torch.nan if reduction else 0.0, dtype=acc) for _ in range(2)
-        )
+        one = () if reduction else (0,)
+        reduced, count = (torch.full(one, torch.nan, dtype=acc) for _ in range(2))
         alpha = torch.full((n, t, c), torch.nan, dtype=acc)
         grad_map = torch.full((n, t, h, w), torch.nan, dtype=acc)
         grad_gradients = torch.full((n, t, c), torch.nan, dtype=acc) if need_gradients else None
