@@ -70,7 +70,14 @@ void partial_barrier(float* data) {
 
 enum class CopyBug { kNone, kNoFence, kNoWait, kWrongPhase, kTooFewBytes, kNoArrival, kLeaves };
 
-// Half of the values by a bulk copy into shared memory, the other half from there to their place.
+// Memory of its own, since what a copy reads nothing may write.
+inline float* planted_source() {
+  alignas(16) static float source[kPlantedThreads / 2];
+  for (int i = 0; i < kPlantedThreads / 2; ++i) source[i] = float(i);
+  return source;
+}
+
+// Values by a bulk copy into shared memory, and from there to the second half of `data`.
 template <CopyBug kBug>
 void copy_in_bulk(float* data) {
   constexpr int kHalf = kPlantedThreads / 2;
@@ -86,7 +93,7 @@ void copy_in_bulk(float* data) {
   if (i == 0) {
     const uint32_t bytes = kHalf * sizeof(float);
     fastcam::barrier_arrive_expecting(barrier, kBug == CopyBug::kTooFewBytes ? bytes - 16 : bytes);
-    fastcam::bulk_copy(shared, data, bytes, barrier);
+    fastcam::bulk_copy(shared, planted_source(), bytes, barrier);
   }
   if (kBug == CopyBug::kLeaves) return;
   if (kBug != CopyBug::kNoWait) {
@@ -102,7 +109,7 @@ void copy_small(float* data) {
   constexpr int kHalf = kPlantedThreads / 2;
   float* shared = static_cast<float*>(fastcam::shared_memory());
   const int i = int(threadIdx.x);
-  if (i < kHalf) fastcam::copy_later(shared + i, data + i);
+  if (i < kHalf) fastcam::copy_later(shared + i, planted_source() + i);
   if (kWaits) fastcam::copies_wait();
   __syncthreads();
   if (i >= kHalf) fastcam::store(data + i, shared[i - kHalf]);
@@ -135,6 +142,7 @@ void swap_halves(float* data) {
 }
 
 inline bool run_planted_copy_bug(Device& device, const std::string& bug, float* data) {
+  device.add_buffer(planted_source(), kPlantedThreads / 2 * sizeof(float));
   const auto run = [&](void (*kernel)(float*), int ranks) {
     FASTCAM_LAUNCH_CLUSTER(kernel, ranks, kPlantedThreads, 16 + kPlantedThreads * sizeof(float),
                            ranks, &device, data);
