@@ -135,6 +135,7 @@ def _cam_iou_forward_fake(
     sharpness: float,
     binarize: int,
     eps: float,
+    max_pull: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     unit, alpha, loss = _outputs(activations, gradients)
     return loss, alpha, unit, torch.empty_like(loss, dtype=torch.uint8)

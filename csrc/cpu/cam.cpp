@@ -23,9 +23,10 @@ std::tuple<Tensor, Tensor, Tensor> cam_forward(const Tensor activations, const T
 std::tuple<Tensor, Tensor, Tensor, Tensor>
 cam_iou_forward(const Tensor activations, const Tensor gradients, const Tensor regions,
                 const std::optional<Tensor> cell_weights, const std::optional<Tensor> where,
-                double threshold, double sharpness, int64_t binarize, double eps) {
+                double threshold, double sharpness, int64_t binarize, double eps,
+                double max_pull) {
   return cam_iou_forward_op(activations, gradients, regions, cell_weights, where, threshold,
-                            sharpness, binarize, eps,
+                            sharpness, binarize, eps, max_pull,
                             [](const CamLossForward& op, ScalarKind a, ScalarKind d) {
                               const int64_t unit = op.in.channels * op.in.cells * op.in.targets;
                               parallel_over(op.in.batch, unit, [&](int64_t begin, int64_t end) {

@@ -247,7 +247,7 @@ void cam_forward(const CamForward& op, int64_t begin, int64_t end, void* scratch
 // Steps 3 to 5 of one valid pair, and d loss / d (map before ReLU) into `unit`.
 template <class Acc, class Loss>
 FASTCAM_INLINE bool loss_of_map(const Loss& loss, Acc* map, const Acc* region, const Acc* weight,
-                                int64_t cells, Acc* unit, Acc* result) {
+                                int64_t cells, Acc max_pull, Acc* unit, Acc* result) {
   const Peak<Acc> peak = rectify(map, cells);
   const Acc divisor = map_divisor(peak.value);
   Acc sum[Loss::kSums] = {};
@@ -259,13 +259,16 @@ FASTCAM_INLINE bool loss_of_map(const Loss& loss, Acc* map, const Acc* region, c
   Acc derivative[Loss::kSums];
   *result = loss.combine(sum, derivative);
   Acc pull = 0;
+  Acc slopes = 0;
   for (int64_t p = 0; p < cells; ++p) {
     const Acc x = map[p] / divisor;
     unit[p] = loss.slope(x, region[p], weight ? weight[p] : Acc(1), derivative);
     pull += unit[p] * x;
+    slopes += abs_(unit[p]);
   }
+  const Acc cut = pull_cut(slopes, max_pull);
   for (int64_t p = 0; p < cells; ++p) {
-    unit[p] = map_gradient(map[p], unit[p], pull, p == peak.cell, divisor);
+    unit[p] = cut * map_gradient(map[p], unit[p], pull, p == peak.cell, divisor);
   }
   return peak.value == Acc(0);
 }
@@ -302,7 +305,8 @@ void cam_loss_forward(const CamLossForward& op, const Loss& loss, int64_t begin,
       for (int i = 0; i < count; ++i) {
         const int64_t pair = n * in.targets + block[i];
         const bool dead = loss_of_map(loss, maps + i * padded<Acc>(P), region(n, block[i]),
-                                      weight(n, block[i]), P, unit(pair), losses + pair);
+                                      weight(n, block[i]), P, Acc(op.max_pull), unit(pair),
+                                      losses + pair);
         op.status[pair] = kStatusValid | (dead ? kStatusDead : 0);
       }
       count = 0;

@@ -85,7 +85,7 @@ int emulate_cam_iou_forward(void* device, int multiprocessors, int a_kind, int d
                             const void* activations, const void* gradients, const void* regions,
                             const void* cell_weights, const bool* where,
                             const int64_t* cell_strides, double threshold, double sharpness,
-                            int binarize, double eps, void* loss, void* alpha, void* unit,
+                            int binarize, double eps, double max_pull, void* loss, void* alpha, void* unit,
                             uint8_t* status, char* message, int message_size) {
   return guarded(message, message_size, [&] {
     CamLossForward op{};
@@ -103,6 +103,7 @@ int emulate_cam_iou_forward(void* device, int multiprocessors, int a_kind, int d
     op.threshold = threshold;
     op.sharpness = sharpness;
     op.eps = eps;
+    op.max_pull = max_pull;
     op.alpha = alpha;
     op.unit = unit;
     op.loss = loss;

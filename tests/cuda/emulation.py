@@ -231,6 +231,7 @@ class Emulator:
         sharpness: float = 8.0,
         binarize: str = "tone",
         eps: float = 1e-6,
+        max_pull: float = 0.0,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """``_cam_iou_forward``: loss, alpha, unit, status."""
         (n, c, h, w), t = activations.shape, gradients.shape[1]
@@ -254,6 +255,7 @@ class Emulator:
             ctypes.c_double(sharpness),
             BINARIZE[binarize],
             ctypes.c_double(eps),
+            ctypes.c_double(max_pull),
             *map(_pointer, (loss, alpha, unit, status)),
         )
         return loss, alpha, unit, status
@@ -405,14 +407,23 @@ class EmulatedOps:
         if 0 in gradients.shape[:2]:
             return raw._cam_iou_forward(activations, gradients, regions, cell_weights, where, *rest)
         activations, gradients = _readable(activations), _readable(gradients)
-        threshold, sharpness, binarize, eps = rest
+        threshold, sharpness, binarize, eps, max_pull = rest
         cells = [
             None if t is None else (t if t.stride()[2:] == (t.shape[3], 1) else t.contiguous())
             for t in (regions, cell_weights)
         ]
         mode = next(name for name, number in BINARIZE.items() if number == binarize)
         return Emulator(**self.options).cam_iou_forward(
-            activations, gradients, cells[0], cells[1], where, threshold, sharpness, mode, eps
+            activations,
+            gradients,
+            cells[0],
+            cells[1],
+            where,
+            threshold,
+            sharpness,
+            mode,
+            eps,
+            max_pull,
         )
 
     def _cam_backward(
