@@ -9,6 +9,7 @@ BENCHMARKS = {
     "cpu": "ops, training step and peers on the CPU, side by side (the default)",
     "report": "tables, plots and the README's table from bench/results",
     "gpu": "the ops on a GPU against the eager reference and torch.compile",
+    "guidance": "is guidance safe to switch on? a matrix of fine-tunings on synthetic faces",
     "resources": "registers, stack and spills of the CUDA kernels (no GPU needed)",
 }
 

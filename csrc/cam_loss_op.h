@@ -30,8 +30,8 @@ template <class Launch>
 LossOutputs cam_loss_forward_op(const Tensor& activations, const Tensor& gradients,
                                 const Tensor& regions, const std::optional<Tensor>& cell_weights,
                                 const std::optional<Tensor>& where, int64_t kind,
-                                const std::vector<double>& params, int64_t reduction,
-                                bool need_gradients, const Launch& launch) {
+                                const std::vector<double>& params, double max_pull,
+                                int64_t reduction, bool need_gradients, const Launch& launch) {
   const HeldCamInputs held = hold_cam_inputs(activations, gradients);
   const CamInputs& in = held.in;
   const int64_t N = in.batch, T = in.targets, C = in.channels;
@@ -81,6 +81,7 @@ LossOutputs cam_loss_forward_op(const Tensor& activations, const Tensor& gradien
     }
     base.kind = LossKind(kind);
     for (size_t i = 0; i < params.size(); ++i) base.params.value[i] = params[i];
+    base.max_pull = max_pull;
     base.params.rows = int32_t(H);
     base.params.cols = int32_t(W);
     base.alpha = alpha.mutable_data_ptr();

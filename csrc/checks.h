@@ -157,7 +157,7 @@ template <class Launch>
 std::tuple<Tensor, Tensor, Tensor, Tensor>
 cam_iou_forward_op(const Tensor& activations, const Tensor& gradients, const Tensor& regions,
                    const std::optional<Tensor>& cell_weights, const std::optional<Tensor>& where,
-                   double threshold, double sharpness, int64_t binarize, double eps,
+                   double threshold, double sharpness, int64_t binarize, double eps, double max_pull,
                    const Launch& launch) {
   const HeldCamInputs held = hold_cam_inputs(activations, gradients);
   const CamInputs& in = held.in;
@@ -199,6 +199,7 @@ cam_iou_forward_op(const Tensor& activations, const Tensor& gradients, const Ten
     op.params = {{threshold, sharpness, eps},
                  int32_t(activations.size(2)),
                  int32_t(activations.size(3))};
+    op.max_pull = max_pull;
     op.alpha = alpha.mutable_data_ptr();
     op.unit = unit.mutable_data_ptr();
     op.loss = loss.mutable_data_ptr();

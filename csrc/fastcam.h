@@ -75,6 +75,7 @@ struct CamLossForward {
 
   LossKind kind;
   LossParams params;
+  double max_pull;  // a pair's sum of |d loss / d x| is cut down to this in the gradient; 0: never
 
   void* alpha;      // [N, T, C] acc, out: channel weights; 0 for an invalid pair
   void* unit;       // [N, T, P] acc, out: d loss[n,t] / d (map before ReLU); 0 for an invalid pair

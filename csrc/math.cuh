@@ -290,6 +290,13 @@ FASTCAM_HD T map_divisor(T peak) {
   return peak == T(0) ? T(1) : peak;
 }
 
+// What a pair's gradient is multiplied by so that its sum of |d loss / d x| is at most `limit`; a
+// limit of 0 is none. (NaN passes unchanged, to be seen.)
+template <class T>
+FASTCAM_HD T pull_cut(T sum_of_slopes, T limit) {
+  return limit > T(0) && sum_of_slopes > limit ? limit / sum_of_slopes : T(1);
+}
+
 // d loss / d (map before ReLU) of one cell. `slope` is d loss / d x of the cell, `pull` the sum of
 // slope * x over all cells: what the peak takes back because every x is divided by it.
 template <class T>

@@ -8,13 +8,13 @@ STABLE_TORCH_LIBRARY(fastcam, m)
         " -> (Tensor cam, Tensor alpha, Tensor peak)");
   m.def("_cam_iou_forward(Tensor activations, Tensor gradients, Tensor regions,"
         " Tensor? cell_weights, Tensor? where, float threshold, float sharpness, int binarize,"
-        " float eps) -> (Tensor loss, Tensor alpha, Tensor unit, Tensor status)");
+        " float eps, float max_pull) -> (Tensor loss, Tensor alpha, Tensor unit, Tensor status)");
   m.def("_cam_backward(Tensor activations, Tensor alpha, Tensor unit, Tensor? scale,"
         " Tensor? status, bool need_activations, bool need_gradients)"
         " -> (Tensor grad_activations, Tensor grad_gradients)");
   m.def("_cam_loss_forward(Tensor activations, Tensor gradients, Tensor regions,"
-        " Tensor? cell_weights, Tensor? where, int loss, float[] params, int reduction,"
-        " bool need_gradients) -> (Tensor loss, Tensor status, Tensor reduced, Tensor count,"
+        " Tensor? cell_weights, Tensor? where, int loss, float[] params,"
+        " float max_pull, int reduction, bool need_gradients) -> (Tensor loss, Tensor status, Tensor reduced, Tensor count,"
         " Tensor alpha, Tensor grad_map, Tensor grad_gradients)");
   m.def("_cam_loss_backward(Tensor alpha, Tensor grad_map, Tensor? grad_gradients, Tensor status,"
         " Tensor grad, Tensor? count, int dtype, bool channels_last, bool need_activations)"

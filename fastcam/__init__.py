@@ -13,12 +13,14 @@ __version__ = "0.1.0"
 from fastcam import functional, reference
 from fastcam._ops import build_info
 from fastcam.attention_loss import AttentionLoss
+from fastcam.balance import Balance
 from fastcam.losses import IoUCamLoss
 from fastcam.tap import ActivationTap
 
 __all__ = [
     "ActivationTap",
     "AttentionLoss",
+    "Balance",
     "IoUCamLoss",
     "__version__",
     "build_info",

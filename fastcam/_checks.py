@@ -61,6 +61,26 @@ def number(name: str, value: float, expected: str, fits: Callable[[float], bool]
         raise ValueError(f"{name}: expected a number {expected}, got {value}")
 
 
+def signs(value: object, gradients: Tensor) -> Tensor:
+    """Signs [N] or [N,T] of gradients [N,T,C,H',W'], shaped to multiply them."""
+    floating("signs", value)
+    assert isinstance(value, Tensor)
+    _same_device("signs", value, gradients)
+    pairs = gradients.shape[:2]
+    if value.dim() == 1:
+        value = value.unsqueeze(1)
+    if value.dim() != 2 or value.shape[0] != pairs[0] or value.shape[1] not in (1, pairs[1]):
+        raise ValueError(
+            f"signs: expected shape [{pairs[0]}] or [{pairs[0]},{pairs[1]}], got {_shape(value)}"
+        )
+    return value.to(gradients.dtype)[..., None, None, None]
+
+
+def max_pair_pull(value: float | None) -> None:
+    if value is not None:
+        number("max_pair_pull", value, "finite and > 0, or None", lambda x: 0 < x < float("inf"))
+
+
 def on_supported_device(name: str, tensor: Tensor) -> None:
     """On a device that has kernels."""
     if tensor.device.type == "cuda" and _ops.cuda_missing is not None:

@@ -135,6 +135,7 @@ def _cam_iou_forward_fake(
     sharpness: float,
     binarize: int,
     eps: float,
+    max_pull: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     unit, alpha, loss = _outputs(activations, gradients)
     return loss, alpha, unit, torch.empty_like(loss, dtype=torch.uint8)
@@ -176,6 +177,7 @@ def _cam_loss_forward_fake(
     where: Tensor | None,
     loss: int,
     params: list[float],
+    max_pull: float,
     reduction: int,
     need_gradients: bool,
 ) -> tuple[Tensor, ...]:

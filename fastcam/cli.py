@@ -39,6 +39,7 @@ from fastcam._cli_options import (
     Threshold,
     Workers,
 )
+from fastcam._defaults import CLIP, FINETUNE
 from fastcam._extras import require
 
 typer: Any = require("typer", extra="train")
@@ -145,9 +146,9 @@ def train(
         str | None,
         typer.Option(help="Names to learn, with commas between; all of the data's by default."),
     ] = None,
-    model: Annotated[str, typer.Option(help="Name of the network: alexnet or attention.")] = (
-        "alexnet"
-    ),
+    model: Annotated[
+        str, typer.Option(help="Name of the network: alexnet, resnet18 or attention.")
+    ] = "alexnet",
     model_option: ModelOption = None,
     no_multilabel: Annotated[
         bool, typer.Option("--no-multilabel", help="attention: without multi-label classifier.")
@@ -166,7 +167,7 @@ def train(
     momentum: Momentum = 0.9,
     weight_decay: Decay = 0.0,
     schedule: Schedule = "constant",
-    clip: Clip = 0.0,
+    clip: Clip = CLIP,
     augment: Augment = "flip",
     precision: Precision = "float32",
     landmarks: Landmarks = None,
@@ -219,12 +220,30 @@ def finetune(
         ),
     ],
     out: Out = Path("runs/finetune"),
+    pull: Annotated[
+        float | None,
+        typer.Option(
+            help="How hard guidance draws, relative to the labels; 0 makes a control, above 2 "
+            "accuracy is at risk.",
+            show_default="1",
+        ),
+    ] = None,
     w_g: Annotated[
-        float, typer.Option("--w-g", help="Weight of the Grad-CAM IoU loss; 0 makes a control.")
-    ] = 5.0,
+        float | None,
+        typer.Option(
+            "--w-g",
+            help="A fixed weight of the Grad-CAM IoU loss in place of --pull, as in the paper. "
+            "None is safe for every network.",
+            show_default=False,
+        ),
+    ] = None,
     w_a: Annotated[float, typer.Option("--w-a", help="Weight of the attribute loss.")] = 1.0,
     guide: Annotated[
-        str, typer.Option(help="positives (images that have the attribute) or all.")
+        str,
+        typer.Option(
+            help="positives (images that have the attribute), all, or true_class (all, by the map "
+            "of the true answer)."
+        ),
     ] = "positives",
     region_weight: Annotated[
         float, typer.Option(help="Cells of the region weigh so much, others 1.")
@@ -236,9 +255,14 @@ def finetune(
     sharpness_warmup: Annotated[
         bool,
         typer.Option(
-            "--sharpness-warmup", help="Raise the sharpness from 1: helps where maps start dead."
+            "--sharpness-warmup/--no-sharpness-warmup",
+            help="Raise the sharpness from 1 over the run: helps where maps start dead.",
         ),
-    ] = False,
+    ] = True,
+    max_pair_pull: Annotated[
+        float | None,
+        typer.Option(help="Cut the gradient of a single image's map down to this.", min=0),
+    ] = None,
     binarize: Annotated[str, typer.Option(help="tone, sigmoid or hard.")] = "tone",
     weight_grad: Annotated[
         str, typer.Option(help="full, or detach (channel weights held constant).")
@@ -246,14 +270,14 @@ def finetune(
     head: Annotated[
         str, typer.Option(help="auto, closed, autograd or mean_dropout (cheaper, approximate).")
     ] = "auto",
-    epochs: Epochs = 1,
-    patience: Patience = 0,
-    batch_size: BatchSize = 256,
-    lr: Rate = 0.01,
+    epochs: Epochs = FINETUNE["epochs"],
+    patience: Patience = FINETUNE["patience"],
+    batch_size: BatchSize = FINETUNE["batch_size"],
+    lr: Rate = FINETUNE["lr"],
     momentum: Momentum = 0.9,
     weight_decay: Decay = 0.0,
-    schedule: Schedule = "constant",
-    clip: Clip = 0.0,
+    schedule: Schedule = FINETUNE["schedule"],
+    clip: Clip = FINETUNE["clip"],
     augment: Augment = "flip",
     precision: Precision = "float32",
     landmarks: Landmarks = None,
@@ -265,7 +289,7 @@ def finetune(
 ) -> None:
     """Fine-tune a classifier so that it looks at a region when it judges an attribute.
 
-    A fair comparison needs a control: the same command with `--w-g 0` and another `--out`.
+    A fair comparison needs a control: the same command with `--pull 0` and another `--out`.
 
     Example: `fastcam finetune runs/train/model.pt faces -a Wearing_Lipstick -r mouth -o runs/mouth`
     """
@@ -276,9 +300,10 @@ def finetune(
             f"give one --region for each --attribute; got {len(attribute)} and {len(region)}"
         )
     guidance = GuidanceConfig(
-        targets=tuple(zip(attribute, region, strict=True)), w_g=w_g, guide=guide,
+        targets=tuple(zip(attribute, region, strict=True)), pull=pull, w_g=w_g, guide=guide,
         region_weight=region_weight, threshold=threshold, sharpness=sharpness,
         binarize=binarize, weight_grad=weight_grad, head=head, sharpness_warmup=sharpness_warmup,
+        max_pair_pull=max_pair_pull,
     )  # fmt: skip
     _run(
         TrainConfig(
@@ -406,7 +431,7 @@ def demo(
 
 def _run(config: Any, out: Path) -> None:
     from fastcam._progress import progress_bars
-    from fastcam.training import keep_freed_memory
+    from fastcam.training import keep_freed_memory, summary
     from fastcam.training import train as run
 
     keep_freed_memory()
@@ -418,6 +443,8 @@ def _run(config: Any, out: Path) -> None:
     typer.echo(
         f"{result.checkpoint} after {result.epochs} epoch(s){kept}; steps in {result.history}"
     )
+    if config.guidance is not None and result.before is not None:
+        typer.echo(summary(config.guidance, result.before, result.after))
 
 
 def _print(renderable: Any) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fastcam import __version__
+from fastcam._defaults import PULL
 from fastcam._extras import require
 from fastcam._files import write_json, write_text
 from fastcam._progress import Report, labelled, timed
@@ -66,8 +67,9 @@ class DemoConfig:
         attribute, other, region: what is judged, what misleads, and where to look instead.
         model, size, fit, batch_size, lr, clip, epochs: of the training from scratch, on all 40
             attributes: they give the features that guidance can then choose from.
-        schedule: of the learning rate in both.
-        tune_lr, tune_clip, w_g, sharpness, sharpness_warmup: of the one-epoch fine-tuning.
+        schedule: of its learning rate.
+        pull: how hard guidance draws, see :class:`fastcam.training.GuidanceConfig`. The rest of the
+            fine-tuning is as ``fastcam finetune`` does it by default.
         seed: of everything.
     """
 
@@ -85,11 +87,7 @@ class DemoConfig:
     clip: float = 1.0
     epochs: int = 8
     schedule: str = "cosine"
-    tune_lr: float = 0.03
-    tune_clip: float = 1.0
-    w_g: float = 0.25
-    sharpness: float = 8.0
-    sharpness_warmup: bool = True
+    pull: float = PULL
     seed: int = 0
 
 
@@ -153,7 +151,7 @@ def demo(
     )
     stage(f"fine-tuning toward the {config.region}")
     runs["guided"] = train(
-        _tuning(config, data, start, config.w_g, workers), out / "guided", progress=progress
+        _tuning(config, data, start, config.pull, workers), out / "guided", progress=progress
     )
     stage("evaluating")
     models = {name: load_checkpoint(run.checkpoint) for name, run in runs.items()}
@@ -188,16 +186,11 @@ def _training(config: DemoConfig, data: Path, workers: int) -> TrainConfig:
     )  # fmt: skip
 
 
-def _tuning(config: DemoConfig, data: Path, start: Path, w_g: float, workers: int) -> TrainConfig:
-    guidance = GuidanceConfig(
-        targets=((config.attribute, config.region),), w_g=w_g, sharpness=config.sharpness,
-        sharpness_warmup=config.sharpness_warmup,
-    )  # fmt: skip
-    return TrainConfig(
-        data=str(data), start=str(start), epochs=1, patience=0, batch_size=config.batch_size,
-        lr=config.tune_lr, clip=config.tune_clip, schedule=config.schedule, seed=config.seed + 1,
-        guidance=guidance, workers=workers, device="cpu",
-    )  # fmt: skip
+def _tuning(config: DemoConfig, data: Path, start: Path, pull: float, workers: int) -> TrainConfig:
+    guidance = GuidanceConfig(targets=((config.attribute, config.region),), pull=pull)
+    return TrainConfig.finetune(
+        start, data, guidance, seed=config.seed + 1, workers=workers, device="cpu"
+    )
 
 
 def _test_images(
@@ -329,12 +322,7 @@ def _findings(config: DemoConfig, evaluations: Mapping[str, Evaluation]) -> list
 def _commands(config: DemoConfig) -> str:
     a, b, r = config.attribute, config.other, config.region
     splits = " ".join(f"{share:g}" for share in config.splits)
-    common = (
-        f"--batch-size {config.batch_size} --lr {config.tune_lr} --clip {config.tune_clip} "
-        f"--schedule {config.schedule} --sharpness {config.sharpness} --seed {config.seed + 1}"
-        + (" --sharpness-warmup" if config.sharpness_warmup else "")
-    )
-    tune = f"fastcam finetune before/model.pt faces -a {a} -r {r} {common}"
+    tune = f"fastcam finetune before/model.pt faces -a {a} -r {r} --seed {config.seed + 1}"
     compare = "fastcam evaluate before/model.pt control/model.pt guided/model.pt"
     return "\n".join(
         [
@@ -344,8 +332,8 @@ def _commands(config: DemoConfig) -> str:
             f" --epochs {config.epochs} --patience 0 --batch-size {config.batch_size}"
             f" --lr {config.lr} --clip {config.clip} --schedule {config.schedule}"
             f" --seed {config.seed}",
-            f"{tune} -o control --w-g 0",
-            f"{tune} -o guided --w-g {config.w_g}",
+            f"{tune} -o control --pull 0",
+            f"{tune} -o guided" + ("" if config.pull == PULL else f" --pull {config.pull:g}"),
             f"{compare} faces -a {a} -b {b} -r {r}",
         ]
     )

@@ -122,6 +122,7 @@ class _CamIoULoss(torch.autograd.Function):
         sharpness: float,
         binarize: int,
         eps: float,
+        max_pull: float,
         reduction: str,
     ) -> tuple[Tensor, Tensor]:
         loss, alpha, unit, status = raw._cam_iou_forward(
@@ -134,6 +135,7 @@ class _CamIoULoss(torch.autograd.Function):
             sharpness,
             binarize,
             eps,
+            max_pull,
         )
         count = None
         if reduction == "mean":
@@ -150,7 +152,7 @@ class _CamIoULoss(torch.autograd.Function):
     @staticmethod
     @differentiable_once
     def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> Any:
-        nothing = (None,) * 8
+        nothing = (None,) * 9
         if grad is None:
             return (None, None, *nothing)
         activations, alpha, unit, status, count = ctx.saved_tensors
@@ -189,6 +191,7 @@ class _CamLoss(torch.autograd.Function):
         where: Tensor | None,
         loss: int,
         params: list[float],
+        max_pull: float,
         reduction: str,
     ) -> tuple[Tensor, Tensor]:
         need_gradients = ctx.needs_input_grad[1]
@@ -200,6 +203,7 @@ class _CamLoss(torch.autograd.Function):
             where,
             loss,
             params,
+            max_pull,
             _REDUCTION[reduction],
             need_gradients,
         )
@@ -219,7 +223,7 @@ class _CamLoss(torch.autograd.Function):
     @staticmethod
     @differentiable_once
     def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> Any:
-        nothing = (None,) * 6
+        nothing = (None,) * 7
         if grad is None:
             return (None, None, *nothing)
         alpha, grad_map, grad_gradients, status, count = ctx.saved_tensors
@@ -256,6 +260,7 @@ def _cam_iou(
     sharpness: float = 8.0,
     binarize: str = "tone",
     eps: float = 1e-6,
+    max_pair_pull: float | None = None,
     reduction: str = "mean",
 ) -> tuple[Tensor, Tensor]:
     """:func:`cam_iou_loss` and the status of every pair: uint8 [N,T], bit 0 valid, bit 1 dead."""
@@ -264,6 +269,7 @@ def _cam_iou(
     check.number("threshold", threshold, "in (0, 1)", lambda x: 0 < x < 1)
     check.number("sharpness", sharpness, "finite and >= 1", lambda x: 1 <= x < math.inf)
     check.number("eps", eps, "finite and > 0", lambda x: 0 < x < math.inf)
+    check.max_pair_pull(max_pair_pull)
     activations, gradients, dtype = _prepare(activations, gradients)
     pairs = gradients.shape[:2]
     regions = check.regions(regions, activations, pairs).to(dtype)
@@ -280,6 +286,7 @@ def _cam_iou(
             where,
             _BINARIZE[binarize],
             [float(threshold), float(sharpness), float(eps)],
+            0.0 if max_pair_pull is None else float(max_pair_pull),
             reduction,
         )
     return _CamIoULoss.apply(
@@ -292,6 +299,7 @@ def _cam_iou(
         float(sharpness),
         _BINARIZE[binarize],
         float(eps),
+        0.0 if max_pair_pull is None else float(max_pair_pull),
         reduction,
     )
 
@@ -307,6 +315,7 @@ def cam_iou_loss(
     sharpness: float = 8.0,
     binarize: str = "tone",
     eps: float = 1e-6,
+    max_pair_pull: float | None = None,
     reduction: str = "mean",
 ) -> Tensor:
     """IoU loss between the thresholded Grad-CAM and a region: ``-ln((I+eps)/(U+eps))`` (Y eq. 2).
@@ -329,6 +338,10 @@ def cam_iou_loss(
         binarize: ``"tone"`` (K eq. 8 bent to θ), ``"sigmoid"`` (σ(s·(x−θ))), or ``"hard"`` (the
             value of the set {x > θ} with the gradient of ``"tone"``).
         eps: added to I and U.
+        max_pair_pull: a pair whose Σ|∂loss/∂x| over the cells of its normalised map x is larger has
+            its gradient scaled down to this; None scales nothing. The value stays, so the gradient
+            is then not the value's. −ln I grows without bound where a map hardly touches its
+            region, and one such image would outvote a batch.
         reduction: ``"mean"`` over the valid pairs (0 if there are none), ``"sum"``, or ``"none"``.
 
     A pair is *invalid*, with loss and gradients exactly 0 whatever the map, if its region is empty
@@ -352,6 +365,7 @@ def cam_iou_loss(
         sharpness=sharpness,
         binarize=binarize,
         eps=eps,
+        max_pair_pull=max_pair_pull,
         reduction=reduction,
     )[0]
 

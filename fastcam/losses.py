@@ -48,6 +48,13 @@ class CamStats:
         """Valid pairs whose map was zero everywhere: they cost much and have no gradient."""
         return self._count()[1]
 
+    @property
+    def counts(self) -> tuple[Tensor, Tensor]:
+        """(valid, dead) as scalars on the loss's device; nothing waits for it."""
+        if self._status is None:
+            return torch.tensor(self._count()[0]), torch.tensor(self._count()[1])
+        return (self._status & 1).sum(), ((self._status >> 1) & 1).sum()
+
     def __repr__(self) -> str:
         return f"CamStats(valid={self.valid}, dead={self.dead})"
 
@@ -97,6 +104,7 @@ class IoUCamLoss(nn.Module):
             and different from autograd while that dropout is active.
         reduction: ``"mean"`` over the valid pairs (of this process, under DDP), ``"sum"``, or
             ``"none"`` for [N,T].
+        max_pair_pull: see :func:`fastcam.functional.cam_iou_loss`.
 
     Raises:
         ValueError: an option is not one of those above.
@@ -112,6 +120,7 @@ class IoUCamLoss(nn.Module):
         weight_grad: str = "full",
         head: str = "auto",
         reduction: str = "mean",
+        max_pair_pull: float | None = None,
     ) -> None:
         super().__init__()
         check.number("threshold", threshold, "in (0, 1)", lambda x: 0 < x < 1)
@@ -120,12 +129,14 @@ class IoUCamLoss(nn.Module):
         check.one_of("weight_grad", weight_grad, ("full", "detach"))
         check.one_of("head", head, HEADS)
         check.one_of("reduction", reduction, functional._REDUCTIONS)
+        check.max_pair_pull(max_pair_pull)
         self.threshold = threshold
         self.sharpness = sharpness
         self.binarize = binarize
         self.weight_grad = weight_grad
         self.head = head
         self.reduction = reduction
+        self.max_pair_pull = max_pair_pull
         self._stats = CamStats()
 
     @property
@@ -142,6 +153,7 @@ class IoUCamLoss(nn.Module):
         *,
         cell_weights: Tensor | None = None,
         where: Tensor | None = None,
+        signs: Tensor | None = None,
     ) -> Tensor:
         """The loss of one forward.
 
@@ -157,6 +169,8 @@ class IoUCamLoss(nn.Module):
                 wait for the device (torch's own assertion there stops one out of range).
             cell_weights: [H,W] or [N or 1, T or 1, H, W], >= 0.
             where: bool [N] or [N,T]; False switches a pair off.
+            signs: [N] or [N,T] of +1 and −1, floating; −1 takes the map of the negated score, that
+                is of what speaks against the target. None is +1 for all.
 
         Returns:
             A scalar, or [N,T] with ``reduction="none"``; float64 if the activations are, float32
@@ -179,6 +193,8 @@ class IoUCamLoss(nn.Module):
             needs_graph=torch.is_grad_enabled(),
             valid=_valid(logits, regions, cell_weights, where),
         )
+        if signs is not None:
+            gradients = gradients * check.signs(signs, gradients)
         loss, status = functional._cam_iou(
             tensor,
             gradients,
@@ -189,6 +205,7 @@ class IoUCamLoss(nn.Module):
             sharpness=self.sharpness,
             binarize=self.binarize,
             reduction=self.reduction,
+            max_pair_pull=self.max_pair_pull,
         )
         self._stats = CamStats(status)
         return loss

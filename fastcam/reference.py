@@ -89,6 +89,14 @@ def _iou_loss(soft_set: Tensor, regions: Tensor, weights: Tensor, eps: float) ->
     return -torch.log((intersection + eps) / (union + eps))
 
 
+def _with_cut_gradient(loss: Tensor, x: Tensor, limit: float) -> Tensor:
+    """The same values [N,T], each with a gradient whose Σ|∂loss/∂x| is at most ``limit``."""
+    (slopes,) = torch.autograd.grad(loss.sum(), x, retain_graph=True)
+    total = slopes.abs().sum((-2, -1))
+    cut = torch.where(total > limit, limit / total, 1)
+    return loss.detach() + cut * (loss - loss.detach())
+
+
 def cam_iou_loss(
     activations: Tensor,
     gradients: Tensor,
@@ -100,6 +108,7 @@ def cam_iou_loss(
     sharpness: float = 8.0,
     binarize: str = "tone",
     eps: float = 1e-6,
+    max_pair_pull: float | None = None,
     reduction: str = "mean",
 ) -> Tensor:
     """See :func:`fastcam.functional.cam_iou_loss`."""
@@ -127,6 +136,8 @@ def cam_iou_loss(
     if binarize == "hard":  # the value of the set {x > threshold}, the gradient of the tone curve
         hard_set = torch.where(x.isnan(), x, (x > threshold).to(dtype))
         loss = loss - loss.detach() + _iou_loss(hard_set, regions, weights, eps).detach()
+    if max_pair_pull is not None and x.requires_grad:
+        loss = _with_cut_gradient(loss, x, max_pair_pull)
     loss = torch.where(valid, loss, 0)
 
     if reduction == "none":

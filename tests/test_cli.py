@@ -17,6 +17,7 @@ import fastcam.data
 from fastcam import cli
 from fastcam.models import Checkpoint, load_checkpoint, save_checkpoint
 from fastcam.models.checkpoint import Preprocessing
+from fastcam.training import TrainConfig
 
 COMMANDS = ("synth", "landmarks", "train", "finetune", "evaluate", "explain", "demo", "info")
 FAST = ["--batch-size", "12", "--device", "cpu", "--workers", "1"]
@@ -46,13 +47,13 @@ def test_train_finetune_evaluate_explain(
     assert _run(*train) == 0
     assert "24 ground_truth" in capsys.readouterr().out
     tune = ["finetune", before / "model.pt", data, "-a", "Lips", "-r", "mouth", "-o", after, *FAST]
-    assert _run(*tune, "--w-g", "3", "--sharpness-warmup", "--clip", "1") == 0
+    assert _run(*tune, "--w-g", "3", "--no-sharpness-warmup", "--clip", "2") == 0
     history = load_checkpoint(after / "model.pt").history
     assert [h["settings"]["epochs"] for h in history] == [2, 1]
     guidance = history[1]["settings"]["guidance"]
     assert (guidance["w_g"], guidance["targets"]) == (3.0, [["Lips", "mouth"]])
-    assert guidance["sharpness_warmup"] is True
-    assert history[1]["settings"]["clip"] == 1.0
+    assert guidance["sharpness_warmup"] is False
+    assert history[1]["settings"]["clip"] == 2.0
     capsys.readouterr()
     models = [before / "model.pt", after / "model.pt"]
     evaluate = ["evaluate", *models, data, "-a", "Lips", "-b", "Eyes", "-r", "mouth"]
@@ -67,7 +68,7 @@ def test_train_finetune_evaluate_explain(
     assert (tmp_path / "e.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_defaults_are_those_of_the_paper(
+def test_defaults_are_those_of_the_paper_or_measured(
     data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
@@ -76,11 +77,15 @@ def test_defaults_are_those_of_the_paper(
     assert _run("finetune", model, data, "-a", "Lips", "-r", "mouth") == 0
     training, tuning = seen
     for config in seen:
-        assert (config.lr, config.momentum, config.batch_size) == (0.01, 0.9, 256)
+        assert (config.lr, config.momentum, config.clip) == (0.01, 0.9, 1.0)
+    assert (training.batch_size, tuning.batch_size) == (256, 32)
     assert (training.size, training.model, training.patience) == (224, "alexnet", 3)
     assert (tuning.epochs, tuning.w_a) == (1, 1.0)
     guidance = tuning.guidance
-    assert (guidance.w_g, guidance.guide, guidance.region_weight) == (5.0, "positives", 3.0)
+    assert (guidance.pull, guidance.w_g) == (1.0, None)
+    assert (guidance.guide, guidance.region_weight) == ("positives", 3.0)
+    assert guidance.sharpness_warmup
+    assert tuning == TrainConfig.finetune(model, data, guidance)  # the library's are the same
 
 
 def test_synth_writes_a_data_set(tmp_path: Path) -> None:

@@ -45,9 +45,10 @@ void run_backward(const CamBackward& op, ScalarKind a) {
 std::tuple<Tensor, Tensor, Tensor, Tensor>
 cam_iou_forward(const Tensor activations, const Tensor gradients, const Tensor regions,
                 const std::optional<Tensor> cell_weights, const std::optional<Tensor> where,
-                double threshold, double sharpness, int64_t binarize, double eps) {
+                double threshold, double sharpness, int64_t binarize, double eps,
+                double max_pull) {
   return cam_iou_forward_op(activations, gradients, regions, cell_weights, where, threshold,
-                            sharpness, binarize, eps, run_loss_forward);
+                            sharpness, binarize, eps, max_pull, run_loss_forward);
 }
 
 std::tuple<Tensor, Tensor> cam_backward(const Tensor activations, const Tensor alpha,
@@ -149,10 +150,10 @@ void run_loss_backward(const CamLossBackward& op, ScalarKind a) {
 LossOutputs cam_loss_forward(const Tensor activations, const Tensor gradients, const Tensor regions,
                              const std::optional<Tensor> cell_weights,
                              const std::optional<Tensor> where, int64_t loss,
-                             const std::vector<double> params, int64_t reduction,
-                             bool need_gradients) {
+                             const std::vector<double> params, double max_pull,
+                             int64_t reduction, bool need_gradients) {
   return cam_loss_forward_op(activations, gradients, regions, cell_weights, where, loss, params,
-                             reduction, need_gradients, run_loss_pass);
+                             max_pull, reduction, need_gradients, run_loss_pass);
 }
 
 std::tuple<Tensor, Tensor>

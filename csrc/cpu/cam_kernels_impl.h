@@ -247,8 +247,8 @@ void cam_forward(const CamForward& op, int64_t begin, int64_t end, void* scratch
 // Steps 3 to 5 of one valid pair, and d loss / d (map before ReLU) into `unit`.
 template <class Acc, class Loss>
 FASTCAM_INLINE uint8_t loss_of_map(const Loss& loss, Acc* map, const Acc* region,
-                                   const Acc* weight, int64_t cells, int width, Acc* unit,
-                                   Acc* result) {
+                                   const Acc* weight, int64_t cells, int width, Acc max_pull,
+                                   Acc* unit, Acc* result) {
   const Peak<Acc> peak = rectify(map, cells);
   const Acc divisor = map_divisor(peak.value);
   const auto each_cell = [&](const auto& visit) __attribute__((always_inline)) {
@@ -273,12 +273,15 @@ FASTCAM_INLINE uint8_t loss_of_map(const Loss& loss, Acc* map, const Acc* region
   Acc derivative[Loss::kSums];
   *result = loss.combine(sum, derivative);
   Acc pull = 0;
+  Acc slopes = 0;
   each_cell([&](int64_t p, const Cell<Acc>& cell) __attribute__((always_inline)) {
     unit[p] = loss.slope(cell, derivative);
     pull += unit[p] * cell.x;
+    slopes += abs_(unit[p]);
   });
+  const Acc cut = pull_cut(slopes, max_pull);
   for (int64_t p = 0; p < cells; ++p) {
-    unit[p] = map_gradient(map[p], unit[p], pull, p == peak.cell, divisor);
+    unit[p] = cut * map_gradient(map[p], unit[p], pull, p == peak.cell, divisor);
   }
   return kStatusValid | (peak.value == Acc(0) ? kStatusDead : 0);
 }
@@ -315,8 +318,8 @@ void cam_loss_forward(const CamLossForward& op, const Loss& loss, int64_t begin,
       for (int i = 0; i < count; ++i) {
         const int64_t pair = n * in.targets + block[i];
         op.status[pair] = loss_of_map(loss, maps + i * padded<Acc>(P), region(n, block[i]),
-                                      weight(n, block[i]), P, op.params.cols, unit(pair),
-                                      losses + pair);
+                                      weight(n, block[i]), P, op.params.cols,
+                                      Acc(op.max_pull), unit(pair), losses + pair);
         if (op.status[pair] == 0) {
           std::memset(static_cast<Acc*>(op.alpha) + pair * in.channels, 0,
                       size_t(in.channels) * sizeof(Acc));

@@ -148,19 +148,27 @@ FASTCAM_DEVICE bool finish_loss(const CamLossForward& op, const Loss& loss, cons
       const auto slope_at = [&](int p, Acc r) {
         return loss.slope(cell_at(p, r / divisor), derivative);
       };
-      Acc pull = Acc(0);
+      struct Pull {
+        Acc weighted, slopes;
+      };
+      Pull pull{Acc(0), Acc(0)};
 #pragma unroll 1
       for (int p = thread; p < cells; p += threads) {
         const Acc r = peek(at.map + p);
-        pull += slope_at(p, r) * (r / divisor);
+        const Acc slope = slope_at(p, r);
+        pull.weighted += slope * (r / divisor);
+        pull.slopes += abs_(slope);
       }
-      pull =
-          block_reduce(pull, static_cast<Acc*>(scratch.reduce), [](Acc a, Acc b) { return a + b; });
+      pull = block_reduce(pull, static_cast<Pull*>(scratch.reduce), [](Pull a, const Pull& b) {
+        return Pull{a.weighted + b.weighted, a.slopes + b.slopes};
+      });
+      const Acc cut = pull_cut(pull.slopes, Acc(op.max_pull));
 
 #pragma unroll 1
       for (int p = thread; p < cells; p += threads) {
         const Acc r = peek(at.map + p);
-        store(unit + p, map_gradient(r, slope_at(p, r), pull, p == first.peak.cell, divisor));
+        store(unit + p, cut * map_gradient(r, slope_at(p, r), pull.weighted, p == first.peak.cell,
+                                           divisor));
       }
       if (thread == 0) {
         store(static_cast<Acc*>(op.loss) + at.pair, value);

@@ -18,7 +18,7 @@ struct PairLoss {
 template <class Loss, class Acc, class Emit>
 FASTCAM_DEVICE PairLoss<Acc> finish_in_warp(const Loss& loss, const Acc* map, const Acc* region,
                                             const Acc* weight, int cells, int width,
-                                            const Emit& emit) {
+                                            Acc max_pull, const Emit& emit) {
   constexpr int kCells = kPassCellsPerLane;
   const int lane = int(threadIdx.x) % kWarp;
   struct First {
@@ -74,21 +74,31 @@ FASTCAM_DEVICE PairLoss<Acc> finish_in_warp(const Loss& loss, const Acc* map, co
   result.value = loss.combine(sum.value, derivative);
   result.status = uint8_t(kStatusValid | (first.peak.value == Acc(0) ? kStatusDead : 0));
 
-  Acc pull = Acc(0);
+  struct Pull {
+    Acc weighted, slopes;
+  };
+  Pull pull{Acc(0), Acc(0)};
 #pragma unroll
   for (int k = 0; k < kCells; ++k) {
     const int q = lane + kWarp * k;
     if (q < cells) {
       const Acc x = slope[k];
       slope[k] = loss.slope(cell_at(q, x), derivative);
-      pull += slope[k] * x;
+      pull.weighted += slope[k] * x;
+      pull.slopes += abs_(slope[k]);
     }
   }
-  pull = team_reduce(pull, kWarp, [](Acc a, Acc b) { return a + b; });
+  pull = team_reduce(pull, kWarp, [](const Pull& a, const Pull& b) {
+    return Pull{a.weighted + b.weighted, a.slopes + b.slopes};
+  });
+  const Acc cut = pull_cut(pull.slopes, max_pull);
 #pragma unroll
   for (int k = 0; k < kCells; ++k) {
     const int q = lane + kWarp * k;
-    if (q < cells) emit(q, map_gradient(r[k], slope[k], pull, q == first.peak.cell, divisor));
+    if (q < cells) {
+      emit(q,
+           cut * map_gradient(r[k], slope[k], pull.weighted, q == first.peak.cell, divisor));
+    }
   }
   return result;
 }

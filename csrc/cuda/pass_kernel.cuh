@@ -286,7 +286,7 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossPass& pass, const PassWork& work)
         Losses::visit(op, [&](const auto& loss) {
           result = finish_in_warp(loss, maps + i * cells, regions + i * cells,
                                   op.cell_weights == nullptr ? nullptr : weights + i * cells, cells,
-                                  int(op.params.cols), emit);
+                                  int(op.params.cols), Acc(op.max_pull), emit);
         });
       }
       if (result.status == 0) {

@@ -13,6 +13,24 @@ from fastcam.models import ModelSpec
 from fastcam.tap import ActivationTap
 
 
+class ScoresNotFinite(ValueError):
+    """A classifier's scores are NaN or infinite."""
+
+
+def check_scores(logits: Tensor) -> None:
+    """Refuse logits [N, K] that are no numbers: every figure made of them would be wrong.
+
+    Raises:
+        ScoresNotFinite: with how many images have such a score.
+    """
+    bad = int((~logits.isfinite()).any(1).sum())
+    if bad:
+        raise ScoresNotFinite(
+            f"the scores of {bad} of {len(logits)} images are not finite (NaN or infinity): the "
+            "training of this model diverged; train again with a lower learning rate"
+        )
+
+
 @dataclass(frozen=True)
 class AttentionMaps:
     """Grad-CAM of a batch.

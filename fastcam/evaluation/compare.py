@@ -10,6 +10,7 @@ import torch
 
 from fastcam._files import write_json, write_text
 from fastcam._progress import Report, labelled
+from fastcam.evaluation.attention import ScoresNotFinite
 from fastcam.evaluation.evaluate import evaluate
 from fastcam.evaluation.tables import Table, comparison
 from fastcam.models import load_checkpoint
@@ -52,9 +53,11 @@ def compare(
     results = {}
     for name, path in named.items():
         report = labelled(progress, f"evaluating {name}")
-        results[name] = evaluate(
-            load_checkpoint(path), data, device=where, progress=report, **options
-        )
+        model = load_checkpoint(path)
+        try:
+            results[name] = evaluate(model, data, device=where, progress=report, **options)
+        except ScoresNotFinite as error:
+            raise ScoresNotFinite(f"{path}: {error}") from None
     table = comparison(results)
     if out is not None:
         base = str(out)

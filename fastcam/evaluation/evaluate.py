@@ -17,7 +17,7 @@ from torchmetrics.functional.classification import (
 from fastcam.data import CelebA, PreparedFaces
 from fastcam.data.batches import Collate
 from fastcam.data.celeba import attribute_index, attribute_subsets
-from fastcam.evaluation.attention import attention_maps, energy_share, set_iou
+from fastcam.evaluation.attention import attention_maps, check_scores, energy_share, set_iou
 from fastcam.evaluation.result import Evaluation, SubsetScore
 from fastcam.models import Checkpoint, grid_size
 from fastcam.regions import Region
@@ -66,7 +66,8 @@ def predict(
         progress: called with (done, total).
 
     Raises:
-        ValueError: an unknown attribute or region, or attributes that are not the classifier's.
+        ValueError: an unknown attribute or region, attributes that are not the classifier's, or
+            scores that are not finite.
     """
     target = attribute_index(checkpoint.attributes, attribute)
     chosen = Region.parse(region) if isinstance(region, str) else region
@@ -124,7 +125,9 @@ def predict(
             module.training = mode
     if not parts:
         raise ValueError("there are no images to evaluate")
-    return Predictions(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    predictions = Predictions(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    check_scores(predictions.logits)
+    return predictions
 
 
 def summarize(

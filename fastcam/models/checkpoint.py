@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,15 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> Path:
     return write_atomic(path, lambda p: torch.save(payload, p))
 
 
+def _why_missing(path: Path) -> str:
+    """What the training in a checkpoint's folder left behind about itself."""
+    try:
+        stored = json.loads((path.parent / "result.json").read_text(encoding="utf-8"))
+        return f": {stored['diverged']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
 def load_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint; the model is in eval mode, on the CPU.
 
@@ -108,7 +118,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"checkpoint {path} does not exist")
+        raise FileNotFoundError(f"checkpoint {path} does not exist{_why_missing(path)}")
     try:
         payload = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

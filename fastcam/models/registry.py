@@ -11,6 +11,7 @@ from torch import nn
 
 from fastcam.models.alexnet import alexnet
 from fastcam.models.attention import AttentionNetwork
+from fastcam.models.resnet import resnet18
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ _REGISTRY: dict[str, ModelSpec] = {
     # The ReLU after conv5 (Y §3: "the last conv-layer delivers the Grad-CAM"), gradients after its
     # pooling.
     "alexnet": ModelSpec(alexnet, "features.11", "features.12"),
+    "resnet18": ModelSpec(resnet18, "layer4"),
     # The features that all masks share; behind them is a fused op, differentiable once.
     "attention": ModelSpec(
         AttentionNetwork,

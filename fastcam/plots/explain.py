@@ -13,7 +13,7 @@ from torchvision import tv_tensors
 
 from fastcam.data import FitSquare, PreparedFaces
 from fastcam.data.celeba import attribute_index, decode
-from fastcam.evaluation.attention import attention_maps
+from fastcam.evaluation.attention import ScoresNotFinite, attention_maps, check_scores
 from fastcam.evaluation.compare import name_checkpoints
 from fastcam.models import Checkpoint, load_checkpoint
 from fastcam.plots.faces import ExplainedFace, faces_figure
@@ -44,6 +44,10 @@ def explain(
         checkpoint.model.eval()
         pixels = checkpoint.preprocessing.normalize(image.as_subclass(Tensor)[None])
         maps = attention_maps(checkpoint.model, pixels, [target], checkpoint.spec)
+        try:
+            check_scores(maps.logits)
+        except ScoresNotFinite as error:
+            raise ScoresNotFinite(f"{name}: {error}") from None
         cams[name] = maps.cams[0, 0].numpy()
         scores[name] = float(maps.logits[0, target].sigmoid())
     return ExplainedFace(

@@ -15,6 +15,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 
 from fastcam._files import write_atomic, write_text
 from fastcam._progress import Report
+from fastcam.training.diverged import check_weights
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -37,6 +38,8 @@ class AtomicCheckpointIO(CheckpointIO):
 class ResumeCheckpoint(Checkpoint):
     """Saves the whole state of the run at the end of each epoch, and every few minutes within one.
 
+    Weights that are no numbers are not saved: what was saved before them stays.
+
     Args:
         path: the file, replaced each time.
         minutes: time between two saves within an epoch.
@@ -47,6 +50,7 @@ class ResumeCheckpoint(Checkpoint):
         self._saved = time.monotonic()
 
     def _save(self, trainer: Trainer) -> None:
+        check_weights(trainer.lightning_module, f"after step {trainer.global_step}")
         trainer.save_checkpoint(self.path)
         self._saved = time.monotonic()
 
@@ -106,6 +110,10 @@ class History(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._add(trainer, "valid/")
         self.write()
+
+    def add_start(self, trainer: Trainer) -> None:
+        """Record a validation before the first step."""
+        self._add(trainer, "valid/")
 
     def write(self) -> None:
         """Write the CSV file: ``epoch``, ``step``, every metric (empty where there is none)."""

@@ -11,11 +11,12 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
+from fastcam._defaults import CLIP, FINETUNE, PULL
 from fastcam.data.transforms import AUGMENTATIONS, FITS
 from fastcam.heads import HEADS
 from fastcam.regions import Region
 
-GUIDES = ("positives", "all")
+GUIDES = ("positives", "all", "true_class")
 SCHEDULES = ("constant", "cosine")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("float32", "bfloat16")
@@ -44,12 +45,18 @@ class GuidanceConfig:
     Attributes:
         targets: (attribute, region) pairs; regions as :meth:`fastcam.regions.Region.parse` reads
             them.
-        w_g: weight of the Grad-CAM IoU loss; 0 switches guidance off and leaves the rest of the run
-            as it is (a control).
-        guide: ``"positives"`` guides the images that have the attribute, ``"all"`` every image.
+        pull: how hard guidance draws on the guided layer, relative to the labels
+            (:class:`fastcam.Balance`); 1 where neither ``pull`` nor ``w_g`` is given. 0 switches
+            guidance off and leaves the rest of the run as it is (a control).
+        w_g: fixed weight of the Grad-CAM IoU loss in place of ``pull``, as in Yang et al. eq. 1; 0
+            makes a control, too. No fixed weight is safe for every network: prefer ``pull``.
+        guide: ``"positives"`` guides the images that have the attribute, ``"all"`` every image,
+            ``"true_class"`` every image by the map of its true answer: of the negated score where
+            the attribute is absent.
         region_weight: cells of the region weigh this much, others 1 (Y 3.1: the mouth weighs three
             times the rest).
         threshold, sharpness, binarize, weight_grad, head: see :class:`fastcam.IoUCamLoss`.
+        max_pair_pull: see :class:`fastcam.IoUCamLoss`; None leaves every pair's gradient as it is.
         sharpness_warmup: raise the sharpness linearly from 1 to its value over the run. A low
             sharpness has gradients where the map is far from the region, so that fewer maps start
             dead.
@@ -57,7 +64,8 @@ class GuidanceConfig:
     """
 
     targets: tuple[tuple[str, str], ...]
-    w_g: float = 5.0
+    pull: float | None = None
+    w_g: float | None = None
     guide: str = "positives"
     region_weight: float = 3.0
     threshold: float = 0.5
@@ -65,13 +73,28 @@ class GuidanceConfig:
     binarize: str = "tone"
     weight_grad: str = "full"
     head: str = "auto"
-    sharpness_warmup: bool = False
+    max_pair_pull: float | None = None
+    sharpness_warmup: bool = True
     grid: str = "coverage"
 
     def __post_init__(self) -> None:
         _check(len(self.targets) > 0, "targets must hold at least one (attribute, region) pair")
-        _check_numbers(self, ("w_g", "region_weight", "threshold", "sharpness"))
-        _check(0 <= self.w_g < math.inf, f"w_g must be at least 0 and finite, got {self.w_g}")
+        _check(
+            self.pull is None or self.w_g is None,
+            f"give pull or w_g, not both; got pull {self.pull} and w_g {self.w_g}",
+        )
+        if self.pull is None and self.w_g is None:
+            object.__setattr__(self, "pull", PULL)
+        _check_numbers(self, ("region_weight", "threshold", "sharpness"))
+        for name in ("pull", "w_g", "max_pair_pull"):
+            value = getattr(self, name)
+            if value is not None:
+                _check_numbers(self, (name,))
+                _check(0 <= value < math.inf, f"{name} must be at least 0 and finite, got {value}")
+        _check(
+            self.max_pair_pull is None or self.max_pair_pull > 0,
+            f"max_pair_pull must be above 0, got {self.max_pair_pull}",
+        )
         _check(self.guide in GUIDES, f"guide must be one of {GUIDES}, got {self.guide!r}")
         _check(self.region_weight > 0, f"region_weight must be above 0, got {self.region_weight}")
         _check(0 < self.threshold < 1, f"threshold must lie in (0, 1), got {self.threshold}")
@@ -89,6 +112,11 @@ class GuidanceConfig:
             _check(value in choices, f"{name} must be one of {choices}, got {value!r}")
         for _, region in self.targets:
             Region.parse(region)
+
+    @property
+    def guides(self) -> bool:
+        """Whether the Grad-CAM loss takes part; False makes a control."""
+        return bool(self.pull or self.w_g)
 
     @property
     def regions(self) -> list[Region]:
@@ -148,7 +176,7 @@ class TrainConfig:
     momentum: float = 0.9
     weight_decay: float = 0.0
     schedule: str = "constant"
-    clip: float = 0.0
+    clip: float = CLIP
     w_a: float = 1.0
     augment: str = "flip"
     precision: str = "float32"
@@ -205,10 +233,24 @@ class TrainConfig:
             if isinstance(value, Path):
                 object.__setattr__(self, name, str(value))
 
+    @classmethod
+    def finetune(
+        cls, start: str | Path, data: str | Path, guidance: GuidanceConfig, **changes: Any
+    ) -> TrainConfig:
+        """A fine-tuning as ``fastcam finetune`` does it: short, in small steps.
+
+        Args:
+            start: checkpoint to start from.
+            data: folder in the CelebA layout.
+            guidance: where to look.
+            changes: other settings than the defaults for fine-tuning.
+        """
+        return cls(data=str(data), start=str(start), guidance=guidance, **{**FINETUNE, **changes})
+
     @property
     def guided(self) -> bool:
         """Whether the Grad-CAM loss takes part."""
-        return self.guidance is not None and self.guidance.w_g > 0
+        return self.guidance is not None and self.guidance.guides
 
     def settings(self) -> dict[str, Any]:
         """The settings that decide the result, as JSON values."""

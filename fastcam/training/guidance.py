@@ -1,12 +1,14 @@
-"""The Grad-CAM term of the training loss: targets, cell weights, and the sharpness schedule."""
+"""The Grad-CAM term of the training loss: targets, cell weights, weighting, sharpness schedule."""
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from fastcam.balance import Balance
 from fastcam.data.celeba import attribute_index
 from fastcam.losses import IoUCamLoss
 from fastcam.models import ModelSpec
@@ -25,6 +27,11 @@ def guided_pairs(labels: Tensor, guide: str) -> Tensor:
     return labels > 0.5 if guide == "positives" else torch.ones_like(labels, dtype=torch.bool)
 
 
+def score_signs(labels: Tensor, guide: str) -> Tensor | None:
+    """+1 where the map of the score is guided, −1 for the negated score's: [N, T], None for +1."""
+    return torch.where(labels > 0.5, 1.0, -1.0) if guide == "true_class" else None
+
+
 def warm_sharpness(sharpness: float, progress: float) -> float:
     """Sharpness after a share ``progress`` of the run: linear from 1 to ``sharpness``."""
     return 1 + (sharpness - 1) * min(max(progress, 0.0), 1.0)
@@ -32,18 +39,25 @@ def warm_sharpness(sharpness: float, progress: float) -> float:
 
 @dataclass
 class GuidanceTerm:
-    """One batch's Grad-CAM loss and what is worth knowing about it.
+    """One batch's Grad-CAM loss and what is worth knowing about it; nothing waits for a device.
 
-    loss: scalar, the mean over valid pairs.
-    valid, dead: how many pairs were valid, and how many of them had an all-zero map.
+    total: scalar, label loss and guidance as they are to be minimised.
+    loss: scalar, the Grad-CAM loss, mean over valid pairs, detached.
+    dead: scalar, the share of the valid pairs' maps that are zero everywhere.
+    ratio: scalar, what balances the gradients of labels and guidance (:class:`fastcam.Balance`).
     """
 
+    total: Tensor
     loss: Tensor
-    valid: int
-    dead: int
+    dead: Tensor
+    ratio: Tensor
 
 
-class Guidance:
+# A fixed weight whose gradient on the guided layer is more than this many times the labels'.
+HEAVY = 10.0
+
+
+class Guidance(nn.Module):
     """Computes the attribute loss and the Grad-CAM IoU loss in one forward pass.
 
     Args:
@@ -59,6 +73,7 @@ class Guidance:
     def __init__(
         self, config: GuidanceConfig, model: nn.Module, spec: ModelSpec, attributes: list[str]
     ) -> None:
+        super().__init__()
         if config.weight_grad not in spec.weight_grads:
             allowed = " or ".join(repr(w) for w in spec.weight_grads)
             raise ValueError(
@@ -67,14 +82,16 @@ class Guidance:
             )
         self.config = config
         self.targets = torch.tensor([attribute_index(attributes, a) for a, _ in config.targets])
-        self.model = model
         self.tap = ActivationTap(model, spec.target_layer, gradient_at=spec.gradient_at)
+        self.balance = Balance(config.pull or 0.0)
+        self._warned = False
         self.criterion = IoUCamLoss(
             threshold=config.threshold,
             sharpness=1.0 if config.sharpness_warmup else config.sharpness,
             binarize=config.binarize,
             weight_grad=config.weight_grad,
             head=config.head,
+            max_pair_pull=config.max_pair_pull,
         )
 
     def set_progress(self, progress: float) -> None:
@@ -82,20 +99,44 @@ class Guidance:
         if self.config.sharpness_warmup:
             self.criterion.sharpness = warm_sharpness(self.config.sharpness, progress)
 
-    def __call__(
-        self, images: Tensor, labels: Tensor, regions: Tensor
+    def forward(
+        self, images: Tensor, labels: Tensor, regions: Tensor, w_a: float = 1.0
     ) -> tuple[AttributeLoss, GuidanceTerm]:
-        """Both losses, from normalised ``images`` and ``regions`` [N, T, h, w]."""
+        """Both losses, from normalised ``images`` and ``regions`` [N, T, h, w].
+
+        Args:
+            w_a: weight of the attribute loss in the total.
+        """
         targets = self.targets.to(labels.device)
+        chosen, guide = labels[:, targets], self.config.guide
         with self.tap as tap:
-            attributes = attribute_loss(self.model, images, labels)
+            attributes = attribute_loss(self.tap.model, images, labels)
             loss = self.criterion(
                 attributes.logits,
                 tap,
                 regions,
                 targets=targets,
                 cell_weights=cell_weights(regions, self.config.region_weight),
-                where=guided_pairs(labels[:, targets], self.config.guide),
+                where=guided_pairs(chosen, guide),
+                signs=score_signs(chosen, guide),
             )
-        stats = self.criterion.stats
-        return attributes, GuidanceTerm(loss, int(stats.valid), int(stats.dead))
+            total = self.balance(w_a * attributes.loss, loss, tap)
+        if self.config.w_g is not None:
+            total = total + self.config.w_g * loss
+            self._warn_of_heavy_weight(self.config.w_g)
+        valid, dead = self.criterion.stats.counts
+        ratio = self.balance.ratio.to(loss.device)
+        return attributes, GuidanceTerm(total, loss.detach(), dead / valid.clamp(min=1), ratio)
+
+    def _warn_of_heavy_weight(self, w_g: float) -> None:
+        if self._warned or not self.balance.measured:
+            return
+        ratio = float(self.balance.ratio)  # waits for the device, a few times in a run
+        if ratio > 0 and w_g > HEAVY * ratio:
+            self._warned = True
+            warnings.warn(
+                f"w_g {w_g:g}: the Grad-CAM loss draws {w_g / ratio:.0f} times as hard on the "
+                "guided layer as the labels do, and accuracy is at risk; use pull (1 is as hard), "
+                f"or w_g up to {2 * ratio:.2g}",
+                stacklevel=2,
+            )

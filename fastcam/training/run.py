@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,14 @@ from fastcam.training.callbacks import (
 )
 from fastcam.training.config import TrainConfig
 from fastcam.training.data import FaceBatches
+from fastcam.training.diverged import TrainingDiverged, check_weights
 from fastcam.training.task import AttributeTask
 
 CHECKPOINT = "model.pt"
 HISTORY = "history.csv"
 SETTINGS = "settings.json"
 RESUME = "last.ckpt"
+RESULT = "result.json"
 BEST = "best.ckpt"
 
 
@@ -60,6 +63,9 @@ class TrainResult:
         epochs: epochs that were run in all.
         landmark_sources: training images by the source of their landmarks.
         kept: an earlier call had finished the run, and this one did nothing.
+        before, after: validation metrics of the start and of the trained model (see
+            :class:`fastcam.training.task.AttributeTask`), None for one that is not defined;
+            ``before`` only for a fine-tuning with targets.
     """
 
     checkpoint: Path
@@ -67,6 +73,8 @@ class TrainResult:
     epochs: int
     landmark_sources: dict[str, int]
     kept: bool = False
+    before: Mapping[str, float | None] | None = None
+    after: Mapping[str, float | None] = field(default_factory=dict)
 
 
 def initial_checkpoint(config: TrainConfig, attributes: list[str]) -> Checkpoint:
@@ -147,6 +155,8 @@ def train(
         ValueError: settings that do not fit the data, or ``out`` holds a run with other settings,
             from another start or on other attribute labels.
         FileNotFoundError: data or checkpoint are missing.
+        TrainingDiverged: the loss, its gradient or the weights are no numbers any more; no
+            ``model.pt`` is written, and the last good state is kept.
         KeyboardInterrupt: interrupted; the same call goes on.
     """
     out = Path(out)
@@ -154,11 +164,17 @@ def train(
     settings = {**config.settings(), **_digests(config)}
     _check_claim(out, settings)
     result = out / CHECKPOINT
-    done = out / "result.json"
+    done = out / RESULT
     if done.is_file() and result.is_file():
         stored = json.loads(done.read_text())
         return TrainResult(
-            result, out / HISTORY, stored["epochs"], stored["landmark_sources"], kept=True
+            result,
+            out / HISTORY,
+            stored["epochs"],
+            stored["landmark_sources"],
+            kept=True,
+            before=stored.get("before"),
+            after=stored["metrics"],
         )
 
     attributes = read_attributes(Path(config.data) / ATTRIBUTE_TABLE).columns
@@ -216,25 +232,54 @@ def train(
         checkpoint.model.train()
         write_json(out / SETTINGS, settings)  # now that they have proved to fit
         try:
+            if guidance is not None and config.start is not None and not resume.is_file():
+                trainer.validate(task, datamodule=batches, verbose=False)
+                history.add_start(trainer)
             trainer.fit(task, batches, ckpt_path=str(resume) if resume.is_file() else None)
+            check_weights(checkpoint.model, "after the last step")
         except SystemExit:  # Lightning's answer to Ctrl-C; older versions return
             if not trainer.interrupted:
                 raise
+        except TrainingDiverged as error:
+            raise _diverged(out, error) from None
     if trainer.interrupted:
         raise KeyboardInterrupt
     if config.patience and (out / BEST).is_file():
         state = torch.load(out / BEST, map_location="cpu", weights_only=True)["state_dict"]
         task.load_state_dict(state)
     checkpoint.model.to("cpu").eval()
-    last = {k: v for r in history.records for k, v in r.items() if k.startswith("valid/")}
-    checkpoint.history.append({"settings": settings, "metrics": last})
+    validations = [r for r in history.records if "valid/loss" in r]
+    before = validations.pop(0) if validations and validations[0]["step"] == 0 else None
+    # Early stopping keeps the epoch of the lowest validation loss, the first on a tie.
+    kept = min(validations, key=lambda r: r["valid/loss"]) if config.patience else validations[-1]
+    metrics = _valid_metrics(kept)
+    start = None if before is None else _valid_metrics(before)
+    checkpoint.history.append({"settings": settings, "metrics": metrics})
     save_checkpoint(result, checkpoint)
     sources = splits[0].landmark_sources
     epochs = int(history.records[-1]["epoch"]) + 1
-    write_json(done, {"epochs": epochs, "metrics": last, "landmark_sources": sources})
+    write_json(
+        done,
+        {"epochs": epochs, "before": start, "metrics": metrics, "landmark_sources": sources},
+    )
     for leftover in (RESUME, BEST):
         (out / leftover).unlink(missing_ok=True)
-    return TrainResult(result, out / HISTORY, epochs, sources)
+    return TrainResult(result, out / HISTORY, epochs, sources, before=start, after=metrics)
+
+
+def _valid_metrics(record: Mapping[str, Any]) -> dict[str, float | None]:
+    """The validation metrics of a record as JSON has them: null for one that is not defined."""
+    found = {k: float(v) for k, v in record.items() if k.startswith("valid/")}
+    return {k: v if math.isfinite(v) else None for k, v in found.items()}
+
+
+def _diverged(out: Path, error: TrainingDiverged) -> TrainingDiverged:
+    """Note in the folder how its run ended, and say what is left of it."""
+    good = next((out / name for name in (BEST, RESUME) if (out / name).is_file()), None)
+    message = f"the training in {out} diverged: {error}"
+    message += f"; the last good state is kept in {good}" if good else "; nothing was saved before"
+    write_json(out / RESULT, {"diverged": message})
+    return TrainingDiverged(message)
 
 
 def _digests(config: TrainConfig) -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 from torchmetrics import MeanMetric
@@ -18,12 +19,9 @@ from fastcam.data.seeds import derive_seed
 from fastcam.evaluation.attention import attention_maps, energy_share, set_iou
 from fastcam.models import Checkpoint
 from fastcam.training.config import TrainConfig
+from fastcam.training.diverged import ADVICE, TrainingDiverged
 from fastcam.training.guidance import Guidance
 from fastcam.training.objective import attribute_loss
-
-
-class TrainingDiverged(ArithmeticError):
-    """The loss or its gradient is no longer a number."""
 
 
 class AttributeTask(LightningModule):
@@ -31,10 +29,11 @@ class AttributeTask(LightningModule):
 
     Logged in training: ``train/loss``, ``train/loss_a``, ``train/lr``, ``train/grad_norm`` (before
     clipping), the parts of a model's own loss where it has one (``train/loss_binary``, …) and, with
-    guidance, ``train/loss_g``, ``train/dead`` (share of the guided maps that are all zero) and
+    guidance, ``train/loss_g``, ``train/dead`` (share of the guided maps that are all zero),
+    ``train/ratio`` (of the gradients of labels and guidance, :class:`fastcam.Balance`) and
     ``train/sharpness``. In validation: ``valid/loss`` (binary cross entropy, mean over images and
     attributes, whatever the model is trained with), ``valid/accuracy`` (mean over attributes) and,
-    with guidance targets (a control with w_g = 0 included), ``valid/accuracy_target``, and
+    with guidance targets (a control included), ``valid/accuracy_target``, and
     ``valid/energy``, ``valid/iou`` and ``valid/dead`` over the targets' positives.
     """
 
@@ -45,6 +44,7 @@ class AttributeTask(LightningModule):
         self.spec = checkpoint.spec
         self.config = config
         attributes = checkpoint.attributes
+        self._parts: dict[str, Tensor] = {}  # of the last step's loss
         self.guidance: Guidance | None = None
         if config.guidance is not None and config.guided:
             self.guidance = Guidance(config.guidance, self.model, self.spec, attributes)
@@ -83,24 +83,32 @@ class AttributeTask(LightningModule):
             loss = self.config.w_a * attributes.loss
         else:
             self.guidance.set_progress(self._progress())
-            attributes, term = self.guidance(images, labels, batch["regions"])
-            loss = self.config.w_a * attributes.loss + self.guidance.config.w_g * term.loss
-            record["train/loss_g"] = term.loss.detach()
-            record["train/dead"] = term.dead / max(term.valid, 1)
+            attributes, term = self.guidance(images, labels, batch["regions"], self.config.w_a)
+            loss = term.total
+            record |= {"train/loss_g": term.loss, "train/dead": term.dead}
+            record["train/ratio"] = term.ratio
             record["train/sharpness"] = self.guidance.criterion.sharpness
         record["train/lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
         record |= {"train/loss": loss.detach(), "train/loss_a": attributes.loss.detach()}
         record |= {f"train/loss_{name}": part for name, part in attributes.parts.items()}
         self.log_dict(record, on_step=True, on_epoch=False, batch_size=len(labels))
+        self._parts = {"attribute loss": record["train/loss_a"]}
+        if "train/loss_g" in record:
+            self._parts["Grad-CAM loss"] = record["train/loss_g"]
         return loss
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         limit = self.config.clip or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         if not torch.isfinite(norm):
+            part, value = "gradient", float(norm)
+            for name, loss in self._parts.items():
+                if not torch.isfinite(loss):
+                    part, value = name, float(loss)
+                    break
+            step = self.trainer.global_step + 1
             raise TrainingDiverged(
-                f"the gradient became {float(norm)} at step {self.trainer.global_step}: lower the"
-                " learning rate or w_g, clip the gradient's norm, or warm the sharpness up"
+                f"the {part} became {value} in step {step} of {self._total_steps()}; {ADVICE}"
             )
         self.log("train/grad_norm", norm, on_step=True, on_epoch=False)
 
@@ -137,6 +145,12 @@ class AttributeTask(LightningModule):
         seen = [name for name in means if means[name].update_called]
         record = {f"valid/{name}": means[name].compute() for name in seen}
         record["valid/accuracy"] = self.val_accuracy.compute()
+        loss = float(record["valid/loss"])
+        if not math.isfinite(loss):
+            when = f"after step {self.trainer.global_step} of {self._total_steps()}"
+            if self.trainer.state.fn != TrainerFn.FITTING:
+                when = "before the first step: the model that the run starts from is damaged"
+            raise TrainingDiverged(f"the validation loss became {loss} {when}; {ADVICE}")
         for metric in (*means.values(), self.val_accuracy):
             metric.reset()
         self.log_dict(record)

@@ -85,7 +85,7 @@ int emulate_cam_iou_forward(void* device, int multiprocessors, int a_kind, int d
                             const void* activations, const void* gradients, const void* regions,
                             const void* cell_weights, const bool* where,
                             const int64_t* cell_strides, double threshold, double sharpness,
-                            int binarize, double eps, void* loss, void* alpha, void* unit,
+                            int binarize, double eps, double max_pull, void* loss, void* alpha, void* unit,
                             uint8_t* status, char* message, int message_size) {
   return guarded(message, message_size, [&] {
     CamLossForward op{};
@@ -101,6 +101,7 @@ int emulate_cam_iou_forward(void* device, int multiprocessors, int a_kind, int d
     op.where_stride_t = cell_strides[5];
     op.kind = LossKind(binarize);
     op.params = {{threshold, sharpness, eps}, 1, int32_t(op.in.cells)};
+    op.max_pull = max_pull;
     op.alpha = alpha;
     op.unit = unit;
     op.loss = loss;
@@ -116,7 +117,8 @@ int emulate_cam_loss_forward(void* device, int multiprocessors, int a_kind, int 
                              const void* activations, const void* gradients, const void* regions,
                              const void* cell_weights, const bool* where,
                              const int64_t* cell_strides, const int64_t* shape, int loss_kind,
-                             const double* params, int reduction, int shared_limit, void* loss,
+                             const double* params, double max_pull, int reduction,
+                             int shared_limit, void* loss,
                              uint8_t* status, void* reduced, void* count, void* alpha,
                              void* grad_map, void* grad_gradients, char* message,
                              int message_size) {
@@ -135,6 +137,7 @@ int emulate_cam_loss_forward(void* device, int multiprocessors, int a_kind, int 
     op.where_stride_t = cell_strides[5];
     op.kind = LossKind(loss_kind);
     for (int i = 0; i < kMaxLossParams; ++i) op.params.value[i] = params[i];
+    op.max_pull = max_pull;
     op.params.rows = int32_t(shape[0]);
     op.params.cols = int32_t(shape[1]);
     op.alpha = alpha;

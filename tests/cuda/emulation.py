@@ -232,6 +232,7 @@ class Emulator:
         sharpness: float = 8.0,
         binarize: str = "tone",
         eps: float = 1e-6,
+        max_pull: float = 0.0,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """``_cam_iou_forward``: loss, alpha, unit, status."""
         (n, c, h, w), t = activations.shape, gradients.shape[1]
@@ -255,6 +256,7 @@ class Emulator:
             ctypes.c_double(sharpness),
             BINARIZE[binarize],
             ctypes.c_double(eps),
+            ctypes.c_double(max_pull),
             *map(_pointer, (loss, alpha, unit, status)),
         )
         return loss, alpha, unit, status
@@ -304,6 +306,7 @@ class Emulator:
         where: Tensor | None,
         loss: int,
         params: Sequence[float],
+        max_pull: float,
         reduction: int,
         need_gradients: bool,
         shared_limit: int = CLUSTER_SHARED_BYTES,
@@ -336,6 +339,7 @@ class Emulator:
             _array(ctypes.c_int64, (h, w)),
             loss,
             _array(ctypes.c_double, [*params, *[0.0] * (4 - len(params))]),
+            ctypes.c_double(max_pull),
             reduction,
             shared_limit,
             *map(_pointer, outputs),
@@ -494,11 +498,20 @@ class EmulatedOps:
         if 0 in gradients.shape[:2]:
             return raw._cam_iou_forward(activations, gradients, regions, cell_weights, where, *rest)
         activations, gradients = _readable(activations), _readable(gradients)
-        threshold, sharpness, binarize, eps = rest
+        threshold, sharpness, binarize, eps, max_pull = rest
         cells = [None if t is None else _with_contiguous_cells(t) for t in (regions, cell_weights)]
         mode = next(name for name, number in BINARIZE.items() if number == binarize)
         return Emulator(**self.options).cam_iou_forward(
-            activations, gradients, cells[0], cells[1], where, threshold, sharpness, mode, eps
+            activations,
+            gradients,
+            cells[0],
+            cells[1],
+            where,
+            threshold,
+            sharpness,
+            mode,
+            eps,
+            max_pull,
         )
 
     def _cam_backward(

@@ -1,0 +1,300 @@
+"""``python -m bench guidance``: is guidance safe? One axis at a time around the default.
+
+Networks that judge lipstick by eye make-up are trained on synthetic faces; each cell of the matrix
+fine-tunes one of them as ``fastcam finetune`` does, with one setting changed, beside a control (the
+same without guidance). A cell is safe if accuracy stays within a point of its control's.
+
+Everything is kept under ``--work`` and a stopped run goes on where it stopped; the table and the
+numbers go to ``--out``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastcam._files import write_json, write_text
+from fastcam._progress import progress_bars
+
+PAIRS = (("Wearing_Lipstick", "mouth"), ("Eyeglasses", "left_eye,right_eye"))
+OTHER = "Heavy_Makeup"
+COOCCURRENCE = 0.9
+MAX_LOSS = 0.01  # of accuracy, against the control
+MIN_GAIN = 1.5  # of energy in the region, against the control
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all cells share.
+
+    images, splits: synthetic faces and their shares for training, validation and test.
+    base: settings of the networks that are fine-tuned, by model.
+    """
+
+    images: int = 8000
+    splits: tuple[float, float, float] = (0.3, 0.2, 0.5)
+    size: int = 128
+    fit: str = "face"
+    base: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=lambda: {
+            "alexnet": {"lr": 0.2, "epochs": 8, "batch_size": 32},
+            "resnet18": {"lr": 0.1, "epochs": 8, "batch_size": 32},
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One fine-tuning: what differs from the default."""
+
+    name: str
+    model: str = "alexnet"
+    seed: int = 0
+    pairs: int = 1
+    train: Mapping[str, Any] = field(default_factory=dict)
+    guidance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def control(self) -> Cell:
+        """The same without guidance."""
+        settings = {**self.train, "model": self.model, "pairs": self.pairs}
+        named = ", ".join(f"{k} {v}" for k, v in settings.items())
+        return replace(self, name=f"control: {named}", guidance={"pull": 0.0})
+
+    @property
+    def slug(self) -> str:
+        text = "".join(c if c.isalnum() or c in ".-" else "_" for c in self.name)
+        return f"{text}-seed{self.seed}"
+
+
+def matrix(seeds: int = 3) -> list[Cell]:
+    """The default on every seed, and every axis on the first."""
+    cells = [Cell("default", seed=seed) for seed in range(seeds)]
+    cells += [Cell(f"pull {p:g}", guidance={"pull": p}) for p in (0.1, 0.3, 2.0)]
+    cells += [
+        Cell("max_pair_pull 1", guidance={"max_pair_pull": 1.0}),
+        Cell("no sharpness warm-up", guidance={"sharpness_warmup": False}),
+        Cell("guide all", guidance={"guide": "all"}),
+        Cell("guide true_class", guidance={"guide": "true_class"}),
+        Cell("two attributes", pairs=2),
+        Cell("batch 256", train={"batch_size": 256, "epochs": 8}),
+        Cell("lr .003", train={"lr": 0.003}),
+        Cell("lr .03", train={"lr": 0.03}),
+        Cell("no clipping", train={"clip": 0.0}),
+        Cell("constant lr", train={"schedule": "constant"}),
+        Cell("resnet18", model="resnet18"),
+    ]
+    return cells
+
+
+def faces(setup: Setup, work: Path, seed: int, workers: int) -> Path:
+    from fastcam.data.synthetic import generate
+
+    (a, _), *_ = PAIRS
+    return generate(
+        work / f"faces{seed}",
+        setup.images,
+        seed=seed,
+        cooccurrence={(a, OTHER): COOCCURRENCE},
+        splits=setup.splits,
+        workers=workers,
+        progress=False,
+    )
+
+
+def base(setup: Setup, work: Path, model: str, seed: int, device: str, workers: int) -> Path:
+    """The network that the cells of a model and seed start from."""
+    from fastcam.training import TrainConfig, train
+
+    config = TrainConfig(
+        data=str(work / f"faces{seed}"), model=model, size=setup.size, fit=setup.fit, patience=0,
+        schedule="cosine", seed=seed, device=device, workers=workers, **setup.base[model],
+    )  # fmt: skip
+    return train(config, work / f"base-{model}-seed{seed}").checkpoint
+
+
+def run(setup: Setup, work: Path, cell: Cell, device: str, workers: int) -> dict[str, Any]:
+    """Fine-tune and judge one cell; what an earlier call found is kept."""
+    from fastcam.training import GuidanceConfig, TrainConfig, TrainingDiverged, train
+
+    folder = work / cell.slug
+    found = folder / "found.json"
+    if found.is_file():
+        return json.loads(found.read_text(encoding="utf-8"))
+    data = work / f"faces{cell.seed}"
+    start = work / f"base-{cell.model}-seed{cell.seed}" / "model.pt"
+    config = TrainConfig.finetune(
+        start, data, GuidanceConfig(targets=PAIRS[: cell.pairs], **cell.guidance),
+        seed=cell.seed + 1, device=device, workers=workers, **cell.train,
+    )  # fmt: skip
+    result: dict[str, Any] = {"cell": asdict(cell), "diverged": None}
+    try:
+        trained = train(config, folder)
+    except TrainingDiverged as error:
+        result["diverged"] = str(error)
+    else:
+        history = trained.history.read_text(encoding="utf-8")
+        result["finite"] = "nan" not in history and "inf" not in history
+        result["splits"] = judge(trained.checkpoint, data, cell.pairs, device, workers)
+    write_json(found, result)
+    return result
+
+
+def judge(
+    path: Path, data: Path, pairs: int, device: str, workers: int
+) -> dict[str, list[dict[str, float | None]]]:
+    """Accuracy and attention on two splits, one record for each guided attribute."""
+    from fastcam.data import CelebA, PreparedFaces
+    from fastcam.evaluation import predict, summarize
+    from fastcam.models import load_checkpoint
+
+    checkpoint = load_checkpoint(path)
+    taken = checkpoint.preprocessing
+    out: dict[str, list[dict[str, float | None]]] = {}
+    for split in ("valid", "test"):
+        images = PreparedFaces(
+            CelebA(data, split, attributes=checkpoint.attributes),
+            taken.size, fit=taken.fit, cache=True, workers=workers,
+        )  # fmt: skip
+        out[split] = []
+        for attribute, region in PAIRS[:pairs]:
+            what = {"attribute": attribute, "region": region}
+            predictions = predict(checkpoint, images, **what, device=device)  # type: ignore[arg-type]
+            e = summarize(predictions, checkpoint.attributes, **what, other=OTHER, split=split)
+            out[split].append(
+                {
+                    "accuracy": e["all"].accuracy, "E1": e["E1"].accuracy, "E2": e["E2"].accuracy,
+                    "not a": e["not a"].accuracy, "average precision": e.average_precision,
+                    "mean accuracy": e.mean_accuracy, "energy": e["a"].energy, "iou": e["a"].iou,
+                }
+            )  # fmt: skip
+    return out
+
+
+def verdict(cell: Cell, found: Mapping[str, Any], control: Mapping[str, Any]) -> dict[str, Any]:
+    """Whether a cell holds what guidance promises; for several attributes, the worst counts."""
+    if found["diverged"] or control["diverged"]:
+        return {"finite": False, "safe": False, "moved": False}
+    pairs = list(zip(found["splits"]["test"], control["splits"]["test"], strict=True))
+    changes = [got["accuracy"] - was["accuracy"] for got, was in pairs]
+    changes += [got["mean accuracy"] - was["mean accuracy"] for got, was in pairs]
+    gains = [(got["energy"] or 0.0) / max(was["energy"] or 0.0, 1e-9) for got, was in pairs]
+    return {
+        "finite": found["finite"],
+        "safe": min(changes) >= -MAX_LOSS,
+        "moved": min(gains) >= MIN_GAIN,
+        "accuracy change": min(changes),
+        "energy gain": min(gains),
+    }
+
+
+def table(cells: Sequence[Cell], found: Mapping[str, Mapping[str, Any]]) -> str:
+    """The matrix in Markdown: test split, control → guided."""
+    columns = ("accuracy", "E1", "E2", "not a", "mean accuracy", "energy")
+    lines = [
+        "| cell | seed | " + " | ".join(columns) + " | worst change | energy × | |",
+        "| --- | --- | " + " | ".join("---" for _ in columns) + " | --- | --- | --- |",
+    ]
+    for cell in cells:
+        got, was = found[cell.slug], found[cell.control.slug]
+        judged = verdict(cell, got, was)
+        row = [cell.name, str(cell.seed)]
+        if "accuracy change" not in judged:
+            row += ["diverged"] * (len(columns) + 2)
+        else:
+            for column in columns:
+                row.append(
+                    ", ".join(
+                        f"{_percent(b[column])} → {_percent(a[column])}"
+                        for a, b in zip(got["splits"]["test"], was["splits"]["test"], strict=True)
+                    )
+                )
+            row += [f"{100 * judged['accuracy change']:+.1f}", f"{judged['energy gain']:.1f}"]
+        good = judged["finite"] and judged["safe"]
+        row.append("safe" if good else "**not safe**")
+        lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def _job(setup: Setup, work: Path, step: tuple[Any, ...], device: str, workers: int) -> Any:
+    torch.set_num_threads(workers)
+    kind, *what = step
+    if kind == "faces":
+        return faces(setup, work, *what, workers)
+    if kind == "base":
+        return base(setup, work, *what, device, workers)
+    return run(setup, work, *what, device, workers)
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench guidance", description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("runs/guidance"))
+    parser.add_argument("--out", type=Path, default=Path("bench/results"))
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--seeds", type=int, default=3, help="of the default cell")
+    parser.add_argument("--jobs", type=int, default=1, help="cells at a time")
+    parser.add_argument("--workers", type=int, default=2, help="threads of a cell")
+    parser.add_argument("-k", dest="only", default="", help="cells whose name holds this")
+    options = parser.parse_args(arguments)
+    setup = Setup()
+    cells = [cell for cell in matrix(options.seeds) if options.only in cell.name]
+    if not cells:
+        parser.error(f"-k {options.only}: no cell has that in its name")
+    found = measure(
+        setup, options.work, cells, options.device, jobs=options.jobs, workers=options.workers
+    )
+    device = "cpu"
+    if options.device != "cpu" and torch.cuda.is_available():
+        device = torch.cuda.get_device_name()
+    machine = {"device": device, "torch": torch.__version__, "machine": platform.machine()}
+    text = table(cells, found)
+    write_json(options.out / "guidance.json", {**machine, "setup": asdict(setup), "cells": found})
+    write_text(options.out / "guidance.md", text)
+    print(text)
+    return 0
+
+
+def measure(
+    setup: Setup,
+    work: Path,
+    cells: Sequence[Cell],
+    device: str = "auto",
+    *,
+    jobs: int = 1,
+    workers: int = 2,
+) -> dict[str, dict[str, Any]]:
+    """Run cells and their controls; what each found, by slug."""
+    wanted = {c.slug: c for cell in cells for c in (cell.control, cell)}
+    bases = {(c.model, c.seed) for c in cells}
+    stages: list[list[tuple[Any, ...]]] = [
+        [("faces", seed) for seed in sorted({c.seed for c in cells})],
+        [("base", *which) for which in sorted(bases)],
+        [("cell", cell) for cell in wanted.values()],
+    ]
+    found: dict[str, dict[str, Any]] = {}
+    os.environ.setdefault("OMP_NUM_THREADS", str(workers))
+    context = multiprocessing.get_context("spawn")
+    with progress_bars() as report, ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        for steps in stages:
+            name = steps[0][0] + "s" if steps[0][0] != "faces" else "drawing faces"
+            tasks = {pool.submit(_job, setup, work, s, device, workers): s for s in steps}
+            for done, task in enumerate(as_completed(tasks), 1):
+                result = task.result()
+                if tasks[task][0] == "cell":
+                    found[tasks[task][1].slug] = result
+                report(name, done, len(steps), "")
+    return found

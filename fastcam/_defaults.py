@@ -1,0 +1,20 @@
+"""Settings of a fine-tuning that the command line, the demo and the library share.
+
+They were chosen on validation data, see docs/results.md. Plain values, so that reading them is
+quick.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+PULL = 1.0
+CLIP = 1.0
+FINETUNE: dict[str, Any] = {
+    "epochs": 1,
+    "patience": 0,
+    "batch_size": 32,
+    "lr": 0.01,
+    "schedule": "cosine",
+    "clip": CLIP,
+}

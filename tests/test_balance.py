@@ -1,0 +1,406 @@
+"""``Balance``: guidance that draws on the guided layer as hard as the labels do."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import pytest
+import torch
+import torch.multiprocessing
+from balance_worker import WORLD, run, step
+from balance_worker import batch as ddp_batch
+from networks import gradients_of, grids, network, small_cnn
+from networks import images as images_for
+from torch import nn
+
+import fastcam
+from fastcam import ActivationTap, Balance, IoUCamLoss
+
+X = torch.randn(6, 3, 12, 12, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+REGIONS = grids(6, 6, 6)
+LABELS = (torch.rand(6, 5, generator=torch.Generator().manual_seed(4)) > 0.5).double()
+
+
+def bce(logits: torch.Tensor) -> torch.Tensor:
+    return nn.functional.binary_cross_entropy_with_logits(logits, LABELS.to(logits))
+
+
+def losses(net, x=X, where=None, **options):
+    """Label loss, guidance loss and the entered tap's activations, for use inside a with block."""
+    criterion = IoUCamLoss(sharpness=2.0, **options)
+    tap = ActivationTap(net, "4", "5")
+    tap.__enter__()
+    logits = net(x)
+    return bce(logits), criterion(logits, tap, REGIONS.to(x), 1, where=where), tap
+
+
+def norm(loss, at, rows=slice(None)):
+    return torch.autograd.grad(loss, at, retain_graph=True)[0][rows].norm()
+
+
+def drawn(guidance, at):
+    """Rows that the guidance draws on: those of valid pairs whose map is not dead."""
+    (gradient,) = torch.autograd.grad(guidance, at, retain_graph=True)
+    return gradient.flatten(1).any(1)
+
+
+def net64() -> nn.Sequential:
+    return small_cnn().double().eval()
+
+
+def twin(label, guidance, tap):
+    """The ratio of a first measurement, and whether the head's weights decide it."""
+    a, weight = tap.activations, tap.model[-1].weight
+    ratio = norm(label, a, drawn(guidance, a)) / norm(guidance, a)
+    bound = 3 * norm(label, weight) / norm(guidance, weight)
+    return torch.minimum(ratio, bound), bool(bound < ratio)
+
+
+def test_guidance_draws_as_hard_as_the_labels_on_the_images_it_guides():
+    where = torch.tensor([True, False, True, False, False, True])
+    label, guidance, tap = losses(net64(), where=where)
+    balance = Balance(pull=0.5)
+    total = balance(label, guidance, tap)
+    rows = drawn(guidance, tap.activations)
+    assert 0 < rows.sum() <= where.sum()
+    assert (rows <= where).all()
+    wanted, by_weights = twin(label, guidance, tap)
+    assert not by_weights
+    torch.testing.assert_close(balance.ratio.double(), wanted, rtol=1e-6, atol=0)
+    torch.testing.assert_close(total, label + 0.5 * wanted * guidance, rtol=1e-6, atol=0)
+    assert not balance.ratio.requires_grad
+    pulled = norm(total - label, tap.activations)
+    torch.testing.assert_close(pulled, 0.5 * norm(label, tap.activations, rows), rtol=1e-5, atol=0)
+
+
+def test_the_head_s_weights_are_drawn_at_most_three_times_as_hard():
+    net = net64()
+    label, guidance, tap = losses(net)
+    label = 1e-3 * label + tap.activations.square().sum()  # hardly draws on W
+    balance = Balance()
+    total = balance(label, guidance, tap)
+    wanted, by_weights = twin(label, guidance, tap)
+    assert by_weights
+    torch.testing.assert_close(balance.ratio.double(), wanted, rtol=1e-6, atol=0)
+    weight = net[-1].weight
+    torch.testing.assert_close(norm(total - label, weight), 3 * norm(label, weight))
+
+
+def update(scale_label=1.0, scale_guidance=1.0, scale_layer=1.0, scale_head=1.0):
+    """Direction of a guided step, of networks that differ in scales alone."""
+    net = net64()
+    scaled = {}
+    with torch.no_grad():
+        for name, factor in (("3", scale_layer), ("8", 1 / scale_layer), ("11", scale_head)):
+            scaled[f"{name}.weight"] = factor
+            net.get_submodule(name).weight *= factor
+        net[3].bias *= scale_layer
+        net[11].bias *= scale_head
+    balance = Balance()
+    criterion = IoUCamLoss(sharpness=2.0)
+    with ActivationTap(net, "4", "5") as tap:
+        logits = net(X)
+        label = scale_label * bce(logits / scale_head)
+        total = balance(label, scale_guidance * criterion(logits, tap, REGIONS, 1), tap)
+    grads = gradients_of(total, net)
+    # In the units of the unscaled network; biases of the scaled layers as their weights.
+    for name, factor in scaled.items():
+        grads[name] = grads[name] * factor
+    grads["3.bias"] = grads["3.bias"] * scale_layer
+    grads["11.bias"] = grads["11.bias"] * scale_head
+    return torch.cat([g.flatten() for g in grads.values()])
+
+
+@pytest.mark.parametrize(
+    "scales",
+    [
+        {"scale_label": 10.0},
+        {"scale_guidance": 10.0},
+        {"scale_guidance": 1e-4},
+        {"scale_layer": 10.0},
+        {"scale_head": 10.0},
+    ],
+)
+def test_scales_do_not_matter(scales):
+    wanted, got = update(), update(**scales)
+    got = got / scales.get("scale_label", 1.0)
+    torch.testing.assert_close(got, wanted, rtol=2e-5, atol=1e-9)
+
+
+def test_a_plain_sum_is_not_free_of_scales():
+    """The control of the test above: what a fixed weight does."""
+    net = net64()
+    label, guidance, tap = losses(net)
+    w_g = float(twin(label, guidance, tap)[0])
+    one = gradients_of(label + w_g * guidance, net)
+    label, guidance, tap = losses(net)
+    ten = gradients_of(label + 10 * w_g * guidance, net)
+    a, b = (torch.cat([g.flatten() for g in grads.values()]) for grads in (one, ten))
+    assert torch.cosine_similarity(a, b, dim=0) < 0.99
+
+
+def test_rare_attributes_are_not_over_pulled():
+    """5 % positives: the norm of the labels counts on the guided images only."""
+    net = net64()
+    x = torch.randn(40, 3, 12, 12, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    where = torch.arange(40) % 20 == 7
+    balance = Balance()
+    with ActivationTap(net, "4", "5") as tap:
+        logits = net(x)
+        label = logits.square().mean()
+        guidance = IoUCamLoss(sharpness=2.0)(logits, tap, grids(40, 6, 6), 1, where=where)
+        balance(label, guidance, tap)
+        a = tap.activations
+        assert 0 < drawn(guidance, a).sum() <= where.sum() == 2
+        wanted, _ = twin(label, guidance, tap)
+        torch.testing.assert_close(balance.ratio.double(), wanted, rtol=1e-6, atol=0)
+        assert norm(label, a) / norm(guidance, a) > 2 * wanted
+
+
+def test_no_valid_pair_keeps_the_ratio_and_the_labels_gradient():
+    net = net64()
+    balance = Balance(every=1)
+    nothing = torch.zeros(6, dtype=torch.bool)
+    label, guidance, tap = losses(net, where=nothing)
+    assert balance(label, guidance, tap) == label
+    assert balance.ratio == 0
+    label, guidance, tap = losses(net)
+    balance(label, guidance, tap)
+    kept = balance.ratio
+    assert kept > 0
+    label, guidance, tap = losses(net, where=nothing)
+    got = gradients_of(balance(label, guidance, tap), net)
+    assert balance.ratio == kept
+    wanted = gradients_of(losses(net, where=nothing)[0], net)
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(got[name], gradient)
+
+
+def test_a_non_finite_norm_keeps_the_ratio():
+    net = net64()
+    balance = Balance(every=1)
+    label, guidance, tap = losses(net)
+    balance(label, guidance, tap)
+    kept = balance.ratio
+    for factor in (float("inf"), float("nan"), 0.0):
+        label, guidance, tap = losses(net)
+        total = balance(label, factor * guidance, tap)
+        assert balance.ratio == kept
+        assert total.isfinite() == (factor == 0.0)  # what is wrong stays to be seen
+
+
+def test_it_goes_half_of_the_way_and_does_not_grow_without_bound():
+    net = net64()
+    balance = Balance(every=1)
+
+    def measured(factor):
+        label, guidance, tap = losses(net)
+        balance(label, guidance / factor, tap)
+        return float(balance.ratio)
+
+    first = measured(1.0)
+    assert measured(4.0) == pytest.approx(2 * first, rel=1e-5)  # half of the way up
+    assert measured(0.5) == pytest.approx(first, rel=1e-5)
+    for _ in range(12):
+        last = measured(1e6)
+    assert last == pytest.approx(10 * first, rel=1e-5)
+
+
+def test_it_measures_every_few_calls():
+    net = net64()
+    balance = Balance(every=3)
+    seen = []
+    for _ in range(10):
+        label, guidance, tap = losses(net)
+        balance(label, guidance, tap)
+        seen.append(balance.measured)
+    assert seen == [True] * 4 + [False] * 2 + [True] + [False] * 2 + [True]
+    frozen = Balance(every=None)
+    frozen.load_state_dict(balance.state_dict())
+    label, guidance, tap = losses(net)
+    total = frozen(label, guidance, tap)
+    assert not frozen.measured
+    torch.testing.assert_close(total, label + balance.ratio * guidance)
+
+
+def test_without_gradients_the_last_ratio_serves():
+    net = net64()
+    balance = Balance()
+    label, guidance, tap = losses(net)
+    balance(label, guidance, tap)
+    kept = balance.ratio
+    with torch.no_grad():
+        total = balance(torch.tensor(1.0), torch.tensor(2.0), tap)
+    assert total == 1 + kept * 2
+    assert not balance.measured
+
+
+def test_several_losses_and_taps():
+    net = net64()
+    iou, hard = IoUCamLoss(sharpness=2.0), IoUCamLoss(sharpness=1.0)
+    balance = Balance(pull=[1.0, 0.3])
+    with ActivationTap(net, "4", "5") as late, ActivationTap(net, "1") as early:
+        logits = net(X)
+        label = bce(logits)
+        first = iou(logits, late, REGIONS, 1)
+        second = hard(logits, early, grids(6, 12, 12), 2)
+        total = balance(label, [(first, late), (second, early)])
+        pairs = ((first, late), (second, early))
+        ratios = torch.stack([twin(label, loss, tap)[0] for loss, tap in pairs])
+    torch.testing.assert_close(balance.ratio.double(), ratios, rtol=1e-6, atol=0)
+    wanted = label + ratios[0] * first + 0.3 * ratios[1] * second
+    torch.testing.assert_close(total, wanted, rtol=1e-6, atol=0)
+
+
+def test_gradient_accumulation_does_not_change_the_ratio():
+    whole, parts = Balance(), Balance()
+    label, guidance, tap = losses(net64())
+    whole(label, guidance, tap)
+    label, guidance, tap = losses(net64())
+    parts(label / 4, guidance / 4, tap)
+    torch.testing.assert_close(parts.ratio, whole.ratio)
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.bfloat16, 0.4), (torch.float16, 0.05)])
+def test_half_precision_measures_what_float32_does(dtype, rtol):
+    ratios = []
+    for half in (False, True):
+        net = small_cnn().eval()
+        balance = Balance()
+        with ActivationTap(net, "4", "5") as tap:
+            with torch.autocast("cpu", dtype, enabled=half):
+                logits = net(X.float())
+            # A mean over many labels: in float16 its gradient would be flushed to zero.
+            label = 1e-6 * bce(logits.float())
+            guidance = IoUCamLoss(sharpness=2.0)(logits, tap, REGIONS.float(), 1)
+            balance(label, guidance, tap)
+        ratios.append(balance.ratio)
+    assert tap.layer == "4"
+    torch.testing.assert_close(ratios[1], ratios[0], rtol=rtol, atol=0)
+
+
+def test_grad_scaler():
+    results = []
+    for scale in (None, 1024.0):
+        net = small_cnn().eval()
+        optimizer = torch.optim.SGD(net.parameters(), 0.1)
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale or 1.0, enabled=scale is not None)
+        balance = Balance()
+        for _ in range(3):
+            optimizer.zero_grad()
+            label, guidance, tap = losses(net, X.float())
+            scaler.scale(balance(label, guidance, tap)).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        results.append([p.detach() for p in net.parameters()])
+    torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=1e-6)
+
+
+def test_a_frozen_trunk():
+    net = network("alexnet").eval()
+    net.features.requires_grad_(False)
+    balance = Balance()
+    x = images_for("alexnet")
+    criterion = IoUCamLoss(sharpness=2.0)
+    with ActivationTap(net, "features.11", "features.12") as tap:
+        logits = net(x)
+        label = logits.square().mean()
+        guidance = criterion(logits, tap, grids(3, *tap.activations.shape[-2:]), 1)
+        total = balance(label, guidance, tap)
+    assert 0 < balance.ratio < float("inf")
+    total.backward()
+    assert all(p.grad is None for p in net.features.parameters())
+    assert all(p.grad.abs().sum() > 0 for p in net.classifier.parameters())
+
+
+@pytest.mark.parametrize("head", ["auto", "autograd"])
+def test_the_measurement_leaves_the_gradient_as_it_is(head):
+    """Also where the head's closed form adds to a weight's gradient in place."""
+    net = net64().train()
+    found = []
+    for every in (1, None):
+        torch.manual_seed(7)
+        balance = Balance(every=every)
+        balance.set_extra_state({"calls": 0, "ratios": [torch.tensor(0.5)], "first": [0.5]})
+        label, guidance, tap = losses(net, head=head)
+        total = balance(label, guidance, tap)
+        found.append((float(balance.ratio), gradients_of(total - label, net)))
+    assert all(p.grad is None for p in net.parameters())
+    (one, got), (other, wanted) = found
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(got[name] / one, gradient / other, rtol=1e-5, atol=1e-9)
+
+
+def test_state_dict_goes_through_a_file():
+    balance = Balance(every=2)
+    for _ in range(3):
+        label, guidance, tap = losses(net64())
+        balance(label, guidance, tap)
+    buffer = io.BytesIO()
+    torch.save(nn.ModuleDict({"balance": balance}).state_dict(), buffer)
+    buffer.seek(0)
+    other = Balance(every=2)
+    nn.ModuleDict({"balance": other}).load_state_dict(torch.load(buffer, weights_only=True))
+    for each in (balance, other):
+        label, guidance, tap = losses(net64())
+        each(label, guidance / 3, tap)
+    assert balance.measured == other.measured
+    torch.testing.assert_close(other.ratio, balance.ratio, rtol=0, atol=0)
+
+
+def test_two_processes_equal_one(tmp_path):
+    torch.multiprocessing.spawn(run, (str(tmp_path),), WORLD)
+    ratio, grads = step(small_cnn().double().eval(), "", *ddp_batch())
+    for rank in range(WORLD):
+        got = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
+        torch.testing.assert_close(got["ratio"], ratio, rtol=1e-6, atol=0)
+        assert got["local"] != pytest.approx(float(ratio), rel=1e-3)  # its own rows say otherwise
+        for a, b in zip(got["grads"], grads, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
+
+
+def test_a_strong_pull_warns():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Balance(2.0)
+    with pytest.warns(UserWarning, match="above 2 guidance outweighs the labels"):
+        Balance([1.0, 3.0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pull": -1.0}, "pull: expected a number finite and >= 0, got -1"),
+        ({"pull": float("nan")}, "pull: expected"),
+        ({"pull": []}, "pull: expected a number or one for each"),
+        ({"every": 0}, "every: expected a number whole and >= 1"),
+        ({"sync": "all"}, "sync: expected one of 'global', 'local'"),
+    ],
+)
+def test_wrong_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        Balance(**options)
+
+
+def test_wrong_calls():
+    label, guidance, tap = losses(net64())
+    with pytest.raises(TypeError, match="tap: expected an ActivationTap, got NoneType"):
+        Balance()(label, guidance)
+    with pytest.raises(TypeError, match="guidance: expected a scalar tensor or a list"):
+        Balance()(label, [guidance])
+    with pytest.raises(ValueError, match=r"label_loss: expected a scalar, got shape \[2\]"):
+        Balance()(label.expand(2), guidance, tap)
+    with pytest.raises(ValueError, match=r"pull: expected one number a guidance loss \(1\)"):
+        Balance([1.0, 2.0])(label, guidance, tap)
+    with pytest.raises(ValueError, match="label_loss: does not depend on the tapped activations"):
+        Balance()(torch.ones((), requires_grad=True) * 2, guidance, tap)
+    balance = Balance()
+    balance(label, guidance, tap)
+    with pytest.raises(ValueError, match="guidance: expected 1 losses as in the calls before"):
+        balance(label, [(guidance, tap)] * 2)
+
+
+def test_it_is_public_and_says_what_it_is():
+    assert fastcam.Balance is Balance
+    assert repr(Balance(0.5)) == "Balance(pull=0.5, every=8, sync='global')"
