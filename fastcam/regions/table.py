@@ -153,16 +153,15 @@ class LandmarkTable:
         except FileNotFoundError:
             raise
         except KeyError as error:
-            raise ValueError(f"{path} is not a landmark table: {error.args[0]}") from None
-        except (
-            ValueError,
-            TypeError,
-            EOFError,
-            OSError,
-            zipfile.BadZipFile,
-            AttributeError,
-        ) as error:
-            raise ValueError(f"{path} is not a landmark table: {error}") from error
+            why = f"it lacks {error.args[0]}"
+        except (ValueError, TypeError, AttributeError) as error:
+            # numpy takes what is no archive for a pickle, which it proposes to allow
+            why = "it is damaged, or another file" if "pickle" in str(error) else str(error)
+        except (EOFError, OSError, zipfile.BadZipFile) as error:
+            why = f"it is damaged, or another file ({error})"
+        raise ValueError(
+            f"{path} is not a landmark table: {why}; remove it and run `fastcam landmarks`"
+        )
 
     @classmethod
     def concatenate(cls, tables: Sequence[LandmarkTable]) -> LandmarkTable:
