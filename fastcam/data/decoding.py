@@ -101,6 +101,8 @@ def _reason(data: bytes, error: Exception) -> str:
 
 
 def _orientation(image: Image.Image) -> Any:
+    if image.format == "JPEG" and "exif" not in image.info and "xmp" not in image.info:
+        return 1  # the usual case, without looking further
     try:
         return image.getexif().get(_ORIENTATION, 1)
     except Exception:  # damaged EXIF: a viewer shows the picture as it is stored

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,7 +87,11 @@ def _split(line: str, commas: bool) -> list[str]:
 
 
 def _fits(fields: list[str], columns: int) -> bool:
-    return len(fields) == columns + 1 and all(_INTEGER.fullmatch(f) for f in fields[1:])
+    return (
+        len(fields) == columns + 1
+        and not fields[0].endswith((",", ";"))
+        and all(_INTEGER.fullmatch(field) for field in fields[1:])
+    )
 
 
 def _has_commas(line: str, columns: int) -> bool:
@@ -102,6 +107,11 @@ def _parse_rows(
         (number, line) for number, line in enumerate(lines, first_line) if line.strip(" \t,;")
     ]
     commas = bool(filled) and _has_commas(filled[0][1], columns)
+    if commas:
+        warnings.warn(
+            f"{path}: commas or semicolons between the fields, where CelebA has spaces; read as such",
+            stacklevel=4,
+        )
     rows = [(number, _split(line, commas)) for number, line in filled]
     for number, fields in rows:
         if len(fields) != columns + 1:
@@ -164,7 +174,7 @@ def read_attributes(path: str | Path) -> Table:
 
     Line ends (LF, CRLF, CR), tabs and further blanks do not matter, nor does a byte-order mark of
     UTF-8, UTF-16 or UTF-32. Commas or semicolons between the fields, as in CSV, are read too; such
-    a table may lack the count line and call its first column ``image_id``.
+    a table may lack the count line and call its first column ``image_id``; a warning says so.
 
     Returns:
         The table with values 0 (absent, −1 in the file) and 1 (present).
