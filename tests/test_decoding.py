@@ -1,4 +1,4 @@
-"""The one decoder: every kind of image file gives the picture that a person sees, or a clear error."""
+"""The one decoder: image files give the picture that a person sees, or a clear error."""
 
 from __future__ import annotations
 
@@ -242,7 +242,7 @@ def test_photos_come_upright(kind: str, orientation: int) -> None:
 
 
 def test_orientation_holds_for_other_modes_and_in_xmp() -> None:
-    deep = Image.fromarray((GREY.astype(np.uint16) * 257)).transpose(TURN.ROTATE_90)
+    deep = Image.fromarray(GREY.astype(np.uint16) * 257).transpose(TURN.ROTATE_90)
     check(encoded(deep, "PNG", exif=exif(6)), rgb(GREY), 0)
     image = Image.fromarray(COLOR)
     image.putalpha(Image.fromarray(ALPHA))
@@ -338,7 +338,7 @@ def test_damaged_files_give_a_picture_or_the_one_error(kind: str) -> None:
         need("webp")
     whole = encoded(Image.fromarray(COLOR), kind, **({"exif": exif(6)} if kind != "PPM" else {}))
     rng = np.random.default_rng(5)
-    failed = 0
+    errors = []
     for _ in range(60):
         data = bytearray(whole)
         for at in rng.integers(0, min(len(data), 600), 6):
@@ -346,10 +346,11 @@ def test_damaged_files_give_a_picture_or_the_one_error(kind: str) -> None:
         try:
             pixels = decode_pixels(bytes(data[: rng.integers(20, len(data) + 1)]), "x")
         except ValueError as error:
-            assert str(error).startswith("cannot decode x: ")
-            assert "BytesIO" not in str(error)
-            failed += 1
+            errors.append(str(error))
         else:
             assert pixels.ndim == 3
             assert pixels.shape[2] == 3
-    assert failed
+    assert errors
+    for error in errors:
+        assert error.startswith("cannot decode x: ")
+        assert "BytesIO" not in error

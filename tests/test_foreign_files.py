@@ -211,8 +211,9 @@ def test_without_a_table_all_images_must_have_one_size(copy: Path) -> None:
 @pytest.mark.parametrize(
     "entry",
     [
-        "{}", "img_align_celeba\\{}", "img_align_celeba/img_align_celeba/{}", "./img_align_celeba/{}",
-        "/img_align_celeba/{}", "../../{}", "C:\\Users\\me\\{}", "..\\..\\{}",
+        "{}", "img_align_celeba\\{}", "img_align_celeba/img_align_celeba/{}",
+        "./img_align_celeba/{}", "/img_align_celeba/{}", "../../{}",
+        "C:\\Users\\me\\{}", "..\\..\\{}",
     ],
 )  # fmt: skip
 def test_zips_of_other_programs(root: Path, copy: Path, entry: str) -> None:

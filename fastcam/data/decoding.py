@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFile
 
 from fastcam.data.names import printable
 
@@ -182,7 +182,7 @@ def _flat(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, clear).convert("L" if grey else "RGB")
 
 
-def _clear_color_in_8_bits(image: Image.Image) -> None:
+def _clear_color_in_8_bits(image: ImageFile.ImageFile) -> None:
     """Scale the color that a PNG without alpha calls transparent to the depth Pillow decodes to.
 
     Pillow hands it on in the file's own depth, and would find it nowhere in the picture.

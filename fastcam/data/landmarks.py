@@ -119,8 +119,8 @@ def resolve_landmarks(
         stacklevel=3,
     )
     template = np.asarray(template_landmarks(width, height), dtype=np.float32)
-    points = np.broadcast_to(template, (len(names), 68, 2)).copy()
-    return FaceLandmarks(points, ["template"] * len(names), sizes, mismatch)
+    everywhere = np.broadcast_to(template, (len(names), 68, 2)).copy()
+    return FaceLandmarks(everywhere, ["template"] * len(names), sizes, mismatch)
 
 
 def _literal(text: object) -> str:

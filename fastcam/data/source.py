@@ -16,11 +16,12 @@ FOLDER = "img_align_celeba"
 #: Suffixes, in any case, by which an image in the folder is known. HEIC is among them so that the
 #: decoder can say that Pillow does not read it.
 SUFFIXES = frozenset(
-    (
-        ".jpg .jpeg .jpe .jfif .png .apng .webp .bmp .dib .gif .tif .tiff .avif .avifs .jp2 .j2k"
-        " .jpc .jpf .jpx .j2c .ppm .pgm .pbm .pnm .pfm .tga .heic .heif"
-    ).split()
-)
+    [
+        ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif",
+        ".tiff", ".avif", ".avifs", ".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c", ".ppm", ".pgm",
+        ".pbm", ".pnm", ".pfm", ".tga", ".heic", ".heif",
+    ]
+)  # fmt: skip
 _DEPTH = 8  # folders in folders that are searched for images
 _LARGEST = 1 << 30  # bytes to which one entry of a zip may unpack
 _ENCRYPTED, _UTF8 = 0x1, 0x800  # zip flags

@@ -109,7 +109,7 @@ def _parse_rows(
     commas = bool(filled) and _has_commas(filled[0][1], columns)
     if commas:
         warnings.warn(
-            f"{path}: commas or semicolons between the fields, where CelebA has spaces; read as such",
+            f"{path}: commas or semicolons between the fields are read like CelebA's spaces",
             stacklevel=4,
         )
     rows = [(number, _split(line, commas)) for number, line in filled]

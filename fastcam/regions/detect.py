@@ -182,7 +182,7 @@ def _identity(images: ImageReader, names: Sequence[str]) -> str:
     """Tells data sets apart, also those of the same file names, by where the images lie."""
     path = getattr(images, "path", None)
     place = "" if path is None else str(Path(path).resolve())
-    return hashlib.sha256("\0".join([place, *names]).encode()).hexdigest()
+    return hashlib.sha256("\0".join([place, *names]).encode(errors="surrogateescape")).hexdigest()
 
 
 def _absent(names: Sequence[str] | NDArray[np.str_], known: Any) -> list[str]:
@@ -361,5 +361,6 @@ def _progress(show: bool, total: int, completed: int) -> Iterator[Any]:
 
 def _say(show: bool, line: str) -> None:
     if show:
+        line = printable(line)
         console: Any = require("rich.console", extra="landmarks")
         console.Console(stderr=True).print(line, highlight=False, soft_wrap=True)

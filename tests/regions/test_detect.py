@@ -223,6 +223,17 @@ def test_a_photo_on_its_side_is_searched_upright(fake, tmp_path):
     assert table.size.tolist() == [[40, 50], [50, 40]]
 
 
+def test_names_that_are_not_utf_8_are_kept_and_shown(fake, tmp_path, capfd):
+    out = tmp_path / "t.npz"
+    images = Images(3)
+    images.data["lat\udcefn.png"] = images.data.pop("0001.png")
+    detect_landmarks(images, out, workers=1, progress=False)
+    assert LandmarkTable.load(out).name.tolist() == images.names
+    images.data["lat\udcefn.png"] = png(1, (50, 40))
+    detect_landmarks(images, out, workers=1, progress=True)
+    assert "for example lat\N{REPLACEMENT CHARACTER}n.png" in capfd.readouterr().err
+
+
 def test_no_images(fake, tmp_path):
     table = detect_landmarks(Images(0), tmp_path / "t.npz", progress=False)
     assert len(table) == 0
