@@ -364,7 +364,7 @@ def evaluate(
 @app.command()
 def explain(
     checkpoint: Start,
-    images: Annotated[list[Path], typer.Argument(help="JPEG or PNG files of aligned faces.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files of aligned faces.")],
     attribute: Attribute,
     region: Annotated[
         str | None, typer.Option("--region", "-r", help=f"Outlined in blue. {REGION_HELP}")

@@ -13,6 +13,7 @@ from torchvision import tv_tensors
 
 from fastcam.data import FitSquare, PreparedFaces
 from fastcam.data.celeba import attribute_index, decode
+from fastcam.data.names import printable
 from fastcam.evaluation.attention import ScoresNotFinite, attention_maps, check_scores
 from fastcam.evaluation.compare import name_checkpoints
 from fastcam.models import Checkpoint, load_checkpoint
@@ -75,7 +76,7 @@ def explain_dataset(
         sample = faces[index]
         points = sample["landmarks"].as_subclass(Tensor)[None].numpy()
         boxes = None if chosen is None else chosen.rectangles(points)[0]
-        caption = captions[position] if captions else faces.names[index]
+        caption = captions[position] if captions else printable(faces.names[index])
         result.append(explain(checkpoints, sample["image"], attribute, boxes, caption))
     return result
 
@@ -92,7 +93,7 @@ def explain_image(
 
     Args:
         checkpoints: by name; all of the same input size and fit.
-        path: a JPEG or PNG file.
+        path: an image file of any kind that Pillow reads.
         attribute: whose Grad-CAM is drawn.
         region: drawn in blue.
         landmarks: [68, 2] in pixels of the file; None takes the template face's.
@@ -103,9 +104,9 @@ def explain_image(
     """
     path = Path(path)
     if path.is_dir():
-        raise ValueError(f"image {path} is a folder; name files")
+        raise ValueError(f"image {printable(str(path))} is a folder; name files")
     if not path.is_file():
-        raise FileNotFoundError(f"image {path} does not exist")
+        raise FileNotFoundError(f"image {printable(str(path))} does not exist")
     preprocessing = next(iter(checkpoints.values())).preprocessing
     image = decode(path.read_bytes(), str(path))
     height, width = image.shape[-2:]
@@ -117,7 +118,7 @@ def explain_image(
     boxes = None
     if region is not None:
         boxes = Region.parse(region).rectangles(moved.as_subclass(Tensor)[None].numpy())[0]
-    return explain(checkpoints, square, attribute, boxes, path.name)
+    return explain(checkpoints, square, attribute, boxes, printable(path.name))
 
 
 def explain_files(
@@ -135,7 +136,7 @@ def explain_files(
 
     Args:
         checkpoints: files as :func:`fastcam.models.save_checkpoint` writes them.
-        images: JPEG or PNG files of aligned faces.
+        images: files of aligned faces, of any kind that Pillow reads.
         attribute: whose Grad-CAM is drawn.
         out: PNG file to write.
         region: outlined in blue.
@@ -170,7 +171,9 @@ def explain_files(
             pixels = decode(Path(path).read_bytes(), str(path)).permute(1, 2, 0).numpy()
             points = detector(np.ascontiguousarray(pixels))
             if points is None:
-                warnings.warn(f"no face found in {path}: the template's region", stacklevel=2)
+                warnings.warn(
+                    f"no face found in {printable(str(path))}: the template's region", stacklevel=2
+                )
         faces.append(explain_image(models, path, attribute, region=region, landmarks=points))
         if progress is not None:
             progress(number + 1, len(images))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -14,6 +13,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fastcam.data.names import printable
 
 
 class LandmarkSource(IntEnum):
@@ -71,7 +72,7 @@ class LandmarkTable:
         ordered = self._sorted[0]
         repeated = np.flatnonzero(ordered[1:] == ordered[:-1])
         if len(repeated):
-            raise ValueError(f"name must not repeat, {str(ordered[repeated[0]])!r} does")
+            raise ValueError(f"name must not repeat, {printable(str(ordered[repeated[0]]))!r} does")
 
     def __len__(self) -> int:
         return len(self.name)
@@ -109,7 +110,7 @@ class LandmarkTable:
         rows, found = self._find(wanted)
         if not found.all():
             missing = wanted[~found]
-            some = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+            some = ", ".join(map(printable, missing[:3])) + (", ..." if len(missing) > 3 else "")
             raise KeyError(f"{len(missing)} of {len(wanted)} images have no landmarks: {some}")
         return self.landmarks[rows], self.source[rows]
 
@@ -147,22 +148,24 @@ class LandmarkTable:
             ValueError: it is not a landmark table; the message names the file and says why.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            # Opened here, as numpy leaves a file open that it cannot read.
+            with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
                 arrays = {key: file[key] for key in ("name", "landmarks", "source", "size")}
             return cls(**arrays)
         except FileNotFoundError:
             raise
         except KeyError as error:
-            raise ValueError(f"{path} is not a landmark table: {error.args[0]}") from None
-        except (
-            ValueError,
-            TypeError,
-            EOFError,
-            OSError,
-            zipfile.BadZipFile,
-            AttributeError,
-        ) as error:
-            raise ValueError(f"{path} is not a landmark table: {error}") from error
+            why = f"it lacks {error.args[0]}"
+        except (ValueError, TypeError, AttributeError) as error:
+            # numpy takes what is no archive for a pickle, which it proposes to allow
+            why = "it is damaged, or another file" if "pickle" in str(error) else str(error)
+        except PermissionError:
+            raise
+        except Exception as error:  # the readers of zip and npy raise many kinds on damaged files
+            why = f"it is damaged, or another file ({error})"
+        raise ValueError(
+            f"{path} is not a landmark table: {why}; remove it and run `fastcam landmarks`"
+        )
 
     @classmethod
     def concatenate(cls, tables: Sequence[LandmarkTable]) -> LandmarkTable:
