@@ -66,13 +66,13 @@ def signs(value: object, gradients: Tensor) -> Tensor:
     floating("signs", value)
     assert isinstance(value, Tensor)
     _same_device("signs", value, gradients)
-    pairs = gradients.shape[:2]
+    batch, targets = gradients.shape[:2]
+    if tuple(value.shape) not in ((batch,), (batch, targets)):
+        raise ValueError(
+            f"signs: expected shape [{batch}] or [{batch},{targets}], got {_shape(value)}"
+        )
     if value.dim() == 1:
         value = value.unsqueeze(1)
-    if value.dim() != 2 or value.shape[0] != pairs[0] or value.shape[1] not in (1, pairs[1]):
-        raise ValueError(
-            f"signs: expected shape [{pairs[0]}] or [{pairs[0]},{pairs[1]}], got {_shape(value)}"
-        )
     return value.to(gradients.dtype)[..., None, None, None]
 
 

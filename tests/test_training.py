@@ -185,7 +185,8 @@ def test_a_process_killed_for_good_resumes(data: Path, tmp_path: Path) -> None:
         "    return step(self, *a)\n"
         "AttributeTask.training_step = slow\n"
         f"train(TrainConfig({str(data)!r}, model='tiny', size=32, epochs=3, patience=0,"
-        " batch_size=10, lr=0.05, device='cpu', workers=1, save_minutes=0.0), sys.argv[1])\n"
+        " batch_size=10, lr=0.05, clip=0.0, device='cpu', workers=1, save_minutes=0.0),"
+        " sys.argv[1])\n"
     )
     paths = [str(Path(__file__).parent), *sys.path]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p)}
