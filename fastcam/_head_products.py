@@ -3,8 +3,8 @@
 A weight of the head gets its gradient from two sides: from the layer's own backward, and from the
 closed form. Left to autograd, the second is a tensor of its own (151 MB for AlexNet's first linear
 layer), written into fresh memory and then added: more time than the product itself takes. Here it
-goes straight into the first, inside the product (:class:`Meeting`), where that is provably the
-same; otherwise autograd adds the two as usual.
+goes straight into the first, as a product with beta = 1 (:class:`Meeting`, the one place where this
+is done), where that is provably the same; otherwise autograd adds the two as usual.
 
 Source: specification §2.2.
 """
@@ -19,8 +19,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.autograd.graph import Node
-
-from fastcam import _masked
 
 __all__ = ["Meeting", "first_product", "product"]
 
@@ -148,77 +146,46 @@ class _Outer:
 
     v: Tensor
     grad: Tensor
-    passed: Tensor | None
 
     def fresh(self) -> Tensor:
-        if self.passed is not None:
-            return _masked.outer(self.v, self.passed, self.grad)
         return self.v.t() @ self.grad
 
     def add_to(self, grad: Tensor) -> None:
-        if self.passed is not None:
-            _masked.outer(self.v, self.passed, self.grad, add_to=grad)
-        else:
-            grad.addmm_(self.v.t(), self.grad)
+        grad.addmm_(self.v.t(), self.grad)
 
 
 class _Product(torch.autograd.Function):
-    """v [R,J] @ W [J,I]; with ``passed`` [R,J], only what passed."""
+    """v [R,J] @ W [J,I]."""
 
     @staticmethod
-    def forward(
-        ctx: Any, v: Tensor, weight: Tensor, passed: Tensor | None, meeting: Meeting | None
-    ) -> Tensor:
-        ctx.save_for_backward(v, weight, passed)
+    def forward(ctx: Any, v: Tensor, weight: Tensor, meeting: Meeting | None) -> Tensor:
+        ctx.save_for_backward(v, weight)
         ctx.meeting = meeting
-        return v @ weight if passed is None else _masked.product(v, passed, weight)
+        return v @ weight
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        v, weight, passed = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            passed = None  # to be differentiated again: the plain way
+        v, weight = ctx.saved_tensors
+        rows = len(v)
         live = _live(grad)
         if live is not None:
             v, grad = v[live], grad[live]
-            passed = None if passed is None else passed[live]
         grad_v = grad_weight = None
         if ctx.needs_input_grad[0]:
-            if passed is not None:
-                grad_v = _masked.dots(grad, passed, weight)
-            else:
-                # A tall weight times a narrow matrix: up to 1.6 times as fast as the transpose.
-                grad_v = (weight @ grad.t().contiguous()).t()
+            # A tall weight times a narrow matrix: up to 1.6 times as fast as the transpose.
+            grad_v = (weight @ grad.t().contiguous()).t()
             if live is not None:
-                grad_v = grad_v.new_zeros(ctx.saved_tensors[0].shape).index_copy_(0, live, grad_v)
+                grad_v = grad_v.new_zeros(rows, grad_v.shape[1]).index_copy_(0, live, grad_v)
         if ctx.needs_input_grad[1]:
-            grad_weight = _hand_over(ctx.meeting, _Outer(v, grad, passed))
-        return grad_v, grad_weight, None, None
+            grad_weight = _hand_over(ctx.meeting, _Outer(v, grad))
+        return grad_v, grad_weight, None
 
 
-def product(
-    v: Tensor,
-    weight: Tensor,
-    meeting: Meeting | None = None,
-    multiplier: Tensor | None = None,
-) -> Tensor:
-    """``v @ weight`` for v [N,T,J] and weight [J,I]; its gradient may go by a meeting.
-
-    Args:
-        v: [N,T,J].
-        weight: [J,I].
-        meeting: by which the weight's gradient may go.
-        multiplier: [N,J] by which v was multiplied, so that what it zeroed can be skipped.
-    """
-    if torch.is_autocast_enabled(v.device.type):
+def product(v: Tensor, weight: Tensor, meeting: Meeting | None = None) -> Tensor:
+    """``v @ weight`` for v [N,T,J] and weight [J,I]; its gradient may go by a meeting."""
+    if torch.is_autocast_enabled(v.device.type) or not torch.is_grad_enabled():
         return v @ weight  # autocast chooses the dtypes
-    passed = _masked.passed(v, weight, multiplier)
-    if torch.is_grad_enabled():
-        rows = _Product.apply(v.flatten(0, 1), weight, passed, meeting)
-    elif passed is not None:
-        rows = _masked.product(v.flatten(0, 1), passed, weight)
-    else:
-        return v @ weight
+    rows = _Product.apply(v.flatten(0, 1), weight, meeting)
     return rows.unflatten(0, v.shape[:2])
 
 
@@ -347,7 +314,6 @@ def first_product(
     features: tuple[int, int],
     kept: Tensor | None,
     meeting: Meeting | None = None,
-    multiplier: Tensor | None = None,
 ) -> Tensor:
     """``v @ weight``, times what the dropout in front kept, summed over positions: [B,T,C].
 
@@ -357,18 +323,17 @@ def first_product(
         features: C and P.
         kept: multipliers [B,C·P]; None for 1.
         meeting: by which the weight's gradient may go.
-        multiplier: [B,J] by which v was multiplied.
     """
     positions = features[1]
     plain = torch.is_autocast_enabled(v.device.type)  # autocast chooses the dtypes
     if kept is None:
         if positions == 1:
-            return product(v, weight, meeting, multiplier)
+            return product(v, weight, meeting)
         if plain or not torch.is_grad_enabled():
             return v @ weight.unflatten(1, features).sum(-1)
         rows = _SummedProduct.apply(v.flatten(0, 1), weight, positions, meeting)
         return rows.unflatten(0, v.shape[:2])
     if plain or positions == 1 or v.shape[1] == 1:
-        masked = product(v, weight, meeting, multiplier) * kept.unsqueeze(1)
+        masked = product(v, weight, meeting) * kept.unsqueeze(1)
         return masked if positions == 1 else masked.unflatten(-1, features).sum(-1)
     return _MaskedProduct.apply(v, weight, kept.unflatten(1, features), meeting)

@@ -253,15 +253,14 @@ class ClosedForm:
                 v = v * multiplier.to(v.dtype).unsqueeze(1)
             meeting = Meeting.of(weights[layer], self.outputs[layer]) if create_graph else None
             if layer > 0:
-                v = product(v, weights[layer], meeting, multiplier)
+                v = product(v, weights[layer], meeting)
                 continue
             kept = first
             if chosen is not None and kept is not None and targets.count > 1:
                 v, kept, chosen = _by_image(v, chosen, pairs), self.first, None
-                multiplier = self.between[0]
             if kept is not None:
                 kept = kept.to(v.dtype).flatten(1)
-            v = first_product(v, weights[0], self.features, kept, meeting, multiplier)
+            v = first_product(v, weights[0], self.features, kept, meeting)
         if len(weights) == 1:
             if first is not None:
                 v = v * first.to(v.dtype).flatten(1).unsqueeze(1)
