@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import Node
+
+from fastcam._autograd import running_backward
 
 __all__ = ["Meeting", "first_product", "product"]
 
@@ -44,44 +46,43 @@ class Meeting:
 
     A hook on ``source``, the autograd node from which that gradient goes to the weight, adds what
     was left for it. Something is left only if, in the very backward that runs, the engine will
-    execute ``source`` and has not done so yet; in any other (a backward of the map's loss alone,
-    ``torch.autograd.grad`` of other inputs, ``create_graph``) the contribution is returned to
-    autograd. The weight's hooks and accumulation see one gradient, the sum, as ever.
+    execute the layer's own backward, and ``source`` has not run yet; in any other (a backward of
+    the map's loss alone, ``torch.autograd.grad`` of other inputs, ``create_graph``) the
+    contribution is returned to autograd. The weight's hooks and accumulation see one gradient, the
+    sum, as ever.
     """
 
-    def __init__(self, source: Node) -> None:
-        self._source = source
+    def __init__(self, source: Node, layer: Node) -> None:
+        self._layer = layer
         self._mailbox = _Mailbox()
         source.register_hook(self._mailbox.collect)  # holds no node, so that nothing is circular
 
     @classmethod
-    def of(cls, weight: Tensor, output: Node | None) -> Meeting | None:
-        """The meeting point of a layer ``addmm(bias, x, weight.t())``; None for any other graph.
+    def of(cls, weight: Tensor, layer: Node | None) -> Meeting | None:
+        """The meeting point of a layer ``addmm(bias, x, weight.t())``; None where there is none.
 
         Args:
-            weight: a linear layer's weight.
-            output: the autograd node of the layer's output.
+            weight: [J,I], the transposition's output transposed back, so that what is not left at
+                the meeting comes to the transposition by autograd.
+            layer: the layer's node; None of a forward without a graph.
         """
-        if not _ENGINE_TELLS:
-            return None
-        if output is None or weight.device.type != "cpu" or type(weight.data) is not Tensor:
+        if not _ENGINE_TELLS or layer is None or weight.device.type != "cpu":
             return None  # on a GPU the two sides could run on different streams
-        if output.name() not in ("AddmmBackward0", "MmBackward0"):
+        transposition = layer.next_functions[-1][0]
+        if transposition is None:
             return None
-        for node, _ in output.next_functions:
-            if node is not None and node.name() == "TBackward0":
-                following = node.next_functions[0][0]
-                if getattr(following, "variable", None) is weight:
-                    return cls(node)
-        return None
+        origin = transposition.next_functions[0][0]
+        if origin is None or type(getattr(origin, "variable", None)) is not nn.Parameter:
+            return None
+        return cls(transposition, layer)
 
     def leave(self, contribution: _Contribution) -> bool:
         """Leave a contribution for the backward that runs; False if it would not be collected."""
         box = self._mailbox
-        task = torch._C._current_graph_task_id()
+        task = running_backward()
         if task == -1 or torch.is_grad_enabled() or box.content is not None or task in box.passed:
             return False
-        if _compiled_backward() or not torch._C._will_engine_execute_node(self._source):
+        if _compiled_backward() or not torch._C._will_engine_execute_node(self._layer):
             return False
         box.task, box.content = task, contribution
         return True
@@ -100,7 +101,7 @@ class _Mailbox:
         self.passed: set[int] = set()  # the backwards in which the hook has run
 
     def collect(self, outputs: tuple[Tensor | None, ...], _: Any) -> tuple[Tensor] | None:
-        task = torch._C._current_graph_task_id()
+        task = running_backward()
         self.passed.add(task)
         if self.content is None or self.task != task:
             return None  # nothing there, or what a backward that failed has left behind
