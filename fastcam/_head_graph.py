@@ -85,7 +85,7 @@ def follow(trace: Trace, end: Tensor) -> list[Step] | str:
             return f"the logits do not depend on '{trace.layer.name}' by way of the graph"
         try:
             step, after = _read(node, borders)
-        except _Overwritten as error:
+        except _Unusable as error:
             return str(error)
         if step is None or nr != 0:
             return _other_code(trace, borders, node, user)
@@ -135,7 +135,7 @@ def no_second_derivative(gradients: Tensor, logits: Tensor, point: Tensor) -> st
         gradients: of the logits with respect to ``point``, differentiable.
     """
     head = _reached(logits.grad_fn, {edge_of(point)[0]})
-    made = _reached(gradients.grad_fn, head)
+    made = _reached(gradients.grad_fn, {*head})
     if not any(node.name() in _UNDIFFERENTIABLE for node in made):
         return None
     attention = sorted(n.name() for n in head if n.name().startswith("ScaledDotProduct"))
@@ -227,7 +227,7 @@ def _read(node: Node, borders: _Borders) -> tuple[Step | None, _Edge]:
     if kind in ("relu", "dropout") and step.factor is None:
         return _NOTHING
     taken = borders.input_node(call)
-    if kind == "linear" and into[0] is not taken and _is_cast(into[0]):
+    if kind == "linear" and into[0] is not taken and into[0] is not None and _is_cast(into[0]):
         into = into[0].next_functions[0]  # autocast, within the module
     # The first module's input is the layer's output, which may be a leaf.
     if into[0] is not taken and not (taken is None and _is_leaf_of(into[0], call.taken)):
@@ -281,31 +281,34 @@ def _read_dropout(step: Step, node: Any, edges: Any) -> bool:
     return step.factor is not None
 
 
-class _Overwritten(Exception):
-    """What a node saved was overwritten since; autograd would refuse, too."""
+class _Unusable(Exception):
+    """What a node saved cannot be had; says why."""
 
 
 def _saved(step: Step, node: Node, name: str) -> Tensor | None:
-    """What a node saved; None where a hook packs it away (checkpointing would compute it again)."""
+    """What a node saved; None if that is no plain tensor."""
     raw = getattr(node, f"_raw_saved_{name}", None)
-    if raw is None or getattr(raw, "unpack_hook", None) is not None:
-        return None
+    if getattr(raw, "unpack_hook", None) is not None:
+        raise _Unusable(
+            f"what {step.what} saved is packed away by a hook (saved_tensors_hooks, or activation "
+            "checkpointing, which would compute it again)"
+        )
     try:
-        value = getattr(node, f"_saved_{name}")
-    except RuntimeError:
+        value = getattr(node, f"_saved_{name}", None)
+    except RuntimeError:  # autograd would refuse, too
         what = "the weight of" if step.kind == "linear" else "what was saved by"
-        raise _Overwritten(f"{what} {step.what} changed after the forward") from None
+        raise _Unusable(f"{what} {step.what} changed after the forward") from None
     return value if type(value) is Tensor else None
 
 
-def _is_cast(node: Node | None) -> bool:
-    return node is not None and node.name() == "ToCopyBackward0"
+def _is_cast(node: Node) -> bool:
+    return node.name() == "ToCopyBackward0"
 
 
 def _is_constant(node: Node | None) -> bool:
     """A leaf, its copy in autocast's type, or what needs no gradient."""
-    if _is_cast(node):
-        node = node.next_functions[0][0]  # type: ignore[union-attr]
+    if node is not None and _is_cast(node):
+        node = node.next_functions[0][0]
     return node is None or node.name() == _LEAF
 
 
@@ -334,7 +337,7 @@ def _hooked_node(node: Node) -> bool:
     """Whether a hook was registered on the node itself; seen by registering two that do nothing."""
     found = 0
     for register in (node.register_prehook, node.register_hook):
-        handle = register(_nothing)  # type: ignore[arg-type]
+        handle: Any = register(_nothing)
         hooks = handle.hooks_dict_ref()
         found += len(hooks) - 1
         del hooks[handle.id]

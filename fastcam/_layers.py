@@ -9,7 +9,7 @@ from torch.autograd.graph import Node
 
 __all__ = ["Step", "describe", "is_compiled", "kind_of", "sums_survive", "version_of"]
 
-_KINDS: dict[type, str] = {
+_KINDS: dict[type[nn.Module], str] = {
     nn.MaxPool2d: "pool",
     nn.AdaptiveMaxPool2d: "pool",
     nn.AvgPool2d: "pool",
