@@ -11,12 +11,20 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 from fastcam._layers import Step, describe, kind_of
 from fastcam._trace import Call, Trace, is_hooked
 
-__all__ = ["edge_of", "follow", "no_second_derivative", "only_pools", "way_around"]
+__all__ = [
+    "edge_of",
+    "follow",
+    "has_python_nodes",
+    "no_second_derivative",
+    "only_pools",
+    "way_around",
+]
 
 _POOLS = frozenset(
     {
@@ -140,6 +148,16 @@ def no_second_derivative(gradients: Tensor, logits: Tensor, point: Tensor) -> st
         return None
     attention = sorted(n.name() for n in head if n.name().startswith("ScaledDotProduct"))
     return attention[0] if attention else "an operation"
+
+
+def has_python_nodes(logits: Tensor, point: Tensor) -> bool:
+    """Whether someone's own ``torch.autograd.Function`` lies between ``point`` and the logits.
+
+    In a batched backward its Python sees tensors that say they need no gradient, and one that is
+    ``once_differentiable`` then drops the graph without a word.
+    """
+    head = _reached(logits.grad_fn, {edge_of(point)[0]})
+    return any(isinstance(node, BackwardCFunction) for node in head)
 
 
 def _reached(start: Node | None, walls: set[Node | None]) -> set[Node]:

@@ -22,7 +22,8 @@ from torch.autograd.graph import Node
 
 from fastcam import _checks as check
 from fastcam import functional
-from fastcam._head_graph import follow, no_second_derivative, way_around
+from fastcam._head_autograd import autograd_gradients, differentiable_twice, retained_grads
+from fastcam._head_graph import follow, way_around
 from fastcam._head_products import Meeting, first_product, product
 from fastcam._layers import Step
 from fastcam._targets import Targets, resolve
@@ -123,62 +124,11 @@ def head_gradients(
                 "compiled, and a compiled region cannot be differentiated twice; keep the head "
                 "eager (compile the part before the layer), or use weight_grad='detach'"
             )
-    gradients = autograd_gradients(logits, point, targets, create_graph)
+    with retained_grads(logits, tensor, point, tap):
+        gradients = autograd_gradients(logits, point, targets, create_graph)
     if create_graph:
-        _differentiable_twice(gradients, logits, point)
+        differentiable_twice(gradients, logits, point)
     return tensor, gradients
-
-
-def autograd_gradients(
-    logits: Tensor, point: Tensor, targets: Targets, create_graph: bool
-) -> Tensor:
-    """D by differentiating the head, [N,T,C,H',W'].
-
-    All targets go in one batched call, which on a fully connected head is 1.5 (T = 2) to 6 (T = 40)
-    times as fast as a loop and never much slower. Where an operation of the head has no batching
-    rule, a loop does it. The graph is kept, ``.grad`` is not touched.
-
-    Raises:
-        ValueError: the logits do not depend on ``point``.
-    """
-    batch = logits.shape[0]
-    if batch == 0 or targets.count == 0:
-        return point.new_zeros(batch, targets.count, point.shape[1], 1, 1)
-    hot = targets.one_hot(logits)
-
-    def differentiate(grad_outputs: Tensor, batched: bool) -> Tensor:
-        (gradient,) = torch.autograd.grad(
-            logits,
-            point,
-            grad_outputs,
-            retain_graph=True,
-            create_graph=create_graph,
-            allow_unused=True,
-            is_grads_batched=batched,
-        )
-        if gradient is None:
-            raise ValueError(
-                "logits: do not depend on the activations; pass the logits and the activations of "
-                "the same forward (within a tap, the last forward wins)"
-            )
-        return gradient
-
-    if targets.count == 1:
-        return differentiate(hot[0], batched=False).unsqueeze(1)
-    try:
-        return differentiate(hot, batched=True).transpose(0, 1)
-    except RuntimeError as error:
-        if not _lacks_a_batching_rule(error):
-            raise
-        return torch.stack([differentiate(row, batched=False) for row in hot], dim=1)
-
-
-def _lacks_a_batching_rule(error: RuntimeError) -> bool:
-    """Whether an error comes of batching itself; of any other (memory!) a loop would not help."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return False
-    words = str(error).lower()
-    return any(word in words for word in ("vmap", "batching", "batched", "have storage"))
 
 
 @dataclass
@@ -382,26 +332,6 @@ def class_activation_maps(
     return functional.grad_cam(tensor.detach(), gradients.detach(), normalize)
 
 
-_UNKNOWN_BACKWARD = (
-    "logits: torch cannot differentiate {name} twice, which lies between the layer and the logits, "
-    "so the loss cannot reach the weights through the map's channel weights; "
-)
-
-
-def _differentiable_twice(gradients: Tensor, logits: Tensor, point: Tensor) -> None:
-    """Say now, not in the backward, that D cannot be differentiated."""
-    name = no_second_derivative(gradients, logits, point)
-    if name is None:
-        return
-    ways = "use weight_grad='detach'"
-    if name.startswith("ScaledDotProduct"):
-        ways += (
-            ", or run the forward under torch.nn.attention.sdpa_kernel(SDPBackend.MATH), whose "
-            "attention can be differentiated twice"
-        )
-    raise ValueError(_UNKNOWN_BACKWARD.format(name=name) + ways)
-
-
 # Of each model: the heads that were compared with autograd, and whether they were the same.
 _compared: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], bool]] = WeakKeyDictionary()
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-3}  # 0.05 of 16 bits; TF32 has 10 of 23
@@ -437,7 +367,7 @@ def _differs(
                 if isinstance(exact, str):
                     return exact
                 form, gradients = exact, exact.gradients(targets, False, valid)
-            verdict = _compare(logits, activations, targets, gradients.detach(), valid)
+            verdict = _compare(tap, logits, targets, gradients.detach(), valid)
         if verdict is None:
             return None
         verdicts[key] = verdict
@@ -445,9 +375,10 @@ def _differs(
 
 
 def _compare(
-    logits: Tensor, activations: Tensor, targets: Targets, got: Tensor, valid: Tensor | None
+    tap: ActivationTap, logits: Tensor, targets: Targets, got: Tensor, valid: Tensor | None
 ) -> bool | None:
     """Whether Σ_t c_t D[t] agrees; None where there was nothing to compare."""
+    activations = tap.activations
     if got.numel() == 0:
         return None
     shares = torch.linspace(1, 2, targets.count, dtype=logits.dtype, device=logits.device)
@@ -455,9 +386,10 @@ def _compare(
     if valid is not None:
         shares = shares * valid.to(shares.device)
     hot = (targets.one_hot(logits) * shares.t().unsqueeze(-1)).sum(0)
-    (wanted,) = torch.autograd.grad(
-        logits, activations, hot, retain_graph=True, allow_unused=True, materialize_grads=True
-    )
+    with retained_grads(logits, activations, activations, tap):
+        (wanted,) = torch.autograd.grad(
+            logits, activations, hot, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
     accurate = torch.promote_types(got.dtype, torch.float32)
     wanted = wanted.to(accurate)
     sums = (got.flatten(2).to(accurate) * shares.to(accurate).unsqueeze(-1)).sum(1)
