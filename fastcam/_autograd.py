@@ -9,6 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_task = getattr(torch._C, "_current_graph_task_id", None)
+
+
+def running_backward() -> int:
+    """Which backward runs now, as a number; -1 for none, or where this torch does not tell."""
+    return -1 if _task is None else int(_task())
+
 
 class _Undifferentiable(torch.autograd.Function):
     """Identity whose backward says that there is none."""

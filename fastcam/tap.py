@@ -16,7 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastcam._trace import Capture, Trace, describe, is_compiled, sums_survive
+from fastcam._autograd import running_backward
+from fastcam._head_graph import only_pools
+from fastcam._layers import describe, is_compiled, sums_survive
+from fastcam._trace import Capture, Trace
 
 __all__ = ["ActivationTap"]
 
@@ -180,7 +183,7 @@ _Action = Callable[[ActivationTap, nn.Module, Any], Any]
 def _counts(module: nn.Module, own: int) -> bool:
     """Whether a call belongs to the forward: it is not the recomputation that activation
     checkpointing runs in a backward, nor a call of a copied model that took the hooks along."""
-    return torch._C._current_graph_task_id() == -1 and id(module) == own
+    return running_backward() == -1 and id(module) == own
 
 
 def _pre_hook(
@@ -253,7 +256,7 @@ def _on_layer(tap: ActivationTap, module: nn.Module, output: Any) -> Tensor | No
 def _on_gradient(tap: ActivationTap, module: nn.Module, output: Any) -> None:
     if tap._trace is not None:
         tap._trace.gradient = Capture.of(tap.gradient_at or "", output)
-        tap._trace.ran_before_gradient = len(tap._trace.ran)
+        tap._trace.ran_before_gradient = len(tap._trace.calls)
 
 
 def _refuse_overwrite_of_leaf(trace: Trace, name: str, module: nn.Module, args: Any) -> None:
@@ -299,12 +302,16 @@ def _only_pooling(trace: Trace, point: Tensor) -> None:
     """Check §2.1: nothing but pooling between the layer and gradient_at, and no way around it."""
     assert trace.gradient is not None
     layer, at = trace.layer.name, trace.gradient.name
-    call = next((c for c in trace.calls if c.output is point and c.untouched()), None)
-    ran = trace.ran[: trace.ran_before_gradient]
-    if call is not None:
-        ran = [(step.name, step.module) for step in call.path()]
-        if all(sums_survive(module) for _, module in ran):
+    ran = [(call.name, call.module) for call in trace.calls[: trace.ran_before_gradient]]
+    if trace.memory is None:
+        if only_pools(trace, point):
             return
+    else:
+        link = next((c for c in trace.memory.links if c.output is point and c.untouched()), None)
+        if link is not None:
+            ran = [(step.name, step.module) for step in link.path()]
+            if all(sums_survive(module) for _, module in ran):
+                return
     for name, module in ran:
         if not sums_survive(module):
             raise ValueError(
