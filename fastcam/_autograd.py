@@ -8,14 +8,34 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+
+_function_transforms: Callable[[], bool] = getattr(
+    torch._C, "_are_functorch_transforms_active", lambda: False
+)
+
+
+def transformed() -> bool:
+    """Whether torch.func (grad, vmap, jvp, ...) or forward-mode differentiation is at work.
+
+    Both want to see every operation. The fused ops then give way to :mod:`fastcam.reference`, which
+    is plain PyTorch: rules of their own for each transform would cost every other call time.
+    """
+    return _function_transforms() or forward_ad._current_level >= 0
 
 
 class _Undifferentiable(torch.autograd.Function):
     """Identity whose backward says that there is none."""
 
+    generate_vmap_rule = True  # for torch.autograd.grad(..., is_grads_batched=True)
+
     @staticmethod
-    def forward(ctx: Any, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(*tensors: Tensor) -> tuple[Tensor, ...]:
         return tuple(tensor.view_as(tensor) for tensor in tensors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:

@@ -26,7 +26,8 @@ struct MaskedCells {
   int64_t all_entries(bool by_row) const { return all_lines(by_row) * capacity(by_row); }
 };
 
-// 64 bytes of 0 or 1 as bits, the first lowest; fewer than 64 are filled up with zeros.
+// Which of 64 bytes are not 0, as bits, the first lowest; fewer than 64 are filled up with zeros.
+// (torch writes a bool as 0 or 1, but a tensor that views other memory may hold any byte.)
 inline uint64_t masked_bits(const uint8_t* passed, int64_t count) {
   uint8_t bytes[64] = {};
   std::memcpy(bytes, passed, size_t(count < 64 ? count : 64));
@@ -34,6 +35,8 @@ inline uint64_t masked_bits(const uint8_t* passed, int64_t count) {
   for (int i = 0; i < 8; ++i) {
     uint64_t eight;
     std::memcpy(&eight, bytes + 8 * i, 8);
+    constexpr uint64_t kLow = 0x7f7f7f7f7f7f7f7fu;  // a byte's other bits carry into its highest
+    eight = ((((eight & kLow) + kLow) | eight) & ~kLow) >> 7;
     bits |= ((eight * 0x0102040810204080u) >> 56) << (8 * i);
   }
   return bits;
@@ -57,10 +60,10 @@ void masked_lists(const Acc* v, const uint8_t* passed, const MaskedCells& cells,
       const uint8_t* row = pattern + r * cells.units;
       if constexpr (kByRow) {
         uint16_t sum = 0;
-        for (int64_t j = 0; j < units; ++j) sum = uint16_t(sum + row[j]);
+        for (int64_t j = 0; j < units; ++j) sum = uint16_t(sum + (row[j] != 0));
         found[r] = sum;
       } else {
-        for (int64_t j = 0; j < units; ++j) found[j] = uint16_t(found[j] + row[j]);
+        for (int64_t j = 0; j < units; ++j) found[j] = uint16_t(found[j] + (row[j] != 0));
       }
     }
 

@@ -45,7 +45,8 @@ struct Lists {
   std::vector<Acc> values;
   MaskedLists made;
 
-  explicit Lists(const Case<Acc>& k) {
+  explicit Lists(const Case<Acc>& k) : Lists(k, k.passed) {}
+  Lists(const Case<Acc>& k, const std::vector<uint8_t>& passed) {
     const MaskedCells cells{k.R, k.J, masked_kernels().tile};
     lines.resize(size_t(cells.all_lines(kByRow)));
     counts.resize(lines.size());
@@ -54,7 +55,7 @@ struct Lists {
     // In two parts, as two threads would.
     const int64_t half = cells.unit_tiles() / 2;
     for (const auto& [begin, end] : {std::pair(int64_t(0), half), {half, cells.unit_tiles()}}) {
-      masked_lists<kByRow, Acc>(k.v.data(), k.passed.data(), cells, lines.data(), counts.data(),
+      masked_lists<kByRow, Acc>(k.v.data(), passed.data(), cells, lines.data(), counts.data(),
                                 indices.data(), values.data(), begin, end);
     }
     made = {cells.lines(kByRow), cells.capacity(kByRow), lines.data(),
@@ -162,6 +163,22 @@ TEST(lists_hold_each_entry_once) {
     CHECK(seen == k.passed);
   });
 }
+
+template <bool kByRow>
+void any_byte_but_zero_takes_part() {
+  for_all_cases<float>([](const Case<float>& k) {
+    std::vector<uint8_t> bytes = k.passed;
+    check::Random random(5);
+    for (uint8_t& byte : bytes) {
+      if (byte != 0) byte = uint8_t(1 + int(random.uniform() * 255));
+    }
+    const Lists<kByRow, float> wanted(k), got(k, bytes);
+    CHECK(got.lines == wanted.lines && got.counts == wanted.counts);
+    CHECK(got.indices == wanted.indices && got.values == wanted.values);
+  });
+}
+TEST(any_byte_but_zero_takes_part_by_row) { any_byte_but_zero_takes_part<true>(); }
+TEST(any_byte_but_zero_takes_part_by_unit) { any_byte_but_zero_takes_part<false>(); }
 
 }  // namespace
 
