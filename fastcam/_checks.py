@@ -228,7 +228,7 @@ def values_of_mask(mask: Tensor) -> None:
     """A mask lies in [0, 1], on the CPU; NaN passes, as a network may have made it."""
     if mask.device.type == "cpu" and not torch.compiler.is_compiling() and _has_values(mask):
         low, high = _range(mask)
-        if low < -_ROUNDING or high > 1 + _ROUNDING:
+        if low < -_ROUNDING or high > 1 + _ROUNDING:  # not so of NaN
             raise ValueError(f"mask: expected values in [0, 1], got {low:g} to {high:g}{_OF_255}")
 
 
@@ -263,7 +263,8 @@ def _values(
         tensor = tensor[on]
     least, most = _range(tensor)
     if not (low <= least and most <= high):
-        raise ValueError(f"{name}: expected {expected}, got {least:g} to {most:g}{advice}")
+        came = f"got {least:g} to {most:g}{advice if most > high else ''}"
+        raise ValueError(f"{name}: expected {expected}, {came}")
 
 
 def _range(tensor: Tensor) -> tuple[float, float]:
@@ -278,8 +279,12 @@ def _has_values(tensor: Tensor) -> bool:
     """Not if it is a shape alone, a batch of vmap's, or recorded by torch.jit.trace."""
     if tensor.is_meta or torch._C._is_tracing():
         return False
-    if transformed() and torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-        return False
+    if transformed():
+        functorch = torch._C._functorch
+        while functorch.is_functorch_wrapped_tensor(tensor):
+            if functorch.is_batchedtensor(tensor):
+                return False
+            tensor = functorch.get_unwrapped(tensor)
     return type(tensor) is Tensor or not _is_fake(tensor)
 
 

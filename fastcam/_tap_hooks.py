@@ -6,7 +6,6 @@ import copyreg
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from types import FunctionType
 from typing import Any
 
 import torch
@@ -24,6 +23,22 @@ _reduce_before: Callable[[Any], Any] | None = None  # what copied OrderedDicts b
 _graph_task: Callable[[], int] = getattr(torch._C, "_current_graph_task_id", lambda: -1)
 
 
+class _Hook:
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self._call = call
+
+    def __call__(self, *args: Any) -> Any:
+        return self._call(*args)
+
+    @property
+    def __name__(self) -> str:  # torch.jit.script asks for it, to translate the hook
+        raise AttributeError(
+            "model: a tapped model cannot be scripted; leave the tap's with block first"
+        )
+
+
 def register(
     module: nn.Module, hook: Callable[..., Any], *, pre: bool = False, first: bool = False
 ) -> Any:
@@ -34,12 +49,11 @@ def register(
     are copied and pickled without it.
     """
     global _registered, _reduce_before
-    hook._of_a_tap = True  # type: ignore[attr-defined]
+    hook = _Hook(hook)
     with _LOCK:
-        if pre:
-            handle = module.register_forward_pre_hook(hook, prepend=first)
-        else:
-            handle = module.register_forward_hook(hook, prepend=first)
+        # Of the class: a scripted module refuses it, though it calls hooks like any other.
+        add = nn.Module.register_forward_pre_hook if pre else nn.Module.register_forward_hook
+        handle = add(module, hook, prepend=first)
         if _registered == 0:
             _reduce_before = copyreg.dispatch_table.get(OrderedDict)
             copyreg.pickle(OrderedDict, _without_hooks)  # type: ignore[arg-type]
@@ -64,14 +78,10 @@ def forget_hooks(handles: Iterable[Any]) -> None:
 def _without_hooks(mapping: OrderedDict[Any, Any]) -> Any:
     """How to copy or pickle an ``OrderedDict``: as ever, but for hooks of a tap."""
     items = list(mapping.items())
-    kept = [item for item in items if not _is_ours(item[1])]
+    kept = [item for item in items if type(item[1]) is not _Hook]
     if len(kept) < len(items):
         mapping = OrderedDict(kept)
     return (_reduce_before or OrderedDict.__reduce__)(mapping)
-
-
-def _is_ours(value: Any) -> bool:
-    return type(value) is FunctionType and hasattr(value, "_of_a_tap")
 
 
 def of_this_forward(module: nn.Module, own: int) -> bool:

@@ -261,8 +261,6 @@ def _on_call(name: str) -> _Action:
         trace = tap._trace
         if trace is not None:
             trace.before(name, module, args)
-            if trace.compiled is None and is_opaque(module):
-                trace.compiled = name
 
     return action
 
