@@ -253,6 +253,11 @@ def _cam_iou(
     if look_on_gpu and activations.is_cuda:
         _look(regions, cell_weights, where)
     if transformed():
+        if max_pair_pull is not None:
+            raise ValueError(
+                "max_pair_pull: expected None inside torch.func transforms and forward-mode "
+                f"differentiation (they cannot follow a gradient that is cut), got {max_pair_pull}"
+            )
         return _plainly(
             activations,
             gradients,

@@ -88,6 +88,11 @@ def test_values_are_looked_at_where_they_can_be():
     torch.testing.assert_close(over_regions(S[None])[0], F.cam_iou_loss(A, D, S))
 
 
+def test_a_cut_gradient_is_no_transform():
+    with pytest.raises(ValueError, match="^max_pair_pull: expected None inside torch.func"):
+        torch.func.grad(lambda a: F.cam_iou_loss(a, D, S, max_pair_pull=1.0))(A)
+
+
 def test_batched_gradients():
     """What ``torch.autograd.functional.jacobian(vectorize=True)`` does, too."""
     a, d = SAMPLE.leaves()
