@@ -164,8 +164,8 @@ template <class Launch>
 std::tuple<Tensor, Tensor, Tensor, Tensor>
 cam_iou_forward_op(const Tensor& activations, const Tensor& gradients, const Tensor& regions,
                    const std::optional<Tensor>& cell_weights, const std::optional<Tensor>& where,
-                   double threshold, double sharpness, int64_t binarize, double eps, double max_pull,
-                   const Launch& launch) {
+                   double threshold, double sharpness, int64_t binarize, double eps,
+                   double max_pull, const Launch& launch) {
   const HeldCamInputs held = hold_cam_inputs(activations, gradients);
   const CamInputs& in = held.in;
   const Tensor region = hold_cells(regions, "regions", activations, in, held.acc);

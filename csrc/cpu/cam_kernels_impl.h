@@ -306,9 +306,9 @@ void cam_loss_forward(const CamLossForward& op, const Loss& loss, int64_t begin,
       raw_maps<Acc, SA, SD>(in, n, block, count, static_cast<Acc*>(op.alpha), maps);
       for (int i = 0; i < count; ++i) {
         const int64_t pair = n * in.targets + block[i];
-        const bool dead = loss_of_map(loss, maps + i * padded<Acc>(P), region(n, block[i]),
-                                      weight(n, block[i]), P, Acc(op.max_pull), unit(pair),
-                                      losses + pair);
+        const bool dead =
+            loss_of_map(loss, maps + i * padded<Acc>(P), region(n, block[i]), weight(n, block[i]),
+                        P, Acc(op.max_pull), unit(pair), losses + pair);
         op.status[pair] = kStatusValid | (dead ? kStatusDead : 0);
       }
       count = 0;
