@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cmath>
+#include <type_traits>
 
 #include "fastcam.h"
 
@@ -243,11 +244,13 @@ struct HardIoULoss {
 
 // ---- the map -----------------------------------------------------------------------------------
 
-// The peak of a map and the cell that has it; on a tie the first cell in row-major order.
+// The peak of a map and the cell that has it; on a tie the first cell in row-major order. Without
+// padding, because its words travel between the lanes of a warp (shuffle_xor_of).
 template <class T>
 struct Peak {
+  using Cell = std::conditional_t<sizeof(T) == 8, int64_t, int32_t>;
   T value;
-  int64_t cell;
+  Cell cell;
 };
 template <class T>
 FASTCAM_HD Peak<T> higher_peak(Peak<T> a, Peak<T> b) {

@@ -207,7 +207,9 @@ FASTCAM_INLINE Peak<Acc> rectify(Acc* map, int64_t cells) {
   Peak<Acc> peak{map[0] = relu(map[0]), 0};
   for (int64_t p = 1; p < cells; ++p) {
     map[p] = relu(map[p]);
-    if (map[p] > peak.value || (is_nan(map[p]) && !is_nan(peak.value))) peak = {map[p], p};
+    if (map[p] > peak.value || (is_nan(map[p]) && !is_nan(peak.value))) {
+      peak = {map[p], typename Peak<Acc>::Cell(p)};
+    }
   }
   return peak;
 }
@@ -304,16 +306,16 @@ void cam_loss_forward(const CamLossForward& op, const Loss& loss, int64_t begin,
       raw_maps<Acc, SA, SD>(in, n, block, count, static_cast<Acc*>(op.alpha), maps);
       for (int i = 0; i < count; ++i) {
         const int64_t pair = n * in.targets + block[i];
-        const bool dead = loss_of_map(loss, maps + i * padded<Acc>(P), region(n, block[i]),
-                                      weight(n, block[i]), P, Acc(op.max_pull), unit(pair),
-                                      losses + pair);
+        const bool dead =
+            loss_of_map(loss, maps + i * padded<Acc>(P), region(n, block[i]), weight(n, block[i]),
+                        P, Acc(op.max_pull), unit(pair), losses + pair);
         op.status[pair] = kStatusValid | (dead ? kStatusDead : 0);
       }
       count = 0;
     };
     for (int64_t t = 0; t < in.targets; ++t) {
       const int64_t pair = n * in.targets + t;
-      const bool off = op.where && !op.where[n * op.where_stride_n + t * op.where_stride_t];
+      const bool off = op.where && op.where[n * op.where_stride_n + t * op.where_stride_t] == 0;
       if (off || region_is_empty(region(n, t), weight(n, t), P)) {
         op.status[pair] = 0;
         losses[pair] = 0;

@@ -31,7 +31,7 @@ struct FinishScratch {
 // ReLU in place, and the peak. The calling thread's cells are thread, thread + threads, ...
 template <class Acc>
 FASTCAM_DEVICE Peak<Acc> rectify(Acc* map, int cells) {
-  Peak<Acc> best{Acc(-1), INT64_MAX};
+  Peak<Acc> best{Acc(-1), INT32_MAX};
 #pragma unroll 1
   for (int p = int(threadIdx.x); p < cells; p += int(blockDim.x)) {
     const Acc r = relu(peek(map + p));
@@ -162,8 +162,8 @@ FASTCAM_DEVICE bool finish_loss(const CamLossForward& op, const PairMap<Acc>& at
 #pragma unroll 1
     for (int p = thread; p < cells; p += threads) {
       const Acc r = peek(at.map + p);
-      store(unit + p, cut * map_gradient(r, slope_at(p, r), pull.weighted, p == first.peak.cell,
-                                         divisor));
+      store(unit + p,
+            cut * map_gradient(r, slope_at(p, r), pull.weighted, p == first.peak.cell, divisor));
     }
     if (thread == 0) {
       store(static_cast<Acc*>(op.loss) + at.pair, value);
@@ -182,7 +182,8 @@ struct LossFinish {
   using Params = CamLossForward;
 
   FASTCAM_DEVICE static bool on(const Params& op, int64_t n, int t) {
-    return op.where == nullptr || load(op.where + n * op.where_stride_n + t * op.where_stride_t);
+    return op.where == nullptr ||
+           load(op.where + n * op.where_stride_n + t * op.where_stride_t) != 0;
   }
   FASTCAM_DEVICE static Acc* map_of(const Params& op, int64_t pair) {
     return static_cast<Acc*>(op.unit) + pair * op.in.cells;

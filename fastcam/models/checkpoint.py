@@ -42,7 +42,8 @@ class Preprocessing:
         shift = images.new_tensor(
             [-m / s for m, s in zip(self.mean, self.std, strict=True)], dtype=torch.float32
         )
-        return images.float().mul_(scale.view(shape)).add_(shift.view(shape))
+        floats = images.to(torch.float32, copy=True)  # never the caller's own tensor
+        return floats.mul_(scale.view(shape)).add_(shift.view(shape))
 
 
 @dataclass
