@@ -9,9 +9,7 @@ import json
 import multiprocessing
 import os
 import shutil
-import signal
 import sys
-import threading
 import uuid
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -24,6 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastcam._extras import require
+from fastcam._files import make_folder, write_text
+from fastcam._workers import follow_parent
 from fastcam.regions.model import find_predictor
 from fastcam.regions.table import LandmarkSource, LandmarkTable
 from fastcam.regions.template import template_landmarks
@@ -203,8 +203,8 @@ class _Parts:
         if self.folder.exists() and not (mark.is_file() and mark.read_text() == text):
             self.remove()  # of another model or setting, which must not be mixed with this one
         if not self.folder.exists():
-            self.folder.mkdir(parents=True)
-            mark.write_text(text)
+            make_folder(self.folder)
+            write_text(mark, text, ours=lambda _: True)
 
     def add(self, table: LandmarkTable) -> None:
         table.save(self.folder / f"{uuid.uuid4().hex}.npz")
@@ -267,16 +267,8 @@ _worker = _Worker()  # one per process of the pool
 
 
 def _start_worker(images: ImageReader, model: str, upsample: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    follow_parent()
     _worker.start(images, model, upsample)
-
-
-def _exit_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()  # returns when the parent is gone, even if it was killed
-        os._exit(1)
 
 
 def _search_chunk(names: list[str]) -> LandmarkTable:
