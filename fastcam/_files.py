@@ -285,5 +285,5 @@ def read_json(path: str | Path, what: str, keys: Iterable[str] = ()) -> dict[str
     except ValueError:
         value = None
     if not isinstance(value, Mapping) or not set(keys) <= set(value):
-        raise ValueError(f"{path} is damaged or no {what}; remove it and run the same again")
+        raise ValueError(f"{path} is no {what}, or a damaged one; remove it to have it made anew")
     return dict(value)

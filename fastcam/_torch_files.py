@@ -1,4 +1,4 @@
-"""Reading files of torch.save: plain values and tensors only, and one plain line for what is not."""
+"""Reading files of torch.save: tensors and plain values only, and one plain line for others."""
 
 from __future__ import annotations
 

@@ -137,9 +137,9 @@ def landmarks(
     from fastcam.data.landmarks import LANDMARK_TABLE
     from fastcam.regions.detect import detect_landmarks
 
-    target = out or data / LANDMARK_TABLE
+    target, source = out or data / LANDMARK_TABLE, ImageSource(data)
     with claim(target, folder=False):
-        detect_landmarks(ImageSource(data), target, predictor=predictor, workers=workers)
+        detect_landmarks(source, target, predictor=predictor, workers=workers)
 
 
 @app.command()

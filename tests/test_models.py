@@ -127,8 +127,8 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     path = save_checkpoint(tmp_path / "model.pt", _checkpoint())
     before = path.read_bytes()
 
-    def half(payload: object, file: Path) -> None:
-        file.write_bytes(b"half")
+    def half(payload: object, file: BinaryIO) -> None:
+        file.write(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(torch, "save", half)

@@ -148,9 +148,11 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     try:
         payload = read_torch_file(path)
     except NotATorchFile as error:
-        raise ValueError(f"{path} {error}; {expected}") from None
+        raise ValueError(f"{path} is no readable checkpoint: it {error}; {expected}") from None
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
-        raise ValueError(f"{path} {_foreign(payload, path)}; {expected}")
+        raise ValueError(
+            f"{path} is no fastcam checkpoint: it {_foreign(payload, path)}; {expected}"
+        )
     version = payload.get("version")
     if isinstance(version, int) and version > VERSION:
         written = (payload.get("versions") or {}).get("fastcam", "a newer version")
@@ -231,4 +233,4 @@ def _foreign(payload: Any, path: Path) -> str:
         return "is a checkpoint of another program"
     if isinstance(payload, Tensor):
         return "holds a single tensor"
-    return "is no checkpoint of fastcam"
+    return f"holds a {type(payload).__name__}"

@@ -21,6 +21,13 @@ _SOFTWARE = 305  # Exif's tag
 ATTENDED, REGION = "#e02020", "#1f6fff"
 
 
+def literal(text: str) -> str:
+    """A file's name or the like as it stands, where Matplotlib would read formulas into it."""
+    readable = text.encode("utf-8", errors="surrogateescape").decode("utf-8", errors="replace")
+    shown = "".join(c if c.isprintable() else "�" for c in readable)
+    return shown.replace("$", r"\$")
+
+
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure of that many inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
