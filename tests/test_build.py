@@ -274,7 +274,7 @@ def cuda_plan(tmp_path):
 
 @pytest.mark.parametrize("name", ["_C", "_C_cuda", "_host"])
 def test_flags_that_must_and_must_not_be_there(name, cuda_plan):
-    flags = config.compile_flags(name, torch_info(), cuda_plan, {})
+    flags = config.compile_flags(name, torch_info(), cuda_plan, {"FASTCAM_WERROR": "1"})
     for language, options in flags.items():
         text = " ".join(options)
         assert "-march=native" not in text and "fast-math" not in text
@@ -283,10 +283,40 @@ def test_flags_that_must_and_must_not_be_there(name, cuda_plan):
         assert ("-DUSE_CUDA" in options) == (name == "_C_cuda")
 
 
-def test_warnings_may_be_let_through(cuda_plan):
+def test_warnings_are_errors_in_the_makefiles_builds_only(cuda_plan):
     for name in config.SOURCES:
-        flags = config.compile_flags(name, torch_info(), cuda_plan, {"FASTCAM_WERROR": "0"})
-        assert not any("-Werror" in options for options in flags.values())
+        for env in ({}, {"FASTCAM_WERROR": "0"}):
+            flags = config.compile_flags(name, torch_info(), cuda_plan, env)
+            assert not any("-Werror" in options for options in flags.values())
+    makefile = (config.ROOT / "Makefile").read_text()
+    assert "\nexport FASTCAM_WERROR ?= 1\n" in makefile
+
+
+@pytest.mark.parametrize(
+    ("archs", "flags", "parts"),
+    [
+        ("3.5", ["arch=compute_35,code=sm_35"], ("cannot compile for 3.5;", "7.5, 8.0")),
+        ("8.0;9.9+PTX", ["arch=compute_80,code=sm_80", "arch=compute_99,code=sm_99"], ("9.9;",)),
+        ("banana", ValueError("Unknown CUDA arch (banana)"), ("no architecture for it", "8.0;9.0")),
+        ("native", IndexError("list index out of range"), ("no architecture for it",)),
+    ],
+)
+def test_unknown_architectures_are_named(tmp_path, archs, flags, parts):
+    def expand():
+        if isinstance(flags, Exception):
+            raise flags
+        return flags
+
+    home = make_toolkit(tmp_path / "cuda", "13.0", archs=(75, 80, 90))
+    env = {"CUDA_HOME": str(home), "TORCH_CUDA_ARCH_LIST": archs}
+    plan = config.plan_cuda(torch_info(), env)
+    with pytest.raises(config.BuildError) as error:
+        config.check_archs(plan, torch_info(), expand)
+    text = " ".join(str(error.value).split())
+    for part in (f"TORCH_CUDA_ARCH_LIST={archs!r}", *parts):
+        assert part in text
+    known = ["-gencode=arch=compute_90a,code=sm_90a", "-gencode=arch=compute_80,code=compute_80"]
+    config.check_archs(plan, torch_info(), lambda: known)
 
 
 def test_only_the_cuda_library_links_cuda(cuda_plan):
@@ -405,7 +435,7 @@ def test_warning_is_an_error_and_says_how_to_go_on(small_project):
     (small_project / "csrc" / "host" / "answer.h").write_text(
         "inline int answer() { int unused; return 42; }"
     )
-    done = run_setup(small_project, "--inplace", FASTCAM_CPU_ONLY="1")
+    done = run_setup(small_project, "--inplace", FASTCAM_CPU_ONLY="1", FASTCAM_WERROR="1")
     assert done.returncode != 0
     assert "FASTCAM_WERROR=0" in done.stderr and "unused-variable" in done.stdout
 

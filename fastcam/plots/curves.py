@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fastcam.plots.figure import COLORS, new_figure, literal
+from fastcam.plots.figure import COLORS, literal, new_figure
 
 Record = Mapping[str, float]
 

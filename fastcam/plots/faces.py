@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from fastcam.plots.figure import ATTENDED, REGION, new_figure, literal
+from fastcam.plots.figure import ATTENDED, REGION, literal, new_figure
 
 
 @dataclass(frozen=True)
