@@ -66,6 +66,11 @@ def describe(error: BaseException) -> str:
 # --- whose a file is ------------------------------------------------------------------------------
 
 
+def any_file(path: Path) -> bool:
+    """Every regular file may be replaced: in folders that hold nothing but fastcam's own."""
+    return True
+
+
 def marked(path: Path) -> bool:
     """Whether a picture or page bears fastcam's mark, near its beginning or its end."""
     with path.open("rb") as file:
@@ -178,7 +183,7 @@ def write_atomic(
     path: str | os.PathLike[str],
     write: Callable[[BinaryIO], object],
     *,
-    ours: Ours,
+    ours: Ours = any_file,
     sync: bool = True,
 ) -> Path:
     """Let ``write`` fill a temporary file beside ``path``, then move it there in one step.
@@ -249,7 +254,7 @@ def remove_leftovers(folder: Path) -> None:
                 path.unlink()
 
 
-def write_text(path: str | Path, text: str, *, ours: Ours) -> Path:
+def write_text(path: str | Path, text: str, *, ours: Ours = any_file) -> Path:
     """Write a UTF-8 text file atomically.
 
     What is no Unicode (file names may hold any bytes) is written as an escape, which JSON reads
@@ -264,7 +269,7 @@ def write_marked(path: str | Path, text: str) -> Path:
     return write_text(path, f"{text.rstrip()}\n\n{COMMENT}\n", ours=commented)
 
 
-def write_json(path: str | Path, value: Any, *, ours: Ours) -> Path:
+def write_json(path: str | Path, value: Any, *, ours: Ours = any_file) -> Path:
     """Write a JSON file atomically, indented."""
     return write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", ours=ours)
 

@@ -204,7 +204,7 @@ class _Parts:
             self.remove()  # of another model or setting, which must not be mixed with this one
         if not self.folder.exists():
             make_folder(self.folder)
-            write_text(mark, text, ours=lambda _: True)
+            write_text(mark, text)
 
     def add(self, table: LandmarkTable) -> None:
         table.save(self.folder / f"{uuid.uuid4().hex}.npz")

@@ -58,11 +58,7 @@ def _unpacked(path: Path) -> Path:
     if not target.is_file():
         try:
             with bz2.open(path) as packed:
-                write_atomic(
-                    target,
-                    lambda plain: shutil.copyfileobj(packed, plain, 1 << 20),
-                    ours=lambda _: True,
-                )
+                write_atomic(target, lambda plain: shutil.copyfileobj(packed, plain, 1 << 20))
         except WriteError:
             raise
         except (OSError, EOFError):

@@ -198,7 +198,7 @@ def _own(root: Path, parameters: dict[str, object]) -> None:
 
 def _write(path: Path, data: bytes, sync: bool = True) -> None:
     """Everything in a folder with our manifest is ours."""
-    write_atomic(path, lambda file: file.write(data), ours=lambda _: True, sync=sync)
+    write_atomic(path, lambda file: file.write(data), sync=sync)
 
 
 def _is_whole(path: Path) -> bool:
