@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -159,7 +157,7 @@ def test_a_full_disk_is_one_line_and_takes_nothing(
 def test_a_disk_that_fills_up_keeps_what_was_saved(
     data: Path, small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At each write of a training in turn: the same call then goes on to the same end."""
+    """At each write of a training in turn; with room again, it ends as if nothing had been."""
     config = TrainConfig(
         str(data), model=MODEL, size=32, epochs=2, patience=1, batch_size=12, device="cpu",
         workers=1,
@@ -188,7 +186,6 @@ def test_a_disk_that_fills_up_keeps_what_was_saved(
         try:
             result = train(config, run)
         except WriteError as error:
-            assert error.errno == errno.ENOSPC
             failed.append(Path(str(error).split()[2].rstrip(":")).name)
             (small / "filler").unlink(missing_ok=True)
             assert not [p for p in run.iterdir() if p.name.startswith(".")]
@@ -198,8 +195,7 @@ def test_a_disk_that_fills_up_keeps_what_was_saved(
                 path.unlink()
         else:
             break
-    assert {"settings.json", "history.csv", "last.ckpt", "best.ckpt", "model.pt"} & set(failed)
-    assert "last.ckpt" in failed and "result.json" in failed
+    assert {"history.csv", "last.ckpt", "best.ckpt", "model.pt", "result.json"} <= set(failed)
     (small / "filler").unlink(missing_ok=True)
     found = torch.load(result.checkpoint, weights_only=True)["state_dict"]
     assert all(torch.equal(found[k], v) for k, v in whole.items())
@@ -251,70 +247,60 @@ def test_a_place_is_held_by_one_and_says_by_whom(tmp_path: Path) -> None:
     assert _content(tmp_path) == {"new/run/result": b"1"}
 
 
-HOLD = (
-    "import sys\n"
-    "from fastcam._claim import claim\n"
-    "with claim(sys.argv[1], folder=sys.argv[2] == 'folder'):\n"
-    "    print('held', flush=True)\n"
-    "    sys.stdin.read()\n"
-)
-
-
-@contextlib.contextmanager
-def _held(place: Path, kind: str) -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds a place until its input ends, or until it is killed."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(place), kind],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None and process.stdin is not None
-    try:
-        assert process.stdout.readline() == "held\n"
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
 def test_every_verb_that_writes_is_refused_where_another_writes(
     data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, prefix = tmp_path / "run", tmp_path / "e"
     picture = data / "img_align_celeba" / "000001.jpg"
     start = ["finetune", model, data, "-a", "Lips", "-r", "mouth", "-o", run]
-    with _held(run, "folder") as holder:
+    with claim(run):
         for arguments in (
             _train(data, run), start, ["synth", run, "-n", 2], ["demo", "-o", run],
             ["demo", "-o", run, "--fresh"], ["attention", "demo", "-o", run],
         ):  # fmt: skip
             assert _run(*arguments) == 2
-            assert f"{run} is being written by process {holder.pid} on " in _one_line(capsys)
-    with _held(prefix, "file") as holder:
+            assert f"{run} is being written by process {os.getpid()} on " in _one_line(capsys)
+    with claim(prefix, folder=False):
         for arguments in (
             ["evaluate", model, data, "-a", "Lips", "-o", prefix],
             ["attention", "curves", "-o", prefix],
             ["attention", "ablation", data, "-o", prefix],
         ):
             assert _run(*arguments) == 2
-            assert f"{prefix} is being written by process {holder.pid} on " in _one_line(capsys)
+            assert f"{prefix} is being written by process {os.getpid()} on " in _one_line(capsys)
     for place, arguments in (
         (tmp_path / "e.png", ["explain", model, picture, "-a", "Lips", "-o", tmp_path / "e.png"]),
         (data / "landmarks68.npz", ["landmarks", data]),
     ):
-        with _held(place, "file"):
+        with claim(place, folder=False):
             assert _run(*arguments) == 2
             assert "is being written by process" in _one_line(capsys)
 
 
-def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
-    with _held(tmp_path, "folder") as holder:
-        holder.send_signal(signal.SIGKILL)
-        holder.wait()
-        assert (tmp_path / LOCK).exists()
-        with claim(tmp_path):
-            pass
+HOLD = (
+    "import sys\n"
+    "from fastcam._claim import claim\n"
+    "with claim(sys.argv[1]):\n"
+    "    print('held', flush=True)\n"
+    "    sys.stdin.read()\n"
+)
+
+
+def test_another_process_is_named_and_holds_nothing_once_it_is_killed(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == b"held\n"
+        with pytest.raises(InUseError, match=rf"by process {process.pid} on .* \(-c "):
+            claim(tmp_path).__enter__()
+    finally:
+        process.kill()
+        process.communicate()
+    assert (tmp_path / LOCK).exists()
+    with claim(tmp_path):
+        pass
     assert not list(tmp_path.iterdir())
 
 

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -173,31 +172,48 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
     assert resumed.epochs == whole.epochs == 3
 
 
-def test_a_process_killed_for_good_resumes(data: Path, tmp_path: Path) -> None:
-    script = (
-        "import sys, dataclasses, time\n"
-        "import tiny_faces\n"
-        "from fastcam.training import TrainConfig, train\n"
-        "from fastcam.training.task import AttributeTask\n"
-        "step = AttributeTask.training_step\n"
-        "def slow(self, *a):\n"
-        "    time.sleep(0.2)\n"
-        "    return step(self, *a)\n"
-        "AttributeTask.training_step = slow\n"
-        f"train(TrainConfig({str(data)!r}, model='tiny', size=32, epochs=3, patience=0,"
-        " batch_size=10, lr=0.05, device='cpu', workers=1, save_minutes=0.0), sys.argv[1])\n"
-    )
+STOPS = (
+    "import os, signal, sys\n"
+    "import tiny_faces\n"
+    "from fastcam.training import TrainConfig, train\n"
+    "from fastcam.training.task import AttributeTask\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # also where it was ignored
+    "step, out = AttributeTask.training_step, sys.argv[1]\n"
+    "def stops(*a):\n"
+    "    if os.path.exists(os.path.join(out, 'last.ckpt')):\n"
+    "        print('saved', flush=True)\n"
+    "        sys.stdin.read()\n"  # for ever: a signal ends it
+    "    return step(*a)\n"
+    "AttributeTask.training_step = stops\n"
+)
+
+
+def _until_saved(code: str, out: Path) -> subprocess.Popen[str]:
+    """A process that trains and stands still in the step after its first save."""
     paths = [str(Path(__file__).parent), *sys.path]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p)}
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        [sys.executable, "-c", STOPS + code, str(out)],
+        env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    said = process.stdout.readline()
+    if said != "saved\n":
+        pytest.fail(f"{said}{process.communicate()}")
+    return process
+
+
+def test_a_process_killed_for_good_resumes(data: Path, tmp_path: Path) -> None:
+    code = (
+        f"train(TrainConfig({str(data)!r}, model='tiny', size=32, epochs=3, patience=0,"
+        " batch_size=10, lr=0.05, device='cpu', workers=1, save_minutes=0.0), out)\n"
+    )
     out = tmp_path / "run"
-    process = subprocess.Popen([sys.executable, "-c", script, str(out)], env=environment)
-    deadline = time.monotonic() + 120
-    while not (out / "last.ckpt").exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process = _until_saved(code, out)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
     assert not (out / "model.pt").exists()
     resumed = train(_config(data), out)
     assert _same(resumed.checkpoint, train(_config(data), tmp_path / "whole").checkpoint)
@@ -263,33 +279,82 @@ def test_a_run_killed_after_its_last_epoch_is_over(
 
 
 def test_an_interrupted_run_says_so_and_goes_on(data: Path, tmp_path: Path) -> None:
-    """Ctrl-C on the command line."""
+    """Ctrl-C on the command line; a second one is refused while it runs."""
     out = tmp_path / "run"
-    script = (
-        "import sys, time, tiny_faces\n"
-        "from fastcam.training.task import AttributeTask\n"
-        "step = AttributeTask.training_step\n"
-        "def slow(*a):\n    time.sleep(0.2)\n    return step(*a)\n"
-        "AttributeTask.training_step = slow\n"
+    code = (
         "from fastcam.cli import main\n"
-        f"sys.exit(main(['train', {str(data)!r}, '-o', {str(out)!r}, '--model', {MODEL!r}, "
+        f"sys.exit(main(['train', {str(data)!r}, '-o', out, '--model', {MODEL!r}, "
         "'--size', '32', '--epochs', '3', '--batch-size', '10', '--device', 'cpu']))"
     )
-    paths = [str(Path(__file__).parent), *sys.path]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p)}
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], env=environment, stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 120
-    while not (out / "last.ckpt").exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    process = _until_saved(code, out)
+    with pytest.raises(BlockingIOError, match=f"is being written by process {process.pid} on "):
+        train(_config(data, seed=2), out)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate()
     assert process.returncode == 130
     assert "fastcam: interrupted" in said and "Traceback" not in said
     assert not (out / "model.pt").exists()
+    assert (out / "last.ckpt").is_file()
+
+
+@pytest.fixture(scope="module")
+def unfinished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that stopped after its first epoch, and its settings' data."""
+    out = tmp_path_factory.mktemp("unfinished")
+
+    def stop(what: str, *_: Any) -> None:
+        if what.startswith("epoch 2"):
+            raise _Killed
+
+    with pytest.raises(_Killed):
+        train(_config(data), out, progress=stop)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda p: p.write_bytes(p.read_bytes()[:3000]), "is cut off or damaged"),
+        (lambda p: p.write_bytes(b""), "is empty"),
+        (lambda p: p.write_text("junk\n"), "is a text file"),
+        (lambda p: p.write_bytes(bytes(5000)), "is no file of PyTorch"),
+        (lambda p: torch.save(torch.nn.Linear(1, 1).state_dict(), p), "lacks pytorch-lightning_v"),
+        (lambda p: torch.save({**torch.load(p), "state_dict": {}}, p), "of another network"),
+        (lambda p: torch.save(torch.nn.Linear(1, 1), p), "holds Python objects"),
+    ],
+    ids=["cut", "empty", "text", "zeros", "weights", "another", "pickled"],
+)
+def test_a_damaged_resume_file_is_named_and_left(
+    damage: Any, message: str, data: Path, unfinished: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(unfinished, out)
+    damage(out / "last.ckpt")
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    with pytest.raises(ValueError, match=rf"last\.ckpt {message}.*remove the file to train anew"):
+        train(_config(data), out)
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+    (out / "last.ckpt").unlink()
+    train(_config(data, epochs=1), out)  # as it says; nothing binds to the old settings
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("settings.json", "{", r"settings\.json is no settings of a run, or a damaged one"),
+        ("settings.json", "[]", r"settings\.json is no settings of a run"),
+        ("settings.json", None, r"holds last\.ckpt without settings\.json"),
+        ("history.csv", "a,b\n", r"history\.csv was not written by fastcam"),
+    ],
+)
+def test_other_damaged_files_of_a_run_are_named(
+    name: str, content: str | None, message: str, data: Path, unfinished: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(unfinished, out)
+    (out / name).unlink() if content is None else (out / name).write_text(content)
+    with pytest.raises((ValueError, FileExistsError), match=message):
+        train(_config(data), out)
 
 
 def test_early_stopping_keeps_the_best_epoch(data: Path, tmp_path: Path) -> None:

@@ -292,16 +292,19 @@ def _search(
     )
     try:
         running: set[Future[LandmarkTable]] = set()
+        failure: BaseException | None = None
         while chunks or running:
             while chunks and len(running) < 2 * workers:
                 running.add(pool.submit(_search_chunk, chunks.popleft()))
             finished, running = wait(running, return_when=FIRST_COMPLETED)
-            failures = [error for future in finished if (error := future.exception())]
-            for future in finished:  # what succeeded is kept before a failure is raised
-                if future.exception() is None:
+            for future in finished:
+                if (error := future.exception()) is None:
                     yield future.result()
-            if failures:
-                raise failures[0]
+                else:  # what is being searched is finished and kept before it is raised
+                    failure = failure or error
+                    chunks.clear()
+        if failure is not None:
+            raise failure
     except BrokenProcessPool as error:
         raise ChildProcessError(
             "a process that searched for faces was killed (out of memory?); what was found is "
