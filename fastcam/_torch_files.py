@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -48,10 +49,14 @@ def read_torch_file(path: Path) -> Any:
     if reason is not None:
         raise NotATorchFile(reason)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's advice to its developers
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (MemoryError, KeyboardInterrupt):
         raise
     except pickle.UnpicklingError:
+        if _changed(path):
+            raise NotATorchFile("is damaged") from None
         raise NotATorchFile(
             "holds Python objects, such as a whole network, where fastcam reads only tensors and"
             " plain values"
@@ -86,6 +91,15 @@ def _other_kind(path: Path, head: bytes) -> str | None:
     if _is_text(head):
         return "is a text file"
     return "is no file of PyTorch"
+
+
+def _changed(path: Path) -> bool:
+    """Whether a zip's checksums say that its content is no longer what was written."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is not None
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return False
 
 
 def _is_text(head: bytes) -> bool:

@@ -207,7 +207,7 @@ def _until_saved(code: str, out: Path) -> subprocess.Popen[str]:
 def test_a_process_killed_for_good_resumes(data: Path, tmp_path: Path) -> None:
     code = (
         f"train(TrainConfig({str(data)!r}, model='tiny', size=32, epochs=3, patience=0,"
-        " batch_size=10, lr=0.05, device='cpu', workers=1, save_minutes=0.0), out)\n"
+        " batch_size=10, lr=0.05, clip=0.0, device='cpu', workers=1, save_minutes=0.0), out)\n"
     )
     out = tmp_path / "run"
     process = _until_saved(code, out)
@@ -319,7 +319,10 @@ def unfinished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (lambda p: p.write_text("junk\n"), "is a text file"),
         (lambda p: p.write_bytes(bytes(5000)), "is no file of PyTorch"),
         (lambda p: torch.save(torch.nn.Linear(1, 1).state_dict(), p), "lacks pytorch-lightning_v"),
-        (lambda p: torch.save({**torch.load(p), "state_dict": {}}, p), "of another network"),
+        (
+            lambda p: torch.save({**torch.load(p), "state_dict": {}}, p),
+            "is the state of another network",
+        ),
         (lambda p: torch.save(torch.nn.Linear(1, 1), p), "holds Python objects"),
     ],
     ids=["cut", "empty", "text", "zeros", "weights", "another", "pickled"],

