@@ -285,38 +285,9 @@ def test_flags_that_must_and_must_not_be_there(name, cuda_plan):
 
 def test_warnings_are_errors_in_the_makefiles_builds_only(cuda_plan):
     for name in config.SOURCES:
-        for env in ({}, {"FASTCAM_WERROR": "0"}):
-            flags = config.compile_flags(name, torch_info(), cuda_plan, env)
-            assert not any("-Werror" in options for options in flags.values())
-    makefile = (config.ROOT / "Makefile").read_text()
-    assert "\nexport FASTCAM_WERROR ?= 1\n" in makefile
-
-
-@pytest.mark.parametrize(
-    ("archs", "flags", "parts"),
-    [
-        ("3.5", ["arch=compute_35,code=sm_35"], ("cannot compile for 3.5;", "7.5, 8.0")),
-        ("8.0;9.9+PTX", ["arch=compute_80,code=sm_80", "arch=compute_99,code=sm_99"], ("9.9;",)),
-        ("banana", ValueError("Unknown CUDA arch (banana)"), ("no architecture for it", "8.0;9.0")),
-        ("native", IndexError("list index out of range"), ("no architecture for it",)),
-    ],
-)
-def test_unknown_architectures_are_named(tmp_path, archs, flags, parts):
-    def expand():
-        if isinstance(flags, Exception):
-            raise flags
-        return flags
-
-    home = make_toolkit(tmp_path / "cuda", "13.0", archs=(75, 80, 90))
-    env = {"CUDA_HOME": str(home), "TORCH_CUDA_ARCH_LIST": archs}
-    plan = config.plan_cuda(torch_info(), env)
-    with pytest.raises(config.BuildError) as error:
-        config.check_archs(plan, torch_info(), expand)
-    text = " ".join(str(error.value).split())
-    for part in (f"TORCH_CUDA_ARCH_LIST={archs!r}", *parts):
-        assert part in text
-    known = ["-gencode=arch=compute_90a,code=sm_90a", "-gencode=arch=compute_80,code=compute_80"]
-    config.check_archs(plan, torch_info(), lambda: known)
+        flags = config.compile_flags(name, torch_info(), cuda_plan, {})
+        assert not any("-Werror" in options for options in flags.values())
+    assert "\nexport FASTCAM_WERROR ?= 1\n" in (config.ROOT / "Makefile").read_text()
 
 
 def test_only_the_cuda_library_links_cuda(cuda_plan):
