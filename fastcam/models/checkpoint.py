@@ -206,6 +206,8 @@ def state_misfit(module: nn.Module, state: Any) -> str | None:
         if name not in state:
             return f"{name} is missing"
         found = state[name]
+        if not isinstance(value, Tensor):  # a module's extra state, which it checks itself
+            continue
         if not isinstance(found, Tensor):
             return f"{name} is no tensor"
         if found.shape != value.shape:
