@@ -20,6 +20,7 @@ _LOCK = threading.Lock()
 _registered = 0
 _reduce_before: Callable[[Any], Any] | None = None  # what copied OrderedDicts before the first hook
 
+
 class _Hook:
     __slots__ = ("_call",)
 

@@ -30,7 +30,7 @@ from fastcam.plots import (
     faces_figure,
     html_page,
     png_bytes,
-    save_png,
+    save_figure,
 )
 from fastcam.plots.explain import explain_image
 from fastcam.plots.faces import outline
@@ -98,7 +98,7 @@ def test_a_figure_of_faces() -> None:
 def test_figures_are_reproducible_and_written_whole(tmp_path: Path) -> None:
     first = png_bytes(faces_figure([_face()]))
     assert first == png_bytes(faces_figure([_face()]))
-    save_png(faces_figure([_face()]), tmp_path / "new" / "faces.png")
+    save_figure(faces_figure([_face()]), tmp_path / "new" / "faces.png")
     assert (tmp_path / "new" / "faces.png").read_bytes() == first
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["faces.png"]
 

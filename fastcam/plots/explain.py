@@ -18,7 +18,7 @@ from fastcam.evaluation.attention import ScoresNotFinite, attention_maps, check_
 from fastcam.evaluation.compare import name_checkpoints
 from fastcam.models import Checkpoint, load_checkpoint
 from fastcam.plots.faces import ExplainedFace, faces_figure
-from fastcam.plots.figure import save_png
+from fastcam.plots.figure import check_figure_path, save_figure
 from fastcam.regions import Region, template_landmarks
 from fastcam.regions.detect import FaceDetector
 
@@ -138,7 +138,7 @@ def explain_files(
         checkpoints: files as :func:`fastcam.models.save_checkpoint` writes them.
         images: files of aligned faces, of any kind that Pillow reads.
         attribute: whose Grad-CAM is drawn.
-        out: PNG file to write.
+        out: file to write: PNG, JPEG, SVG or PDF, as its suffix says.
         region: outlined in blue.
         detect: find each face's landmarks with dlib; a face that is not found, or without
             ``detect``, gets the template's.
@@ -152,12 +152,12 @@ def explain_files(
         FileNotFoundError: a file is missing.
         ValueError: a file of the wrong kind, an unknown name, a threshold outside (0, 1), or
             checkpoints that take images of different sizes or fits.
+        FileExistsError: ``out`` is a file that fastcam did not write.
         ImportError: ``detect`` without dlib.
     """
     if not 0 < threshold < 1:
         raise ValueError(f"threshold must lie in (0, 1), got {threshold}")
-    if Path(out).is_dir():
-        raise ValueError(f"out: expected a PNG file to write, got the folder {out}")
+    check_figure_path(out)
     models = {name: load_checkpoint(path) for name, path in name_checkpoints(checkpoints).items()}
     taken = {n: f"{m.preprocessing.size} px, {m.preprocessing.fit}" for n, m in models.items()}
     if len(set(taken.values())) > 1:
@@ -178,4 +178,4 @@ def explain_files(
         if progress is not None:
             progress(number + 1, len(images))
     figure = faces_figure(faces, threshold=threshold, title=attribute)
-    return save_png(figure, out)
+    return save_figure(figure, out)

@@ -8,9 +8,7 @@ import json
 import multiprocessing
 import os
 import shutil
-import signal
 import sys
-import threading
 import uuid
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -23,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastcam._extras import require
+from fastcam._files import make_folder, write_text
+from fastcam._workers import follow_parent
 from fastcam.data.names import printable
 from fastcam.regions.model import find_predictor
 from fastcam.regions.table import LandmarkSource, LandmarkTable
@@ -223,8 +223,8 @@ class _Parts:
         if self.folder.exists() and not (mark.is_file() and mark.read_text() == text):
             self.remove()  # of another model or setting, which must not be mixed with this one
         if not self.folder.exists():
-            self.folder.mkdir(parents=True)
-            mark.write_text(text)
+            make_folder(self.folder)
+            write_text(mark, text)
 
     def add(self, table: LandmarkTable) -> None:
         table.save(self.folder / f"{uuid.uuid4().hex}.npz")
@@ -280,16 +280,8 @@ _worker = _Worker()  # one per process of the pool
 
 
 def _start_worker(images: ImageReader, model: str, upsample: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    follow_parent()
     _worker.start(images, model, upsample)
-
-
-def _exit_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()  # returns when the parent is gone, even if it was killed
-        os._exit(1)
 
 
 def _search_chunk(names: list[str]) -> LandmarkTable:
@@ -313,16 +305,19 @@ def _search(
     )
     try:
         running: set[Future[LandmarkTable]] = set()
+        failure: BaseException | None = None
         while chunks or running:
             while chunks and len(running) < 2 * workers:
                 running.add(pool.submit(_search_chunk, chunks.popleft()))
             finished, running = wait(running, return_when=FIRST_COMPLETED)
-            failures = [error for future in finished if (error := future.exception())]
-            for future in finished:  # what succeeded is kept before a failure is raised
-                if future.exception() is None:
+            for future in finished:
+                if (error := future.exception()) is None:
                     yield future.result()
-            if failures:
-                raise failures[0]
+                else:  # what is being searched is finished and kept before it is raised
+                    failure = failure or error
+                    chunks.clear()
+        if failure is not None:
+            raise failure
     except BrokenProcessPool as error:
         raise ChildProcessError(
             "a process that searched for faces was killed (out of memory?); what was found is "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -14,7 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastcam._files import write_atomic
 from fastcam.data.names import printable
+
+_ARRAYS = ("name", "landmarks", "source", "size")
 
 
 class LandmarkSource(IntEnum):
@@ -131,13 +134,8 @@ class LandmarkTable:
         Args:
             path: usually ``<data set>/landmarks68.npz``.
         """
-        write_npz(
-            Path(path),
-            name=self.name,
-            landmarks=self.landmarks,
-            source=self.source,
-            size=self.size,
-        )
+        arrays: dict[str, Any] = {key: getattr(self, key) for key in _ARRAYS}
+        write_atomic(path, lambda file: np.savez(file, **arrays), ours=is_table)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LandmarkTable:
@@ -150,7 +148,7 @@ class LandmarkTable:
         try:
             # Opened here, as numpy leaves a file open that it cannot read.
             with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-                arrays = {key: file[key] for key in ("name", "landmarks", "source", "size")}
+                arrays = {key: file[key] for key in _ARRAYS}
             return cls(**arrays)
         except FileNotFoundError:
             raise
@@ -190,23 +188,10 @@ class LandmarkTable:
         )
 
 
-def write_npz(path: Path, **arrays: NDArray[Any]) -> None:
-    """Write arrays through a temporary file beside ``path``, which is never half there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+def is_table(path: Path) -> bool:
+    """Whether a file holds the arrays of a landmark table; nothing is loaded."""
     try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        with zipfile.ZipFile(path) as archive:
+            return {f"{key}.npy" for key in _ARRAYS} <= set(archive.namelist())
+    except (zipfile.BadZipFile, ValueError):
+        return False
