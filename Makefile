@@ -28,6 +28,8 @@ GPU_ARCHS := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>
 CUDA_ARCHS ?= $(GPU_ARCHS)8.0;9.0+PTX
 
 export MAX_JOBS ?= $(shell nproc)
+# Here, not for those who install with pip: their compilers may warn of other things.
+export FASTCAM_WERROR ?= 1
 
 PYTEST_WORKERS ?= 0
 PYTEST_ARGS ?=

@@ -12,7 +12,7 @@ Environment variables:
                             ``DEFAULT_ARCHS`` that nvcc knows
 ``FORCE_CUDA=1``            fail rather than fall back to a CPU-only build
 ``FASTCAM_CPU_ONLY=1``      do not build the CUDA library
-``FASTCAM_WERROR=0``        let compiler warnings pass (they are errors by default)
+``FASTCAM_WERROR=1``        compiler warnings are errors (in the Makefile's builds they are)
 ``MAX_JOBS``                parallel compiler processes
 ==========================  ======================================================================
 """
@@ -346,6 +346,37 @@ def _plan_cuda(torch: TorchInfo, env: Mapping[str, str], run: Run, **search: Pat
     return CudaPlan(home=home, version=version, archs=archs, notes=(how,))
 
 
+def check_archs(
+    cuda: CudaPlan, torch: TorchInfo, expand: Callable[[], Sequence[str]], run: Run = run_tool
+) -> None:
+    """Raise BuildError for architectures that torch or nvcc does not know.
+
+    Args:
+        cuda: the plan, with a toolkit.
+        torch: for its version.
+        expand: torch's reading of ``TORCH_CUDA_ARCH_LIST``, as flags for nvcc.
+        run: runs nvcc.
+    """
+    asked = f"TORCH_CUDA_ARCH_LIST={cuda.archs!r}"
+    listed = run([str(cuda.home / "bin" / "nvcc"), "--list-gpu-arch"]) if cuda.home else ""
+    known = sorted({int(n) for n in re.findall(r"compute_(\d+)", listed)})
+    choices = ", ".join(f"{n // 10}.{n % 10}" for n in known) or "8.0, 9.0"
+    try:
+        flags = expand()
+    except (ValueError, IndexError, RuntimeError):  # unknown names; "native" without a GPU
+        raise BuildError(
+            f"{asked}: PyTorch {torch.version} finds no architecture for it. Give numbers with ';' "
+            f"between, such as 8.0;9.0+PTX; this nvcc knows {choices}."
+        ) from None
+    wanted = sorted({int(n) for n in re.findall(r"arch=compute_(\d+)", " ".join(flags))})
+    unknown = [f"{n // 10}.{n % 10}" for n in wanted if known and n not in known]
+    if unknown:
+        raise BuildError(
+            f"{asked}: nvcc {cuda.version} ({cuda.home}) cannot compile for {', '.join(unknown)}; "
+            f"it knows {choices}."
+        )
+
+
 # --- what is compiled, and how -------------------------------------------------------------------
 
 
@@ -371,7 +402,7 @@ def compile_flags(
     name: str, torch: TorchInfo, cuda: CudaPlan, env: Mapping[str, str]
 ) -> dict[str, list[str]]:
     """Compiler flags of library ``name``, for the C++ compiler (``cxx``) and for ``nvcc``."""
-    werror = enabled(env, "FASTCAM_WERROR", default=True)
+    werror = enabled(env, "FASTCAM_WERROR")
     cxx = [*CXX_FLAGS, *(["-Werror"] if werror else [])]
     if name == "_host":
         import pybind11

@@ -67,7 +67,10 @@ class BuildNative(Base):  # type: ignore[misc, valid-type]
         compiler = config.check_host_compiler(os.environ)
         cuda = config.plan_cuda(torch, os.environ)
         if cuda.archs:
+            from torch.utils import cpp_extension
+
             os.environ["TORCH_CUDA_ARCH_LIST"] = cuda.archs
+            config.check_archs(cuda, torch, cpp_extension._get_cuda_arch_flags)
         skipped = self._configure(torch, cuda)
         for name, why in skipped.items():
             print(config.box(f"fastcam.{name} IS NOT BUILT", why), file=sys.stderr, flush=True)
@@ -109,10 +112,11 @@ class BuildNative(Base):  # type: ignore[misc, valid-type]
         try:
             super().build_extension(ext)
         except RuntimeError as error:
-            raise SystemExit(
-                f"fastcam: compiling {ext.name} failed (see above). If it failed on a warning of "
-                "your compiler, build with FASTCAM_WERROR=0."
-            ) from error
+            hint = ""
+            if config.enabled(os.environ, "FASTCAM_WERROR"):
+                hint = " If it failed on a warning of your compiler, build with FASTCAM_WERROR=0."
+            message = f"fastcam: compiling {ext.name} failed (see above).{hint}"
+            raise SystemExit(message) from error
         finally:
             self.build_temp = temp
 

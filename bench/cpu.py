@@ -25,6 +25,8 @@ import torch
 from bench.report import machine
 from bench.speed_report import ROOT, missing_peers, ops_table, others_table, write_all
 from bench.targets import targets_table
+from fastcam._claim import claim
+from fastcam._files import describe
 
 SUITE = ROOT / "bench" / "suite"
 RAW = ROOT / "runs" / "bench" / "pytest-benchmark"  # all samples, and the host's name
@@ -97,6 +99,15 @@ def main(arguments: list[str]) -> int:
         "--out", type=Path, default=Path("runs/bench"), help="folder (bench/results to keep them)"
     )
     options, further = parser.parse_known_args(arguments)
+    try:
+        with claim(RAW), claim(options.out):
+            return _measure(options, further)
+    except OSError as error:
+        print(f"bench cpu: {describe(error)}", file=sys.stderr)
+        return 2
+
+
+def _measure(options: argparse.Namespace, further: list[str]) -> int:
     RAW.mkdir(parents=True, exist_ok=True)
     for old in RAW.glob("*.json"):
         old.unlink()

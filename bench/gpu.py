@@ -26,6 +26,8 @@ from bench.report import machine, markdown, markdown_rows, write
 from bench.timing import Timing
 from bench.training_step import measure_step, step_table
 from fastcam import functional, reference
+from fastcam._claim import claim
+from fastcam._files import describe
 
 BATCHES = (1, 32, 256, 1024)
 STEP_BATCHES = (64, 256, 1024)
@@ -268,13 +270,18 @@ def main(arguments: list[str]) -> int:
     timer = EventTimer(torch.device("cuda"), options.runs)
     step_timer = EventTimer(torch.device("cuda"), max(10, options.runs // 5))
     torch._dynamo.config.recompile_limit = 256  # one entry for each case
-    report(
-        chosen,
-        timer,
-        "cuda",
-        options.out,
-        attend=attend,
-        compiled=not options.no_compile,
-        steps=[partial(measure_step, step_timer, "cuda", batch) for batch in STEP_BATCHES],
-    )
+    try:
+        with claim(options.out):
+            report(
+                chosen,
+                timer,
+                "cuda",
+                options.out,
+                attend=attend,
+                compiled=not options.no_compile,
+                steps=[partial(measure_step, step_timer, "cuda", batch) for batch in STEP_BATCHES],
+            )
+    except OSError as error:
+        print(f"bench gpu: {describe(error)}", file=sys.stderr)
+        return 2
     return 0

@@ -54,26 +54,30 @@ def write(
     results: Sequence[Mapping[str, Any]],
     table: str,
 ) -> None:
-    """``name.json`` and ``name.md`` in the folder; each appears whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """``name.json`` and ``name.md`` in the folder; each appears whole or not at all.
+
+    Raises:
+        FileExistsError: a file of that name is there that no benchmark wrote.
+    """
+    from fastcam._files import begins, json_with, write_text
+
+    ours = {".json": json_with("machine", "results"), ".md": begins("- ")}
     lines = [f"- {key}: {value}" for key, value in about.items() if value is not None]
     texts = {
         f"{name}.json": json.dumps({"machine": about, "results": list(results)}, indent=1) + "\n",
         f"{name}.md": "\n".join(lines) + "\n\n" + table,
     }
     for file, text in texts.items():
-        partial = folder / f".{file}.partial"
-        partial.write_text(text)
-        os.replace(partial, folder / file)
+        write_text(folder / file, text, ours=ours[Path(file).suffix])
 
 
 def replace_between(file: Path, mark: str, text: str) -> None:
     """Put ``text`` between the comments ``<!-- mark: begin -->`` and ``<!-- mark: end -->``."""
+    from fastcam._files import write_text
+
     begin, end = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
     before, found, rest = file.read_text().partition(begin)
     _, closed, after = rest.partition(end)
     if not (found and closed):
         raise ValueError(f"{file} has no {begin} ... {end}")
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(f"{before}{begin}\n{text}{end}{after}")
-    os.replace(partial, file)
+    write_text(file, f"{before}{begin}\n{text}{end}{after}")

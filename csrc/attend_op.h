@@ -31,6 +31,7 @@ Tensor tone_curve_op(const Tensor& mask, const Tensor* grad, double n, double be
   if (grad != nullptr) {
     STD_TORCH_CHECK(grad->numel() == mask.numel() && grad->scalar_type() == mask.scalar_type(),
                     "fastcam: grad does not agree with mask");
+    check_device(*grad, "grad", mask);
     grad_held = torch::stable::contiguous(*grad);
   }
   const Tensor out = empty_on(mask, sizes_of(mask), mask.scalar_type());
@@ -51,9 +52,9 @@ inline AttendShape attend_shape(const Tensor& features, const Tensor& logits) {
   STD_TORCH_CHECK(logits.size(0) == features.size(0) && logits.size(2) == features.size(1) &&
                       logits.size(3) == features.size(2) && logits.size(4) == features.size(3),
                   "fastcam: logits do not agree with features");
-  STD_TORCH_CHECK(logits.scalar_type() == features.scalar_type() &&
-                      logits.device() == features.device(),
-                  "fastcam: features and logits must share dtype and device");
+  STD_TORCH_CHECK(logits.scalar_type() == features.scalar_type(),
+                  "fastcam: features and logits must share their dtype");
+  check_device(logits, "logits", features);
   const AttendShape shape{features.size(0), logits.size(1), features.size(1),
                           features.size(2) * features.size(3)};
   STD_TORCH_CHECK(shape.cells > 0, "fastcam: features have no cells");
@@ -102,6 +103,7 @@ attend_backward_op(const Tensor& features, const Tensor& logits, const Tensor& g
   const ScalarKind kind = kind_of(features, "features");
   const Tensor f = torch::stable::contiguous(features);
   const Tensor l = torch::stable::contiguous(logits);
+  check_device(grad_out, "grad_out", features);
   const Tensor g = torch::stable::contiguous(grad_out);
   STD_TORCH_CHECK(g.scalar_type() == features.scalar_type() &&
                       g.numel() == (pool ? logits.numel() / shape.cells : logits.numel()),
@@ -111,6 +113,7 @@ attend_backward_op(const Tensor& features, const Tensor& logits, const Tensor& g
     STD_TORCH_CHECK(grad_mask_sum->numel() == shape.batch * shape.attributes &&
                         grad_mask_sum->scalar_type() == acc_type(kind),
                     "fastcam: grad_mask_sum must be [N,K] in the arithmetic dtype");
+    check_device(*grad_mask_sum, "grad_mask_sum", features);
     sums = torch::stable::contiguous(*grad_mask_sum);
   }
   const Tensor grad_features = need_features

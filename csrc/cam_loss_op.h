@@ -16,11 +16,6 @@ inline ScalarType scalar_type_of(ScalarKind kind) {
   return ScalarType::BFloat16;
 }
 
-inline bool is_bool_pairs(const Tensor& t, const Tensor& activations, const CamInputs& in) {
-  return t.dim() == 2 && t.size(0) == in.batch && t.size(1) == in.targets &&
-         t.scalar_type() == ScalarType::Bool && t.device() == activations.device();
-}
-
 // loss [N,T], status [N,T], reduced [] and count [] (empty without a reduction), alpha [N,T,C],
 // grad_map [N,T,H,W], grad_gradients [N,T,C] (empty unless asked for).
 using LossOutputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
@@ -41,8 +36,12 @@ LossOutputs cam_loss_forward_op(const Tensor& activations, const Tensor& gradien
   if (cell_weights.has_value()) {
     weight = hold_cells(*cell_weights, "cell_weights", activations, in, held.acc);
   }
-  STD_TORCH_CHECK(!where.has_value() || is_bool_pairs(*where, activations, in),
-                  "fastcam: where must be bool [N,T] on the activations' device");
+  if (where.has_value()) {
+    STD_TORCH_CHECK(where->dim() == 2 && where->size(0) == N && where->size(1) == T &&
+                        where->scalar_type() == ScalarType::Bool,
+                    "fastcam: where must be bool [N,T]");
+    check_device(*where, "where", activations);
+  }
   STD_TORCH_CHECK(kind >= 0 && kind < kLossKinds, "fastcam: there is no loss of kind ", kind);
   STD_TORCH_CHECK(int64_t(params.size()) <= kMaxLossParams, "fastcam: too many parameters");
   STD_TORCH_CHECK(reduction >= 0 && reduction <= 2, "fastcam: reduction must be 0, 1 or 2");
@@ -75,7 +74,7 @@ LossOutputs cam_loss_forward_op(const Tensor& activations, const Tensor& gradien
       base.cell_weights_stride_t = weight->stride(1);
     }
     if (where.has_value()) {
-      base.where = static_cast<const bool*>(where->const_data_ptr());
+      base.where = static_cast<const uint8_t*>(where->const_data_ptr());
       base.where_stride_n = where->stride(0);
       base.where_stride_t = where->stride(1);
     }
@@ -112,8 +111,7 @@ cam_loss_backward_op(const Tensor& alpha, const Tensor& grad_map,
   const int64_t H = grad_map.size(2), W = grad_map.size(3);
   const ScalarType acc = acc_type(ScalarKind(kind));
   const auto agrees = [&](const Tensor& t) {
-    return t.size(0) == N && t.size(1) == T && t.scalar_type() == acc &&
-           t.device() == alpha.device();
+    return t.size(0) == N && t.size(1) == T && t.scalar_type() == acc;
   };
   STD_TORCH_CHECK(agrees(alpha) && agrees(grad_map),
                   "fastcam: alpha and grad_map must agree and have the arithmetic dtype");
@@ -128,6 +126,12 @@ cam_loss_backward_op(const Tensor& alpha, const Tensor& grad_map,
                       (grad_gradients->dim() == 3 && agrees(*grad_gradients) &&
                        grad_gradients->size(2) == C),
                   "fastcam: grad_gradients must be [N,T,C] in the arithmetic dtype");
+  check_device(grad_map, "grad_map", alpha);
+  check_device(status, "status", alpha);
+  check_device(grad, "grad", alpha);
+  if (count.has_value()) check_device(*count, "count", alpha);
+  if (grad_gradients.has_value()) check_device(*grad_gradients, "grad_gradients", alpha);
+  STD_TORCH_CHECK(H * W > 0, "fastcam: grad_map has no cells");
   const Tensor alpha_held = torch::stable::contiguous(alpha);
   const Tensor unit_held = torch::stable::contiguous(grad_map);
   const Tensor status_held = torch::stable::contiguous(status);

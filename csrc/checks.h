@@ -74,6 +74,13 @@ inline Tensor empty_on(const Tensor& like, std::vector<int64_t> sizes, ScalarTyp
                                             : MemoryFormat::Contiguous);
 }
 
+// The dispatcher looks at the devices of no more than some arguments, and a kernel would read
+// memory of another one.
+inline void check_device(const Tensor& t, const char* name, const Tensor& other) {
+  STD_TORCH_CHECK(t.device() == other.device(), "fastcam: ", name,
+                  " is on another device than the other arguments");
+}
+
 // The inputs of a forward op, held together with what keeps their memory alive.
 struct HeldCamInputs {
   Tensor activations;
@@ -92,8 +99,7 @@ inline HeldCamInputs hold_cam_inputs(const Tensor& activations, const Tensor& gr
   STD_TORCH_CHECK(gradients.size(0) == activations.size(0) &&
                       gradients.size(2) == activations.size(1),
                   "fastcam: gradients do not agree with activations in N or C");
-  STD_TORCH_CHECK(gradients.device() == activations.device(),
-                  "fastcam: gradients and activations are on different devices");
+  check_device(gradients, "gradients", activations);
   HeldCamInputs held{
       readable(activations),           readable(gradients), kind_of(activations, "activations"),
       kind_of(gradients, "gradients"), ScalarType::Float,   {}};
@@ -107,7 +113,9 @@ inline HeldCamInputs hold_cam_inputs(const Tensor& activations, const Tensor& gr
   in.channels = activations.size(1);
   in.cells = activations.size(2) * activations.size(3);
   in.grad_cells = gradients.size(3) * gradients.size(4);
-  STD_TORCH_CHECK(in.cells > 0, "fastcam: activations have no cells");
+  STD_TORCH_CHECK(in.cells > 0 && in.grad_cells > 0,
+                  "fastcam: activations or gradients have no cells");
+  STD_TORCH_CHECK(in.cells <= INT32_MAX, "fastcam: a map of more than 2^31 cells");
   in.activations = held.activations.const_data_ptr();
   in.activations_stride_n = held.activations.stride(0);
   in.activations_channels_last = !is_channels_first(held.activations);
@@ -126,8 +134,7 @@ inline Tensor hold_cells(const Tensor& t, const char* name, const Tensor& activa
                   "fastcam: ", name, " must be [N,T,H,W]");
   STD_TORCH_CHECK(t.scalar_type() == acc, "fastcam: ", name,
                   " must have the arithmetic dtype of the call");
-  STD_TORCH_CHECK(t.device() == activations.device(), "fastcam: ", name,
-                  " is on another device than activations");
+  check_device(t, name, activations);
   return with_contiguous_cells(t);
 }
 
@@ -157,8 +164,8 @@ template <class Launch>
 std::tuple<Tensor, Tensor, Tensor, Tensor>
 cam_iou_forward_op(const Tensor& activations, const Tensor& gradients, const Tensor& regions,
                    const std::optional<Tensor>& cell_weights, const std::optional<Tensor>& where,
-                   double threshold, double sharpness, int64_t binarize, double eps, double max_pull,
-                   const Launch& launch) {
+                   double threshold, double sharpness, int64_t binarize, double eps,
+                   double max_pull, const Launch& launch) {
   const HeldCamInputs held = hold_cam_inputs(activations, gradients);
   const CamInputs& in = held.in;
   const Tensor region = hold_cells(regions, "regions", activations, in, held.acc);
@@ -168,9 +175,9 @@ cam_iou_forward_op(const Tensor& activations, const Tensor& gradients, const Ten
   }
   if (where.has_value()) {
     STD_TORCH_CHECK(where->dim() == 2 && where->size(0) == in.batch &&
-                        where->size(1) == in.targets && where->scalar_type() == ScalarType::Bool &&
-                        where->device() == activations.device(),
-                    "fastcam: where must be bool [N,T] on the activations' device");
+                        where->size(1) == in.targets && where->scalar_type() == ScalarType::Bool,
+                    "fastcam: where must be bool [N,T]");
+    check_device(*where, "where", activations);
   }
   STD_TORCH_CHECK(binarize >= 0 && binarize <= 2, "fastcam: binarize must be 0, 1 or 2");
 
@@ -191,7 +198,7 @@ cam_iou_forward_op(const Tensor& activations, const Tensor& gradients, const Ten
       op.cell_weights_stride_t = weight->stride(1);
     }
     if (where.has_value()) {
-      op.where = static_cast<const bool*>(where->const_data_ptr());
+      op.where = static_cast<const uint8_t*>(where->const_data_ptr());
       op.where_stride_n = where->stride(0);
       op.where_stride_t = where->stride(1);
     }
@@ -227,6 +234,12 @@ cam_backward_op(const Tensor& activations, const Tensor& alpha, const Tensor& un
                   "fastcam: alpha or unit do not agree with activations");
   STD_TORCH_CHECK(alpha.scalar_type() == acc && unit.scalar_type() == acc,
                   "fastcam: alpha and unit must have the arithmetic dtype of the activations");
+  STD_TORCH_CHECK(activations.size(2) * activations.size(3) > 0,
+                  "fastcam: activations have no cells");
+  check_device(alpha, "alpha", activations);
+  check_device(unit, "unit", activations);
+  if (scale.has_value()) check_device(*scale, "scale", activations);
+  if (status.has_value()) check_device(*status, "status", activations);
   const Tensor alpha_held = torch::stable::contiguous(alpha);
   const Tensor unit_held = torch::stable::contiguous(unit);
   if (scale.has_value()) {
@@ -249,7 +262,7 @@ cam_backward_op(const Tensor& activations, const Tensor& alpha, const Tensor& un
                        : empty_on(activations, {0}, activations.scalar_type());
   const Tensor grad_gradients =
       need_gradients ? empty_on(activations, {N, T, C}, acc) : empty_on(activations, {0}, acc);
-  if (T == 0 && need_activations) {
+  if (T == 0) {  // no launch: there is nothing to sum over
     Tensor zeroed = grad_activations;
     torch::stable::zero_(zeroed);
   } else if (N > 0 && C > 0 && (need_activations || need_gradients)) {

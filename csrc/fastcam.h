@@ -69,7 +69,7 @@ struct CamLossForward {
   const void* cell_weights;  // [N, T, P] acc or null (all ones); strides may be 0
   int64_t cell_weights_stride_n;
   int64_t cell_weights_stride_t;
-  const bool* where;  // [N, T] or null (all true); strides may be 0
+  const uint8_t* where;  // [N, T], nonzero: on; or null (all on); strides may be 0
   int64_t where_stride_n;
   int64_t where_stride_t;
 

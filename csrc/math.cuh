@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cmath>
+#include <type_traits>
 
 #include "fastcam.h"
 
@@ -268,14 +269,16 @@ FASTCAM_HD void visit_loss(LossKind kind, const LossParams& params, const F& f) 
 
 // ---- the map -----------------------------------------------------------------------------------
 
-// The peak of a map and the cell that has it; on a tie the first cell in row-major order.
-template <class T, class Index = int64_t>
+// The peak of a map and the cell that has it; on a tie the first cell in row-major order. Without
+// padding, because its words travel between the lanes of a warp (shuffle_xor_of).
+template <class T>
 struct Peak {
+  using Cell = std::conditional_t<sizeof(T) == 8, int64_t, int32_t>;
   T value;
-  Index cell;
+  Cell cell;
 };
-template <class T, class Index>
-FASTCAM_HD Peak<T, Index> higher_peak(Peak<T, Index> a, Peak<T, Index> b) {
+template <class T>
+FASTCAM_HD Peak<T> higher_peak(Peak<T> a, Peak<T> b) {
   const bool a_nan = is_nan(a.value);
   const bool b_nan = is_nan(b.value);
   if (a_nan || b_nan) return (a_nan && (!b_nan || a.cell < b.cell)) ? a : b;

@@ -128,7 +128,8 @@ FASTCAM_DEVICE unsigned take_ticket(unsigned* counter) {
 
 // ---- reductions --------------------------------------------------------------------------------
 
-// Any small struct across the lanes of a warp. Every lane takes part.
+// Any small struct without padding (whose bits are no values) across the lanes of a warp. Every
+// lane takes part.
 template <class T>
 FASTCAM_DEVICE T shuffle_xor_of(const T& value, int lane_mask) {
   static_assert(sizeof(T) % 4 == 0);

@@ -26,8 +26,5 @@ STABLE_TORCH_LIBRARY(fastcam, m)
   m.def("_attend_backward(Tensor features, Tensor logits, Tensor grad_out, Tensor? grad_mask_sum,"
         " float n, float beta, bool pool, bool need_features, bool need_logits)"
         " -> (Tensor grad_features, Tensor grad_logits)");
-  m.def("_masked_product(Tensor v, Tensor passed, Tensor weight) -> Tensor");
-  m.def("_masked_outer(Tensor v, Tensor passed, Tensor grad, Tensor(a!) out, bool add) -> ()");
-  m.def("_masked_dots(Tensor grad, Tensor passed, Tensor weight) -> Tensor");
   m.def("_cpu_isa() -> str");
 }

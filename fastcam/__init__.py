@@ -10,12 +10,16 @@ from __future__ import annotations
 
 __version__ = "0.1.0"
 
-from fastcam import functional, reference
-from fastcam._ops import build_info
-from fastcam.attention_loss import AttentionLoss
-from fastcam.balance import Balance
-from fastcam.losses import IoUCamLoss
-from fastcam.tap import ActivationTap
+from fastcam import _interrupt
+
+_interrupt.guard()  # before torch, whose import takes a second
+
+from fastcam import functional, reference  # noqa: E402
+from fastcam._ops import build_info  # noqa: E402
+from fastcam.attention_loss import AttentionLoss  # noqa: E402
+from fastcam.balance import Balance  # noqa: E402
+from fastcam.losses import IoUCamLoss  # noqa: E402
+from fastcam.tap import ActivationTap  # noqa: E402
 
 __all__ = [
     "ActivationTap",

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import sys
 
+from fastcam._interrupt import INTERRUPTED, NOTHING_LOST
+
 
 def main() -> int:
     """Run the command line, or say in one line which extra it needs."""
+    for stream in (sys.stdout, sys.stderr):  # file names may hold any bytes
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         from fastcam.cli import main as run
     except ImportError as error:
         print(f"fastcam: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(NOTHING_LOST, file=sys.stderr)
+        return INTERRUPTED
     return run()
 
 

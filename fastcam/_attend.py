@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastcam import _attend_conv  # noqa: F401  (registers the chunked ops)
+from fastcam import (
+    _attend_conv,  # noqa: F401  (registers the chunked ops)
+    reference,
+)
 from fastcam import _checks as check
-from fastcam._autograd import differentiable_once
+from fastcam._autograd import differentiable_once, transformed
 from fastcam._ops import raw
 
 Setting = float | Sequence[float]
@@ -71,13 +74,17 @@ def tone_curve(mask: Tensor, n: float = 1.0, beta: float = 0.0) -> Tensor:
         ``g`` in the mask's shape and dtype. n and β are not learned; not twice differentiable.
 
     Raises:
-        TypeError, ValueError: naming the argument, what was expected and what came.
+        TypeError, ValueError: naming the argument, what was expected and what came; on the CPU also
+            for values outside [0, 1].
     """
     check.floating("mask", mask)
     check.on_supported_device("mask", mask)
     ns, betas, several = _curves(n, beta)
     if several:
         raise TypeError("n, beta: expected numbers, got a sequence; F.attend takes sequences")
+    check.values_of_mask(mask)
+    if transformed():
+        return reference.tone_curve(mask, ns[0], betas[0])
     return _ToneCurve.apply(mask, ns[0], betas[0])
 
 
@@ -153,6 +160,9 @@ def attend(
     check.features("features", features)
     check.mask_logits(mask_logits, features)
     ns, betas, several = _curves(n, beta)
+    if transformed():
+        curves = (ns, betas) if several else (ns[0], betas[0])
+        return reference.attend(features, mask_logits, *curves, pool=pool)
     _inference_only(several, features, mask_logits)
     features, mask_logits = _together(features, mask_logits)
     if several:
@@ -209,8 +219,13 @@ def attend_conv1x1(
     check.features("features", features)
     check.conv1x1(weight, bias, features)
     ns, betas, several = _curves(n, beta)
-    _inference_only(several, features, weight, bias)
+    plainly = transformed()
+    if not plainly:
+        _inference_only(several, features, weight, bias)
     features, weight, bias = _together(features, weight, bias)
+    if plainly:
+        curves = (ns, betas) if several else (ns[0], betas[0])
+        return reference.attend_conv1x1(features, weight, bias, *curves)
     if several:
         return raw._attend_conv1x1_forward(features, weight, bias, ns, betas)
     return _AttendConv1x1.apply(features, weight, bias, ns[0], betas[0])

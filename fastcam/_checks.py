@@ -6,6 +6,7 @@ need know no broadcasting.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -13,8 +14,11 @@ import torch
 from torch import Tensor
 
 from fastcam import _ops
+from fastcam._autograd import transformed
 
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_ROUNDING = 1e-3  # what resizing a mask may leave beyond [0, 1]; csrc/cpu/cam.cpp, too
+_OF_255 = " (divide a mask of 0 to 255 by 255)"
 
 
 def _shape(tensor: Tensor) -> str:
@@ -26,12 +30,13 @@ def _is_tensor(name: str, value: object) -> None:
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
 
 
-def floating(name: str, tensor: Tensor, and_bool: bool = False) -> None:
+def floating(name: str, tensor: Tensor, and_bool: bool = False, advice: str = "") -> None:
     _is_tensor(name, tensor)
     if tensor.dtype not in _FLOATS and not (and_bool and tensor.dtype == torch.bool):
         kinds = "bool, float32" if and_bool else "float32"
         raise TypeError(
             f"{name}: expected dtype {kinds}, float64, float16 or bfloat16, got {tensor.dtype}"
+            f"{advice}"
         )
 
 
@@ -66,13 +71,13 @@ def signs(value: object, gradients: Tensor) -> Tensor:
     floating("signs", value)
     assert isinstance(value, Tensor)
     _same_device("signs", value, gradients)
-    pairs = gradients.shape[:2]
+    batch, targets = gradients.shape[:2]
+    if tuple(value.shape) not in ((batch,), (batch, targets)):
+        raise ValueError(
+            f"signs: expected shape [{batch}] or [{batch},{targets}], got {_shape(value)}"
+        )
     if value.dim() == 1:
         value = value.unsqueeze(1)
-    if value.dim() != 2 or value.shape[0] != pairs[0] or value.shape[1] not in (1, pairs[1]):
-        raise ValueError(
-            f"signs: expected shape [{pairs[0]}] or [{pairs[0]},{pairs[1]}], got {_shape(value)}"
-        )
     return value.to(gradients.dtype)[..., None, None, None]
 
 
@@ -119,7 +124,8 @@ def gradients(tensor: Tensor, activations: Tensor) -> Tensor:
 
 def region_grid(tensor: Tensor) -> Tensor:
     """[N,H,W] or [N,T,H,W], bool or floating, constant; returned with its axis T."""
-    floating("regions", tensor, and_bool=True)
+    advice = "; pass a 0/1 mask as mask.bool(), one of 0 to 255 as mask / 255"
+    floating("regions", tensor, and_bool=True, advice=advice)
     if tensor.dim() not in (3, 4):
         raise ValueError(f"regions: expected shape [N,H,W] or [N,T,H,W], got {_shape(tensor)}")
     _constant("regions", tensor)
@@ -145,7 +151,7 @@ def regions(tensor: Tensor, activations: Tensor, pairs: torch.Size) -> Tensor:
 def cell_weights(
     tensor: Tensor, activations: Tensor, pairs: torch.Size, dtype: torch.dtype
 ) -> Tensor:
-    floating("cell_weights", tensor, and_bool=True)
+    floating("cell_weights", tensor, and_bool=True, advice="; pass cell_weights.float()")
     _constant("cell_weights", tensor)
     _same_device("cell_weights", tensor, activations)
     batch, targets = pairs
@@ -165,7 +171,7 @@ def cell_weights(
 def where(tensor: Tensor, activations: Tensor, pairs: torch.Size) -> Tensor:
     _is_tensor("where", tensor)
     if tensor.dtype != torch.bool:
-        raise TypeError(f"where: expected dtype bool, got {tensor.dtype}")
+        raise TypeError(f"where: expected dtype bool (as labels > 0 is), got {tensor.dtype}")
     batch, targets = pairs
     if tensor.shape not in ((batch,), (batch, targets)):
         raise ValueError(
@@ -202,3 +208,87 @@ def conv1x1(weight: Tensor, bias: Tensor, features: Tensor) -> None:
         raise ValueError(f"bias: expected shape [{weight.shape[0]}], got {_shape(bias)}")
     _same_device("weight", weight, features, "features")
     _same_device("bias", bias, features, "features")
+
+
+# ---- values ------------------------------------------------------------------------------------
+
+
+def values_of_regions(tensor: Tensor, on: Tensor | None = None) -> None:
+    """Regions [N,T,H,W] lie in [0, 1]; ``on``, bool [N,T]: which pairs are looked at."""
+    _values("regions", tensor, on, -_ROUNDING, 1 + _ROUNDING, "values in [0, 1]", _OF_255)
+
+
+def values_of_cell_weights(tensor: Tensor, on: Tensor | None = None) -> None:
+    """Cell weights [N,T,H,W] are finite and >= 0; ``on`` as above."""
+    most = torch.finfo(tensor.dtype).max if tensor.is_floating_point() else math.inf
+    _values("cell_weights", tensor, on, 0, most, "finite values >= 0", "")
+
+
+def values_of_mask(mask: Tensor) -> None:
+    """A mask lies in [0, 1], on the CPU; NaN passes, as a network may have made it."""
+    if mask.device.type == "cpu" and not torch.compiler.is_compiling() and _has_values(mask):
+        low, high = _range(mask)
+        if low < -_ROUNDING or high > 1 + _ROUNDING:  # not so of NaN
+            raise ValueError(f"mask: expected values in [0, 1], got {low:g} to {high:g}{_OF_255}")
+
+
+def value_error(error: RuntimeError) -> ValueError | None:
+    """What a native op said of values (csrc/cpu/cam.cpp); None for any other error."""
+    _, found, words = str(error).partition("fastcam: value: ")
+    return ValueError(words.partition("\n")[0]) if found else None
+
+
+def _values(
+    name: str,
+    tensor: Tensor,
+    on: Tensor | None,
+    low: float,
+    high: float,
+    expected: str,
+    advice: str,
+) -> None:
+    """On a CPU an error that says what came; on a GPU, and in a compiled graph, an assertion that
+    the device makes by itself, so that nothing waits for it."""
+    if tensor.dtype == torch.bool:
+        return
+    if torch.compiler.is_compiling() or (tensor.is_cuda and _has_values(tensor)):
+        fits = (tensor >= low) & (tensor <= high)  # NaN does not
+        if on is not None:
+            fits = fits | ~on[..., None, None]
+        torch._assert_async(fits.all(), f"{name}: expected {expected}{advice}")
+        return
+    if not _has_values(tensor):
+        return
+    if on is not None and _has_values(on):
+        tensor = tensor[on]
+    least, most = _range(tensor)
+    if not (low <= least and most <= high):
+        came = f"got {least:g} to {most:g}{advice if most > high else ''}"
+        raise ValueError(f"{name}: expected {expected}, {came}")
+
+
+def _range(tensor: Tensor) -> tuple[float, float]:
+    """The least and the largest value; both NaN if one is."""
+    if tensor.numel() == 0:
+        return 0.0, 0.0
+    least, most = tensor.detach().aminmax()
+    return least.item(), most.item()
+
+
+def _has_values(tensor: Tensor) -> bool:
+    """Not if it is a shape alone, a batch of vmap's, or recorded by torch.jit.trace."""
+    if tensor.is_meta or torch._C._is_tracing():
+        return False
+    if transformed():
+        functorch = torch._C._functorch
+        while functorch.is_functorch_wrapped_tensor(tensor):
+            if functorch.is_batchedtensor(tensor):
+                return False
+            tensor = functorch.get_unwrapped(tensor)
+    return type(tensor) is Tensor or not _is_fake(tensor)
+
+
+def _is_fake(tensor: Tensor) -> bool:
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    return isinstance(tensor, FakeTensor)

@@ -5,7 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastcam._cli_options import BatchSize, Data, Device, Epochs, Out, Rate, Seed, Split, Workers
+from fastcam._cli_options import (
+    BatchSize,
+    Data,
+    Device,
+    Epochs,
+    Out,
+    Rate,
+    Seed,
+    Split,
+    Workers,
+    bare_prefix,
+)
 from fastcam._extras import require
 
 typer: Any = require("typer", extra="train")
@@ -25,15 +36,20 @@ Pairs = Annotated[
 ]
 
 
-def _writable(prefix: Path) -> Path:
-    """Make the folder of the files: a wrong one is told before the work, not after it."""
-    prefix.parent.mkdir(parents=True, exist_ok=True)
+def _claimed(context: typer.Context, prefix: Path) -> Path:
+    """Keep the place of the files to this run: a wrong one is told before the work, not after."""
+    from fastcam._claim import claim
+    from fastcam.analysis.report import check_prefix
+
+    prefix = bare_prefix(prefix, ".png", ".md", ".json")
+    context.with_resource(claim(prefix, folder=False))
+    check_prefix(prefix)
     return prefix
 
 
 Prefix = Annotated[
     Path,
-    typer.Option("--out", "-o", help="PREFIX of the files to write.", callback=_writable),
+    typer.Option("--out", "-o", help="PREFIX of the files to write.", callback=_claimed),
 ]
 
 
@@ -71,7 +87,10 @@ def attributes(
 def ablation(
     data: Data,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder of the runs, and PREFIX of the files.")
+        Path,
+        typer.Option(
+            "--out", "-o", help="Folder of the runs, and PREFIX of the files.", callback=_claimed
+        ),
     ] = Path("runs/ablation"),
     seeds: Annotated[str, typer.Option(help="Seeds, with commas between.")] = "0,1,2",
     size: Annotated[int, typer.Option(help="Input size in pixels.")] = 64,

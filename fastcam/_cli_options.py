@@ -9,11 +9,27 @@ from fastcam._extras import require
 
 typer: Any = require("typer", extra="train")
 
+
+def _folder(path: Path | None) -> Path | None:
+    if path is not None and path.is_file():
+        raise ValueError(
+            f"{path} is a file; expected the folder of a data set there (checkpoints come first,"
+            " the data folder after them)"
+        )
+    return path
+
+
+def bare_prefix(path: Path, *suffixes: str) -> Path:
+    """The common beginning of several files' names, also where one of them was named."""
+    return path.with_suffix("") if path.suffix.lower() in suffixes else path
+
+
 Data = Annotated[
     Path,
     typer.Argument(
+        callback=_folder,
         help="Folder in CelebA's layout: img_align_celeba/ or img_align_celeba.zip, "
-        "list_attr_celeba.txt, list_eval_partition.txt. `fastcam synth` makes one."
+        "list_attr_celeba.txt, list_eval_partition.txt. `fastcam synth` makes one.",
     ),
 ]
 Start = Annotated[Path, typer.Argument(help="Checkpoint, as `fastcam train` writes it (model.pt).")]

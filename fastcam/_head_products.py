@@ -3,8 +3,8 @@
 A weight of the head gets its gradient from two sides: from the layer's own backward, and from the
 closed form. Left to autograd, the second is a tensor of its own (151 MB for AlexNet's first linear
 layer), written into fresh memory and then added: more time than the product itself takes. Here it
-goes straight into the first, inside the product (:class:`Meeting`), where that is provably the
-same; otherwise autograd adds the two as usual.
+goes straight into the first, as a product with beta = 1 (:class:`Meeting`, the one place where this
+is done), where that is provably the same; otherwise autograd adds the two as usual.
 
 Source: specification §2.2.
 """
@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from fastcam import _masked
+from fastcam._autograd import running_backward
 
 __all__ = ["Meeting", "first_product", "product"]
 
@@ -46,44 +46,43 @@ class Meeting:
 
     A hook on ``source``, the autograd node from which that gradient goes to the weight, adds what
     was left for it. Something is left only if, in the very backward that runs, the engine will
-    execute ``source`` and has not done so yet; in any other (a backward of the map's loss alone,
-    ``torch.autograd.grad`` of other inputs, ``create_graph``) the contribution is returned to
-    autograd. The weight's hooks and accumulation see one gradient, the sum, as ever.
+    execute the layer's own backward, and ``source`` has not run yet; in any other (a backward of
+    the map's loss alone, ``torch.autograd.grad`` of other inputs, ``create_graph``) the
+    contribution is returned to autograd. The weight's hooks and accumulation see one gradient, the
+    sum, as ever.
     """
 
-    def __init__(self, source: Node) -> None:
-        self._source = source
+    def __init__(self, source: Node, layer: Node) -> None:
+        self._layer = layer
         self._mailbox = _Mailbox()
         source.register_hook(self._mailbox.collect)  # holds no node, so that nothing is circular
 
     @classmethod
-    def of(cls, weight: Tensor, output: Node | None) -> Meeting | None:
-        """The meeting point of a layer ``addmm(bias, x, weight.t())``; None for any other graph.
+    def of(cls, weight: Tensor, layer: Node | None) -> Meeting | None:
+        """The meeting point of a layer ``addmm(bias, x, weight.t())``; None where there is none.
 
         Args:
-            weight: a linear layer's weight.
-            output: the autograd node of the layer's output.
+            weight: [J,I], the transposition's output transposed back, so that what is not left at
+                the meeting comes to the transposition by autograd.
+            layer: the layer's node; None of a forward without a graph.
         """
-        if not _ENGINE_TELLS:
-            return None
-        if output is None or weight.device.type != "cpu" or type(weight.data) is not Tensor:
+        if not _ENGINE_TELLS or layer is None or weight.device.type != "cpu":
             return None  # on a GPU the two sides could run on different streams
-        if output.name() not in ("AddmmBackward0", "MmBackward0"):
+        transposition = layer.next_functions[-1][0]
+        if transposition is None:
             return None
-        for node, _ in output.next_functions:
-            if node is not None and node.name() == "TBackward0":
-                following = node.next_functions[0][0]
-                if getattr(following, "variable", None) is weight:
-                    return cls(node)
-        return None
+        origin = transposition.next_functions[0][0]
+        if origin is None or type(getattr(origin, "variable", None)) is not nn.Parameter:
+            return None
+        return cls(transposition, layer)
 
     def leave(self, contribution: _Contribution) -> bool:
         """Leave a contribution for the backward that runs; False if it would not be collected."""
         box = self._mailbox
-        task = torch._C._current_graph_task_id()
+        task = running_backward()
         if task == -1 or torch.is_grad_enabled() or box.content is not None or task in box.passed:
             return False
-        if _compiled_backward() or not torch._C._will_engine_execute_node(self._source):
+        if _compiled_backward() or not torch._C._will_engine_execute_node(self._layer):
             return False
         box.task, box.content = task, contribution
         return True
@@ -102,7 +101,7 @@ class _Mailbox:
         self.passed: set[int] = set()  # the backwards in which the hook has run
 
     def collect(self, outputs: tuple[Tensor | None, ...], _: Any) -> tuple[Tensor] | None:
-        task = torch._C._current_graph_task_id()
+        task = running_backward()
         self.passed.add(task)
         if self.content is None or self.task != task:
             return None  # nothing there, or what a backward that failed has left behind
@@ -148,77 +147,46 @@ class _Outer:
 
     v: Tensor
     grad: Tensor
-    passed: Tensor | None
 
     def fresh(self) -> Tensor:
-        if self.passed is not None:
-            return _masked.outer(self.v, self.passed, self.grad)
         return self.v.t() @ self.grad
 
     def add_to(self, grad: Tensor) -> None:
-        if self.passed is not None:
-            _masked.outer(self.v, self.passed, self.grad, add_to=grad)
-        else:
-            grad.addmm_(self.v.t(), self.grad)
+        grad.addmm_(self.v.t(), self.grad)
 
 
 class _Product(torch.autograd.Function):
-    """v [R,J] @ W [J,I]; with ``passed`` [R,J], only what passed."""
+    """v [R,J] @ W [J,I]."""
 
     @staticmethod
-    def forward(
-        ctx: Any, v: Tensor, weight: Tensor, passed: Tensor | None, meeting: Meeting | None
-    ) -> Tensor:
-        ctx.save_for_backward(v, weight, passed)
+    def forward(ctx: Any, v: Tensor, weight: Tensor, meeting: Meeting | None) -> Tensor:
+        ctx.save_for_backward(v, weight)
         ctx.meeting = meeting
-        return v @ weight if passed is None else _masked.product(v, passed, weight)
+        return v @ weight
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        v, weight, passed = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            passed = None  # to be differentiated again: the plain way
+        v, weight = ctx.saved_tensors
+        rows = len(v)
         live = _live(grad)
         if live is not None:
             v, grad = v[live], grad[live]
-            passed = None if passed is None else passed[live]
         grad_v = grad_weight = None
         if ctx.needs_input_grad[0]:
-            if passed is not None:
-                grad_v = _masked.dots(grad, passed, weight)
-            else:
-                # A tall weight times a narrow matrix: up to 1.6 times as fast as the transpose.
-                grad_v = (weight @ grad.t().contiguous()).t()
+            # A tall weight times a narrow matrix: up to 1.6 times as fast as the transpose.
+            grad_v = (weight @ grad.t().contiguous()).t()
             if live is not None:
-                grad_v = grad_v.new_zeros(ctx.saved_tensors[0].shape).index_copy_(0, live, grad_v)
+                grad_v = grad_v.new_zeros(rows, grad_v.shape[1]).index_copy_(0, live, grad_v)
         if ctx.needs_input_grad[1]:
-            grad_weight = _hand_over(ctx.meeting, _Outer(v, grad, passed))
-        return grad_v, grad_weight, None, None
+            grad_weight = _hand_over(ctx.meeting, _Outer(v, grad))
+        return grad_v, grad_weight, None
 
 
-def product(
-    v: Tensor,
-    weight: Tensor,
-    meeting: Meeting | None = None,
-    multiplier: Tensor | None = None,
-) -> Tensor:
-    """``v @ weight`` for v [N,T,J] and weight [J,I]; its gradient may go by a meeting.
-
-    Args:
-        v: [N,T,J].
-        weight: [J,I].
-        meeting: by which the weight's gradient may go.
-        multiplier: [N,J] by which v was multiplied, so that what it zeroed can be skipped.
-    """
-    if torch.is_autocast_enabled(v.device.type):
+def product(v: Tensor, weight: Tensor, meeting: Meeting | None = None) -> Tensor:
+    """``v @ weight`` for v [N,T,J] and weight [J,I]; its gradient may go by a meeting."""
+    if torch.is_autocast_enabled(v.device.type) or not torch.is_grad_enabled():
         return v @ weight  # autocast chooses the dtypes
-    passed = _masked.passed(v, weight, multiplier)
-    if torch.is_grad_enabled():
-        rows = _Product.apply(v.flatten(0, 1), weight, passed, meeting)
-    elif passed is not None:
-        rows = _masked.product(v.flatten(0, 1), passed, weight)
-    else:
-        return v @ weight
+    rows = _Product.apply(v.flatten(0, 1), weight, meeting)
     return rows.unflatten(0, v.shape[:2])
 
 
@@ -347,7 +315,6 @@ def first_product(
     features: tuple[int, int],
     kept: Tensor | None,
     meeting: Meeting | None = None,
-    multiplier: Tensor | None = None,
 ) -> Tensor:
     """``v @ weight``, times what the dropout in front kept, summed over positions: [B,T,C].
 
@@ -357,18 +324,17 @@ def first_product(
         features: C and P.
         kept: multipliers [B,C·P]; None for 1.
         meeting: by which the weight's gradient may go.
-        multiplier: [B,J] by which v was multiplied.
     """
     positions = features[1]
     plain = torch.is_autocast_enabled(v.device.type)  # autocast chooses the dtypes
     if kept is None:
         if positions == 1:
-            return product(v, weight, meeting, multiplier)
+            return product(v, weight, meeting)
         if plain or not torch.is_grad_enabled():
             return v @ weight.unflatten(1, features).sum(-1)
         rows = _SummedProduct.apply(v.flatten(0, 1), weight, positions, meeting)
         return rows.unflatten(0, v.shape[:2])
     if plain or positions == 1 or v.shape[1] == 1:
-        masked = product(v, weight, meeting, multiplier) * kept.unsqueeze(1)
+        masked = product(v, weight, meeting) * kept.unsqueeze(1)
         return masked if positions == 1 else masked.unflatten(-1, features).sum(-1)
     return _MaskedProduct.apply(v, weight, kept.unflatten(1, features), meeting)

@@ -253,18 +253,3 @@ def _attend_backward_fake(
         features.new_empty(features.shape if need_features else (0,)),
         logits.new_empty(logits.shape if need_logits else (0,)),
     )
-
-
-@torch.library.register_fake("fastcam::_masked_product")
-def _masked_product_fake(v: Tensor, passed: Tensor, weight: Tensor) -> Tensor:
-    return v.new_empty((v.shape[0], weight.shape[1]))
-
-
-@torch.library.register_fake("fastcam::_masked_outer")
-def _masked_outer_fake(v: Tensor, passed: Tensor, grad: Tensor, out: Tensor, add: bool) -> None:
-    return None
-
-
-@torch.library.register_fake("fastcam::_masked_dots")
-def _masked_dots_fake(grad: Tensor, passed: Tensor, weight: Tensor) -> Tensor:
-    return grad.new_empty((grad.shape[0], weight.shape[0]))

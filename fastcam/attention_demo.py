@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from fastcam import __version__
+from fastcam._claim import claim
 from fastcam._extras import require
-from fastcam._files import write_text
+from fastcam._files import check_target, commented, remove_ours, write_marked
 from fastcam._progress import Report, labelled, timed
 
 for _module in ("torchvision", "lightning", "torchmetrics", "matplotlib"):
@@ -21,12 +21,15 @@ import torch  # noqa: E402
 
 from fastcam import analysis  # noqa: E402
 from fastcam.analysis import Saved  # noqa: E402
-from fastcam.analysis.report import Analysis  # noqa: E402
+from fastcam.analysis.ablation import remove_ablation  # noqa: E402
+from fastcam.analysis.report import Analysis, check_prefix, remove_analysis  # noqa: E402
 from fastcam.analysis.robustness import PAIRS, SIGMAS  # noqa: E402
 from fastcam.data import PreparedFaces  # noqa: E402
 from fastcam.data.synthetic import generate  # noqa: E402
+from fastcam.data.synthetic.writer import remove_faces  # noqa: E402
 from fastcam.plots import Section, html_page  # noqa: E402
 from fastcam.training import TrainConfig, train  # noqa: E402
+from fastcam.training.run import remove_run  # noqa: E402
 
 STAGES = ("attributes", "masks", "correlation", "curves", "robustness", "ablation")
 PAGE = "index.html"
@@ -93,10 +96,24 @@ def attention_demo(
 
     Raises:
         ValueError: ``out`` holds a demo with other settings.
+        FileExistsError: ``out`` holds a file that fastcam did not write and would have to replace.
+        BlockingIOError: another process writes there.
+        OSError: a file cannot be written; finished stages are kept.
     """
-    config, out = config or AttentionDemoConfig(), Path(out)
-    stage = timed(say)
+    with claim(out):
+        check_target(Path(out) / PAGE, commented)
+        for name in STAGES:
+            check_prefix(Path(out) / name)
+        return _demo(config or AttentionDemoConfig(), Path(out), workers, progress, timed(say))
 
+
+def _demo(
+    config: AttentionDemoConfig,
+    out: Path,
+    workers: int,
+    progress: Report | None,
+    stage: Callable[[str], None],
+) -> AttentionDemoResult:
     stage(f"drawing {config.images} faces")
     data = generate(
         out / "faces",
@@ -145,7 +162,7 @@ def attention_demo(
             stage(f"analysing: {name}")
             stored = analysis.save(makers[name](), prefix, settings)
         analyses[name] = stored
-    page = write_text(out / PAGE, _page(config, analyses))
+    page = write_marked(out / PAGE, _page(config, analyses))
     stage(f"done: {page}")
     return AttentionDemoResult(analyses, page)
 
@@ -153,10 +170,13 @@ def attention_demo(
 def clear(out: str | Path) -> None:
     """Remove a demo from its folder, and nothing that a demo does not write."""
     out = Path(out)
-    for name in ("faces", "network", "ablation"):
-        shutil.rmtree(out / name, ignore_errors=True)
-    for name in (PAGE, *(f"{s}.{suffix}" for s in STAGES for suffix in ("png", "md", "json"))):
-        (out / name).unlink(missing_ok=True)
+    with claim(out):
+        remove_faces(out / "faces")
+        remove_run(out / "network")
+        remove_ablation(out / "ablation")
+        remove_ours(out, {PAGE: commented})
+        for name in STAGES:
+            remove_analysis(out / name)
 
 
 def _training(config: AttentionDemoConfig, data: Path, workers: int) -> TrainConfig:

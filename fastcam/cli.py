@@ -9,6 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,13 +39,14 @@ from fastcam._cli_options import (
     Start,
     Threshold,
     Workers,
+    bare_prefix,
 )
 from fastcam._defaults import CLIP, FINETUNE
 from fastcam._extras import require
+from fastcam._files import describe
+from fastcam._interrupt import INTERRUPTED
 
 typer: Any = require("typer", extra="train")
-
-INTERRUPTED = 130  # exit code
 
 app = typer.Typer(
     name="fastcam",
@@ -130,12 +132,14 @@ def landmarks(
 
     Example: `fastcam landmarks celeba`
     """
+    from fastcam._claim import claim
     from fastcam.data import ImageSource
     from fastcam.data.landmarks import LANDMARK_TABLE
     from fastcam.regions.detect import detect_landmarks
 
-    target = out or data / LANDMARK_TABLE
-    detect_landmarks(ImageSource(data), target, predictor=predictor, workers=workers)
+    target, source = out or data / LANDMARK_TABLE, ImageSource(data)
+    with claim(target, folder=False):
+        detect_landmarks(source, target, predictor=predictor, workers=workers)
 
 
 @app.command()
@@ -346,13 +350,21 @@ def evaluate(
     Example: `fastcam evaluate runs/train/model.pt runs/mouth/model.pt faces -a Wearing_Lipstick
     -b Heavy_Makeup -r mouth`
     """
+    from fastcam._claim import claim
     from fastcam._progress import progress_bars
     from fastcam.evaluation import compare
 
     if len(checkpoints) < 2:
         raise ValueError("name at least one checkpoint, then the data folder")
     *models, data = checkpoints
-    with progress_bars() as report:
+    if data.is_file():
+        folders = [str(p) for p in models if p.is_dir()]
+        found = f" ({', '.join(folders)} is one)" if folders else ""
+        raise ValueError(
+            f"{data} is a file; the data folder comes last, after the checkpoints{found}"
+        )
+    out = out and bare_prefix(out, ".json", ".md")
+    with progress_bars() as report, claim(out, folder=False) if out else nullcontext():
         table = compare(
             models, data, attribute=attribute, other=other, region=region, split=split,
             threshold=threshold, landmarks=landmarks, limit=limit, batch_size=batch_size,
@@ -364,7 +376,7 @@ def evaluate(
 @app.command()
 def explain(
     checkpoint: Start,
-    images: Annotated[list[Path], typer.Argument(help="JPEG or PNG files of aligned faces.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files of aligned faces.")],
     attribute: Attribute,
     region: Annotated[
         str | None, typer.Option("--region", "-r", help=f"Outlined in blue. {REGION_HELP}")
@@ -377,19 +389,20 @@ def explain(
         typer.Option("--detect", help="Find each face's landmarks with dlib (else: the template)."),
     ] = False,
     threshold: Threshold = 0.5,
-    out: Annotated[Path, typer.Option("--out", "-o", help="PNG file to write.")] = Path(
-        "explanation.png"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="File to write: .png, .jpg, .svg or .pdf.")
+    ] = Path("explanation.png"),
 ) -> None:
     """Draw where a classifier looks in some images.
 
     Example: `fastcam explain runs/train/model.pt faces/img_align_celeba/000001.jpg
     -a Wearing_Lipstick -r mouth --beside runs/mouth/model.pt`
     """
+    from fastcam._claim import claim
     from fastcam._progress import labelled, progress_bars
     from fastcam.plots import explain_files
 
-    with progress_bars() as report:
+    with progress_bars() as report, claim(out, folder=False):
         path = explain_files(
             [checkpoint, *(beside or [])], images, attribute, out, region=region, detect=detect,
             threshold=threshold, progress=labelled(report, "explaining images"),
@@ -484,8 +497,14 @@ def _cooccurrence(text: str) -> tuple[tuple[str, str], float]:
         raise ValueError(f"--cooccurrence: expected A:B=p, got {text!r}") from None
 
 
+def _one_line(text: str) -> str:
+    """One line without control characters, which file names may hold."""
+    words = " ".join(text.split())
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words)
+
+
 def _note(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"fastcam: note: {message}", file=sys.stderr)
+    print(f"fastcam: note: {_one_line(str(message))}", file=sys.stderr)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -510,7 +529,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         expected = isinstance(error, bad_input)
         if os.environ.get("FASTCAM_TRACEBACK") or not (usage or expected):
             raise
-        text = " ".join((usage() if usage else str(error)).split())
+        text = _one_line(usage() if usage else describe(error))
         if text:  # a group without a command has just shown its help
             print(f"fastcam: error: {text}", file=sys.stderr)
         return 2

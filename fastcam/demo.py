@@ -8,16 +8,25 @@ at the mouth; a control gets the same epoch, with the same batches and dropout, 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from fastcam import __version__
+from fastcam._claim import claim
 from fastcam._defaults import PULL
 from fastcam._extras import require
-from fastcam._files import write_json, write_text
+from fastcam._files import (
+    check_target,
+    commented,
+    json_with,
+    marked,
+    read_json,
+    remove_ours,
+    write_json,
+    write_marked,
+)
 from fastcam._progress import Report, labelled, timed
 
 for _module in ("torchvision", "lightning", "torchmetrics", "matplotlib"):
@@ -27,6 +36,7 @@ import torch  # noqa: E402
 
 from fastcam.data import CelebA, PreparedFaces  # noqa: E402
 from fastcam.data.synthetic import generate  # noqa: E402
+from fastcam.data.synthetic.writer import remove_faces  # noqa: E402
 from fastcam.evaluation import (  # noqa: E402
     Difference,
     Evaluation,
@@ -46,12 +56,21 @@ from fastcam.plots import (  # noqa: E402
     faces_figure,
     html_page,
     png_bytes,
-    save_png,
+    save_figure,
 )
 from fastcam.training import GuidanceConfig, TrainConfig, train  # noqa: E402
 from fastcam.training.callbacks import read_history  # noqa: E402
+from fastcam.training.run import remove_run  # noqa: E402
 
 Say = Callable[[str], None]
+RUNS = ("before", "control", "guided")
+_OURS = {
+    "evaluation.json": json_with("settings", "models", "differences"),
+    "table.md": commented,
+    "faces.png": marked,
+    "curves.png": marked,
+    "index.html": commented,
+}
 
 
 @dataclass(frozen=True)
@@ -128,10 +147,19 @@ def demo(
 
     Raises:
         ValueError: ``out`` holds a demo with other settings.
+        FileExistsError: ``out`` holds a file that fastcam did not write and would have to replace.
+        BlockingIOError: another process writes there.
+        OSError: a file cannot be written; finished stages are kept.
     """
-    config, out = config or DemoConfig(), Path(out)
-    stage = timed(say)
+    with claim(out):
+        for name, ours in _OURS.items():
+            check_target(Path(out) / name, ours)
+        return _demo(config or DemoConfig(), Path(out), workers, progress, timed(say))
 
+
+def _demo(
+    config: DemoConfig, out: Path, workers: int, progress: Report | None, stage: Say
+) -> DemoResult:
     stage(f"drawing {config.images} faces")
     data = generate(
         out / "faces",
@@ -161,7 +189,7 @@ def demo(
         comparison(evaluations),
         difference_table(differences, attribute=config.attribute, other=config.other),
     )
-    write_text(out / "table.md", "\n".join(table.to_markdown() for table in tables))
+    write_marked(out / "table.md", "\n".join(table.to_markdown() for table in tables))
     stage("drawing figures")
     histories = {name: read_history(run.history) for name, run in runs.items()}
     page = _write_page(config, out, models, test, evaluations, tables, histories)
@@ -171,10 +199,12 @@ def demo(
 
 def clear(out: str | Path) -> None:
     """Remove a demo from its folder, and nothing that a demo does not write."""
-    for name in ("faces", "before", "control", "guided"):
-        shutil.rmtree(Path(out) / name, ignore_errors=True)
-    for name in ("evaluation.json", "table.md", "faces.png", "curves.png", "index.html"):
-        (Path(out) / name).unlink(missing_ok=True)
+    out = Path(out)
+    with claim(out):
+        remove_faces(out / "faces")
+        for name in RUNS:
+            remove_run(out / name)
+        remove_ours(out, _OURS)
 
 
 def _training(config: DemoConfig, data: Path, workers: int) -> TrainConfig:
@@ -218,7 +248,7 @@ def _evaluate(
     """Evaluate every model, or read what an earlier run with the same settings found."""
     settings = json.loads(json.dumps({**asdict(config), "version": __version__}))
     if path.is_file():
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = read_json(path, "evaluation of a demo", ("settings", "models", "differences"))
         if stored["settings"] == settings:
             differences = stored["differences"].items()
             return (
@@ -246,7 +276,7 @@ def _evaluate(
         "models": {name: e.to_json() for name, e in evaluations.items()},
         "differences": {name: [asdict(d) for d in ds] for name, ds in differences.items()},
     }
-    write_json(path, content)
+    write_json(path, content, ours=_OURS[path.name])
     return evaluations, differences
 
 
@@ -268,8 +298,8 @@ def _write_page(
     )
     face_figure = faces_figure(faces, title=f"Where the network looks for {config.attribute}")
     curve_figure = curves_figure(histories)
-    save_png(face_figure, out / "faces.png")
-    save_png(curve_figure, out / "curves.png")
+    save_figure(face_figure, out / "faces.png")
+    save_figure(curve_figure, out / "curves.png")
     a, b = config.attribute, config.other
     text = html_page(
         "Directing a classifier's attention",
@@ -299,7 +329,7 @@ def _write_page(
         ],
         footer=f"Made by fastcam {__version__}, `fastcam demo`.",
     )
-    return write_text(out / "index.html", text)
+    return write_marked(out / "index.html", text)
 
 
 def _percent(value: float | None) -> str:

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from fastcam import _checks as check
+from fastcam import reference
 from fastcam._attend import attend, attend_conv1x1, tone_curve
-from fastcam._autograd import differentiable_once
+from fastcam._autograd import differentiable_once, transformed
 from fastcam._ops import DTYPES, is_channels_last, raw
 
 __all__ = [
@@ -106,6 +107,8 @@ def grad_cam(activations: Tensor, gradients: Tensor, normalize: bool = True) -> 
             not fit.
     """
     activations, gradients, _ = _prepare(activations, gradients)
+    if transformed():
+        return reference.grad_cam(activations, gradients, normalize)
     return _GradCam.apply(activations, gradients, normalize)
 
 
@@ -125,18 +128,21 @@ class _CamIoULoss(torch.autograd.Function):
         max_pull: float,
         reduction: str,
     ) -> tuple[Tensor, Tensor]:
-        loss, alpha, unit, status = raw._cam_iou_forward(
-            activations,
-            gradients,
-            regions,
-            cell_weights,
-            where,
-            threshold,
-            sharpness,
-            binarize,
-            eps,
-            max_pull,
-        )
+        try:
+            loss, alpha, unit, status = raw._cam_iou_forward(
+                activations,
+                gradients,
+                regions,
+                cell_weights,
+                where,
+                threshold,
+                sharpness,
+                binarize,
+                eps,
+                max_pull,
+            )
+        except RuntimeError as error:
+            raise check.value_error(error) or error from None
         count = None
         if reduction == "mean":
             count = status.count_nonzero().clamp(min=1)  # only a valid pair has a bit set
@@ -195,18 +201,22 @@ class _CamLoss(torch.autograd.Function):
         reduction: str,
     ) -> tuple[Tensor, Tensor]:
         need_gradients = ctx.needs_input_grad[1]
-        losses, status, reduced, count, alpha, grad_map, grad_gradients = raw._cam_loss_forward(
-            activations,
-            gradients,
-            regions,
-            cell_weights,
-            where,
-            loss,
-            params,
-            max_pull,
-            _REDUCTION[reduction],
-            need_gradients,
-        )
+        try:
+            outputs = raw._cam_loss_forward(
+                activations,
+                gradients,
+                regions,
+                cell_weights,
+                where,
+                loss,
+                params,
+                max_pull,
+                _REDUCTION[reduction],
+                need_gradients,
+            )
+        except RuntimeError as error:
+            raise check.value_error(error) or error from None
+        losses, status, reduced, count, alpha, grad_map, grad_gradients = outputs
         ctx.save_for_backward(
             alpha,
             grad_map,
@@ -245,8 +255,52 @@ class _CamLoss(torch.autograd.Function):
 
 
 def _one_pass() -> bool:
-    """Are the kernels asked for that have not been measured on every GPU yet?"""
-    return os.environ.get("FASTCAM_CAM_KERNELS") == "onepass"
+    """Are the experimental kernels asked for?"""
+    value = os.environ.get("FASTCAM_CAM_KERNELS", "")
+    if value not in ("", "onepass"):
+        raise ValueError(f"FASTCAM_CAM_KERNELS: expected 'onepass' or nothing, got {value!r}")
+    return value == "onepass"
+
+
+_ONE_PASS = _one_pass()
+
+
+def _look(regions: Tensor, cell_weights: Tensor | None, where: Tensor | None) -> None:
+    """At the values of full-shaped, checked arguments."""
+    check.values_of_regions(regions, where)
+    if cell_weights is not None:
+        check.values_of_cell_weights(cell_weights, where)
+
+
+def _plainly(
+    activations: Tensor,
+    gradients: Tensor,
+    regions: Tensor,
+    cell_weights: Tensor | None,
+    where: Tensor | None,
+    threshold: float,
+    sharpness: float,
+    binarize: str,
+    eps: float,
+    reduction: str,
+) -> tuple[Tensor, Tensor]:
+    """:func:`_cam_iou` under a function transform, of checked arguments."""
+    _look(regions, cell_weights, where)
+    loss = reference.cam_iou_loss(
+        activations,
+        gradients,
+        regions,
+        cell_weights=cell_weights,
+        where=where,
+        threshold=threshold,
+        sharpness=sharpness,
+        binarize=binarize,
+        eps=eps,
+        reduction=reduction,
+    )
+    valid = reference.valid_targets(regions, cell_weights, where)
+    peak = reference.grad_cam(activations, gradients, normalize=False).amax((-2, -1))
+    return loss, valid.to(torch.uint8) | (valid & (peak == 0)).to(torch.uint8) << 1
 
 
 def _cam_iou(
@@ -262,8 +316,12 @@ def _cam_iou(
     eps: float = 1e-6,
     max_pair_pull: float | None = None,
     reduction: str = "mean",
+    look_on_gpu: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """:func:`cam_iou_loss` and the status of every pair: uint8 [N,T], bit 0 valid, bit 1 dead."""
+    """:func:`cam_iou_loss` and the status of every pair: uint8 [N,T], bit 0 valid, bit 1 dead.
+
+    ``look_on_gpu``: at the values of regions and cell weights on a GPU, too, with some launches.
+    """
     check.one_of("binarize", binarize, tuple(_BINARIZE))
     check.one_of("reduction", reduction, _REDUCTIONS)
     check.number("threshold", threshold, "in (0, 1)", lambda x: 0 < x < 1)
@@ -277,7 +335,27 @@ def _cam_iou(
         cell_weights = check.cell_weights(cell_weights, activations, pairs, dtype)
     if where is not None:
         where = check.where(where, activations, pairs)
-    if _one_pass():
+    if look_on_gpu and activations.is_cuda:
+        _look(regions, cell_weights, where)
+    if transformed():
+        if max_pair_pull is not None:
+            raise ValueError(
+                "max_pair_pull: expected None inside torch.func transforms and forward-mode "
+                f"differentiation (they cannot follow a gradient that is cut), got {max_pair_pull}"
+            )
+        return _plainly(
+            activations,
+            gradients,
+            regions,
+            cell_weights,
+            where,
+            threshold,
+            sharpness,
+            binarize,
+            eps,
+            reduction,
+        )
+    if _ONE_PASS:
         return _CamLoss.apply(
             activations,
             gradients,
@@ -329,8 +407,8 @@ def cam_iou_loss(
             ``gradients.detach()`` to treat the channel weights as constant.
         regions: ``[N,T,H,W]`` or, for one target, ``[N,H,W]``: the share of each cell that the
             region covers, in [0, 1]; bool or floating. No gradient flows to it.
-        cell_weights: ``[H,W]`` or ``[N or 1, T or 1, H, W]``, >= 0 (Y §3.1 weighs the mouth three
-            times); no gradient flows to it.
+        cell_weights: ``[H,W]`` or ``[N or 1, T or 1, H, W]``, finite and >= 0 (Y §3.1 weighs the
+            mouth three times); no gradient flows to it.
         where: bool ``[N]`` or ``[N,T]``; False switches a pair off.
         threshold: θ in (0, 1): which share of its peak counts as attention.
         sharpness: s >= 1; the larger, the closer the soft set is to {x > θ}, and the flatter its
@@ -346,7 +424,14 @@ def cam_iou_loss(
 
     A pair is *invalid*, with loss and gradients exactly 0 whatever the map, if its region is empty
     (Σ w·S = 0) or ``where`` is False. An all-zero map of a valid pair is *dead*: it costs
-    ``-ln(eps/(Σ w·S + eps))`` and has no gradient. NaN and +inf in a valid pair stay visible.
+    ``-ln(eps/(Σ w·S + eps))`` and has no gradient. NaN and +inf in a valid pair's activations and
+    gradients stay visible.
+
+    The *values* of regions and cell weights are looked at on the CPU, but for pairs that ``where``
+    switches off (and with 0.001 to spare for what resizing a mask leaves beyond [0, 1]); a compiled
+    graph raises a ``RuntimeError`` with the same words. On a GPU they are not, as that would take
+    launches of its own; :class:`fastcam.IoUCamLoss` does. Under ``torch.func``'s transforms and
+    forward-mode differentiation plain PyTorch runs in place of the kernel.
 
     Returns:
         A scalar, or ``[N,T]`` with ``reduction="none"``; float64 if activations or gradients are,
@@ -386,10 +471,23 @@ def valid_targets(
     Raises:
         TypeError, ValueError: as :func:`cam_iou_loss`.
     """
+    return _valid_targets(regions, cell_weights, where, look=True)
+
+
+def _valid_targets(
+    regions: Tensor, cell_weights: Tensor | None, where: Tensor | None, look: bool = False
+) -> Tensor:
+    """:func:`valid_targets`; ``look``: at the values, too."""
     grid = check.region_grid(regions)
     pairs = grid.shape[:2]
+    on = None if where is None else check.where(where, grid, pairs)
     total = grid.to(torch.float64 if grid.dtype == torch.float64 else torch.float32)
+    weights = None
     if cell_weights is not None:
-        total = total * check.cell_weights(cell_weights, grid, pairs, total.dtype)
+        weights = check.cell_weights(cell_weights, grid, pairs, total.dtype)
+    if look and not grid.is_cuda:
+        _look(grid, weights, on)
+    if weights is not None:
+        total = total * weights
     valid = total.sum((-2, -1)) != 0
-    return valid if where is None else valid & check.where(where, grid, pairs)
+    return valid if on is None else valid & on

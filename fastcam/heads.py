@@ -3,8 +3,9 @@
 Two ways to the same numbers. ``autograd_gradients`` differentiates whatever head there is.
 :class:`ClosedForm` multiplies the weights of a head of pooling, flattening, dropout, linear layers
 and ReLUs (AlexNet, VGG, ResNet, and any other of that kind), with the ReLU and dropout multipliers
-of the forward that was just run; it is recognised from what the tap saw run, and when in doubt
-there is none. Either way D stays differentiable in the head's weights if asked to.
+of the forward that was just run. It is read from autograd's graph, compared with autograd where a
+model's head is met for the first time, and when in doubt there is none. Either way D stays
+differentiable in the head's weights if asked to.
 
 Source: specification §2.1 and §2.2.
 """
@@ -12,16 +13,20 @@ Source: specification §2.1 and §2.2.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
-from torch.autograd.graph import Node, get_gradient_edge
+from torch import Tensor, nn
+from torch.autograd.graph import Node
 
 from fastcam import _checks as check
 from fastcam import functional
+from fastcam._head_autograd import autograd_gradients, differentiable_twice, retained_grads
+from fastcam._head_graph import follow, way_around
 from fastcam._head_products import Meeting, first_product, product
+from fastcam._layers import Step
 from fastcam._targets import Targets, resolve
-from fastcam._trace import Call, Trace, describe
 from fastcam.tap import ActivationTap
 
 __all__ = ["HEADS", "ClosedForm", "autograd_gradients", "class_activation_maps", "head_gradients"]
@@ -88,13 +93,15 @@ def head_gradients(
     if needs_graph:
         _has_graph(tap, tensor)
     if head != "autograd":
-        form = (
-            ClosedForm.of(tap, logits, mean_dropout=head == "mean_dropout")
-            if tap is not None
-            else "only a tap knows what ran between the activations and the logits"
-        )
-        if isinstance(form, ClosedForm):
-            return tensor, form.gradients(targets, create_graph, valid)
+        form: ClosedForm | str = "only a tap knows what ran between the activations and the logits"
+        if tap is not None:
+            form = ClosedForm.of(tap, logits, mean_dropout=head == "mean_dropout")
+        if isinstance(form, ClosedForm) and tap is not None:
+            gradients = form.gradients(targets, create_graph, valid)
+            wrong = _differs(tap, logits, form, targets, gradients, head, valid)
+            if wrong is None:
+                return tensor, gradients
+            form = wrong
         if head != "auto":
             raise ValueError(f"head: expected a head with a closed form for {head!r}, but {form}")
     _has_graph(tap, tensor)
@@ -104,56 +111,24 @@ def head_gradients(
             "require grad (detached, or computed under torch.no_grad?)"
         )
     if tap is not None:
-        _no_way_around(tap, logits)
+        if point is not tensor and isinstance(follow(tap.trace, point), str):
+            point = tensor  # a hook in between may change the sum over positions
+        if point is not tensor and way_around(logits, tensor, point):
+            raise ValueError(
+                f"gradient_at: the logits depend on '{tap.layer}' by a way around "
+                f"'{tap.gradient_at}' too; leave gradient_at out"
+            )
         if tap.trace.compiled is not None and create_graph:
             raise ValueError(
                 f"logits: '{tap.trace.compiled}', between '{tap.layer}' and the logits, is "
                 "compiled, and a compiled region cannot be differentiated twice; keep the head "
                 "eager (compile the part before the layer), or use weight_grad='detach'"
             )
-    return tensor, autograd_gradients(logits, point, targets, create_graph)
-
-
-def autograd_gradients(
-    logits: Tensor, point: Tensor, targets: Targets, create_graph: bool
-) -> Tensor:
-    """D by differentiating the head, [N,T,C,H',W'].
-
-    All targets go in one batched call, which on a fully connected head is 1.5 (T = 2) to 6 (T = 40)
-    times as fast as a loop and never much slower. Where a layer of the head cannot be batched, a
-    loop does it. The graph is kept, ``.grad`` is not touched.
-
-    Raises:
-        ValueError: the logits do not depend on ``point``.
-    """
-    batch = logits.shape[0]
-    if batch == 0 or targets.count == 0:
-        return point.new_zeros(batch, targets.count, point.shape[1], 1, 1)
-    hot = targets.one_hot(logits)
-
-    def differentiate(grad_outputs: Tensor, batched: bool) -> Tensor:
-        (gradient,) = torch.autograd.grad(
-            logits,
-            point,
-            grad_outputs,
-            retain_graph=True,
-            create_graph=create_graph,
-            allow_unused=True,
-            is_grads_batched=batched,
-        )
-        if gradient is None:
-            raise ValueError(
-                "logits: do not depend on the activations; pass the logits and the activations of "
-                "the same forward (within a tap, the last forward wins)"
-            )
-        return gradient
-
-    if targets.count == 1:
-        return differentiate(hot[0], batched=False).unsqueeze(1)
-    try:
-        return differentiate(hot, batched=True).transpose(0, 1)
-    except RuntimeError:  # an operation without a batching rule; a true error comes back below
-        return torch.stack([differentiate(row, batched=False) for row in hot], dim=1)
+    with retained_grads(logits, tensor, point, tap):
+        gradients = autograd_gradients(logits, point, targets, create_graph)
+    if create_graph:
+        differentiable_twice(gradients, logits, point)
+    return tensor, gradients
 
 
 @dataclass
@@ -167,61 +142,81 @@ class ClosedForm:
     """
 
     batch: int
-    features: tuple[int, int]  # channels, positions at the flatten
+    channels: int
+    dtype: torch.dtype  # of D
     weights: list[Tensor] = field(default_factory=list)  # W_1 … W_L
-    outputs: list[Node | None] = field(default_factory=list)  # of the linear layers, in the graph
-    first: Tensor | None = None  # m_0 [N, channels·positions], None for 1
-    between: list[Tensor | None] = field(default_factory=list)  # m_1 … m_{L-1}
+    nodes: list[Node | None] = field(default_factory=list)  # of the linear layers, in the graph
+    # In front of each linear layer: [N, inputs] or scalars, ReLUs as bool masks of what they block.
+    multipliers: list[list[Tensor]] = field(default_factory=list)
+    structure: tuple[Any, ...] = ()  # equal for forwards that ran the same head
 
     @classmethod
     def of(cls, tap: ActivationTap, logits: Tensor, mean_dropout: bool = False) -> ClosedForm | str:
         """The closed form of what ran between the tapped layer and the logits, or why it has none.
+
+        Read from autograd's graph; from the modules that ran only where the layer's forward had no
+        graph (see :func:`class_activation_maps` for what that rests on).
 
         Args:
             tap: entered, after the forward.
             logits: [N,K], the output of that forward.
             mean_dropout: leave out the dropout in front of the first linear layer (m_0 = 1).
         """
-        end = tap.trace.find(logits)
-        if end is None:
-            return _where_it_ended(tap.trace)
-        batch, channels, height, width = tap.activations.shape
-        shape = torch.Size((batch, channels, height, width))
-        weights: list[Tensor] = []
-        outputs: list[Node | None] = []
-        groups: list[list[Call]] = [[]]  # what multiplies before each linear layer
-        for call in end.path():
-            what = describe(call.name, call.module)
-            if call.kind == "pool":
-                shape = call.output.shape
-                if weights or groups[0] or len(shape) != 4:
-                    return f"{what} does not come straight after the layer"
-            elif call.kind == "linear" and call.weight is not None:
-                if call.output.shape != (batch, call.weight.shape[0]):
-                    return f"{what} does not act on the flattened features"
-                if not weights and call.weight.shape[1] != shape[1:].numel():
-                    return f"{what} does not act on the flattened features"
-                if call.weight._version != call.weight_version:
-                    return f"the weight of {what} changed after the forward"
-                weights.append(call.weight)
-                outputs.append(call.target.node if call.target is not None else None)
-                groups.append([])
-            elif call.kind == "relu" and not weights:
-                return f"{what} comes before the first linear layer"
-            elif call.kind == "relu" or call.probability > 0:
-                groups[-1].append(call)
-        if not weights:
+        activations = tap.activations
+        if activations.requires_grad:
+            steps = follow(tap.trace, logits)
+        elif tap.trace.memory is not None and not tap.trace.layer.grad_enabled:
+            steps = tap.trace.memory.steps(logits, tap.layer)
+        else:
+            steps = f"the output of '{tap.layer}' has no graph"
+        if isinstance(steps, str):
+            return steps
+        form = cls(activations.shape[0], activations.shape[1], activations.dtype)
+        maps = True  # [N,C,·,·] still, and nothing multiplied
+        group: list[Tensor] = []
+        for step in steps:
+            if step.kind == "pool" and not maps:
+                return f"{step.what} does not come straight after the layer"
+            if step.kind == "reshape":
+                maps = False
+            elif step.kind == "linear":
+                wrong = form._append(step, group)
+                if wrong is not None:
+                    return wrong
+                maps, group = False, []
+            elif step.kind == "relu" and not form.weights:
+                return f"{step.what} comes before the first linear layer"
+            elif step.kind in ("relu", "dropout"):
+                if not (mean_dropout and not form.weights):
+                    if step.factor is None:
+                        return f"what {step.what} kept can no longer be seen"
+                    group.append(step.factor)
+                maps, last = False, step
+        if not form.weights:
             return "there is no linear layer between the layer and the logits"
-        if groups[-1]:
-            return f"{describe(groups[-1][-1].name, groups[-1][-1].module)} changes the logits"
-        multipliers: list[Tensor | None] = []
-        for number, group in enumerate(groups[:-1]):
-            multiplier = None if mean_dropout and number == 0 else _multiplier(group)
-            if isinstance(multiplier, str):
-                return multiplier
-            multipliers.append(multiplier)
-        features = shape[1], shape[2] * shape[3]
-        return cls(batch, features, weights, outputs, multipliers[0], multipliers[1:])
+        if group:
+            return f"{last.what} changes the logits"
+        form.structure = tuple((step.kind, step.what) for step in steps)
+        return form
+
+    def _append(self, step: Step, group: list[Tensor]) -> str | None:
+        """Add a linear layer and what multiplies in front of it; why that cannot be."""
+        weight = step.weight
+        assert weight is not None
+        rows, inputs = self.batch, weight.shape[1]
+        if step.taken != (rows, inputs) or (not self.weights and inputs % self.channels):
+            return f"{step.what} does not act on the flattened features"
+        if self.weights and self.weights[0].dtype != weight.dtype:
+            return f"the weight of {step.what} is {weight.dtype}, and those before it are not"
+        flat = []
+        for factor in group:
+            if factor.dim() and factor.numel() != rows * inputs:
+                return f"what comes before {step.what} does not act on its input"
+            flat.append(factor.reshape(rows, inputs) if factor.dim() else factor)
+        self.weights.append(weight)
+        self.nodes.append(step.node)
+        self.multipliers.append(flat)
+        return None
 
     def gradients(
         self, targets: Targets, create_graph: bool, valid: Tensor | None = None
@@ -233,43 +228,64 @@ class ClosedForm:
             create_graph: keep D differentiable with respect to the weights.
             valid: bool [N,T] on the CPU; D of the other pairs is left at 0.
         """
-        channels, _ = self.features
+        channels = self.channels
         pairs = self.batch, targets.count
         weights = self.weights if create_graph else [weight.detach() for weight in self.weights]
         v = targets.rows(weights[-1])
-        between, first, chosen = self.between, self.first, None
-        by_pair = v.shape[0] > 1 or any(m is not None for m in between) or first is not None
+        chosen: tuple[Tensor, ...] | None = None
+        by_pair = v.shape[0] > 1 or any(self.multipliers)
         if by_pair and len(weights) > 1 and valid is not None and not bool(valid.all()):
             # Each valid pair becomes an image with one target.
             chosen = valid.nonzero(as_tuple=True)
             images, columns = chosen
             if v.shape[0] > 1 or v.shape[1] > 1:
                 v = v[images if v.shape[0] > 1 else 0, columns].unsqueeze(1)
-            between = [None if m is None else m[images] for m in between]
-            first = None if first is None else first[images]
         for layer in range(len(weights) - 2, -1, -1):
-            multiplier = between[layer]
-            if multiplier is not None:
-                v = v * multiplier.to(v.dtype).unsqueeze(1)
-            meeting = Meeting.of(weights[layer], self.outputs[layer]) if create_graph else None
+            for factor in reversed(self.multipliers[layer + 1]):
+                v = _through(v, factor if chosen is None else _of_images(factor, chosen[0]))
+            meeting = Meeting.of(weights[layer], self.nodes[layer]) if create_graph else None
             if layer > 0:
-                v = product(v, weights[layer], meeting, multiplier)
+                v = product(v, weights[layer], meeting)
                 continue
-            kept = first
-            if chosen is not None and kept is not None and targets.count > 1:
-                v, kept, chosen = _by_image(v, chosen, pairs), self.first, None
-                multiplier = self.between[0]
+            kept = _product_of(self.multipliers[0])
             if kept is not None:
-                kept = kept.to(v.dtype).flatten(1)
-            v = first_product(v, weights[0], self.features, kept, meeting, multiplier)
+                if chosen is not None and targets.count > 1:
+                    v, chosen = _by_image(v, chosen, pairs), None
+                elif chosen is not None:
+                    kept = _of_images(kept, chosen[0])
+                rows = pairs[0] if chosen is None else len(chosen[0])
+                v = v.expand(rows, -1, -1)
+                kept = kept.to(v.dtype).expand(rows, weights[0].shape[1])
+            features = channels, weights[0].shape[1] // channels
+            v = first_product(v, weights[0], features, kept, meeting)
         if len(weights) == 1:
-            if first is not None:
-                v = v * first.to(v.dtype).flatten(1).unsqueeze(1)
+            for factor in reversed(self.multipliers[0]):
+                v = _through(v, factor)
             if v.shape[-1] != channels:
-                v = v.unflatten(-1, self.features).sum(-1)
+                v = v.unflatten(-1, (channels, -1)).sum(-1)
         if chosen is not None:
             v = _by_image(v, chosen, pairs)
-        return v.expand(*pairs, channels)[..., None, None]
+        return v.to(self.dtype).expand(*pairs, channels)[..., None, None]
+
+
+def _through(v: Tensor, factor: Tensor) -> Tensor:
+    """v [1 or R,T,J] behind a dropout's factors [R,J] or scalar, or a ReLU's blocks (bool)."""
+    if factor.dim():
+        factor = factor.unsqueeze(1)
+    if factor.dtype == torch.bool:
+        return v.masked_fill(factor, 0)
+    return v * factor.to(v.dtype)
+
+
+def _of_images(factor: Tensor, images: Tensor) -> Tensor:
+    return factor[images] if factor.dim() else factor
+
+
+def _product_of(factors: list[Tensor]) -> Tensor | None:
+    result: Tensor | None = None
+    for factor in factors:
+        result = factor if result is None else result * factor
+    return result
 
 
 def _by_image(v: Tensor, chosen: tuple[Tensor, ...], pairs: tuple[int, int]) -> Tensor:
@@ -277,52 +293,6 @@ def _by_image(v: Tensor, chosen: tuple[Tensor, ...], pairs: tuple[int, int]) -> 
     images, columns = chosen
     rows = v.squeeze(1).expand(len(images), -1)
     return v.new_zeros(*pairs, v.shape[-1]).index_put((images, columns), rows)
-
-
-def _multiplier(group: list[Call]) -> Tensor | str | None:
-    """What the ReLUs and active dropouts of a group multiply by; why it is unknown; None for 1."""
-    if not group:
-        return None
-    last = group[-1]
-    if any(call.kind == "relu" for call in group) and last.untouched():
-        # What passed the ReLU and was kept is not zero at the end; only there can both have let a
-        # gradient through. A dropout of everything (p = 1) leaves zeros.
-        scale = 1.0
-        for call in group:
-            if 0 < call.probability < 1:
-                scale /= 1 - call.probability
-        passed = last.output.detach().ne(0)
-        dtype = last.output.dtype
-        return passed.to(dtype if scale == 1 else torch.promote_types(dtype, torch.float32)) * scale
-    product: Tensor | None = None
-    for call in group:
-        factor = _observed(call) if call.kind == "dropout" else None
-        if factor is None:
-            return f"what {describe(call.name, call.module)} kept can no longer be seen"
-        product = factor if product is None else product * factor
-    return product
-
-
-def _observed(dropout: Call) -> Tensor | None:
-    """A dropout's multipliers, where its input was zero too: what it makes of a gradient of 1."""
-    if dropout.source is None or dropout.target is None:
-        return None
-    (factor,) = torch.autograd.grad(
-        [dropout.target],
-        [dropout.source],
-        [torch.ones_like(dropout.output.detach(), memory_format=torch.contiguous_format)],
-        retain_graph=True,
-        allow_unused=True,
-    )
-    return factor
-
-
-def _where_it_ended(trace: Trace) -> str:
-    if trace.outside is not None:
-        return f"after '{trace.layer.name}' ran {trace.outside}"
-    last = trace.calls[-1] if trace.calls else None
-    after = describe(last.name, last.module) if last else f"'{trace.layer.name}'"
-    return f"code outside of modules changed what {after} returned before it became the logits"
 
 
 def class_activation_maps(
@@ -335,7 +305,11 @@ def class_activation_maps(
 ) -> Tensor:
     """Grad-CAM of any number of targets, for looking at (no graph is kept).
 
-    Where the head has a closed form the forward may run under ``torch.no_grad``.
+    Where the head has a closed form the forward may run under ``torch.no_grad``. Without a graph
+    the head is recognised by its modules: that each is torch's own layer, with torch's own forward,
+    and took what the one before it had returned, unchanged. Functions and hooks that change only
+    gradients (a gradient reversal, a ``detach``) cannot be seen there, and the map is that of the
+    values alone; run the forward with gradients where the head has any.
 
     Args:
         logits: [N,K].
@@ -358,6 +332,74 @@ def class_activation_maps(
     return functional.grad_cam(tensor.detach(), gradients.detach(), normalize)
 
 
+# Of each model: the heads that were compared with autograd, and whether they were the same.
+_compared: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], bool]] = WeakKeyDictionary()
+_TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-3}  # 0.05 of 16 bits; TF32 has 10 of 23
+_OTHERWISE = "its closed form differs from what autograd finds"
+
+
+def _differs(
+    tap: ActivationTap,
+    logits: Tensor,
+    form: ClosedForm,
+    targets: Targets,
+    gradients: Tensor,
+    head: str,
+    valid: Tensor | None,
+) -> str | None:
+    """Compare a head that is met for the first time with autograd; why it has no closed form.
+
+    The weighted sum over the targets is compared, which is one differentiation. The verdict is kept
+    with the model, once there was anything to compare: not of gradients that are all zero, or not
+    finite.
+    """
+    activations = tap.activations
+    if not activations.requires_grad:
+        return None  # nothing to compare with
+    key = (tap.layer, gradients.dtype, logits.device, *form.structure)
+    verdicts = _compared.setdefault(tap.model, {})
+    if key not in verdicts:
+        if logits.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            return "it was not met before a CUDA graph was captured, where nothing can be compared"
+        with torch.inference_mode(False), torch.no_grad():
+            if head == "mean_dropout":
+                exact = ClosedForm.of(tap, logits)
+                if isinstance(exact, str):
+                    return exact
+                form, gradients = exact, exact.gradients(targets, False, valid)
+            verdict = _compare(tap, logits, targets, gradients.detach(), valid)
+        if verdict is None:
+            return None
+        verdicts[key] = verdict
+    return None if verdicts[key] else _OTHERWISE
+
+
+def _compare(
+    tap: ActivationTap, logits: Tensor, targets: Targets, got: Tensor, valid: Tensor | None
+) -> bool | None:
+    """Whether Σ_t c_t D[t] agrees; None where there was nothing to compare."""
+    activations = tap.activations
+    if got.numel() == 0:
+        return None
+    shares = torch.linspace(1, 2, targets.count, dtype=logits.dtype, device=logits.device)
+    shares = shares.expand(len(logits), -1)
+    if valid is not None:
+        shares = shares * valid.to(shares.device)
+    hot = (targets.one_hot(logits) * shares.t().unsqueeze(-1)).sum(0)
+    with retained_grads(logits, activations, activations, tap):
+        (wanted,) = torch.autograd.grad(
+            logits, activations, hot, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+    accurate = torch.promote_types(got.dtype, torch.float32)
+    wanted = wanted.to(accurate)
+    sums = (got.flatten(2).to(accurate) * shares.to(accurate).unsqueeze(-1)).sum(1)
+    error = (sums - wanted.sum((2, 3))).abs().amax()
+    scale = wanted.abs().sum((2, 3)).amax()
+    if not bool(scale.isfinite() & (scale > 0)):
+        return None
+    return bool(error <= _TOLERANCE.get(got.dtype, 0.05) * scale)
+
+
 def _has_graph(tap: ActivationTap | None, tensor: Tensor) -> None:
     if tap is not None and not tap.trace.layer.grad_enabled:
         raise ValueError(
@@ -370,26 +412,3 @@ def _has_graph(tap: ActivationTap | None, tensor: Tensor) -> None:
             "activations: expected a tensor in the graph of the logits, got one that does not "
             "require grad"
         )
-
-
-def _no_way_around(tap: ActivationTap, logits: Tensor) -> None:
-    """With ``gradient_at``: do the logits depend on the activations other than through it?
-
-    Walks autograd's graph from the logits and stops at ``gradient_at``, so it sees the head's nodes
-    only, unless some path does lead around.
-    """
-    activations, point = tap.activations, tap.gradient_point
-    if point is activations:
-        return
-    wanted, wall = get_gradient_edge(activations).node, get_gradient_edge(point).node
-    seen, stack = {wall}, [logits.grad_fn]
-    while stack:
-        node = stack.pop()
-        if node is wanted:
-            raise ValueError(
-                f"gradient_at: the logits depend on '{tap.layer}' by a way around "
-                f"'{tap.gradient_at}' too; leave gradient_at out"
-            )
-        if node is not None and node not in seen:
-            seen.add(node)
-            stack.extend(parent for parent, _ in node.next_functions)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastcam import _checks as check
 from fastcam import functional
+from fastcam._autograd import transformed
 from fastcam._targets import resolve_with_regions
 from fastcam.heads import HEADS, check_logits, head_gradients
 from fastcam.tap import ActivationTap
@@ -75,7 +76,7 @@ def _valid(
     given = [t for t in (logits, regions, cell_weights, where) if isinstance(t, Tensor)]
     if any(tensor.device.type != "cpu" for tensor in given):
         return None
-    return functional.valid_targets(regions, cell_weights, where)
+    return functional._valid_targets(regions, cell_weights, where)
 
 
 class IoUCamLoss(nn.Module):
@@ -161,13 +162,15 @@ class IoUCamLoss(nn.Module):
             logits: [N,K], in the graph of the activations.
             activations: an entered :class:`fastcam.ActivationTap`, or the layer's output [N,C,H,W]
                 itself (the gradient is then taken by autograd).
-            regions: [N,H,W] or [N,T,H,W], the share of each cell that the region covers.
+            regions: [N,H,W] or [N,T,H,W], the share of each cell that the region covers, in [0, 1].
+                Values beyond are an error on the CPU; on a GPU the device asserts it, like torch's
+                own losses do of class indices, since an error would have to wait for it.
             targets: which scores: an int; [N] (one per image) with regions [N,H,W]; [T] (the same
                 for all images) with regions [N,T,H,W]; [N,T] with either (regions [N,H,W] then
                 serve all T of an image); None for all K with regions [N,K,H,W]. An int, a list or a
                 CPU tensor is checked to lie in [0, K-1]; indices on a GPU are not, as that would
                 wait for the device (torch's own assertion there stops one out of range).
-            cell_weights: [H,W] or [N or 1, T or 1, H, W], >= 0.
+            cell_weights: [H,W] or [N or 1, T or 1, H, W], finite and >= 0 (checked as regions are).
             where: bool [N] or [N,T]; False switches a pair off.
             signs: [N] or [N,T] of +1 and −1, floating; −1 takes the map of the negated score, that
                 is of what speaks against the target. None is +1 for all.
@@ -182,6 +185,12 @@ class IoUCamLoss(nn.Module):
                 activations, or when ``head`` asks for a closed form that there is not.
         """
         check.one_of("weight_grad", self.weight_grad, ("full", "detach"))
+        if transformed():
+            raise ValueError(
+                f"logits: {type(self).__name__} takes gradients with torch.autograd, which does "
+                "not work inside torch.func transforms and forward-mode differentiation; compute "
+                "the gradients with torch.func and call fastcam.functional.cam_iou_loss"
+            )
         check_logits(logits)
         chosen, regions = resolve_with_regions(targets, regions, logits)
         tensor, gradients = head_gradients(
@@ -206,6 +215,7 @@ class IoUCamLoss(nn.Module):
             binarize=self.binarize,
             reduction=self.reduction,
             max_pair_pull=self.max_pair_pull,
+            look_on_gpu=True,
         )
         self._stats = CamStats(status)
         return loss

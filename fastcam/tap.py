@@ -2,12 +2,14 @@
 
 The tap only watches: it changes no value, draws no random number, leaves the model's mode, its
 gradients and the user's own hooks alone, and takes its hooks away when it is left. Behind a frozen
-trunk the layer's output becomes an alias that requires grad: there would be no gradient to take.
+trunk, where there would be no gradient to take, the tapped output is made to require grad and the
+rest of the network gets a copy of it, which may be overwritten in place as without a tap.
 """
 
 from __future__ import annotations
 
 import difflib
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -16,7 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastcam._trace import Capture, Trace, describe, is_compiled, sums_survive
+from fastcam._autograd import transformed
+from fastcam._head_graph import only_pools
+from fastcam._layers import describe, is_compiled, sums_survive
+from fastcam._tap_hooks import forget_hooks, is_opaque, of_this_forward, register
+from fastcam._trace import Capture, Trace
 
 __all__ = ["ActivationTap"]
 
@@ -33,6 +39,8 @@ class ActivationTap:
 
     It can be entered again and again; within one entry the last forward wins. The references are
     dropped on exit (a loss computed before keeps its own graph, so ``backward`` may come after).
+    It sees forwards of the thread that entered it; other threads may run the same model, and tap
+    it, at the same time. Copies of the model, and what is saved of it, carry no hooks of the tap.
 
     Args:
         model: the network, as it is: torchvision's AlexNet, VGG and ResNet need no change. Of a
@@ -47,8 +55,8 @@ class ActivationTap:
 
     Raises:
         TypeError: model is no module, or a name no string.
-        ValueError: there is no such module, or it lies inside a ``torch.compile``'d module, which
-            hides what its submodules return.
+        ValueError: there is no such module, or it lies inside a ``torch.compile``'d or TorchScript
+            module, which hides what its submodules return.
 
     Source: Y §2; specification §2.1.
     """
@@ -61,14 +69,33 @@ class ActivationTap:
                 "model: DataParallel runs copies of the model that cannot be tapped; "
                 "use DistributedDataParallel"
             )
+        if isinstance(model, torch.jit.ScriptModule):
+            raise ValueError(
+                "model: the layers of a TorchScript module run where they cannot be seen; tap the "
+                "module that was scripted or traced, or one that has TorchScript parts"
+            )
         self.model = model
         self.layer = layer
         self.gradient_at = None if gradient_at == layer else gradient_at
         _resolve(model, "layer", layer)
         if self.gradient_at is not None:
             _resolve(model, "gradient_at", self.gradient_at)
+        self._clear()
+
+    def _clear(self) -> None:
         self._handles: list[Any] = []
         self._trace: Trace | None = None
+        self._thread = 0
+        self._unseen: str | None = None  # why a forward did not count
+        self._instead: str | None = None  # what could be tapped in place of what it overwrote
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy is not entered, and holds nothing of a forward."""
+        return {"model": self.model, "layer": self.layer, "gradient_at": self.gradient_at}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._clear()
 
     def __repr__(self) -> str:
         after = f", gradient_at={self.gradient_at!r}" if self.gradient_at else ""
@@ -78,6 +105,7 @@ class ActivationTap:
         if self._handles:
             raise RuntimeError(f"{self!r} is entered already")
         target = _resolve(self.model, "layer", self.layer)
+        self._thread, self._unseen = threading.get_ident(), None
         try:
             self._watch(self.model, before=_on_forward)
             for name, module in _leaves(self.model):
@@ -104,11 +132,11 @@ class ActivationTap:
         """The layer's output [N,C,H,W] in the last forward, in its graph.
 
         Raises:
-            ValueError: no forward reached the layer while the tap was entered, or a later module
+            ValueError: no forward reached the layer while the tap was entered, or what came later
                 overwrote the output in place.
             TypeError: the layer's output is no floating-point tensor.
         """
-        return _usable(self.trace.layer, "layer")
+        return _usable(self, self.trace.layer, "layer")
 
     @property
     def gradient_point(self) -> Tensor:
@@ -126,7 +154,7 @@ class ActivationTap:
                 f"gradient_at: '{self.gradient_at}' did not run after '{self.layer}' "
                 "in the last forward"
             )
-        point = _usable(trace.gradient, "gradient_at")
+        point = _usable(self, trace.gradient, "gradient_at")
         _only_pooling(trace, point)
         return point
 
@@ -141,8 +169,12 @@ class ActivationTap:
         if self._trace is None:
             raise ValueError(
                 f"activations: '{self.layer}' did not run in the last forward of the tapped model, "
-                "or ran where its output cannot be seen (inside a torch.compile'd region: compile "
-                "the part before the layer, and leave the rest eager)"
+                + (
+                    f"which ran {self._unseen}"
+                    if self._unseen
+                    else "or ran where its output cannot be seen (inside a torch.compile'd region: "
+                    "compile the part before the layer, and leave the rest eager)"
+                )
             )
         return self._trace
 
@@ -156,43 +188,51 @@ class ActivationTap:
         reference = weakref.ref(self)
         if before is not None:
             # The model's own pre-hook comes first; a leaf's comes last, to see the input as it is.
-            handle = module.register_forward_pre_hook(
-                _pre_hook(reference, module, before), prepend=module is self.model
-            )
-            self._handles.append(handle)
+            hook = _pre_hook(reference, module, before)
+            self._handles.append(register(module, hook, pre=True, first=module is self.model))
         if after is not None:  # first: a user's hook that changes the output then breaks the trace
             hook = _post_hook(reference, module, after)
-            self._handles.append(module.register_forward_hook(hook, prepend=True))
+            self._handles.append(register(module, hook, first=True))
         if captures is not None:
             hook = _post_hook(reference, module, captures)
-            self._handles.append(module.register_forward_hook(hook))
+            self._handles.append(register(module, hook))
+
+    def _counts(self, module: nn.Module, own: int) -> bool:
+        """Whether a call belongs to a forward that the tap is to see; where not, why."""
+        if threading.get_ident() != self._thread:
+            # Also a recomputation in a thread of autograd's, which is no forward.
+            if module is self.model:
+                self._unseen = "in another thread than the one that entered the tap"
+            return False
+        if not of_this_forward(module, own):
+            return False
+        if transformed():
+            self._trace = None
+            self._unseen = (
+                "inside a torch.func transform, which has no graph to take Grad-CAM from; give the "
+                "functions of fastcam.functional the activations and torch.func's gradients"
+            )
+            return False
+        return True
 
     def _release(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-        self._trace = None
+        forget_hooks(self._handles)
+        self._clear()
 
 
 _Action = Callable[[ActivationTap, nn.Module, Any], Any]
 
 
-def _counts(module: nn.Module, own: int) -> bool:
-    """Whether a call belongs to the forward: it is not the recomputation that activation
-    checkpointing runs in a backward, nor a call of a copied model that took the hooks along."""
-    return torch._C._current_graph_task_id() == -1 and id(module) == own
-
-
 def _pre_hook(
     reference: weakref.ref[ActivationTap], watched: nn.Module, action: _Action
-) -> Callable[[nn.Module, Any], None]:
+) -> Callable[..., Any]:
     own = id(watched)
 
     def hook(module: nn.Module, args: Any) -> None:
-        if torch.compiler.is_compiling() or not _counts(module, own):
+        if torch.compiler.is_compiling():
             return  # a compiled region shows no tensors; the tap treats its wrapper as one module
         tap = reference()
-        if tap is not None:
+        if tap is not None and tap._counts(module, own):
             action(tap, module, args)
 
     return hook
@@ -200,27 +240,28 @@ def _pre_hook(
 
 def _post_hook(
     reference: weakref.ref[ActivationTap], watched: nn.Module, action: _Action
-) -> Callable[[nn.Module, Any, Any], Any]:
+) -> Callable[..., Any]:
     own = id(watched)
 
     def hook(module: nn.Module, args: Any, output: Any) -> Any:
-        if torch.compiler.is_compiling() or not _counts(module, own):
+        if torch.compiler.is_compiling():
             return None
         tap = reference()
-        return None if tap is None else action(tap, module, output)
+        if tap is None or not tap._counts(module, own):
+            return None
+        return action(tap, module, output)
 
     return hook
 
 
 def _on_forward(tap: ActivationTap, module: nn.Module, args: Any) -> None:
-    tap._trace = None
+    tap._trace = tap._unseen = None
 
 
 def _on_call(name: str) -> _Action:
     def action(tap: ActivationTap, module: nn.Module, args: Any) -> None:
         trace = tap._trace
         if trace is not None:
-            _refuse_overwrite_of_leaf(trace, name, module, args)
             trace.before(name, module, args)
 
     return action
@@ -228,14 +269,19 @@ def _on_call(name: str) -> _Action:
 
 def _on_return(name: str) -> _Action:
     def action(tap: ActivationTap, module: nn.Module, output: Any) -> None:
-        if tap._trace is not None:
-            tap._trace.after(name, module, output)
+        trace = tap._trace
+        if trace is None:
+            return
+        blamed = trace.layer.culprit
+        trace.after(name, module, output)
+        if trace.layer.culprit is not blamed and isinstance(output, Tensor) and output.dim() == 4:
+            tap._instead = name
 
     return action
 
 
 def _on_layer(tap: ActivationTap, module: nn.Module, output: Any) -> Tensor | None:
-    rooted = None
+    handed_on = None
     if (
         isinstance(output, Tensor)
         and torch.is_grad_enabled()
@@ -245,38 +291,38 @@ def _on_layer(tap: ActivationTap, module: nn.Module, output: Any) -> Tensor | No
     ):
         # Nothing before the layer is trained, but the map depends on the head too, through D. An
         # alias carries the graph from here on, so that no tensor of the user's starts to need one.
-        output = rooted = output.detach().requires_grad_()
-    tap._trace = Trace(Capture.of(tap.layer, output))
-    return rooted
+        # The head gets a copy: what overwrites a leaf, or a view of one, in place is an error of
+        # autograd's in the forward, and without the tap there would be none.
+        output = output.detach().requires_grad_()
+        handed_on = output.clone()
+    tap._trace, tap._instead = Trace(Capture.of(tap.layer, output)), None
+    return handed_on
 
 
 def _on_gradient(tap: ActivationTap, module: nn.Module, output: Any) -> None:
     if tap._trace is not None:
         tap._trace.gradient = Capture.of(tap.gradient_at or "", output)
-        tap._trace.ran_before_gradient = len(tap._trace.ran)
+        tap._trace.ran_before_gradient = len(tap._trace.calls)
 
 
-def _refuse_overwrite_of_leaf(trace: Trace, name: str, module: nn.Module, args: Any) -> None:
-    """torch's own message for this (a leaf in an in-place operation) would not help anyone."""
-    layer = trace.layer.output
-    if (
-        getattr(module, "inplace", False)
-        and any(argument is layer for argument in args)
-        and layer.requires_grad
-        and layer.is_leaf
-    ):
-        raise _overwritten("layer", trace.layer.name, name, describe(name, module))
-
-
-def _overwritten(argument: str, name: str, culprit: str | None, words: str) -> ValueError:
-    instead = f"'{culprit}'" if culprit else "the module that holds both"
+def _overwritten(tap: ActivationTap, capture: Capture, argument: str) -> ValueError:
+    name, words = capture.culprit or (None, "code outside of modules")
+    if name is None:
+        advice = "write that operation so that it makes a new tensor: F.relu(x), x = x + y"
+    elif hasattr(tap.model.get_submodule(name), "inplace"):
+        advice = f"give '{name}' inplace=False"
+    else:
+        advice = f"let '{name}' make a new tensor"
+    if argument == "gradient_at":
+        advice = f"leave gradient_at out, or {advice}"
+    elif tap._instead is not None and tap._instead != tap.layer:
+        advice = f"tap '{tap._instead}' instead, or {advice}"
     return ValueError(
-        f"{argument}: the output of '{name}' was overwritten in place by {words}; "
-        f"tap {instead} instead"
+        f"{argument}: the output of '{capture.name}' was overwritten in place by {words}; {advice}"
     )
 
 
-def _usable(capture: Capture, argument: str) -> Tensor:
+def _usable(tap: ActivationTap, capture: Capture, argument: str) -> Tensor:
     output = capture.output
     if not isinstance(output, Tensor) or not output.is_floating_point():
         got = f"{output.dtype}" if isinstance(output, Tensor) else type(output).__name__
@@ -289,9 +335,7 @@ def _usable(capture: Capture, argument: str) -> Tensor:
             f"got shape {list(output.shape)}"
         )
     if capture.overwritten():
-        raise _overwritten(
-            argument, capture.name, *(capture.culprit or (None, "code outside of modules"))
-        )
+        raise _overwritten(tap, capture, argument)
     return output
 
 
@@ -299,12 +343,16 @@ def _only_pooling(trace: Trace, point: Tensor) -> None:
     """Check §2.1: nothing but pooling between the layer and gradient_at, and no way around it."""
     assert trace.gradient is not None
     layer, at = trace.layer.name, trace.gradient.name
-    call = next((c for c in trace.calls if c.output is point and c.untouched()), None)
-    ran = trace.ran[: trace.ran_before_gradient]
-    if call is not None:
-        ran = [(step.name, step.module) for step in call.path()]
-        if all(sums_survive(module) for _, module in ran):
+    ran = [(call.name, call.module) for call in trace.calls[: trace.ran_before_gradient]]
+    if trace.memory is None:
+        if only_pools(trace, point):
             return
+    else:
+        link = next((c for c in trace.memory.links if c.output is point and c.untouched()), None)
+        if link is not None:
+            ran = [(step.name, step.module) for step in link.path()]
+            if all(sums_survive(module) for _, module in ran):
+                return
     for name, module in ran:
         if not sums_survive(module):
             raise ValueError(
@@ -319,7 +367,7 @@ def _only_pooling(trace: Trace, point: Tensor) -> None:
 
 
 def _leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every module without children, once; a compiled module counts as one, with its first name."""
+    """Every module without children, once, with its first name; a compiled one counts as one."""
     seen: set[int] = set()
     stack = [("", model)]
     while stack:
@@ -328,7 +376,7 @@ def _leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             continue
         seen.add(id(module))
         children = [(key, child) for key, child in module._modules.items() if child is not None]
-        if not children or is_compiled(module):
+        if not children or is_compiled(module) or is_opaque(module):
             yield name, module
             continue
         prefix = f"{name}." if name else ""
@@ -341,11 +389,12 @@ def _resolve(model: nn.Module, argument: str, name: str) -> nn.Module:
     module = model
     so_far = ""
     for part in name.split("."):
-        if is_compiled(module):
-            inside = f"'{so_far}', which is compiled" if so_far else "a model compiled as a whole"
+        if is_compiled(module) or is_opaque(module):
+            what = "TorchScript" if is_opaque(module) else "compiled"
+            inside = f"'{so_far}', which is {what}" if so_far else "a model compiled as a whole"
             raise ValueError(
                 f"{argument}: '{name}' lies in {inside}: its output cannot be seen; tap the "
-                "compiled module itself, or compile the part of the model up to the layer only"
+                f"{what} module itself, or let it hold the part of the model up to the layer only"
             )
         child = module._modules.get(part)
         if child is None:

@@ -274,7 +274,7 @@ def cuda_plan(tmp_path):
 
 @pytest.mark.parametrize("name", ["_C", "_C_cuda", "_host"])
 def test_flags_that_must_and_must_not_be_there(name, cuda_plan):
-    flags = config.compile_flags(name, torch_info(), cuda_plan, {})
+    flags = config.compile_flags(name, torch_info(), cuda_plan, {"FASTCAM_WERROR": "1"})
     for language, options in flags.items():
         text = " ".join(options)
         assert "-march=native" not in text and "fast-math" not in text
@@ -283,10 +283,11 @@ def test_flags_that_must_and_must_not_be_there(name, cuda_plan):
         assert ("-DUSE_CUDA" in options) == (name == "_C_cuda")
 
 
-def test_warnings_may_be_let_through(cuda_plan):
+def test_warnings_are_errors_in_the_makefiles_builds_only(cuda_plan):
     for name in config.SOURCES:
-        flags = config.compile_flags(name, torch_info(), cuda_plan, {"FASTCAM_WERROR": "0"})
+        flags = config.compile_flags(name, torch_info(), cuda_plan, {})
         assert not any("-Werror" in options for options in flags.values())
+    assert "\nexport FASTCAM_WERROR ?= 1\n" in (config.ROOT / "Makefile").read_text()
 
 
 def test_only_the_cuda_library_links_cuda(cuda_plan):
@@ -405,7 +406,7 @@ def test_warning_is_an_error_and_says_how_to_go_on(small_project):
     (small_project / "csrc" / "host" / "answer.h").write_text(
         "inline int answer() { int unused; return 42; }"
     )
-    done = run_setup(small_project, "--inplace", FASTCAM_CPU_ONLY="1")
+    done = run_setup(small_project, "--inplace", FASTCAM_CPU_ONLY="1", FASTCAM_WERROR="1")
     assert done.returncode != 0
     assert "FASTCAM_WERROR=0" in done.stderr and "unused-variable" in done.stdout
 

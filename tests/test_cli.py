@@ -154,6 +154,18 @@ def test_version_info_and_overview(capsys: pytest.CaptureFixture[str]) -> None:
         (["synth", "OUT", "--cooccurrence", "A=B"], "--cooccurrence: expected A:B=p, got 'A=B'"),
         (["synth", "OUT", "-n", "0"], "num_images"),
         (["landmarks", "DATA/nowhere"], "nowhere is not a folder"),
+        (["landmarks", "MODEL"], "model.pt is a file; expected the folder of a data set"),
+        (["train", "MODEL"], "model.pt is a file; expected the folder of a data set"),
+        (["evaluate", "DATA", "MODEL", "-a", "Lips"], "the data folder comes last, after the"),
+        (["evaluate", "DATA", "DATA", "-a", "Lips"], "is a folder; name a file such as"),
+        (["finetune", "DATA", "MODEL", "-a", "Lips", "-r", "mouth"], "model.pt is a file; expec"),
+        (["explain", "DATA/img_align_celeba/000001.jpg", "MODEL", "-a", "Lips"], "a JPEG picture"),
+        (["explain", "DATA/landmarks68.npz", "DATA/x.jpg", "-a", "Lips"], "zip archive of someth"),
+        (["synth", "MODEL"], "expected a folder, got the file"),
+        (["synth", "MODEL/faces"], "model.pt is a file"),
+        (["evaluate", "MODEL", "DATA", "-a", "Lips", "-o", "MODEL/e"], "model.pt is a file"),
+        (["attention", "curves", "-o", "MODEL/e"], "model.pt is a file"),
+        (["explain", "MODEL", "DATA/x.jpg", "-a", "Lips", "-o", "MODEL"], "ending in .png, .jpg"),
     ],
 )
 def test_bad_input_gets_one_line(
@@ -177,6 +189,23 @@ def test_bad_input_gets_one_line(
     assert captured.err.count("\n") == 1
     assert message in captured.err
     assert "Traceback" not in captured.err
+
+
+def test_a_folder_for_a_run_that_is_a_file(
+    data: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for out in (model, model / "run"):
+        assert _run("train", data, "-o", out, "--model", MODEL, *FAST) == 2
+        said = capsys.readouterr().err
+        assert f"{model} is a file" in said and said.count("\n") == 1
+
+
+def test_control_characters_of_names_are_not_printed(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run("explain", tmp_path / "a\033[31m\nb.pt", "x.jpg", "-a", "Lips") == 2
+    said = capsys.readouterr().err
+    assert "\033" not in said and said.count("\n") == 1 and r"\x1b[31m b.pt" in said
 
 
 def _first(argument: str, places: dict[str, str]) -> tuple[str, str]:

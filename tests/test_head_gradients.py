@@ -11,21 +11,11 @@ from networks import grids, small_cnn
 from torch import Tensor, nn
 
 from fastcam import _head_products as products
-from fastcam import _masked
 from fastcam.losses import IoUCamLoss
 from fastcam.tap import ActivationTap
 
 X = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 WHERE = torch.tensor([[True, False], [True, True], [False, False], [False, True]])
-
-
-@pytest.fixture(autouse=True, params=["dense", "masked"])
-def _products(request, monkeypatch):
-    """The dense products of a small head, and the masked ones of a large one."""
-    if request.param == "masked":
-        monkeypatch.setattr(_masked, "FEWEST_ROWS", 0)
-        monkeypatch.setattr(_masked, "FEWEST_WEIGHTS", 0)
-        monkeypatch.setattr(_masked, "MOST", 1.0)
 
 
 def forward(net: nn.Module, head: str = "auto", targets=(1, 3), **options) -> tuple[Tensor, Tensor]:

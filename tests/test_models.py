@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import math
+import pickle
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -127,8 +131,8 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     path = save_checkpoint(tmp_path / "model.pt", _checkpoint())
     before = path.read_bytes()
 
-    def half(payload: object, file: Path) -> None:
-        file.write_bytes(b"half")
+    def half(payload: object, file: BinaryIO) -> None:
+        file.write(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(torch, "save", half)
@@ -155,6 +159,93 @@ def test_wrong_files_are_told_apart(tmp_path: Path) -> None:
     torch.save({**payload, "attributes": ["A", "B", "C"]}, tmp_path / "misfit.pt")
     with pytest.raises(ValueError, match="does not fit its model"):
         load_checkpoint(tmp_path / "misfit.pt")
+
+
+def _script(path: Path) -> None:
+    torch.jit.script(nn.Linear(1, 1)).save(str(path))
+
+
+def _zip(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.txt", "a")
+
+
+WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
+    "empty": (lambda p: p.write_bytes(b""), "it is empty"),
+    "text": (lambda p: p.write_text("junk\n"), "it is a text file"),
+    "umlaut": (lambda p: p.write_text("ä" * 400, "utf-8"), "it is a text file"),
+    "bytes": (lambda p: p.write_bytes(bytes(range(256))), "it is no file of PyTorch"),
+    "jpeg": (lambda p: p.write_bytes(b"\xff\xd8\xff\xe0abc"), "it is a JPEG picture"),
+    "gzip": (lambda p: p.write_bytes(gzip.compress(b"a")), "packed with gzip (unpack it first)"),
+    "safetensors": (lambda p: p.write_bytes(b"\x02" + bytes(7) + b"{}"), "a safetensors file"),
+    "pickle": (lambda p: p.write_bytes(pickle.dumps({"a": 1}, 4)), "no readable checkpoint"),
+    "zip": (_zip, "it is a zip archive of something else"),
+    "script": (_script, "it is a TorchScript program"),
+    "whole": (lambda p: torch.save(nn.Linear(1, 1), p), "it holds Python objects, such as a whole"),
+    "weights": (lambda p: torch.save(nn.Linear(1, 1).state_dict(), p), "of another program's net"),
+    "other": (lambda p: torch.save({"state_dict": {}}, p), "is a checkpoint of another program"),
+    "tensor": (lambda p: torch.save(torch.zeros(1), p), "it holds a single tensor"),
+    "list": (lambda p: torch.save([1], p), "it holds a list"),
+    "lightning": (
+        lambda p: torch.save({"pytorch-lightning_version": "2", "state_dict": {}}, p),
+        "a checkpoint of PyTorch Lightning",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_file_of_another_kind_is_called_by_its_name(kind: str, tmp_path: Path) -> None:
+    make, message = WRONG[kind]
+    path = tmp_path / "wrong.pt"
+    make(path)
+    with pytest.raises(ValueError) as error:
+        load_checkpoint(path)
+    said = str(error.value)
+    assert message in said and said.startswith(str(path)) and "RUN/model.pt" in said
+    for foreign in ("weights_only", "\n", "\033", "pickle", "BytesIO"):
+        assert foreign not in said.replace(str(path), "")
+
+
+@pytest.mark.parametrize("kept", [0.01, 0.5, 0.99])
+def test_a_cut_checkpoint_is_damaged(kept: float, tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path / "model.pt", _checkpoint())
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(kept * len(whole))])
+    with pytest.raises(ValueError, match=r"model\.pt is no readable checkpoint: it is cut off or"):
+        load_checkpoint(path)
+    path.write_bytes(whole[:300] + bytes(200) + whole[500:])
+    with pytest.raises(ValueError, match=r"model\.pt is no readable checkpoint: it is damaged"):
+        load_checkpoint(path)
+
+
+def test_a_folder_and_an_unfinished_run_say_what_to_give_instead(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is a folder; name a file such as RUN/model.pt"):
+        load_checkpoint(tmp_path)
+    path = save_checkpoint(tmp_path / "model.pt", _checkpoint())
+    with pytest.raises(ValueError, match=r"is a folder; did you mean .*/model\.pt\?"):
+        load_checkpoint(tmp_path)
+    torch.save({"pytorch-lightning_version": "2", "state_dict": {}}, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match="the state of an unfinished run.* again to finish it"):
+        load_checkpoint(tmp_path / "last.ckpt")
+    payload = torch.load(path, weights_only=True)
+    for change in (
+        {"preprocessing": {"size": 1}}, {"preprocessing": None}, {"attributes": 3},
+        {"model_name": "other"}, {"state_dict": [1]}, {"state_dict": {}}, {"model_name": ["a"]},
+        {"model_options": {"x": 1}},
+    ):  # fmt: skip
+        torch.save({**payload, **change}, path)
+        with pytest.raises(ValueError, match=r"model\.pt"):
+            load_checkpoint(path)
+    torch.save({**payload, "version": 3, "versions": {"fastcam": "9.9"}}, path)
+    with pytest.raises(ValueError, match=r"version 3 \(written by fastcam 9\.9\).*update fastcam"):
+        load_checkpoint(path)
+
+
+def test_a_file_of_others_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "model.pt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"model\.pt was not written by fastcam"):
+        save_checkpoint(tmp_path / "model.pt", _checkpoint())
+    assert (tmp_path / "model.pt").read_text() == "mine"
 
 
 def test_normalisation() -> None:

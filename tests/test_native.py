@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from samples import make
 
 import fastcam
+from fastcam._ops import raw
 
 PROBE = """
 import json, torch
@@ -106,3 +108,60 @@ def test_a_missing_extra_says_how_to_get_it():
     with pytest.raises(ImportError, match=r"'no_such_package'.*pip install 'fastcam\[train\]'"):
         require("no_such_package.sub", extra="train")
     assert require("json", extra="train") is json
+
+
+def test_a_backward_without_targets_writes_zeros():
+    activations = torch.rand(2, 3, 4, 4)
+    alpha, unit = torch.rand(2, 0, 3), torch.rand(2, 0, 4, 4)
+    for need_a, need_d in ((True, True), (True, False), (False, True)):
+        grad_a, grad_d = raw._cam_backward(activations, alpha, unit, None, None, need_a, need_d)
+        assert torch.equal(grad_a, torch.zeros_like(activations) if need_a else torch.empty(0))
+        assert grad_d.shape == ((2, 0, 3) if need_d else (0,))
+
+
+def test_raw_ops_refuse_maps_without_cells():
+    nothing = torch.empty(2, 3, 0, 4)
+    with pytest.raises(RuntimeError, match="no cells"):
+        raw._cam_backward(
+            nothing, torch.empty(2, 1, 3), torch.empty(2, 1, 0, 4), None, None, True, True
+        )
+    for a, d in ((nothing, torch.rand(2, 1, 3, 2, 2)), (torch.rand(2, 3, 4, 4), nothing[:, None])):
+        with pytest.raises(RuntimeError, match="no cells"):
+            raw._cam_forward(a, d, True)
+
+
+def odd_bytes(mask: torch.Tensor) -> torch.Tensor:
+    """The same bools, True as any byte but 0: what a view of other memory may hold."""
+    bytes_ = torch.randint(1, 256, mask.shape, generator=torch.Generator().manual_seed(0))
+    return torch.where(mask, bytes_, 0).to(torch.uint8).view(torch.bool)
+
+
+def test_any_byte_but_zero_is_true():
+    rng = torch.Generator().manual_seed(1)
+    passed = torch.rand(300, 130, generator=rng) < 0.4
+    passed[0], passed[-1], passed[:, 7] = True, False, True
+    v = torch.rand(300, 130, generator=rng)
+    weight = torch.rand(130, 96, generator=rng)
+    grad = torch.rand(300, 96, generator=rng)
+    for odd in (
+        odd_bytes(passed),
+        torch.full_like(passed, 255, dtype=torch.uint8).view(torch.bool),
+    ):
+        plain = odd.view(torch.uint8) != 0
+        assert odd.view(torch.uint8).max() > 1
+        kept = v * plain
+        torch.testing.assert_close(raw._masked_product(v, odd, weight), kept @ weight)
+        torch.testing.assert_close(raw._masked_dots(grad, odd, weight), grad @ weight.t() * plain)
+        out = torch.empty(130, 96)
+        raw._masked_outer(v, odd, grad, out, False)
+        torch.testing.assert_close(out, kept.t() @ grad)
+
+    sample = make((40, 3, 4, (3, 3), (3, 3)))
+    on = torch.rand(40, 3, generator=rng) < 0.5
+    losses = [
+        fastcam.functional.cam_iou_loss(
+            sample.activations, sample.gradients, sample.regions, where=where, reduction="none"
+        )
+        for where in (on, odd_bytes(on))
+    ]
+    assert torch.equal(*losses) and torch.equal(losses[0] != 0, on)

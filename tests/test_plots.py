@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import html.parser
 import io
+import os
 import re
 import sys
 from pathlib import Path
@@ -29,8 +30,9 @@ from fastcam.plots import (
     faces_figure,
     html_page,
     png_bytes,
-    save_png,
+    save_figure,
 )
+from fastcam.plots.explain import explain_image
 from fastcam.plots.faces import outline
 from fastcam.plots.figure import ATTENDED, REGION
 from fastcam.regions import Region
@@ -96,7 +98,7 @@ def test_a_figure_of_faces() -> None:
 def test_figures_are_reproducible_and_written_whole(tmp_path: Path) -> None:
     first = png_bytes(faces_figure([_face()]))
     assert first == png_bytes(faces_figure([_face()]))
-    save_png(faces_figure([_face()]), tmp_path / "new" / "faces.png")
+    save_figure(faces_figure([_face()]), tmp_path / "new" / "faces.png")
     assert (tmp_path / "new" / "faces.png").read_bytes() == first
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["faces.png"]
 
@@ -144,6 +146,34 @@ def test_explaining_files(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="different sizes or fits .*32 px, face"):
         explain_files([*paths, close], images, "Lips", tmp_path / "f.png")
     assert not (tmp_path / "f.png").exists()
+
+
+def test_explaining_photos_as_they_come(data: Path, tmp_path: Path) -> None:
+    """Turned, deep, transparent, or under a name that is not UTF-8."""
+    models = {"first": _checkpoint(0)}
+    upright = data / "img_align_celeba" / "000002.jpg"
+    expected = explain_image(models, upright, "Lips").image.astype(int)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = tmp_path / os.fsdecode(b"lat\xefn.png")
+    with Image.open(upright) as image:
+        image.transpose(Image.Transpose.ROTATE_90).save(turned, exif=exif)
+        alpha = image.copy()
+    explained = explain_image(models, turned, "Lips")
+    np.testing.assert_array_equal(explained.image, expected)
+    assert explained.caption == "lat\N{REPLACEMENT CHARACTER}n.png"
+    alpha.putalpha(0)
+    alpha.save(tmp_path / "clear.png")
+    assert (explain_image(models, tmp_path / "clear.png", "Lips").image == 255).all()
+    grey = np.full((48, 40), 128 * 257, np.uint16)
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    assert (explain_image(models, tmp_path / "deep.png", "Lips").image == 128).all()
+    checkpoint = save_checkpoint(tmp_path / "model.pt", models["first"])
+    assert explain_files([checkpoint], [turned], "Lips", tmp_path / "e.png").is_file()
+    turned.write_bytes(b"")
+    with pytest.raises(ValueError, match="cannot decode .*n.png: the file is empty") as caught:
+        explain_files([checkpoint], [turned], "Lips", tmp_path / "e.png")
+    str(caught.value).encode()
 
 
 def test_curves() -> None:

@@ -326,7 +326,7 @@ def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
     kept = {p.name: p.stat().st_mtime_ns for p in folder.iterdir()}
     assert 0 < len(kept) < 24 and not (root / "list_attr_celeba.txt").exists()
     # what a kill in the middle of a write leaves, and a file that something else cut off
-    (folder / ".000024.jpg.123.partial").write_bytes(b"half")
+    (folder / ".fastcam-99999999-0.tmp").write_bytes(b"half")
     victim = folder / image_name(2)
     victim.write_bytes(victim.read_bytes()[:500])
     synthetic.generate(root, 24, seed=2, size=SMALL, workers=1)

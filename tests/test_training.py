@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
-import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tiny_faces import ATTRIBUTES, MODEL, write_faces
+from tiny_runs import run_config, same_weights, weights_of
 from torch import Tensor
 
 from fastcam.evaluation import evaluate
@@ -33,27 +30,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_faces(tmp_path_factory.mktemp("faces"), 96)
 
 
-def _config(data: Path, **changes: Any) -> TrainConfig:
-    base = TrainConfig(
-        str(data), model=MODEL, size=32, epochs=3, patience=0, batch_size=10, lr=0.05,
-        clip=0.0, device="cpu", workers=1,
-    )  # fmt: skip
-    return dataclasses.replace(base, **changes)
-
-
 @pytest.fixture(scope="module")
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("trained")
-    return train(_config(data, epochs=25), out).checkpoint
-
-
-def _weights(path: Path) -> dict[str, Tensor]:
-    return load_checkpoint(path).model.state_dict()
-
-
-def _same(first: Path, second: Path) -> bool:
-    one, two = _weights(first), _weights(second)
-    return all(torch.equal(one[k], two[k]) for k in one)
+    return train(run_config(data, epochs=25), out).checkpoint
 
 
 def test_training_learns_and_leaves_a_checkpoint(data: Path, trained: Path) -> None:
@@ -84,21 +64,21 @@ def test_bfloat16_trains_and_guides_in_autocast(
         return loss
 
     monkeypatch.setattr(AttributeTask, "training_step", watched)
-    config = _config(
+    config = run_config(
         data, start=str(trained), epochs=1, guidance=GUIDANCE, lr=0.01, precision="bfloat16"
     )
     low = train(config, tmp_path / "low").checkpoint
     assert set(seen) == {(torch.bfloat16, torch.float32)}
-    assert {w.dtype for w in _weights(low).values()} == {torch.float32}
+    assert {w.dtype for w in weights_of(low).values()} == {torch.float32}
     seen.clear()
     full = train(dataclasses.replace(config, precision="float32"), tmp_path / "full").checkpoint
     assert set(seen) == {(torch.float32, torch.float32)}
-    before, one, two = _weights(trained), _weights(low), _weights(full)
+    before, one, two = weights_of(trained), weights_of(low), weights_of(full)
     moved = sum(float((two[k] - before[k]).square().sum()) for k in two) ** 0.5
     apart = sum(float((two[k] - one[k]).square().sum()) for k in two) ** 0.5
     assert 0 < apart < 0.5 * moved
     with pytest.raises(ValueError, match="precision must be one of .* got 'float8'"):
-        _config(data, precision="float8")
+        run_config(data, precision="float8")
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")
@@ -127,190 +107,32 @@ def test_freed_memory_is_kept() -> None:
 
 def test_the_seed_decides_everything(data: Path, tmp_path: Path) -> None:
     runs = [
-        train(_config(data, seed=seed, augment="full"), tmp_path / name).checkpoint
+        train(run_config(data, seed=seed, augment="full"), tmp_path / name).checkpoint
         for name, seed in (("a", 3), ("b", 3), ("c", 4))
     ]
-    assert _same(runs[0], runs[1])
-    assert not _same(runs[0], runs[2])
-
-
-class _Killed(Exception):
-    pass
-
-
-@pytest.mark.parametrize(
-    "step", [3, 5, 7, 10], ids=["in 1st", "end of 1st", "in 2nd", "end of 2nd"]
-)
-def test_a_killed_run_ends_as_if_it_had_not_been(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
-) -> None:
-    config = _config(data, guidance=GUIDANCE, clip=5.0, patience=2, schedule="cosine")
-    whole = train(config, tmp_path / "whole")
-    kept = AttributeTask.training_step
-
-    def dies(self: AttributeTask, batch: Any, batch_idx: int) -> Tensor:
-        if self.trainer.global_step == step:
-            raise _Killed
-        return kept(self, batch, batch_idx)
-
-    broken = dataclasses.replace(config, save_minutes=0.0)
-    monkeypatch.setattr(AttributeTask, "training_step", dies)
-    with pytest.raises(_Killed):
-        train(broken, tmp_path / "broken")
-    assert (tmp_path / "broken" / "last.ckpt").is_file()
-    assert not (tmp_path / "broken" / "model.pt").exists()
-    steps: list[int] = []
-
-    def counts(self: AttributeTask, batch: Any, batch_idx: int) -> Tensor:
-        steps.append(self.trainer.global_step)
-        return kept(self, batch, batch_idx)
-
-    monkeypatch.setattr(AttributeTask, "training_step", counts)
-    resumed = train(broken, tmp_path / "broken")
-    assert steps == list(range(step, 15))
-    assert _same(whole.checkpoint, resumed.checkpoint)
-    assert read_history(whole.history) == read_history(resumed.history)
-    assert resumed.epochs == whole.epochs == 3
-
-
-def test_a_process_killed_for_good_resumes(data: Path, tmp_path: Path) -> None:
-    script = (
-        "import sys, dataclasses, time\n"
-        "import tiny_faces\n"
-        "from fastcam.training import TrainConfig, train\n"
-        "from fastcam.training.task import AttributeTask\n"
-        "step = AttributeTask.training_step\n"
-        "def slow(self, *a):\n"
-        "    time.sleep(0.2)\n"
-        "    return step(self, *a)\n"
-        "AttributeTask.training_step = slow\n"
-        f"train(TrainConfig({str(data)!r}, model='tiny', size=32, epochs=3, patience=0,"
-        " batch_size=10, lr=0.05, device='cpu', workers=1, save_minutes=0.0), sys.argv[1])\n"
-    )
-    paths = [str(Path(__file__).parent), *sys.path]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p)}
-    out = tmp_path / "run"
-    process = subprocess.Popen([sys.executable, "-c", script, str(out)], env=environment)
-    deadline = time.monotonic() + 120
-    while not (out / "last.ckpt").exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert not (out / "model.pt").exists()
-    resumed = train(_config(data), out)
-    assert _same(resumed.checkpoint, train(_config(data), tmp_path / "whole").checkpoint)
-
-
-def test_a_finished_run_is_kept_and_another_is_refused(data: Path, tmp_path: Path) -> None:
-    first = train(_config(data, epochs=1), tmp_path)
-    stamp = first.checkpoint.stat().st_mtime_ns
-    again = train(_config(data, epochs=1, workers=2), tmp_path)  # workers decide no result
-    assert again == dataclasses.replace(first, kept=True) and not first.kept
-    assert again.checkpoint.stat().st_mtime_ns == stamp
-    with pytest.raises(ValueError, match=r"holds a run with other settings \(epochs, lr\)"):
-        train(_config(data, epochs=2, lr=0.01), tmp_path)
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"data": "nowhere"}, {"start": "nowhere.pt"}, {"attributes": ("Lipz",)}], ids=str
-)
-def test_a_run_that_never_began_holds_no_folder(
-    data: Path, tmp_path: Path, wrong: dict[str, Any]
-) -> None:
-    with pytest.raises((ValueError, FileNotFoundError)):
-        train(dataclasses.replace(_config(data, epochs=1), **wrong), tmp_path)
-    assert train(_config(data, epochs=1), tmp_path).epochs == 1
-
-
-def test_another_start_or_other_labels_of_the_same_name_are_another_run(tmp_path: Path) -> None:
-    data = write_faces(tmp_path / "faces", 48)
-    first = _config(data, epochs=1)
-    base = train(first, tmp_path / "base").checkpoint
-    start = tmp_path / "start.pt"
-    shutil.copy(base, start)
-    tune = dataclasses.replace(first, start=str(start), seed=1)
-    train(tune, tmp_path / "tuned")
-    shutil.copy(train(dataclasses.replace(first, seed=2), tmp_path / "other").checkpoint, start)
-    with pytest.raises(ValueError, match=r"other settings \(start_sha256\)"):
-        train(tune, tmp_path / "tuned")
-    start.unlink()  # not needed any more
-    assert train(tune, tmp_path / "tuned").kept
-    table = data / "list_attr_celeba.txt"
-    table.write_text(table.read_text().replace("-1", " 1", 1))
-    with pytest.raises(ValueError, match=r"other settings \(labels_sha256\)"):
-        train(first, tmp_path / "base")
-
-
-def test_a_run_killed_after_its_last_epoch_is_over(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Early stopping ended it; resumed, it trains no epoch more."""
-    config = _config(data, epochs=40, patience=2, lr=0.3)
-    whole = train(config, tmp_path / "whole")
-
-    def killed(*_: Any) -> None:
-        raise _Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr("fastcam.training.run.save_checkpoint", killed)
-        with pytest.raises(_Killed):
-            train(config, tmp_path / "killed")
-    resumed = train(config, tmp_path / "killed")
-    assert resumed.epochs == whole.epochs < 40
-    assert _same(resumed.checkpoint, whole.checkpoint)
-
-
-def test_an_interrupted_run_says_so_and_goes_on(data: Path, tmp_path: Path) -> None:
-    """Ctrl-C on the command line."""
-    out = tmp_path / "run"
-    script = (
-        "import sys, time, tiny_faces\n"
-        "from fastcam.training.task import AttributeTask\n"
-        "step = AttributeTask.training_step\n"
-        "def slow(*a):\n    time.sleep(0.2)\n    return step(*a)\n"
-        "AttributeTask.training_step = slow\n"
-        "from fastcam.cli import main\n"
-        f"sys.exit(main(['train', {str(data)!r}, '-o', {str(out)!r}, '--model', {MODEL!r}, "
-        "'--size', '32', '--epochs', '3', '--batch-size', '10', '--device', 'cpu']))"
-    )
-    paths = [str(Path(__file__).parent), *sys.path]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p)}
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], env=environment, stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 120
-    while not (out / "last.ckpt").exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "fastcam: interrupted" in said and "Traceback" not in said
-    assert not (out / "model.pt").exists()
+    assert same_weights(runs[0], runs[1])
+    assert not same_weights(runs[0], runs[2])
 
 
 def test_early_stopping_keeps_the_best_epoch(data: Path, tmp_path: Path) -> None:
-    result = train(_config(data, epochs=40, patience=2, lr=0.3), tmp_path)
+    result = train(run_config(data, epochs=40, patience=2, lr=0.3), tmp_path)
     losses = [r["valid/loss"] for r in read_history(result.history) if "valid/loss" in r]
     best = losses.index(min(losses))
     assert result.epochs == len(losses) == best + 3 < 40
-    shorter = train(_config(data, epochs=best + 1, lr=0.3), tmp_path / "shorter")
-    assert _same(result.checkpoint, shorter.checkpoint)
+    shorter = train(run_config(data, epochs=best + 1, lr=0.3), tmp_path / "shorter")
+    assert same_weights(result.checkpoint, shorter.checkpoint)
 
 
 def test_a_control_is_the_same_run_without_guidance(
     data: Path, trained: Path, tmp_path: Path
 ) -> None:
-    tune = _config(data, start=str(trained), epochs=1, seed=5)
+    tune = run_config(data, start=str(trained), epochs=1, seed=5)
     off = dataclasses.replace(GUIDANCE, pull=0.0)
     plain = train(tune, tmp_path / "plain")
     control = train(dataclasses.replace(tune, guidance=off), tmp_path / "control")
     guided = train(dataclasses.replace(tune, guidance=GUIDANCE, clip=5.0), tmp_path / "guided")
-    assert _same(plain.checkpoint, control.checkpoint)
-    assert not _same(control.checkpoint, guided.checkpoint)
+    assert same_weights(plain.checkpoint, control.checkpoint)
+    assert not same_weights(control.checkpoint, guided.checkpoint)
     names = set().union(*read_history(control.history))
     assert {"valid/energy", "valid/iou", "valid/dead", "valid/accuracy_target"} <= names
     assert "train/loss_g" not in names
@@ -328,7 +150,7 @@ def test_a_control_is_the_same_run_without_guidance(
 
 
 def test_guidance_moves_the_attention(data: Path, trained: Path, tmp_path: Path) -> None:
-    tune = _config(data, start=str(trained), epochs=8, clip=5.0, augment="none")
+    tune = run_config(data, start=str(trained), epochs=8, clip=5.0, augment="none")
     energy = {}
     for name, pull in (("control", 0.0), ("guided", 2.0)):
         guidance = dataclasses.replace(GUIDANCE, targets=(("Lips", "left_eye"),), pull=pull)
@@ -339,11 +161,11 @@ def test_guidance_moves_the_attention(data: Path, trained: Path, tmp_path: Path)
 
 
 def test_the_learning_rate_falls_as_a_cosine(data: Path, tmp_path: Path) -> None:
-    run = train(_config(data, schedule="cosine"), tmp_path / "cosine")
+    run = train(run_config(data, schedule="cosine"), tmp_path / "cosine")
     rates = [r["train/lr"] for r in read_history(run.history) if "train/lr" in r]
     expected = [0.05 * (1 + math.cos(math.pi * step / 15)) / 2 for step in range(15)]
     assert rates == pytest.approx(expected, rel=1e-5)
-    steady = train(_config(data), tmp_path / "steady")
+    steady = train(run_config(data), tmp_path / "steady")
     rates = [r["train/lr"] for r in read_history(steady.history) if "train/lr" in r]
     assert rates == pytest.approx([0.05] * 15)
 
@@ -352,7 +174,7 @@ def test_two_targets_and_all_images(data: Path, trained: Path, tmp_path: Path) -
     guidance = dataclasses.replace(
         GUIDANCE, targets=(("Lips", "mouth"), ("Eyes", "left_eye,right_eye")), guide="all"
     )
-    tune = _config(data, start=str(trained), epochs=1, clip=5.0, guidance=guidance)
+    tune = run_config(data, start=str(trained), epochs=1, clip=5.0, guidance=guidance)
     result = train(tune, tmp_path)
     assert result.landmark_sources == {"ground_truth": 48}
     few = train(dataclasses.replace(tune, limit_train=10), tmp_path / "few")
@@ -364,17 +186,17 @@ def test_two_targets_and_all_images(data: Path, trained: Path, tmp_path: Path) -
 
 
 def test_training_on_chosen_attributes(data: Path, tmp_path: Path) -> None:
-    first = train(_config(data, attributes=("Eyes", "Lips"), epochs=1), tmp_path / "first")
+    first = train(run_config(data, attributes=("Eyes", "Lips"), epochs=1), tmp_path / "first")
     assert load_checkpoint(first.checkpoint).attributes == ["Eyes", "Lips"]
-    tune = _config(data, start=str(first.checkpoint), epochs=1, guidance=GUIDANCE, clip=5.0)
+    tune = run_config(data, start=str(first.checkpoint), epochs=1, guidance=GUIDANCE, clip=5.0)
     tuned = load_checkpoint(train(tune, tmp_path / "tuned").checkpoint)
     assert tuned.attributes == ["Eyes", "Lips"]
     found = evaluate(tuned, data, attribute="Lips", other="Eyes", region="mouth", split="all")
     assert found["all"].images == 96
     with pytest.raises(ValueError, match="unknown attribute 'Nose'"):
-        train(_config(data, attributes=("Nose",)), tmp_path / "wrong")
+        train(run_config(data, attributes=("Nose",)), tmp_path / "wrong")
     with pytest.raises(ValueError, match="attributes must name at least one"):
-        _config(data, attributes=())
+        run_config(data, attributes=())
 
 
 def test_pieces_of_guidance() -> None:
@@ -388,34 +210,34 @@ def test_pieces_of_guidance() -> None:
 
 def test_a_diverging_run_says_so(data: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingDiverged, match=r"diverged: the .* became .* in step \d+ of 40;"):
-        train(_config(data, lr=1e6, epochs=8, clip=0.0), tmp_path)
+        train(run_config(data, lr=1e6, epochs=8, clip=0.0), tmp_path)
     assert not (tmp_path / "model.pt").exists()
 
 
 def test_settings_that_do_not_fit(data: Path, trained: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown model"):
-        train(_config(data, model="nonet"), tmp_path / "a")
+        train(run_config(data, model="nonet"), tmp_path / "a")
     wrong = dataclasses.replace(GUIDANCE, targets=(("Nose", "mouth"),))
     with pytest.raises(ValueError, match="unknown attribute 'Nose'"):
-        train(_config(data, start=str(trained), guidance=wrong), tmp_path / "b")
+        train(run_config(data, start=str(trained), guidance=wrong), tmp_path / "b")
     with pytest.raises(FileNotFoundError, match=r"nowhere does not exist"):
-        train(_config(tmp_path / "nowhere"), tmp_path / "c")
+        train(run_config(tmp_path / "nowhere"), tmp_path / "c")
     other = write_faces(tmp_path / "other", 16)
     table = other / "list_attr_celeba.txt"
     table.write_text(table.read_text().replace("Dark", "Bright"))
     with pytest.raises(ValueError, match="trained on other attributes"):
-        train(_config(other, start=str(trained)), tmp_path / "d")
+        train(run_config(other, start=str(trained)), tmp_path / "d")
 
 
 def test_chosen_attributes_are_learned_and_kept_in_fine_tuning(data: Path, tmp_path: Path) -> None:
     names = (ATTRIBUTES[1], ATTRIBUTES[0])
-    first = train(_config(data, attributes=names, epochs=1), tmp_path / "first")
+    first = train(run_config(data, attributes=names, epochs=1), tmp_path / "first")
     assert load_checkpoint(first.checkpoint).attributes == list(names)
-    train(_config(data, attributes=names, epochs=1), tmp_path / "first")  # the same run: kept
-    second = train(_config(data, start=str(first.checkpoint), epochs=1), tmp_path / "second")
+    train(run_config(data, attributes=names, epochs=1), tmp_path / "first")  # the same run: kept
+    second = train(run_config(data, start=str(first.checkpoint), epochs=1), tmp_path / "second")
     assert load_checkpoint(second.checkpoint).attributes == list(names)
     with pytest.raises(ValueError, match="unknown attribute 'Nose'"):
-        train(_config(data, attributes=("Nose",)), tmp_path / "third")
+        train(run_config(data, attributes=("Nose",)), tmp_path / "third")
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,9 @@ FASTCAM_INLINE Peak<Acc> rectify(Acc* map, int64_t cells) {
   Peak<Acc> peak{map[0] = relu(map[0]), 0};
   for (int64_t p = 1; p < cells; ++p) {
     map[p] = relu(map[p]);
-    if (map[p] > peak.value || (is_nan(map[p]) && !is_nan(peak.value))) peak = {map[p], p};
+    if (map[p] > peak.value || (is_nan(map[p]) && !is_nan(peak.value))) {
+      peak = {map[p], typename Peak<Acc>::Cell(p)};
+    }
   }
   return peak;
 }
@@ -329,7 +331,7 @@ void cam_loss_forward(const CamLossForward& op, const Loss& loss, int64_t begin,
     };
     for (int64_t t = 0; t < in.targets; ++t) {
       const int64_t pair = n * in.targets + t;
-      const bool off = op.where && !op.where[n * op.where_stride_n + t * op.where_stride_t];
+      const bool off = op.where && op.where[n * op.where_stride_n + t * op.where_stride_t] == 0;
       if (off || region_is_empty(region(n, t), weight(n, t), P)) {
         op.status[pair] = 0;
         losses[pair] = 0;

@@ -5,7 +5,6 @@
 
 #include "attend_kernels.h"
 #include "cam_kernels.h"
-#include "masked_kernels.h"
 
 namespace fastcam {
 
@@ -41,7 +40,6 @@ const Table& choose(const Table& plain, const Table& with_avx2, const Table& wit
 
 const CamKernels& cam_kernels() { return FASTCAM_CHOOSE(kCamKernels); }
 const AttendKernels& attend_kernels() { return FASTCAM_CHOOSE(kAttendKernels); }
-const MaskedKernels& masked_kernels() { return FASTCAM_CHOOSE(kMaskedKernels); }
 
 // Sized for the widest vectors and the widest arithmetic type.
 static int64_t padded_row_bytes(int64_t cells) { return (cells + 15) / 16 * 16 * 8; }

@@ -31,7 +31,7 @@ struct FinishScratch {
 // ReLU in place, and the peak. The calling thread's cells are thread, thread + threads, ...
 template <class Acc>
 FASTCAM_DEVICE Peak<Acc> rectify(Acc* map, int cells) {
-  Peak<Acc> best{Acc(-1), INT64_MAX};
+  Peak<Acc> best{Acc(-1), INT32_MAX};
 #pragma unroll 1
   for (int p = int(threadIdx.x); p < cells; p += int(blockDim.x)) {
     const Acc r = relu(peek(map + p));
@@ -187,7 +187,8 @@ struct LossFinish {
   using Params = CamLossForward;
 
   FASTCAM_DEVICE static bool on(const Params& op, int64_t n, int t) {
-    return op.where == nullptr || load(op.where + n * op.where_stride_n + t * op.where_stride_t);
+    return op.where == nullptr ||
+           load(op.where + n * op.where_stride_n + t * op.where_stride_t) != 0;
   }
   FASTCAM_DEVICE static Acc* map_of(const Params& op, int64_t pair) {
     return static_cast<Acc*>(op.unit) + pair * op.in.cells;

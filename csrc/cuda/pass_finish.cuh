@@ -22,7 +22,7 @@ FASTCAM_DEVICE PairLoss<Acc> finish_in_warp(const Loss& loss, const Acc* map, co
   constexpr int kCells = kPassCellsPerLane;
   const int lane = int(threadIdx.x) % kWarp;
   struct First {
-    Peak<Acc, int> peak;
+    Peak<Acc> peak;
     Acc area;
   };
   const auto cell_at = [&](int q, Acc x) {
@@ -37,7 +37,7 @@ FASTCAM_DEVICE PairLoss<Acc> finish_in_warp(const Loss& loss, const Acc* map, co
     r[k] = Acc(0);
     if (q < cells) {
       r[k] = relu(map[q]);
-      first.peak = higher_peak(first.peak, Peak<Acc, int>{r[k], q});
+      first.peak = higher_peak(first.peak, Peak<Acc>{r[k], q});
       first.area += weight == nullptr ? region[q] : weight[q] * region[q];
     }
   }

@@ -161,7 +161,8 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossPass& pass, const PassWork& work)
   Acc* scratch = reinterpret_cast<Acc*>(shared + at.scratch);
 
   const auto wanted = [&](int t) {
-    return op.where == nullptr || load(op.where + n * op.where_stride_n + t * op.where_stride_t);
+    return op.where == nullptr ||
+           load(op.where + n * op.where_stride_n + t * op.where_stride_t) != 0;
   };
   bool any = op.where == nullptr;
 #pragma unroll 1

@@ -143,6 +143,9 @@ inline CamPlan plan_forward(const PlanShape& s, int scratch_values(int threads))
 // block has.
 inline CamPlan plan_backward(const PlanShape& s, bool need_activations, bool need_gradients,
                              int scratch_values(int threads)) {
+  if (s.targets < 1 || !(need_activations || need_gradients)) {
+    throw std::runtime_error("fastcam: a backward without targets or without gradients");
+  }
   CamPlan plan{};
   plan.target_blocks = need_gradients ? int(ceil_div(s.targets, s.per_block)) : 0;
   const int64_t roles = plan.target_blocks + (need_activations ? 1 : 0);

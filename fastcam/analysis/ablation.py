@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from fastcam import __version__
-from fastcam._files import write_json
+from fastcam._files import json_with, read_json, remove_ours, write_json
 from fastcam._progress import Report
 from fastcam.analysis import paper
 from fastcam.analysis.attributes import attributes
@@ -24,6 +24,7 @@ from fastcam.data import PreparedFaces
 from fastcam.evaluation import Table, pick_device
 from fastcam.plots.figure import COLORS, new_figure
 from fastcam.training import TrainConfig, train
+from fastcam.training.run import remove_run
 
 #: The options of the network by variant.
 VARIANTS: Mapping[str, dict[str, bool]] = MappingProxyType(
@@ -40,6 +41,9 @@ _NAMES = {
     "no_multilabel": "without multi-label classifier",
     "neither": "without either",
 }
+JUDGED = "evaluation.json"  # in the folder of each run
+_JUDGEMENT = ("settings", "images", "means")
+_is_judgement = json_with(*_JUDGEMENT)
 MEASURES = ("accuracy", "balanced", "precision")
 
 
@@ -149,9 +153,9 @@ def ablation(
         run = train(
             dataclasses.replace(config, seed=seed, model_options=options), folder, progress=report
         )
-        judged = folder / "evaluation.json"
+        judged = folder / JUDGED
         what = {"data": config.data, "split": split, "limit": limit, "version": __version__}
-        stored = json.loads(judged.read_text(encoding="utf-8")) if judged.is_file() else {}
+        stored = read_json(judged, "evaluation", _JUDGEMENT) if judged.is_file() else {}
         if stored.get("settings") != what:
             checkpoint = load_attention(run.checkpoint)
             if faces is None:
@@ -160,7 +164,7 @@ def ablation(
                 )
             found = attributes(checkpoint, faces, device=pick_device(config.device))
             stored = {"settings": what, "images": found.images, "means": found.means()}
-            write_json(judged, stored)
+            write_json(judged, stored, ours=_is_judgement)
         for measure in MEASURES:
             scores[name][measure].append(stored["means"][measure])
     if progress is not None:
@@ -168,6 +172,16 @@ def ablation(
     count = "all" if config.limit_train is None else f"the first {config.limit_train}"
     trained = f"trained on {count} training images for at most {config.epochs} epoch(s)"
     return Ablation(list(seeds), scores, stored["means"]["majority"], stored["images"], trained)
+
+
+def remove_ablation(out: str | Path) -> None:
+    """Remove the runs of :func:`ablation` from their folder, and it if nothing else is in it."""
+    for name in VARIANTS:
+        for folder in Path(out).glob(f"{name}-*"):
+            remove_ours(folder, {JUDGED: _is_judgement})
+            remove_run(folder)
+    with contextlib.suppress(OSError):  # not there, or not empty
+        Path(out).rmdir()
 
 
 def _within(progress: Report | None, position: int, runs: int, run: str) -> Report | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -11,9 +10,20 @@ from typing import Any, Protocol
 
 from matplotlib.figure import Figure
 
-from fastcam._files import write_json, write_text
+from fastcam._files import (
+    check_target,
+    commented,
+    json_with,
+    marked,
+    read_json,
+    remove_ours,
+    write_json,
+    write_marked,
+)
 from fastcam.evaluation import Table
-from fastcam.plots import save_png
+from fastcam.plots import save_figure
+
+_OURS = {".png": marked, ".md": commented, ".json": json_with("settings", "tables", "values")}
 
 
 class Analysis(Protocol):
@@ -43,6 +53,16 @@ class Saved:
     values: dict[str, Any]
 
 
+def check_prefix(prefix: str | Path) -> None:
+    """Refuse, before the work, to write where files lie that fastcam did not write.
+
+    Raises:
+        FileExistsError: as :func:`save` would.
+    """
+    for suffix, ours in _OURS.items():
+        check_target(f"{prefix}{suffix}", ours)
+
+
 def save(
     analysis: Analysis, prefix: str | Path, settings: Mapping[str, Any] | None = None
 ) -> Saved:
@@ -52,17 +72,28 @@ def save(
         analysis: the result.
         prefix: path without suffix.
         settings: JSON values that decided the result; they are kept in the JSON file.
+
+    Raises:
+        FileExistsError: one of the files is there and not fastcam's.
+        OSError: a file cannot be written; what was there before is kept.
     """
+    check_prefix(prefix)
     tables = analysis.tables()
-    figure = save_png(analysis.figure(), f"{prefix}.png")
-    write_text(f"{prefix}.md", "\n".join(t.to_markdown() for t in tables))
+    figure = save_figure(analysis.figure(), f"{prefix}.png")
+    write_marked(f"{prefix}.md", "\n".join(t.to_markdown() for t in tables))
     content = {
         "settings": dict(settings or {}),
         "tables": [asdict(t) for t in tables],
         "values": _finite(analysis.to_json()),
     }
-    write_json(f"{prefix}.json", content)
+    write_json(f"{prefix}.json", content, ours=_OURS[".json"])
     return Saved(figure, tables, content["settings"], content["values"])
+
+
+def remove_analysis(prefix: str | Path) -> None:
+    """Remove what :func:`save` wrote, and nothing else of that name."""
+    path = Path(prefix)
+    remove_ours(path.parent, {f"{path.name}{suffix}": ours for suffix, ours in _OURS.items()})
 
 
 def load(prefix: str | Path) -> Saved | None:
@@ -70,7 +101,7 @@ def load(prefix: str | Path) -> Saved | None:
     files = [Path(f"{prefix}.{suffix}") for suffix in ("png", "md", "json")]
     if not all(f.is_file() for f in files):
         return None
-    stored = json.loads(files[2].read_text(encoding="utf-8"))
+    stored = read_json(files[2], "analysis", ("settings", "tables", "values"))
     tables = [Table(**t) for t in stored["tables"]]
     return Saved(files[0], tables, stored["settings"], stored["values"])
 

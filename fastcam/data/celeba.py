@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -14,7 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fastcam._extras import require
-from fastcam.data.landmarks import LANDMARK_TABLE, resolve_landmarks
+from fastcam.data.landmarks import resolve_landmarks
+from fastcam.data.names import absent_images
 from fastcam.data.source import ImageSource
 from fastcam.data.tables import (
     ATTRIBUTE_TABLE,
@@ -26,8 +26,9 @@ from fastcam.data.tables import (
 
 for _module in ("torchvision", "PIL.Image"):
     require(_module, extra="train")
-from PIL import Image  # noqa: E402
 from torchvision import tv_tensors  # noqa: E402
+
+from fastcam.data.decoding import decode_pixels  # noqa: E402
 
 
 class Sample(TypedDict):
@@ -54,17 +55,15 @@ class Subsets(NamedTuple):
 
 
 def decode(data: bytes, name: str = "image") -> tv_tensors.Image:
-    """Decode a JPEG or PNG file to uint8 [3, H, W].
+    """Decode an image file to uint8 [3, H, W], RGB.
+
+    It comes out as :func:`~fastcam.data.decoding.decode_pixels` says.
 
     Raises:
         ValueError: the bytes are no image; the message holds ``name``.
     """
-    try:
-        with Image.open(io.BytesIO(data)) as opened:
-            pixels = np.array(opened.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot decode {name}: {error}") from None
-    return tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
+    pixels = torch.from_numpy(decode_pixels(data, name))
+    return tv_tensors.Image(pixels.permute(2, 0, 1).contiguous())
 
 
 def attribute_index(attributes: list[str] | tuple[str, ...], name: str) -> int:
@@ -129,31 +128,23 @@ class CelebA(Dataset[Sample]):
             partition = read_partition(self.root / PARTITION_TABLE)
             lost = [n for n in table.names if n not in partition]
             if lost:
-                raise ValueError(
-                    f"{self.root / PARTITION_TABLE} misses {len(lost)} images of {ATTRIBUTE_TABLE},"
-                    f" for example {lost[0]}"
-                )
+                place = str(self.root / PARTITION_TABLE)
+                raise ValueError(absent_images(place, lost, ATTRIBUTE_TABLE, partition))
             wanted = SPLITS.index(split)
             rows = np.array([i for i, n in enumerate(table.names) if partition[n] == wanted], int)
         self.attributes = table.columns if attributes is None else list(attributes)
         columns = [attribute_index(table.columns, name) for name in self.attributes]
         self.names = [table.names[i] for i in rows]
-        absent = [n for n in self.names if n not in self.source]
-        if absent:
-            raise ValueError(
-                f"{self.source.path} misses {len(absent)} images of {ATTRIBUTE_TABLE},"
-                f" for example {absent[0]}"
-            )
+        self.source.require(self.names, ATTRIBUTE_TABLE)
         self.labels = torch.from_numpy(table.values[rows][:, columns].astype(np.float32))
         first = decode(self.source.read(self.names[0]), self.names[0]) if self.names else None
         self.image_size = (218, 178) if first is None else (first.shape[-2], first.shape[-1])
-        points, self._landmark_source = resolve_landmarks(
+        self._landmarks = resolve_landmarks(
             self.root, self.names, table=landmarks, image_size=self.image_size
         )
-        self._landmarks = torch.from_numpy(points)
-        # A table's landmarks are in each image's own pixels; the fallbacks assume the first image's
-        # size.
-        self._own_landmarks = landmarks is not None or (self.root / LANDMARK_TABLE).is_file()
+        if self.names:
+            height, width = self.image_size
+            self._landmarks.check(0, self.names[0], width, height)
 
     @property
     def landmark_sources(self) -> dict[str, int]:
@@ -162,7 +153,7 @@ class CelebA(Dataset[Sample]):
 
     def landmark_sources_of(self, indices: Iterable[int]) -> dict[str, int]:
         """How many of some images got landmarks from which source."""
-        return dict(Counter(self._landmark_source[i] for i in indices))
+        return dict(Counter(self._landmarks.sources[i] for i in indices))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -171,12 +162,9 @@ class CelebA(Dataset[Sample]):
         index = range(len(self))[index]
         image: Tensor = decode(self.source.read(self.names[index]), self.names[index])
         size = (image.shape[-2], image.shape[-1])
-        if size != self.image_size and not self._own_landmarks:
-            raise ValueError(
-                f"{self.names[index]} measures {size} (height, width), {self.names[0]}"
-                f" {self.image_size}: images of different sizes need a landmark table"
-            )
-        landmarks: Tensor = tv_tensors.KeyPoints(self._landmarks[index].clone(), canvas_size=size)
+        self._landmarks.check(index, self.names[index], width=size[1], height=size[0])
+        points = torch.tensor(self._landmarks.points[index])
+        landmarks: Tensor = tv_tensors.KeyPoints(points, canvas_size=size)
         if self.transform is not None:
             image, landmarks = self.transform(image, landmarks)
         return {

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
-from fastcam._files import write_json, write_text
+from fastcam._files import check_target, commented, json_with, write_json, write_marked
 from fastcam._progress import Report, labelled
 from fastcam.evaluation.attention import ScoresNotFinite
 from fastcam.evaluation.evaluate import evaluate
+from fastcam.evaluation.result import KEYS
 from fastcam.evaluation.tables import Table, comparison
 from fastcam.models import load_checkpoint
 
@@ -47,7 +48,12 @@ def compare(
         device: see :func:`pick_device`.
         progress: called with (what, done, total).
         options: of :func:`fastcam.evaluation.evaluate`.
+
+    Raises:
+        FileExistsError: ``out.json`` or ``out.md`` is there and not fastcam's.
     """
+    if out is not None:
+        check_prefix(out)
     named = dict(checkpoints) if isinstance(checkpoints, Mapping) else name_checkpoints(checkpoints)
     where = pick_device(device)
     results = {}
@@ -61,9 +67,19 @@ def compare(
     table = comparison(results)
     if out is not None:
         base = str(out)
-        write_json(f"{base}.json", {name: result.to_json() for name, result in results.items()})
-        write_text(f"{base}.md", table.to_markdown())
+        values = {name: result.to_json() for name, result in results.items()}
+        write_json(f"{base}.json", values, ours=_OURS[".json"])
+        write_marked(f"{base}.md", table.to_markdown())
     return table
+
+
+_OURS = {".json": json_with(*KEYS, each=True), ".md": commented}
+
+
+def check_prefix(out: str | Path) -> None:
+    """Refuse, before the work, to write where files lie that fastcam did not write."""
+    for suffix, ours in _OURS.items():
+        check_target(f"{out}{suffix}", ours)
 
 
 def name_checkpoints(paths: Sequence[str | Path]) -> dict[str, str | Path]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastcam._files import write_json
+from fastcam._files import json_with, read_json, write_json
+
+KEYS = ("attribute", "split", "subsets")  # by which an evaluation is known
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Evaluation:
 
     def save(self, path: str | Path) -> Path:
         """Write a JSON file atomically."""
-        return write_json(path, self.to_json())
+        return write_json(path, self.to_json(), ours=json_with(*KEYS))
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Evaluation:
@@ -87,7 +88,8 @@ class Evaluation:
             FileNotFoundError: there is no such file.
             ValueError: the file holds something else.
         """
+        values = read_json(path, "evaluation", KEYS)
         try:
-            return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (json.JSONDecodeError, TypeError, KeyError) as error:
+            return cls.from_json(values)
+        except (TypeError, KeyError) as error:
             raise ValueError(f"{path} is no evaluation: {error}") from None

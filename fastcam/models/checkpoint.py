@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from fastcam._files import write_atomic
+from fastcam._torch_files import NotATorchFile, read_torch_file
 from fastcam.models.registry import ModelSpec, build, model_spec
 
 FORMAT = "fastcam-checkpoint"
 VERSION = 2  # 2 added model_options
-_KEYS = ("version", "model_name", "attributes", "preprocessing", "history", "state_dict")
+_KEYS = ("model_name", "attributes", "preprocessing", "history", "state_dict")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -42,7 +44,8 @@ class Preprocessing:
         shift = images.new_tensor(
             [-m / s for m, s in zip(self.mean, self.std, strict=True)], dtype=torch.float32
         )
-        return images.float().mul_(scale.view(shape)).add_(shift.view(shape))
+        floats = images.to(torch.float32, copy=True)  # never the caller's own tensor
+        return floats.mul_(scale.view(shape)).add_(shift.view(shape))
 
 
 @dataclass
@@ -72,10 +75,29 @@ class Checkpoint:
         return model_spec(self.model_name)
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file is a checkpoint of fastcam, by its format's name; nothing is loaded."""
+    return pickle_says(path, FORMAT)
+
+
+def pickle_says(path: Path, word: str) -> bool:
+    """Whether the values in a file of torch.save hold this word; nothing is loaded."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = next(n for n in archive.namelist() if n.endswith("/data.pkl"))
+            return word.encode() in archive.read(name)
+    except (zipfile.BadZipFile, StopIteration, ValueError, EOFError):
+        return False
+
+
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> Path:
     """Write a checkpoint atomically.
 
     Only tensors and plain values are stored, so ``torch.load(path, weights_only=True)`` reads it.
+
+    Raises:
+        FileExistsError: a file lies there that is no checkpoint of fastcam.
+        OSError: it cannot be written; what was there before is kept.
     """
     from fastcam import __version__
 
@@ -96,7 +118,7 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> Path:
         "versions": {"fastcam": __version__, "torch": str(torch.__version__)},
         "state_dict": checkpoint.model.state_dict(),
     }
-    return write_atomic(path, lambda p: torch.save(payload, p))
+    return write_atomic(path, lambda file: torch.save(payload, file), ours=is_checkpoint)
 
 
 def _why_missing(path: Path) -> str:
@@ -114,34 +136,56 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is no fastcam checkpoint, is damaged, or was written by a newer
-            version.
+            version; the message says what it is, as far as that can be told.
     """
     path = Path(path)
-    if not path.is_file():
+    if path.is_dir():
+        inside = path / "model.pt"
+        hint = f"did you mean {inside}?" if inside.is_file() else "name a file such as RUN/model.pt"
+        raise ValueError(f"checkpoint {path} is a folder; {hint}")
+    if not path.exists():
         raise FileNotFoundError(f"checkpoint {path} does not exist{_why_missing(path)}")
+    expected = "expected a checkpoint as `fastcam train` writes it (RUN/model.pt)"
     try:
-        payload = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} is no readable checkpoint: {reason}") from None
+        payload = read_torch_file(path)
+    except NotATorchFile as error:
+        raise ValueError(f"{path} is no readable checkpoint: it {error}; {expected}") from None
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
-        raise ValueError(f"{path} is no fastcam checkpoint (as `fastcam train` writes it)")
+        raise ValueError(
+            f"{path} is no fastcam checkpoint: it {_foreign(payload, path)}; {expected}"
+        )
+    version = payload.get("version")
+    if isinstance(version, int) and version > VERSION:
+        written = (payload.get("versions") or {}).get("fastcam", "a newer version")
+        raise ValueError(
+            f"{path} has format version {version} (written by fastcam {written}), this fastcam"
+            f" reads up to {VERSION}: update fastcam"
+        )
     lost = [name for name in _KEYS if name not in payload]
     if lost:
         raise ValueError(f"{path} is a damaged checkpoint: it lacks {', '.join(lost)}")
-    if payload["version"] > VERSION:
-        raise ValueError(
-            f"{path} has format version {payload['version']}, this fastcam reads up to {VERSION}"
-        )
+    try:
+        return _restored(payload)
+    except _Misfit as error:
+        raise ValueError(f"{path} {error}") from None
+    except ValueError as error:  # an unknown network or option
+        raise ValueError(f"{path}: {error}") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is a damaged checkpoint: {error}") from None
+
+
+class _Misfit(Exception):
+    """The weights are not those of the network that the checkpoint names."""
+
+
+def _restored(payload: dict[str, Any]) -> Checkpoint:
     stored = payload["preprocessing"]
     options = payload.get("model_options", {})
     model = build(payload["model_name"], len(payload["attributes"]), options)
-    try:
-        model.load_state_dict(payload["state_dict"])
-    except RuntimeError as error:
-        raise ValueError(
-            f"{path} does not fit its model: {str(error).splitlines()[-1].strip()}"
-        ) from None
+    misfit = state_misfit(model, payload["state_dict"])
+    if misfit is not None:
+        raise _Misfit(f"does not fit its model {payload['model_name']!r}: {misfit}")
+    model.load_state_dict(payload["state_dict"])
     return Checkpoint(
         model=model.eval(),
         model_name=payload["model_name"],
@@ -152,3 +196,44 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         history=payload["history"],
         model_options=options,
     )
+
+
+def state_misfit(module: nn.Module, state: Any) -> str | None:
+    """In a few words why a state dict is not one of this module, or None where it fits."""
+    if not isinstance(state, dict):
+        return f"expected a state dict, got {type(state).__name__}"
+    own = module.state_dict()
+    for name, value in own.items():
+        if name not in state:
+            return f"{name} is missing"
+        found = state[name]
+        if not isinstance(value, Tensor):  # a module's extra state, which it checks itself
+            continue
+        if not isinstance(found, Tensor):
+            return f"{name} is no tensor"
+        if found.shape != value.shape:
+            return f"{name} has shape {tuple(found.shape)}, expected {tuple(value.shape)}"
+    extra = [name for name in state if name not in own]
+    return f"{extra[0]} is unknown" if extra else None
+
+
+def _foreign(payload: Any, path: Path) -> str:
+    """What a file of torch.save holds that is no checkpoint of ours, after its name."""
+    if isinstance(payload, dict) and "pytorch-lightning_version" in payload:
+        if path.name in ("last.ckpt", "best.ckpt"):
+            return (
+                "is the state of an unfinished run, not its model: give the run's command again to"
+                " finish it"
+            )
+        return "is a checkpoint of PyTorch Lightning"
+    if (
+        isinstance(payload, dict)
+        and payload
+        and all(isinstance(v, Tensor) for v in payload.values())
+    ):
+        return "holds the weights of another program's network"
+    if isinstance(payload, dict) and "state_dict" in payload:
+        return "is a checkpoint of another program"
+    if isinstance(payload, Tensor):
+        return "holds a single tensor"
+    return f"holds a {type(payload).__name__}"

@@ -10,12 +10,13 @@ for _module in ("matplotlib", "torchvision"):
 from fastcam.plots.curves import curves_figure  # noqa: E402
 from fastcam.plots.explain import explain_dataset, explain_files, explain_image  # noqa: E402
 from fastcam.plots.faces import ExplainedFace, faces_figure  # noqa: E402
-from fastcam.plots.figure import png_bytes, save_png  # noqa: E402
+from fastcam.plots.figure import check_figure_path, png_bytes, save_figure  # noqa: E402
 from fastcam.plots.page import Section, html_page  # noqa: E402
 
 __all__ = [
     "ExplainedFace",
     "Section",
+    "check_figure_path",
     "curves_figure",
     "explain_dataset",
     "explain_files",
@@ -23,5 +24,5 @@ __all__ = [
     "faces_figure",
     "html_page",
     "png_bytes",
-    "save_png",
+    "save_figure",
 ]

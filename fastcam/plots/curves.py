@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fastcam.plots.figure import COLORS, new_figure
+from fastcam.plots.figure import COLORS, literal, new_figure
 
 Record = Mapping[str, float]
 
@@ -61,7 +61,7 @@ def curves_figure(histories: Mapping[str, Sequence[Record]], title: str = "") ->
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
     if title:
-        figure.suptitle(title, fontsize=12)
+        figure.suptitle(literal(title), fontsize=12)
     return figure
 
 
@@ -78,6 +78,6 @@ def _line(
     if not points:
         return
     x, y = zip(*points, strict=True)
-    label = f"{run}, {_NAMES[metric]}" if several else run
+    label = literal(f"{run}, {_NAMES[metric]}" if several else run)
     sparse = "o-" if len(points) < 8 and style == "-" else style
     axis.plot(x, y, sparse, color=color, lw=1.2, ms=3.5, label=label)

@@ -13,11 +13,12 @@ from torchvision import tv_tensors
 
 from fastcam.data import FitSquare, PreparedFaces
 from fastcam.data.celeba import attribute_index, decode
+from fastcam.data.names import printable
 from fastcam.evaluation.attention import ScoresNotFinite, attention_maps, check_scores
 from fastcam.evaluation.compare import name_checkpoints
 from fastcam.models import Checkpoint, load_checkpoint
 from fastcam.plots.faces import ExplainedFace, faces_figure
-from fastcam.plots.figure import save_png
+from fastcam.plots.figure import check_figure_path, save_figure
 from fastcam.regions import Region, template_landmarks
 from fastcam.regions.detect import FaceDetector
 
@@ -75,7 +76,7 @@ def explain_dataset(
         sample = faces[index]
         points = sample["landmarks"].as_subclass(Tensor)[None].numpy()
         boxes = None if chosen is None else chosen.rectangles(points)[0]
-        caption = captions[position] if captions else faces.names[index]
+        caption = captions[position] if captions else printable(faces.names[index])
         result.append(explain(checkpoints, sample["image"], attribute, boxes, caption))
     return result
 
@@ -92,7 +93,7 @@ def explain_image(
 
     Args:
         checkpoints: by name; all of the same input size and fit.
-        path: a JPEG or PNG file.
+        path: an image file of any kind that Pillow reads.
         attribute: whose Grad-CAM is drawn.
         region: drawn in blue.
         landmarks: [68, 2] in pixels of the file; None takes the template face's.
@@ -103,9 +104,9 @@ def explain_image(
     """
     path = Path(path)
     if path.is_dir():
-        raise ValueError(f"image {path} is a folder; name files")
+        raise ValueError(f"image {printable(str(path))} is a folder; name files")
     if not path.is_file():
-        raise FileNotFoundError(f"image {path} does not exist")
+        raise FileNotFoundError(f"image {printable(str(path))} does not exist")
     preprocessing = next(iter(checkpoints.values())).preprocessing
     image = decode(path.read_bytes(), str(path))
     height, width = image.shape[-2:]
@@ -117,7 +118,7 @@ def explain_image(
     boxes = None
     if region is not None:
         boxes = Region.parse(region).rectangles(moved.as_subclass(Tensor)[None].numpy())[0]
-    return explain(checkpoints, square, attribute, boxes, path.name)
+    return explain(checkpoints, square, attribute, boxes, printable(path.name))
 
 
 def explain_files(
@@ -135,9 +136,9 @@ def explain_files(
 
     Args:
         checkpoints: files as :func:`fastcam.models.save_checkpoint` writes them.
-        images: JPEG or PNG files of aligned faces.
+        images: files of aligned faces, of any kind that Pillow reads.
         attribute: whose Grad-CAM is drawn.
-        out: PNG file to write.
+        out: file to write: PNG, JPEG, SVG or PDF, as its suffix says.
         region: outlined in blue.
         detect: find each face's landmarks with dlib; a face that is not found, or without
             ``detect``, gets the template's.
@@ -151,12 +152,12 @@ def explain_files(
         FileNotFoundError: a file is missing.
         ValueError: a file of the wrong kind, an unknown name, a threshold outside (0, 1), or
             checkpoints that take images of different sizes or fits.
+        FileExistsError: ``out`` is a file that fastcam did not write.
         ImportError: ``detect`` without dlib.
     """
     if not 0 < threshold < 1:
         raise ValueError(f"threshold must lie in (0, 1), got {threshold}")
-    if Path(out).is_dir():
-        raise ValueError(f"out: expected a PNG file to write, got the folder {out}")
+    check_figure_path(out)
     models = {name: load_checkpoint(path) for name, path in name_checkpoints(checkpoints).items()}
     taken = {n: f"{m.preprocessing.size} px, {m.preprocessing.fit}" for n, m in models.items()}
     if len(set(taken.values())) > 1:
@@ -170,9 +171,11 @@ def explain_files(
             pixels = decode(Path(path).read_bytes(), str(path)).permute(1, 2, 0).numpy()
             points = detector(np.ascontiguousarray(pixels))
             if points is None:
-                warnings.warn(f"no face found in {path}: the template's region", stacklevel=2)
+                warnings.warn(
+                    f"no face found in {printable(str(path))}: the template's region", stacklevel=2
+                )
         faces.append(explain_image(models, path, attribute, region=region, landmarks=points))
         if progress is not None:
             progress(number + 1, len(images))
     figure = faces_figure(faces, threshold=threshold, title=attribute)
-    return save_png(figure, out)
+    return save_figure(figure, out)

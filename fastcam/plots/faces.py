@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from fastcam.plots.figure import ATTENDED, REGION, new_figure
+from fastcam.plots.figure import ATTENDED, REGION, literal, new_figure
 
 
 @dataclass(frozen=True)
@@ -62,16 +62,16 @@ def faces_figure(
     axes = figure.subplots(rows, columns, squeeze=False)
     for column, face in enumerate(faces):
         _image(axes[0, column], face)
-        axes[0, column].set_title(face.caption, fontsize=7)
+        axes[0, column].set_title(literal(face.caption), fontsize=7)
         for row, model in enumerate(models, 1):
             axis = axes[row, column]
             _image(axis, face)
             _heat(axis, face, face.cams[model], threshold)
             axis.set_xlabel(f"{100 * face.scores[model]:.0f}%", fontsize=8, labelpad=2)
     for row, name in enumerate(("image", *models)):
-        axes[row, 0].set_ylabel(name, fontsize=10)
+        axes[row, 0].set_ylabel(literal(name), fontsize=10)
     if title:
-        figure.suptitle(title, fontsize=12)
+        figure.suptitle(literal(title), fontsize=12)
     handles = [
         Line2D([], [], color=ATTENDED, lw=1.8, label=f"Grad-CAM > {threshold:g} of its peak"),
         Line2D([], [], color=REGION, lw=1.8, label="chosen region"),

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import multiprocessing
 import os
 import shutil
-import signal
 import sys
-import threading
 import uuid
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -24,6 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastcam._extras import require
+from fastcam._files import make_folder, write_text
+from fastcam._workers import follow_parent
+from fastcam.data.names import printable
 from fastcam.regions.model import find_predictor
 from fastcam.regions.table import LandmarkSource, LandmarkTable
 from fastcam.regions.template import template_landmarks
@@ -42,7 +42,7 @@ class ImageReader(Protocol):
         """The images' names, each once."""
 
     def read(self, name: str) -> bytes:
-        """The encoded image (JPEG, PNG, ...)."""
+        """The encoded image, of any kind that Pillow reads."""
 
 
 class FaceDetector:
@@ -106,7 +106,7 @@ def detect_landmarks(
     Images in which no face is found get the template's landmarks, marked and counted as such. The
     work is saved every few dozen images beside ``out``: a run that was stopped goes on where it
     was, and ``out`` itself appears only when complete. Images that ``out`` already holds are not
-    searched again.
+    searched again, unless they have another size by now.
 
     Args:
         images: names and bytes of the images.
@@ -140,12 +140,18 @@ def detect_landmarks(
         raise ValueError(f"upsample must be at least 0, got {upsample}")
     before = LandmarkTable.load(out) if out.exists() else LandmarkTable.empty()
 
-    if overwrite:
-        todo = names
-        kept = before.select(_absent(before.name, names))
-    else:
-        todo = _absent(names, before.name)
-        kept = before
+    todo = names
+    if not overwrite:
+        exchanged = _exchanged(images, names, before)
+        if exchanged:
+            _say(
+                progress,
+                f"{len(exchanged)} images have another size than in {out} and are searched again,"
+                f" for example {printable(exchanged[0])}",
+            )
+        fresh = {*_absent(names, before.name), *exchanged}
+        todo = [name for name in names if name in fresh]
+    kept = before.select(_absent(before.name, todo))
     if not todo:
         _say(progress, f"{out} already holds all {len(names)} images: {_summary(before)}")
         return before
@@ -176,12 +182,26 @@ def _identity(images: ImageReader, names: Sequence[str]) -> str:
     """Tells data sets apart, also those of the same file names, by where the images lie."""
     path = getattr(images, "path", None)
     place = "" if path is None else str(Path(path).resolve())
-    return hashlib.sha256("\0".join([place, *names]).encode()).hexdigest()
+    return hashlib.sha256("\0".join([place, *names]).encode(errors="surrogateescape")).hexdigest()
 
 
 def _absent(names: Sequence[str] | NDArray[np.str_], known: Any) -> list[str]:
     seen = {str(name) for name in known}
     return [str(name) for name in names if str(name) not in seen]
+
+
+def _exchanged(images: ImageReader, names: Sequence[str], table: LandmarkTable) -> list[str]:
+    """The names whose images have another size than when the table was made."""
+    require("PIL.Image", extra="landmarks")
+    from fastcam.data.decoding import image_size
+
+    known = [name for name, there in zip(names, table.contains(names), strict=True) if there]
+    sizes = table.select(known).size.tolist()
+    return [
+        name
+        for name, size in zip(known, sizes, strict=True)
+        if image_size(images.read(name), name) != tuple(size)
+    ]
 
 
 def _summary(table: LandmarkTable) -> str:
@@ -203,8 +223,8 @@ class _Parts:
         if self.folder.exists() and not (mark.is_file() and mark.read_text() == text):
             self.remove()  # of another model or setting, which must not be mixed with this one
         if not self.folder.exists():
-            self.folder.mkdir(parents=True)
-            mark.write_text(text)
+            make_folder(self.folder)
+            write_text(mark, text)
 
     def add(self, table: LandmarkTable) -> None:
         table.save(self.folder / f"{uuid.uuid4().hex}.npz")
@@ -238,9 +258,11 @@ class _Worker:
     def search(self, names: list[str]) -> LandmarkTable:
         if self.detector is None:  # here, not in `start`: an error then reaches the caller
             self.detector = FaceDetector(*self.settings)
+        from fastcam.data.decoding import decode_pixels  # needs Pillow, which is optional
+
         landmarks, source, size = [], [], []
         for name in names:
-            pixels = _decode(name, self.images.read(name))
+            pixels = decode_pixels(self.images.read(name), name)
             height, width = pixels.shape[:2]
             found = self.detector(pixels)
             source.append(LandmarkSource.TEMPLATE if found is None else LandmarkSource.DLIB)
@@ -254,29 +276,12 @@ class _Worker:
         )
 
 
-def _decode(name: str, data: bytes) -> NDArray[np.uint8]:
-    image: Any = require("PIL.Image", extra="landmarks")
-    try:
-        with image.open(io.BytesIO(data)) as opened:
-            return np.asarray(opened.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, image.DecompressionBombError) as error:
-        raise ValueError(f"images: {name!r} cannot be read as an image: {error}") from error
-
-
 _worker = _Worker()  # one per process of the pool
 
 
 def _start_worker(images: ImageReader, model: str, upsample: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    follow_parent()
     _worker.start(images, model, upsample)
-
-
-def _exit_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()  # returns when the parent is gone, even if it was killed
-        os._exit(1)
 
 
 def _search_chunk(names: list[str]) -> LandmarkTable:
@@ -300,16 +305,19 @@ def _search(
     )
     try:
         running: set[Future[LandmarkTable]] = set()
+        failure: BaseException | None = None
         while chunks or running:
             while chunks and len(running) < 2 * workers:
                 running.add(pool.submit(_search_chunk, chunks.popleft()))
             finished, running = wait(running, return_when=FIRST_COMPLETED)
-            failures = [error for future in finished if (error := future.exception())]
-            for future in finished:  # what succeeded is kept before a failure is raised
-                if future.exception() is None:
+            for future in finished:
+                if (error := future.exception()) is None:
                     yield future.result()
-            if failures:
-                raise failures[0]
+                else:  # what is being searched is finished and kept before it is raised
+                    failure = failure or error
+                    chunks.clear()
+        if failure is not None:
+            raise failure
     except BrokenProcessPool as error:
         raise ChildProcessError(
             "a process that searched for faces was killed (out of memory?); what was found is "
@@ -348,5 +356,6 @@ def _progress(show: bool, total: int, completed: int) -> Iterator[Any]:
 
 def _say(show: bool, line: str) -> None:
     if show:
+        line = printable(line)
         console: Any = require("rich.console", extra="landmarks")
         console.Console(stderr=True).print(line, highlight=False, soft_wrap=True)

@@ -6,8 +6,9 @@ import bz2
 import importlib.util
 import os
 import shutil
-import tempfile
 from pathlib import Path
+
+from fastcam._files import WriteError, write_atomic
 
 MODEL = "shape_predictor_68_face_landmarks.dat"
 SYSTEM_FOLDER = Path("/usr/share/dlib")  # Debian's libdlib-data
@@ -55,13 +56,11 @@ def _unpacked(path: Path) -> Path:
     # The packed file's size and time are in the name, so that a changed one is unpacked again.
     target = cache / f"{path.stem}-{info.st_size}-{info.st_mtime_ns}.dat"
     if not target.is_file():
-        cache.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=cache, suffix=".tmp")
         try:
-            with bz2.open(path) as packed, os.fdopen(handle, "wb") as plain:
-                shutil.copyfileobj(packed, plain, 1 << 20)
-            os.replace(temporary, target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            with bz2.open(path) as packed:
+                write_atomic(target, lambda plain: shutil.copyfileobj(packed, plain, 1 << 20))
+        except WriteError:
             raise
+        except (OSError, EOFError):
+            raise OSError(f"predictor: {path} is damaged or not packed with bzip2") from None
     return target

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fastcam._files import write_atomic
+from fastcam.data.names import printable
+
+_ARRAYS = ("name", "landmarks", "source", "size")
 
 
 class LandmarkSource(IntEnum):
@@ -71,7 +75,7 @@ class LandmarkTable:
         ordered = self._sorted[0]
         repeated = np.flatnonzero(ordered[1:] == ordered[:-1])
         if len(repeated):
-            raise ValueError(f"name must not repeat, {str(ordered[repeated[0]])!r} does")
+            raise ValueError(f"name must not repeat, {printable(str(ordered[repeated[0]]))!r} does")
 
     def __len__(self) -> int:
         return len(self.name)
@@ -109,7 +113,7 @@ class LandmarkTable:
         rows, found = self._find(wanted)
         if not found.all():
             missing = wanted[~found]
-            some = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+            some = ", ".join(map(printable, missing[:3])) + (", ..." if len(missing) > 3 else "")
             raise KeyError(f"{len(missing)} of {len(wanted)} images have no landmarks: {some}")
         return self.landmarks[rows], self.source[rows]
 
@@ -130,13 +134,8 @@ class LandmarkTable:
         Args:
             path: usually ``<data set>/landmarks68.npz``.
         """
-        write_npz(
-            Path(path),
-            name=self.name,
-            landmarks=self.landmarks,
-            source=self.source,
-            size=self.size,
-        )
+        arrays: dict[str, Any] = {key: getattr(self, key) for key in _ARRAYS}
+        write_atomic(path, lambda file: np.savez(file, **arrays), ours=is_table)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LandmarkTable:
@@ -147,22 +146,24 @@ class LandmarkTable:
             ValueError: it is not a landmark table; the message names the file and says why.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {key: file[key] for key in ("name", "landmarks", "source", "size")}
+            # Opened here, as numpy leaves a file open that it cannot read.
+            with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+                arrays = {key: file[key] for key in _ARRAYS}
             return cls(**arrays)
         except FileNotFoundError:
             raise
         except KeyError as error:
-            raise ValueError(f"{path} is not a landmark table: {error.args[0]}") from None
-        except (
-            ValueError,
-            TypeError,
-            EOFError,
-            OSError,
-            zipfile.BadZipFile,
-            AttributeError,
-        ) as error:
-            raise ValueError(f"{path} is not a landmark table: {error}") from error
+            why = f"it lacks {error.args[0]}"
+        except (ValueError, TypeError, AttributeError) as error:
+            # numpy takes what is no archive for a pickle, which it proposes to allow
+            why = "it is damaged, or another file" if "pickle" in str(error) else str(error)
+        except PermissionError:
+            raise
+        except Exception as error:  # the readers of zip and npy raise many kinds on damaged files
+            why = f"it is damaged, or another file ({error})"
+        raise ValueError(
+            f"{path} is not a landmark table: {why}; remove it and run `fastcam landmarks`"
+        )
 
     @classmethod
     def concatenate(cls, tables: Sequence[LandmarkTable]) -> LandmarkTable:
@@ -187,23 +188,10 @@ class LandmarkTable:
         )
 
 
-def write_npz(path: Path, **arrays: NDArray[Any]) -> None:
-    """Write arrays through a temporary file beside ``path``, which is never half there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+def is_table(path: Path) -> bool:
+    """Whether a file holds the arrays of a landmark table; nothing is loaded."""
     try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        with zipfile.ZipFile(path) as archive:
+            return {f"{key}.npy" for key in _ARRAYS} <= set(archive.namelist())
+    except (zipfile.BadZipFile, ValueError):
+        return False

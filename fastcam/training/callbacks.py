@@ -13,23 +13,72 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping
 from lightning.pytorch.plugins.io import CheckpointIO
 
-from fastcam._files import write_atomic, write_text
+from fastcam._files import begins, write_atomic, write_text
 from fastcam._progress import Report
+from fastcam._torch_files import NotATorchFile, read_torch_file
+from fastcam.models.checkpoint import pickle_says, state_misfit
 from fastcam.training.diverged import check_weights
+
+_STATE = ("pytorch-lightning_version", "state_dict")
+_RESUME = (*_STATE, "epoch", "global_step", "loops", "callbacks", "optimizer_states")
+
+
+def is_run_state(path: Path) -> bool:
+    """Whether a file is a checkpoint of Lightning's; nothing is loaded."""
+    return pickle_says(path, _STATE[0])
+
+
+def read_run_state(path: Path, task: LightningModule, *, resume: bool = True) -> dict[str, Any]:
+    """Read what a run saved of itself.
+
+    Args:
+        path: the file.
+        task: the run's module, whose weights are in it.
+        resume: whether the run goes on from it, for which it must hold more than weights.
+
+    Raises:
+        ValueError: the file is damaged, or of something else; the message names it and says what
+            to do.
+    """
+    reason = None
+    try:
+        state = read_torch_file(path)
+    except NotATorchFile as error:
+        reason = str(error)
+    else:
+        if not isinstance(state, dict):
+            reason = f"holds a {type(state).__name__}"
+        elif lost := [k for k in (_RESUME if resume else _STATE) if k not in state]:
+            reason = f"lacks {', '.join(lost)}"
+        elif misfit := state_misfit(task, state["state_dict"]):
+            reason = f"is the state of another network ({misfit})"
+    if reason is not None:
+        raise ValueError(
+            f"{path} {reason}: the run cannot go on from it; remove the file to train anew from the"
+            " beginning, or put back a copy of it"
+        )
+    return state
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Checkpoints that are whole or absent, and read with ``weights_only``."""
+    """Checkpoints that are whole or absent, and read with ``weights_only``.
+
+    Args:
+        task: the run's module, which what is read must fit.
+    """
+
+    def __init__(self, task: LightningModule) -> None:
+        self.task = task
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        write_atomic(path, lambda temporary: torch.save(checkpoint, temporary))
+        write_atomic(path, lambda file: torch.save(checkpoint, file), ours=is_run_state)
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        return read_run_state(Path(path), self.task)
 
     def remove_checkpoint(self, path: Any) -> None:
         Path(path).unlink(missing_ok=True)
@@ -122,7 +171,7 @@ class History(Callback):
         writer = csv.DictWriter(text, ["epoch", "step", *sorted(metrics)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.records)
-        write_text(self.path, text.getvalue())
+        write_text(self.path, text.getvalue(), ours=is_history)
 
 
 class ProgressReport(Callback):
@@ -140,7 +189,20 @@ class ProgressReport(Callback):
         self.report(what, min(batch_idx + 1, total), total, f"loss {loss:.3f}")
 
 
+is_history = begins("epoch,step")
+
+
 def read_history(path: str | Path) -> list[dict[str, float]]:
-    """Read a history CSV: one record a step or validation, with the metrics it has."""
-    with open(path, newline="", encoding="utf-8") as handle:
-        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(handle)]
+    """Read a history CSV: one record a step or validation, with the metrics it has.
+
+    Raises:
+        ValueError: the file is damaged or no history.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as handle:
+            records = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(handle)]
+            if not all({"epoch", "step"} <= set(record) for record in records):
+                raise ValueError("no epoch, no step")
+    except (ValueError, TypeError, csv.Error):
+        raise ValueError(f"{path} is damaged or no history of a run") from None
+    return records

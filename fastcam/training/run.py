@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import json
 import logging
 import math
 import warnings
@@ -17,7 +17,8 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from fastcam._files import write_json
+from fastcam._claim import claim
+from fastcam._files import check_target, json_with, read_json, write_json
 from fastcam._progress import Report, labelled
 from fastcam.data import CelebA, PreparedFaces, augmentation
 from fastcam.data.batches import Collate
@@ -32,13 +33,16 @@ from fastcam.models import (
     load_checkpoint,
     save_checkpoint,
 )
-from fastcam.models.checkpoint import Preprocessing
+from fastcam.models.checkpoint import Preprocessing, is_checkpoint
 from fastcam.training.callbacks import (
     AtomicCheckpointIO,
     History,
     Patience,
     ProgressReport,
     ResumeCheckpoint,
+    is_history,
+    is_run_state,
+    read_run_state,
 )
 from fastcam.training.config import TrainConfig
 from fastcam.training.data import FaceBatches
@@ -51,6 +55,21 @@ SETTINGS = "settings.json"
 RESUME = "last.ckpt"
 RESULT = "result.json"
 BEST = "best.ckpt"
+
+
+def _is_result(path: Path) -> bool:
+    return json_with("epochs", "landmark_sources")(path) or json_with("diverged")(path)
+
+
+# How a file in the folder is known to be a run's.
+_OURS = {
+    CHECKPOINT: is_checkpoint,
+    HISTORY: is_history,
+    SETTINGS: json_with("data", "epochs", "batch_size", "seed"),
+    RESUME: is_run_state,
+    BEST: is_run_state,
+    RESULT: _is_result,
+}
 
 
 @dataclass(frozen=True)
@@ -153,36 +172,41 @@ def train(
 
     Raises:
         ValueError: settings that do not fit the data, or ``out`` holds a run with other settings,
-            from another start or on other attribute labels.
+            from another start or on other attribute labels, or a damaged one.
         FileNotFoundError: data or checkpoint are missing.
         TrainingDiverged: the loss, its gradient or the weights are no numbers any more; no
             ``model.pt`` is written, and the last good state is kept.
+        FileExistsError: ``out`` holds a file that fastcam did not write and would have to replace.
+        BlockingIOError: another process trains there.
+        OSError: a file cannot be written; what was saved before is kept.
         KeyboardInterrupt: interrupted; the same call goes on.
     """
     out = Path(out)
-    device = pick_device(config.device)
     settings = {**config.settings(), **_digests(config)}
-    _check_claim(out, settings)
-    result = out / CHECKPOINT
-    done = out / RESULT
-    if done.is_file() and result.is_file():
-        stored = json.loads(done.read_text())
-        return TrainResult(
-            result,
-            out / HISTORY,
-            stored["epochs"],
-            stored["landmark_sources"],
-            kept=True,
-            before=stored.get("before"),
-            after=stored["metrics"],
-        )
+    kept = _finished(out, settings)  # needs no lock, and its folder may be read-only
+    if kept is not None:
+        return kept
+    with claim(out):
+        return _finished(out, settings) or _train(config, out, settings, progress)
 
+
+def _train(
+    config: TrainConfig, out: Path, settings: dict[str, Any], progress: Report | None
+) -> TrainResult:
+    device = pick_device(config.device)
+    _check_claim(out, settings)
+    for name, ours in _OURS.items():
+        if name != RESUME:  # read below, with a message of its own
+            check_target(out / name, ours)
+    result, done, resume = out / CHECKPOINT, out / RESULT, out / RESUME
     attributes = read_attributes(Path(config.data) / ATTRIBUTE_TABLE).columns
     checkpoint = initial_checkpoint(config, attributes)
     preprocessing = checkpoint.preprocessing
     image_size = (preprocessing.size, preprocessing.size)
     grid = grid_size(checkpoint.model, checkpoint.spec.target_layer, image_size)
     task = AttributeTask(checkpoint, config)
+    if resume.exists():
+        read_run_state(resume, task)  # a damaged one is told before all images are read
     splits = [prepare(config, checkpoint, split, progress) for split in ("train", "valid")]
     guidance = config.guidance
     batches = FaceBatches(
@@ -217,7 +241,7 @@ def train(
             precision="bf16-mixed" if config.precision == "bfloat16" else "32-true",
             max_epochs=config.epochs,
             callbacks=callbacks,
-            plugins=[AtomicCheckpointIO()],
+            plugins=[AtomicCheckpointIO(task)],
             logger=False,
             enable_checkpointing=True,
             enable_progress_bar=False,
@@ -228,9 +252,9 @@ def train(
             inference_mode=False,
             default_root_dir=out,
         )
-        resume = out / RESUME
         checkpoint.model.train()
-        write_json(out / SETTINGS, settings)  # now that they have proved to fit
+        # now that they have proved to fit
+        write_json(out / SETTINGS, settings, ours=_OURS[SETTINGS])
         try:
             if guidance is not None and config.start is not None and not resume.is_file():
                 trainer.validate(task, datamodule=batches, verbose=False)
@@ -245,8 +269,7 @@ def train(
     if trainer.interrupted:
         raise KeyboardInterrupt
     if config.patience and (out / BEST).is_file():
-        state = torch.load(out / BEST, map_location="cpu", weights_only=True)["state_dict"]
-        task.load_state_dict(state)
+        task.load_state_dict(read_run_state(out / BEST, task, resume=False)["state_dict"])
     checkpoint.model.to("cpu").eval()
     validations = [r for r in history.records if "valid/loss" in r]
     before = validations.pop(0) if validations and validations[0]["step"] == 0 else None
@@ -258,10 +281,8 @@ def train(
     save_checkpoint(result, checkpoint)
     sources = splits[0].landmark_sources
     epochs = int(history.records[-1]["epoch"]) + 1
-    write_json(
-        done,
-        {"epochs": epochs, "before": start, "metrics": metrics, "landmark_sources": sources},
-    )
+    values = {"epochs": epochs, "before": start, "metrics": metrics, "landmark_sources": sources}
+    write_json(done, values, ours=_OURS[RESULT])
     for leftover in (RESUME, BEST):
         (out / leftover).unlink(missing_ok=True)
     return TrainResult(result, out / HISTORY, epochs, sources, before=start, after=metrics)
@@ -278,8 +299,40 @@ def _diverged(out: Path, error: TrainingDiverged) -> TrainingDiverged:
     good = next((out / name for name in (BEST, RESUME) if (out / name).is_file()), None)
     message = f"the training in {out} diverged: {error}"
     message += f"; the last good state is kept in {good}" if good else "; nothing was saved before"
-    write_json(out / RESULT, {"diverged": message})
+    write_json(out / RESULT, {"diverged": message}, ours=_is_result)
     return TrainingDiverged(message)
+
+
+def remove_run(out: str | Path) -> None:
+    """Remove what :func:`train` wrote into a folder, and the folder if nothing else is in it.
+
+    A folder whose settings are not a run's is left as it is.
+    """
+    out = Path(out)
+    if (out / SETTINGS).is_file() and _OURS[SETTINGS](out / SETTINGS):
+        for name in _OURS:
+            (out / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # not there, or not empty
+        out.rmdir()
+
+
+def _finished(out: Path, settings: dict[str, Any]) -> TrainResult | None:
+    """The run in a folder, if it is over; it must have had these settings."""
+    result, done = out / CHECKPOINT, out / RESULT
+    if not (done.is_file() and result.is_file()):
+        return None
+    _check_claim(out, settings)
+    check_target(result, _OURS[CHECKPOINT])
+    stored = read_json(done, "result of a run", ("epochs", "metrics", "landmark_sources"))
+    return TrainResult(
+        result,
+        out / HISTORY,
+        stored["epochs"],
+        stored["landmark_sources"],
+        kept=True,
+        before=stored.get("before"),
+        after=stored["metrics"],
+    )
 
 
 def _digests(config: TrainConfig) -> dict[str, str]:
@@ -299,12 +352,15 @@ def _digests(config: TrainConfig) -> dict[str, str]:
 def _check_claim(out: Path, settings: dict[str, Any]) -> None:
     """A folder that holds a run, begun or finished, must hold one with these settings."""
     path = out / SETTINGS
-    if not path.is_file() or not any((out / name).is_file() for name in (RESUME, CHECKPOINT)):
+    began = [name for name in (RESUME, CHECKPOINT) if (out / name).is_file()]
+    if not began:
         return
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no settings file: {error}") from None
+    if not path.is_file():
+        raise ValueError(
+            f"{out} holds {began[0]} without {SETTINGS}, so that nobody can tell of which run it"
+            " is; name another folder, or move it away"
+        )
+    stored = read_json(path, "settings of a run")
     missing = {k for k in ("start_sha256", "labels_sha256") if k not in settings}  # a file is gone
     keys = {*stored, *settings} - missing
     changed = sorted(k for k in keys if stored.get(k) != settings.get(k))

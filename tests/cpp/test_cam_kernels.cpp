@@ -78,7 +78,7 @@ struct Case {
     op.regions_stride_n = op.cell_weights_stride_n = t * p;
     op.regions_stride_t = op.cell_weights_stride_t = p;
     op.cell_weights = w.data();
-    op.where = reinterpret_cast<const bool*>(on.data());
+    op.where = reinterpret_cast<const uint8_t*>(on.data());
     op.where_stride_n = t;
     op.where_stride_t = 1;
     op.binarize = binarize;

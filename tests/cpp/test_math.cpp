@@ -233,6 +233,17 @@ TEST(peak_of_a_tie_is_the_first_cell_and_nan_wins) {
   }
 }
 
+// A constant expression may not read padding, so that this compiles only if there is none.
+template <class T>
+constexpr bool all_bits_are_values() {
+  struct Words {
+    uint32_t word[sizeof(T) / 4];
+  };
+  constexpr Words words = __builtin_bit_cast(Words, T{});
+  return words.word[0] == 0;
+}
+static_assert(all_bits_are_values<Peak<float>>() && all_bits_are_values<Peak<double>>());
+
 TEST(map_gradient_goes_through_relu_and_peak) {
   CHECK_NEAR(map_divisor(0.0), 1, 0, 0);
   CHECK_NEAR(map_divisor(1e-310), 1e-310, 0, 0);

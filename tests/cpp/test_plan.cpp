@@ -116,6 +116,19 @@ TEST(what_cannot_be_indexed_is_refused) {
   }
 }
 
+TEST(a_backward_of_nothing_is_refused) {
+  const auto refused = [](int64_t targets, bool need_activations, bool need_gradients) {
+    try {
+      plan_backward(shape_of(2, targets, 8, 9, 9, 4), need_activations, need_gradients, scratch);
+    } catch (const std::runtime_error&) {
+      return true;
+    }
+    return false;
+  };
+  CHECK(refused(0, false, true) && refused(0, true, true) && refused(1, false, false));
+  CHECK(!refused(1, false, true));
+}
+
 }  // namespace
 
 int main() { return check::run(); }

@@ -83,10 +83,10 @@ int emulate_cam_forward(void* device, int multiprocessors, int a_kind, int d_kin
 int emulate_cam_iou_forward(void* device, int multiprocessors, int a_kind, int d_kind,
                             const int64_t* sizes, const int64_t* strides, const int* layouts,
                             const void* activations, const void* gradients, const void* regions,
-                            const void* cell_weights, const bool* where,
+                            const void* cell_weights, const uint8_t* where,
                             const int64_t* cell_strides, double threshold, double sharpness,
-                            int binarize, double eps, double max_pull, void* loss, void* alpha, void* unit,
-                            uint8_t* status, char* message, int message_size) {
+                            int binarize, double eps, double max_pull, void* loss, void* alpha,
+                            void* unit, uint8_t* status, char* message, int message_size) {
   return guarded(message, message_size, [&] {
     CamLossForward op{};
     op.in = inputs_of(sizes, strides, layouts, activations, gradients);

@@ -7,6 +7,7 @@ import test_attend
 import test_cam_iou
 import test_cam_iou_edges
 import test_cam_iou_properties
+import test_cam_iou_pull
 import test_grad_cam
 import torch
 from emulation import EmulatedOps, compiler
@@ -24,6 +25,7 @@ for _module in (
     test_cam_iou,
     test_cam_iou_edges,
     test_cam_iou_properties,
+    test_cam_iou_pull,
     test_grad_cam,
 ):
     for _name, _test in list(vars(_module).items()):

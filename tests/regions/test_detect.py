@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import importlib.util
 import io
 import os
@@ -10,8 +11,8 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -48,17 +49,21 @@ class Images:
 class FakeDetector:
     """Finds a face unless the grey level is a multiple of 5; the points tell the level."""
 
+    searched: ClassVar[list[int]] = []  # levels, in this process
+
     def __init__(self, predictor, upsample=0) -> None:
         assert Path(predictor).is_file()
 
     def __call__(self, image):
         level = int(image[0, 0, 0])
+        self.searched.append(level)
         return None if level % 5 == 0 else np.full((68, 2), level, np.float32)
 
 
 @pytest.fixture
 def fake(tmp_path, monkeypatch):
     """Everything but dlib itself; workers are forked on Linux and inherit it."""
+    FakeDetector.searched.clear()
     model = tmp_path / "model.dat"
     model.write_bytes(b"model")
     monkeypatch.setattr(detect_module, "FaceDetector", FakeDetector)
@@ -110,11 +115,11 @@ def test_a_broken_image_is_named_and_work_is_kept(fake, tmp_path, workers):
     images = Images(300)
     whole = images.data["0250.png"]
     images.data["0250.png"] = whole[:30]
-    with pytest.raises(ValueError, match=r"images: '0250\.png' cannot be read as an image"):
+    with pytest.raises(ValueError, match=r"cannot decode 0250\.png: it is damaged"):
         detect_landmarks(images, out, workers=workers, progress=False)
     assert not out.exists()
     kept = sum(len(LandmarkTable.load(part)) for part in parts_of(out))
-    assert kept >= 3 * 64
+    assert kept >= 3 * 64  # what was begun before is finished, however the workers take turns
 
     images.data["0250.png"] = whole
     images.reads.clear()
@@ -156,12 +161,13 @@ def test_known_images_are_not_searched_again(fake, tmp_path):
     out = tmp_path / "t.npz"
     first, more = Images(70), Images(100)
     detect_landmarks(first, out, workers=1, progress=False)
+    FakeDetector.searched.clear()
     table = detect_landmarks(more, out, workers=1, progress=False)
-    assert more.reads == more.names[70:]
+    assert FakeDetector.searched == list(range(70, 100))
     check(table, 100)
     stamp = out.stat().st_mtime_ns
     again = detect_landmarks(more, out, workers=1, progress=False)
-    assert len(more.reads) == 30
+    assert len(FakeDetector.searched) == 30
     assert out.stat().st_mtime_ns == stamp
     assert again.name.tolist() == more.names
     # A smaller set takes nothing away.
@@ -175,15 +181,57 @@ def test_true_landmarks_stay_unless_overwritten(fake, tmp_path):
         np.array([*other.names, *images.names]),
         np.full((7, 68, 2), -1, np.float32),
         np.full(7, LandmarkSource.GROUND_TRUTH, np.uint8),
-        np.full((7, 2), 9, np.int32),
+        np.tile(np.array([40, 50], np.int32), (7, 1)),
     )
     true.save(out)
     assert detect_landmarks(images, out, workers=1, progress=False).counts() == {"ground_truth": 7}
-    assert not images.reads
+    assert not FakeDetector.searched
     table = detect_landmarks(images, out, workers=1, progress=False, overwrite=True)
     check(table, 5)
     assert table.name.tolist() == [*images.names, *other.names]
     assert (table.lookup(other.names)[1] == LandmarkSource.GROUND_TRUTH).all()
+
+
+def test_images_of_another_size_by_now_are_searched_again(fake, tmp_path, capfd):
+    out = tmp_path / "t.npz"
+    images = Images(20)
+    detect_landmarks(images, out, workers=1, progress=False)
+    FakeDetector.searched.clear()
+    images.data["0007.png"] = png(99, (50, 40))
+    images.data["0012.png"] = turned(98)
+    table = detect_landmarks(images, out, workers=1, progress=True)
+    assert "2 images have another size than in" in capfd.readouterr().err
+    assert FakeDetector.searched == [99, 98]
+    assert table.name.tolist() == images.names
+    assert table.size[[7, 12]].tolist() == [[50, 40]] * 2
+    assert (table.landmarks[7] == 99).all()
+    assert (table.landmarks[8] == 8).all()
+
+
+def turned(level):
+    """The size as in ``png``, but to be turned by a quarter."""
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 50), (level, level, level)).save(file, "PNG", exif=exif)
+    return file.getvalue()
+
+
+def test_a_photo_on_its_side_is_searched_upright(fake, tmp_path):
+    images = Images(2)
+    images.data["0001.png"] = turned(1)
+    table = detect_landmarks(images, tmp_path / "t.npz", workers=1, progress=False)
+    assert table.size.tolist() == [[40, 50], [50, 40]]
+
+
+def test_names_that_are_not_utf_8_are_kept_and_shown(fake, tmp_path, capfd):
+    out = tmp_path / "t.npz"
+    images = Images(3)
+    images.data["lat\udcefn.png"] = images.data.pop("0001.png")
+    detect_landmarks(images, out, workers=1, progress=False)
+    assert LandmarkTable.load(out).name.tolist() == images.names
+    images.data["lat\udcefn.png"] = png(1, (50, 40))
+    detect_landmarks(images, out, workers=1, progress=True)
+    assert "for example lat\N{REPLACEMENT CHARACTER}n.png" in capfd.readouterr().err
 
 
 def test_no_images(fake, tmp_path):
@@ -245,56 +293,48 @@ def test_a_killed_run_goes_on_where_it_was(fake, tmp_path):
     out = tmp_path / "t.npz"
     script = textwrap.dedent(
         f"""
-        import importlib.util, pathlib, sys, time
+        import importlib.util, pathlib, sys
         spec = importlib.util.spec_from_file_location("helpers", {str(__file__)!r})
         helpers = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(helpers)
         detect = helpers.detect_module
-
-        class Slow(helpers.FakeDetector):
-            def __call__(self, image):
-                time.sleep(0.004)
-                return super().__call__(image)
-
-        detect.FaceDetector = Slow
+        detect.FaceDetector = helpers.FakeDetector
         detect.find_predictor = lambda predictor=None: pathlib.Path({str(fake)!r})
         real = detect.require
         detect.require = lambda name, extra: None if name == "dlib" else real(name, extra)
+        add, added = detect._Parts.add, []
+
+        def stops(parts, table):
+            add(parts, table)
+            added.append(table)
+            if len(added) == 2:
+                print("kept", flush=True)
+                sys.stdin.read()  # for ever: it is killed here
+
+        detect._Parts.add = stops
         detect.detect_landmarks(helpers.Images(1000), {str(out)!r}, workers=2, progress=False)
         """
     )
-    run = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
+    run = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
     try:
-        deadline = time.monotonic() + 60
-        while len(parts_of(out)) < 2 and time.monotonic() < deadline and run.poll() is None:
-            time.sleep(0.01)
+        assert run.stdout.readline() == b"kept\n"
         run.kill()
         run.wait()
-        kept = sum(len(LandmarkTable.load(part)) for part in parts_of(out))
-        assert 128 <= kept < 1000, "the run was to be stopped midway"
-        assert not out.exists()
-        gone = time.monotonic() + 10  # its workers must not outlive it
-        while _alive(run.pid) and time.monotonic() < gone:
-            time.sleep(0.05)
-        assert not _alive(run.pid)
+        assert run.stdout.read() == b""  # ends with the last worker: they do not outlive it
     finally:
-        if _alive(run.pid):
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(run.pid, signal.SIGKILL)
+        run.communicate()
+    assert sum(len(LandmarkTable.load(part)) for part in parts_of(out)) == 128
+    assert not out.exists()
     images = Images(1000)
     check(detect_landmarks(images, out, workers=1, progress=False), 1000)
-    assert len(images.reads) == 1000 - kept
-
-
-def _alive(group: int) -> bool:
-    """Whether the process group has a member that is not a zombie."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[2]) == group and fields[0] != "Z":
-            return True
-    return False
+    assert len(images.reads) == 1000 - 128
 
 
 # --- the model file -------------------------------------------------------------------------------
@@ -320,7 +360,10 @@ def test_a_packed_predictor_is_unpacked_once(tmp_path, monkeypatch):
     path.write_bytes(bz2.compress(b"another model"))
     assert model_module.find_predictor(path).read_bytes() == b"another model"
     path.write_bytes(b"not packed at all")
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match=r"m\.dat\.bz2 is damaged or not packed with bzip2"):
+        model_module.find_predictor(path)
+    path.write_bytes(bz2.compress(b"the model" * 100)[:-9])
+    with pytest.raises(OSError, match="is damaged"):
         model_module.find_predictor(path)
     assert not list((tmp_path / "cache" / "fastcam").glob("*.tmp"))
 

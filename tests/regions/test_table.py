@@ -142,6 +142,10 @@ def test_files_that_are_no_table(tmp_path, table):
     with pytest.raises(FileNotFoundError):
         LandmarkTable.load(tmp_path / "none.npz")
     path = tmp_path / "t.npz"
+    path.write_text("garbage")
+    with pytest.raises(ValueError, match="remove it and run `fastcam landmarks`") as caught:
+        LandmarkTable.load(path)
+    assert "pickle" not in str(caught.value)
     path.write_bytes(b"")
     with pytest.raises(ValueError, match=r"t\.npz is not a landmark table"):
         LandmarkTable.load(path)

@@ -18,7 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
+from fastcam._claim import claim
 from fastcam._extras import require
+from fastcam._files import json_with, make_folder, remove_leftovers, write_atomic, write_json
+from fastcam._workers import follow_parent
 from fastcam.regions.table import LandmarkSource, LandmarkTable
 
 from .attributes import ATTRIBUTES, Cooccurrence, resolve_cooccurrence
@@ -31,6 +34,10 @@ GENERATOR_VERSION = 1  # raise it whenever the same parameters give other pictur
 JPEG_QUALITY = 93
 MANIFEST = "synthetic.json"
 IMAGE_FOLDER = "img_align_celeba"
+ATTRIBUTE_TABLE, PARTITION_TABLE = "list_attr_celeba.txt", "list_eval_partition.txt"
+LANDMARK_TABLE = "landmarks68.npz"
+_is_manifest = json_with("parameters", "sha256")
+_TABLES = (ATTRIBUTE_TABLE, PARTITION_TABLE, LANDMARK_TABLE)
 _CHUNK = 16
 
 
@@ -81,6 +88,8 @@ def generate(
     Raises:
         ValueError: a bad argument, or `root` holds another data set, or one made with other
             parameters.
+        BlockingIOError: another process writes there.
+        OSError: a file cannot be written; what is there is kept, and the same call goes on.
         ImportError: Pillow is missing (extra `train`).
     """
     require("PIL.Image", "train")
@@ -94,34 +103,49 @@ def generate(
     counts = _split_counts(num_images, splits)
     pairs = resolve_cooccurrence(cooccurrence)
     root = Path(root)
-    folder = root / IMAGE_FOLDER
-    _claim(
-        root,
-        {
-            "generator_version": GENERATOR_VERSION,
-            "num_images": num_images,
-            "seed": seed,
-            "size": list(size),
-            "splits": counts,
-            "cooccurrence": {f"{a}, {b}": list(p) for (a, b), p in sorted(pairs.items())},
-            "jpeg_quality": JPEG_QUALITY,
-        },
-    )
-    folder.mkdir(exist_ok=True)
-    for leftover in folder.glob(".*.partial"):
-        leftover.unlink()
-
-    labels = np.empty((num_images, len(ATTRIBUTES)), dtype=bool)
-    landmarks = np.empty((num_images, 68, 2), dtype=np.float32)
-    job = _Job(str(folder), seed, size, tuple(sorted(pairs.items())))
-    chunks = [range(i, min(i + _CHUNK, num_images)) for i in range(0, num_images, _CHUNK)]
-    with _progress(progress, num_images) as advance:
-        for chunk, chunk_labels, chunk_landmarks in _run(job, chunks, workers):
-            labels[chunk.start : chunk.stop] = chunk_labels
-            landmarks[chunk.start : chunk.stop] = chunk_landmarks
-            advance(len(chunk))
-    _write_tables(root, labels, landmarks, counts, size)
+    parameters: dict[str, object] = {
+        "generator_version": GENERATOR_VERSION,
+        "num_images": num_images,
+        "seed": seed,
+        "size": list(size),
+        "splits": counts,
+        "cooccurrence": {f"{a}, {b}": list(p) for (a, b), p in sorted(pairs.items())},
+        "jpeg_quality": JPEG_QUALITY,
+    }
+    if root.exists() and not root.is_dir():
+        raise ValueError(f"root: expected a folder, got the file {root}")
+    with claim(root):
+        _own(root, parameters)
+        folder = make_folder(root / IMAGE_FOLDER)
+        remove_leftovers(folder)
+        labels = np.empty((num_images, len(ATTRIBUTES)), dtype=bool)
+        landmarks = np.empty((num_images, 68, 2), dtype=np.float32)
+        job = _Job(str(folder), seed, size, tuple(sorted(pairs.items())))
+        chunks = [range(i, min(i + _CHUNK, num_images)) for i in range(0, num_images, _CHUNK)]
+        with _progress(progress, num_images) as advance:
+            for chunk, chunk_labels, chunk_landmarks in _run(job, chunks, workers):
+                labels[chunk.start : chunk.stop] = chunk_labels
+                landmarks[chunk.start : chunk.stop] = chunk_landmarks
+                advance(len(chunk))
+        _write_tables(root, labels, landmarks, counts, size)
     return root
+
+
+def remove_faces(root: str | os.PathLike[str]) -> None:
+    """Remove what :func:`generate` wrote into a folder, and the folder if nothing else is in it.
+
+    A folder without its manifest is left as it is.
+    """
+    root = Path(root)
+    folder = root / IMAGE_FOLDER
+    if (root / MANIFEST).is_file() and _is_manifest(root / MANIFEST):
+        for image in folder.glob("[0-9][0-9][0-9][0-9][0-9][0-9].jpg"):
+            image.unlink()
+        for name in (*_TABLES, MANIFEST):
+            (root / name).unlink(missing_ok=True)
+    for empty in (folder, root):
+        with contextlib.suppress(OSError):  # not there, or not empty
+            empty.rmdir()
 
 
 def image_name(index: int) -> str:
@@ -139,12 +163,10 @@ def _split_counts(num_images: int, splits: tuple[float, float, float]) -> list[i
     return [int(n) for n in np.diff(ends, prepend=0)]
 
 
-def _claim(root: Path, parameters: dict[str, object]) -> None:
+def _own(root: Path, parameters: dict[str, object]) -> None:
     """Make `root` the home of these parameters, or say why it cannot be."""
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()
     manifest = root / MANIFEST
-    if root.exists() and not root.is_dir():
-        raise ValueError(f"root: expected a folder, got the file {root}")
     if manifest.exists():
         try:
             found = json.loads(manifest.read_text(encoding="utf-8"))
@@ -164,21 +186,19 @@ def _claim(root: Path, parameters: dict[str, object]) -> None:
                 "choose another folder or delete this one"
             )
         return
-    for name in (IMAGE_FOLDER, f"{IMAGE_FOLDER}.zip", "list_attr_celeba.txt"):
+    for name in (IMAGE_FOLDER, f"{IMAGE_FOLDER}.zip", *_TABLES):
         if (root / name).exists():
             raise ValueError(
                 f"root: {root} holds another data set ({name} without {MANIFEST}); "
                 "choose another folder"
             )
-    root.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"parameters": parameters, "sha256": digest}, indent=2) + "\n"
-    _write_atomically(manifest, text.encode())
+    content = {"parameters": parameters, "sha256": digest}
+    write_json(manifest, content, ours=_is_manifest)
 
 
-def _write_atomically(path: Path, data: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(data)
-    os.replace(partial, path)
+def _write(path: Path, data: bytes, sync: bool = True) -> None:
+    """Everything in a folder with our manifest is ours."""
+    write_atomic(path, lambda file: file.write(data), sync=sync)
 
 
 def _is_whole(path: Path) -> bool:
@@ -204,14 +224,15 @@ def _make_chunk(job: _Job, chunk: range) -> tuple[range, np.ndarray, np.ndarray]
             image, points = render_face(face, job.size)
             buffer = BytesIO()
             image_module.fromarray(image).save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
-            _write_atomically(path, buffer.getvalue())
+            _write(path, buffer.getvalue(), sync=False)
         labels.append(list(face.attributes.values()))
         landmarks.append(points)
     return chunk, np.array(labels, dtype=bool), np.stack(landmarks)
 
 
-def _one_thread() -> None:
+def _start_worker() -> None:
     """One thread a worker: with BLAS's own threads on top, drawing takes three times as long."""
+    follow_parent()
     require("threadpoolctl", extra="train").threadpool_limits(1)
 
 
@@ -238,7 +259,7 @@ def _run(
         warnings.filterwarnings(
             "ignore", message=".*multi-threaded, use of fork.*", category=DeprecationWarning
         )
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
             try:
                 for chunk in todo:
                     pending.add(pool.submit(_make_chunk, job, chunk))
@@ -301,13 +322,13 @@ def _write_tables(
         for name, row in zip(names, labels, strict=True)
     ]
     text = "\n".join([str(len(names)), " ".join(ATTRIBUTES), *rows]) + "\n"
-    _write_atomically(root / "list_attr_celeba.txt", text.encode())
+    _write(root / ATTRIBUTE_TABLE, text.encode())
     part = np.repeat([0, 1, 2], counts)
     text = "\n".join(f"{name} {p}" for name, p in zip(names, part, strict=True)) + "\n"
-    _write_atomically(root / "list_eval_partition.txt", text.encode())
+    _write(root / PARTITION_TABLE, text.encode())
     LandmarkTable(
         name=np.array(names),
         landmarks=landmarks,
         source=np.full(len(names), LandmarkSource.GROUND_TRUTH, dtype=np.uint8),
         size=np.tile(np.array(size, dtype=np.int32), (len(names), 1)),
-    ).save(root / "landmarks68.npz")
+    ).save(root / LANDMARK_TABLE)

@@ -1,0 +1,112 @@
+"""Reading files of torch.save: tensors and plain values only, and one plain line for others."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+#: What other files begin with, so that one that was given by mistake can be called by its name.
+_BEGINNINGS: tuple[tuple[bytes, str], ...] = (
+    (b"\x89PNG", "a PNG picture"),
+    (b"\xff\xd8\xff", "a JPEG picture"),
+    (b"GIF8", "a GIF picture"),
+    (b"\x1f\x8b", "packed with gzip (unpack it first)"),
+    (b"BZh", "packed with bzip2 (unpack it first)"),
+    (b"\xfd7zXZ", "packed with xz (unpack it first)"),
+    (b"\x28\xb5\x2f\xfd", "packed with zstd (unpack it first)"),
+    (b"\x89HDF", "an HDF5 file (Keras?)"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"%PDF", "a PDF document"),
+    (b"version https://git-lfs", "only the pointer of a Git LFS file (run: git lfs pull)"),
+)
+
+
+class NotATorchFile(ValueError):
+    """A file cannot be read; the message is a reason without its subject."""
+
+
+def read_torch_file(path: Path) -> Any:
+    """What ``torch.save`` wrote into a file, on the CPU.
+
+    Raises:
+        NotATorchFile: it is damaged, of another kind, or holds more than tensors and plain values;
+            the message completes the sentence "PATH …".
+        OSError: it cannot be opened.
+    """
+    if path.is_dir():
+        raise NotATorchFile("is a folder")
+    with path.open("rb") as file:
+        head = file.read(512)
+    if not head:
+        raise NotATorchFile("is empty")
+    reason = _other_kind(path, head)
+    if reason is not None:
+        raise NotATorchFile(reason)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's advice to its developers
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (MemoryError, KeyboardInterrupt):
+        raise
+    except pickle.UnpicklingError:
+        if _changed(path):
+            raise NotATorchFile("is damaged") from None
+        raise NotATorchFile(
+            "holds Python objects, such as a whole network, where fastcam reads only tensors and"
+            " plain values"
+        ) from None
+    except Exception:  # torch raises nearly every kind
+        raise NotATorchFile("is damaged") from None
+
+
+def _other_kind(path: Path, head: bytes) -> str | None:
+    """What a file is that is none of torch.save's, as far as its bytes tell."""
+    for beginning, kind in _BEGINNINGS:
+        if head.startswith(beginning):
+            return f"is {kind}"
+    if head.startswith(b"PK"):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+        except (zipfile.BadZipFile, OSError, ValueError):
+            return "is cut off or damaged"
+        parts = {name.partition("/")[2] for name in names}
+        if "constants.pkl" in parts:
+            return "is a TorchScript program"
+        if "data.pkl" not in parts:
+            return "is a zip archive of something else"
+        return None
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < os.path.getsize(path):
+        return "is a safetensors file"
+    if path.suffix.lower() == ".onnx":
+        return "is an ONNX network"
+    if head[:1] == b"\x80" or b"ustar" in head:  # torch's formats before 1.6
+        return None
+    if _is_text(head):
+        return "is a text file"
+    return "is no file of PyTorch"
+
+
+def _changed(path: Path) -> bool:
+    """Whether a zip's checksums say that its content is no longer what was written."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is not None
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return False
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        text = head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 4:  # not merely cut within a character
+            return False
+        text = head[: error.start].decode("utf-8")
+    return all(c.isprintable() or c in "\r\n\t\f" for c in text)
