@@ -1,5 +1,5 @@
-// The raw ops of the losses of the map, forward with all gradients and write-only backward, the same
-// for every device.
+// The raw ops of the losses of the map, forward with all gradients and write-only backward, the
+// same for every device.
 #pragma once
 
 #include "checks.h"
@@ -122,10 +122,10 @@ cam_loss_backward_op(const Tensor& alpha, const Tensor& grad_map,
                   "fastcam: grad must be [N,T] in the arithmetic dtype");
   STD_TORCH_CHECK(!count.has_value() || (count->numel() == 1 && count->scalar_type() == acc),
                   "fastcam: count must be one value in the arithmetic dtype");
-  STD_TORCH_CHECK(!grad_gradients.has_value() ||
-                      (grad_gradients->dim() == 3 && agrees(*grad_gradients) &&
-                       grad_gradients->size(2) == C),
-                  "fastcam: grad_gradients must be [N,T,C] in the arithmetic dtype");
+  STD_TORCH_CHECK(
+      !grad_gradients.has_value() ||
+          (grad_gradients->dim() == 3 && agrees(*grad_gradients) && grad_gradients->size(2) == C),
+      "fastcam: grad_gradients must be [N,T,C] in the arithmetic dtype");
   check_device(grad_map, "grad_map", alpha);
   check_device(status, "status", alpha);
   check_device(grad, "grad", alpha);
@@ -141,8 +141,8 @@ cam_loss_backward_op(const Tensor& alpha, const Tensor& grad_map,
   const ScalarType dtype = scalar_type_of(ScalarKind(kind));
   Tensor grad_activations = need_activations ? empty_on(alpha, {N, C, H, W}, dtype, channels_last)
                                              : empty_on(alpha, {0}, dtype);
-  const Tensor scaled = constants.has_value() ? empty_on(alpha, {N, T, C}, acc)
-                                              : empty_on(alpha, {0}, acc);
+  const Tensor scaled =
+      constants.has_value() ? empty_on(alpha, {N, T, C}, acc) : empty_on(alpha, {0}, acc);
   if (T == 0 && need_activations) {
     torch::stable::zero_(grad_activations);
   } else if (N > 0 && C > 0 && (need_activations || constants.has_value())) {

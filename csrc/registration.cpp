@@ -14,7 +14,8 @@ STABLE_TORCH_LIBRARY(fastcam, m)
         " -> (Tensor grad_activations, Tensor grad_gradients)");
   m.def("_cam_loss_forward(Tensor activations, Tensor gradients, Tensor regions,"
         " Tensor? cell_weights, Tensor? where, int loss, float[] params,"
-        " float max_pull, int reduction, bool need_gradients) -> (Tensor loss, Tensor status, Tensor reduced, Tensor count,"
+        " float max_pull, int reduction, bool need_gradients) -> (Tensor loss, Tensor status, "
+        "Tensor reduced, Tensor count,"
         " Tensor alpha, Tensor grad_map, Tensor grad_gradients)");
   m.def("_cam_loss_backward(Tensor alpha, Tensor grad_map, Tensor? grad_gradients, Tensor status,"
         " Tensor grad, Tensor? count, int dtype, bool channels_last, bool need_activations)"

@@ -191,17 +191,17 @@ void run_loss_backward(const CamLossBackward& op, ScalarKind a) {
 LossOutputs cam_loss_forward(const Tensor activations, const Tensor gradients, const Tensor regions,
                              const std::optional<Tensor> cell_weights,
                              const std::optional<Tensor> where, int64_t loss,
-                             const std::vector<double> params, double max_pull,
-                             int64_t reduction, bool need_gradients) {
+                             const std::vector<double> params, double max_pull, int64_t reduction,
+                             bool need_gradients) {
   return cam_loss_forward_op(activations, gradients, regions, cell_weights, where, loss, params,
                              max_pull, reduction, need_gradients, run_loss_pass);
 }
 
-std::tuple<Tensor, Tensor>
-cam_loss_backward(const Tensor alpha, const Tensor grad_map,
-                  const std::optional<Tensor> grad_gradients, const Tensor status,
-                  const Tensor grad, const std::optional<Tensor> count, int64_t dtype,
-                  bool channels_last, bool need_activations) {
+std::tuple<Tensor, Tensor> cam_loss_backward(const Tensor alpha, const Tensor grad_map,
+                                             const std::optional<Tensor> grad_gradients,
+                                             const Tensor status, const Tensor grad,
+                                             const std::optional<Tensor> count, int64_t dtype,
+                                             bool channels_last, bool need_activations) {
   return cam_loss_backward_op(alpha, grad_map, grad_gradients, status, grad, count, dtype,
                               channels_last, need_activations, run_loss_backward);
 }

@@ -248,9 +248,8 @@ void cam_forward(const CamForward& op, int64_t begin, int64_t end, void* scratch
 
 // Steps 3 to 5 of one valid pair, and d loss / d (map before ReLU) into `unit`.
 template <class Acc, class Loss>
-FASTCAM_INLINE uint8_t loss_of_map(const Loss& loss, Acc* map, const Acc* region,
-                                   const Acc* weight, int64_t cells, int width, Acc max_pull,
-                                   Acc* unit, Acc* result) {
+FASTCAM_INLINE uint8_t loss_of_map(const Loss& loss, Acc* map, const Acc* region, const Acc* weight,
+                                   int64_t cells, int width, Acc max_pull, Acc* unit, Acc* result) {
   const Peak<Acc> peak = rectify(map, cells);
   const Acc divisor = map_divisor(peak.value);
   const auto each_cell = [&](const auto& visit) __attribute__((always_inline)) {
@@ -319,9 +318,9 @@ void cam_loss_forward(const CamLossForward& op, const Loss& loss, int64_t begin,
       raw_maps<Acc, SA, SD>(in, n, block, count, static_cast<Acc*>(op.alpha), maps);
       for (int i = 0; i < count; ++i) {
         const int64_t pair = n * in.targets + block[i];
-        op.status[pair] = loss_of_map(loss, maps + i * padded<Acc>(P), region(n, block[i]),
-                                      weight(n, block[i]), P, op.params.cols,
-                                      Acc(op.max_pull), unit(pair), losses + pair);
+        op.status[pair] =
+            loss_of_map(loss, maps + i * padded<Acc>(P), region(n, block[i]), weight(n, block[i]),
+                        P, op.params.cols, Acc(op.max_pull), unit(pair), losses + pair);
         if (op.status[pair] == 0) {
           std::memset(static_cast<Acc*>(op.alpha) + pair * in.channels, 0,
                       size_t(in.channels) * sizeof(Acc));

@@ -17,10 +17,9 @@ std::tuple<Tensor, Tensor> cam_backward(const Tensor activations, const Tensor a
                                         const Tensor unit, const std::optional<Tensor> scale,
                                         const std::optional<Tensor> status, bool need_activations,
                                         bool need_gradients) {
-  return cam_backward_op(activations, alpha, unit, scale, status, need_activations, need_gradients,
-                         [&](const CamBackward& op, ScalarKind a) {
-                           launch_cam_backward_on(activations, op, a);
-                         });
+  return cam_backward_op(
+      activations, alpha, unit, scale, status, need_activations, need_gradients,
+      [&](const CamBackward& op, ScalarKind a) { launch_cam_backward_on(activations, op, a); });
 }
 
 }  // namespace

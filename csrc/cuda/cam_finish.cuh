@@ -167,8 +167,8 @@ FASTCAM_DEVICE bool finish_loss(const CamLossForward& op, const Loss& loss, cons
 #pragma unroll 1
       for (int p = thread; p < cells; p += threads) {
         const Acc r = peek(at.map + p);
-        store(unit + p, cut * map_gradient(r, slope_at(p, r), pull.weighted, p == first.peak.cell,
-                                           divisor));
+        store(unit + p,
+              cut * map_gradient(r, slope_at(p, r), pull.weighted, p == first.peak.cell, divisor));
       }
       if (thread == 0) {
         store(static_cast<Acc*>(op.loss) + at.pair, value);

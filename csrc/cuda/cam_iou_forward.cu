@@ -17,8 +17,7 @@ namespace {
 std::tuple<Tensor, Tensor, Tensor, Tensor>
 cam_iou_forward(const Tensor activations, const Tensor gradients, const Tensor regions,
                 const std::optional<Tensor> cell_weights, const std::optional<Tensor> where,
-                double threshold, double sharpness, int64_t binarize, double eps,
-                double max_pull) {
+                double threshold, double sharpness, int64_t binarize, double eps, double max_pull) {
   return cam_iou_forward_op(activations, gradients, regions, cell_weights, where, threshold,
                             sharpness, binarize, eps, max_pull,
                             [&](const CamLossForward& op, ScalarKind a, ScalarKind d) {

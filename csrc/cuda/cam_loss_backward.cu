@@ -7,11 +7,11 @@
 namespace fastcam {
 namespace {
 
-std::tuple<Tensor, Tensor>
-cam_loss_backward(const Tensor alpha, const Tensor grad_map,
-                  const std::optional<Tensor> grad_gradients, const Tensor status,
-                  const Tensor grad, const std::optional<Tensor> count, int64_t dtype,
-                  bool channels_last, bool need_activations) {
+std::tuple<Tensor, Tensor> cam_loss_backward(const Tensor alpha, const Tensor grad_map,
+                                             const std::optional<Tensor> grad_gradients,
+                                             const Tensor status, const Tensor grad,
+                                             const std::optional<Tensor> count, int64_t dtype,
+                                             bool channels_last, bool need_activations) {
   return cam_loss_backward_op(
       alpha, grad_map, grad_gradients, status, grad, count, dtype, channels_last, need_activations,
       [&](const CamLossBackward& op, ScalarKind kind) {

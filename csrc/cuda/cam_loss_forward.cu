@@ -24,12 +24,11 @@ int cluster_shared_bytes(int32_t device) {
 LossOutputs cam_loss_forward(const Tensor activations, const Tensor gradients, const Tensor regions,
                              const std::optional<Tensor> cell_weights,
                              const std::optional<Tensor> where, int64_t loss,
-                             const std::vector<double> params, double max_pull,
-                             int64_t reduction, bool need_gradients) {
+                             const std::vector<double> params, double max_pull, int64_t reduction,
+                             bool need_gradients) {
   return cam_loss_forward_op(
       activations, gradients, regions, cell_weights, where, loss, params, max_pull, reduction,
-      need_gradients,
-      [&](const CamLossPass& op, ScalarKind a, ScalarKind d) {
+      need_gradients, [&](const CamLossPass& op, ScalarKind a, ScalarKind d) {
         on_device_of(activations, [&](int count, void* stream, auto workspace) {
           const PassSite site{count, stream, workspace};
           const int shared = cluster_shared_bytes(activations.get_device_index());

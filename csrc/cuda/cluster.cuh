@@ -1,5 +1,5 @@
-// What Hopper adds to reduce.cuh: clusters of blocks that see each other's shared memory, and copies
-// that go on while the block works (bulk copies that an mbarrier counts, and small ones).
+// What Hopper adds to reduce.cuh: clusters of blocks that see each other's shared memory, and
+// copies that go on while the block works (bulk copies that an mbarrier counts, and small ones).
 //
 // The functions are the device's own instructions under nvcc, for sm_90 and later; the emulator has
 // the same ones.
@@ -72,38 +72,37 @@ FASTCAM_DEVICE void barrier_arrive(CopyBarrier* barrier) {
                : "memory");
 }
 FASTCAM_DEVICE void barrier_arrive_expecting(CopyBarrier* barrier, uint32_t bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
-                   shared_address(barrier)),
-               "r"(bytes)
-               : "memory");
+  asm volatile(
+      "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
+      "r"(bytes)
+      : "memory");
 }
 // Until the phase of this parity (0, 1, 0, ...) has ended.
 FASTCAM_DEVICE void barrier_wait(CopyBarrier* barrier, uint32_t parity) {
   uint32_t ended;
   do {
-    asm volatile(
-        "{\n"
-        ".reg .pred p;\n"
-        "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
-        "selp.u32 %0, 1, 0, p;\n"
-        "}"
-        : "=r"(ended)
-        : "r"(shared_address(barrier)), "r"(parity)
-        : "memory");
+    asm volatile("{\n"
+                 ".reg .pred p;\n"
+                 "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+                 "selp.u32 %0, 1, 0, p;\n"
+                 "}"
+                 : "=r"(ended)
+                 : "r"(shared_address(barrier)), "r"(parity)
+                 : "memory");
   } while (ended == 0);
 }
 
 // Global to shared memory, both aligned to 16 and `bytes` a multiple of 16; `barrier` counts them.
 FASTCAM_DEVICE void bulk_copy(void* to, const void* from, uint32_t bytes, CopyBarrier* barrier) {
   asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-          shared_address(to)),
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(shared_address(to)),
       "l"(from), "r"(bytes), "r"(shared_address(barrier))
       : "memory");
 }
 
-// One value or vector of 4, 8 or 16 bytes. The thread itself may read it after copies_wait(), others
-// after a barrier as well.
+// One value or vector of 4, 8 or 16 bytes. The thread itself may read it after copies_wait(),
+// others after a barrier as well.
 template <class T>
 FASTCAM_DEVICE void copy_later(T* to, const T* from) {
   static_assert(sizeof(T) == 4 || sizeof(T) == 8 || sizeof(T) == 16);
@@ -117,11 +116,6 @@ FASTCAM_DEVICE void copy_later(T* to, const T* from) {
   }
 }
 FASTCAM_DEVICE void copies_wait() { asm volatile("cp.async.wait_all;" ::: "memory"); }
-// Arrives when all that the thread has asked for by copy_later() is there.
-FASTCAM_DEVICE void barrier_arrive_with_copies(CopyBarrier* barrier) {
-  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(barrier))
-               : "memory");
-}
 
 #endif  // FASTCAM_HAS_CLUSTERS
 #endif  // __CUDACC__

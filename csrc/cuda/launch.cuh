@@ -18,7 +18,8 @@
     STD_CUDA_KERNEL_LAUNCH_CHECK();                                        \
   } while (false)
 
-// As a grid of clusters of `ranks` blocks (sm_90 and later), with as much shared memory as it takes.
+// As a grid of clusters of `ranks` blocks (sm_90 and later), with as much shared memory as it
+// takes.
 #define FASTCAM_LAUNCH_CLUSTER(kernel, blocks, threads, shared_bytes, ranks, stream, ...) \
   ::fastcam::launch_cluster(kernel, blocks, threads, shared_bytes, ranks, stream, __VA_ARGS__)
 

@@ -2,13 +2,13 @@
 // dA = sum_t g alpha_t (x) unit_t, written once, and dD's constants times g. Nothing of A's size is
 // read.
 //
-// A block has some rows of one sample's dA: channels, or cells where channels are last. A thread has
-// a few neighbouring columns, whose factors stay in registers, and meets one row after the other,
-// whose factors all lanes read at once.
+// A block has some rows of one sample's dA: channels, or cells where channels are last. A thread
+// has a few neighbouring columns, whose factors stay in registers, and meets one row after the
+// other, whose factors all lanes read at once.
 #pragma once
 
-#include "pass_sums.cuh"
 #include "pass_plan.h"
+#include "pass_sums.cuh"
 
 namespace fastcam {
 

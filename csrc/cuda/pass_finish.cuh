@@ -13,12 +13,12 @@ struct PairLoss {
   uint8_t status;  // 0: no region, or the loss is not defined
 };
 
-// `emit(cell, d loss / d map before ReLU)` is called for every cell of a valid pair. `weight` may be
-// null.
+// `emit(cell, d loss / d map before ReLU)` is called for every cell of a valid pair. `weight` may
+// be null.
 template <class Loss, class Acc, class Emit>
 FASTCAM_DEVICE PairLoss<Acc> finish_in_warp(const Loss& loss, const Acc* map, const Acc* region,
-                                            const Acc* weight, int cells, int width,
-                                            Acc max_pull, const Emit& emit) {
+                                            const Acc* weight, int cells, int width, Acc max_pull,
+                                            const Emit& emit) {
   constexpr int kCells = kPassCellsPerLane;
   const int lane = int(threadIdx.x) % kWarp;
   struct First {
@@ -96,8 +96,7 @@ FASTCAM_DEVICE PairLoss<Acc> finish_in_warp(const Loss& loss, const Acc* map, co
   for (int k = 0; k < kCells; ++k) {
     const int q = lane + kWarp * k;
     if (q < cells) {
-      emit(q,
-           cut * map_gradient(r[k], slope[k], pull.weighted, q == first.peak.cell, divisor));
+      emit(q, cut * map_gradient(r[k], slope[k], pull.weighted, q == first.peak.cell, divisor));
     }
   }
   return result;

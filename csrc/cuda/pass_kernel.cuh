@@ -27,7 +27,7 @@ struct PassWork {
 template <class S>
 struct MatrixCopy {
   const PassPlan* plan;
-  CopyBarrier* barriers;
+  CopyBarrier* barrier;
   char* to;
   const S* from;  // the block's first value
   int rows, cols;
@@ -45,73 +45,47 @@ struct MatrixCopy {
     const int thread = int(threadIdx.x);
     const int threads = int(blockDim.x);
     S* first = reinterpret_cast<S*>(to + skew());
-#pragma unroll 1
-    for (int piece = 0; piece < plan->pieces; ++piece) {
-      const int begin = piece * plan->piece_rows;
-      const int left = rows - begin;
-      const int here = left < plan->piece_rows ? (left > 0 ? left : 0) : plan->piece_rows;
-      CopyBarrier* barrier = barriers + piece;
-      if (plan->copy == PassCopy::kPlain) {
+    if (plan->copy == PassCopy::kPlain) {
 #pragma unroll 4
-        for (int i = thread; i < here * cols; i += threads) {
-          const int r = begin + i / cols;
-          const int c = i - (r - begin) * cols;
-          first[r * plan->pitch + c] = load(from + r * from_pitch + c);
-        }
-        barrier_arrive(barrier);
-        continue;
+      for (int i = thread; i < rows * cols; i += threads) {
+        const int r = i / cols;
+        const int c = i - r * cols;
+        first[r * plan->pitch + c] = load(from + r * from_pitch + c);
       }
-      if (plan->run) {
-        const S* begin_at = from + int64_t(begin) * cols;
-        const int values = here * cols;
-        const int misplaced = int(reinterpret_cast<uintptr_t>(begin_at) % 16) / int(sizeof(S));
-        int head = misplaced == 0 ? 0 : kVectorOf<S> - misplaced;
-        if (head > values) head = values;
-        const int body = (values - head) / kVectorOf<S> * kVectorOf<S>;
-        const int tail = values - head - body;
-        S* target = first + begin * cols;
-        if (thread < head + tail) {
-          const int i = thread < head ? thread : thread + body;
-          target[i] = load(begin_at + i);
-        }
-        copy(target + head, begin_at + head, body, 1, 0, 0, barrier);
-      } else {
-        copy(first + begin * plan->pitch, from + begin * from_pitch, cols, here, plan->pitch,
-             from_pitch, barrier);
+      barrier_arrive(barrier);
+    } else if (plan->run) {
+      const int values = rows * cols;
+      const int misplaced = skew() / int(sizeof(S));
+      int head = misplaced == 0 ? 0 : kVectorOf<S> - misplaced;
+      if (head > values) head = values;
+      const int body = (values - head) / kVectorOf<S> * kVectorOf<S>;
+      const int tail = values - head - body;
+      if (thread < head + tail) {
+        const int i = thread < head ? thread : thread + body;
+        first[i] = load(from + i);
       }
+      copy(first + head, from + head, body, 1);
+    } else {
+      copy(first, from, cols, rows);
     }
   }
-  FASTCAM_DEVICE void wait(int piece) const { barrier_wait(barriers + piece, 0); }
+  FASTCAM_DEVICE void wait() const { barrier_wait(barrier, 0); }
 
 private:
   // `count` rows of whole vectors, and this thread's arrival.
-  FASTCAM_DEVICE void copy(S* target, const S* source, int values, int count, int target_pitch,
-                           int64_t source_pitch, CopyBarrier* barrier) const {
+  FASTCAM_DEVICE void copy(S* target, const S* source, int values, int count) const {
     const int thread = int(threadIdx.x);
     const int threads = int(blockDim.x);
-    if (plan->copy == PassCopy::kBulk) {
-      const uint32_t bytes = uint32_t(values) * uint32_t(sizeof(S));
-      const int mine = bytes == 0 || thread >= count ? 0 : (count - thread + threads - 1) / threads;
-      if (mine == 0) {
-        barrier_arrive(barrier);
-      } else {
-        barrier_arrive_expecting(barrier, bytes * uint32_t(mine));
+    const uint32_t bytes = uint32_t(values) * uint32_t(sizeof(S));
+    const int mine = bytes == 0 || thread >= count ? 0 : (count - thread + threads - 1) / threads;
+    if (mine == 0) {
+      barrier_arrive(barrier);
+      return;
+    }
+    barrier_arrive_expecting(barrier, bytes * uint32_t(mine));
 #pragma unroll 1
-        for (int r = thread; r < count; r += threads) {
-          bulk_copy(target + r * target_pitch, source + r * source_pitch, bytes, barrier);
-        }
-      }
-    } else {
-      using Vector = Vec<S, kVectorOf<S>>;
-      const int vectors = values / kVectorOf<S>;
-#pragma unroll 4
-      for (int i = thread; i < count * vectors; i += threads) {
-        const int r = count == 1 ? 0 : i / vectors;
-        const int v = i - r * vectors;
-        copy_later(reinterpret_cast<Vector*>(target + r * target_pitch) + v,
-                   reinterpret_cast<const Vector*>(source + r * source_pitch) + v);
-      }
-      barrier_arrive_with_copies(barrier);
+    for (int r = thread; r < count; r += threads) {
+      bulk_copy(target + r * plan->pitch, source + r * from_pitch, bytes, barrier);
     }
   }
 };
@@ -150,7 +124,7 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossPass& pass, const PassWork& work)
   const int count = left < plan.chunk ? (left > 0 ? left : 0) : plan.chunk;
 
   char* shared = static_cast<char*>(shared_memory());
-  CopyBarrier* barriers = reinterpret_cast<CopyBarrier*>(shared);
+  CopyBarrier* barrier = reinterpret_cast<CopyBarrier*>(shared);
   Acc* alpha = reinterpret_cast<Acc*>(shared + at.alpha);
   Acc* part = reinterpret_cast<Acc*>(shared + at.part);
   Acc* maps = reinterpret_cast<Acc*>(shared + at.maps);
@@ -171,7 +145,7 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossPass& pass, const PassWork& work)
   const bool channels_last = in.activations_channels_last;
   const S* sample = static_cast<const S*>(in.activations) + n * in.activations_stride_n;
   const MatrixCopy<S> matrix{&plan,
-                             barriers,
+                             barrier,
                              shared + at.matrix,
                              sample + int64_t(channel) * (channels_last ? 1 : cells),
                              channels_last ? cells : count,
@@ -179,8 +153,7 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossPass& pass, const PassWork& work)
                              channels_last ? channels : cells};
   if (any) {
     if (thread == 0) {
-#pragma unroll 1
-      for (int i = 0; i < plan.pieces; ++i) barrier_init(barriers + i, threads);
+      barrier_init(barrier, threads);
       barrier_init_fence();
     }
     __syncthreads();
@@ -237,13 +210,11 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossPass& pass, const PassWork& work)
       }
       __syncthreads();
 
+      matrix.wait();
       if (channels_last) {
-#pragma unroll 1
-        for (int i = 0; i < plan.pieces; ++i) matrix.wait(i);
         sums_along<S, kTargets, kOwn>(a, plan.walk, alpha, part);
       } else {
-        sums_down<S, kTargets, kOwn>(a, alpha, part, plan.pieces, plan.piece_rows,
-                                     [&](int piece) { matrix.wait(piece); });
+        sums_down<S, kTargets, kOwn>(a, alpha, part);
       }
     }
     copies_wait();
@@ -323,7 +294,7 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossPass& pass, const PassWork& work)
     if (pass.grad_gradients != nullptr) {
       if (any) {
         if (channels_last) {
-          sums_down<S, kTargets, kOwn>(a, unit, part, 1, cells, [](int) {});
+          sums_down<S, kTargets, kOwn>(a, unit, part);
         } else {
           sums_along<S, kTargets, kOwn>(a, plan.walk, unit, part);
         }

@@ -64,14 +64,14 @@ template <class S>
 bool launch_pass_of(const CamLossPass& op, bool gradients_in_acc, int shared_limit,
                     const PassSite& site);
 
-#define FASTCAM_DEFINE_LAUNCH_PASS(S)                                                      \
-  template <>                                                                              \
-  bool launch_pass_of<S>(const CamLossPass& op, bool gradients_in_acc, int shared_limit,   \
-                         const PassSite& site) {                                           \
-    return with_pass_targets(op.loss.in.targets, [&](auto targets) {                       \
-      return launch_pass<S, decltype(targets)::value, AllLosses<AccOf<S>>>(                \
-          op, gradients_in_acc, shared_limit, site);                                       \
-    });                                                                                    \
+#define FASTCAM_DEFINE_LAUNCH_PASS(S)                                                            \
+  template <>                                                                                    \
+  bool launch_pass_of<S>(const CamLossPass& op, bool gradients_in_acc, int shared_limit,         \
+                         const PassSite& site) {                                                 \
+    return with_pass_targets(op.loss.in.targets, [&](auto targets) {                             \
+      return launch_pass<S, decltype(targets)::value, AllLosses<AccOf<S>>>(op, gradients_in_acc, \
+                                                                           shared_limit, site);  \
+    });                                                                                          \
   }
 
 template <>
@@ -100,8 +100,8 @@ __global__ void __launch_bounds__(256) reduce_pairs_kernel(const CamLossPass op)
 }
 
 template <class Forward, class Backward, class Site>
-void launch_cam_loss_in_parts(const CamLossPass& op, ScalarKind activations,
-                              const Forward& forward, const Backward& backward, const Site& site) {
+void launch_cam_loss_in_parts(const CamLossPass& op, ScalarKind activations, const Forward& forward,
+                              const Backward& backward, const Site& site) {
   const CamLossForward& loss = op.loss;
   forward(loss);
   if (op.grad_gradients != nullptr && loss.in.channels > 0) {
@@ -130,10 +130,9 @@ void launch_cam_loss_in_parts(const CamLossPass& op, ScalarKind activations,
 template <class S, int kTargets, class Site>
 void launch_pass_backward(const CamLossBackward& op, const Site& site) {
   using Acc = AccOf<S>;
-  const PassShape shape{op.batch,        op.targets, op.channels,
-                        op.cells,        sizeof(S),  sizeof(Acc),
-                        op.channels_last, true,      false,
-                        kTargets,        kPassBackwardThreads, site.multiprocessors,
+  const PassShape shape{op.batch,  op.targets,  op.channels,          op.cells,
+                        sizeof(S), sizeof(Acc), op.channels_last,     true,
+                        false,     kTargets,    kPassBackwardThreads, site.multiprocessors,
                         0};
   const PassBackwardPlan plan = plan_pass_backward(shape, kPassVector<S>);
   FASTCAM_LAUNCH((cam_loss_backward_kernel<S, kTargets>), grid_of(plan.blocks), plan.threads,

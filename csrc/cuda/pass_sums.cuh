@@ -2,9 +2,9 @@
 // columns and along its rows. Rows are channels and columns cells, or the other way round where
 // channels are last; the map is the one sum, the gradient of the channel weights the other.
 //
-// A thread is a column, or a row, with an accumulator for each target; what is multiplied is read by
-// all lanes of a warp at once. Groups of threads share the sum and add up what they have one after
-// the other, so that its order is fixed.
+// A thread is a column, or a row, with an accumulator for each target; what is multiplied is read
+// by all lanes of a warp at once. Groups of threads share the sum and add up what they have one
+// after the other, so that its order is fixed.
 #pragma once
 
 #include "cluster.cuh"
@@ -79,11 +79,9 @@ FASTCAM_DEVICE void add_groups(const Share<kOwn>& share, int first, int count,
   }
 }
 
-// out[t, c] = sum_r factor[r, t] m[r, c], t < kTargets. `ready(piece)` waits for rows
-// [piece * piece_rows, ...).
-template <class S, int kTargets, int kOwn, class Acc, class Ready>
-FASTCAM_DEVICE void sums_down(const Held<S>& m, const Acc* factor, Acc* out, int pieces,
-                              int piece_rows, const Ready& ready) {
+// out[t, c] = sum_r factor[r, t] m[r, c], t < kTargets.
+template <class S, int kTargets, int kOwn, class Acc>
+FASTCAM_DEVICE void sums_down(const Held<S>& m, const Acc* factor, Acc* out) {
   constexpr int kRows = kTargets == 1 ? 4 : 1;  // at once: their factors are one vector
   [[maybe_unused]] constexpr int kUnroll = kTargets == 1 ? 2 : (kTargets <= 4 ? 4 : 2);
   const Share<kOwn> share(m.cols, 16);
@@ -112,31 +110,25 @@ FASTCAM_DEVICE void sums_down(const Held<S>& m, const Acc* factor, Acc* out, int
         for (int t = 0; t < kTargets; ++t) sum[k][t] += f[t] * x;
       }
     };
-#pragma unroll 1
-    for (int piece = 0; piece < pieces; ++piece) {
-      ready(piece);
-      const int begin = piece * piece_rows;
-      const int end = begin + piece_rows < m.rows ? begin + piece_rows : m.rows;
-      if (!active) continue;
-      if constexpr (kRows == 4) {
-        const int whole = begin + (end - begin) / 4 * 4;
+    const int rows = active ? m.rows : 0;
+    if constexpr (kRows == 4) {
+      const int whole = rows / 4 * 4;
 #pragma unroll kUnroll
-        for (int r = begin + 4 * share.group; r < whole; r += 4 * share.groups) {
-          Acc f[4];
-          read_factors(factor + r, f);
+      for (int r = 4 * share.group; r < whole; r += 4 * share.groups) {
+        Acc f[4];
+        read_factors(factor + r, f);
 #pragma unroll
-          for (int k = 0; k < kOwn; ++k) {
-            const S* x = column[k] + r * m.pitch;
+        for (int k = 0; k < kOwn; ++k) {
+          const S* x = column[k] + r * m.pitch;
 #pragma unroll
-            for (int e = 0; e < 4; ++e) sum[k][0] += f[e] * to_acc(x[e * m.pitch]);
-          }
+          for (int e = 0; e < 4; ++e) sum[k][0] += f[e] * to_acc(x[e * m.pitch]);
         }
-#pragma unroll 1
-        for (int r = whole + share.group; r < end; r += share.groups) add_row(r);
-      } else {
-#pragma unroll kUnroll
-        for (int r = begin + share.group; r < end; r += share.groups) add_row(r);
       }
+#pragma unroll 1
+      for (int r = whole + share.group; r < rows; r += share.groups) add_row(r);
+    } else {
+#pragma unroll kUnroll
+      for (int r = share.group; r < rows; r += share.groups) add_row(r);
     }
     add_groups<kOwn, kTargets>(share, first, m.cols, sum, out);
   }
@@ -233,11 +225,11 @@ FASTCAM_DEVICE void sums_along(const Held<S>& m, int walk, const Acc* factor, Ac
 // One target's D as the sums read it.
 template <class SD>
 struct GradientRows {
-  const SD* data;    // of target 0 of the sample, from the block's first channel on
+  const SD* data;  // of target 0 of the sample, from the block's first channel on
   int64_t stride_t;
-  int channels;      // of the tensor
-  int count;         // of the block
-  int cells;         // Q
+  int channels;  // of the tensor
+  int count;     // of the block
+  int cells;     // Q
   bool channels_last;
   unsigned on;  // bit t: wanted
 };

@@ -115,11 +115,10 @@ int emulate_cam_iou_forward(void* device, int multiprocessors, int a_kind, int d
 int emulate_cam_loss_forward(void* device, int multiprocessors, int a_kind, int d_kind,
                              const int64_t* sizes, const int64_t* strides, const int* layouts,
                              const void* activations, const void* gradients, const void* regions,
-                             const void* cell_weights, const bool* where,
+                             const void* cell_weights, const uint8_t* where,
                              const int64_t* cell_strides, const int64_t* shape, int loss_kind,
-                             const double* params, double max_pull, int reduction,
-                             int shared_limit, void* loss,
-                             uint8_t* status, void* reduced, void* count, void* alpha,
+                             const double* params, double max_pull, int reduction, int shared_limit,
+                             void* loss, uint8_t* status, void* reduced, void* count, void* alpha,
                              void* grad_map, void* grad_gradients, char* message,
                              int message_size) {
   return guarded(message, message_size, [&] {

@@ -1,11 +1,9 @@
 #include "emulator.h"
 
 #include <algorithm>
-#include <condition_variable>
 #include <exception>
-#include <mutex>
-#include <optional>
 
+#include "emulator_threads.h"
 #include "fiber.h"
 
 namespace emulator {
@@ -63,9 +61,6 @@ Device::Buffer& Device::check(const void* p, size_t bytes, size_t alignment, con
 
 namespace {
 
-// Shared memory holds NaN in every type until it is written.
-void poison(char* shared, size_t bytes) { std::memset(shared, 0xff, bytes); }
-
 // ---- fibers ------------------------------------------------------------------------------------
 
 class FiberCluster;
@@ -85,7 +80,6 @@ public:
   void bulk_copy(void* to, const void* from, uint32_t bytes, const void* at) override;
   void copy_later(void* to, const void* from, int bytes) override;
   void copies_wait() override;
-  void barrier_arrive_with_copies(const void* at) override;
 
   FiberCluster* cluster = nullptr;
   Counter own_counter;
@@ -96,8 +90,8 @@ class FiberCluster {
 public:
   FiberCluster(int ranks, int threads, size_t shared_bytes, const std::function<void()>& kernel)
       : kernel_(kernel), threads_(size_t(threads)), blocks_(size_t(ranks)),
-        lanes_(size_t(ranks * threads)), exchange_(lanes_.size() * 2),
-        shared_bytes_(shared_bytes) {}
+        lanes_(size_t(ranks * threads)), exchange_(lanes_.size() * 2), shared_bytes_(shared_bytes) {
+  }
 
   void run(Device& device, int first_block) {
     std::vector<std::unique_ptr<char, decltype(&std::free)>> memory;
@@ -155,9 +149,9 @@ private:
     FiberCluster* cluster = nullptr;
     State state = State::kReady;
     unsigned shuffles = 0;
-    unsigned cluster_phase = 0;        // that its last arrival belongs to
-    std::function<bool()> over;        // what a waiting lane waits for
-    std::vector<Copy> later;           // small copies that it has asked for
+    unsigned cluster_phase = 0;  // that its last arrival belongs to
+    std::function<bool()> over;  // what a waiting lane waits for
+    std::vector<Copy> later;     // small copies that it has asked for
     Thread thread;
   };
   // An mbarrier.
@@ -169,13 +163,11 @@ private:
     size_t made_by;
     bool fenced = false;
   };
-  // Copies that end together, as late as they may.
+  // A bulk copy, which ends as late as it may.
   struct Pending {
-    std::vector<Copy> copies;
+    Copy copy;
     size_t block;
     const void* barrier;
-    int64_t bytes;  // that the barrier counts
-    int arrivals;
   };
 
   static void body(void* argument) {
@@ -278,8 +270,8 @@ private:
     const Pending pending = last_first ? copies_.back() : copies_.front();
     copies_.erase(last_first ? copies_.end() - 1 : copies_.begin());
     if (is_done(pending.block)) throw Error("a block that leaves before its copies have ended");
-    for (const Copy& copy : pending.copies) std::memcpy(copy.to, copy.from, copy.bytes);
-    arrive(pending.barrier, pending.arrivals, -pending.bytes);
+    std::memcpy(pending.copy.to, pending.copy.from, pending.copy.bytes);
+    arrive(pending.barrier, 0, -int64_t(pending.copy.bytes));
   }
 
   void run_warp(int warp) {
@@ -385,7 +377,7 @@ void FiberBlock::bulk_copy(void* to, const void* from, uint32_t bytes, const voi
     device.traffic.accesses += 1;
     device.traffic.vector_accesses += 1;
   }
-  cluster->copies_.push_back({{{to, from, bytes}}, cluster->running_block(), at, bytes, 0});
+  cluster->copies_.push_back({{to, from, bytes}, cluster->running_block(), at});
 }
 void FiberBlock::copy_later(void* to, const void* from, int bytes) {
   if (reinterpret_cast<uintptr_t>(to) % size_t(bytes) != 0 || !is_shared(to, size_t(bytes))) {
@@ -398,12 +390,6 @@ void FiberBlock::copies_wait() {
   for (const FiberCluster::Copy& copy : later) std::memcpy(copy.to, copy.from, copy.bytes);
   later.clear();
 }
-void FiberBlock::barrier_arrive_with_copies(const void* at) {
-  std::vector<FiberCluster::Copy>& later = cluster->running_->later;
-  cluster->arrivals(at);
-  cluster->copies_.push_back({std::move(later), cluster->running_block(), at, 0, 1});
-  later.clear();
-}
 
 void launch_fibers(Device& device, int blocks, int threads, size_t shared_bytes, int ranks,
                    const std::function<void()>& kernel) {
@@ -412,126 +398,6 @@ void launch_fibers(Device& device, int blocks, int threads, size_t shared_bytes,
   for (int c = 0; c < clusters; ++c) {
     cluster.run(device, (device.options.reversed ? clusters - 1 - c : c) * ranks);
   }
-}
-
-// ---- threads -----------------------------------------------------------------------------------
-
-// What the blocks of a cluster share.
-struct ThreadCluster {
-  explicit ThreadCluster(int all) : barrier(all) {}
-
-  std::barrier<> barrier;
-  std::vector<Block*> blocks;
-  std::mutex mutex;
-  std::condition_variable changed;
-  struct Arrivals {
-    int expected, pending;
-    int64_t bytes = 0;
-    unsigned phase = 0;
-  };
-  std::map<const void*, Arrivals> barriers;
-
-  void arrive(const void* at, int count, int64_t bytes) {
-    const std::lock_guard<std::mutex> lock(mutex);
-    Arrivals& barrier_at = barriers.at(at);
-    barrier_at.pending -= count;
-    barrier_at.bytes += bytes;
-    if (barrier_at.pending == 0 && barrier_at.bytes == 0) {
-      barrier_at.pending = barrier_at.expected;
-      ++barrier_at.phase;
-      changed.notify_all();
-    }
-  }
-};
-
-// Copies are made where they are asked for: it is for ThreadSanitizer to see who reads what they
-// write without having waited.
-class ThreadBlock final : public Block {
-public:
-  ThreadBlock(int threads, ThreadCluster* cluster)
-      : barrier_(threads), exchange_(size_t(threads) * 2), cluster_(cluster) {
-    for (int w = 0; w < threads / 32; ++w) warps_.push_back(std::make_unique<std::barrier<>>(32));
-  }
-  void barrier() override { barrier_.arrive_and_wait(); }
-  uint32_t shuffle_xor(uint32_t value, int lane_mask) override {
-    static thread_local unsigned shuffles = 0;
-    const size_t i = current.index;
-    const size_t side = shuffles++ % 2 * (exchange_.size() / 2);
-    exchange_[side + i] = value;
-    warps_[i / 32]->arrive_and_wait();
-    return exchange_[side + (i ^ size_t(lane_mask))];
-  }
-  void cluster_arrive() override { arrived() = cluster_->barrier.arrive(); }
-  void cluster_wait() override { cluster_->barrier.wait(std::move(*arrived())); }
-  Block& of_cluster(int other) override { return *cluster_->blocks.at(size_t(other)); }
-  void barrier_init(const void* at, int arrivals) override {
-    const std::lock_guard<std::mutex> lock(cluster_->mutex);
-    cluster_->barriers[at] = {arrivals, arrivals};
-  }
-  void barrier_init_fence() override {}
-  void barrier_arrive(const void* at, int64_t expected_bytes) override {
-    cluster_->arrive(at, 1, expected_bytes);
-  }
-  void barrier_wait(const void* at, unsigned parity) override {
-    std::unique_lock<std::mutex> lock(cluster_->mutex);
-    cluster_->changed.wait(lock,
-                           [&] { return cluster_->barriers.at(at).phase % 2 != parity; });
-  }
-  void bulk_copy(void* to, const void* from, uint32_t bytes, const void* at) override {
-    std::memcpy(to, from, bytes);
-    cluster_->arrive(at, 0, -int64_t(bytes));
-  }
-  void copy_later(void* to, const void* from, int bytes) override {
-    std::memcpy(to, from, size_t(bytes));
-  }
-  void copies_wait() override {}
-  void barrier_arrive_with_copies(const void* at) override { cluster_->arrive(at, 1, 0); }
-
-private:
-  static std::optional<std::barrier<>::arrival_token>& arrived() {
-    static thread_local std::optional<std::barrier<>::arrival_token> token;
-    return token;
-  }
-
-  std::barrier<> barrier_;
-  std::vector<std::unique_ptr<std::barrier<>>> warps_;
-  std::vector<uint32_t> exchange_;
-  ThreadCluster* cluster_;
-};
-
-// Errors cannot be carried out of a block whose other threads wait at a barrier: they end the
-// program.
-void launch_threads(Device& device, int blocks, int threads, size_t shared_bytes, int ranks,
-                    const std::function<void()>& kernel) {
-  std::vector<std::unique_ptr<ThreadCluster>> clusters;
-  std::vector<std::unique_ptr<ThreadBlock>> held;
-  std::vector<std::unique_ptr<char, decltype(&std::free)>> memory;
-  for (int b = 0; b < blocks; ++b) {
-    if (b % ranks == 0) clusters.push_back(std::make_unique<ThreadCluster>(ranks * threads));
-    held.push_back(std::make_unique<ThreadBlock>(threads, clusters.back().get()));
-    clusters.back()->blocks.push_back(held.back().get());
-    memory.emplace_back(
-        static_cast<char*>(std::aligned_alloc(128, (shared_bytes + 127) / 128 * 128)), &std::free);
-    poison(memory.back().get(), shared_bytes);
-    held.back()->shared = memory.back().get();
-    held.back()->shared_bytes = shared_bytes;
-    held.back()->rank = b % ranks;
-  }
-  std::vector<std::thread> all;
-  for (int b = 0; b < blocks; ++b) {
-    for (int i = 0; i < threads; ++i) {
-      all.emplace_back([&, b, i, block = held[size_t(b)].get()] {
-        current = Thread{&device,
-                         block,
-                         unsigned(i),
-                         {unsigned(i), 0, 0},
-                         {unsigned(b), 0, 0},
-                         {unsigned(threads), 1, 1}};
-        kernel();
-      });
-    }
-  }
-  for (std::thread& thread : all) thread.join();
 }
 
 }  // namespace

@@ -179,7 +179,6 @@ public:
   virtual void bulk_copy(void* to, const void* from, uint32_t bytes, const void* barrier) = 0;
   virtual void copy_later(void* to, const void* from, int bytes) = 0;
   virtual void copies_wait() = 0;
-  virtual void barrier_arrive_with_copies(const void* at) = 0;
 
   Counter* counter = nullptr;
   char* shared = nullptr;
@@ -191,6 +190,9 @@ public:
     return at >= shared && at + bytes <= shared + shared_bytes;
   }
 };
+
+// Shared memory holds NaN in every type until it is written.
+inline void poison(char* shared, size_t bytes) { std::memset(shared, 0xff, bytes); }
 
 inline constexpr size_t kPlainSharedBytes = 48 * 1024;
 inline constexpr size_t kClusterSharedBytes = 227 * 1024;
@@ -313,9 +315,6 @@ __attribute__((noinline)) void copy_later(T* to, const T* from) {
   emulator::current.block->copy_later(to, from, int(sizeof(T)));
 }
 inline void copies_wait() { emulator::current.block->copies_wait(); }
-inline void barrier_arrive_with_copies(CopyBarrier* barrier) {
-  emulator::current.block->barrier_arrive_with_copies(barrier);
-}
 
 inline unsigned take_ticket(unsigned* counter) {
   emulator::current.device->check(counter, sizeof(unsigned), "atomic");
