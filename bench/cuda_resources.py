@@ -68,15 +68,16 @@ class Kernel:
     def short_name(self) -> str:
         """Without namespaces, parameters and what follows from the rest."""
         name = self.name.removeprefix("void ").replace("fastcam::", "")
-        name = re.sub(r"\(.*$", "", name).replace("LossFinish<AllLosses<", "Losses<")
+        name = re.sub(r"\(.*$", "", name).replace("LossFinish<AllLosses<", "IoU<")
         return re.sub(
-            r", (MapFinish|Losses|AllLosses)<.*$",
+            r", (MapFinish|IoU|AllLosses)<.*$",
             lambda match: ">" if match[1] == "AllLosses" else f", {match[1]}>",
             name,
         ).strip()
 
     @property
     def least_wide_loads(self) -> int:
+        """128-bit loads that must be there."""
         prefix, first = CLUSTERS
         if self.short_name.startswith(prefix) and int(re.sub(r"\D", "", self.arch)) < first:
             return 0

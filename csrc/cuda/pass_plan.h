@@ -17,7 +17,7 @@ inline constexpr int kPassMaxRanks = 8;  // of a cluster; every Hopper GPU has a
 
 // Threads of a block, and blocks that a multiprocessor shall hold, for kTargets targets at a time.
 template <class Acc, int kTargets>
-inline constexpr int kPassThreads = 256;
+inline constexpr int kPassThreads = sizeof(Acc) == 8 ? 192 : 256;
 constexpr int pass_blocks(int acc_bytes, int targets) {
   return acc_bytes == 8 || targets > 4 ? 2 : 3;
 }
@@ -153,7 +153,8 @@ inline std::optional<PassPlan> plan_pass(const PassShape& s) {
   if (s.cells < 1 || s.cells > kPassMaxCells || s.channels < 1) return std::nullopt;
   if (s.batch * kPassMaxRanks > INT32_MAX || s.channels * s.cells > (1 << 24)) return std::nullopt;
   // Two or three blocks a multiprocessor, so that one copies while others compute; the smallest
-  // cluster that allows it. Few samples: larger clusters, so that more multiprocessors take part.
+  // cluster that allows it. Few samples: larger clusters, so that more multiprocessors take part
+  // (rather a little fewer than blocks that have to exchange their maps).
   const int most = std::min(s.shared_limit, (s.per_pass == 1 ? 112 : 74) * 1024);
   std::optional<PassPlan> chosen, at_once;
   for (int ranks = 1; ranks <= kPassMaxRanks; ranks *= 2) {
@@ -165,7 +166,8 @@ inline std::optional<PassPlan> plan_pass(const PassShape& s) {
         plan.blocks <= s.multiprocessors * resident_blocks(s, plan)) {
       at_once = plan;
     }
-    const bool fills = s.batch * ranks >= 2 * s.multiprocessors || plan.chunk <= 16;
+    const int64_t enough = (ranks == 1 ? 7 : 8) * s.multiprocessors;  // quarters of a block
+    const bool fills = 4 * plan.blocks >= enough || plan.chunk <= 16;
     if (plan.at.total <= most && fills) break;
   }
   // With several targets a second turn costs more than what larger blocks have less in flight.
