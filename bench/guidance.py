@@ -26,10 +26,13 @@ import torch
 
 from fastcam._files import write_json, write_text
 from fastcam._progress import progress_bars
+from fastcam.demo import DemoConfig
 
-PAIRS = (("Wearing_Lipstick", "mouth"), ("Eyeglasses", "left_eye,right_eye"))
-OTHER = "Heavy_Makeup"
-COOCCURRENCE = 0.9
+# The demo's faces, networks, controls and guided networks are those of the default cells, so a
+# folder that holds `fastcam demo --seed N --out WORK/seedN` is not trained again.
+DEMO = DemoConfig()
+PAIRS = ((DEMO.attribute, DEMO.region), ("Eyeglasses", "left_eye,right_eye"))
+OTHER = DEMO.other
 MAX_LOSS = 0.01  # of accuracy, against the control
 MIN_GAIN = 1.5  # of energy in the region, against the control
 
@@ -42,13 +45,13 @@ class Setup:
     base: settings of the networks that are fine-tuned, by model.
     """
 
-    images: int = 7000
-    splits: tuple[float, float, float] = (0.34, 0.16, 0.5)
-    size: int = 128
-    fit: str = "face"
+    images: int = DEMO.images
+    splits: tuple[float, float, float] = DEMO.splits
+    size: int = DEMO.size
+    fit: str = DEMO.fit
     base: Mapping[str, Mapping[str, Any]] = field(
         default_factory=lambda: {
-            "alexnet": {"lr": 0.2, "epochs": 8, "batch_size": 32},
+            "alexnet": {"lr": DEMO.lr, "epochs": DEMO.epochs, "batch_size": DEMO.batch_size},
             "resnet18": {"lr": 0.1, "epochs": 8, "batch_size": 32},
         }
     )
@@ -74,8 +77,11 @@ class Cell:
 
     @property
     def slug(self) -> str:
-        text = "".join(c if c.isalnum() or c in ".-" else "_" for c in self.name)
-        return f"{text}-seed{self.seed}"
+        """Its folder in the work folder."""
+        name = "".join(c if c.isalnum() or c in ".-" else "_" for c in self.name)
+        if (self.model, self.pairs, dict(self.train)) == ("alexnet", 1, {}):
+            name = {"{}": "guided", "{'pull': 0.0}": "control"}.get(str(dict(self.guidance)), name)
+        return f"seed{self.seed}/{name}"
 
 
 def matrix(seeds: int = 3) -> list[Cell]:
@@ -92,10 +98,18 @@ def matrix(seeds: int = 3) -> list[Cell]:
         Cell("lr .003", train={"lr": 0.003}),
         Cell("lr .03", train={"lr": 0.03}),
         Cell("no clipping", train={"clip": 0.0}),
-        Cell("cosine lr", train={"schedule": "cosine"}),
+        Cell("constant lr", train={"schedule": "constant"}),
         Cell("resnet18", model="resnet18"),
     ]
     return cells
+
+
+def faces_of(work: Path, seed: int) -> Path:
+    return work / f"seed{seed}" / "faces"
+
+
+def base_of(work: Path, model: str, seed: int) -> Path:
+    return work / f"seed{seed}" / ("before" if model == "alexnet" else f"before-{model}")
 
 
 def faces(setup: Setup, work: Path, seed: int, workers: int) -> Path:
@@ -103,10 +117,10 @@ def faces(setup: Setup, work: Path, seed: int, workers: int) -> Path:
 
     (a, _), *_ = PAIRS
     return generate(
-        work / f"faces{seed}",
+        faces_of(work, seed),
         setup.images,
         seed=seed,
-        cooccurrence={(a, OTHER): COOCCURRENCE},
+        cooccurrence={(a, OTHER): DEMO.agreement},
         splits=setup.splits,
         workers=workers,
         progress=False,
@@ -118,10 +132,10 @@ def base(setup: Setup, work: Path, model: str, seed: int, device: str, workers: 
     from fastcam.training import TrainConfig, train
 
     config = TrainConfig(
-        data=str(work / f"faces{seed}"), model=model, size=setup.size, fit=setup.fit, patience=0,
+        data=str(faces_of(work, seed)), model=model, size=setup.size, fit=setup.fit, patience=0,
         schedule="cosine", seed=seed, device=device, workers=workers, **setup.base[model],
     )  # fmt: skip
-    return train(config, work / f"base-{model}-seed{seed}").checkpoint
+    return train(config, base_of(work, model, seed)).checkpoint
 
 
 def run(setup: Setup, work: Path, cell: Cell, device: str, workers: int) -> dict[str, Any]:
@@ -132,8 +146,8 @@ def run(setup: Setup, work: Path, cell: Cell, device: str, workers: int) -> dict
     found = folder / "found.json"
     if found.is_file():
         return json.loads(found.read_text(encoding="utf-8"))
-    data = work / f"faces{cell.seed}"
-    start = work / f"base-{cell.model}-seed{cell.seed}" / "model.pt"
+    data = faces_of(work, cell.seed)
+    start = base_of(work, cell.model, cell.seed) / "model.pt"
     config = TrainConfig.finetune(
         start, data, GuidanceConfig(targets=PAIRS[: cell.pairs], **cell.guidance),
         seed=cell.seed + 1, device=device, workers=workers, **cell.train,
@@ -165,8 +179,8 @@ def judge(
         images = _images(data, split, tuple(checkpoint.attributes), taken.size, taken.fit, workers)
         out[split] = []
         for attribute, region in PAIRS[:pairs]:
-            what = {"attribute": attribute, "region": region}
-            predictions = predict(checkpoint, images, **what, device=device)  # type: ignore[arg-type]
+            what: dict[str, Any] = {"attribute": attribute, "region": region}
+            predictions = predict(checkpoint, images, **what, device=device)
             e = summarize(predictions, checkpoint.attributes, **what, other=OTHER, split=split)
             out[split].append(
                 {
@@ -240,12 +254,11 @@ def _percent(value: float | None) -> str:
 
 def _job(setup: Setup, work: Path, step: tuple[Any, ...], device: str, workers: int) -> Any:
     torch.set_num_threads(workers)
-    kind, *what = step
-    if kind == "faces":
-        return faces(setup, work, *what, workers)
-    if kind == "base":
-        return base(setup, work, *what, device, workers)
-    return run(setup, work, *what, device, workers)
+    if step[0] == "faces":
+        return faces(setup, work, step[1], workers)
+    if step[0] == "base":
+        return base(setup, work, step[1], step[2], device, workers)
+    return run(setup, work, step[1], device, workers)
 
 
 def main(arguments: list[str]) -> int:

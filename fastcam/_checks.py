@@ -66,10 +66,9 @@ def number(name: str, value: float, expected: str, fits: Callable[[float], bool]
         raise ValueError(f"{name}: expected a number {expected}, got {value}")
 
 
-def signs(value: object, gradients: Tensor) -> Tensor:
+def signs(value: Tensor, gradients: Tensor) -> Tensor:
     """Signs [N] or [N,T] of gradients [N,T,C,H',W'], shaped to multiply them."""
     floating("signs", value)
-    assert isinstance(value, Tensor)
     _same_device("signs", value, gradients)
     batch, targets = gradients.shape[:2]
     if tuple(value.shape) not in ((batch,), (batch, targets)):

@@ -172,7 +172,7 @@ class Balance(nn.Module):
         self, label_loss: Tensor, guidance: Any, tap: ActivationTap | None
     ) -> list[tuple[Tensor, ActivationTap]]:
         _check_scalar("label_loss", label_loss)
-        terms = [(guidance, tap)] if isinstance(guidance, Tensor) else list(guidance)
+        terms: list[Any] = [(guidance, tap)] if isinstance(guidance, Tensor) else list(guidance)
         if not terms:
             raise ValueError("guidance: expected at least one loss, got none")
         for term in terms:

@@ -12,7 +12,7 @@ from bench import guidance
 from bench.guidance import Cell, Setup, matrix, table, verdict
 
 SETUP = Setup(size=32, base={MODEL: {"lr": 0.1, "epochs": 6, "batch_size": 16}})
-TRAIN = {"batch_size": 8, "epochs": 2, "lr": 0.02}
+TRAIN = {"batch_size": 8, "epochs": 4, "lr": 0.05}
 CELLS = (
     Cell("default", model=MODEL, train=TRAIN),
     Cell("pull 0.3", model=MODEL, train=TRAIN, guidance={"pull": 0.3}),
@@ -22,11 +22,11 @@ CELLS = (
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dict]]:
     work = tmp_path_factory.mktemp("guidance")
-    write_faces(work / "faces0", 400)
+    write_faces(guidance.faces_of(work, 0), 400)
     cells = {c.slug: c for cell in CELLS for c in (cell.control, cell)}
     assert len(cells) == 3  # they share a control
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(guidance, "PAIRS", (("Lips", "mouth"),))
+        patch.setattr(guidance, "PAIRS", (("Lips", "chin"),))
         patch.setattr(guidance, "OTHER", "Eyes")
         guidance.base(SETUP, work, MODEL, 0, "cpu", 1)
         yield {slug: guidance.run(SETUP, work, cell, "cpu", 1) for slug, cell in cells.items()}
@@ -37,7 +37,7 @@ def test_guidance_is_safe_and_moves_the_map(cell: Cell, found: dict[str, dict]) 
     judged = verdict(cell, found[cell.slug], found[cell.control.slug])
     assert judged["finite"]
     assert judged["accuracy change"] > -0.02  # of 100 images, where the matrix has 3,500
-    assert judged["energy gain"] > 1.2
+    assert judged["energy gain"] > 1.5
 
 
 def test_the_table_holds_every_cell(found: dict[str, dict]) -> None:
@@ -66,6 +66,6 @@ def test_the_matrix_covers_what_it_promises() -> None:
 
 def test_a_finished_cell_is_kept(tmp_path: Path) -> None:
     folder = tmp_path / CELLS[0].slug
-    folder.mkdir()
+    folder.mkdir(parents=True)
     (folder / "found.json").write_text('{"diverged": "earlier"}')
     assert guidance.run(SETUP, tmp_path, CELLS[0], "cpu", 1) == {"diverged": "earlier"}
