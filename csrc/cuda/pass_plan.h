@@ -153,8 +153,8 @@ inline std::optional<PassPlan> plan_pass(const PassShape& s) {
   if (s.cells < 1 || s.cells > kPassMaxCells || s.channels < 1) return std::nullopt;
   if (s.batch * kPassMaxRanks > INT32_MAX || s.channels * s.cells > (1 << 24)) return std::nullopt;
   // Two or three blocks a multiprocessor, so that one copies while others compute; the smallest
-  // cluster that allows it. Few samples: larger clusters, so that more multiprocessors take part
-  // (rather a little fewer than blocks that have to exchange their maps).
+  // cluster that allows it. Few samples: larger clusters, so that more multiprocessors take part.
+  // A block that has its sample alone exchanges nothing, and some may then be idle.
   const int most = std::min(s.shared_limit, (s.per_pass == 1 ? 112 : 74) * 1024);
   std::optional<PassPlan> chosen, at_once;
   for (int ranks = 1; ranks <= kPassMaxRanks; ranks *= 2) {

@@ -26,8 +26,8 @@ def sass(kernels):
 
 
 def test_every_variant_is_there(kernels):
-    """Four dtypes; cam: one target or four, forward for grad_cam and cam_iou, and backward; one-pass
-    cam_loss: one target, four or sixteen, forward and backward, and the mean in float and double;
+    """Four dtypes; cam: one target or four, forward for grad_cam and cam_iou, and backward;
+    one-pass cam_loss: one target, four or sixteen, forward and backward, the mean by itself;
     attend pooled or not, tone_curve: forward and backward."""
     archs = {kernel.arch for kernel in kernels}
     assert archs
