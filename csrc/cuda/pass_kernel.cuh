@@ -321,9 +321,16 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossPass& pass, const PassWork& work)
 
 #endif  // FASTCAM_HAS_CLUSTERS
 
+// Chips after Hopper need more registers for the same code.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+#define FASTCAM_PASS_BLOCKS(Acc, kTargets) 2
+#else
+#define FASTCAM_PASS_BLOCKS(Acc, kTargets) (kPassBlocks<Acc, kTargets>)
+#endif
+
 template <class S, int kTargets, class Losses>
 __global__ void __launch_bounds__((kPassThreads<AccOf<S>, kTargets>),
-                                  (kPassBlocks<AccOf<S>, kTargets>))
+                                  FASTCAM_PASS_BLOCKS(AccOf<S>, kTargets))
     cam_loss_pass_kernel(const CamLossPass pass, const PassWork work) {
 #if defined(FASTCAM_HAS_CLUSTERS)
   cam_loss_pass<S, kTargets, Losses>(pass, work);

@@ -72,6 +72,7 @@ bool run(const Case& c, Mode mode, bool reversed) {
   forward.regions_stride_t = P;
   forward.kind = c.kind;
   forward.params = kSanitizedParams;
+  forward.params.cols = int32_t(P);
   forward.alpha = alpha.data();
   forward.unit = unit.data();
   forward.loss = loss.data();

@@ -9,7 +9,7 @@ namespace emulator {
 
 inline constexpr fastcam::LossParams kSanitizedParams{{0.5, 2.0, 1e-6}, 0, 0};
 
-// Sharpness and threshold are those of kSanitizedParams; every cell weighs 1.
+// With kSanitizedParams, to which a call adds its H and W; every cell weighs 1.
 inline double loss_of(fastcam::LossKind kind, const std::vector<double>& map, double peak,
                       const float* region) {
   double result = 0;
