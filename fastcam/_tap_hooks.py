@@ -13,7 +13,7 @@ from torch import nn
 
 from fastcam._autograd import running_backward
 
-__all__ = ["forget_hooks", "is_opaque", "of_this_forward", "register"]
+__all__ = ["forget_hooks", "is_opaque", "is_own", "of_this_forward", "register"]
 
 # torch numbers hooks with a counter that two threads could read at once, and the count below.
 _LOCK = threading.Lock()
@@ -80,6 +80,11 @@ def _without_hooks(mapping: OrderedDict[Any, Any]) -> Any:
     if len(kept) < len(items):
         mapping = OrderedDict(kept)
     return (_reduce_before or OrderedDict.__reduce__)(mapping)
+
+
+def is_own(hook: Any) -> bool:
+    """Whether a module's hook is one of :func:`register`."""
+    return type(hook) is _Hook
 
 
 def of_this_forward(module: nn.Module, own: int) -> bool:

@@ -16,6 +16,7 @@ from torch.autograd.graph import Node
 
 from fastcam._head_memory import Link, MemoryChain
 from fastcam._layers import describe, is_compiled, version_of
+from fastcam._tap_hooks import is_own
 
 __all__ = ["Call", "Capture", "Trace", "is_hooked"]
 
@@ -122,5 +123,4 @@ class Trace:
 
 def _runs_other_hooks(module: nn.Module) -> bool:
     """Whether a pre-hook of someone else may yet touch the input of a module about to run."""
-    hooks = module._forward_pre_hooks.values()
-    return any(getattr(hook, "__module__", None) != "fastcam.tap" for hook in hooks)
+    return not all(is_own(hook) for hook in module._forward_pre_hooks.values())
