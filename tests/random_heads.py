@@ -51,7 +51,9 @@ def with_removed_hook(x: Tensor) -> Tensor:
 
 def with_node_prehook(x: Tensor) -> Tensor:
     if x.grad_fn is not None:
-        x.grad_fn.register_prehook(lambda grads: tuple(negated(g) for g in grads))
+        x.grad_fn.register_prehook(
+            lambda grads: tuple(None if g is None else negated(g) for g in grads)
+        )
     return x
 
 

@@ -262,8 +262,9 @@ def test_gradient_accumulation_does_not_change_the_ratio():
     torch.testing.assert_close(parts.ratio, whole.ratio)
 
 
-@pytest.mark.parametrize(("dtype", "rtol"), [(torch.bfloat16, 0.4), (torch.float16, 0.05)])
-def test_half_precision_measures_what_float32_does(dtype, rtol):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_measures_what_float32_does(dtype):
+    """With a smooth loss: an IoU loss multiplies the rounding of the activations themselves."""
     ratios = []
     for half in (False, True):
         net = small_cnn().eval()
@@ -273,11 +274,11 @@ def test_half_precision_measures_what_float32_does(dtype, rtol):
                 logits = net(X.float())
             # A mean over many labels: in float16 its gradient would be flushed to zero.
             label = 1e-6 * bce(logits.float())
-            guidance = IoUCamLoss(sharpness=2.0)(logits, tap, REGIONS.float(), 1)
+            guidance = tap.activations.float().square().mean()
             balance(label, guidance, tap)
         ratios.append(balance.ratio)
     assert tap.layer == "4"
-    torch.testing.assert_close(ratios[1], ratios[0], rtol=rtol, atol=0)
+    torch.testing.assert_close(ratios[1], ratios[0], rtol=0.05, atol=0)
 
 
 def test_grad_scaler():

@@ -12,7 +12,7 @@ from bench import guidance
 from bench.guidance import Cell, Setup, matrix, table, verdict
 
 SETUP = Setup(size=32, base={MODEL: {"lr": 0.1, "epochs": 6, "batch_size": 16}})
-TRAIN = {"batch_size": 8, "epochs": 4, "lr": 0.05}
+TRAIN = {"batch_size": 8, "epochs": 4, "lr": 0.05, "schedule": "constant"}
 CELLS = (
     Cell("default", model=MODEL, train=TRAIN),
     Cell("pull 0.3", model=MODEL, train=TRAIN, guidance={"pull": 0.3}),

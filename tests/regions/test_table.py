@@ -155,6 +155,7 @@ def test_files_that_are_no_table(tmp_path, table):
     np.savez(path, name=table.name, landmarks=table.landmarks)
     with pytest.raises(ValueError, match="not a landmark table: .*source"):
         LandmarkTable.load(path)
+    path.unlink()
     table.save(path)
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match="not a landmark table"):
