@@ -9,11 +9,10 @@ namespace {
 std::tuple<Tensor, Tensor, Tensor, Tensor>
 cam_iou_forward(const Tensor activations, const Tensor gradients, const Tensor regions,
                 const std::optional<Tensor> cell_weights, const std::optional<Tensor> where,
-                double threshold, double sharpness, int64_t binarize, double eps,
-                double max_pull) {
+                double threshold, double sharpness, int64_t binarize, double eps, double max_pull) {
   return cam_iou_forward_op(
-      activations, gradients, regions, cell_weights, where, threshold, sharpness, binarize, eps, max_pull,
-      [&](const CamLossForward& op, ScalarKind a, ScalarKind d) {
+      activations, gradients, regions, cell_weights, where, threshold, sharpness, binarize, eps,
+      max_pull, [&](const CamLossForward& op, ScalarKind a, ScalarKind d) {
         on_device_of(activations, [&](int count, void* stream, auto workspace) {
           launch_cam_iou_forward(op, a, d, LaunchSite{count, stream, workspace});
         });
