@@ -4,6 +4,7 @@
 #   make demo      faces -> train -> guide -> compare; writes runs/demo
 #   make attention-demo  faces -> attention network -> all its analyses; writes runs/attention-demo
 #   make test      pytest, and the C++ tests through CMake
+#   make test-long the slowest tests, which make test leaves out
 #   make bench     ops, training step and other libraries' Grad-CAM side by side: runs/bench/cpu.md, plots
 #   make lint      ruff, clang-format, mypy
 #   make cuda-all  CUDA library for all architectures, warnings as errors (needs nvcc, no GPU)
@@ -31,14 +32,14 @@ export MAX_JOBS ?= $(shell nproc)
 # Here, not for those who install with pip: their compilers may warn of other things.
 export FASTCAM_WERROR ?= 1
 
-PYTEST_WORKERS ?= 0
+PYTEST_WORKERS ?= $(shell nproc)
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 
 BUILD_ENV = TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST:-$(CUDA_ARCHS)}"
 
-.PHONY: setup build demo attention-demo test test-python test-cpp bench lint format cuda-all cuda-sanitize clean distclean
+.PHONY: setup build demo attention-demo test test-long test-python test-cpp bench lint format cuda-all cuda-sanitize clean distclean
 
 # --- set-up ---------------------------------------------------------------------------------------
 
@@ -88,8 +89,15 @@ test: test-cpp build
 	@status=0; $(MAKE) --no-print-directory test-python || status=$$?; \
 		$(VENV_PYTHON) build_config.py report; exit $$status
 
+# A worker a core, each with one thread; what measures time runs alone afterwards.
 test-python: build
-	$(VENV_PYTHON) -m pytest $(if $(filter-out 0,$(PYTEST_WORKERS)),-n $(PYTEST_WORKERS)) $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -m "not long" --ignore=tests/test_speed.py $(WORKERS) $(PYTEST_ARGS)
+	$(VENV_PYTHON) -m pytest tests/test_speed.py
+
+test-long: build
+	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -m long $(WORKERS) $(PYTEST_ARGS)
+
+WORKERS = $(if $(filter-out 0 1,$(PYTEST_WORKERS)),-n $(PYTEST_WORKERS) --dist loadfile)
 
 # Twice: as released, and under AddressSanitizer.
 test-cpp: $(BIN)/.requirements

@@ -33,8 +33,8 @@ class Doubled(nn.Linear):
         return 2 * super().forward(x)
 
 
-def negated(grad: Tensor) -> Tensor:
-    return -0.7 * grad
+def negated(grad: Tensor | None) -> Tensor | None:
+    return None if grad is None else -0.7 * grad  # a hook may be given an undefined gradient
 
 
 def with_tensor_hook(x: Tensor) -> Tensor:
@@ -51,17 +51,13 @@ def with_removed_hook(x: Tensor) -> Tensor:
 
 def with_node_prehook(x: Tensor) -> Tensor:
     if x.grad_fn is not None:
-        x.grad_fn.register_prehook(
-            lambda grads: tuple(None if g is None else negated(g) for g in grads)
-        )
+        x.grad_fn.register_prehook(lambda grads: tuple(negated(g) for g in grads))
     return x
 
 
 def with_node_hook(x: Tensor) -> Tensor:
     if x.grad_fn is not None:
-        x.grad_fn.register_hook(
-            lambda into, _: tuple(None if g is None else negated(g) for g in into)
-        )
+        x.grad_fn.register_hook(lambda into, _: tuple(negated(g) for g in into))
     return x
 
 
@@ -246,12 +242,12 @@ HOOKS: dict[str, Callable[[nn.Module], Any]] = {
     "pre, doubles": lambda m: m.register_forward_pre_hook(lambda m, a: (2 * a[0],)),
     "pre, hooks": lambda m: m.register_forward_pre_hook(lambda m, a: (with_tensor_hook(a[0]),)),
     "backward": lambda m: m.register_full_backward_hook(
-        lambda m, into, out: tuple(None if g is None else negated(g) for g in into)
+        lambda m, into, out: tuple(negated(g) for g in into)
     ),
     "backward pre": lambda m: m.register_full_backward_pre_hook(
         lambda m, out: tuple(negated(g) for g in out)
     ),
     "backward, legacy": lambda m: m.register_backward_hook(
-        lambda m, into, out: tuple(None if g is None else negated(g) for g in into)
+        lambda m, into, out: tuple(negated(g) for g in into)
     ),
 }

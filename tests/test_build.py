@@ -375,6 +375,7 @@ def answer_of(root: Path) -> int:
     return int(subprocess.check_output([sys.executable, "-c", code]))
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_incremental_build_in_place(small_project):
     def build():

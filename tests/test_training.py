@@ -81,6 +81,7 @@ def test_bfloat16_trains_and_guides_in_autocast(
         run_config(data, precision="float8")
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")
 def test_freed_memory_is_kept() -> None:
     code = (
