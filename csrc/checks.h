@@ -202,10 +202,9 @@ cam_iou_forward_op(const Tensor& activations, const Tensor& gradients, const Ten
       op.where_stride_n = where->stride(0);
       op.where_stride_t = where->stride(1);
     }
-    op.binarize = Binarize(binarize);
-    op.threshold = threshold;
-    op.sharpness = sharpness;
-    op.eps = eps;
+    op.kind = LossKind(binarize);
+    op.params = {
+        {threshold, sharpness, eps}, int32_t(activations.size(2)), int32_t(activations.size(3))};
     op.max_pull = max_pull;
     op.alpha = alpha.mutable_data_ptr();
     op.unit = unit.mutable_data_ptr();

@@ -15,8 +15,17 @@ inline constexpr int64_t bytes_of(ScalarKind kind) {
   return kind == ScalarKind::kDouble ? 8 : kind == ScalarKind::kFloat ? 4 : 2;
 }
 
-// How a normalised map becomes a soft set (see math.cuh).
-enum class Binarize : int32_t { kTone = 0, kSigmoid = 1, kHard = 2 };
+// The losses of the map (math.cuh). What a kind's parameters are, its policy says.
+enum class LossKind : int32_t { kIoUTone = 0, kIoUSigmoid = 1, kIoUHard = 2 };
+inline constexpr int kLossKinds = 3;
+inline constexpr int kMaxLossParams = 4;
+
+// A loss as a call names it: its parameters in its policy's order, and the map's H and W.
+struct LossParams {
+  double value[kMaxLossParams];
+  int32_t rows;
+  int32_t cols;
+};
 
 // Bits of the status byte of a pair (n, t).
 inline constexpr uint8_t kStatusValid = 1;
@@ -50,7 +59,7 @@ struct CamForward {
   void* peak;   // [N, T] acc, out: max of the ReLU map
 };
 
-// cam_iou: the loss of the map, with everything backward needs.
+// A loss of the map, with everything backward needs.
 struct CamLossForward {
   CamInputs in;
 
@@ -64,10 +73,8 @@ struct CamLossForward {
   int64_t where_stride_n;
   int64_t where_stride_t;
 
-  Binarize binarize;
-  double threshold;
-  double sharpness;
-  double eps;
+  LossKind kind;
+  LossParams params;
   double max_pull;  // a pair's sum of |d loss / d x| is cut down to this in the gradient; 0: never
 
   void* alpha;      // [N, T, C] acc, out: channel weights; 0 for an invalid pair
@@ -98,6 +105,41 @@ struct CamBackward {
 
   void* grad_activations;  // [N, C, P] dense in A's layout and dtype, out, or null
   void* grad_gradients;    // [N, T, C] acc, out, or null
+};
+
+// A loss of the map and its gradients in one pass over A and D. `reduced` is their sum or mean.
+enum class Reduction : int32_t { kNone = 0, kMean = 1, kSum = 2 };
+
+struct CamLossPass {
+  CamLossForward loss;
+  Reduction reduction;
+  void* grad_gradients;  // [N, T, C] acc, out, or null: d loss[n,t] / d D[n,t,c,q], whatever q
+  void* reduced;         // acc, out, unless kNone
+  void* count;           // acc, out, unless kNone: how many pairs are valid
+};
+
+// The backward of that, which reads nothing of A's size. A pair's upstream gradient is
+// g[n,t] = grad[n,t] / max(count, 1), and 0 if the pair is invalid:
+//   grad_activations[n,c,p] = sum_t g[n,t] unit[n,t,p] alpha[n,t,c]
+//   scaled_gradients[n,t,c] = g[n,t] grad_gradients[n,t,c]
+struct CamLossBackward {
+  int64_t batch;
+  int64_t targets;
+  int64_t channels;
+  int64_t cells;
+  bool channels_last;
+
+  const void* alpha;           // [N, T, C] acc
+  const void* unit;            // [N, T, P] acc
+  const void* grad_gradients;  // [N, T, C] acc or null
+  const uint8_t* status;       // [N, T]
+  const void* grad;            // [N, T] acc; strides may be 0
+  int64_t grad_stride_n;
+  int64_t grad_stride_t;
+  const void* count;  // acc or null (divide by 1)
+
+  void* grad_activations;  // [N, C, P] dense, out, or null
+  void* scaled_gradients;  // [N, T, C] acc, out, or null
 };
 
 // K eq. 7 and 8: g = (1 + beta) h(M; n) - beta.

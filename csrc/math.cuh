@@ -1,12 +1,13 @@
 // Scalar math of fastcam, written once for the CPU kernels, the CUDA kernels and the C++ tests.
 //
 // A loss of the map is a compile-time policy. All of them share the map, its normalisation and the
-// whole backward; a policy says only
+// whole backward; a policy is made from LossParams and says only
 //   kSums             how many sums over the cells it needs,
-//   terms(x, s, w, t) the terms t[kSums] that one cell adds to these sums,
+//   terms(cell, t)    the terms t[kSums] that one cell adds to these sums,
 //   combine(sum, d)   the loss, and d[j] = d loss / d sum[j],
-//   slope(x, s, w, d) sum_j d[j] * d t[j] / d x of one cell,
-// where x is the normalised map in [0, 1], s the region's share of the cell and w the cell weight.
+//   slope(cell, d)    sum_j d[j] * d t[j] / d x of one cell,
+//   defined(sum)      is there a loss at all? (a pair without is invalid, as one without a region)
+// To add one: a policy here, a kind in fastcam.h, a case in visit_loss() below.
 #pragma once
 
 #include <cmath>
@@ -195,19 +196,31 @@ struct Attention {
 
 // ---- losses ------------------------------------------------------------------------------------
 
+// What a loss sees of a cell: the normalised map x in [0, 1], the region's share s of the cell, the
+// cell weight w, and where the cell is.
+template <class T>
+struct Cell {
+  T x, s, w;
+  int row, col;
+};
+
 // Y eq. 2: -ln((I + eps) / (U + eps)), I = sum w m s, U = sum w (m + s - m s), m the soft set.
+// Parameters: threshold, sharpness, eps.
 template <class T, class Threshold>
 struct IoULoss {
   static constexpr int kSums = 2;
   Threshold threshold;
   T eps;
 
-  FASTCAM_HD IoULoss(T theta, T sharpness, T eps_) : threshold(theta, sharpness), eps(eps_) {}
-  FASTCAM_HD static void terms_of_set(T m, T s, T w, T* t) {
-    t[0] = w * m * s;
-    t[1] = w * (m + s - m * s);
+  FASTCAM_HD explicit IoULoss(const LossParams& p)
+      : threshold(T(p.value[0]), T(p.value[1])), eps(T(p.value[2])) {}
+  FASTCAM_HD static void terms_of_set(T m, const Cell<T>& cell, T* t) {
+    t[0] = cell.w * m * cell.s;
+    t[1] = cell.w * (m + cell.s - m * cell.s);
   }
-  FASTCAM_HD void terms(T x, T s, T w, T* t) const { terms_of_set(threshold.value(x), s, w, t); }
+  FASTCAM_HD void terms(const Cell<T>& cell, T* t) const {
+    terms_of_set(threshold.value(cell.x), cell, t);
+  }
   FASTCAM_HD T combine(const T* sum, T* d) const {
     const T inter = sum[0] + eps;
     const T uni = sum[1] + eps;
@@ -215,9 +228,10 @@ struct IoULoss {
     d[1] = T(1) / uni;
     return log_(uni) - log_(inter);
   }
-  FASTCAM_HD T slope(T x, T s, T w, const T* d) const {
-    return threshold.slope(x) * w * (d[0] * s + d[1] * (T(1) - s));
+  FASTCAM_HD T slope(const Cell<T>& cell, const T* d) const {
+    return threshold.slope(cell.x) * cell.w * (d[0] * cell.s + d[1] * (T(1) - cell.s));
   }
+  FASTCAM_HD static bool defined(const T*) { return true; }
 };
 
 // The set as Y has it, {x > theta}: the value is that of the set, the gradient that of the tone
@@ -227,11 +241,11 @@ struct HardIoULoss {
   static constexpr int kSums = 4;
   IoULoss<T, ToneThreshold<T>> soft;
 
-  FASTCAM_HD HardIoULoss(T theta, T sharpness, T eps) : soft(theta, sharpness, eps) {}
-  FASTCAM_HD void terms(T x, T s, T w, T* t) const {
-    const T inside = is_nan(x) ? x : T(x > soft.threshold.theta ? 1 : 0);
-    IoULoss<T, ToneThreshold<T>>::terms_of_set(inside, s, w, t);
-    soft.terms(x, s, w, t + 2);
+  FASTCAM_HD explicit HardIoULoss(const LossParams& p) : soft(p) {}
+  FASTCAM_HD void terms(const Cell<T>& cell, T* t) const {
+    const T inside = is_nan(cell.x) ? cell.x : T(cell.x > soft.threshold.theta ? 1 : 0);
+    soft.terms_of_set(inside, cell, t);
+    soft.terms(cell, t + 2);
   }
   FASTCAM_HD T combine(const T* sum, T* d) const {
     d[0] = d[1] = T(0);
@@ -239,8 +253,19 @@ struct HardIoULoss {
     T unused[2];
     return soft.combine(sum, unused);
   }
-  FASTCAM_HD T slope(T x, T s, T w, const T* d) const { return soft.slope(x, s, w, d + 2); }
+  FASTCAM_HD T slope(const Cell<T>& cell, const T* d) const { return soft.slope(cell, d + 2); }
+  FASTCAM_HD static bool defined(const T*) { return true; }
 };
+
+// Calls f with the loss that a call names, on the CPU and in the kernels.
+template <class T, class F>
+FASTCAM_HD void visit_loss(LossKind kind, const LossParams& params, const F& f) {
+  switch (kind) {
+    case LossKind::kIoUTone: f(IoULoss<T, ToneThreshold<T>>(params)); break;
+    case LossKind::kIoUSigmoid: f(IoULoss<T, SigmoidThreshold<T>>(params)); break;
+    case LossKind::kIoUHard: f(HardIoULoss<T>(params)); break;
+  }
+}
 
 // ---- the map -----------------------------------------------------------------------------------
 

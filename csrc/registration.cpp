@@ -12,6 +12,14 @@ STABLE_TORCH_LIBRARY(fastcam, m)
   m.def("_cam_backward(Tensor activations, Tensor alpha, Tensor unit, Tensor? scale,"
         " Tensor? status, bool need_activations, bool need_gradients)"
         " -> (Tensor grad_activations, Tensor grad_gradients)");
+  m.def("_cam_loss_forward(Tensor activations, Tensor gradients, Tensor regions,"
+        " Tensor? cell_weights, Tensor? where, int loss, float[] params,"
+        " float max_pull, int reduction, bool need_gradients) -> (Tensor loss, Tensor status, "
+        "Tensor reduced, Tensor count,"
+        " Tensor alpha, Tensor grad_map, Tensor grad_gradients)");
+  m.def("_cam_loss_backward(Tensor alpha, Tensor grad_map, Tensor? grad_gradients, Tensor status,"
+        " Tensor grad, Tensor? count, int dtype, bool channels_last, bool need_activations)"
+        " -> (Tensor grad_activations, Tensor scaled_gradients)");
   m.def("_tone_curve(Tensor mask, float n, float beta) -> Tensor");
   m.def("_tone_curve_backward(Tensor mask, Tensor grad, float n, float beta) -> Tensor");
   m.def("_attend_forward(Tensor features, Tensor logits, float[] n, float[] beta, bool pool)"

@@ -89,7 +89,7 @@ def _acc(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
-def _is_channels_last(tensor: Tensor) -> bool:
+def is_channels_last(tensor: Tensor) -> bool:
     """csrc/checks.h: read as channels last only if it is not dense channels first."""
     _, channels, height, width = tensor.shape
     by_channel, by_row, by_column = tensor.stride()[1:]
@@ -152,7 +152,7 @@ def _cam_backward_fake(
     need_gradients: bool,
 ) -> tuple[Tensor, Tensor]:
     if need_activations:
-        layout = torch.channels_last if _is_channels_last(activations) else torch.contiguous_format
+        layout = torch.channels_last if is_channels_last(activations) else torch.contiguous_format
         grad_activations = torch.empty(
             activations.shape,
             dtype=activations.dtype,
@@ -162,6 +162,58 @@ def _cam_backward_fake(
     else:
         grad_activations = activations.new_empty((0,))
     return grad_activations, alpha.new_empty(alpha.shape if need_gradients else (0,))
+
+
+# The dtypes of `_cam_loss_backward`, in the order of csrc/fastcam.h.
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+@torch.library.register_fake("fastcam::_cam_loss_forward")
+def _cam_loss_forward_fake(
+    activations: Tensor,
+    gradients: Tensor,
+    regions: Tensor,
+    cell_weights: Tensor | None,
+    where: Tensor | None,
+    loss: int,
+    params: list[float],
+    max_pull: float,
+    reduction: int,
+    need_gradients: bool,
+) -> tuple[Tensor, ...]:
+    grad_map, alpha, losses = _outputs(activations, gradients)
+    return (
+        losses,
+        torch.empty_like(losses, dtype=torch.uint8),
+        losses.new_empty(() if reduction else (0,)),
+        losses.new_empty(() if reduction else (0,)),
+        alpha,
+        grad_map,
+        alpha.new_empty(alpha.shape if need_gradients else (0,)),
+    )
+
+
+@torch.library.register_fake("fastcam::_cam_loss_backward")
+def _cam_loss_backward_fake(
+    alpha: Tensor,
+    grad_map: Tensor,
+    grad_gradients: Tensor | None,
+    status: Tensor,
+    grad: Tensor,
+    count: Tensor | None,
+    dtype: int,
+    channels_last: bool,
+    need_activations: bool,
+) -> tuple[Tensor, Tensor]:
+    shape = (alpha.shape[0], alpha.shape[2], *grad_map.shape[2:])
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    grad_activations = torch.empty(
+        shape if need_activations else (0,),
+        dtype=DTYPES[dtype],
+        device=alpha.device,
+        memory_format=layout if need_activations else torch.contiguous_format,
+    )
+    return grad_activations, alpha.new_empty((0,) if grad_gradients is None else alpha.shape)
 
 
 @torch.library.register_fake("fastcam::_tone_curve")

@@ -12,6 +12,7 @@ Transformation for Robust CNN Classification".
 from __future__ import annotations
 
 import math
+import os
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from fastcam import _checks as check
 from fastcam import reference
 from fastcam._attend import attend, attend_conv1x1, tone_curve
 from fastcam._autograd import differentiable_once, transformed
-from fastcam._ops import raw
+from fastcam._ops import DTYPES, is_channels_last, raw
 
 __all__ = [
     "attend",
@@ -180,6 +181,90 @@ class _CamIoULoss(torch.autograd.Function):
         )
 
 
+_REDUCTION = {"none": 0, "mean": 1, "sum": 2}
+
+
+class _CamLoss(torch.autograd.Function):
+    """A loss of the map whose gradients the forward makes: backward reads nothing of A's size."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        activations: Tensor,
+        gradients: Tensor,
+        regions: Tensor,
+        cell_weights: Tensor | None,
+        where: Tensor | None,
+        loss: int,
+        params: list[float],
+        max_pull: float,
+        reduction: str,
+    ) -> tuple[Tensor, Tensor]:
+        need_gradients = ctx.needs_input_grad[1]
+        try:
+            outputs = raw._cam_loss_forward(
+                activations,
+                gradients,
+                regions,
+                cell_weights,
+                where,
+                loss,
+                params,
+                max_pull,
+                _REDUCTION[reduction],
+                need_gradients,
+            )
+        except RuntimeError as error:
+            raise check.value_error(error) or error from None
+        losses, status, reduced, count, alpha, grad_map, grad_gradients = outputs
+        ctx.save_for_backward(
+            alpha,
+            grad_map,
+            grad_gradients if need_gradients else None,
+            status,
+            count if reduction == "mean" else None,
+        )
+        ctx.activations_like = DTYPES.index(activations.dtype), is_channels_last(activations)
+        ctx.gradients_like = gradients.shape, gradients.dtype
+        ctx.mark_non_differentiable(status)
+        ctx.set_materialize_grads(False)
+        return losses if reduction == "none" else reduced, status
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> Any:
+        nothing = (None,) * 7
+        if grad is None:
+            return (None, None, *nothing)
+        alpha, grad_map, grad_gradients, status, count = ctx.saved_tensors
+        grad_activations, scaled = raw._cam_loss_backward(
+            alpha,
+            grad_map,
+            grad_gradients,
+            status,
+            grad.to(alpha.dtype).expand(status.shape),
+            count,
+            *ctx.activations_like,
+            ctx.needs_input_grad[0],
+        )
+        return (
+            grad_activations if ctx.needs_input_grad[0] else None,
+            _spread(scaled, *ctx.gradients_like) if ctx.needs_input_grad[1] else None,
+            *nothing,
+        )
+
+
+def _one_pass() -> bool:
+    """Are the experimental kernels asked for?"""
+    value = os.environ.get("FASTCAM_CAM_KERNELS", "")
+    if value not in ("", "onepass"):
+        raise ValueError(f"FASTCAM_CAM_KERNELS: expected 'onepass' or nothing, got {value!r}")
+    return value == "onepass"
+
+
+_ONE_PASS = _one_pass()
+
+
 def _look(regions: Tensor, cell_weights: Tensor | None, where: Tensor | None) -> None:
     """At the values of full-shaped, checked arguments."""
     check.values_of_regions(regions, where)
@@ -268,6 +353,18 @@ def _cam_iou(
             sharpness,
             binarize,
             eps,
+            reduction,
+        )
+    if _ONE_PASS:
+        return _CamLoss.apply(
+            activations,
+            gradients,
+            regions,
+            cell_weights,
+            where,
+            _BINARIZE[binarize],
+            [float(threshold), float(sharpness), float(eps)],
+            0.0 if max_pair_pull is None else float(max_pair_pull),
             reduction,
         )
     return _CamIoULoss.apply(

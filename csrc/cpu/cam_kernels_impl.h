@@ -248,31 +248,43 @@ void cam_forward(const CamForward& op, int64_t begin, int64_t end, void* scratch
 
 // Steps 3 to 5 of one valid pair, and d loss / d (map before ReLU) into `unit`.
 template <class Acc, class Loss>
-FASTCAM_INLINE bool loss_of_map(const Loss& loss, Acc* map, const Acc* region, const Acc* weight,
-                                int64_t cells, Acc max_pull, Acc* unit, Acc* result) {
+FASTCAM_INLINE uint8_t loss_of_map(const Loss& loss, Acc* map, const Acc* region, const Acc* weight,
+                                   int64_t cells, int width, Acc max_pull, Acc* unit, Acc* result) {
   const Peak<Acc> peak = rectify(map, cells);
   const Acc divisor = map_divisor(peak.value);
+  const auto each_cell = [&](const auto& visit) __attribute__((always_inline)) {
+    for (int64_t p = 0, row = 0; p < cells; ++row) {
+      for (int column = 0; column < width; ++column, ++p) {
+        visit(p, Cell<Acc>{map[p] / divisor, region[p], weight ? weight[p] : Acc(1), int(row),
+                           column});
+      }
+    }
+  };
   Acc sum[Loss::kSums] = {};
-  for (int64_t p = 0; p < cells; ++p) {
+  each_cell([&](int64_t, const Cell<Acc>& cell) __attribute__((always_inline)) {
     Acc term[Loss::kSums];
-    loss.terms(map[p] / divisor, region[p], weight ? weight[p] : Acc(1), term);
+    loss.terms(cell, term);
     for (int j = 0; j < Loss::kSums; ++j) sum[j] += term[j];
+  });
+  if (!loss.defined(sum)) {
+    *result = 0;
+    std::memset(unit, 0, size_t(cells) * sizeof(Acc));
+    return 0;
   }
   Acc derivative[Loss::kSums];
   *result = loss.combine(sum, derivative);
   Acc pull = 0;
   Acc slopes = 0;
-  for (int64_t p = 0; p < cells; ++p) {
-    const Acc x = map[p] / divisor;
-    unit[p] = loss.slope(x, region[p], weight ? weight[p] : Acc(1), derivative);
-    pull += unit[p] * x;
+  each_cell([&](int64_t p, const Cell<Acc>& cell) __attribute__((always_inline)) {
+    unit[p] = loss.slope(cell, derivative);
+    pull += unit[p] * cell.x;
     slopes += abs_(unit[p]);
-  }
+  });
   const Acc cut = pull_cut(slopes, max_pull);
   for (int64_t p = 0; p < cells; ++p) {
     unit[p] = cut * map_gradient(map[p], unit[p], pull, p == peak.cell, divisor);
   }
-  return peak.value == Acc(0);
+  return kStatusValid | (peak.value == Acc(0) ? kStatusDead : 0);
 }
 
 template <class Acc>
@@ -306,10 +318,13 @@ void cam_loss_forward(const CamLossForward& op, const Loss& loss, int64_t begin,
       raw_maps<Acc, SA, SD>(in, n, block, count, static_cast<Acc*>(op.alpha), maps);
       for (int i = 0; i < count; ++i) {
         const int64_t pair = n * in.targets + block[i];
-        const bool dead =
+        op.status[pair] =
             loss_of_map(loss, maps + i * padded<Acc>(P), region(n, block[i]), weight(n, block[i]),
-                        P, Acc(op.max_pull), unit(pair), losses + pair);
-        op.status[pair] = kStatusValid | (dead ? kStatusDead : 0);
+                        P, op.params.cols, Acc(op.max_pull), unit(pair), losses + pair);
+        if (op.status[pair] == 0) {
+          std::memset(static_cast<Acc*>(op.alpha) + pair * in.channels, 0,
+                      size_t(in.channels) * sizeof(Acc));
+        }
       }
       count = 0;
     };
@@ -333,17 +348,9 @@ void cam_loss_forward(const CamLossForward& op, const Loss& loss, int64_t begin,
 
 template <class Acc, class SA, class SD>
 void cam_iou_forward(const CamLossForward& op, int64_t begin, int64_t end, void* scratch) {
-  const Acc theta = Acc(op.threshold);
-  const Acc sharpness = Acc(op.sharpness);
-  const Acc eps = Acc(op.eps);
-  const auto run = [&](const auto& loss) {
+  visit_loss<Acc>(op.kind, op.params, [&](const auto& loss) {
     cam_loss_forward<Acc, SA, SD>(op, loss, begin, end, scratch);
-  };
-  switch (op.binarize) {
-    case Binarize::kTone: run(IoULoss<Acc, ToneThreshold<Acc>>(theta, sharpness, eps)); break;
-    case Binarize::kSigmoid: run(IoULoss<Acc, SigmoidThreshold<Acc>>(theta, sharpness, eps)); break;
-    case Binarize::kHard: run(HardIoULoss<Acc>(theta, sharpness, eps)); break;
-  }
+  });
 }
 
 // ---- backward

@@ -75,12 +75,11 @@ struct MapFinish {
 // Steps 3 to 5 of a pair, and d loss / d (map before ReLU). False if the region is empty: nothing
 // has been written then.
 template <class Loss, class Acc>
-FASTCAM_DEVICE bool finish_loss(const CamLossForward& op, const PairMap<Acc>& at, Acc* unit,
-                                const FinishScratch<Acc>& scratch) {
+FASTCAM_DEVICE bool finish_loss(const CamLossForward& op, const Loss& loss, const PairMap<Acc>& at,
+                                Acc* unit, const FinishScratch<Acc>& scratch) {
   const int thread = int(threadIdx.x);
   const int threads = int(blockDim.x);
   const int cells = int(op.in.cells);
-  const Loss loss{Acc(op.threshold), Acc(op.sharpness), Acc(op.eps)};
   const Acc* region =
       static_cast<const Acc*>(op.regions) + at.n * op.regions_stride_n + at.t * op.regions_stride_t;
   const Acc* weight = nullptr;
@@ -95,6 +94,10 @@ FASTCAM_DEVICE bool finish_loss(const CamLossForward& op, const PairMap<Acc>& at
   const auto region_at = [&](int p) { return kept ? kept_region[p] : load(region + p); };
   const auto weight_at = [&](int p) {
     return kept ? kept_weight[p] : (weight == nullptr ? Acc(1) : load(weight + p));
+  };
+
+  const auto cell_at = [&](int p, Acc x) {
+    return Cell<Acc>{x, region_at(p), weight_at(p), p / op.params.cols, p % op.params.cols};
   };
 
   struct First {
@@ -117,7 +120,7 @@ FASTCAM_DEVICE bool finish_loss(const CamLossForward& op, const PairMap<Acc>& at
       block_reduce(first, static_cast<First*>(scratch.reduce), [](const First& a, const First& b) {
         return First{higher_peak(a.peak, b.peak), a.area + b.area, Acc(0)};
       });
-  const bool valid = first.area != Acc(0);  // NaN is not empty: it is to be seen in the loss
+  bool valid = first.area != Acc(0);  // NaN is not empty: it is to be seen in the loss
   if (valid) {
     const Acc peak = first.peak.value;
     const Acc divisor = map_divisor(peak);
@@ -128,7 +131,7 @@ FASTCAM_DEVICE bool finish_loss(const CamLossForward& op, const PairMap<Acc>& at
 #pragma unroll 1
     for (int p = thread; p < cells; p += threads) {
       Acc term[Loss::kSums];
-      loss.terms(peek(at.map + p) / divisor, region_at(p), weight_at(p), term);
+      loss.terms(cell_at(p, peek(at.map + p) / divisor), term);
 #pragma unroll
       for (int j = 0; j < Loss::kSums; ++j) sum.value[j] += term[j];
     }
@@ -137,46 +140,48 @@ FASTCAM_DEVICE bool finish_loss(const CamLossForward& op, const PairMap<Acc>& at
       for (int j = 0; j < Loss::kSums; ++j) a.value[j] += b.value[j];
       return a;
     });
-    Acc derivative[Loss::kSums];
-    const Acc value = loss.combine(sum.value, derivative);
+    valid = loss.defined(sum.value);
+    if (valid) {
+      Acc derivative[Loss::kSums];
+      const Acc value = loss.combine(sum.value, derivative);
 
-    const auto slope_at = [&](int p, Acc r) {
-      return loss.slope(r / divisor, region_at(p), weight_at(p), derivative);
-    };
-    struct Pull {
-      Acc weighted, slopes;
-    };
-    Pull pull{Acc(0), Acc(0)};
+      const auto slope_at = [&](int p, Acc r) {
+        return loss.slope(cell_at(p, r / divisor), derivative);
+      };
+      struct Pull {
+        Acc weighted, slopes;
+      };
+      Pull pull{Acc(0), Acc(0)};
 #pragma unroll 1
-    for (int p = thread; p < cells; p += threads) {
-      const Acc r = peek(at.map + p);
-      const Acc slope = slope_at(p, r);
-      pull.weighted += slope * (r / divisor);
-      pull.slopes += abs_(slope);
-    }
-    pull = block_reduce(pull, static_cast<Pull*>(scratch.reduce), [](Pull a, const Pull& b) {
-      return Pull{a.weighted + b.weighted, a.slopes + b.slopes};
-    });
-    const Acc cut = pull_cut(pull.slopes, Acc(op.max_pull));
+      for (int p = thread; p < cells; p += threads) {
+        const Acc r = peek(at.map + p);
+        const Acc slope = slope_at(p, r);
+        pull.weighted += slope * (r / divisor);
+        pull.slopes += abs_(slope);
+      }
+      pull = block_reduce(pull, static_cast<Pull*>(scratch.reduce), [](Pull a, const Pull& b) {
+        return Pull{a.weighted + b.weighted, a.slopes + b.slopes};
+      });
+      const Acc cut = pull_cut(pull.slopes, Acc(op.max_pull));
 
 #pragma unroll 1
-    for (int p = thread; p < cells; p += threads) {
-      const Acc r = peek(at.map + p);
-      store(unit + p,
-            cut * map_gradient(r, slope_at(p, r), pull.weighted, p == first.peak.cell, divisor));
-    }
-    if (thread == 0) {
-      store(static_cast<Acc*>(op.loss) + at.pair, value);
-      store(op.status + at.pair, uint8_t(kStatusValid | (peak == Acc(0) ? kStatusDead : 0)));
+      for (int p = thread; p < cells; p += threads) {
+        const Acc r = peek(at.map + p);
+        store(unit + p,
+              cut * map_gradient(r, slope_at(p, r), pull.weighted, p == first.peak.cell, divisor));
+      }
+      if (thread == 0) {
+        store(static_cast<Acc*>(op.loss) + at.pair, value);
+        store(op.status + at.pair, uint8_t(kStatusValid | (peak == Acc(0) ? kStatusDead : 0)));
+      }
     }
   }
   return valid;
 }
 
-// The part that all losses share. `Family::with_loss(op, f)` calls f with the type of the loss that
-// the run-time options name; the kernel holds them all, since the choice costs nothing next to a
-// map.
-template <class Family, class AccType>
+// The part that all losses share; `Losses::visit(op, f)` calls f with the loss that the run-time
+// options name. The kernel holds them all, since the choice costs nothing next to a map.
+template <class Losses, class AccType>
 struct LossFinish {
   using Acc = AccType;
   using Params = CamLossForward;
@@ -203,33 +208,23 @@ struct LossFinish {
   FASTCAM_DEVICE static bool finish(const Params& op, const PairMap<Acc>& at,
                                     const FinishScratch<Acc>& scratch) {
     bool valid = false;
-    Family::with_loss(op, [&](auto tag) {
-      using Loss = typename decltype(tag)::type;
-      valid = finish_loss<Loss>(op, at, map_of(op, at.pair), scratch);
+    Losses::visit(op, [&](const auto& loss) {
+      valid = finish_loss(op, loss, at, map_of(op, at.pair), scratch);
     });
     if (!valid) skip(op, at.pair);
     return valid;
   }
 };
 
-template <class Loss>
-struct LossTag {
-  using type = Loss;
-};
-
-// cam_iou: one loss for each way to make a set of the map.
+// Those of math.cuh.
 template <class Acc>
-struct IoUFamily {
+struct AllLosses {
   template <class F>
-  FASTCAM_DEVICE static void with_loss(const CamLossForward& op, const F& f) {
-    switch (op.binarize) {
-      case Binarize::kTone: f(LossTag<IoULoss<Acc, ToneThreshold<Acc>>>{}); break;
-      case Binarize::kSigmoid: f(LossTag<IoULoss<Acc, SigmoidThreshold<Acc>>>{}); break;
-      case Binarize::kHard: f(LossTag<HardIoULoss<Acc>>{}); break;
-    }
+  FASTCAM_DEVICE static void visit(const CamLossForward& op, const F& f) {
+    visit_loss<Acc>(op.kind, op.params, f);
   }
 };
 template <class Acc>
-using IoUFinish = LossFinish<IoUFamily<Acc>, Acc>;
+using IoUFinish = LossFinish<AllLosses<Acc>, Acc>;
 
 }  // namespace fastcam

@@ -18,10 +18,41 @@
     STD_CUDA_KERNEL_LAUNCH_CHECK();                                        \
   } while (false)
 
+// As a grid of clusters of `ranks` blocks (sm_90 and later), with as much shared memory as it
+// takes.
+#define FASTCAM_LAUNCH_CLUSTER(kernel, blocks, threads, shared_bytes, ranks, stream, ...) \
+  ::fastcam::launch_cluster(kernel, blocks, threads, shared_bytes, ranks, stream, __VA_ARGS__)
+
 #define FASTCAM_CLEAR(pointer, bytes, stream) \
   STD_CUDA_CHECK(cudaMemsetAsync(pointer, 0, size_t(bytes), static_cast<cudaStream_t>(stream)))
 
 namespace fastcam {
+
+template <class... Params, class... Args>
+void launch_cluster(void (*kernel)(Params...), int blocks, int threads, int shared_bytes, int ranks,
+                    void* stream, const Args&... args) {
+  STD_CUDA_CHECK(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                      cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
+  cudaLaunchAttribute cluster{};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim.x = unsigned(ranks);
+  cluster.val.clusterDim.y = 1;
+  cluster.val.clusterDim.z = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(unsigned(blocks));
+  config.blockDim = dim3(unsigned(threads));
+  config.dynamicSmemBytes = size_t(shared_bytes);
+  config.stream = static_cast<cudaStream_t>(stream);
+  config.attrs = &cluster;
+  config.numAttrs = 1;
+  STD_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, Params(args)...));
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+// Launches that one op has and another needs, each in its own file.
+void launch_cam_iou_forward_on(const Tensor& device_of, const CamLossForward& op,
+                               ScalarKind activations, ScalarKind gradients);
+void launch_cam_backward_on(const Tensor& device_of, const CamBackward& op, ScalarKind activations);
 
 // Makes the tensor's device current and calls launch(multiprocessors, stream, workspace).
 template <class Launch>

@@ -31,7 +31,7 @@ struct Case {
   std::vector<T> a, d, s, w, alpha, unit, loss, cam, peak, da, dalpha;
   std::vector<uint8_t> status;
   std::vector<char> on;  // `where`
-  Binarize binarize = Binarize::kTone;
+  LossKind kind = LossKind::kIoUTone;
   double theta = 0.5, sharpness = 3, eps = 1e-6;
 
   Case(const Shape& shape_, bool last_, unsigned seed) : shape(shape_), last(last_) {
@@ -81,10 +81,8 @@ struct Case {
     op.where = reinterpret_cast<const uint8_t*>(on.data());
     op.where_stride_n = t;
     op.where_stride_t = 1;
-    op.binarize = binarize;
-    op.threshold = theta;
-    op.sharpness = sharpness;
-    op.eps = eps;
+    op.kind = kind;
+    op.params = {{theta, sharpness, eps}, 1, int32_t(p)};
     op.alpha = alpha.data();
     op.unit = unit.data();
     op.loss = loss.data();
@@ -149,9 +147,9 @@ std::vector<double> expected_map(Case<T>& k, int64_t n, int64_t t) {
   return map;
 }
 
-double soft_set(Binarize mode, double x, double theta, double s) {
-  if (mode == Binarize::kHard) return x > theta;
-  if (mode == Binarize::kSigmoid) return 1 / (1 + std::exp(-s * (x - theta)));
+double soft_set(LossKind kind, double x, double theta, double s) {
+  if (kind == LossKind::kIoUHard) return x > theta;
+  if (kind == LossKind::kIoUSigmoid) return 1 / (1 + std::exp(-s * (x - theta)));
   return x < theta ? theta * std::pow(x / theta, s)
                    : 1 - (1 - theta) * std::pow((1 - x) / (1 - theta), s);
 }
@@ -164,8 +162,7 @@ double expected_loss(Case<T>& k, int64_t n, int64_t t) {
   double inter = k.eps, uni = k.eps;
   for (int64_t p = 0; p < k.shape.p; ++p) {
     const size_t i = size_t((n * k.shape.t + t) * k.shape.p + p);
-    const double m =
-        soft_set(k.binarize, map[size_t(p)] / (peak > 0 ? peak : 1), k.theta, k.sharpness);
+    const double m = soft_set(k.kind, map[size_t(p)] / (peak > 0 ? peak : 1), k.theta, k.sharpness);
     inter += double(k.w[i]) * m * double(k.s[i]);
     uni += double(k.w[i]) * (m + double(k.s[i]) - m * double(k.s[i]));
   }
@@ -192,8 +189,8 @@ constexpr double kTolerance = std::is_same_v<T, double> ? 1e-10 : 2e-4;
 template <class T>
 void check_forward() {
   for_all_cases<T>([](Case<T>& k) {
-    for (Binarize mode : {Binarize::kTone, Binarize::kSigmoid}) {
-      k.binarize = mode;
+    for (LossKind kind : {LossKind::kIoUTone, LossKind::kIoUSigmoid}) {
+      k.kind = kind;
       k.run_loss();
       for (int64_t i = 0; i < k.shape.n * k.shape.t; ++i) {
         const double want = expected_loss(k, i / k.shape.t, i % k.shape.t);

@@ -76,7 +76,7 @@ double loss_of(const Loss& loss, const std::vector<double>& x, const std::vector
                const std::vector<double>& w, double* derivative) {
   double sum[Loss::kSums] = {}, term[Loss::kSums];
   for (size_t p = 0; p < x.size(); ++p) {
-    loss.terms(x[p], s[p], w[p], term);
+    loss.terms(Cell<double>{x[p], s[p], w[p], 0, int(p)}, term);
     for (int j = 0; j < Loss::kSums; ++j) sum[j] += term[j];
   }
   return loss.combine(sum, derivative);
@@ -92,7 +92,12 @@ struct Cells {
       w.push_back(random.uniform(0.5, 3));
     }
   }
+  Cell<double> at(size_t p) const { return {x[p], s[p], w[p], 0, int(p)}; }
 };
+
+LossParams iou_params(double threshold, double sharpness, double eps) {
+  return {{threshold, sharpness, eps}, 1, 12};
+}
 
 template <class Loss>
 void check_slopes(const Loss& loss) {
@@ -107,15 +112,15 @@ void check_slopes(const Loss& loss) {
         double unused[Loss::kSums];
         return loss_of(loss, moved, cells.s, cells.w, unused);
       };
-      CHECK_NEAR(loss.slope(cells.x[p], cells.s[p], cells.w[p], derivative),
-                 central_difference(at, cells.x[p]), 1e-5, 1e-7);
+      CHECK_NEAR(loss.slope(cells.at(p), derivative), central_difference(at, cells.x[p]), 1e-5,
+                 1e-7);
     }
   }
 }
 
 TEST(iou_loss_value) {
   const double eps = 1e-6;
-  const IoULoss<double, ToneThreshold<double>> loss(0.5, 8, eps);
+  const IoULoss<double, ToneThreshold<double>> loss(iou_params(0.5, 8, eps));
   const Cells cells(7);
   double inter = eps, uni = eps, derivative[2];
   for (size_t p = 0; p < cells.x.size(); ++p) {
@@ -132,14 +137,35 @@ TEST(iou_loss_value) {
 }
 
 TEST(iou_loss_slopes) {
-  check_slopes(IoULoss<double, ToneThreshold<double>>(0.5, 8, 1e-6));
-  check_slopes(IoULoss<double, ToneThreshold<double>>(0.3, 1.5, 1e-6));
-  check_slopes(IoULoss<double, SigmoidThreshold<double>>(0.5, 8, 1e-6));
+  check_slopes(IoULoss<double, ToneThreshold<double>>(iou_params(0.5, 8, 1e-6)));
+  check_slopes(IoULoss<double, ToneThreshold<double>>(iou_params(0.3, 1.5, 1e-6)));
+  check_slopes(IoULoss<double, SigmoidThreshold<double>>(iou_params(0.5, 8, 1e-6)));
+}
+
+TEST(every_kind_of_loss_is_visited_with_its_parameters) {
+  const LossParams params = iou_params(0.3, 2, 1e-6);
+  const Cells cells(5);
+  const auto value = [&](const auto& loss) {
+    double derivative[4];
+    return loss_of(loss, cells.x, cells.s, cells.w, derivative);
+  };
+  const auto visited = [&](LossKind kind) {
+    double result = kNan;
+    visit_loss<double>(kind, params, [&](const auto& loss) { result = value(loss); });
+    return result;
+  };
+  const double tone = value(IoULoss<double, ToneThreshold<double>>(params));
+  const double sigmoid = value(IoULoss<double, SigmoidThreshold<double>>(params));
+  const double hard = value(HardIoULoss<double>(params));
+  CHECK(tone != sigmoid && tone != hard && sigmoid != hard);
+  CHECK(visited(LossKind::kIoUTone) == tone);
+  CHECK(visited(LossKind::kIoUSigmoid) == sigmoid);
+  CHECK(visited(LossKind::kIoUHard) == hard);
 }
 
 TEST(hard_loss_has_the_value_of_the_set_and_the_slope_of_the_tone_curve) {
-  const HardIoULoss<double> hard(0.5, 8, 1e-6);
-  const IoULoss<double, ToneThreshold<double>> soft(0.5, 8, 1e-6);
+  const HardIoULoss<double> hard(iou_params(0.5, 8, 1e-6));
+  const IoULoss<double, ToneThreshold<double>> soft(iou_params(0.5, 8, 1e-6));
   Cells cells(3);
   cells.x[0] = 0.5;  // not above the threshold
   double dh[4], ds[2], inter = 1e-6, uni = 1e-6;
@@ -151,8 +177,7 @@ TEST(hard_loss_has_the_value_of_the_set_and_the_slope_of_the_tone_curve) {
   CHECK_NEAR(loss_of(hard, cells.x, cells.s, cells.w, dh), -std::log(inter / uni), 1e-12, 0);
   loss_of(soft, cells.x, cells.s, cells.w, ds);
   for (size_t p = 0; p < cells.x.size(); ++p) {
-    CHECK_NEAR(hard.slope(cells.x[p], cells.s[p], cells.w[p], dh),
-               soft.slope(cells.x[p], cells.s[p], cells.w[p], ds), 1e-14, 0);
+    CHECK_NEAR(hard.slope(cells.at(p), dh), soft.slope(cells.at(p), ds), 1e-14, 0);
   }
   double unused[4];
   cells.x[1] = kNan;

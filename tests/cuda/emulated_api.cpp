@@ -99,10 +99,8 @@ int emulate_cam_iou_forward(void* device, int multiprocessors, int a_kind, int d
     op.where = where;
     op.where_stride_n = cell_strides[4];
     op.where_stride_t = cell_strides[5];
-    op.binarize = Binarize(binarize);
-    op.threshold = threshold;
-    op.sharpness = sharpness;
-    op.eps = eps;
+    op.kind = LossKind(binarize);
+    op.params = {{threshold, sharpness, eps}, 1, int32_t(op.in.cells)};
     op.max_pull = max_pull;
     op.alpha = alpha;
     op.unit = unit;
@@ -110,6 +108,75 @@ int emulate_cam_iou_forward(void* device, int multiprocessors, int a_kind, int d
     op.status = status;
     run_cam_iou_forward(*static_cast<Device*>(device), multiprocessors, op, ScalarKind(a_kind),
                         ScalarKind(d_kind));
+  });
+}
+
+// cell_strides: n and t of regions, cell_weights, where; shape: H, W
+int emulate_cam_loss_forward(void* device, int multiprocessors, int a_kind, int d_kind,
+                             const int64_t* sizes, const int64_t* strides, const int* layouts,
+                             const void* activations, const void* gradients, const void* regions,
+                             const void* cell_weights, const uint8_t* where,
+                             const int64_t* cell_strides, const int64_t* shape, int loss_kind,
+                             const double* params, double max_pull, int reduction, int shared_limit,
+                             void* loss, uint8_t* status, void* reduced, void* count, void* alpha,
+                             void* grad_map, void* grad_gradients, char* message,
+                             int message_size) {
+  return guarded(message, message_size, [&] {
+    CamLossPass pass{};
+    CamLossForward& op = pass.loss;
+    op.in = inputs_of(sizes, strides, layouts, activations, gradients);
+    op.regions = regions;
+    op.regions_stride_n = cell_strides[0];
+    op.regions_stride_t = cell_strides[1];
+    op.cell_weights = cell_weights;
+    op.cell_weights_stride_n = cell_strides[2];
+    op.cell_weights_stride_t = cell_strides[3];
+    op.where = where;
+    op.where_stride_n = cell_strides[4];
+    op.where_stride_t = cell_strides[5];
+    op.kind = LossKind(loss_kind);
+    for (int i = 0; i < kMaxLossParams; ++i) op.params.value[i] = params[i];
+    op.max_pull = max_pull;
+    op.params.rows = int32_t(shape[0]);
+    op.params.cols = int32_t(shape[1]);
+    op.alpha = alpha;
+    op.unit = grad_map;
+    op.loss = loss;
+    op.status = status;
+    pass.reduction = Reduction(reduction);
+    pass.grad_gradients = grad_gradients;
+    pass.reduced = reduced;
+    pass.count = count;
+    run_cam_loss_pass(*static_cast<Device*>(device), multiprocessors, pass, ScalarKind(a_kind),
+                      ScalarKind(d_kind), shared_limit);
+  });
+}
+
+// sizes: N, T, C, P; strides: grad's n and t
+int emulate_cam_loss_backward(void* device, int multiprocessors, int a_kind, const int64_t* sizes,
+                              const int64_t* strides, int channels_last, const void* alpha,
+                              const void* grad_map, const void* grad_gradients,
+                              const uint8_t* status, const void* grad, const void* count,
+                              void* grad_activations, void* scaled, char* message,
+                              int message_size) {
+  return guarded(message, message_size, [&] {
+    CamLossBackward op{};
+    op.batch = sizes[0];
+    op.targets = sizes[1];
+    op.channels = sizes[2];
+    op.cells = sizes[3];
+    op.channels_last = channels_last != 0;
+    op.alpha = alpha;
+    op.unit = grad_map;
+    op.grad_gradients = grad_gradients;
+    op.status = status;
+    op.grad = grad;
+    op.grad_stride_n = strides[0];
+    op.grad_stride_t = strides[1];
+    op.count = count;
+    op.grad_activations = grad_activations;
+    op.scaled_gradients = scaled;
+    run_cam_loss_backward(*static_cast<Device*>(device), multiprocessors, op, ScalarKind(a_kind));
   });
 }
 

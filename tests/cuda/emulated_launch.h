@@ -6,6 +6,10 @@
 #define FASTCAM_LAUNCH(kernel, blocks, threads, shared_bytes, stream, ...)       \
   ::emulator::launch(*static_cast<::emulator::Device*>(stream), blocks, threads, \
                      size_t(shared_bytes), [&] { kernel(__VA_ARGS__); })
+#define FASTCAM_LAUNCH_CLUSTER(kernel, blocks, threads, shared_bytes, ranks, stream, ...) \
+  ::emulator::launch(                                                                     \
+      *static_cast<::emulator::Device*>(stream), blocks, threads, size_t(shared_bytes),   \
+      [&] { kernel(__VA_ARGS__); }, ranks, ::emulator::kClusterSharedBytes)
 #define FASTCAM_CLEAR(pointer, bytes, stream) std::memset(pointer, 0, size_t(bytes))
 
 #include "../../csrc/cuda/launch_site.cuh"

@@ -4,6 +4,7 @@
 #include "emulated_launch.h"
 // the launchers after it
 #include "../../csrc/cuda/cam_launch.cuh"
+#include "../../csrc/cuda/pass_launch.cuh"
 
 namespace emulator {
 
@@ -14,5 +15,11 @@ void run_cam_iou_forward(Device&, int multiprocessors, const fastcam::CamLossFor
                          fastcam::ScalarKind a, fastcam::ScalarKind d);
 void run_cam_backward(Device&, int multiprocessors, const fastcam::CamBackward&,
                       fastcam::ScalarKind a);
+
+// `shared_limit` 0: in several launches, as on a GPU without clusters.
+void run_cam_loss_pass(Device&, int multiprocessors, const fastcam::CamLossPass&,
+                       fastcam::ScalarKind a, fastcam::ScalarKind d, int shared_limit);
+void run_cam_loss_backward(Device&, int multiprocessors, const fastcam::CamLossBackward&,
+                           fastcam::ScalarKind a);
 
 }  // namespace emulator

@@ -17,13 +17,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-
-from fastcam import _attend_conv
-from fastcam._ops import raw
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -36,6 +32,7 @@ KINDS = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3
 BINARIZE = {"tone": 0, "sigmoid": 1, "hard": 2}
 
 H100_MULTIPROCESSORS = 132
+CLUSTER_SHARED_BYTES = 227 * 1024
 
 
 class EmulatorError(RuntimeError):
@@ -125,7 +122,7 @@ def _array(kind: type, values: Sequence[int]) -> ctypes.Array:
     return (kind * len(values))(*values)
 
 
-def _is_channels_first(t: Tensor) -> bool:
+def is_channels_first(t: Tensor) -> bool:
     channels, height, width = t.shape[-3:]
     c, h, w = t.stride()[-3:]
     return (
@@ -190,7 +187,7 @@ class Emulator:
         q = gradients.shape[-2] * gradients.shape[-1]
         sizes = (n, gradients.shape[1], c, h * w, q)
         strides = (activations.stride(0), gradients.stride(0), gradients.stride(1))
-        layouts = (not _is_channels_first(activations), not _is_channels_first(gradients))
+        layouts = (not is_channels_first(activations), not is_channels_first(gradients))
         return (
             self._multiprocessors,
             KINDS[activations.dtype],
@@ -272,7 +269,7 @@ class Emulator:
     ) -> tuple[Tensor | None, Tensor | None]:
         """``_cam_backward``: grad_activations, grad_gradients."""
         (n, c, h, w), t = activations.shape, alpha.shape[1]
-        channels_last = not _is_channels_first(activations)
+        channels_last = not is_channels_first(activations)
         grad_a = grad_d = None
         if need_activations:
             layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -295,6 +292,92 @@ class Emulator:
             *map(_pointer, (activations, alpha, unit, scale, status, grad_a, grad_d)),
         )
         return grad_a, grad_d
+
+    def cam_loss_forward(
+        self,
+        activations: Tensor,
+        gradients: Tensor,
+        regions: Tensor,
+        cell_weights: Tensor | None,
+        where: Tensor | None,
+        loss: int,
+        params: Sequence[float],
+        max_pull: float,
+        reduction: int,
+        need_gradients: bool,
+        shared_limit: int = CLUSTER_SHARED_BYTES,
+    ) -> tuple[Tensor, ...]:
+        """``_cam_loss_forward``: loss, status, reduced, count, alpha, grad_map, grad_gradients.
+
+        ``shared_limit`` 0: in several launches, as on a GPU without clusters.
+        """
+        (n, c, h, w), t = activations.shape, gradients.shape[1]
+        acc = torch.float64 if activations.dtype == torch.float64 else torch.float32
+        losses = torch.full((n, t), torch.nan, dtype=acc)
+        status = torch.full((n, t), 255, dtype=torch.uint8)
+        one = () if reduction else (0,)
+        reduced, count = (torch.full(one, torch.nan, dtype=acc) for _ in range(2))
+        alpha = torch.full((n, t, c), torch.nan, dtype=acc)
+        grad_map = torch.full((n, t, h, w), torch.nan, dtype=acc)
+        grad_gradients = torch.full((n, t, c), torch.nan, dtype=acc) if need_gradients else None
+        outputs = (losses, status, reduced, count, alpha, grad_map, grad_gradients)
+        self._map(activations, gradients, regions, cell_weights, where, *outputs)
+        strides = [
+            stride
+            for cells in (regions, cell_weights, where)
+            for stride in ((0, 0) if cells is None else cells.stride()[:2])
+        ]
+        self._run(
+            "emulate_cam_loss_forward",
+            *self._inputs(activations, gradients),
+            *map(_pointer, (regions, cell_weights, where)),
+            _array(ctypes.c_int64, strides),
+            _array(ctypes.c_int64, (h, w)),
+            loss,
+            _array(ctypes.c_double, [*params, *[0.0] * (4 - len(params))]),
+            ctypes.c_double(max_pull),
+            reduction,
+            shared_limit,
+            *map(_pointer, outputs),
+        )
+        return (*outputs[:6], alpha.new_empty(0) if grad_gradients is None else grad_gradients)
+
+    def cam_loss_backward(
+        self,
+        alpha: Tensor,
+        grad_map: Tensor,
+        grad_gradients: Tensor | None,
+        status: Tensor,
+        grad: Tensor,
+        count: Tensor | None,
+        dtype: int,
+        channels_last: bool,
+        need_activations: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """``_cam_loss_backward``: grad_activations, scaled_gradients."""
+        (n, t, c), (h, w) = alpha.shape, grad_map.shape[2:]
+        grad_a = scaled = None
+        kind = next(key for key, value in KINDS.items() if value == dtype)
+        if need_activations:
+            layout = torch.channels_last if channels_last else torch.contiguous_format
+            grad_a = torch.empty((n, c, h, w), dtype=kind, memory_format=layout).fill_(torch.nan)
+        if grad_gradients is not None:
+            scaled = torch.full((n, t, c), torch.nan, dtype=alpha.dtype)
+        inputs = (alpha, grad_map, grad_gradients, status, grad, count)
+        self._map(*inputs, grad_a, scaled)
+        self._run(
+            "emulate_cam_loss_backward",
+            self._multiprocessors,
+            dtype,
+            _array(ctypes.c_int64, (n, t, c, h * w)),
+            _array(ctypes.c_int64, grad.stride()),
+            int(channels_last),
+            *map(_pointer, (*inputs, grad_a, scaled)),
+        )
+        return (
+            alpha.new_empty(0, dtype=kind) if grad_a is None else grad_a,
+            alpha.new_empty(0) if scaled is None else scaled,
+        )
 
     def tone_curve(self, mask: Tensor, n: float, beta: float, grad: Tensor | None = None) -> Tensor:
         """``_tone_curve``, or with ``grad`` ``_tone_curve_backward``, of contiguous tensors."""
@@ -365,144 +448,3 @@ class Emulator:
             *map(_pointer, (features, logits, grad_out, grad_mask_sum, *grads)),
         )
         return grads[0], grads[1]
-
-
-def _readable(t: Tensor) -> Tensor:
-    """As csrc/checks.h: the tensor itself where a kernel can read it as it lies."""
-    dense = t.numel() == 0 or _is_channels_first(t) or _is_channels_last(t)
-    return t if dense else t.contiguous()
-
-
-def _is_channels_last(t: Tensor) -> bool:
-    channels, height, width = t.shape[-3:]
-    c, h, w = t.stride()[-3:]
-    return (
-        (channels == 1 or c == 1)
-        and (width == 1 or w == channels)
-        and (height == 1 or h == width * channels)
-    )
-
-
-class EmulatedOps:
-    """The raw ops (``torch.ops.fastcam``) on emulated CUDA kernels, for CPU tensors."""
-
-    def __init__(self, **options: Any) -> None:
-        self.options = options
-
-    def _cam_forward(self, activations: Tensor, gradients: Tensor, normalize: bool) -> Any:
-        activations, gradients = _readable(activations), _readable(gradients)
-        if 0 in gradients.shape[:2]:
-            return raw._cam_forward(activations, gradients, normalize)
-        return Emulator(**self.options).cam_forward(activations, gradients, normalize)
-
-    def _cam_iou_forward(
-        self,
-        activations: Tensor,
-        gradients: Tensor,
-        regions: Tensor,
-        cell_weights: Tensor | None,
-        where: Tensor | None,
-        *rest: Any,
-    ) -> Any:
-        if 0 in gradients.shape[:2]:
-            return raw._cam_iou_forward(activations, gradients, regions, cell_weights, where, *rest)
-        activations, gradients = _readable(activations), _readable(gradients)
-        threshold, sharpness, binarize, eps, max_pull = rest
-        cells = [
-            None if t is None else (t if t.stride()[2:] == (t.shape[3], 1) else t.contiguous())
-            for t in (regions, cell_weights)
-        ]
-        mode = next(name for name, number in BINARIZE.items() if number == binarize)
-        return Emulator(**self.options).cam_iou_forward(
-            activations,
-            gradients,
-            cells[0],
-            cells[1],
-            where,
-            threshold,
-            sharpness,
-            mode,
-            eps,
-            max_pull,
-        )
-
-    def _cam_backward(
-        self,
-        activations: Tensor,
-        alpha: Tensor,
-        unit: Tensor,
-        scale: Tensor | None,
-        status: Tensor | None,
-        need_activations: bool,
-        need_gradients: bool,
-    ) -> Any:
-        arguments = (alpha.contiguous(), unit.contiguous(), scale, status)
-        if 0 in alpha.shape:
-            return raw._cam_backward(activations, *arguments, need_activations, need_gradients)
-        grads = Emulator(**self.options).cam_backward(
-            _readable(activations), *arguments, need_activations, need_gradients
-        )
-        return tuple(
-            alpha.new_empty(0, dtype=dtype) if grad is None else grad
-            for grad, dtype in zip(grads, (activations.dtype, alpha.dtype), strict=True)
-        )
-
-    # csrc/attend_op.h: contiguous copies of what is not, and no launch without elements.
-
-    def _tone_curve(self, mask: Tensor, n: float, beta: float) -> Tensor:
-        if mask.numel() == 0:
-            return raw._tone_curve(mask, n, beta)
-        return Emulator(**self.options).tone_curve(mask.contiguous(), n, beta)
-
-    def _tone_curve_backward(self, mask: Tensor, grad: Tensor, n: float, beta: float) -> Tensor:
-        if mask.numel() == 0:
-            return raw._tone_curve_backward(mask, grad, n, beta)
-        return Emulator(**self.options).tone_curve(mask.contiguous(), n, beta, grad.contiguous())
-
-    def _attend_forward(
-        self,
-        features: Tensor,
-        logits: Tensor,
-        n: Sequence[float],
-        beta: Sequence[float],
-        pool: bool,
-    ) -> Any:
-        if logits.numel() == 0:
-            return raw._attend_forward(features, logits, n, beta, pool)
-        return Emulator(**self.options).attend_forward(
-            features.contiguous(), logits.contiguous(), n, beta, pool
-        )
-
-    def _attend_backward(
-        self,
-        features: Tensor,
-        logits: Tensor,
-        grad_out: Tensor,
-        grad_mask_sum: Tensor | None,
-        n: float,
-        beta: float,
-        pool: bool,
-        *needs: bool,
-    ) -> Any:
-        sums = None if grad_mask_sum is None else grad_mask_sum.contiguous()
-        if features.numel() == 0:
-            return raw._attend_backward(features, logits, grad_out, sums, n, beta, pool, *needs)
-        grads = Emulator(**self.options).attend_backward(
-            features.contiguous(),
-            logits.contiguous(),
-            grad_out.contiguous(),
-            sums,
-            n,
-            beta,
-            pool,
-            *needs,
-        )
-        return tuple(features.new_empty(0) if grad is None else grad for grad in grads)
-
-    # attend_conv1x1: the loops of fastcam/_attend_conv.py, whose GEMM is the library's.
-
-    def _attend_conv1x1_forward(self, *arguments: Any) -> Any:
-        return _attend_conv._forward(*arguments)
-
-    def _attend_conv1x1_backward(self, *arguments: Any) -> Any:
-        return _attend_conv._backward(*arguments)

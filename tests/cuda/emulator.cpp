@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <exception>
 
+#include "emulator_threads.h"
 #include "fiber.h"
 
 namespace emulator {
@@ -47,9 +48,9 @@ void Device::add_buffer(const void* data, size_t bytes) {
   if (bytes > 0) buffers.push_back({begin, begin + bytes});
 }
 
-Device::Buffer& Device::check(const void* p, size_t bytes, const char* what) {
+Device::Buffer& Device::check(const void* p, size_t bytes, size_t alignment, const char* what) {
   const uintptr_t begin = reinterpret_cast<uintptr_t>(p);
-  if (begin % bytes != 0) {
+  if (begin % alignment != 0) {
     throw Error(std::string("misaligned ") + what + " of " + std::to_string(bytes) + " bytes");
   }
   for (Buffer& buffer : buffers) {
@@ -60,92 +61,217 @@ Device::Buffer& Device::check(const void* p, size_t bytes, const char* what) {
 
 namespace {
 
-// Shared memory holds NaN in every type until it is written.
-void poison(char* shared, size_t bytes) { std::memset(shared, 0xff, bytes); }
-
 // ---- fibers ------------------------------------------------------------------------------------
 
-// One OS thread runs the CUDA threads of a block in turn, each until it waits.
+class FiberCluster;
+
+// The blocks of a cluster share a FiberCluster, which runs them.
 class FiberBlock final : public Block {
 public:
-  FiberBlock(int threads, const std::function<void()>& kernel)
-      : kernel_(kernel), lanes_(size_t(threads)), exchange_(size_t(threads) * 2) {}
+  void barrier() override;
+  uint32_t shuffle_xor(uint32_t value, int lane_mask) override;
+  void cluster_arrive() override;
+  void cluster_wait() override;
+  Block& of_cluster(int other) override;
+  void barrier_init(const void* at, int arrivals) override;
+  void barrier_init_fence() override;
+  void barrier_arrive(const void* at, int64_t expected_bytes) override;
+  void barrier_wait(const void* at, unsigned parity) override;
+  void bulk_copy(void* to, const void* from, uint32_t bytes, const void* at) override;
+  void copy_later(void* to, const void* from, int bytes) override;
+  void copies_wait() override;
 
-  void run(Device& device, int block_index) {
-    const int threads = int(lanes_.size());
-    for (int i = 0; i < threads; ++i) {
-      Lane& lane = lanes_[size_t(i)];
-      lane.block = this;
+  FiberCluster* cluster = nullptr;
+  Counter own_counter;
+};
+
+// One OS thread runs the CUDA threads of a cluster in turn, each until it waits.
+class FiberCluster {
+public:
+  FiberCluster(int ranks, int threads, size_t shared_bytes, const std::function<void()>& kernel)
+      : kernel_(kernel), threads_(size_t(threads)), blocks_(size_t(ranks)),
+        lanes_(size_t(ranks * threads)), exchange_(lanes_.size() * 2), shared_bytes_(shared_bytes) {
+  }
+
+  void run(Device& device, int first_block) {
+    std::vector<std::unique_ptr<char, decltype(&std::free)>> memory;
+    for (size_t b = 0; b < blocks_.size(); ++b) {
+      // Its own allocation for each block, so that AddressSanitizer watches both ends.
+      memory.emplace_back(
+          static_cast<char*>(std::aligned_alloc(128, (shared_bytes_ + 127) / 128 * 128)),
+          &std::free);
+      poison(memory.back().get(), shared_bytes_);
+      FiberBlock& block = blocks_[b];
+      block.cluster = this;
+      block.rank = int(b);
+      block.shared = memory.back().get();
+      block.shared_bytes = shared_bytes_;
+      block.counter = device.options.count ? &block.own_counter : nullptr;
+    }
+    for (size_t i = 0; i < lanes_.size(); ++i) {
+      const unsigned thread = unsigned(i % threads_);
+      Lane& lane = lanes_[i];
+      lane.cluster = this;
       lane.state = State::kReady;
       lane.shuffles = 0;
+      lane.cluster_phase = 0;
+      lane.later.clear();
       lane.thread = Thread{&device,
-                           this,
-                           unsigned(i),
-                           {unsigned(i), 0, 0},
-                           {unsigned(block_index), 0, 0},
-                           {unsigned(threads), 1, 1}};
+                           &blocks_[i / threads_],
+                           unsigned(i % threads_),
+                           {thread, 0, 0},
+                           {unsigned(first_block) + unsigned(i / threads_), 0, 0},
+                           {unsigned(threads_), 1, 1}};
       lane.fiber.prepare(&body, &lane);
     }
+    device_ = &device;
     error_ = nullptr;
-    while (round(device.options.reversed)) {
+    barriers_.clear();
+    copies_.clear();
+    cluster_arrivals_ = 0;
+    cluster_phase_ = 0;
+    while (step()) {
     }
-    if (counter != nullptr) counter->flush(&device.traffic);
+    for (FiberBlock& block : blocks_) block.own_counter.flush(&device.traffic);
     if (error_) std::rethrow_exception(error_);
   }
 
-  void barrier() override { wait(State::kAtBarrier); }
-
-  uint32_t shuffle_xor(uint32_t value, int lane_mask) override {
-    Lane& lane = *running_;
-    const size_t i = lane.thread.index;
-    const size_t side = lane.shuffles++ % 2 * lanes_.size();  // the next one must not overwrite it
-    exchange_[side + i] = value;
-    wait(State::kAtShuffle);
-    return exchange_[side + (i ^ size_t(lane_mask))];
-  }
-
 private:
-  enum class State { kReady, kAtBarrier, kAtShuffle, kDone };
+  friend class FiberBlock;
+  enum class State { kReady, kAtBarrier, kAtShuffle, kWaiting, kDone };
+  struct Copy {
+    void* to;
+    const void* from;
+    size_t bytes;
+  };
   struct Lane {
     Fiber fiber;
-    FiberBlock* block = nullptr;
+    FiberCluster* cluster = nullptr;
     State state = State::kReady;
     unsigned shuffles = 0;
+    unsigned cluster_phase = 0;  // that its last arrival belongs to
+    std::function<bool()> over;  // what a waiting lane waits for
+    std::vector<Copy> later;     // small copies that it has asked for
     Thread thread;
+  };
+  // An mbarrier.
+  struct Arrivals {
+    int expected;
+    int pending;
+    int64_t bytes = 0;  // announced, not yet there
+    unsigned phase = 0;
+    size_t made_by;
+    bool fenced = false;
+  };
+  // A bulk copy, which ends as late as it may.
+  struct Pending {
+    Copy copy;
+    size_t block;
+    const void* barrier;
   };
 
   static void body(void* argument) {
     Lane& lane = *static_cast<Lane*>(argument);
     try {
-      lane.block->kernel_();
+      lane.cluster->kernel_();
+      if (!lane.later.empty()) throw Error("a thread that leaves before its copies have ended");
     } catch (...) {
-      if (!lane.block->error_) lane.block->error_ = std::current_exception();
+      if (!lane.cluster->error_) lane.cluster->error_ = std::current_exception();
     }
     lane.state = State::kDone;
     lane.fiber.leave(true);
   }
+
+  size_t running() const { return size_t(running_ - lanes_.data()); }
+  size_t running_block() const { return running() / threads_; }
 
   void wait(State state) {
     Lane& lane = *running_;
     lane.state = state;
     lane.fiber.leave();
   }
+  void wait_until(std::function<bool()> over) {
+    if (over()) return;
+    running_->over = std::move(over);
+    wait(State::kWaiting);
+  }
 
-  // Every warp as far as the next barrier; false when all are done.
-  bool round(bool reversed) {
+  bool is_done(size_t block) const {
+    return std::all_of(lanes_.begin() + std::ptrdiff_t(block * threads_),
+                       lanes_.begin() + std::ptrdiff_t((block + 1) * threads_),
+                       [](const Lane& lane) { return lane.state == State::kDone; });
+  }
+
+  Arrivals& arrivals(const void* at) {
+    const auto found = barriers_.find(at);
+    if (found == barriers_.end()) throw Error("an mbarrier that nobody has made");
+    return found->second;
+  }
+  void arrive(const void* at, int count, int64_t bytes) {
+    Arrivals& barrier = arrivals(at);
+    barrier.pending -= count;
+    barrier.bytes += bytes;
+    if (barrier.pending < 0) throw Error("more arrivals at an mbarrier than it was made for");
+    if (barrier.pending == 0 && barrier.bytes == 0) {
+      barrier.pending = barrier.expected;
+      ++barrier.phase;
+    }
+  }
+
+  // Every warp as far as it gets, then whatever that lets go on; false when all are done.
+  bool step() {
+    const bool reversed = device_->options.reversed;
     const int warps = int(lanes_.size() / 32);
     for (int w = 0; w < warps && !error_; ++w) run_warp(reversed ? warps - 1 - w : w);
     if (error_) return false;  // the other fibers are given up where they stand
-    const auto at = [&](State state) {
-      return std::count_if(lanes_.begin(), lanes_.end(),
-                           [&](const Lane& lane) { return lane.state == state; });
-    };
-    const auto done = at(State::kDone);
-    if (done == std::ptrdiff_t(lanes_.size())) return false;
-    if (done > 0) throw Error("a barrier that not all threads of the block reach");
-    for (Lane& lane : lanes_) lane.state = State::kReady;
-    if (counter != nullptr) counter->flush(&lanes_[0].thread.device->traffic);
+    bool moved = false;
+    for (size_t b = 0; b < blocks_.size(); ++b) moved = release_barrier(b) || moved;
+    for (Lane& lane : lanes_) {
+      if (lane.state != State::kWaiting || !lane.over()) continue;
+      lane.state = State::kReady;
+      moved = true;
+    }
+    if (moved) return true;
+    if (std::all_of(lanes_.begin(), lanes_.end(),
+                    [](const Lane& lane) { return lane.state == State::kDone; })) {
+      if (!copies_.empty()) throw Error("a block that leaves before its copies have ended");
+      return false;
+    }
+    if (!copies_.empty()) {
+      perform_one(reversed);
+      return true;
+    }
+    for (const Lane& lane : lanes_) {
+      if (lane.state == State::kAtShuffle) {
+        throw Error("a shuffle that not all lanes of the warp reach");
+      }
+    }
+    for (const Lane& lane : lanes_) {
+      if (lane.state == State::kAtBarrier) {
+        throw Error("a barrier that not all threads of the block reach");
+      }
+    }
+    throw Error("a wait that nothing ends");
+  }
+
+  bool release_barrier(size_t b) {
+    const auto begin = lanes_.begin() + std::ptrdiff_t(b * threads_);
+    const auto end = begin + std::ptrdiff_t(threads_);
+    if (!std::all_of(begin, end,
+                     [](const Lane& lane) { return lane.state == State::kAtBarrier; })) {
+      return false;
+    }
+    std::for_each(begin, end, [](Lane& lane) { lane.state = State::kReady; });
+    if (blocks_[b].counter != nullptr) blocks_[b].counter->flush(&device_->traffic);
     return true;
+  }
+
+  void perform_one(bool last_first) {
+    const Pending pending = last_first ? copies_.back() : copies_.front();
+    copies_.erase(last_first ? copies_.end() - 1 : copies_.begin());
+    if (is_done(pending.block)) throw Error("a block that leaves before its copies have ended");
+    std::memcpy(pending.copy.to, pending.copy.from, pending.copy.bytes);
+    arrive(pending.barrier, 0, -int64_t(pending.copy.bytes));
   }
 
   void run_warp(int warp) {
@@ -158,101 +284,138 @@ private:
         lanes[i].fiber.enter();
       }
       if (error_) return;
-      const auto shuffling = std::count_if(
-          lanes, lanes + 32, [](const Lane& lane) { return lane.state == State::kAtShuffle; });
-      if (shuffling == 0) return;
+      const auto at = [&](State state) {
+        return std::count_if(lanes, lanes + 32,
+                             [&](const Lane& lane) { return lane.state == state; });
+      };
+      const auto shuffling = at(State::kAtShuffle);
+      if (shuffling == 0 || at(State::kWaiting) > 0) return;
       if (shuffling != 32) throw Error("a shuffle that not all lanes of the warp reach");
       for (int i = 0; i < 32; ++i) lanes[i].state = State::kReady;
     }
   }
 
   const std::function<void()>& kernel_;
+  size_t threads_;
+  std::vector<FiberBlock> blocks_;
   std::vector<Lane> lanes_;
   std::vector<uint32_t> exchange_;
+  size_t shared_bytes_;
+  Device* device_ = nullptr;
   Lane* running_ = nullptr;
   std::exception_ptr error_;
+  std::map<const void*, Arrivals> barriers_;
+  std::vector<Pending> copies_;
+  size_t cluster_arrivals_ = 0;
+  unsigned cluster_phase_ = 0;
 };
 
-void launch_fibers(Device& device, int blocks, int threads, size_t shared_bytes,
-                   const std::function<void()>& kernel) {
-  FiberBlock block(threads, kernel);
-  Counter counter;
-  if (device.options.count) block.counter = &counter;
-  block.shared_bytes = shared_bytes;
-  for (int b = 0; b < blocks; ++b) {
-    // Its own allocation for each block, so that AddressSanitizer watches both ends.
-    std::unique_ptr<char, decltype(&std::free)> shared(
-        static_cast<char*>(std::aligned_alloc(16, (shared_bytes + 15) / 16 * 16)), &std::free);
-    poison(shared.get(), shared_bytes);
-    block.shared = shared.get();
-    block.run(device, device.options.reversed ? blocks - 1 - b : b);
-  }
+void FiberBlock::barrier() { cluster->wait(FiberCluster::State::kAtBarrier); }
+
+uint32_t FiberBlock::shuffle_xor(uint32_t value, int lane_mask) {
+  FiberCluster::Lane& lane = *cluster->running_;
+  const size_t i = cluster->running();
+  std::vector<uint32_t>& exchange = cluster->exchange_;
+  const size_t side = lane.shuffles++ % 2 * cluster->lanes_.size();  // the next must not overwrite
+  exchange[side + i] = value;
+  cluster->wait(FiberCluster::State::kAtShuffle);
+  return exchange[side + (i ^ size_t(lane_mask))];
 }
 
-// ---- threads -----------------------------------------------------------------------------------
-
-class ThreadBlock final : public Block {
-public:
-  explicit ThreadBlock(int threads) : barrier_(threads), exchange_(size_t(threads) * 2) {
-    for (int w = 0; w < threads / 32; ++w) warps_.push_back(std::make_unique<std::barrier<>>(32));
+void FiberBlock::cluster_arrive() {
+  FiberCluster::Lane& lane = *cluster->running_;
+  if (lane.cluster_phase != cluster->cluster_phase_) throw Error("two arrivals without a wait");
+  ++lane.cluster_phase;
+  if (++cluster->cluster_arrivals_ == cluster->lanes_.size()) {
+    cluster->cluster_arrivals_ = 0;
+    ++cluster->cluster_phase_;
   }
-  void barrier() override { barrier_.arrive_and_wait(); }
-  uint32_t shuffle_xor(uint32_t value, int lane_mask) override {
-    static thread_local unsigned shuffles = 0;
-    const size_t i = current.index;
-    const size_t side = shuffles++ % 2 * (exchange_.size() / 2);
-    exchange_[side + i] = value;
-    warps_[i / 32]->arrive_and_wait();
-    return exchange_[side + (i ^ size_t(lane_mask))];
+}
+void FiberBlock::cluster_wait() {
+  const unsigned phase = cluster->running_->cluster_phase;
+  cluster->wait_until([this, phase] { return cluster->cluster_phase_ == phase; });
+}
+Block& FiberBlock::of_cluster(int other) {
+  if (other < 0 || size_t(other) >= cluster->blocks_.size()) {
+    throw Error("no block of the cluster has this rank");
   }
+  if (cluster->is_done(size_t(other))) throw Error("shared memory of a block that has left");
+  return cluster->blocks_[size_t(other)];
+}
 
-private:
-  std::barrier<> barrier_;
-  std::vector<std::unique_ptr<std::barrier<>>> warps_;
-  std::vector<uint32_t> exchange_;
-};
-
-// Errors cannot be carried out of a block whose other threads wait at a barrier: they end the
-// program.
-void launch_threads(Device& device, int blocks, int threads, size_t shared_bytes,
-                    const std::function<void()>& kernel) {
-  std::vector<std::thread> all;
-  std::vector<std::unique_ptr<ThreadBlock>> held;
-  std::vector<std::unique_ptr<char[]>> memory;
-  for (int b = 0; b < blocks; ++b) {
-    held.push_back(std::make_unique<ThreadBlock>(threads));
-    memory.push_back(std::make_unique<char[]>(shared_bytes));
-    poison(memory.back().get(), shared_bytes);
-    held.back()->shared = memory.back().get();
-    held.back()->shared_bytes = shared_bytes;
-    for (int i = 0; i < threads; ++i) {
-      all.emplace_back([&, b, i, block = held.back().get()] {
-        current = Thread{&device,
-                         block,
-                         unsigned(i),
-                         {unsigned(i), 0, 0},
-                         {unsigned(b), 0, 0},
-                         {unsigned(threads), 1, 1}};
-        kernel();
-      });
-    }
+void FiberBlock::barrier_init(const void* at, int arrivals) {
+  if (!is_shared(at, 8)) throw Error("an mbarrier that is not in shared memory");
+  if (reinterpret_cast<uintptr_t>(at) % 8 != 0) throw Error("a misaligned mbarrier");
+  cluster->barriers_[at] = {arrivals, arrivals, 0, 0, cluster->running(), false};
+}
+void FiberBlock::barrier_init_fence() {
+  for (auto& entry : cluster->barriers_) {
+    if (entry.second.made_by == cluster->running()) entry.second.fenced = true;
   }
-  for (std::thread& thread : all) thread.join();
+}
+void FiberBlock::barrier_arrive(const void* at, int64_t expected_bytes) {
+  cluster->arrive(at, 1, expected_bytes);
+}
+void FiberBlock::barrier_wait(const void* at, unsigned parity) {
+  cluster->arrivals(at);
+  cluster->wait_until([this, at, parity] { return cluster->arrivals(at).phase % 2 != parity; });
+}
+void FiberBlock::bulk_copy(void* to, const void* from, uint32_t bytes, const void* at) {
+  if (bytes == 0 || bytes % 16 != 0) throw Error("a bulk copy of no multiple of 16 bytes");
+  if (reinterpret_cast<uintptr_t>(to) % 16 != 0 || !is_shared(to, bytes)) {
+    throw Error("a bulk copy to where no aligned shared memory is");
+  }
+  if (!cluster->arrivals(at).fenced) throw Error("a bulk copy on an mbarrier without its fence");
+  Device& device = *cluster->device_;
+  Device::Buffer& buffer = device.check(from, bytes, 16, "bulk copy");
+  buffer.uses |= kReadOnly;
+  if ((buffer.uses & kWritten) != 0) throw Error("bulk copy of memory that the launch writes");
+  if (counter != nullptr) {
+    const uintptr_t begin = reinterpret_cast<uintptr_t>(from);
+    device.traffic.loaded_bytes += bytes;
+    device.traffic.sectors += int64_t((begin + bytes - 1) / 32 - begin / 32 + 1);
+    device.traffic.accesses += 1;
+    device.traffic.vector_accesses += 1;
+  }
+  cluster->copies_.push_back({{to, from, bytes}, cluster->running_block(), at});
+}
+void FiberBlock::copy_later(void* to, const void* from, int bytes) {
+  if (reinterpret_cast<uintptr_t>(to) % size_t(bytes) != 0 || !is_shared(to, size_t(bytes))) {
+    throw Error("a copy to where no aligned shared memory is");
+  }
+  cluster->running_->later.push_back({to, from, size_t(bytes)});
+}
+void FiberBlock::copies_wait() {
+  std::vector<FiberCluster::Copy>& later = cluster->running_->later;
+  for (const FiberCluster::Copy& copy : later) std::memcpy(copy.to, copy.from, copy.bytes);
+  later.clear();
+}
+
+void launch_fibers(Device& device, int blocks, int threads, size_t shared_bytes, int ranks,
+                   const std::function<void()>& kernel) {
+  FiberCluster cluster(ranks, threads, shared_bytes, kernel);
+  const int clusters = blocks / ranks;
+  for (int c = 0; c < clusters; ++c) {
+    cluster.run(device, (device.options.reversed ? clusters - 1 - c : c) * ranks);
+  }
 }
 
 }  // namespace
 
 void launch(Device& device, int blocks, int threads, size_t shared_bytes,
-            const std::function<void()>& kernel) {
+            const std::function<void()>& kernel, int ranks, size_t shared_limit) {
   if (threads % 32 != 0 || threads < 32 || threads > 1024) throw Error("threads of a block");
-  if (shared_bytes > 48 * 1024) throw Error("more than 48 KiB of shared memory");
+  if (shared_bytes > shared_limit) {
+    throw Error("more than " + std::to_string(shared_limit / 1024) + " KiB of shared memory");
+  }
+  if (ranks < 1 || ranks > 8 || blocks % ranks != 0) throw Error("blocks of a cluster");
   ++device.launches;
   for (Device::Buffer& buffer : device.buffers) buffer.uses = 0;
-  blocks = int(int64_t(blocks) * device.options.part / device.options.whole);
+  blocks = int(int64_t(blocks / ranks) * device.options.part / device.options.whole) * ranks;
   if (device.options.mode == Mode::kFibers) {
-    launch_fibers(device, blocks, threads, shared_bytes, kernel);
+    launch_fibers(device, blocks, threads, shared_bytes, ranks, kernel);
   } else {
-    launch_threads(device, blocks, threads, shared_bytes, kernel);
+    launch_threads(device, blocks, threads, shared_bytes, ranks, kernel);
   }
 }
 

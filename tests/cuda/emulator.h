@@ -10,9 +10,12 @@
 // through the read-only cache if the launch writes there, too), and, with fibers, counted as the
 // memory system would see it: accesses of a warp from one place in the code belong together, and
 // cost the 32-byte sectors they touch.
+// A cluster's blocks run together. Copies that go on while a block works end as late as they may:
+// when nothing else can run. A wait that nothing ends is an error.
 #pragma once
 
 #define FASTCAM_EMULATOR 1
+#define FASTCAM_HAS_CLUSTERS 1
 
 #include <barrier>
 #include <cmath>
@@ -141,7 +144,10 @@ struct Device {
   };
 
   void add_buffer(const void* data, size_t bytes);
-  Buffer& check(const void* p, size_t bytes, const char* what);
+  Buffer& check(const void* p, size_t bytes, const char* what) {
+    return check(p, bytes, bytes, what);
+  }
+  Buffer& check(const void* p, size_t bytes, size_t alignment, const char* what);
 
   std::vector<Buffer> buffers;
 };
@@ -162,19 +168,39 @@ public:
   virtual ~Block() = default;
   virtual void barrier() = 0;
   virtual uint32_t shuffle_xor(uint32_t value, int lane_mask) = 0;
+  // The cluster, and copies that go on while the block works (cluster.h).
+  virtual void cluster_arrive() = 0;
+  virtual void cluster_wait() = 0;
+  virtual Block& of_cluster(int rank) = 0;  // throws if the block has left
+  virtual void barrier_init(const void* at, int arrivals) = 0;
+  virtual void barrier_init_fence() = 0;
+  virtual void barrier_arrive(const void* at, int64_t expected_bytes) = 0;
+  virtual void barrier_wait(const void* at, unsigned parity) = 0;
+  virtual void bulk_copy(void* to, const void* from, uint32_t bytes, const void* barrier) = 0;
+  virtual void copy_later(void* to, const void* from, int bytes) = 0;
+  virtual void copies_wait() = 0;
+
   Counter* counter = nullptr;
   char* shared = nullptr;
   size_t shared_bytes = 0;
+  int rank = 0;
 
-  bool is_shared(const void* p) const {
+  bool is_shared(const void* p, size_t bytes = 1) const {
     const char* at = static_cast<const char*>(p);
-    return at >= shared && at < shared + shared_bytes;
+    return at >= shared && at + bytes <= shared + shared_bytes;
   }
 };
 
-// Runs `kernel` once for each CUDA thread.
+// Shared memory holds NaN in every type until it is written.
+inline void poison(char* shared, size_t bytes) { std::memset(shared, 0xff, bytes); }
+
+inline constexpr size_t kPlainSharedBytes = 48 * 1024;
+inline constexpr size_t kClusterSharedBytes = 227 * 1024;
+
+// Runs `kernel` once for each CUDA thread, in clusters of `ranks` blocks.
 void launch(Device& device, int blocks, int threads, size_t shared_bytes,
-            const std::function<void()>& kernel);
+            const std::function<void()>& kernel, int ranks = 1,
+            size_t shared_limit = kPlainSharedBytes);
 
 // Every access to global memory passes here, with the place in the code that makes it.
 inline __attribute__((always_inline)) void access(const void* p, int bytes, Access how,
@@ -246,6 +272,50 @@ FASTCAM_DEVICE void* shared_memory() { return emulator::current.block->shared; }
 FASTCAM_DEVICE uint32_t shuffle_xor(uint32_t value, int lane_mask) {
   return emulator::current.block->shuffle_xor(value, lane_mask);
 }
+
+struct CopyBarrier;
+
+inline int cluster_rank() { return emulator::current.block->rank; }
+inline void cluster_arrive() { emulator::current.block->cluster_arrive(); }
+inline void cluster_wait() { emulator::current.block->cluster_wait(); }
+template <class T>
+T* in_block(T* p, int rank) {
+  emulator::Block& mine = *emulator::current.block;
+  if (!mine.is_shared(p, sizeof(T))) throw emulator::Error("no shared memory of the block");
+  const auto offset = reinterpret_cast<const char*>(p) - mine.shared;
+  return reinterpret_cast<T*>(mine.of_cluster(rank).shared + offset);
+}
+template <class T>
+T load_of_block(const T* p, int rank) {
+  return *in_block(p, rank);
+}
+template <class T>
+void store_in_block(T* p, int rank, T value) {
+  *in_block(p, rank) = value;
+}
+inline void barrier_init(CopyBarrier* barrier, int arrivals) {
+  emulator::current.block->barrier_init(barrier, arrivals);
+}
+inline void barrier_init_fence() { emulator::current.block->barrier_init_fence(); }
+inline void barrier_arrive(CopyBarrier* barrier) {
+  emulator::current.block->barrier_arrive(barrier, 0);
+}
+inline void barrier_arrive_expecting(CopyBarrier* barrier, uint32_t bytes) {
+  emulator::current.block->barrier_arrive(barrier, bytes);
+}
+inline void barrier_wait(CopyBarrier* barrier, uint32_t parity) {
+  emulator::current.block->barrier_wait(barrier, parity);
+}
+inline void bulk_copy(void* to, const void* from, uint32_t bytes, CopyBarrier* barrier) {
+  emulator::current.block->bulk_copy(to, from, bytes, barrier);
+}
+template <class T>
+__attribute__((noinline)) void copy_later(T* to, const T* from) {
+  emulator::access(from, int(sizeof(T)), emulator::kReadOnly, __builtin_return_address(0));
+  emulator::current.block->copy_later(to, from, int(sizeof(T)));
+}
+inline void copies_wait() { emulator::current.block->copies_wait(); }
+
 inline unsigned take_ticket(unsigned* counter) {
   emulator::current.device->check(counter, sizeof(unsigned), "atomic");
   return __atomic_fetch_add(counter, 1u, __ATOMIC_ACQ_REL);

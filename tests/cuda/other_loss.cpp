@@ -1,5 +1,6 @@
 // A loss that the library has not. A policy and a family of one are all it takes: map,
-// normalisation, layouts, and the whole backward come from the kernels as they are.
+// normalisation, layouts, and the whole backward come from the kernels as they are, in two passes
+// over A and in one.
 #include <cstdio>
 #include <random>
 
@@ -10,28 +11,31 @@ namespace {
 using namespace emulator;
 using namespace fastcam;
 
-// Weighted mean of (x - s)^2 over the cells.
+// Weighted mean of (x - s)^2 over the cells; a loss that is not defined without weights.
 template <class T>
 struct SquaredDistance {
   static constexpr int kSums = 2;
 
-  FASTCAM_HD SquaredDistance(T, T, T) {}
-  FASTCAM_HD void terms(T x, T s, T w, T* t) const {
-    t[0] = w * (x - s) * (x - s);
-    t[1] = w;
+  FASTCAM_HD explicit SquaredDistance(const LossParams&) {}
+  FASTCAM_HD void terms(const Cell<T>& cell, T* t) const {
+    t[0] = cell.w * (cell.x - cell.s) * (cell.x - cell.s);
+    t[1] = cell.w;
   }
   FASTCAM_HD T combine(const T* sum, T* d) const {
     d[0] = T(1) / sum[1];
     d[1] = -sum[0] / (sum[1] * sum[1]);
     return sum[0] / sum[1];
   }
-  FASTCAM_HD T slope(T x, T s, T w, const T* d) const { return T(2) * w * (x - s) * d[0]; }
+  FASTCAM_HD T slope(const Cell<T>& cell, const T* d) const {
+    return T(2) * cell.w * (cell.x - cell.s) * d[0];
+  }
+  FASTCAM_HD static bool defined(const T* sum) { return sum[1] != T(0); }
 };
 template <class Acc>
 struct SquaredFamily {
   template <class F>
-  FASTCAM_DEVICE static void with_loss(const CamLossForward&, const F& f) {
-    f(LossTag<SquaredDistance<Acc>>{});
+  FASTCAM_DEVICE static void visit(const CamLossForward& op, const F& f) {
+    f(SquaredDistance<Acc>(op.params));
   }
 };
 
@@ -46,6 +50,8 @@ struct Call {
   std::vector<double> unit = std::vector<double>(N * T * P);
   std::vector<double> grad_activations = std::vector<double>(N * C * P);
   std::vector<double> grad_gradients = std::vector<double>(N * T * C);
+  std::vector<double> scaled_gradients = std::vector<double>(N * T * C);
+  double reduced = 0, pairs = 0, one = 1;
   std::vector<uint8_t> status = std::vector<uint8_t>(N * T);
   Device device;
 
@@ -56,14 +62,14 @@ struct Call {
     for (double& d : gradients) d = uniform(random) - 0.2;
     for (double& s : regions) s = uniform(random);
     for (auto* values : {&activations, &gradients, &regions, &loss, &alpha, &unit,
-                         &grad_activations, &grad_gradients}) {
+                         &grad_activations, &grad_gradients, &scaled_gradients}) {
       device.add_buffer(values->data(), values->size() * sizeof(double));
     }
+    for (double* value : {&reduced, &pairs, &one}) device.add_buffer(value, sizeof(double));
     device.add_buffer(status.data(), status.size());
   }
 
-  // The sum over all pairs.
-  double forward() {
+  CamLossForward loss_op() {
     CamLossForward op{};
     op.in = {N,         T,     C,    P, Q, activations.data(), C * P, false, gradients.data(),
              T * C * Q, C * Q, false};
@@ -74,11 +80,45 @@ struct Call {
     op.unit = unit.data();
     op.loss = loss.data();
     op.status = status.data();
+    op.params.rows = 3;
+    op.params.cols = P / 3;
+    return op;
+  }
+
+  // The sum over all pairs.
+  double forward() {
     launch_forward<double, kTargetsPerBlock, LossFinish<SquaredFamily<double>, double>>(
-        op, false, site_of(device, 1));
+        loss_op(), false, site_of(device, 1));
     double total = 0;
     for (const double value : loss) total += value;
     return total;
+  }
+
+  // The same with dD's constants at once; and then a backward that does not read A.
+  bool one_pass() {
+    CamLossPass op{};
+    op.loss = loss_op();
+    op.reduction = Reduction::kSum;
+    op.grad_gradients = grad_gradients.data();
+    op.reduced = &reduced;
+    op.count = &pairs;
+    return launch_pass<double, 4, SquaredFamily<double>>(op, false, kClusterSharedBytes,
+                                                         site_of(device, 1));
+  }
+  void one_pass_backward() {
+    CamLossBackward op{};
+    op.batch = N;
+    op.targets = T;
+    op.channels = C;
+    op.cells = P;
+    op.alpha = alpha.data();
+    op.unit = unit.data();
+    op.grad_gradients = grad_gradients.data();
+    op.status = status.data();
+    op.grad = &one;  // of every pair
+    op.grad_activations = grad_activations.data();
+    op.scaled_gradients = scaled_gradients.data();
+    launch_pass_backward<double, 4>(op, site_of(device, 1));
   }
 
   void backward() {
@@ -138,27 +178,36 @@ double expected(const Call& call, int64_t n, int64_t t) {
 
 int main() {
   Call call;
-  call.forward();
+  const double total = call.forward();
   bool good = true;
   for (int64_t n = 0; n < N; ++n) {
     for (int64_t t = 0; t < T; ++t) {
       good = near("loss", call.loss[n * T + t], expected(call, n, t), 1e-12) && good;
     }
   }
-  call.backward();
-  const auto grad_activations = call.grad_activations;
-  const auto grad_gradients = call.grad_gradients;
+  std::vector<double> by_a(N * C * P), by_d(N * T * C);  // of D: the same for each of its cells
   double size = 0;
-  for (int64_t i = 0; i < N * C * P; ++i) {
-    const double wanted = call.difference(&call.activations[i]);
-    good = near("grad_activations", grad_activations[i], wanted, 1e-7) && good;
-    size += std::fabs(wanted);
-  }
-  for (int64_t i = 0; i < N * T * C; ++i) {  // the same for every cell of D
-    const double wanted = call.difference(&call.gradients[i * Q]);
-    good = near("grad_gradients", grad_gradients[i], wanted, 1e-7) && good;
-    size += std::fabs(wanted);
-  }
+  for (int64_t i = 0; i < N * C * P; ++i)
+    size += std::fabs(by_a[i] = call.difference(&call.activations[i]));
+  for (int64_t i = 0; i < N * T * C; ++i)
+    size += std::fabs(by_d[i] = call.difference(&call.gradients[i * Q]));
+  const auto compare = [&](const std::vector<double>& grad_gradients) {
+    for (int64_t i = 0; i < N * C * P; ++i) {
+      good = near("grad_activations", call.grad_activations[i], by_a[i], 1e-7) && good;
+    }
+    for (int64_t i = 0; i < N * T * C; ++i) {
+      good = near("grad_gradients", grad_gradients[i], by_d[i], 1e-7) && good;
+    }
+  };
+  call.forward();
+  call.backward();
+  compare(call.grad_gradients);
+  std::fill(call.grad_activations.begin(), call.grad_activations.end(), 0.0);
+  good = call.one_pass() && good;
+  good =
+      near("one pass", call.reduced, total, 1e-12) && near("pairs", call.pairs, N * T, 0) && good;
+  call.one_pass_backward();
+  compare(call.scaled_gradients);
   if (size < 0.1) std::puts("no gradient");
   return good && size >= 0.1 ? 0 : 1;
 }

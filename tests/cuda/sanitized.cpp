@@ -7,6 +7,7 @@
 #include <random>
 
 #include "planted_bugs.h"
+#include "sanitized_loss.h"
 #include "sanitized_memory.h"
 
 namespace {
@@ -19,32 +20,8 @@ struct Case {
   int64_t batch, targets, channels, cells, grad_cells;
   bool channels_last;
   int64_t offset = 0;  // of A and D in their storage: no vector is aligned with the data
-  Binarize binarize = Binarize::kTone;
+  LossKind kind = LossKind::kIoUTone;
 };
-
-// The loss of a normalised map, in double.
-template <class Loss>
-double loss_of(const std::vector<double>& map, double peak, const float* region) {
-  const Loss loss(0.5, 2.0, 1e-6);
-  double sum[Loss::kSums] = {};
-  for (size_t p = 0; p < map.size(); ++p) {
-    double term[Loss::kSums];
-    loss.terms(map[p] / (peak == 0 ? 1 : peak), region[p], 1.0, term);
-    for (int j = 0; j < Loss::kSums; ++j) sum[j] += term[j];
-  }
-  double derivative[Loss::kSums];
-  return loss.combine(sum, derivative);
-}
-double loss_of(Binarize binarize, const std::vector<double>& map, double peak,
-               const float* region) {
-  switch (binarize) {
-    case Binarize::kTone: return loss_of<IoULoss<double, ToneThreshold<double>>>(map, peak, region);
-    case Binarize::kSigmoid:
-      return loss_of<IoULoss<double, SigmoidThreshold<double>>>(map, peak, region);
-    case Binarize::kHard: break;
-  }
-  return loss_of<HardIoULoss<double>>(map, peak, region);
-}
 
 template <class S, int kTargets>
 bool run(const Case& c, Mode mode, bool reversed) {
@@ -93,10 +70,9 @@ bool run(const Case& c, Mode mode, bool reversed) {
   forward.regions = regions.data();
   forward.regions_stride_n = T * P;
   forward.regions_stride_t = P;
-  forward.binarize = c.binarize;
-  forward.threshold = 0.5;
-  forward.sharpness = 2.0;
-  forward.eps = 1e-6;
+  forward.kind = c.kind;
+  forward.params = kSanitizedParams;
+  forward.params.cols = int32_t(P);
   forward.alpha = alpha.data();
   forward.unit = unit.data();
   forward.loss = loss.data();
@@ -142,7 +118,7 @@ bool run(const Case& c, Mode mode, bool reversed) {
       for (int64_t p = 0; p < P; ++p) {
         if (!near(cam[pair * P + p], map[size_t(p)] / (peak == 0 ? 1 : peak), 1e-4)) return false;
       }
-      const double wanted_loss = loss_of(c.binarize, map, peak, regions.data() + pair * P);
+      const double wanted_loss = loss_of(c.kind, map, peak, regions.data() + pair * P);
       if (!near(loss[pair], wanted_loss, 1e-3)) return false;
       for (int64_t ch = 0; ch < C; ++ch) {
         double wanted = 0;
@@ -170,14 +146,14 @@ const Case kCases[] = {
     {"odd map", 2, 1, 12, 35, 9, false},
     {"odd map, channels last", 2, 1, 12, 35, 9, true},
     {"odd map, one value off", 2, 1, 12, 35, 9, false, 1},
-    {"channels last, one value off", 2, 1, 16, 35, 9, true, 1, Binarize::kSigmoid},
-    {"channel blocks", 1, 1, 136, 35, 6, false, 0, Binarize::kHard},
+    {"channels last, one value off", 2, 1, 16, 35, 9, true, 1, LossKind::kIoUSigmoid},
+    {"channel blocks", 1, 1, 136, 35, 6, false, 0, LossKind::kIoUHard},
     {"channel blocks, channels last", 1, 1, 136, 35, 6, true},
     {"one cell", 2, 1, 9, 1, 1, false},
     {"long period", 1, 1, 5, 1581, 2, false, 3},
 };
 const Case kTargetCases[] = {
-    {"five targets", 1, 5, 12, 35, 4, false, 0, Binarize::kSigmoid},
+    {"five targets", 1, 5, 12, 35, 4, false, 0, LossKind::kIoUSigmoid},
     {"five targets, one value off", 1, 5, 12, 35, 4, false, 1},
     {"five targets, channels last", 1, 5, 12, 35, 4, true},
     {"map in global memory", 1, 3, 3, 3001, 1, false},

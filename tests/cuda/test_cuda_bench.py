@@ -353,6 +353,27 @@ def test_broken_rules_are_told():
     assert told(kernel("cam_forward"), wide_stores=0) == []
 
 
+def test_rules_of_the_one_pass_form():
+    def told(name, arch="sm_90", **counts):
+        kernel = cuda_resources.Kernel(name, f"void fastcam::{name}(int)", arch, 80, 0, 0)
+        good = {"wide loads": 4, "wide stores": 1, "local": 0, "float atomics": 0}
+        made = good | {k.replace("_", " "): n for k, n in counts.items()}
+        return cuda_resources.broken_rules([kernel], {(arch, name): made})
+
+    forward, wide, short = (
+        "cam_loss_pass_kernel<float, 1, fastcam::AllLosses<float> >",
+        "cam_loss_backward_kernel<float, 4>",
+        "cam_loss_backward_kernel<fastcam::BFloat16, 4>",
+    )
+    assert cuda_resources.Kernel(forward, forward, "sm_90", 1, 0, 0).short_name == (
+        "cam_loss_pass_kernel<float, 1>"
+    )
+    assert told(forward, wide_loads=3) and told(forward, arch="sm_100", wide_loads=3)
+    assert told(forward, arch="sm_89", wide_loads=0) == []  # empty: no clusters
+    assert told(wide, wide_loads=1) == [] and told(wide, wide_loads=0)
+    assert told(wide, wide_stores=0) and told(short, wide_stores=0) == []
+
+
 def test_rules_of_attend_and_the_tone_curve():
     def told(name, registers=80, **counts):
         kernel = cuda_resources.Kernel(name, f"void fastcam::{name}(int)", "sm_90", registers, 0, 0)

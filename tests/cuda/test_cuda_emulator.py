@@ -31,6 +31,9 @@ def outcome(bug: str, backwards: bool) -> torch.Tensor | str:
         "none: vector",
         "none: fresh load",
         "none: whole barrier",
+        "none: bulk copy",
+        "none: small copy",
+        "none: cluster",
     ),
 )
 def test_no_false_alarm(bug, backwards):
@@ -38,6 +41,10 @@ def test_no_false_alarm(bug, backwards):
     assert isinstance(result, torch.Tensor)
     if bug == "none: barriers":
         assert torch.equal(result, torch.arange(64.0) + 2)
+    if "copy" in bug:  # the first half into the second
+        assert torch.equal(result, torch.arange(32.0).repeat(2))
+    if bug == "none: cluster":
+        assert torch.equal(result, torch.arange(64.0).roll(32))
 
 
 @pytest.mark.parametrize("bug", ("read after write", "write after read"))
@@ -47,9 +54,41 @@ def test_missing_barrier_gives_a_wrong_result_in_one_of_the_orders(bug):
     assert any(wrong)
 
 
+@pytest.mark.parametrize("bug", ("no wait", "wrong phase"))
+@pytest.mark.parametrize("backwards", ORDERS)
+def test_what_is_read_before_its_copy_has_ended_is_wrong(bug, backwards):
+    """A copy ends as late as it may, so that whoever does not wait reads what was there before."""
+    assert torch.isnan(outcome(bug, backwards)[32:]).all()
+
+
+def test_a_small_copy_that_nobody_waits_for_is_wrong_in_one_of_the_orders():
+    """In the other the barrier lets its thread go on, and wait, before those who read."""
+    results = [outcome("small copy without a wait", backwards) for backwards in ORDERS]
+    assert any(torch.isnan(result[32:]).all() for result in results)
+
+
 @pytest.mark.parametrize(
     ("bug", "message"),
     [
+        ("no cluster barrier", "shared memory of a block that has left"),
+        ("leaves the cluster", "shared memory of a block that has left"),
+    ],
+)
+def test_missing_cluster_barrier_is_noticed_in_one_of_the_orders(bug, message):
+    right = outcome("none: cluster", False)
+    results = [outcome(bug, backwards) for backwards in ORDERS]
+    assert any(r == message if isinstance(r, str) else not torch.equal(r, right) for r in results)
+
+
+@pytest.mark.parametrize(
+    ("bug", "message"),
+    [
+        ("no fence", "a bulk copy on an mbarrier without its fence"),
+        ("too few bytes", "a wait that nothing ends"),
+        ("no arrival", "a wait that nothing ends"),
+        ("leaves its copy", "a block that leaves before its copies have ended"),
+        ("arrives twice", "two arrivals without a wait"),
+        ("reads nobody", "no block of the cluster has this rank"),
         ("index past the end", "out-of-range load"),
         ("index before the start", "out-of-range load"),
         ("misaligned vector", "misaligned load of 16 bytes"),

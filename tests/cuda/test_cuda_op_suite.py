@@ -10,7 +10,8 @@ import test_cam_iou_properties
 import test_cam_iou_pull
 import test_grad_cam
 import torch
-from emulation import EmulatedOps, compiler
+from emulated_raw import EmulatedOps
+from emulation import compiler
 
 from fastcam import _attend, _attend_conv, functional
 

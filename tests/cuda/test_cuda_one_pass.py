@@ -1,0 +1,165 @@
+"""The one-pass form of the loss (``FASTCAM_CAM_KERNELS=onepass``) on emulated CUDA kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from emulated_raw import EmulatedOps
+from emulation import Emulator, compiler
+from samples import make
+from test_cam_iou import in_float64, loss_and_grads
+
+from fastcam import functional as F
+from fastcam import reference
+
+pytestmark = pytest.mark.skipif(compiler() is None, reason="the emulator needs a C++ compiler")
+
+FULL, HALF = (torch.float32, torch.float64), (torch.float16, torch.bfloat16)
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+
+
+class Counted(EmulatedOps):
+    """The traffic of all ops that were called."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(count=True, **options)
+        self.emulators: list[Emulator] = []
+
+    def emulator(self) -> Emulator:
+        self.emulators.append(super().emulator())
+        return self.emulators[-1]
+
+    @property
+    def launches(self) -> int:
+        return sum(emulator.traffic.launches for emulator in self.emulators)
+
+    @property
+    def bytes(self) -> int:
+        return sum(emulator.traffic.bytes for emulator in self.emulators)
+
+
+@pytest.fixture
+def ops(monkeypatch: pytest.MonkeyPatch):
+    """``ops(**options)`` puts emulated ops of these options under the one-pass form."""
+    monkeypatch.setattr(F, "_ONE_PASS", True)
+
+    def put(**options: Any) -> Counted:
+        made = Counted(**options)
+        monkeypatch.setattr(F, "raw", made)
+        return made
+
+    return put
+
+
+def assert_reference(sample, reduction: str = "mean") -> None:
+    exact = loss_and_grads(reference.cam_iou_loss, in_float64(sample), reduction)
+    got = loss_and_grads(F.cam_iou_loss, sample, reduction)
+    dtype = sample.activations.dtype
+    tolerance = TOLERANCE.get(dtype, 2e-2)
+    for one, wanted in zip(got, exact, strict=True):
+        scale = wanted.abs().max().item() + 1e-12
+        torch.testing.assert_close(
+            one.double(), wanted, rtol=tolerance, atol=0.1 * tolerance * scale
+        )
+
+
+def where(*pairs: int) -> torch.Tensor:
+    return torch.tensor(pairs).bool()
+
+
+# Shape, layout, options of the loss. (One multiprocessor: few blocks a sample.)
+CASES = {
+    "odd map": ((2, 1, 32, (13, 13), (6, 6)), "contiguous", {}),
+    "rows of vectors": ((1, 1, 24, (8, 8), (4, 4)), "contiguous", {"binarize": "hard"}),
+    "unaligned": ((3, 2, 20, (5, 7), (3, 3)), "sliced", {"binarize": "sigmoid"}),
+    "channels last": ((2, 1, 64, (7, 7), (7, 7)), "channels_last", {}),
+    "odd channels, last": ((2, 2, 13, (4, 3), (1, 1)), "channels_last", {}),
+    "some targets": ((2, 3, 40, (7, 7), (3, 3)), "contiguous", {"max_pair_pull": 1.0}),
+    "many targets": ((1, 16, 40, (5, 5), (3, 3)), "contiguous", {}),
+    "targets in turns": ((1, 18, 24, (3, 3), (2, 2)), "channels_last", {}),
+    "one cell": ((2, 2, 9, (1, 1), (1, 1)), "contiguous", {}),
+    "switched off": ((2, 2, 24, (6, 6), (3, 3)), "contiguous", {"where": where(1, 0)}),
+}
+
+
+@pytest.mark.parametrize("multiprocessors", (1, 132))
+@pytest.mark.parametrize("backwards", (False, True))
+@pytest.mark.parametrize("name", CASES)
+def test_value_and_gradients_are_the_reference_s(name, backwards, multiprocessors, ops):
+    shape, layout, options = CASES[name]
+    used = ops(reversed=backwards, multiprocessors=multiprocessors)
+    assert_reference(make(shape, layout=layout, sharpness=3.0, **options))
+    assert used.launches == 2
+
+
+@pytest.mark.parametrize("name", ("odd map", "unaligned", "channels last", "many targets"))
+@pytest.mark.parametrize("dtype", (torch.float64, *HALF), ids=str)
+def test_other_dtypes(name, dtype, ops):
+    shape, layout, options = CASES[name]
+    ops(reversed=name == "unaligned")
+    assert_reference(make(shape, layout=layout, dtype=dtype, sharpness=3.0, **options))
+
+
+@pytest.mark.parametrize("reduction", ("none", "sum"))
+def test_reductions_weights_and_empty_regions(reduction, ops):
+    ops()
+    weights = 1 + torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(1))
+    sample = make((2, 3, 24, (6, 6), (3, 3)), cell_weights=weights, sharpness=3.0)
+    sample.regions[1, 2] = 0
+    assert_reference(sample, reduction)
+
+
+def test_the_gradient_of_activations_alone(ops):
+    """``weight_grad="detach"``: dD's constants are not made."""
+    used = ops()
+    sample = make((2, 2, 24, (6, 6), (3, 3)), sharpness=3.0)
+    full = loss_and_grads(F.cam_iou_loss, sample, "mean")
+    both = used.bytes
+    activations = sample.activations.clone().requires_grad_()
+    loss = F.cam_iou_loss(activations, sample.gradients, sample.regions, **sample.options)
+    assert torch.equal(loss, full[0])
+    assert torch.equal(torch.autograd.grad(loss, activations)[0], full[1])
+    constants = 4 * 2 * 2 * 24  # written and read, and written once more
+    assert both - (used.bytes - both) >= 3 * constants
+
+
+@pytest.mark.parametrize("poison", (torch.nan, torch.inf))
+def test_an_invalid_pair_is_exactly_zero_whatever_it_holds(poison, ops):
+    ops()
+    sample = make((2, 2, 24, (6, 6), (3, 3)), where=where(0, 1))
+    sample.activations[0], sample.gradients[0] = poison, poison
+    _, grad_a, grad_d = loss_and_grads(F.cam_iou_loss, sample)
+    assert not grad_a[0].any() and not grad_d[0].any()
+    assert grad_a[1].any() and grad_d[1].any()
+
+
+def test_what_does_not_fit_into_a_cluster_takes_more_launches(ops):
+    used = ops()
+    assert_reference(make((1, 2, 13, (15, 20), (2, 2)), sharpness=3.0))  # P > 224
+    assert used.launches == 4  # maps and loss, dD's constants, mean; backward
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (2, 1, 256, (13, 13), (6, 6)),
+        (1, 1, 512, (14, 14), (14, 14)),
+        (1, 1, 512, (7, 7), (7, 7)),
+        (1, 4, 256, (13, 13), (6, 6)),
+    ],
+)
+def test_activations_and_gradients_are_read_once(shape, ops):
+    """Also in a backward that reads nothing of their size. As with many samples a multiprocessor:
+    few are cut into many blocks, which read the small tensors again."""
+    used = ops(multiprocessors=1)
+    sample = make(shape)
+    loss_and_grads(F.cam_iou_loss, sample, "mean")
+    assert used.launches == 2
+    least = 4 * (2 * sample.activations.numel() + sample.gradients.numel())
+    n, t, c, (h, w), _ = shape
+    # alpha, d loss / d map and dD's constants: written by the forward and read by the backward,
+    # which stores the constants times its upstream gradient.
+    small = 4 * n * t * (5 * c + 3 * h * w)
+    assert used.bytes <= 1.05 * (least + small)
