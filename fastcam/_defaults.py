@@ -1,7 +1,7 @@
 """Settings of a fine-tuning that the command line, the demo and the library share.
 
-They were chosen on validation data, see docs/results.md. Plain values, so that reading them is
-quick.
+docs/results.md has what they do, and what other values do; the pull was chosen on validation data.
+Plain values, so that reading them is quick.
 """
 
 from __future__ import annotations

@@ -50,8 +50,9 @@ class Balance(nn.Module):
 
     * ρ is measured in the first ``every`` calls and in every ``every``-th one after. A measurement
       moves it by half of the way (of its logarithm), and never above ten times its first value.
-    * Guidance reaches the head's weights too, past the activations: ρ is also held so small that
-      ‖ρ_j·∂L_j/∂W‖ ≤ 3·‖∂L_labels/∂W‖ for W of the model's last linear layer.
+    * Guidance reaches the head's weights too, past the activations: each measurement of ρ, before
+      it is smoothed, is cut so that ‖ρ_j·∂L_j/∂W‖ ≤ 3·‖∂L_labels/∂W‖ for W of the model's last
+      linear layer (the last in ``model.modules()``; none, or a frozen one, sets no bound).
     * A measurement with no valid pair, a zero or a non-finite norm leaves ρ as it was. Before the
       first good one ρ is 0: there is no guidance yet.
     * Under an initialised process group the norms are those of all processes' batches together;
@@ -254,13 +255,13 @@ def _squared_norms(
     [2, ...] their gradients at the last linear layer's weight (None: there is none)."""
     activations = tap.activations
     weight = _last_linear_weight(tap.model)
-    of_labels, on_weight = _gradients("label_loss", label_loss, activations, weight)
+    of_labels, on_weight = _gradients(label_loss, activations, weight)
     if of_labels is None:
         raise ValueError(
             "label_loss: does not depend on the tapped activations; compute both losses from the "
             "tap's last forward, inside its with block"
         )
-    of_guidance, guidance_on_weight = _gradients("guidance", loss, activations, weight)
+    of_guidance, guidance_on_weight = _gradients(loss, activations, weight)
     labels = of_labels.flatten(1).square().sum(1)
     if of_guidance is None:
         of_guidance = torch.zeros_like(of_labels)
@@ -275,7 +276,7 @@ def _squared_norms(
 
 
 def _gradients(
-    name: str, loss: Tensor, activations: Tensor, weight: Tensor | None
+    loss: Tensor, activations: Tensor, weight: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients at the activations and at a weight, float32 at least; None where there is none."""
     if not loss.requires_grad:
