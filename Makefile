@@ -4,7 +4,7 @@
 #   make demo      faces -> train -> guide -> compare; writes runs/demo
 #   make attention-demo  faces -> attention network -> all its analyses; writes runs/attention-demo
 #   make test      pytest, and the C++ tests through CMake
-#   make test-long the slowest tests, which make test leaves out
+#   make test-long the slowest tests, which make test leaves out, and the C++ tests as released
 #   make bench     ops, training step and other libraries' Grad-CAM side by side: runs/bench/cpu.md, plots
 #   make lint      ruff, clang-format, mypy
 #   make cuda-all  CUDA library for all architectures, warnings as errors (needs nvcc, no GPU)
@@ -39,7 +39,7 @@ BENCH_ARGS ?=
 
 BUILD_ENV = TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST:-$(CUDA_ARCHS)}"
 
-.PHONY: setup build demo attention-demo test test-long test-python test-cpp bench lint format cuda-all cuda-sanitize clean distclean
+.PHONY: setup build demo attention-demo test test-long test-python test-cpp test-cpp-release bench lint format cuda-all cuda-sanitize clean distclean
 
 # --- set-up ---------------------------------------------------------------------------------------
 
@@ -94,15 +94,17 @@ test-python: build
 	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -m "not long" --ignore=tests/test_speed.py $(WORKERS) $(PYTEST_ARGS)
 	$(VENV_PYTHON) -m pytest tests/test_speed.py
 
-test-long: build
+test-long: test-cpp-release build
 	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -m long $(WORKERS) $(PYTEST_ARGS)
 
 WORKERS = $(if $(filter-out 0 1,$(PYTEST_WORKERS)),-n $(PYTEST_WORKERS) --dist loadfile)
 
-# Twice: as released, and under AddressSanitizer.
+# Under AddressSanitizer; as released it is what the Python tests call, and a part of test-long.
 test-cpp: $(BIN)/.requirements
-	$(call ctest,build/cmake,)
 	$(call ctest,build/cmake-asan,-DFASTCAM_SANITIZE=address)
+
+test-cpp-release: $(BIN)/.requirements
+	$(call ctest,build/cmake,)
 
 define ctest
 	$(BIN)/cmake -S . -B $(1) -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja $(2)

@@ -98,7 +98,7 @@ def matrix(seeds: int = 3) -> list[Cell]:
         Cell("lr .003", train={"lr": 0.003}),
         Cell("lr .03", train={"lr": 0.03}),
         Cell("no clipping", train={"clip": 0.0}),
-        Cell("constant lr", train={"schedule": "constant"}),
+        Cell("cosine lr", train={"schedule": "cosine"}),
         Cell("resnet18", model="resnet18"),
     ]
     return cells

@@ -15,6 +15,6 @@ FINETUNE: dict[str, Any] = {
     "patience": 0,
     "batch_size": 32,
     "lr": 0.01,
-    "schedule": "cosine",
+    "schedule": "constant",
     "clip": CLIP,
 }

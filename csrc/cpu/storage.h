@@ -19,4 +19,7 @@ struct BFloat16 {
 template <class S>
 using AccOf = std::conditional_t<std::is_same_v<S, double>, double, float>;
 
+// Bytes of a row of scratch, for the widest vectors and the widest arithmetic type.
+inline int64_t padded_row_bytes(int64_t cells) { return (cells + 15) / 16 * 16 * 8; }
+
 }  // namespace fastcam

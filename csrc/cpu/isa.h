@@ -1,19 +1,15 @@
-// Chooses the CPU kernels for the processor at hand, once.
-#include <algorithm>
+// Which instruction set the processor at hand runs, and the table of kernels for it.
+#pragma once
+
 #include <cstdlib>
 #include <string_view>
 
-#include "attend_kernels.h"
-#include "cam_kernels.h"
-
 namespace fastcam {
-
-namespace {
 
 #if defined(__x86_64__)
 enum class Isa { kBaseline, kAvx2, kAvx512 };
 
-Isa best_isa() {
+inline Isa best_isa() {
   const char* asked = std::getenv("FASTCAM_CPU_ISA");
   const std::string_view limit = asked == nullptr ? "" : asked;
   __builtin_cpu_init();
@@ -35,27 +31,5 @@ const Table& choose(const Table& plain, const Table& with_avx2, const Table& wit
 #else
 #define FASTCAM_CHOOSE(table) baseline::table
 #endif
-
-}  // namespace
-
-const CamKernels& cam_kernels() { return FASTCAM_CHOOSE(kCamKernels); }
-const AttendKernels& attend_kernels() { return FASTCAM_CHOOSE(kAttendKernels); }
-
-// Sized for the widest vectors and the widest arithmetic type.
-static int64_t padded_row_bytes(int64_t cells) { return (cells + 15) / 16 * 16 * 8; }
-
-int64_t cam_forward_scratch_bytes(const CamInputs& in) {
-  return kTargetBlock * padded_row_bytes(in.cells);
-}
-
-int64_t cam_backward_scratch_bytes(const CamBackward& op) {
-  return op.targets * (padded_row_bytes(op.cells) + 1);
-}
-
-int64_t attend_block_channels(int64_t cells) { return std::max<int64_t>(1, 2048 / cells); }
-
-int64_t attend_scratch_bytes(int64_t cells) {
-  return std::max<int64_t>(4 * kAttendRows, attend_block_channels(cells)) * padded_row_bytes(cells);
-}
 
 }  // namespace fastcam
