@@ -52,7 +52,7 @@ class Setup:
     base: Mapping[str, Mapping[str, Any]] = field(
         default_factory=lambda: {
             "alexnet": {"lr": DEMO.lr, "epochs": DEMO.epochs, "batch_size": DEMO.batch_size},
-            "resnet18": {"lr": 0.1, "epochs": 8, "batch_size": 32},
+            "resnet18": {"lr": 0.1, "epochs": 4, "batch_size": 32},
         }
     )
 
@@ -94,7 +94,7 @@ def matrix(seeds: int = 3) -> list[Cell]:
         Cell("guide all", guidance={"guide": "all"}),
         Cell("guide true_class", guidance={"guide": "true_class"}),
         Cell("two attributes", pairs=2),
-        Cell("batch 256", train={"batch_size": 256, "epochs": 8}),
+        Cell("batch 256", train={"batch_size": 256, "epochs": 4}),
         Cell("lr .003", train={"lr": 0.003}),
         Cell("lr .03", train={"lr": 0.03}),
         Cell("no clipping", train={"clip": 0.0}),
