@@ -24,9 +24,9 @@ from typing import Any
 
 import torch
 
-from fastcam._files import write_json, write_text
-from fastcam._progress import progress_bars
-from fastcam.demo import DemoConfig
+from fastcam._util.files import write_json, write_text
+from fastcam._util.progress import progress_bars
+from fastcam.demos.guidance import DemoConfig
 
 # The demo's faces, networks, controls and guided networks are those of the default cells, so a
 # folder that holds `fastcam demo --seed N --out WORK/seedN` is not trained again.
@@ -113,7 +113,7 @@ def base_of(work: Path, model: str, seed: int) -> Path:
 
 
 def faces(setup: Setup, work: Path, seed: int, workers: int) -> Path:
-    from fastcam.data.synthetic import generate
+    from fastcam.faces import generate
 
     (a, _), *_ = PAIRS
     return generate(

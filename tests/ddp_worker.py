@@ -9,8 +9,8 @@ import torch.distributed as dist
 from networks import grids, small_cnn
 from torch import Tensor, nn
 
-from fastcam.losses import IoUCamLoss
-from fastcam.tap import ActivationTap
+from fastcam.cam.tap import ActivationTap
+from fastcam.losses.cam import IoUCamLoss
 
 WORLD = 2
 BATCH = 6

@@ -37,9 +37,9 @@ from torch import Tensor, nn
 from torch.nn import functional as tf
 from torch.nn.modules import module as torch_module
 
-from fastcam.heads import ClosedForm, class_activation_maps
-from fastcam.losses import IoUCamLoss
-from fastcam.tap import ActivationTap
+from fastcam.cam.heads import ClosedForm, class_activation_maps
+from fastcam.cam.tap import ActivationTap
+from fastcam.losses.cam import IoUCamLoss
 
 
 class Case:

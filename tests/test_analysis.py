@@ -18,10 +18,10 @@ from tiny_faces import ATTRIBUTES, MODEL, TinyNet, write_faces
 from fastcam import analysis, cli
 from fastcam.analysis import paper
 from fastcam.analysis.correlation import correlation, strongest
-from fastcam.attention_demo import STAGES, AttentionDemoConfig, _robustness, attention_demo, clear
 from fastcam.data import CelebA
-from fastcam.data.synthetic import ATTRIBUTES as CELEBA_NAMES
+from fastcam.demos.attention import STAGES, AttentionDemoConfig, _robustness, attention_demo, clear
 from fastcam.evaluation import evaluate
+from fastcam.faces import ATTRIBUTES as CELEBA_NAMES
 from fastcam.models import AttentionNetwork, Checkpoint, load_checkpoint, save_checkpoint
 from fastcam.models.checkpoint import Preprocessing
 from fastcam.training import TrainConfig

@@ -245,9 +245,9 @@ def test_conv1x1_gradcheck(n, beta, device):
 @pytest.mark.parametrize("chunk", (1, 250, 1 << 20))
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_conv1x1_equals_holding_the_logits(chunk, dtype, device, monkeypatch):
-    from fastcam import _attend_conv
+    from fastcam.ops import attend_conv
 
-    monkeypatch.setitem(_attend_conv._CHUNK_ELEMENTS, device.type, chunk)
+    monkeypatch.setitem(attend_conv._CHUNK_ELEMENTS, device.type, chunk)
     leaves = conv_inputs(dtype=dtype, device=device)
     exact = tuple(t.detach().double().requires_grad_() for t in leaves)
     results = []
@@ -275,7 +275,7 @@ def test_conv1x1_several_settings(device):
 
 
 def test_opcheck(device):
-    from fastcam._ops import raw
+    from fastcam.ops.library import raw
 
     tests = ("test_schema", "test_autograd_registration", "test_faketensor")
 

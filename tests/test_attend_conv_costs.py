@@ -10,8 +10,8 @@ from torch.nn import functional as nnf
 
 from bench.memory import allocations, stored
 from bench.timing import interleaved
-from fastcam import _attend_conv
 from fastcam import functional as F
+from fastcam.ops import attend_conv
 
 CURVE = 4.0, 0.2
 
@@ -108,13 +108,13 @@ def test_chunks_cover_everything_once_within_the_limit(
     device, batch, attributes, channels, side, monkeypatch
 ):
     """The arithmetic alone: shapes on no device, the limit of each."""
-    limit = _attend_conv._CHUNK_ELEMENTS[device]
-    monkeypatch.setitem(_attend_conv._CHUNK_ELEMENTS, "meta", limit)
+    limit = attend_conv._CHUNK_ELEMENTS[device]
+    monkeypatch.setitem(attend_conv._CHUNK_ELEMENTS, "meta", limit)
     features = torch.empty(batch, channels, side, side, device="meta")
     weight = torch.empty(attributes * channels, channels, device="meta")
     seen = torch.zeros(batch, attributes, dtype=torch.int64)
     sizes = []
-    for samples, some in _attend_conv._chunks(features, weight):
+    for samples, some in attend_conv._chunks(features, weight):
         seen[samples, some] += 1
         sizes.append(seen[samples, some].numel() * channels * side * side)
     assert (seen == 1).all()
@@ -127,11 +127,11 @@ def test_chunks_cover_everything_once_within_the_limit(
 @pytest.mark.parametrize(("device", "batch"), [("cpu", 32), ("cuda", 256)])
 def test_chunks_of_more_attributes_are_no_larger(device, batch, monkeypatch):
     """At the size of K's network, and a batch that is large for the device."""
-    monkeypatch.setitem(_attend_conv._CHUNK_ELEMENTS, "meta", _attend_conv._CHUNK_ELEMENTS[device])
+    monkeypatch.setitem(attend_conv._CHUNK_ELEMENTS, "meta", attend_conv._CHUNK_ELEMENTS[device])
     sizes = {}
     for k in (4, 40):
         features = torch.empty(batch, 128, 14, 14, device="meta")
         weight = torch.empty(k * 128, 128, device="meta")
-        samples, some = next(iter(_attend_conv._chunks(features, weight)))
+        samples, some = next(iter(attend_conv._chunks(features, weight)))
         sizes[k] = (samples.stop - samples.start) * (some.stop - some.start)
     assert sizes[40] <= 1.1 * sizes[4]

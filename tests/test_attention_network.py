@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 import fastcam
 from fastcam import functional as F
 from fastcam import reference
-from fastcam.attention_loss import AttentionLoss, AttentionOutputs, attention_loss
+from fastcam.losses.attention import AttentionLoss, AttentionOutputs, attention_loss
 from fastcam.models import AttentionNetwork
 
 N, K, C = 3, 4, 6
@@ -496,16 +496,16 @@ def test_no_tensor_of_the_masks_size(monkeypatch: pytest.MonkeyPatch) -> None:
     assert largest >= masks
     assert saved >= masks
     chunks: list[int] = []
-    made = fastcam._attend_conv._Logits.__call__
+    made = fastcam.ops.attend_conv._Logits.__call__
 
     def seen(*arguments: Any) -> Tensor:
         logits = made(*arguments)
         chunks.append(logits.numel())
         return logits
 
-    monkeypatch.setattr(fastcam._attend_conv._Logits, "__call__", seen)
+    monkeypatch.setattr(fastcam.ops.attend_conv._Logits, "__call__", seen)
     chunk = 1 << 16
-    monkeypatch.setitem(fastcam._attend_conv._CHUNK_ELEMENTS, "cpu", chunk)
+    monkeypatch.setitem(fastcam.ops.attend_conv._CHUNK_ELEMENTS, "cpu", chunk)
     for copies in (1, 8):  # a chunk's size does not follow the batch
         chunks.clear()
         network(images.repeat(copies, 1, 1, 1)).sum().backward()

@@ -17,7 +17,7 @@ from fastcam.evaluation import evaluate
 from fastcam.evaluation.attention import attention_maps
 from fastcam.models import Checkpoint, load_checkpoint, save_checkpoint
 from fastcam.models.checkpoint import Preprocessing
-from fastcam.plots import explain_files
+from fastcam.report import explain_files
 from fastcam.training import GuidanceConfig, TrainConfig, train
 from fastcam.training.callbacks import read_history
 from fastcam.training.task import AttributeTask

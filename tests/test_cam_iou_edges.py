@@ -11,12 +11,13 @@ from test_cam_iou import loss_and_grads
 
 from fastcam import functional as F
 from fastcam import reference
+from fastcam.ops.cam_iou import cam_iou_with_status
 
 MODES = ("tone", "sigmoid", "hard")
 
 
 def status_of(sample, **options):
-    return F._cam_iou(sample.activations, sample.gradients, sample.regions, **options)[1]
+    return cam_iou_with_status(sample.activations, sample.gradients, sample.regions, **options)[1]
 
 
 @pytest.mark.parametrize("binarize", MODES)
@@ -224,6 +225,6 @@ def test_bad_input_names_the_argument_what_fits_and_what_came(changes, error, pa
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_tensor_without_kernels_gets_one_clear_error(monkeypatch):
-    monkeypatch.setattr("fastcam._ops.cuda_missing", "built for CPU only")
+    monkeypatch.setattr("fastcam.ops.library.cuda_missing", "built for CPU only")
     with pytest.raises(RuntimeError, match="built for CPU only"):
         call(activations=GOOD.activations.cuda())

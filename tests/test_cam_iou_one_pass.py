@@ -16,7 +16,8 @@ from samples import SHAPES, make
 from test_cam_iou import loss_and_grads
 
 from fastcam import functional as F
-from fastcam._ops import DTYPES, raw
+from fastcam.ops import cam_iou
+from fastcam.ops.library import DTYPES, raw
 
 for _module, _names in {
     test_cam_iou: (
@@ -44,12 +45,12 @@ for _module, _names in {
 
 @pytest.fixture(autouse=True)
 def _one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(F, "_ONE_PASS", True)
+    monkeypatch.setattr(cam_iou, "_ONE_PASS", True)
 
 
 @pytest.mark.parametrize("value", ("onepass", "twopass"))
 def test_the_variable(value):
-    script = "from fastcam import functional; print(functional._ONE_PASS)"
+    script = "from fastcam.ops import cam_iou; print(cam_iou._ONE_PASS)"
     result = subprocess.run(
         [sys.executable, "-c", script],
         env={**os.environ, "FASTCAM_CAM_KERNELS": value},

@@ -10,7 +10,7 @@ from torch.autograd import forward_ad
 
 from fastcam import functional as F
 from fastcam import reference as R
-from fastcam.losses import IoUCamLoss
+from fastcam.losses.cam import IoUCamLoss
 
 SAMPLE = make(SHAPES[2], dtype=torch.float64, sharpness=2.0)
 A, D, S = SAMPLE.activations, SAMPLE.gradients, SAMPLE.regions

@@ -8,9 +8,9 @@ from networks import grids, small_cnn
 from samples import SHAPES, make
 
 from fastcam import functional as F
-from fastcam.losses import IoUCamLoss
+from fastcam.cam.tap import ActivationTap
+from fastcam.losses.cam import IoUCamLoss
 from fastcam.models.checkpoint import Preprocessing
-from fastcam.tap import ActivationTap
 
 NAN, INF = float("nan"), float("inf")
 GOOD = make(SHAPES[2])

@@ -240,7 +240,7 @@ def test_errors_of_our_own_keep_their_traceback(
 
 def test_the_module_runs_and_is_quick_to_help() -> None:
     code = (
-        "import sys; from fastcam.cli import main; assert main(['train', '--help']) == 0; "
+        "import sys; from fastcam.cli.program import main; assert main(['train', '--help']) == 0; "
         "heavy = [m for m in ('lightning', 'torchvision', 'matplotlib', 'torchmetrics')"
         " if m in sys.modules]; assert not heavy, heavy"
     )
@@ -256,7 +256,7 @@ def test_progress_bars_on_a_terminal(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import tiny_faces;"
-        "from fastcam.cli import main;"
+        "from fastcam.cli.program import main;"
         f"sys.exit(main(['train', {str(data)!r}, '-o', {str(out)!r}, '--model', 'tiny',"
         " '--size', '32', '--epochs', '1', '--device', 'cpu']))"
     )

@@ -7,7 +7,7 @@ import torch
 from samples import LAYOUTS, SHAPES, make, weights_for
 
 from fastcam import functional as F
-from fastcam._ops import raw
+from fastcam.ops.library import raw
 
 TESTS = ("test_schema", "test_autograd_registration", "test_faketensor")
 

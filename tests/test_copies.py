@@ -6,7 +6,7 @@ import pytest
 import torch
 from samples import make
 
-from fastcam._ops import raw
+from fastcam.ops.library import raw
 
 SHAPE = (3, 2, 24, (7, 5), (3, 2))
 COPIES = {"aten::clone", "aten::copy_", "aten::_to_copy"}

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from tiny_faces import MODEL
 
-from fastcam.demo import DemoConfig, DemoResult, clear, demo
+from fastcam.demos.guidance import DemoConfig, DemoResult, clear, demo
 
 CONFIG = DemoConfig(
     images=40, splits=(0.6, 0.05, 0.35), model=MODEL, size=32, epochs=2, batch_size=8

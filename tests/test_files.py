@@ -17,10 +17,11 @@ import torch
 from PIL import Image
 from tiny_faces import ATTRIBUTES, MODEL, TinyNet, write_faces
 
-from fastcam import _files, cli
-from fastcam._claim import LOCK, InUseError, claim
-from fastcam._files import WriteError, write_atomic, write_text
-from fastcam.data.synthetic import generate
+from fastcam import cli
+from fastcam._util import files
+from fastcam._util.claim import LOCK, InUseError, claim
+from fastcam._util.files import WriteError, write_atomic, write_text
+from fastcam.faces import generate
 from fastcam.models import Checkpoint, save_checkpoint
 from fastcam.models.checkpoint import Preprocessing
 from fastcam.training import TrainConfig, train
@@ -77,7 +78,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
 
 def test_text_of_any_bytes_is_written_and_read_back(tmp_path: Path) -> None:
     name = os.fsdecode(b"lat\xefn")
-    path = _files.write_json(tmp_path / "a.json", {"data": name, "é": 1})
+    path = files.write_json(tmp_path / "a.json", {"data": name, "é": 1})
     assert json.loads(path.read_text(encoding="utf-8")) == {"data": name, "é": 1}
 
 
@@ -279,7 +280,7 @@ def test_every_verb_that_writes_is_refused_where_another_writes(
 
 HOLD = (
     "import sys\n"
-    "from fastcam._claim import claim\n"
+    "from fastcam._util.claim import claim\n"
     "with claim(sys.argv[1]):\n"
     "    print('held', flush=True)\n"
     "    sys.stdin.read()\n"
@@ -385,7 +386,7 @@ def test_a_picture_is_written_as_its_name_says_and_over_its_like(
     assert _run(*arguments) == 0
     assert out.read_bytes() == first
     with out.open("r+b") as file:  # somebody else's from now on
-        file.write(first.replace(_files.MARK.encode(), b"x" * len(_files.MARK)))
+        file.write(first.replace(files.MARK.encode(), b"x" * len(files.MARK)))
     assert _run(*arguments) == 2
 
 

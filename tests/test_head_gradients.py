@@ -10,9 +10,9 @@ import torch
 from networks import grids, small_cnn
 from torch import Tensor, nn
 
-from fastcam import _head_products as products
-from fastcam.losses import IoUCamLoss
-from fastcam.tap import ActivationTap
+from fastcam.cam import products
+from fastcam.cam.tap import ActivationTap
+from fastcam.losses.cam import IoUCamLoss
 
 X = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 WHERE = torch.tensor([[True, False], [True, True], [False, False], [False, True]])

@@ -17,10 +17,11 @@ from torch.nn import functional as tf
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules import module as torch_module
 
-from fastcam import _autograd, heads
-from fastcam.heads import ClosedForm, class_activation_maps
-from fastcam.losses import IoUCamLoss
-from fastcam.tap import ActivationTap
+from fastcam.cam import heads
+from fastcam.cam.heads import ClosedForm, class_activation_maps
+from fastcam.cam.tap import ActivationTap
+from fastcam.losses.cam import IoUCamLoss
+from fastcam.ops import autograd
 
 X = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 REGIONS = grids(4, 2, 6, 6)
@@ -419,8 +420,8 @@ def test_only_a_missing_batching_rule_is_answered_with_a_loop(error, surfaces):
 
 
 def test_a_torch_that_does_not_tell_which_backward_runs(monkeypatch):
-    monkeypatch.setattr(_autograd, "_task", None)
-    assert _autograd.running_backward() == -1
+    monkeypatch.setattr(autograd, "_task", None)
+    assert autograd.running_backward() == -1
     assert_auto_is_autograd(Net(), closed=True)
 
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as tf
 
 from fastcam import functional
-from fastcam._targets import resolve
-from fastcam.heads import ClosedForm, class_activation_maps
-from fastcam.losses import IoUCamLoss
-from fastcam.tap import ActivationTap
+from fastcam.cam.heads import ClosedForm, class_activation_maps
+from fastcam.cam.tap import ActivationTap
+from fastcam.cam.targets import resolve
+from fastcam.losses.cam import IoUCamLoss
 
 MANY = 40
 X = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(3))

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from fastcam import _interrupt
-from fastcam._claim import claim
+from fastcam._util import interrupt
+from fastcam._util.claim import claim
 
-ROOT = Path(_interrupt.__file__).resolve().parents[1]
+ROOT = Path(interrupt.__file__).resolve().parents[2]
 SCRIPT = "import sys\nfrom fastcam.__main__ import main\nsys.exit(main())\n"  # as pip makes it
 #: Stands in for torch: says who handles Ctrl-C, waits, and swallows what comes, as torch may do.
 TORCH = (
@@ -61,19 +61,19 @@ def test_an_interrupt_while_something_is_written_is_an_ordinary_one(
     monkeypatch.setattr(sys, "argv", ["/usr/bin/fastcam", "train"])
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        _interrupt.guard()
+        interrupt.guard()
         handle = signal.getsignal(signal.SIGINT)
         assert callable(handle) and handle is not signal.default_int_handler
         left: list[int] = []
         monkeypatch.setattr(os, "_exit", left.append)
         with pytest.raises(KeyboardInterrupt):  # no import goes on
             handle(signal.SIGINT, sys._getframe())
-        monkeypatch.setattr(_interrupt, "_importing", lambda frame: True)
+        monkeypatch.setattr(interrupt, "_importing", lambda frame: True)
         with claim(tmp_path), pytest.raises(KeyboardInterrupt):
             handle(signal.SIGINT, None)
         assert not left
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        _interrupt.guard()
+        interrupt.guard()
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)

@@ -22,8 +22,8 @@ from networks import (
 from torch import nn
 
 from fastcam import functional
-from fastcam.losses import CamStats, IoUCamLoss
-from fastcam.tap import ActivationTap
+from fastcam.cam.tap import ActivationTap
+from fastcam.losses.cam import CamStats, IoUCamLoss
 
 BATCH = 3
 EACH = [[1, 4], [0, 2], [3, 3]]  # targets of each image

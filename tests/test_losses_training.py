@@ -9,8 +9,8 @@ from ddp_worker import WORLD, batch, run, step
 from networks import assert_same_gradients, gradients_of, grids, images, network, small_cnn
 from torch import nn
 
-from fastcam.losses import IoUCamLoss
-from fastcam.tap import ActivationTap
+from fastcam.cam.tap import ActivationTap
+from fastcam.losses.cam import IoUCamLoss
 
 X = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(3))
 HEADS = ("auto", "autograd")

@@ -13,7 +13,7 @@ import torch
 from samples import make
 
 import fastcam
-from fastcam._ops import raw
+from fastcam.ops.library import raw
 
 PROBE = """
 import json, torch
@@ -103,7 +103,7 @@ def test_import_needs_torch_and_numpy_only():
 
 
 def test_a_missing_extra_says_how_to_get_it():
-    from fastcam._extras import require
+    from fastcam._util.extras import require
 
     with pytest.raises(ImportError, match=r"'no_such_package'.*pip install 'fastcam\[train\]'"):
         require("no_such_package.sub", extra="train")

@@ -19,9 +19,11 @@ from PIL import Image
 from tiny_faces import ATTRIBUTES, MODEL, TinyNet, write_faces
 
 from fastcam.data import CelebA, PreparedFaces
+from fastcam.evaluation.explain import explain_image
 from fastcam.models import Checkpoint, save_checkpoint
 from fastcam.models.checkpoint import Preprocessing
-from fastcam.plots import (
+from fastcam.regions import Region
+from fastcam.report import (
     ExplainedFace,
     Section,
     curves_figure,
@@ -32,10 +34,8 @@ from fastcam.plots import (
     png_bytes,
     save_figure,
 )
-from fastcam.plots.explain import explain_image
-from fastcam.plots.faces import outline
-from fastcam.plots.figure import ATTENDED, REGION
-from fastcam.regions import Region
+from fastcam.report.faces import outline
+from fastcam.report.figure import ATTENDED, REGION
 
 
 @pytest.fixture(scope="module")

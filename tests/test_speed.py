@@ -23,7 +23,7 @@ from bench.cases import Case
 from bench.memory import allocations, peak_bytes, stored
 from bench.timing import interleaved
 from fastcam import ActivationTap, IoUCamLoss, functional, reference
-from fastcam.heads import class_activation_maps
+from fastcam.cam.heads import class_activation_maps
 
 FLOAT = 4
 

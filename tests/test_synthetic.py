@@ -15,8 +15,8 @@ pytest.importorskip("PIL.Image")
 from PIL import Image, ImageDraw
 
 from fastcam.data import synthetic
-from fastcam.data.synthetic import render_face, sample_attributes, sample_face
-from fastcam.data.synthetic.writer import image_name
+from fastcam.faces import render_face, sample_attributes, sample_face
+from fastcam.faces.writer import image_name
 
 SMALL = (89, 109)
 LIPSTICK, MAKEUP = "Wearing_Lipstick", "Heavy_Makeup"

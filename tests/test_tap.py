@@ -11,8 +11,8 @@ import torch
 from networks import LAYERS, grids, images, network, small_cnn
 from torch import nn
 
-from fastcam.losses import IoUCamLoss
-from fastcam.tap import ActivationTap
+from fastcam.cam.tap import ActivationTap
+from fastcam.losses.cam import IoUCamLoss
 
 X = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(3))
 

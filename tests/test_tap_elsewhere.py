@@ -18,10 +18,10 @@ from networks import gradients_of, grids, small_cnn
 from torch import nn
 from torch.nn import functional as nnf
 
-from fastcam import _tap_hooks
-from fastcam.heads import class_activation_maps
-from fastcam.losses import IoUCamLoss
-from fastcam.tap import ActivationTap
+from fastcam.cam import tap_hooks
+from fastcam.cam.heads import class_activation_maps
+from fastcam.cam.tap import ActivationTap
+from fastcam.losses.cam import IoUCamLoss
 
 X = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(3))
 
@@ -216,7 +216,7 @@ def test_how_ordered_dicts_are_copied_is_put_back(monkeypatch):
 
 def test_without_torch_s_number_of_the_backward(monkeypatch):
     """A private function of torch: where it is missing, only checkpoints could be mistaken."""
-    spec = importlib.util.spec_from_file_location("another", _tap_hooks.__file__)
+    spec = importlib.util.spec_from_file_location("another", tap_hooks.__file__)
     another = importlib.util.module_from_spec(spec)
     monkeypatch.delattr(torch._C, "_current_graph_task_id")
     spec.loader.exec_module(another)

@@ -178,7 +178,7 @@ def test_an_interrupted_run_says_so_and_goes_on(data: Path, tmp_path: Path) -> N
     """Ctrl-C on the command line; a second one is refused while it runs."""
     out = tmp_path / "run"
     code = (
-        "from fastcam.cli import main\n"
+        "from fastcam.cli.program import main\n"
         f"sys.exit(main(['train', {str(data)!r}, '-o', out, '--model', {MODEL!r}, "
         "'--size', '32', '--epochs', '3', '--batch-size', '10', '--device', 'cpu']))"
     )

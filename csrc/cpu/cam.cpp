@@ -11,7 +11,7 @@ namespace fastcam {
 namespace {
 
 // The values of a per-cell argument, of the pairs that are not switched off. A mask of 0 to 255 or
-// a weight of -1 would give a loss that looks like any other. fastcam/_checks.py knows the prefix.
+// a weight of -1 would give a loss that looks like any other. fastcam/ops/checks.py knows the prefix.
 template <class Acc>
 void check_values(const CamLossForward& op, const void* cells, int64_t stride_n, int64_t stride_t,
                   Acc low, Acc high, const char* expected, const char* advice) {

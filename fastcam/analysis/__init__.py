@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from fastcam._extras import require
+from fastcam._util.extras import require
 
 for _module in ("torchvision", "torchmetrics", "matplotlib"):
     require(_module, extra="train")
@@ -20,8 +20,8 @@ from fastcam.analysis.correlation import Correlations, correlations  # noqa: E40
 from fastcam.analysis.curves import ToneCurves, tone_curves  # noqa: E402
 from fastcam.analysis.masks import TopMasks, mask_changes, top_masks  # noqa: E402
 from fastcam.analysis.noise import NoiseAccuracy, add_noise, noise_accuracy  # noqa: E402
-from fastcam.analysis.report import Saved, load, save  # noqa: E402
 from fastcam.analysis.robustness import Robustness, Search, robustness, search  # noqa: E402
+from fastcam.analysis.saved import Saved, load, save  # noqa: E402
 from fastcam.analysis.subject import load_attention, open_faces  # noqa: E402
 
 __all__ = [

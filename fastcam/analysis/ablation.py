@@ -14,15 +14,15 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from fastcam import __version__
-from fastcam._files import json_with, read_json, remove_ours, write_json
-from fastcam._progress import Report
+from fastcam._util.files import json_with, read_json, remove_ours, write_json
+from fastcam._util.progress import Report
 from fastcam.analysis import paper
 from fastcam.analysis.attributes import attributes
-from fastcam.analysis.report import percent
+from fastcam.analysis.saved import percent
 from fastcam.analysis.subject import load_attention, open_faces
 from fastcam.data import PreparedFaces
 from fastcam.evaluation import Table, pick_device
-from fastcam.plots.figure import COLORS, new_figure
+from fastcam.report.figure import COLORS, new_figure
 from fastcam.training import TrainConfig, train
 from fastcam.training.run import remove_run
 

@@ -16,14 +16,14 @@ from torchmetrics.functional.classification import (
     binary_specificity,
 )
 
-from fastcam._progress import Report, labelled
+from fastcam._util.progress import Report, labelled
 from fastcam.analysis import paper
-from fastcam.analysis.report import number, percent
+from fastcam.analysis.saved import number, percent
 from fastcam.analysis.subject import attention_network
 from fastcam.data import PreparedFaces
 from fastcam.evaluation import Table, predict
 from fastcam.models import Checkpoint
-from fastcam.plots.figure import COLORS, new_figure
+from fastcam.report.figure import COLORS, new_figure
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from fastcam._progress import Report
+from fastcam._util.progress import Report
 from fastcam.analysis import paper
-from fastcam.analysis.report import number
+from fastcam.analysis.saved import number
 from fastcam.analysis.subject import attention_network, batches, inference
 from fastcam.data import PreparedFaces
 from fastcam.data.celeba import attribute_index
 from fastcam.evaluation import Table
 from fastcam.models import AttentionNetwork, Checkpoint
-from fastcam.plots.figure import new_figure
+from fastcam.report.figure import new_figure
 
 CHANNEL_VALUES = ("attended", "masks", "features")
 TOP = 5

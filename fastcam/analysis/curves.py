@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from fastcam import functional
 from fastcam.evaluation import Table
-from fastcam.plots.figure import COLORS, new_figure
+from fastcam.report.figure import COLORS, new_figure
 
 POINTS = (0.0, 0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0)
 #: K Fig. 3 draws n = 0 and 4 with β from 0 to 1; n = 1 with β = 0 is the linear one.

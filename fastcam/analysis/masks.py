@@ -12,13 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fastcam._progress import Report
+from fastcam._util.progress import Report
 from fastcam.analysis.subject import attention_network, inference
 from fastcam.data import PreparedFaces
 from fastcam.data.celeba import attribute_index
 from fastcam.evaluation import Table
 from fastcam.models import AttentionNetwork, Checkpoint
-from fastcam.plots.figure import new_figure
+from fastcam.report.figure import new_figure
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastcam._progress import Report
+from fastcam._util.progress import Report
+from fastcam._util.seeds import derive_seed
 from fastcam.analysis.curves import Pair, check_pairs
 from fastcam.analysis.subject import attention_network, batches, inference
 from fastcam.data import PreparedFaces
-from fastcam.data.seeds import derive_seed
 from fastcam.models import Checkpoint
 
 

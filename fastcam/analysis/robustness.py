@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from fastcam._progress import Report
+from fastcam._util.progress import Report
 from fastcam.analysis.curves import Pair, check_pairs, pair_name, pair_styles
 from fastcam.analysis.noise import NoiseAccuracy, noise_accuracy
-from fastcam.analysis.report import percent
+from fastcam.analysis.saved import percent
 from fastcam.data import PreparedFaces
 from fastcam.evaluation import Table
 from fastcam.evaluation.bootstrap import bootstrap_interval
 from fastcam.models import Checkpoint
-from fastcam.plots.figure import new_figure
+from fastcam.report.figure import new_figure
 
 IDENTITY: Pair = (1.0, 0.0)
 SIGMAS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)

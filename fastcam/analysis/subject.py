@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from fastcam._progress import Report, labelled
+from fastcam._util.progress import Report, labelled
 from fastcam.data import CelebA, PreparedFaces
 from fastcam.data.batches import Batch, Collate
 from fastcam.models import AttentionNetwork, Checkpoint, load_checkpoint

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from fastcam._util.seeds import derive_seed
 from fastcam.data.celeba import Sample
-from fastcam.data.seeds import derive_seed
 from fastcam.regions import Region
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fastcam._extras import require
+from fastcam._util.extras import require
+from fastcam._util.names import absent_images
 from fastcam.data.landmarks import resolve_landmarks
-from fastcam.data.names import absent_images
 from fastcam.data.source import ImageSource
 from fastcam.data.tables import (
     ATTRIBUTE_TABLE,

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
+from fastcam._util.seeds import derive_seed
 from fastcam.data.celeba import CelebA, Sample, Subsets, attribute_subsets
-from fastcam.data.seeds import derive_seed
 from fastcam.data.transforms import FitSquare
 
 Progress = Callable[[int, int], None]

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fastcam.heads import class_activation_maps
+from fastcam.cam.heads import class_activation_maps
+from fastcam.cam.tap import ActivationTap
 from fastcam.models import ModelSpec
-from fastcam.tap import ActivationTap
 
 
 class ScoresNotFinite(ValueError):

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from fastcam._files import check_target, commented, json_with, write_json, write_marked
-from fastcam._progress import Report, labelled
+from fastcam._util.files import check_target, commented, json_with, write_json, write_marked
+from fastcam._util.progress import Report, labelled
 from fastcam.evaluation.attention import ScoresNotFinite
 from fastcam.evaluation.evaluate import evaluate
 from fastcam.evaluation.result import KEYS

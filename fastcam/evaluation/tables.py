@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastcam._extras import require
+from fastcam._util.extras import require
 from fastcam.evaluation.result import Evaluation
 
 

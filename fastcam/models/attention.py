@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from fastcam import _attend, functional
-from fastcam import _checks as check
-from fastcam.attention_loss import AttentionLoss, AttentionLossTerms, AttentionOutputs
+from fastcam import functional
+from fastcam.losses.attention import AttentionLoss, AttentionLossTerms, AttentionOutputs
 from fastcam.models.dilated import Reconstructor, check_whole, dilated_features
 from fastcam.models.init import initialize
 from fastcam.models.transform import MaskFunction, MaskTransform, current, using
+from fastcam.ops import attend
+from fastcam.ops import checks as check
 
 __all__ = ["AttentionNetwork"]
 
@@ -192,7 +193,7 @@ class AttentionNetwork(nn.Module):
             TypeError, ValueError: naming the argument, what was expected and what came.
         """
         if function is None:
-            _attend._curves(n, beta)  # wrong values are told here, not in the block
+            attend._curves(n, beta)  # wrong values are told here, not in the block
         elif not callable(function):
             raise TypeError(f"function: expected a callable, got {type(function).__name__}")
         elif (n, beta) != (1.0, 0.0):

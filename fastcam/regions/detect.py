@@ -20,10 +20,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fastcam._extras import require
-from fastcam._files import make_folder, write_text
-from fastcam._workers import follow_parent
-from fastcam.data.names import printable
+from fastcam._util.extras import require
+from fastcam._util.files import make_folder, write_text
+from fastcam._util.names import printable
+from fastcam._util.workers import follow_parent
 from fastcam.regions.model import find_predictor
 from fastcam.regions.table import LandmarkSource, LandmarkTable
 from fastcam.regions.template import template_landmarks

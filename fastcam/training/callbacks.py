@@ -13,9 +13,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping
 from lightning.pytorch.plugins.io import CheckpointIO
 
-from fastcam._files import begins, write_atomic, write_text
-from fastcam._progress import Report
-from fastcam._torch_files import NotATorchFile, read_torch_file
+from fastcam._util.files import begins, write_atomic, write_text
+from fastcam._util.progress import Report
+from fastcam._util.torch_files import NotATorchFile, read_torch_file
 from fastcam.models.checkpoint import pickle_says, state_misfit
 from fastcam.training.diverged import check_weights
 

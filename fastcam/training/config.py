@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from fastcam._defaults import CLIP, FINETUNE, PULL
+from fastcam.cam.heads import HEADS
 from fastcam.data.transforms import AUGMENTATIONS, FITS
-from fastcam.heads import HEADS
 from fastcam.regions import Region
 
 GUIDES = ("positives", "all", "true_class")

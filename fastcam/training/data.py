@@ -7,9 +7,9 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
+from fastcam._util.seeds import derive_seed
 from fastcam.data.batches import Batch, Collate, EpochBatches
 from fastcam.data.prepared import PreparedFaces
-from fastcam.data.seeds import derive_seed
 
 
 class FaceBatches(LightningDataModule):

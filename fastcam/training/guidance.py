@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fastcam.balance import Balance
+from fastcam.cam.tap import ActivationTap
 from fastcam.data.celeba import attribute_index
-from fastcam.losses import IoUCamLoss
+from fastcam.losses.balance import Balance
+from fastcam.losses.cam import IoUCamLoss
 from fastcam.models import ModelSpec
-from fastcam.tap import ActivationTap
 from fastcam.training.config import GuidanceConfig
 from fastcam.training.objective import AttributeLoss, attribute_loss
 

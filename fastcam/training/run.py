@@ -17,13 +17,13 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from fastcam._claim import claim
-from fastcam._files import check_target, json_with, read_json, write_json
-from fastcam._progress import Report, labelled
+from fastcam._util.claim import claim
+from fastcam._util.files import check_target, json_with, read_json, write_json
+from fastcam._util.progress import Report, labelled
+from fastcam._util.seeds import derive_seed
 from fastcam.data import CelebA, PreparedFaces, augmentation
 from fastcam.data.batches import Collate
 from fastcam.data.celeba import attribute_index
-from fastcam.data.seeds import derive_seed
 from fastcam.data.tables import ATTRIBUTE_TABLE, read_attributes
 from fastcam.evaluation import pick_device
 from fastcam.models import (

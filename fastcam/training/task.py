@@ -13,9 +13,9 @@ from torch.nn import functional as nnf
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MultilabelAccuracy
 
+from fastcam._util.seeds import derive_seed
 from fastcam.data.batches import Batch
 from fastcam.data.celeba import attribute_index
-from fastcam.data.seeds import derive_seed
 from fastcam.evaluation.attention import attention_maps, energy_share, set_iou
 from fastcam.models import Checkpoint
 from fastcam.training.config import TrainConfig

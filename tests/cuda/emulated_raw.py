@@ -8,8 +8,8 @@ from typing import Any
 from emulation import BINARIZE, Emulator, is_channels_first
 from torch import Tensor
 
-from fastcam import _attend_conv
-from fastcam._ops import raw
+from fastcam.ops import attend_conv
+from fastcam.ops.library import raw
 
 
 def _readable(t: Tensor) -> Tensor:
@@ -173,10 +173,10 @@ class EmulatedOps:
         )
         return tuple(features.new_empty(0) if grad is None else grad for grad in grads)
 
-    # attend_conv1x1: the loops of fastcam/_attend_conv.py, whose GEMM is the library's.
+    # attend_conv1x1: the loops of fastcam/attend_conv.py, whose GEMM is the library's.
 
     def _attend_conv1x1_forward(self, *arguments: Any) -> Any:
-        return _attend_conv._forward(*arguments)
+        return attend_conv._forward(*arguments)
 
     def _attend_conv1x1_backward(self, *arguments: Any) -> Any:
-        return _attend_conv._backward(*arguments)
+        return attend_conv._backward(*arguments)

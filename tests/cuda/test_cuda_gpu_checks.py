@@ -11,7 +11,7 @@ import torch
 from samples import SHAPES, make
 
 from fastcam import functional as F
-from fastcam._ops import raw
+from fastcam.ops.library import raw
 
 pytestmark = pytest.mark.cuda
 

@@ -13,6 +13,7 @@ from test_cam_iou import in_float64, loss_and_grads
 
 from fastcam import functional as F
 from fastcam import reference
+from fastcam.ops import cam_iou
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="the emulator needs a C++ compiler")
 
@@ -43,11 +44,11 @@ class Counted(EmulatedOps):
 @pytest.fixture
 def ops(monkeypatch: pytest.MonkeyPatch):
     """``ops(**options)`` puts emulated ops of these options under the one-pass form."""
-    monkeypatch.setattr(F, "_ONE_PASS", True)
+    monkeypatch.setattr(cam_iou, "_ONE_PASS", True)
 
     def put(**options: Any) -> Counted:
         made = Counted(**options)
-        monkeypatch.setattr(F, "raw", made)
+        monkeypatch.setattr(cam_iou, "raw", made)
         return made
 
     return put

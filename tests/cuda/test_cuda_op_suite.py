@@ -13,7 +13,7 @@ import torch
 from emulated_raw import EmulatedOps
 from emulation import compiler
 
-from fastcam import _attend, _attend_conv, functional
+from fastcam.ops import attend, attend_conv, cam_iou, grad_cam
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="the emulator needs a C++ compiler")
 
@@ -36,7 +36,7 @@ for _module in (
 
 @pytest.fixture(autouse=True)
 def _emulated_cuda_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (functional, _attend, _attend_conv):
+    for module in (grad_cam, cam_iou, attend, attend_conv):
         monkeypatch.setattr(module, "raw", EmulatedOps())
 
 
