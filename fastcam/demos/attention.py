@@ -21,8 +21,8 @@ import torch  # noqa: E402
 
 from fastcam import analysis  # noqa: E402
 from fastcam.analysis import Saved  # noqa: E402
-from fastcam.analysis.ablation import remove_ablation  # noqa: E402
-from fastcam.analysis.robustness import PAIRS, SIGMAS  # noqa: E402
+from fastcam.analysis.ablation_study import remove_ablation  # noqa: E402
+from fastcam.analysis.noise_robustness import PAIRS, SIGMAS  # noqa: E402
 from fastcam.analysis.saved import Analysis, check_prefix, remove_analysis  # noqa: E402
 from fastcam.data import PreparedFaces  # noqa: E402
 from fastcam.faces import generate  # noqa: E402

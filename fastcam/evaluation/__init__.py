@@ -14,14 +14,14 @@ from fastcam.evaluation.attention import (  # noqa: E402
     set_iou,
 )
 from fastcam.evaluation.bootstrap import bootstrap_interval  # noqa: E402
-from fastcam.evaluation.compare import compare, pick_device  # noqa: E402
+from fastcam.evaluation.checkpoints import compare, pick_device  # noqa: E402
 from fastcam.evaluation.difference import (  # noqa: E402
     Difference,
     accuracy_differences,
     difference_table,
 )
-from fastcam.evaluation.evaluate import Predictions, evaluate, predict, summarize  # noqa: E402
 from fastcam.evaluation.result import Evaluation, SubsetScore  # noqa: E402
+from fastcam.evaluation.scores import Predictions, evaluate, predict, summarize  # noqa: E402
 from fastcam.evaluation.tables import Table, comparison  # noqa: E402
 
 __all__ = [

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fastcam.evaluation.bootstrap import bootstrap_interval
-from fastcam.evaluation.evaluate import Predictions, correct, subset_rows
+from fastcam.evaluation.scores import Predictions, correct, subset_rows
 from fastcam.evaluation.tables import Table
 
 

@@ -15,7 +15,7 @@ from fastcam._util.names import printable
 from fastcam.data import FitSquare, PreparedFaces
 from fastcam.data.celeba import attribute_index, decode
 from fastcam.evaluation.attention import ScoresNotFinite, attention_maps, check_scores
-from fastcam.evaluation.compare import name_checkpoints
+from fastcam.evaluation.checkpoints import name_checkpoints
 from fastcam.models import Checkpoint, load_checkpoint
 from fastcam.regions import Region, template_landmarks
 from fastcam.regions.detect import FaceDetector

@@ -97,7 +97,9 @@ print("no error", loss.item())
 )
 def test_the_criterion_has_the_device_assert_what_is_in_range(which, value, words):
     """In a process of its own: an assertion on the device ends its context."""
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n{PROBE}"
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1] / 'support')!r})\n{PROBE}"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, which, value], capture_output=True, text=True, check=False
     )

@@ -1,4 +1,6 @@
-"""Random heads, by the closed form and by autograd: ``python tests/fuzz_heads.py --count 100000``.
+"""Random heads, by the closed form and by autograd.
+
+Many of them: ``python tests/support/fuzz_heads.py --count 100000``.
 
 A case is its seed: a small network whose head is drawn from the layers of a closed form, from
 layers that have none, and from what people do to a network (functions, hooks, frozen or shared

@@ -86,7 +86,7 @@ STOPS = (
 
 def _until_saved(code: str, out: Path) -> subprocess.Popen[str]:
     """A process that trains and stands still in the step after its first save."""
-    paths = [str(Path(__file__).parent), *sys.path]
+    paths = [str(Path(__file__).parents[1] / "support"), *sys.path]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p)}
     pipe = subprocess.PIPE
     process = subprocess.Popen(

@@ -33,7 +33,7 @@ print(json.dumps([fastcam.build_info()["cpu_isa"], out]))
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    tests = os.path.dirname(__file__)
+    tests = str(Path(__file__).parents[1] / "support")
     path = os.pathsep.join([tests, *sys.path])
     return subprocess.run(
         [sys.executable, "-c", code],
@@ -65,7 +65,7 @@ def test_attend_on_an_older_processor(isa):
     """Its own tests, once more."""
     if fastcam.build_info()["cpu_isa"] == "baseline":
         pytest.skip("this processor runs the baseline kernels only")
-    tests = str(Path(__file__).with_name("test_attend.py"))
+    tests = str(Path(__file__).parents[1] / "ops" / "test_attend.py")
     options = ["-q", "-x", "-p", "no:cacheprovider", "-k", "not compile and not opcheck"]
     done = run(
         f"import pytest, sys; sys.exit(pytest.main({[tests, *options]!r}))", FASTCAM_CPU_ISA=isa

@@ -426,7 +426,7 @@ def test_a_torch_that_does_not_tell_which_backward_runs(monkeypatch):
 
 
 def test_a_thousand_random_heads():
-    """More of them by ``python tests/fuzz_heads.py --count 100000``."""
+    """More of them by ``python tests/support/fuzz_heads.py --count 100000``."""
     tally: Counter[str] = Counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

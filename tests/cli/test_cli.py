@@ -22,6 +22,8 @@ from fastcam.training import TrainConfig
 COMMANDS = ("synth", "landmarks", "train", "finetune", "evaluate", "explain", "demo", "info")
 FAST = ["--batch-size", "12", "--device", "cpu", "--workers", "1"]
 
+SUPPORT = Path(__file__).parents[1] / "support"
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -255,7 +257,7 @@ def test_progress_bars_on_a_terminal(data: Path, tmp_path: Path) -> None:
     pty = pytest.importorskip("pty")
     out = tmp_path / "run"
     code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import tiny_faces;"
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1] / 'support')!r}); import tiny_faces;"
         "from fastcam.cli.program import main;"
         f"sys.exit(main(['train', {str(data)!r}, '-o', {str(out)!r}, '--model', 'tiny',"
         " '--size', '32', '--epochs', '1', '--device', 'cpu']))"

@@ -17,7 +17,7 @@ from fastcam import __version__
 from fastcam._util.files import json_with, read_json, remove_ours, write_json
 from fastcam._util.progress import Report
 from fastcam.analysis import paper
-from fastcam.analysis.attributes import attributes
+from fastcam.analysis.attribute_scores import attributes
 from fastcam.analysis.saved import percent
 from fastcam.analysis.subject import load_attention, open_faces
 from fastcam.data import PreparedFaces
