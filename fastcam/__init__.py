@@ -8,9 +8,6 @@ the other parts are imported when they are first named, and say which extra they
 
 from __future__ import annotations
 
-import importlib
-from types import ModuleType
-
 __version__ = "0.1.0"
 
 from fastcam._util import interrupt
@@ -18,6 +15,7 @@ from fastcam._util import interrupt
 interrupt.guard()  # before torch, whose import takes a second
 
 from fastcam import functional, reference  # noqa: E402
+from fastcam._util.lazy import attach  # noqa: E402
 from fastcam.cam.tap import ActivationTap  # noqa: E402
 from fastcam.losses import AttentionLoss, Balance, IoUCamLoss  # noqa: E402
 from fastcam.ops.library import build_info  # noqa: E402
@@ -44,13 +42,4 @@ _PARTS = (
     "report",
     "training",
 )
-
-
-def __getattr__(name: str) -> ModuleType:
-    if name not in _PARTS:
-        raise AttributeError(f"module 'fastcam' has no attribute {name!r}")
-    return importlib.import_module(f"fastcam.{name}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_PARTS})
+__getattr__, __dir__ = attach(__name__, dict.fromkeys(_PARTS, ""))

@@ -21,7 +21,8 @@ from fastcam.analysis.attribute_scores import attributes
 from fastcam.analysis.saved import percent
 from fastcam.analysis.subject import load_attention, open_faces
 from fastcam.data import PreparedFaces
-from fastcam.evaluation import Table, pick_device
+from fastcam.evaluation import pick_device
+from fastcam.report import Table
 from fastcam.report.figure import COLORS, new_figure
 from fastcam.training import TrainConfig, train
 from fastcam.training.run import remove_run

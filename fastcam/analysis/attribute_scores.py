@@ -21,8 +21,9 @@ from fastcam.analysis import paper
 from fastcam.analysis.saved import number, percent
 from fastcam.analysis.subject import attention_network
 from fastcam.data import PreparedFaces
-from fastcam.evaluation import Table, predict
+from fastcam.evaluation import predict
 from fastcam.models import Checkpoint
+from fastcam.report import Table
 from fastcam.report.figure import COLORS, new_figure
 
 

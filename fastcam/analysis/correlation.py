@@ -18,8 +18,8 @@ from fastcam.analysis.saved import number
 from fastcam.analysis.subject import attention_network, batches, inference
 from fastcam.data import PreparedFaces
 from fastcam.data.celeba import attribute_index
-from fastcam.evaluation import Table
 from fastcam.models import AttentionNetwork, Checkpoint
+from fastcam.report import Table
 from fastcam.report.figure import new_figure
 
 CHANNEL_VALUES = ("attended", "masks", "features")

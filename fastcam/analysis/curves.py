@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 
 from fastcam import functional
-from fastcam.evaluation import Table
+from fastcam.report import Table
 from fastcam.report.figure import COLORS, new_figure
 
 POINTS = (0.0, 0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0)

@@ -16,8 +16,8 @@ from fastcam._util.progress import Report
 from fastcam.analysis.subject import attention_network, inference
 from fastcam.data import PreparedFaces
 from fastcam.data.celeba import attribute_index
-from fastcam.evaluation import Table
 from fastcam.models import AttentionNetwork, Checkpoint
+from fastcam.report import Table
 from fastcam.report.figure import new_figure
 
 

@@ -14,9 +14,9 @@ from fastcam.analysis.curves import Pair, check_pairs, pair_name, pair_styles
 from fastcam.analysis.noise import NoiseAccuracy, noise_accuracy
 from fastcam.analysis.saved import percent
 from fastcam.data import PreparedFaces
-from fastcam.evaluation import Table
 from fastcam.evaluation.bootstrap import bootstrap_interval
 from fastcam.models import Checkpoint
+from fastcam.report import Table
 from fastcam.report.figure import new_figure
 
 IDENTITY: Pair = (1.0, 0.0)

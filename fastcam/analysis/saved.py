@@ -20,8 +20,7 @@ from fastcam._util.files import (
     write_json,
     write_marked,
 )
-from fastcam.evaluation import Table
-from fastcam.report import save_figure
+from fastcam.report import Table, save_figure
 
 _OURS = {".png": marked, ".md": commented, ".json": json_with("settings", "tables", "values")}
 

@@ -271,7 +271,7 @@ def robustness(
             analysis.open_faces(subject, data, split, limit=limit, workers=workers, progress=report)
             for split in (("test", "valid") if search else ("test",))
         ]
-        options = {"pairs": chosen[0]} if chosen else {}
+        options: dict[str, Any] = {"pairs": chosen[0]} if chosen else {}
         result = analysis.robustness(
             subject, *splits, sigmas=levels, seed=seed, batch_size=batch_size,
             device=pick_device(device), progress=report, **options,

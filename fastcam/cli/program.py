@@ -400,7 +400,7 @@ def explain(
     """
     from fastcam._util.claim import claim
     from fastcam._util.progress import labelled, progress_bars
-    from fastcam.report import explain_files
+    from fastcam.evaluation.explain import explain_files
 
     with progress_bars() as report, claim(out, folder=False):
         path = explain_files(

@@ -39,20 +39,20 @@ from fastcam.evaluation import (  # noqa: E402
     Difference,
     Evaluation,
     Predictions,
-    Table,
     accuracy_differences,
     comparison,
     difference_table,
     predict,
     summarize,
 )
+from fastcam.evaluation.explain import explain_dataset  # noqa: E402
 from fastcam.faces import generate  # noqa: E402
 from fastcam.faces.writer import remove_faces  # noqa: E402
 from fastcam.models import Checkpoint, load_checkpoint  # noqa: E402
 from fastcam.report import (  # noqa: E402
     Section,
+    Table,
     curves_figure,
-    explain_dataset,
     faces_figure,
     html_page,
     png_bytes,

@@ -22,7 +22,7 @@ from fastcam.evaluation.difference import (  # noqa: E402
 )
 from fastcam.evaluation.result import Evaluation, SubsetScore  # noqa: E402
 from fastcam.evaluation.scores import Predictions, evaluate, predict, summarize  # noqa: E402
-from fastcam.evaluation.tables import Table, comparison  # noqa: E402
+from fastcam.evaluation.tables import comparison  # noqa: E402
 
 __all__ = [
     "AttentionMaps",
@@ -30,7 +30,6 @@ __all__ = [
     "Evaluation",
     "Predictions",
     "SubsetScore",
-    "Table",
     "accuracy_differences",
     "attention_maps",
     "bootstrap_interval",

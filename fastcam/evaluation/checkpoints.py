@@ -13,8 +13,9 @@ from fastcam._util.progress import Report, labelled
 from fastcam.evaluation.attention import ScoresNotFinite
 from fastcam.evaluation.result import KEYS
 from fastcam.evaluation.scores import evaluate
-from fastcam.evaluation.tables import Table, comparison
+from fastcam.evaluation.tables import comparison
 from fastcam.models import load_checkpoint
+from fastcam.report.table import Table
 
 
 def pick_device(name: str) -> torch.device:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fastcam.evaluation.bootstrap import bootstrap_interval
 from fastcam.evaluation.scores import Predictions, correct, subset_rows
-from fastcam.evaluation.tables import Table
+from fastcam.report.table import Table
 
 
 @dataclass(frozen=True)

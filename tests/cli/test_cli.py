@@ -257,7 +257,7 @@ def test_progress_bars_on_a_terminal(data: Path, tmp_path: Path) -> None:
     pty = pytest.importorskip("pty")
     out = tmp_path / "run"
     code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1] / 'support')!r}); import tiny_faces;"
+        f"import sys; sys.path.insert(0, {str(SUPPORT)!r}); import tiny_faces;"
         "from fastcam.cli.program import main;"
         f"sys.exit(main(['train', {str(data)!r}, '-o', {str(out)!r}, '--model', 'tiny',"
         " '--size', '32', '--epochs', '1', '--device', 'cpu']))"

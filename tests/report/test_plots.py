@@ -19,7 +19,7 @@ from PIL import Image
 from tiny_faces import ATTRIBUTES, MODEL, TinyNet, write_faces
 
 from fastcam.data import CelebA, PreparedFaces
-from fastcam.evaluation.explain import explain_image
+from fastcam.evaluation.explain import explain_dataset, explain_files, explain_image
 from fastcam.models import Checkpoint, save_checkpoint
 from fastcam.models.checkpoint import Preprocessing
 from fastcam.regions import Region
@@ -27,8 +27,6 @@ from fastcam.report import (
     ExplainedFace,
     Section,
     curves_figure,
-    explain_dataset,
-    explain_files,
     faces_figure,
     html_page,
     png_bytes,

@@ -15,9 +15,9 @@ from torch.nn import functional as nnf
 from fastcam import cli, models, reference
 from fastcam.evaluation import evaluate
 from fastcam.evaluation.attention import attention_maps
+from fastcam.evaluation.explain import explain_files
 from fastcam.models import Checkpoint, load_checkpoint, save_checkpoint
 from fastcam.models.checkpoint import Preprocessing
-from fastcam.report import explain_files
 from fastcam.training import GuidanceConfig, TrainConfig, train
 from fastcam.training.callbacks import read_history
 from fastcam.training.task import AttributeTask
