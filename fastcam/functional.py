@@ -4,9 +4,7 @@ Each function is one fused pass over its inputs (CPU or CUDA) with an analytic b
 :mod:`fastcam.reference` says in plain PyTorch what it computes. Symbols: N batch, T targets
 supervised per image, C channels, H×W cells of the activations, H'×W' cells of the gradients.
 
-Sources: Y = Yang et al., "Directing DNNs Attention for Facial Attribution Classification using
-Gradient-weighted Class Activation Mapping"; K = Kimura and Tanaka, "Intentional Attention Mask
-Transformation for Robust CNN Classification".
+docs/method.md has the mathematics, and the papers that it comes from.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """D by differentiating the head, whatever it is, and what torch cannot do of that.
 
-Source: specification §2.1.
+Which layers may lie between: docs/method.md.
 """
 
 from __future__ import annotations

@@ -18,12 +18,12 @@ from fastcam.cam.layers import Step, describe, kind_of
 from fastcam.cam.trace import Call, Trace, is_hooked
 
 __all__ = [
+    "bypasses",
     "edge_of",
     "follow",
     "has_python_nodes",
     "no_second_derivative",
     "only_pools",
-    "way_around",
 ]
 
 _POOLS = frozenset(
@@ -127,7 +127,7 @@ def only_pools(trace: Trace, end: Tensor) -> bool:
     return True
 
 
-def way_around(logits: Tensor, tensor: Tensor, point: Tensor) -> bool:
+def bypasses(logits: Tensor, tensor: Tensor, point: Tensor) -> bool:
     """Whether the logits depend on ``tensor`` other than through ``point``.
 
     Walks from the logits and stops at ``point``, so it sees the head's nodes only, unless some path

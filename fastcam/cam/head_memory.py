@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as _module
 
-from fastcam.cam.layers import Step, describe, kind_of, sums_survive, version_of
+from fastcam.cam.layers import Step, describe, kind_of, preserves_spatial_sum, version_of
 
 __all__ = ["Link", "MemoryChain"]
 
@@ -154,7 +154,11 @@ class MemoryChain:
             )
             return None
         kind = kind_of(module)
-        if kind is None or (kind == "pool" and not sums_survive(module)) or _global_hooks():
+        if (
+            kind is None
+            or (kind == "pool" and not preserves_spatial_sum(module))
+            or _global_hooks()
+        ):
             self._leave(f"{describe(name, module)}, which is not a layer of a closed form")
             return None
         probability, weight = 0.0, None

@@ -7,7 +7,7 @@ of the forward that was just run. It is read from autograd's graph, compared wit
 model's head is met for the first time, and when in doubt there is none. Either way D stays
 differentiable in the head's weights if asked to.
 
-Source: specification §2.1 and §2.2.
+docs/method.md has the formula.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from torch.autograd.graph import Node
 
 from fastcam import functional
 from fastcam.cam.head_autograd import autograd_gradients, differentiable_twice, retained_grads
-from fastcam.cam.head_graph import follow, way_around
+from fastcam.cam.head_graph import bypasses, follow
 from fastcam.cam.layers import Step
-from fastcam.cam.products import Meeting, first_product, product
+from fastcam.cam.products import FusedAccumulation, first_product, product
 from fastcam.cam.tap import ActivationTap
 from fastcam.cam.targets import Targets, resolve
 from fastcam.ops import checks as check
@@ -64,7 +64,7 @@ def head_gradients(
         create_graph: keep D differentiable with respect to the head's weights.
         needs_graph: the caller will backpropagate into A, so a forward without a graph is an error
             even where a closed form needs none.
-        valid: bool [N,T]; of the pairs that are not, a closed form may leave D at 0.
+        valid: bool [N,T]; of the pairs that are not, a closed form may defer D at 0.
 
     Returns:
         A [N,C,H,W], and D [N,T,C,H',W']: H'×W' as at the tap's ``gradient_at``; 1×1 from a closed
@@ -113,10 +113,10 @@ def head_gradients(
     if tap is not None:
         if point is not tensor and isinstance(follow(tap.trace, point), str):
             point = tensor  # a hook in between may change the sum over positions
-        if point is not tensor and way_around(logits, tensor, point):
+        if point is not tensor and bypasses(logits, tensor, point):
             raise ValueError(
                 f"gradient_at: the logits depend on '{tap.layer}' by a way around "
-                f"'{tap.gradient_at}' too; leave gradient_at out"
+                f"'{tap.gradient_at}' too; defer gradient_at out"
             )
         if tap.trace.compiled is not None and create_graph:
             raise ValueError(
@@ -160,7 +160,7 @@ class ClosedForm:
         Args:
             tap: entered, after the forward.
             logits: [N,K], the output of that forward.
-            mean_dropout: leave out the dropout in front of the first linear layer (m_0 = 1).
+            mean_dropout: defer out the dropout in front of the first linear layer (m_0 = 1).
         """
         activations = tap.activations
         if activations.requires_grad:
@@ -243,9 +243,11 @@ class ClosedForm:
         for layer in range(len(weights) - 2, -1, -1):
             for factor in reversed(self.multipliers[layer + 1]):
                 v = _through(v, factor if chosen is None else _of_images(factor, chosen[0]))
-            meeting = Meeting.of(weights[layer], self.nodes[layer]) if create_graph else None
+            accumulation = (
+                FusedAccumulation.of(weights[layer], self.nodes[layer]) if create_graph else None
+            )
             if layer > 0:
-                v = product(v, weights[layer], meeting)
+                v = product(v, weights[layer], accumulation)
                 continue
             kept = _product_of(self.multipliers[0])
             if kept is not None:
@@ -257,7 +259,7 @@ class ClosedForm:
                 v = v.expand(rows, -1, -1)
                 kept = kept.to(v.dtype).expand(rows, weights[0].shape[1])
             features = channels, weights[0].shape[1] // channels
-            v = first_product(v, weights[0], features, kept, meeting)
+            v = first_product(v, weights[0], features, kept, accumulation)
         if len(weights) == 1:
             for factor in reversed(self.multipliers[0]):
                 v = _through(v, factor)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-__all__ = ["Step", "describe", "is_compiled", "kind_of", "sums_survive", "version_of"]
+__all__ = ["Step", "describe", "is_compiled", "kind_of", "preserves_spatial_sum", "version_of"]
 
 _KINDS: dict[type[nn.Module], str] = {
     nn.MaxPool2d: "pool",
@@ -58,7 +58,7 @@ def is_compiled(module: nn.Module) -> bool:
     )
 
 
-def sums_survive(module: nn.Module) -> bool:
+def preserves_spatial_sum(module: nn.Module) -> bool:
     """Whether a gradient's sum over positions is the same before and after the layer (§2.1)."""
     if kind_of(module) == "pool":
         if isinstance(module, nn.AvgPool2d):

@@ -3,10 +3,10 @@
 A weight of the head gets its gradient from two sides: from the layer's own backward, and from the
 closed form. Left to autograd, the second is a tensor of its own (151 MB for AlexNet's first linear
 layer), written into fresh memory and then added: more time than the product itself takes. Here it
-goes straight into the first, as a product with beta = 1 (:class:`Meeting`, the one place where this
-is done), where that is provably the same; otherwise autograd adds the two as usual.
+goes straight into the first, as a product with beta = 1 (:class:`FusedAccumulation`, the one place
+where this is done), where that is provably the same; otherwise autograd adds the two as usual.
 
-Source: specification §2.2.
+The closed form: docs/method.md.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.autograd.graph import Node
 
 from fastcam.ops.autograd import running_backward
 
-__all__ = ["Meeting", "first_product", "product"]
+__all__ = ["FusedAccumulation", "first_product", "product"]
 
 # Elements of the largest temporary of a masked first product.
 _CHUNK_ELEMENTS = 1 << 20
@@ -41,11 +41,11 @@ class _Contribution(Protocol):
     def add_to(self, grad: Tensor) -> None: ...
 
 
-class Meeting:
-    """Where a contribution to a weight's gradient joins that of the layer's own backward.
+class FusedAccumulation:
+    """Adds a contribution to a weight's gradient in place, once the layer's own backward made it.
 
     A hook on ``source``, the autograd node from which that gradient goes to the weight, adds what
-    was left for it. Something is left only if, in the very backward that runs, the engine will
+    was deferred. Something is deferred only if, in the very backward that runs, the engine will
     execute the layer's own backward, and ``source`` has not run yet; in any other (a backward of
     the map's loss alone, ``torch.autograd.grad`` of other inputs, ``create_graph``) the
     contribution is returned to autograd. The weight's hooks and accumulation see one gradient, the
@@ -54,16 +54,16 @@ class Meeting:
 
     def __init__(self, source: Node, layer: Node) -> None:
         self._layer = layer
-        self._mailbox = _Mailbox()
-        source.register_hook(self._mailbox.collect)  # holds no node, so that nothing is circular
+        self._pending = _Pending()
+        source.register_hook(self._pending.collect)  # holds no node, so that nothing is circular
 
     @classmethod
-    def of(cls, weight: Tensor, layer: Node | None) -> Meeting | None:
-        """The meeting point of a layer ``addmm(bias, x, weight.t())``; None where there is none.
+    def of(cls, weight: Tensor, layer: Node | None) -> FusedAccumulation | None:
+        """For the weight of a layer ``addmm(bias, x, weight.t())``; None if it has no such form.
 
         Args:
-            weight: [J,I], the transposition's output transposed back, so that what is not left at
-                the meeting comes to the transposition by autograd.
+            weight: [J,I], the transposition's output transposed back, so that what is not
+                deferred comes to the transposition by autograd.
             layer: the layer's node; None of a forward without a graph.
         """
         if not _ENGINE_TELLS or layer is None or weight.device.type != "cpu":
@@ -76,15 +76,20 @@ class Meeting:
             return None
         return cls(transposition, layer)
 
-    def leave(self, contribution: _Contribution) -> bool:
-        """Leave a contribution for the backward that runs; False if it would not be collected."""
-        box = self._mailbox
+    def defer(self, contribution: _Contribution) -> bool:
+        """Defer a contribution in the backward that runs; False if nothing would add it."""
+        pending = self._pending
         task = running_backward()
-        if task == -1 or torch.is_grad_enabled() or box.content is not None or task in box.passed:
+        if (
+            task == -1
+            or torch.is_grad_enabled()
+            or pending.contribution is not None
+            or task in pending.passed
+        ):
             return False
         if _compiled_backward() or not torch._C._will_engine_execute_node(self._layer):
             return False
-        box.task, box.content = task, contribution
+        pending.task, pending.contribution = task, contribution
         return True
 
 
@@ -94,18 +99,18 @@ def _compiled_backward() -> bool:
     return module is not None and bool(getattr(module, "in_compiled_autograd_region", True))
 
 
-class _Mailbox:
+class _Pending:
     def __init__(self) -> None:
         self.task = -1
-        self.content: _Contribution | None = None
+        self.contribution: _Contribution | None = None
         self.passed: set[int] = set()  # the backwards in which the hook has run
 
     def collect(self, outputs: tuple[Tensor | None, ...], _: Any) -> tuple[Tensor] | None:
         task = running_backward()
         self.passed.add(task)
-        if self.content is None or self.task != task:
+        if self.contribution is None or self.task != task:
             return None  # nothing there, or what a backward that failed has left behind
-        contribution, self.content = self.content, None
+        contribution, self.contribution = self.contribution, None
         grad = outputs[0]
         if grad is None:
             return (contribution.fresh(),)
@@ -115,8 +120,8 @@ class _Mailbox:
         return (grad + contribution.fresh(),)
 
 
-def _hand_over(meeting: Meeting | None, contribution: _Contribution) -> Tensor | None:
-    if meeting is not None and meeting.leave(contribution):
+def _deferred(accumulation: FusedAccumulation | None, contribution: _Contribution) -> Tensor | None:
+    if accumulation is not None and accumulation.defer(contribution):
         return None
     return contribution.fresh()
 
@@ -159,9 +164,11 @@ class _Product(torch.autograd.Function):
     """v [R,J] @ W [J,I]."""
 
     @staticmethod
-    def forward(ctx: Any, v: Tensor, weight: Tensor, meeting: Meeting | None) -> Tensor:
+    def forward(
+        ctx: Any, v: Tensor, weight: Tensor, accumulation: FusedAccumulation | None
+    ) -> Tensor:
         ctx.save_for_backward(v, weight)
-        ctx.meeting = meeting
+        ctx.accumulation = accumulation
         return v @ weight
 
     @staticmethod
@@ -178,15 +185,15 @@ class _Product(torch.autograd.Function):
             if live is not None:
                 grad_v = grad_v.new_zeros(rows, grad_v.shape[1]).index_copy_(0, live, grad_v)
         if ctx.needs_input_grad[1]:
-            grad_weight = _hand_over(ctx.meeting, _Outer(v, grad))
+            grad_weight = _deferred(ctx.accumulation, _Outer(v, grad))
         return grad_v, grad_weight, None
 
 
-def product(v: Tensor, weight: Tensor, meeting: Meeting | None = None) -> Tensor:
-    """``v @ weight`` for v [N,T,J] and weight [J,I]; its gradient may go by a meeting."""
+def product(v: Tensor, weight: Tensor, accumulation: FusedAccumulation | None = None) -> Tensor:
+    """``v @ weight`` for v [N,T,J] and weight [J,I]; its gradient may be accumulated."""
     if torch.is_autocast_enabled(v.device.type) or not torch.is_grad_enabled():
         return v @ weight  # autocast chooses the dtypes
-    rows = _Product.apply(v.flatten(0, 1), weight, meeting)
+    rows = _Product.apply(v.flatten(0, 1), weight, accumulation)
     return rows.unflatten(0, v.shape[:2])
 
 
@@ -214,11 +221,11 @@ class _SummedProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, v: Tensor, weight: Tensor, positions: int, meeting: Meeting | None
+        ctx: Any, v: Tensor, weight: Tensor, positions: int, accumulation: FusedAccumulation | None
     ) -> Tensor:
         sums = weight.unflatten(1, (-1, positions)).sum(-1)
         ctx.save_for_backward(v, weight, sums)
-        ctx.positions, ctx.meeting = positions, meeting
+        ctx.positions, ctx.accumulation = positions, accumulation
         return v @ sums
 
     @staticmethod
@@ -230,7 +237,7 @@ class _SummedProduct(torch.autograd.Function):
                 sums = weight.unflatten(1, (-1, ctx.positions)).sum(-1)
             grad_v = grad @ sums.t()
         if ctx.needs_input_grad[1]:
-            grad_weight = _hand_over(ctx.meeting, _SpreadOuter(v, grad, ctx.positions))
+            grad_weight = _deferred(ctx.accumulation, _SpreadOuter(v, grad, ctx.positions))
         return grad_v, grad_weight, None, None
 
 
@@ -279,10 +286,10 @@ class _MaskedProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, v: Tensor, weight: Tensor, kept: Tensor, meeting: Meeting | None
+        ctx: Any, v: Tensor, weight: Tensor, kept: Tensor, accumulation: FusedAccumulation | None
     ) -> Tensor:
         ctx.save_for_backward(v, weight, kept)
-        ctx.meeting = meeting
+        ctx.accumulation = accumulation
         result = v.new_zeros(*v.shape[:2], kept.shape[1])
         for rows, sums in _chunks(weight, kept):
             result.baddbmm_(v[:, :, rows], sums.transpose(1, 2))
@@ -305,7 +312,7 @@ class _MaskedProduct(torch.autograd.Function):
             for rows, sums in _chunks(weight, kept):
                 grad_v[:, :, rows] = torch.bmm(grad, sums)
         if ctx.needs_input_grad[1]:
-            grad_weight = _hand_over(ctx.meeting, _MaskedOuter(v, grad, kept))
+            grad_weight = _deferred(ctx.accumulation, _MaskedOuter(v, grad, kept))
         return grad_v, grad_weight, None, None
 
 
@@ -314,7 +321,7 @@ def first_product(
     weight: Tensor,
     features: tuple[int, int],
     kept: Tensor | None,
-    meeting: Meeting | None = None,
+    accumulation: FusedAccumulation | None = None,
 ) -> Tensor:
     """``v @ weight``, times what the dropout in front kept, summed over positions: [B,T,C].
 
@@ -323,18 +330,18 @@ def first_product(
         weight: [J,C·P].
         features: C and P.
         kept: multipliers [B,C·P]; None for 1.
-        meeting: by which the weight's gradient may go.
+        accumulation: where the weight's gradient may be added in place.
     """
     positions = features[1]
     plain = torch.is_autocast_enabled(v.device.type)  # autocast chooses the dtypes
     if kept is None:
         if positions == 1:
-            return product(v, weight, meeting)
+            return product(v, weight, accumulation)
         if plain or not torch.is_grad_enabled():
             return v @ weight.unflatten(1, features).sum(-1)
-        rows = _SummedProduct.apply(v.flatten(0, 1), weight, positions, meeting)
+        rows = _SummedProduct.apply(v.flatten(0, 1), weight, positions, accumulation)
         return rows.unflatten(0, v.shape[:2])
     if plain or positions == 1 or v.shape[1] == 1:
-        masked = product(v, weight, meeting) * kept.unsqueeze(1)
+        masked = product(v, weight, accumulation) * kept.unsqueeze(1)
         return masked if positions == 1 else masked.unflatten(-1, features).sum(-1)
-    return _MaskedProduct.apply(v, weight, kept.unflatten(1, features), meeting)
+    return _MaskedProduct.apply(v, weight, kept.unflatten(1, features), accumulation)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from fastcam.cam.head_graph import only_pools
-from fastcam.cam.layers import describe, is_compiled, sums_survive
+from fastcam.cam.layers import describe, is_compiled, preserves_spatial_sum
 from fastcam.cam.tap_hooks import forget_hooks, is_opaque, of_this_forward, register
 from fastcam.cam.trace import Capture, Trace
 from fastcam.ops.autograd import transformed
@@ -58,7 +58,7 @@ class ActivationTap:
         ValueError: there is no such module, or it lies inside a ``torch.compile``'d or TorchScript
             module, which hides what its submodules return.
 
-    Source: Y §2; specification §2.1.
+    Why the gradient may be taken after pooling: docs/method.md.
     """
 
     def __init__(self, model: nn.Module, layer: str, gradient_at: str | None = None) -> None:
@@ -272,9 +272,9 @@ def _on_return(name: str) -> _Action:
         trace = tap._trace
         if trace is None:
             return
-        blamed = trace.layer.culprit
+        known = trace.layer.overwriter
         trace.after(name, module, output)
-        if trace.layer.culprit is not blamed and isinstance(output, Tensor) and output.dim() == 4:
+        if trace.layer.overwriter is not known and isinstance(output, Tensor) and output.dim() == 4:
             tap._instead = name
 
     return action
@@ -306,7 +306,7 @@ def _on_gradient(tap: ActivationTap, module: nn.Module, output: Any) -> None:
 
 
 def _overwritten(tap: ActivationTap, capture: Capture, argument: str) -> ValueError:
-    name, words = capture.culprit or (None, "code outside of modules")
+    name, words = capture.overwriter or (None, "code outside of modules")
     if name is None:
         advice = "write that operation so that it makes a new tensor: F.relu(x), x = x + y"
     elif hasattr(tap.model.get_submodule(name), "inplace"):
@@ -351,10 +351,10 @@ def _only_pooling(trace: Trace, point: Tensor) -> None:
         link = next((c for c in trace.memory.links if c.output is point and c.untouched()), None)
         if link is not None:
             ran = [(step.name, step.module) for step in link.path()]
-            if all(sums_survive(module) for _, module in ran):
+            if all(preserves_spatial_sum(module) for _, module in ran):
                 return
     for name, module in ran:
-        if not sums_survive(module):
+        if not preserves_spatial_sum(module):
             raise ValueError(
                 f"gradient_at: between '{layer}' and '{at}' only max pooling, adaptive pooling and "
                 "average pooling whose weights sum to one may run (the sum over positions must "

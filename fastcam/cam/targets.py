@@ -17,33 +17,28 @@ _INDEX_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 @dataclass(frozen=True)
 class Targets:
-    """T columns of the logits: one int, all (None), the same [T] for all images, or [N,T]."""
+    """T columns of the logits for each image.
 
-    index: int | Tensor | None
-    count: int
+    index: int64 [1,T], the same for all images, or [N,T]; on the logits' device.
+    """
+
+    index: Tensor
+
+    @property
+    def count(self) -> int:
+        """T."""
+        return self.index.shape[1]
 
     def one_hot(self, logits: Tensor) -> Tensor:
         """[T,N,K]: for each target the gradient of Σ_n score[n,t] with respect to the logits."""
         batch, classes = logits.shape
         hot = torch.zeros(self.count, batch, classes, dtype=logits.dtype, device=logits.device)
-        if isinstance(self.index, int):
-            hot[:, :, self.index] = 1
-        elif self.index is None:
-            hot.diagonal(dim1=0, dim2=2).fill_(1)
-        elif self.index.dim() == 1:
-            hot.scatter_(2, self.index.view(-1, 1, 1).expand(-1, batch, 1), 1)
-        else:
-            hot.scatter_(2, self.index.t().unsqueeze(-1), 1)
-        return hot
+        return hot.scatter_(2, self.index.expand(batch, -1).t().unsqueeze(-1), 1)
 
     def rows(self, weight: Tensor) -> Tensor:
         """The targets' rows of the last layer's weight [K,D]: [1 or N, T, D]."""
-        if isinstance(self.index, int):
-            return weight[self.index].expand(1, 1, -1)
-        if self.index is None:
-            return weight.unsqueeze(0)
         picked = weight.index_select(0, self.index.reshape(-1))
-        return picked.view(-1, self.count, weight.shape[1])
+        return picked.view(*self.index.shape, weight.shape[1])
 
 
 def resolve(targets: object, logits: Tensor) -> Targets:
@@ -52,19 +47,18 @@ def resolve(targets: object, logits: Tensor) -> Targets:
     Raises:
         TypeError, ValueError: naming what was expected and what came.
     """
-    batch, classes = logits.shape
+    batch = logits.shape[0]
     if targets is None:
-        return Targets(None, classes)
+        return Targets(_all(logits))
     index = _index(targets)
     if isinstance(index, int):
-        _in_range(index, index, classes)
-        return Targets(index, 1)
+        return Targets(_one(index, logits))
     if index.dim() not in (1, 2) or (index.dim() == 2 and index.shape[0] != batch):
         raise ValueError(
             f"targets: expected an int, [T], or [{batch},T] (N of logits), got shape "
             f"{list(index.shape)}"
         )
-    return Targets(_on_device(index, logits), index.shape[-1])
+    return Targets(torch.atleast_2d(_on_device(index, logits)))
 
 
 def resolve_with_regions(
@@ -99,9 +93,7 @@ def resolve_with_regions(
             raise ValueError(
                 f"regions: expected shape [{batch},{count},H,W] ({what}), got {list(regions.shape)}"
             )
-        if index is not None:
-            _in_range(index, index, classes)
-        return Targets(index, count), full
+        return Targets(_all(logits) if index is None else _one(index, logits)), full
 
     if index.dim() == 1:
         expected = batch if single else given
@@ -124,8 +116,7 @@ def resolve_with_regions(
         raise ValueError(
             f"targets: expected an int, [N], [T] or [N,T], got shape {list(index.shape)}"
         )
-    index = _on_device(index, logits)
-    return Targets(index, index.shape[-1]), full
+    return Targets(torch.atleast_2d(_on_device(index, logits))), full
 
 
 def _index(targets: Any) -> int | Tensor:
@@ -153,6 +144,15 @@ def _index(targets: Any) -> int | Tensor:
     if targets.dim() == 0:
         return int(targets)
     return targets
+
+
+def _all(logits: Tensor) -> Tensor:
+    return torch.arange(logits.shape[1], device=logits.device).unsqueeze(0)
+
+
+def _one(index: int, logits: Tensor) -> Tensor:
+    _in_range(index, index, logits.shape[1])
+    return torch.full((1, 1), index, dtype=torch.int64, device=logits.device)
 
 
 def _on_device(index: Tensor, logits: Tensor) -> Tensor:

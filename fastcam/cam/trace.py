@@ -38,7 +38,9 @@ class Capture:
     output: Any
     grad_enabled: bool
     version: int = -1
-    culprit: tuple[str | None, str] | None = None  # name of the module if it was one, and in words
+    overwriter: tuple[str | None, str] | None = (
+        None  # name of the module if it was one, and in words
+    )
 
     @classmethod
     def of(cls, name: str, output: Any) -> Capture:
@@ -48,10 +50,10 @@ class Capture:
     def overwritten(self) -> bool:
         return isinstance(self.output, Tensor) and version_of(self.output) != self.version
 
-    def blame(self, name: str, module: nn.Module, returned: bool) -> None:
+    def note_overwriter(self, name: str, module: nn.Module, returned: bool) -> None:
         """Remember who overwrote the output: the module, or code that ran before it was called."""
-        if self.culprit is None and self.overwritten():
-            self.culprit = (
+        if self.overwriter is None and self.overwritten():
+            self.overwriter = (
                 (name, describe(name, module))
                 if returned
                 else (None, f"code outside of modules, before '{name}' ran")
@@ -90,7 +92,7 @@ class Trace:
 
     def before(self, name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
         """A leaf module is about to run."""
-        self._blame(name, module, returned=False)
+        self._note_overwriter(name, module, returned=False)
         taken = args[0] if len(args) == 1 and isinstance(args[0], Tensor) else None
         call = Call(name, module, taken)
         if self.memory is not None:
@@ -105,7 +107,7 @@ class Trace:
 
     def after(self, name: str, module: nn.Module, output: Any) -> None:
         """The leaf module has run; ``output`` is what its own forward returned."""
-        self._blame(name, module, returned=True)
+        self._note_overwriter(name, module, returned=True)
         if not any(call.module is module for call in self._running):
             return
         while (call := self._running.pop()).module is not module:
@@ -115,10 +117,10 @@ class Trace:
         if self.memory is not None:
             self.memory.after(call.link, output)
 
-    def _blame(self, name: str, module: nn.Module, returned: bool) -> None:
-        self.layer.blame(name, module, returned)
+    def _note_overwriter(self, name: str, module: nn.Module, returned: bool) -> None:
+        self.layer.note_overwriter(name, module, returned)
         if self.gradient is not None:
-            self.gradient.blame(name, module, returned)
+            self.gradient.note_overwriter(name, module, returned)
 
 
 def _runs_other_hooks(module: nn.Module) -> bool:

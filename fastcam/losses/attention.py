@@ -1,7 +1,6 @@
 """The loss of the attention network, as a function and a module.
 
-Source: K eq. 1, 3, 5 and 6 (Kimura and Tanaka, "Intentional Attention Mask Transformation for
-Robust CNN Classification").
+Kimura & Tanaka, equations 1, 3, 5 and 6; the equations below are theirs (docs/method.md).
 """
 
 from __future__ import annotations
@@ -37,10 +36,10 @@ class AttentionLossTerms(NamedTuple):
     """The loss and its unweighted parts, all scalars.
 
     Attributes:
-        total: L of K eq. 6, with the graph.
-        binary: L_b of K eq. 1.
-        multilabel: L_m of K eq. 3, or None.
-        reconstruction: L_r of K eq. 5, or None.
+        total: L of eq. 6, with the graph.
+        binary: L_b of eq. 1.
+        multilabel: L_m of eq. 3, or None.
+        reconstruction: L_r of eq. 5, or None.
         l1: ‖M‖₁.
     """
 
@@ -52,7 +51,7 @@ class AttentionLossTerms(NamedTuple):
 
 
 def _weights(*values: float) -> dict[str, float]:
-    """The weights of K eq. 6 by name, checked."""
+    """The weights of eq. 6 by name, checked."""
     weights = dict(zip(("lambda_b", "lambda_m", "lambda_r", "lambda_1"), values, strict=True))
     for name, value in weights.items():
         if not isinstance(value, (int, float)):
@@ -62,7 +61,7 @@ def _weights(*values: float) -> dict[str, float]:
 
 
 def _entropy(name: str, logits: Tensor, labels: Tensor) -> Tensor:
-    """Binary cross entropy summed over attributes, averaged over images (K eq. 1 and 3)."""
+    """Binary cross entropy summed over attributes, averaged over images (eq. 1 and 3)."""
     check.floating(name, logits)
     if logits.dim() != 2:
         raise ValueError(f"{name}: expected logits of shape [N,K], got {list(logits.shape)}")
@@ -85,10 +84,10 @@ def attention_loss(
     lambda_r: float = 4.0,
     lambda_1: float = 1e-5,
 ) -> AttentionLossTerms:
-    """``L = λ_b·L_b + λ_m·L_m + λ_r·L_r + λ_1·‖M‖₁`` (K eq. 6).
+    """``L = λ_b·L_b + λ_m·L_m + λ_r·L_r + λ_1·‖M‖₁`` (eq. 6).
 
     L_b and L_m are binary cross entropies summed over the attributes and averaged over the images,
-    as K eq. 1 and 3 are written: with K attributes they are K times PyTorch's mean. K eq. 5 leaves
+    as eq. 1 and 3 are written: with K attributes they are K times PyTorch's mean. Eq. 5 leaves
     open how L_r sums over pixels: here it is the mean squared error over images, channels and
     pixels. ‖M‖₁ is summed over attributes, channels and cells and averaged over the images. A part
     that the network does not have counts nothing.
@@ -96,10 +95,10 @@ def attention_loss(
     Args:
         outputs: of the network in training (no leading axis of transformations).
         labels: ``[N,K]``, 0 or 1; bool or any number type.
-        images: ``[N,3,H,W]``, what the reconstruction should be: x of K eq. 5, the tensor that the
+        images: ``[N,3,H,W]``, what the reconstruction should be: x of eq. 5, the tensor that the
             network was given, so the *normalised* images where it is trained on those. May be left
             out without a reconstructor.
-        lambda_b, lambda_m, lambda_r, lambda_1: the weights, >= 0; the defaults are K §3's.
+        lambda_b, lambda_m, lambda_r, lambda_1: the weights, >= 0; the defaults are the paper's.
 
     Returns:
         The total and its unweighted parts.
@@ -142,7 +141,7 @@ class AttentionLoss(nn.Module):
 
     Args:
         lambda_b, lambda_m, lambda_r, lambda_1: weights of the binary classifiers, the multi-label
-            classifier, the reconstruction and the masks' L1 norm (K §3), >= 0.
+            classifier, the reconstruction and the masks' L1 norm, >= 0.
 
     Raises:
         TypeError, ValueError: a weight is no such number.

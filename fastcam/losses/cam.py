@@ -110,7 +110,7 @@ class IoUCamLoss(nn.Module):
     Raises:
         ValueError: an option is not one of those above.
 
-    Source: Y eq. 1 and 2, K eq. 8 for the soft threshold; specification §2.
+    Yang et al., equations 1 and 2; docs/method.md has the steps and the soft threshold.
     """
 
     def __init__(

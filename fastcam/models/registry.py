@@ -40,7 +40,7 @@ class ModelSpec:
 
 
 _REGISTRY: dict[str, ModelSpec] = {
-    # The ReLU after conv5 (Y §3: "the last conv-layer delivers the Grad-CAM"), gradients after its
+    # The ReLU after conv5, the last convolution, as in Yang et al.; gradients after its
     # pooling.
     "alexnet": ModelSpec(alexnet, "features.11", "features.12"),
     "resnet18": ModelSpec(resnet18, "layer4"),

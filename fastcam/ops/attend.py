@@ -58,7 +58,9 @@ class _ToneCurve(torch.autograd.Function):
 
 
 def tone_curve(mask: Tensor, n: float = 1.0, beta: float = 0.0) -> Tensor:
-    """The intentional transformation of a mask: ``g = (1+β)·h(M; n) − β`` (K eq. 7, 8).
+    """The intentional transformation of a mask: ``g = (1+β)·h(M; n) − β``.
+
+    Kimura & Tanaka, equations 7 and 8.
 
     ``h = (M/0.5)^n / 2`` below 0.5, mirrored above: n > 1 pushes the mask away from 0.5, n = 1 with
     β = 0 is the identity, n = 0 gives h = 1/2 everywhere; β lowers small values below zero.
@@ -133,7 +135,9 @@ def attend(
     *,
     pool: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Features seen through every attribute's mask: ``Z = (1 + g(σ(L); n, β)) ⊗ F`` (K eq. 2, 9).
+    """Features seen through every attribute's mask: ``Z = (1 + g(σ(L); n, β)) ⊗ F``.
+
+    Kimura & Tanaka, equations 2 and 9.
 
     Sigmoid, tone curve, product, mean and ‖M‖₁ are one pass over L, and nothing of L's size is
     saved besides L itself. Stable at any logit.

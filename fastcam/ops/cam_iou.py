@@ -303,7 +303,9 @@ def cam_iou_loss(
     max_pair_pull: float | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    """IoU loss between the thresholded Grad-CAM and a region: ``-ln((I+eps)/(U+eps))`` (Y eq. 2).
+    """IoU loss between the thresholded Grad-CAM and a region: ``-ln((I+eps)/(U+eps))``.
+
+    Yang et al., equation 2; docs/method.md has the steps.
 
     Grad-CAM, its normalisation, the soft threshold and the loss are one pass; the gradient is exact
     through every step, the normalising maximum included (its share goes to the first arg-max cell).
@@ -314,14 +316,15 @@ def cam_iou_loss(
             ``gradients.detach()`` to treat the channel weights as constant.
         regions: ``[N,T,H,W]`` or, for one target, ``[N,H,W]``: the share of each cell that the
             region covers, in [0, 1]; bool or floating. No gradient flows to it.
-        cell_weights: ``[H,W]`` or ``[N or 1, T or 1, H, W]``, finite and >= 0 (Y §3.1 weighs the
-            mouth three times); no gradient flows to it.
+        cell_weights: ``[H,W]`` or ``[N or 1, T or 1, H, W]``, finite and >= 0 (Yang et
+            al. weigh the mouth three times); no gradient flows to it.
         where: bool ``[N]`` or ``[N,T]``; False switches a pair off.
         threshold: θ in (0, 1): which share of its peak counts as attention.
         sharpness: s >= 1; the larger, the closer the soft set is to {x > θ}, and the flatter its
             gradient away from θ.
-        binarize: ``"tone"`` (K eq. 8 bent to θ), ``"sigmoid"`` (σ(s·(x−θ))), or ``"hard"`` (the
-            value of the set {x > θ} with the gradient of ``"tone"``).
+        binarize: ``"tone"`` (a curve with fixed point θ, docs/method.md), ``"sigmoid"``
+            (σ(s·(x−θ))), or ``"hard"`` (the value of the set {x > θ} with the gradient of
+            ``"tone"``).
         eps: added to I and U.
         max_pair_pull: a pair whose Σ|∂loss/∂x| over the cells of its normalised map x is larger has
             its gradient scaled down to this; None scales nothing. The value stays, so the gradient

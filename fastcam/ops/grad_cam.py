@@ -45,15 +45,21 @@ class _GradCam(torch.autograd.Function):
     @differentiable_once
     def backward(ctx: Any, grad: Tensor) -> Any:
         activations, alpha, cam, peak = ctx.saved_tensors
-        unit = grad.to(cam.dtype)
-        if ctx.normalize:  # x = r / max r: the first arg-max pays for what all cells are divided by
-            flat, weighted = cam.flatten(-2), (unit * cam).sum((-2, -1))
+        grad_map = grad.to(cam.dtype)
+        if ctx.normalize:  # x = r / max r; the maximum's gradient goes to the first arg-max
+            flat, weighted = cam.flatten(-2), (grad_map * cam).sum((-2, -1))
             top = torch.zeros_like(flat).scatter_(-1, flat.max(-1, keepdim=True).indices, 1.0)
-            unit = unit - top.view_as(cam) * weighted[..., None, None]
-            unit = unit / torch.where(peak == 0, 1.0, peak)[..., None, None]
-        unit = torch.where(cam <= 0, 0.0, unit)
+            grad_map = grad_map - top.view_as(cam) * weighted[..., None, None]
+            grad_map = grad_map / torch.where(peak == 0, 1.0, peak)[..., None, None]
+        grad_map = torch.where(cam <= 0, 0.0, grad_map)
         grad_activations, grad_gradients = raw._cam_backward(
-            activations, alpha, unit, None, None, ctx.needs_input_grad[0], ctx.needs_input_grad[1]
+            activations,
+            alpha,
+            grad_map,
+            None,
+            None,
+            ctx.needs_input_grad[0],
+            ctx.needs_input_grad[1],
         )
         return (
             grad_activations if ctx.needs_input_grad[0] else None,
@@ -66,7 +72,7 @@ def grad_cam(activations: Tensor, gradients: Tensor, normalize: bool = True) -> 
     """Grad-CAM of every target, differentiable in both arguments.
 
     ``ReLU(Σ_c α_c A_c)`` with the channel weights ``α = (1/(H·W)) Σ_{h',w'} D`` (Selvaraju et al.,
-    eq. 1 and 2, as used in Y §2).
+    equations 1 and 2).
 
     Args:
         activations: ``[N,C,H,W]``, the target layer's output; float32, float64, float16 or

@@ -63,7 +63,8 @@ def rectangles(landmarks: ArrayLike) -> NDArray[Any]:
         TypeError: not real numbers.
 
     Source:
-        Y §3 uses ten rectangles from dlib's points without giving their sides; these are ours.
+        Yang et al. use ten rectangles from dlib's points without giving their sides; these are
+        ours.
     """
     return host.rectangles(landmarks)
 

@@ -40,15 +40,15 @@ def wanted(net: nn.Module, **options) -> list[Tensor]:
 
 @pytest.fixture
 def count(monkeypatch) -> list[bool]:
-    """For each contribution: whether it was left at a meeting point."""
+    """For each contribution: whether it was deferred."""
     left: list[bool] = []
-    leave = products.Meeting.leave
+    defer = products.FusedAccumulation.defer
 
     def counted(self, contribution):
-        left.append(leave(self, contribution))
+        left.append(defer(self, contribution))
         return left[-1]
 
-    monkeypatch.setattr(products.Meeting, "leave", counted)
+    monkeypatch.setattr(products.FusedAccumulation, "defer", counted)
     return left
 
 
@@ -213,11 +213,11 @@ def test_nothing_outlives_the_graph():
         total = plain + guide
         nodes = [node for node, _ in total.grad_fn.next_functions]
         watched = weakref.ref(nodes[1])
-        mailboxes = [o for o in gc.get_objects() if type(o) is products._Mailbox]
-        assert len(mailboxes) == 1
-        refs = [weakref.ref(box) for box in mailboxes]
+        pending = [o for o in gc.get_objects() if type(o) is products._Pending]
+        assert len(pending) == 1
+        refs = [weakref.ref(box) for box in pending]
         total.backward()
-        del mailboxes, nodes, plain, guide, total
+        del pending, nodes, plain, guide, total
         assert watched() is None
         assert [ref() for ref in refs] == [None], "freed without the garbage collector"
     finally:

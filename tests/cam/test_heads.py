@@ -28,10 +28,7 @@ def assert_closed_is_autograd(tap: ActivationTap, logits: Tensor, net: nn.Module
     form = ClosedForm.of(tap, logits)
     assert isinstance(form, ClosedForm), form
     chosen = resolve(targets, logits)
-    columns = (
-        torch.arange(logits.shape[1]) if chosen.index is None else torch.as_tensor(chosen.index)
-    )
-    index = columns if columns.dim() == 2 else columns.reshape(1, -1).expand(len(logits), -1)
+    index = chosen.index.expand(len(logits), -1)
     wanted = sums_of(plain_gradients(logits, tap.activations, index))
     got = form.gradients(chosen, create_graph=True)
     assert got.shape == (*wanted.shape, 1, 1)

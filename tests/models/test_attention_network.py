@@ -75,7 +75,7 @@ def _plain_classifier(network: AttentionNetwork, attended: Tensor, k: int) -> Te
 
 
 def _plain_outputs(network: AttentionNetwork, images: Tensor, n: float, beta: float) -> Any:
-    """Every part by hand, with all masks held: K eq. 2, 4, 7, 8, 9."""
+    """Every part by hand, with all masks held: Kimura & Tanaka, eq. 2, 4, 7, 8, 9."""
     f = _plain_features(network, images)
     masks = torch.stack([_plain_mask(network, f, k) for k in range(K)], 1)
     attended = (1 + reference.tone_curve(masks, n, beta)) * f[:, None]
@@ -99,7 +99,7 @@ def _plain_outputs(network: AttentionNetwork, images: Tensor, n: float, beta: fl
 
 
 def _plain_loss(outputs: AttentionOutputs, labels: Tensor, images: Tensor) -> Tensor:
-    """K eq. 1, 3, 5, 6 as they are written, with loops over images and attributes."""
+    """Eq. 1, 3, 5, 6 as they are written, with loops over images and attributes."""
     entropy = torch.zeros((), dtype=labels.dtype)
     for logits in (outputs.binary, outputs.multilabel):
         y_hat = logits.sigmoid()

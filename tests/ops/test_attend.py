@@ -1,4 +1,4 @@
-"""``F.tone_curve``, ``F.attend`` and ``F.attend_conv1x1``: K eq. 2 and 6 to 9."""
+"""``F.tone_curve``, ``F.attend`` and ``F.attend_conv1x1``: Kimura & Tanaka, eq. 2 and 6 to 9."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def device(device: torch.device) -> torch.device:
 
 
 def curve(m: float, n: float, beta: float) -> float:
-    """K eq. 7 and 8, one value."""
+    """Kimura & Tanaka, eq. 7 and 8, one value."""
     h = (m / 0.5) ** n / 2 if m < 0.5 else 1 - ((1 - m) / 0.5) ** n / 2
     return (1 + beta) * h - beta
 

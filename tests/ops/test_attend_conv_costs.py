@@ -126,7 +126,7 @@ def test_chunks_cover_everything_once_within_the_limit(
 
 @pytest.mark.parametrize(("device", "batch"), [("cpu", 32), ("cuda", 256)])
 def test_chunks_of_more_attributes_are_no_larger(device, batch, monkeypatch):
-    """At the size of K's network, and a batch that is large for the device."""
+    """At the size of the paper's network, and a batch that is large for the device."""
     monkeypatch.setitem(attend_conv._CHUNK_ELEMENTS, "meta", attend_conv._CHUNK_ELEMENTS[device])
     sizes = {}
     for k in (4, 40):

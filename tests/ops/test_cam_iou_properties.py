@@ -98,7 +98,7 @@ def test_order_of_channels_targets_and_cells_does_not_matter(sample, seed, devic
 @settings(max_examples=40, deadline=None)
 @given(sample=samples())
 def test_gradient_may_be_summed_before(sample, device):
-    """Only the sum of D over its cells counts (specification 2.1)."""
+    """Only the sum of D over its cells counts (docs/method.md)."""
     sample = sample.on(device)
     wanted = loss(sample)
     sample.gradients = sample.gradients.sum((-2, -1), keepdim=True)
