@@ -13,7 +13,7 @@ docs/method.md has the formula.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 from weakref import WeakKeyDictionary
 
 import torch
@@ -26,12 +26,13 @@ from fastcam.cam.head_graph import bypasses, follow
 from fastcam.cam.layers import Step
 from fastcam.cam.products import FusedAccumulation, first_product, product
 from fastcam.cam.tap import ActivationTap
-from fastcam.cam.targets import Targets, resolve
+from fastcam.cam.targets import Targets, TargetsLike, resolve
 from fastcam.ops import checks as check
 
-__all__ = ["HEADS", "ClosedForm", "autograd_gradients", "class_activation_maps", "head_gradients"]
+__all__ = ["ClosedForm", "Head", "autograd_gradients", "class_activation_maps", "head_gradients"]
 
-HEADS = ("auto", "closed", "autograd", "mean_dropout")
+Head = Literal["auto", "closed", "autograd", "mean_dropout"]
+HEADS: tuple[Head, ...] = get_args(Head)
 
 
 def check_logits(logits: object) -> Tensor:
@@ -49,7 +50,7 @@ def head_gradients(
     activations: ActivationTap | Tensor,
     targets: Targets,
     *,
-    head: str = "auto",
+    head: Head = "auto",
     create_graph: bool = True,
     needs_graph: bool = True,
     valid: Tensor | None = None,
@@ -300,9 +301,9 @@ def _by_image(v: Tensor, chosen: tuple[Tensor, ...], pairs: tuple[int, int]) -> 
 def class_activation_maps(
     logits: Tensor,
     activations: ActivationTap | Tensor,
-    targets: object = None,
+    targets: TargetsLike = None,
     *,
-    head: str = "auto",
+    head: Head = "auto",
     normalize: bool = True,
 ) -> Tensor:
     """Grad-CAM of any number of targets, for looking at (no graph is kept).

@@ -10,7 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Targets", "resolve", "resolve_with_regions"]
+__all__ = ["Targets", "TargetsLike", "resolve", "resolve_with_regions"]
+
+#: What a user may name scores by: see :class:`fastcam.IoUCamLoss`.
+TargetsLike = int | Sequence[int] | Sequence[Sequence[int]] | np.ndarray | Tensor | None
 
 _INDEX_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -41,7 +44,7 @@ class Targets:
         return picked.view(*self.index.shape, weight.shape[1])
 
 
-def resolve(targets: object, logits: Tensor) -> Targets:
+def resolve(targets: TargetsLike, logits: Tensor) -> Targets:
     """``targets`` without regions: None (all K), an int, [T] for all images, or [N,T].
 
     Raises:
@@ -62,7 +65,7 @@ def resolve(targets: object, logits: Tensor) -> Targets:
 
 
 def resolve_with_regions(
-    targets: object, regions: Tensor, logits: Tensor
+    targets: TargetsLike, regions: Tensor, logits: Tensor
 ) -> tuple[Targets, Tensor]:
     """``targets`` beside ``regions``; the targets, and the regions as [N,T,H,W].
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from fastcam.cam.heads import HEADS, check_logits, head_gradients
+from fastcam.cam.heads import HEADS, Head, check_logits, head_gradients
 from fastcam.cam.tap import ActivationTap
-from fastcam.cam.targets import resolve_with_regions
+from fastcam.cam.targets import TargetsLike, resolve_with_regions
 from fastcam.ops import checks as check
 from fastcam.ops.autograd import transformed
-from fastcam.ops.cam_iou import BINARIZE, REDUCTIONS, cam_iou_with_status, valid_pairs
+from fastcam.ops.cam_iou import Binarize, Reduction, cam_iou_with_status, valid_pairs
 
-__all__ = ["CamStats", "IoUCamLoss"]
+__all__ = ["CamStats", "IoUCamLoss", "WeightGrad"]
+
+WeightGrad = Literal["full", "detach"]
 
 
 class CamStats:
@@ -117,19 +119,19 @@ class IoUCamLoss(nn.Module):
         self,
         threshold: float = 0.5,
         sharpness: float = 8.0,
-        binarize: str = "tone",
-        weight_grad: str = "full",
-        head: str = "auto",
-        reduction: str = "mean",
+        binarize: Binarize = "tone",
+        weight_grad: WeightGrad = "full",
+        head: Head = "auto",
+        reduction: Reduction = "mean",
         max_pair_pull: float | None = None,
     ) -> None:
         super().__init__()
         check.number("threshold", threshold, "in (0, 1)", lambda x: 0 < x < 1)
         check.number("sharpness", sharpness, "finite and >= 1", lambda x: 1 <= x < math.inf)
-        check.one_of("binarize", binarize, tuple(BINARIZE))
-        check.one_of("weight_grad", weight_grad, ("full", "detach"))
+        check.one_of("binarize", binarize, get_args(Binarize))
+        check.one_of("weight_grad", weight_grad, get_args(WeightGrad))
         check.one_of("head", head, HEADS)
-        check.one_of("reduction", reduction, REDUCTIONS)
+        check.one_of("reduction", reduction, get_args(Reduction))
         check.max_pair_pull(max_pair_pull)
         self.threshold = threshold
         self.sharpness = sharpness
@@ -150,7 +152,7 @@ class IoUCamLoss(nn.Module):
         logits: Tensor,
         activations: ActivationTap | Tensor,
         regions: Tensor,
-        targets: int | Tensor | None = None,
+        targets: TargetsLike = None,
         *,
         cell_weights: Tensor | None = None,
         where: Tensor | None = None,
@@ -184,7 +186,7 @@ class IoUCamLoss(nn.Module):
                 the tapped forward carries no graph, when the logits do not depend on the
                 activations, or when ``head`` asks for a closed form that there is not.
         """
-        check.one_of("weight_grad", self.weight_grad, ("full", "detach"))
+        check.one_of("weight_grad", self.weight_grad, get_args(WeightGrad))
         if transformed():
             raise ValueError(
                 f"logits: {type(self).__name__} takes gradients with torch.autograd, which does "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -15,8 +15,10 @@ from fastcam.ops.autograd import differentiable_once, transformed
 from fastcam.ops.grad_cam import prepare, spread
 from fastcam.ops.library import DTYPES, is_channels_last, raw
 
-BINARIZE = {"tone": 0, "sigmoid": 1, "hard": 2}
-REDUCTIONS = ("mean", "sum", "none")
+Binarize = Literal["tone", "sigmoid", "hard"]
+Reduction = Literal["mean", "sum", "none"]
+
+_BINARIZE_CODES: dict[str, int] = {name: code for code, name in enumerate(get_args(Binarize))}
 
 
 class _CamIoULoss(torch.autograd.Function):
@@ -219,18 +221,18 @@ def cam_iou_with_status(
     where: Tensor | None = None,
     threshold: float = 0.5,
     sharpness: float = 8.0,
-    binarize: str = "tone",
+    binarize: Binarize = "tone",
     eps: float = 1e-6,
     max_pair_pull: float | None = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     look_on_gpu: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """:func:`cam_iou_loss` and the status of every pair: uint8 [N,T], bit 0 valid, bit 1 dead.
 
     ``look_on_gpu``: at the values of regions and cell weights on a GPU, too, with some launches.
     """
-    check.one_of("binarize", binarize, tuple(BINARIZE))
-    check.one_of("reduction", reduction, REDUCTIONS)
+    check.one_of("binarize", binarize, get_args(Binarize))
+    check.one_of("reduction", reduction, get_args(Reduction))
     check.number("threshold", threshold, "in (0, 1)", lambda x: 0 < x < 1)
     check.number("sharpness", sharpness, "finite and >= 1", lambda x: 1 <= x < math.inf)
     check.number("eps", eps, "finite and > 0", lambda x: 0 < x < math.inf)
@@ -269,7 +271,7 @@ def cam_iou_with_status(
             regions,
             cell_weights,
             where,
-            BINARIZE[binarize],
+            _BINARIZE_CODES[binarize],
             [float(threshold), float(sharpness), float(eps)],
             0.0 if max_pair_pull is None else float(max_pair_pull),
             reduction,
@@ -282,7 +284,7 @@ def cam_iou_with_status(
         where,
         float(threshold),
         float(sharpness),
-        BINARIZE[binarize],
+        _BINARIZE_CODES[binarize],
         float(eps),
         0.0 if max_pair_pull is None else float(max_pair_pull),
         reduction,
@@ -298,10 +300,10 @@ def cam_iou_loss(
     where: Tensor | None = None,
     threshold: float = 0.5,
     sharpness: float = 8.0,
-    binarize: str = "tone",
+    binarize: Binarize = "tone",
     eps: float = 1e-6,
     max_pair_pull: float | None = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
 ) -> Tensor:
     """IoU loss between the thresholded Grad-CAM and a region: ``-ln((I+eps)/(U+eps))``.
 
