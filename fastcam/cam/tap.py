@@ -340,7 +340,7 @@ def _usable(tap: ActivationTap, capture: Capture, argument: str) -> Tensor:
 
 
 def _only_pooling(trace: Trace, point: Tensor) -> None:
-    """Check §2.1: nothing but pooling between the layer and gradient_at, and no way around it."""
+    """Check that only pooling lies between the layer and gradient_at, and no path bypasses it."""
     assert trace.gradient is not None
     layer, at = trace.layer.name, trace.gradient.name
     ran = [(call.name, call.module) for call in trace.calls[: trace.ran_before_gradient]]
