@@ -7,12 +7,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastcam._util.extras import require
-from fastcam.cli.options import BatchSize, Data, Limit, Seed, Split, bare_prefix, print_tables
+from fastcam.cli.options import (
+    BatchSize,
+    Data,
+    Limit,
+    Seed,
+    Split,
+    bare_prefix,
+    print_tables,
+    typer,
+)
 from fastcam.cli.settings import Settings, options
 from fastcam.training.config import ATTENTION, TrainConfig
-
-typer: Any = require("typer", extra="train")
 
 app = typer.Typer(
     rich_markup_mode="markdown",

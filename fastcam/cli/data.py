@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastcam._util.extras import require
-from fastcam.cli.options import Data, Processes, Seed
-
-typer: Any = require("typer", extra="train")
+from fastcam.cli.options import Data, Processes, Seed, typer
 
 
 def synth(

@@ -5,12 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fastcam._util.extras import require
-from fastcam.cli.options import DemoWorkers, Fresh, Out, print_tables
+from fastcam.cli.options import DemoWorkers, Fresh, Out, print_tables, typer
 from fastcam.cli.settings import Settings, options
 from fastcam.demos.settings import AttentionDemoConfig, DemoConfig
-
-typer: Any = require("typer", extra="train")
 
 OFFERED = ("images", "seed")
 

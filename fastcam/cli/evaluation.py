@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastcam._util.extras import require
 from fastcam.cli.options import (
     REGION_HELP,
     Attribute,
@@ -18,11 +17,10 @@ from fastcam.cli.options import (
     Threshold,
     bare_prefix,
     print_tables,
+    typer,
 )
 from fastcam.cli.settings import Settings, options
 from fastcam.training.config import TrainConfig
-
-typer: Any = require("typer", extra="train")
 
 
 @options("machine", TrainConfig, only=("device", "workers"))

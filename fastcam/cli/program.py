@@ -12,12 +12,10 @@ import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from fastcam._util.extras import require
 from fastcam._util.files import describe
 from fastcam._util.interrupt import INTERRUPTED
 from fastcam.cli import attention, data, demos, evaluation, training
-
-typer: Any = require("typer", extra="train")
+from fastcam.cli.options import typer
 
 app = typer.Typer(
     name="fastcam",

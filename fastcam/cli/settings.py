@@ -13,9 +13,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from fastcam._util.extras import require
-
-typer: Any = require("typer", extra="train")
+from fastcam.cli.options import typer
 
 #: What a verb gets in place of the options: the values by the fields' names.
 Settings = dict[str, Any]

@@ -5,12 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastcam._util.extras import require
-from fastcam.cli.options import REGION_HELP, Data, Landmarks, Out, Start
+from fastcam.cli.options import REGION_HELP, Data, Landmarks, Out, Start, typer
 from fastcam.cli.settings import Settings, options
 from fastcam.training.config import FINETUNE, GuidanceConfig, TrainConfig
-
-typer: Any = require("typer", extra="train")
 
 
 @options("settings", TrainConfig, without=("start", "guidance", "w_a", "save_minutes"))

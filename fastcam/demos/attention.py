@@ -72,7 +72,7 @@ def attention_demo(
 
 def _demo(config: AttentionDemoConfig, frame: Frame) -> AttentionDemoResult:
     out, stage, progress, workers = frame.out, frame.stage, frame.progress, frame.workers
-    data = frame.draw_faces(config, splits=(0.7, 0.15, 0.15))
+    data = frame.draw_faces(config.images, seed=config.seed, splits=(0.7, 0.15, 0.15))
     stage(f"training the attention network at {config.size} px for {config.epochs} epochs")
     run = train(_training(config, data, workers), out / "network", progress=progress)
     subject = analysis.load_attention(run.checkpoint)

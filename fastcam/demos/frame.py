@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from fastcam import __version__
 from fastcam._util.claim import claim
@@ -30,16 +30,6 @@ PAGE = "index.html"
 
 T = TypeVar("T")
 Say = Callable[[str], None]
-
-
-class Config(Protocol):
-    """What the settings of every demo (dataclasses) have."""
-
-    @property
-    def images(self) -> int: ...
-
-    @property
-    def seed(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -92,17 +82,11 @@ class Frame:
     progress: Report | None
     stage: Say
 
-    def draw_faces(self, config: Config, **how: Any) -> Path:
+    def draw_faces(self, images: int, **how: Any) -> Path:
         """The demo's data set; ``how`` is of :func:`fastcam.faces.generate`."""
-        self.stage(f"drawing {config.images} faces")
-        return generate(
-            self.out / FACES,
-            config.images,
-            seed=config.seed,
-            workers=self.workers,
-            progress=labelled(self.progress, "drawing faces") or False,
-            **how,
-        )
+        self.stage(f"drawing {images} faces")
+        report = labelled(self.progress, "drawing faces") or False
+        return generate(self.out / FACES, images, workers=self.workers, progress=report, **how)
 
     def kept(self, stored: T | None, settings: object, make: Callable[[], T]) -> T:
         """What an earlier run stored, if with the same ``settings``; else what ``make`` gives."""

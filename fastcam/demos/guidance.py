@@ -106,7 +106,8 @@ def demo(
 def _demo(config: DemoConfig, frame: Frame) -> DemoResult:
     out, stage, progress = frame.out, frame.stage, frame.progress
     data = frame.draw_faces(
-        config,
+        config.images,
+        seed=config.seed,
         cooccurrence={(config.attribute, config.other): config.agreement},
         splits=config.splits,
     )
