@@ -132,8 +132,9 @@ def base(setup: Setup, work: Path, model: str, seed: int, device: str, workers: 
     from fastcam.training import TrainConfig, train
 
     config = TrainConfig(
-        data=str(faces_of(work, seed)), model=model, size=setup.size, fit=setup.fit, patience=0,
-        schedule="cosine", seed=seed, device=device, workers=workers, **setup.base[model],
+        data=str(faces_of(work, seed)), model=model, size=setup.size, patience=0,
+        schedule="cosine", seed=seed, workers=workers,
+        **{"fit": setup.fit, "device": device, **setup.base[model]},
     )  # fmt: skip
     return train(config, base_of(work, model, seed)).checkpoint
 

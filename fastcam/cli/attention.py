@@ -1,35 +1,34 @@
-"""The verbs of ``fastcam attention``: analyses of an attention network, and its demo."""
+"""The verbs of ``fastcam attention``: analyses of an attention network (Kimura & Tanaka)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastcam._util.extras import require
 from fastcam.cli.options import (
     BatchSize,
     Data,
-    Device,
-    Epochs,
-    Out,
-    Rate,
+    Limit,
     Seed,
     Split,
-    Workers,
     bare_prefix,
+    print_tables,
+    typer,
 )
-
-typer: Any = require("typer", extra="train")
+from fastcam.cli.settings import Settings, options
+from fastcam.training.config import ATTENTION, TrainConfig
 
 app = typer.Typer(
     rich_markup_mode="markdown",
     no_args_is_help=True,
-    help="Analyse an attention network: `fastcam train --model attention` trains one.\n\n"
+    help="Analyse an attention network: `fastcam train --model attention` trains one. Tables "
+    "and figures that are named are those of Kimura & Tanaka.\n\n"
     "Every analysis writes a figure (PREFIX.png), a table (PREFIX.md) and numbers (PREFIX.json).",
 )
 
 Network = Annotated[Path, typer.Argument(help="Checkpoint of an attention network (RUN/model.pt).")]
-Limit = Annotated[int | None, typer.Option(help="Only the first so many images.")]
 Pairs = Annotated[
     list[str] | None,
     typer.Option("--pair", help="A transformation as n,β (4,0.5); repeat for several."),
@@ -37,7 +36,7 @@ Pairs = Annotated[
 
 
 def _claimed(context: typer.Context, prefix: Path) -> Path:
-    """Keep the place of the files to this run: a wrong one is told before the work, not after."""
+    """Lock the files' place for this run, and refuse a wrong one before the work."""
     from fastcam._util.claim import claim
     from fastcam.analysis.saved import check_prefix
 
@@ -52,8 +51,11 @@ Prefix = Annotated[
     typer.Option("--out", "-o", help="PREFIX of the files to write.", callback=_claimed),
 ]
 
+MACHINE = options("machine", TrainConfig, only=("device", "workers"))
+
 
 @app.command()
+@MACHINE
 def attributes(
     checkpoint: Network,
     data: Data,
@@ -61,29 +63,30 @@ def attributes(
     split: Split = "test",
     limit: Limit = None,
     batch_size: BatchSize = 64,
-    device: Device = "auto",
-    workers: Workers = 2,
+    *,
+    machine: Settings,
 ) -> None:
-    """Accuracy, balanced accuracy and average precision of every attribute (K Table 4).
+    """Accuracy, balanced accuracy and average precision of every attribute (Table 4).
 
     Example: `fastcam attention attributes runs/attention/model.pt faces`
     """
     from fastcam import analysis
-    from fastcam._util.progress import progress_bars
-    from fastcam.evaluation import pick_device
 
-    with progress_bars() as report:
-        subject = analysis.load_attention(checkpoint)
-        faces = analysis.open_faces(
-            subject, data, split, limit=limit, workers=workers, progress=report
-        )
-        result = analysis.attributes(
-            subject, faces, batch_size=batch_size, device=pick_device(device), progress=report
-        )
+    with _opened(checkpoint, data, split, limit=limit, **machine) as (subject, (faces,), where):
+        result = analysis.attributes(subject, faces, batch_size=batch_size, **where)
     _save(result, out, checkpoint=checkpoint, data=data, split=split, limit=limit)
 
 
 @app.command()
+@options(
+    "settings",
+    TrainConfig,
+    only=(
+        "size", "fit", "epochs", "batch_size", "lr", "clip", "limit_train", "limit_valid",
+        "device", "workers",
+    ),
+    defaults=ATTENTION,
+)  # fmt: skip
 def ablation(
     data: Data,
     out: Annotated[
@@ -93,24 +96,12 @@ def ablation(
         ),
     ] = Path("runs/ablation"),
     seeds: Annotated[str, typer.Option(help="Seeds, with commas between.")] = "0,1,2",
-    size: Annotated[int, typer.Option(help="Input size in pixels.")] = 64,
-    fit: Annotated[str, typer.Option(help="crop, face or stretch.")] = "crop",
-    epochs: Epochs = 8,
-    batch_size: BatchSize = 32,
-    lr: Rate = 0.1,
-    clip: Annotated[float, typer.Option(help="Cut the gradient's norm down to this.")] = 5.0,
-    limit_train: Annotated[
-        int | None, typer.Option(help="Only the first so many training images.")
-    ] = None,
-    limit_valid: Annotated[
-        int | None, typer.Option(help="Only the first so many validation images.")
-    ] = None,
     split: Split = "test",
     limit: Limit = None,
-    device: Device = "auto",
-    workers: Workers = 2,
+    *,
+    settings: Settings,
 ) -> None:
-    """Train the network with and without reconstructor and multi-label classifier (K Table 1).
+    """Train the network with and without reconstructor and multi-label classifier (Table 1).
 
     Four runs for each seed; the same command goes on where it was stopped.
 
@@ -118,22 +109,19 @@ def ablation(
     """
     from fastcam import analysis
     from fastcam._util.progress import progress_bars
-    from fastcam.training import TrainConfig, keep_freed_memory
+    from fastcam.training import keep_freed_memory
 
     keep_freed_memory()
-    config = TrainConfig(
-        data=str(data), model="attention", size=size, fit=fit, epochs=epochs, patience=0,
-        batch_size=batch_size, lr=lr, clip=clip, schedule="cosine", limit_train=limit_train,
-        limit_valid=limit_valid, device=device, workers=workers,
-    )  # fmt: skip
+    config = TrainConfig(data=str(data), **{**ATTENTION, **settings})
     chosen = _numbers("--seeds", seeds, int)
     with progress_bars() as report:
         result = analysis.ablation(config, out, chosen, split=split, limit=limit, progress=report)
-    settings = {k: v for k, v in config.settings().items() if k != "seed"}
-    _save(result, out, training=settings, split=split, limit=limit)
+    trained = {k: v for k, v in config.settings().items() if k != "seed"}
+    _save(result, out, training=trained, split=split, limit=limit)
 
 
 @app.command()
+@MACHINE
 def masks(
     checkpoint: Network,
     data: Data,
@@ -151,27 +139,21 @@ def masks(
     ] = False,
     split: Split = "test",
     limit: Limit = None,
-    device: Device = "auto",
-    workers: Workers = 2,
+    *,
+    machine: Settings,
 ) -> None:
-    """Draw the masks that matter most for some attributes (K Fig. 4).
+    """Draw the masks that matter most for some attributes (Fig. 4).
 
     A channel's importance is the change of the attribute's logit when its mask is set to zero.
 
     Example: `fastcam attention masks runs/attention/model.pt faces -a Smiling -a Eyeglasses`
     """
     from fastcam import analysis
-    from fastcam._util.progress import progress_bars
-    from fastcam.evaluation import pick_device
 
-    with progress_bars() as report:
-        subject = analysis.load_attention(checkpoint)
-        faces = analysis.open_faces(
-            subject, data, split, limit=limit, workers=workers, progress=report
-        )
+    with _opened(checkpoint, data, split, limit=limit, **machine) as (subject, (faces,), where):
         result = analysis.top_masks(
             subject, faces, attribute, images=images, shown=shown, top=top, per_image=per_image,
-            device=pick_device(device), progress=report,
+            **where,
         )  # fmt: skip
     _save(
         result, out, checkpoint=checkpoint, data=data, attributes=attribute, images=images,
@@ -180,6 +162,7 @@ def masks(
 
 
 @app.command()
+@MACHINE
 def correlation(
     checkpoint: Network,
     data: Data,
@@ -197,27 +180,20 @@ def correlation(
     ] = "attended",
     split: Split = "test",
     limit: Limit = None,
-    device: Device = "auto",
-    workers: Workers = 2,
+    *,
+    machine: Settings,
 ) -> None:
-    """Correlations among channels and among attributes over images (K Tables 2 and 3).
+    """Correlations among channels and among attributes over images (Tables 2 and 3).
 
     Example: `fastcam attention correlation runs/attention/model.pt faces -a Black_Hair -c 1 -c 32`
     """
     from fastcam import analysis
-    from fastcam._util.progress import progress_bars
-    from fastcam.evaluation import pick_device
 
     channels = channel or [0, 1, 2]
-    with progress_bars() as report:
-        subject = analysis.load_attention(checkpoint)
-        faces = analysis.open_faces(
-            subject, data, split, limit=limit, workers=workers, progress=report
-        )
+    with _opened(checkpoint, data, split, limit=limit, **machine) as (subject, (faces,), where):
         result = analysis.correlations(
-            subject, faces, of=of, channels=channels, attributes=attribute,
-            device=pick_device(device), progress=report,
-        )  # fmt: skip
+            subject, faces, of=of, channels=channels, attributes=attribute, **where
+        )
     _save(
         result, out, checkpoint=checkpoint, data=data, attributes=attribute, channels=channels,
         split=split, limit=limit,
@@ -226,16 +202,17 @@ def correlation(
 
 @app.command()
 def curves(out: Prefix = Path("runs/attention/curves"), pair: Pairs = None) -> None:
-    """Draw the tone curve g(M; n, β) that transforms masks (K Fig. 3); needs no network.
+    """Draw the tone curve g(M; n, β) that transforms masks (Fig. 3); needs no network.
 
     Example: `fastcam attention curves --pair 1,0 --pair 4,0 --pair 4,0.5`
     """
     from fastcam import analysis
 
-    _save(analysis.tone_curves(*_pairs(pair)), out)
+    _save(analysis.tone_curves(**_pairs(pair)), out)
 
 
 @app.command()
+@MACHINE
 def robustness(
     checkpoint: Network,
     data: Data,
@@ -250,64 +227,43 @@ def robustness(
     limit: Limit = None,
     seed: Seed = 0,
     batch_size: BatchSize = 64,
-    device: Device = "auto",
-    workers: Workers = 2,
+    *,
+    machine: Settings,
 ) -> None:
-    """Accuracy against Gaussian noise for many transformations of the masks (K Fig. 5).
+    """Accuracy against Gaussian noise for many transformations of the masks (Fig. 5).
 
     The network is not retrained; all transformations share one pass over the images.
 
     Example: `fastcam attention robustness runs/attention/model.pt faces --pair 2,0.5 --pair 4,1`
     """
     from fastcam import analysis
-    from fastcam._util.progress import progress_bars
-    from fastcam.evaluation import pick_device
 
     levels = _numbers("--sigmas", sigmas, float)
     chosen = _pairs(pair)
-    with progress_bars() as report:
-        subject = analysis.load_attention(checkpoint)
-        splits = [
-            analysis.open_faces(subject, data, split, limit=limit, workers=workers, progress=report)
-            for split in (("test", "valid") if search else ("test",))
-        ]
-        options: dict[str, Any] = {"pairs": chosen[0]} if chosen else {}
+    splits = ("test", "valid") if search else ("test",)
+    with _opened(checkpoint, data, *splits, limit=limit, **machine) as (subject, faces, where):
         result = analysis.robustness(
-            subject, *splits, sigmas=levels, seed=seed, batch_size=batch_size,
-            device=pick_device(device), progress=report, **options,
-        )  # fmt: skip
+            subject, *faces, sigmas=levels, seed=seed, batch_size=batch_size, **(chosen | where)
+        )
     _save(result, out, checkpoint=checkpoint, data=data, limit=limit, seed=seed)
 
 
-@app.command()
-def demo(
-    out: Out = Path("runs/attention-demo"),
-    images: Annotated[int | None, typer.Option("--images", "-n", help="Number of faces.")] = None,
-    seed: Seed = 0,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Remove what an earlier demo left in the folder.")
-    ] = False,
-    workers: Workers = 2,
-) -> None:
-    """Train an attention network on synthetic faces and run every analysis on it.
-
-    Takes about ten minutes on two cores and writes one page. Finished stages are kept.
-
-    Example: `fastcam attention demo`
-    """
+@contextmanager
+def _opened(
+    checkpoint: Path, data: Path, *splits: str, limit: int | None, device: str, workers: int
+) -> Iterator[tuple[Any, list[Any], dict[str, Any]]]:
+    """The network, the images of each split, and where to work, under progress bars."""
+    from fastcam import analysis
     from fastcam._util.progress import progress_bars
-    from fastcam.demos.attention import AttentionDemoConfig, clear
-    from fastcam.demos.attention import attention_demo as run
-    from fastcam.training import keep_freed_memory
+    from fastcam.evaluation import pick_device
 
-    keep_freed_memory()
-    options: dict[str, Any] = {} if images is None else {"images": images}
-    if fresh:
-        clear(out)
     with progress_bars() as report:
-        config = AttentionDemoConfig(seed=seed, **options)
-        result = run(out, config, workers=workers, progress=report, say=typer.echo)
-    _print(result.analyses["robustness"].tables)
+        subject = analysis.load_attention(checkpoint)
+        faces = [
+            analysis.open_faces(subject, data, split, limit=limit, workers=workers, progress=report)
+            for split in splits
+        ]
+        yield subject, faces, {"device": pick_device(device), "progress": report}
 
 
 def _save(result: Any, prefix: Path, **settings: Any) -> None:
@@ -315,29 +271,17 @@ def _save(result: Any, prefix: Path, **settings: Any) -> None:
 
     plain = {k: str(v) if isinstance(v, Path) else v for k, v in settings.items()}
     saved = save(result, prefix, plain)
-    _print(saved.tables)
+    print_tables(*saved.tables)
     typer.echo(f"{saved.figure}, and {prefix}.md, {prefix}.json")
 
 
-def _print(tables: list[Any]) -> None:
-    console = require("rich.console", extra="train").Console()
-    if not console.is_terminal:  # a file or a pipe has no width
-        console.width = 1000
-    for table in tables:
-        console.print(table.to_rich())
-
-
-def _pairs(texts: list[str] | None) -> list[list[tuple[float, float]]]:
-    """One argument, or none where nothing is given: the library's default then holds."""
-    if not texts:
-        return []
-    pairs = []
-    for text in texts:
-        numbers = _numbers("--pair", text, float)
-        if len(numbers) != 2:
+def _pairs(texts: list[str] | None) -> dict[str, Any]:
+    """The argument ``pairs``; nothing where none are given: the library's default then holds."""
+    pairs = [_numbers("--pair", text, float) for text in texts or []]
+    for pair, text in zip(pairs, texts or [], strict=True):
+        if len(pair) != 2:
             raise ValueError(f"--pair: expected n,β, got {text!r}")
-        pairs.append((numbers[0], numbers[1]))
-    return [pairs]
+    return {"pairs": [tuple(pair) for pair in pairs]} if pairs else {}
 
 
 def _numbers(option: str, text: str, kind: type) -> list[Any]:

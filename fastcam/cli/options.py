@@ -24,6 +24,15 @@ def bare_prefix(path: Path, *suffixes: str) -> Path:
     return path.with_suffix("") if path.suffix.lower() in suffixes else path
 
 
+def print_tables(*tables: Any) -> None:
+    """Print tables (:class:`fastcam.report.Table`), whole where the output is no terminal."""
+    console = require("rich.console", extra="train").Console()
+    if not console.is_terminal:  # a file or a pipe has no width
+        console.width = 1000
+    for table in tables:
+        console.print(table.to_rich())
+
+
 Data = Annotated[
     Path,
     typer.Argument(
@@ -39,42 +48,7 @@ Landmarks = Annotated[
     typer.Option(help="Landmark table in place of DATA/landmarks68.npz (see `fastcam landmarks`)."),
 ]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]
-Workers = Annotated[int, typer.Option(help="Threads that read images.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-ModelOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--model-option",
-        help="An option of the network as name=value, the value in JSON (channels=64); repeat.",
-    ),
-]
-Epochs = Annotated[int, typer.Option(help="At most so many passes over the training images.")]
-Patience = Annotated[
-    int,
-    typer.Option(
-        help="Stop after so many epochs without a lower validation loss and keep the best; "
-        "0 runs all epochs and keeps the last."
-    ),
-]
 BatchSize = Annotated[int, typer.Option(help="Images per step.")]
-Rate = Annotated[float, typer.Option("--lr", help="Learning rate of SGD.")]
-Momentum = Annotated[float, typer.Option(help="Momentum of SGD.")]
-Decay = Annotated[float, typer.Option(help="Weight decay of SGD.")]
-Schedule = Annotated[
-    str, typer.Option(help="Learning rate: constant, or cosine (falling to 0 at the end).")
-]
-Clip = Annotated[
-    float, typer.Option(help="Cut the gradient's norm down to this; 0 leaves it as it is.")
-]
-Augment = Annotated[
-    str,
-    typer.Option(help="none, flip, or full (flip, small motions, light). Regions move along."),
-]
-Precision = Annotated[
-    str, typer.Option(help="float32, or bfloat16 (autocast; faster where the processor has it).")
-]
-LimitTrain = Annotated[int | None, typer.Option(help="Only the first so many training images.")]
-LimitValid = Annotated[int | None, typer.Option(help="Only the first so many validation images.")]
 Threshold = Annotated[
     float, typer.Option(help="Share of a map's peak from which a cell counts as attended.")
 ]
@@ -82,6 +56,14 @@ Attribute = Annotated[
     str, typer.Option("--attribute", "-a", help="Attribute whose Grad-CAM is meant.")
 ]
 Split = Annotated[str, typer.Option(help="train, valid, test or all.")]
+Limit = Annotated[int | None, typer.Option(help="Only the first so many images.")]
+Processes = Annotated[int | None, typer.Option(help="Processes; all cores by default.")]
+DemoWorkers = Annotated[
+    int, typer.Option("--workers", help="Processes that draw faces, and threads that read them.")
+]
+Fresh = Annotated[
+    bool, typer.Option("--fresh", help="Remove what an earlier demo left in the folder.")
+]
 REGION_HELP = (
     "Parts joined by commas (forehead, left_eyebrow, right_eyebrow, left_eye, right_eye, nose, "
     "left_cheek, right_cheek, mouth, chin; left is the viewer's), or a rectangle on the template "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -10,13 +10,12 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
+from fastcam.data.choices import Augmentation, Fit
 from fastcam.regions import flip_landmarks
 
-FITS = ("crop", "face", "stretch")
 #: The square that ``fit="face"`` keeps of an aligned CelebA image (178 × 218): its side as a share
 #: of the width, its centre as shares of width and height. Forehead to chin, little background.
 FACE_SIDE, FACE_CENTRE = 128 / 178, (89 / 178, 121 / 218)
-AUGMENTATIONS = ("none", "flip", "full")
 
 
 class FitSquare(nn.Module):
@@ -33,8 +32,8 @@ class FitSquare(nn.Module):
         super().__init__()
         if size < 1:
             raise ValueError(f"size must be at least 1 pixel, got {size}")
-        if fit not in FITS:
-            raise ValueError(f"fit must be one of {FITS}, got {fit!r}")
+        if fit not in get_args(Fit):
+            raise ValueError(f"fit must be one of {get_args(Fit)}, got {fit!r}")
         self.size, self.fit = size, fit
 
     def forward(
@@ -105,4 +104,4 @@ def augmentation(name: str) -> v2.Transform | None:
                 v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2),
             ]
         )  # fmt: skip
-    raise ValueError(f"augmentation must be one of {AUGMENTATIONS}, got {name!r}")
+    raise ValueError(f"augmentation must be one of {get_args(Augmentation)}, got {name!r}")

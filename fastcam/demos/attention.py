@@ -1,71 +1,36 @@
-"""The attention network on synthetic faces: train it, and run every analysis of K on it."""
+"""The attention network on synthetic faces: train it, and run every analysis on it.
+
+The analyses are those of Kimura & Tanaka.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fastcam import __version__
-from fastcam._util.claim import claim
-from fastcam._util.extras import require
-from fastcam._util.files import check_target, commented, remove_ours, write_marked
-from fastcam._util.progress import Report, labelled, timed
+from fastcam import analysis
+from fastcam._util.progress import Report
+from fastcam.analysis import Saved
+from fastcam.analysis.ablation_study import remove_ablation
+from fastcam.analysis.saved import Analysis
+from fastcam.data import PreparedFaces
+from fastcam.demos.frame import Frame, Layout, Say, opened
+from fastcam.demos.settings import AttentionDemoConfig
+from fastcam.report import Section
+from fastcam.training import TrainConfig, train
+from fastcam.training.config import ATTENTION
+from fastcam.training.run import remove_run
 
-for _module in ("torchvision", "lightning", "torchmetrics", "matplotlib"):
-    require(_module, extra="train")
-
-import torch  # noqa: E402
-
-from fastcam import analysis  # noqa: E402
-from fastcam.analysis import Saved  # noqa: E402
-from fastcam.analysis.ablation_study import remove_ablation  # noqa: E402
-from fastcam.analysis.noise_robustness import PAIRS, SIGMAS  # noqa: E402
-from fastcam.analysis.saved import Analysis, check_prefix, remove_analysis  # noqa: E402
-from fastcam.data import PreparedFaces  # noqa: E402
-from fastcam.faces import generate  # noqa: E402
-from fastcam.faces.writer import remove_faces  # noqa: E402
-from fastcam.report import Section, html_page  # noqa: E402
-from fastcam.training import TrainConfig, train  # noqa: E402
-from fastcam.training.run import remove_run  # noqa: E402
+__all__ = ["STAGES", "AttentionDemoConfig", "AttentionDemoResult", "attention_demo", "clear"]
 
 STAGES = ("attributes", "masks", "correlation", "curves", "robustness", "ablation")
-PAGE = "index.html"
-
-
-@dataclass(frozen=True)
-class AttentionDemoConfig:
-    """Settings of the demo.
-
-    Attributes:
-        images: synthetic faces in all: 70% training, 15% validation, 15% test.
-        size, fit, batch_size, lr, clip, epochs: of the training, with a cosine schedule.
-        model_options: of the network; None takes it as it comes.
-        shown: attributes whose masks and partners are shown.
-        pairs, sigmas: transformations (n, β) and noise levels of the robustness.
-        ablation_images, ablation_epochs, ablation_batch_size, ablation_seeds: the four variants are
-            trained on so few images, and so often, to fit into the time.
-        seed: of everything.
-    """
-
-    images: int = 3000
-    size: int = 64
-    fit: str = "face"
-    batch_size: int = 32
-    lr: float = 0.1
-    clip: float = 5.0
-    epochs: int = 6
-    model_options: dict[str, Any] | None = None
-    shown: tuple[str, ...] = ("Wearing_Lipstick", "Eyeglasses", "Blond_Hair")
-    pairs: tuple[tuple[float, float], ...] = PAIRS
-    sigmas: tuple[float, ...] = SIGMAS
-    ablation_images: int = 600
-    ablation_epochs: int = 3
-    ablation_batch_size: int = 16
-    ablation_seeds: int = 2
-    seed: int = 0
+LAYOUT = Layout(
+    folders={"network": remove_run, "ablation": remove_ablation}, files={}, analyses=STAGES
+)
 
 
 @dataclass(frozen=True)
@@ -82,7 +47,7 @@ def attention_demo(
     *,
     workers: int = 2,
     progress: Report | None = None,
-    say: Callable[[str], None] = print,
+    say: Say = print,
 ) -> AttentionDemoResult:
     """Run the demo; stages that an earlier run with the same settings finished are kept.
 
@@ -100,29 +65,14 @@ def attention_demo(
         BlockingIOError: another process writes there.
         OSError: a file cannot be written; finished stages are kept.
     """
-    with claim(out):
-        check_target(Path(out) / PAGE, commented)
-        for name in STAGES:
-            check_prefix(Path(out) / name)
-        return _demo(config or AttentionDemoConfig(), Path(out), workers, progress, timed(say))
+    config = config or AttentionDemoConfig()
+    with opened(out, config, LAYOUT, workers, progress, say) as frame:
+        return _demo(config, frame)
 
 
-def _demo(
-    config: AttentionDemoConfig,
-    out: Path,
-    workers: int,
-    progress: Report | None,
-    stage: Callable[[str], None],
-) -> AttentionDemoResult:
-    stage(f"drawing {config.images} faces")
-    data = generate(
-        out / "faces",
-        config.images,
-        seed=config.seed,
-        splits=(0.7, 0.15, 0.15),
-        workers=workers,
-        progress=labelled(progress, "drawing faces") or False,
-    )
+def _demo(config: AttentionDemoConfig, frame: Frame) -> AttentionDemoResult:
+    out, stage, progress, workers = frame.out, frame.stage, frame.progress, frame.workers
+    data = frame.draw_faces(config.images, seed=config.seed, splits=(0.7, 0.15, 0.15))
     stage(f"training the attention network at {config.size} px for {config.epochs} epochs")
     run = train(_training(config, data, workers), out / "network", progress=progress)
     subject = analysis.load_attention(run.checkpoint)
@@ -153,51 +103,44 @@ def _demo(
             range(config.seed, config.seed + config.ablation_seeds), progress=progress,
         ),
     }  # fmt: skip
-    settings = json.loads(json.dumps({**asdict(config), "version": __version__}))
+
+    def analyse(name: str) -> Saved:
+        stage(f"analysing: {name}")
+        return analysis.save(makers[name](), out / name, frame.settings)
+
     analyses = {}
     for name in STAGES:
-        prefix = out / name
-        stored = analysis.load(prefix)
-        if stored is None or stored.settings != settings:
-            stage(f"analysing: {name}")
-            stored = analysis.save(makers[name](), prefix, settings)
-        analyses[name] = stored
-    page = write_marked(out / PAGE, _page(config, analyses))
-    stage(f"done: {page}")
-    return AttentionDemoResult(analyses, page)
+        stored = analysis.load(out / name)
+        analyses[name] = frame.kept(stored, stored and stored.settings, partial(analyse, name))
+    return AttentionDemoResult(analyses, _write_page(config, frame, analyses))
 
 
 def clear(out: str | Path) -> None:
     """Remove a demo from its folder, and nothing that a demo does not write."""
-    out = Path(out)
-    with claim(out):
-        remove_faces(out / "faces")
-        remove_run(out / "network")
-        remove_ablation(out / "ablation")
-        remove_ours(out, {PAGE: commented})
-        for name in STAGES:
-            remove_analysis(out / name)
+    LAYOUT.clear(out)
 
 
 def _training(config: AttentionDemoConfig, data: Path, workers: int) -> TrainConfig:
+    changed = {
+        name: getattr(config, name)
+        for name in ("model_options", "size", "fit", "epochs", "batch_size", "lr", "clip", "seed")
+    }
     return TrainConfig(
-        data=str(data), model="attention", model_options=config.model_options, size=config.size,
-        fit=config.fit, epochs=config.epochs, patience=0, batch_size=config.batch_size,
-        lr=config.lr, clip=config.clip, schedule="cosine", seed=config.seed, device="cpu",
-        workers=workers,
-    )  # fmt: skip
+        data=str(data), **{**ATTENTION, **changed, "device": "cpu", "workers": workers}
+    )
 
 
 def _ablation(config: AttentionDemoConfig, data: Path, workers: int) -> TrainConfig:
-    return TrainConfig(
-        data=str(data), model="attention", model_options=config.model_options, size=config.size,
-        fit=config.fit, epochs=config.ablation_epochs, patience=0,
-        batch_size=config.ablation_batch_size, lr=config.lr, clip=config.clip, schedule="cosine",
-        limit_train=config.ablation_images, limit_valid=100, device="cpu", workers=workers,
-    )  # fmt: skip
+    return replace(
+        _training(config, data, workers),
+        epochs=config.ablation_epochs,
+        batch_size=config.ablation_batch_size,
+        limit_train=config.ablation_images,
+        limit_valid=100,
+    )
 
 
-def _page(config: AttentionDemoConfig, analyses: dict[str, Saved]) -> str:
+def _write_page(config: AttentionDemoConfig, frame: Frame, analyses: dict[str, Saved]) -> Path:
     headings = {
         "attributes": ("Attributes", _attributes(analyses["attributes"])),
         "masks": ("Masks", _masks()),
@@ -215,19 +158,13 @@ def _page(config: AttentionDemoConfig, analyses: dict[str, Saved]) -> str:
         )
         for name, (heading, text) in headings.items()
     ]
-    sections.append(
-        Section(
-            "Settings",
-            [f"Synthetic faces only; nothing was downloaded. torch {torch.__version__}."],
-            code="\n".join(f"{k}: {json.dumps(v)}" for k, v in asdict(config).items()),
-        )
-    )
-    return html_page(
+    return frame.write_page(
         "An attention network, and what its masks do",
         "A mask for every attribute and channel, trained on synthetic faces, analysed as in Kimura "
         "and Tanaka. Figures marked * are quoted from that paper; they come from other data.",
         sections,
-        footer=f"Made by fastcam {__version__}, `fastcam attention demo`.",
+        settings="\n".join(f"{k}: {json.dumps(v)}" for k, v in asdict(config).items()),
+        command="fastcam attention demo",
     )
 
 
@@ -288,8 +225,8 @@ def _robustness(saved: Saved) -> list[str]:
         control.append(f"With n > 0, v{_verdict(masked)[1:]}")
     if any(0 < search["pair"][0] < 1 for search in (found, masked) if search is not None):
         control.append(
-            "n below 1 draws every mask toward one half; K's emphasis of what is large in a mask, "
-            "n above 1, draws it away from there."
+            "n below 1 draws every mask toward one half; the paper's emphasis of what is large in "
+            "a mask, n above 1, draws it away from there."
         )
     return [
         "Gaussian noise is added to images in [0, 1] and clipped; the network is not retrained.",
@@ -343,6 +280,6 @@ def _ablated(config: AttentionDemoConfig, saved: Saved) -> list[str]:
         f"{len(analysis.VARIANTS) * config.ablation_seeds} runs, so the numbers lie below those of "
         "the network above. The spread is over seeds.",
         f"With both helpers accuracy is {gain:+.2f} points from that with neither; seeds of one "
-        f"variant lie up to {spread:.2f} points apart. In K it is "
+        f"variant lie up to {spread:.2f} points apart. In the paper it is "
         f"{quoted['full'] - quoted['neither']:+.2f}*.",
     ]

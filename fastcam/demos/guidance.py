@@ -8,34 +8,24 @@ at the mouth; a control gets the same epoch, with the same batches and dropout, 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fastcam import __version__
-from fastcam._defaults import PULL
-from fastcam._util.claim import claim
-from fastcam._util.extras import require
 from fastcam._util.files import (
-    check_target,
     commented,
     json_with,
     marked,
     read_json,
-    remove_ours,
     write_json,
     write_marked,
 )
-from fastcam._util.progress import Report, labelled, timed
-
-for _module in ("torchvision", "lightning", "torchmetrics", "matplotlib"):
-    require(_module, extra="train")
-
-import torch  # noqa: E402
-
-from fastcam.data import CelebA, PreparedFaces  # noqa: E402
-from fastcam.evaluation import (  # noqa: E402
+from fastcam._util.progress import Report, labelled
+from fastcam.data import CelebA, PreparedFaces
+from fastcam.demos.frame import Frame, Layout, Say, opened
+from fastcam.demos.settings import DemoConfig
+from fastcam.evaluation import (
     Difference,
     Evaluation,
     Predictions,
@@ -45,69 +35,26 @@ from fastcam.evaluation import (  # noqa: E402
     predict,
     summarize,
 )
-from fastcam.evaluation.explain import explain_dataset  # noqa: E402
-from fastcam.faces import generate  # noqa: E402
-from fastcam.faces.writer import remove_faces  # noqa: E402
-from fastcam.models import Checkpoint, load_checkpoint  # noqa: E402
-from fastcam.report import (  # noqa: E402
-    Section,
-    Table,
-    curves_figure,
-    faces_figure,
-    html_page,
-    png_bytes,
-    save_figure,
+from fastcam.evaluation.explain import explain_dataset
+from fastcam.models import Checkpoint, load_checkpoint
+from fastcam.report import Section, Table, curves_figure, faces_figure, png_bytes, save_figure
+from fastcam.training import GuidanceConfig, TrainConfig, TrainResult, train
+from fastcam.training.callbacks import read_history
+from fastcam.training.config import PULL
+from fastcam.training.run import remove_run
+
+__all__ = ["DemoConfig", "DemoResult", "clear", "demo"]
+
+KEYS = ("settings", "models", "differences")
+LAYOUT = Layout(
+    folders=dict.fromkeys(("before", "control", "guided"), remove_run),
+    files={
+        "evaluation.json": json_with(*KEYS),
+        "table.md": commented,
+        "faces.png": marked,
+        "curves.png": marked,
+    },
 )
-from fastcam.training import GuidanceConfig, TrainConfig, train  # noqa: E402
-from fastcam.training.callbacks import read_history  # noqa: E402
-from fastcam.training.run import remove_run  # noqa: E402
-
-Say = Callable[[str], None]
-RUNS = ("before", "control", "guided")
-_OURS = {
-    "evaluation.json": json_with("settings", "models", "differences"),
-    "table.md": commented,
-    "faces.png": marked,
-    "curves.png": marked,
-    "index.html": commented,
-}
-
-
-@dataclass(frozen=True)
-class DemoConfig:
-    """Settings of the demo.
-
-    Attributes:
-        images: synthetic faces in all.
-        splits: their shares for training, validation and test. Most are for the test: one in
-            twenty has ``attribute`` without ``other``, and those are what the demo is about.
-        agreement: probability that ``other`` agrees with ``attribute`` in every image; 0.9 is
-            about the correlation of lipstick and heavy make-up in CelebA (φ = 0.8).
-        attribute, other, region: what is judged, what misleads, and where to look instead.
-        model, size, fit, batch_size, lr, clip, epochs: of the training from scratch, on all 40
-            attributes: they give the features that guidance can then choose from.
-        schedule: of its learning rate.
-        pull: how hard guidance draws, see :class:`fastcam.training.GuidanceConfig`. The rest of the
-            fine-tuning is as ``fastcam finetune`` does it by default.
-        seed: of everything.
-    """
-
-    images: int = 7000
-    splits: tuple[float, float, float] = (0.34, 0.03, 0.63)
-    agreement: float = 0.9
-    attribute: str = "Wearing_Lipstick"
-    other: str = "Heavy_Makeup"
-    region: str = "mouth"
-    model: str = "alexnet"
-    size: int = 128
-    fit: str = "face"
-    batch_size: int = 32
-    lr: float = 0.2
-    clip: float = 1.0
-    epochs: int = 8
-    schedule: str = "cosine"
-    pull: float = PULL
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -151,60 +98,48 @@ def demo(
         BlockingIOError: another process writes there.
         OSError: a file cannot be written; finished stages are kept.
     """
-    with claim(out):
-        for name, ours in _OURS.items():
-            check_target(Path(out) / name, ours)
-        return _demo(config or DemoConfig(), Path(out), workers, progress, timed(say))
+    config = config or DemoConfig()
+    with opened(out, config, LAYOUT, workers, progress, say) as frame:
+        return _demo(config, frame)
 
 
-def _demo(
-    config: DemoConfig, out: Path, workers: int, progress: Report | None, stage: Say
-) -> DemoResult:
-    stage(f"drawing {config.images} faces")
-    data = generate(
-        out / "faces",
+def _demo(config: DemoConfig, frame: Frame) -> DemoResult:
+    out, stage, progress = frame.out, frame.stage, frame.progress
+    data = frame.draw_faces(
         config.images,
         seed=config.seed,
         cooccurrence={(config.attribute, config.other): config.agreement},
         splits=config.splits,
-        workers=workers,
-        progress=labelled(progress, "drawing faces") or False,
     )
+
+    def run(name: str, settings: TrainConfig) -> TrainResult:
+        return train(settings, out / name, progress=progress)
+
     stage(f"training {config.model} at {config.size} px for {config.epochs} epochs")
-    runs = {"before": train(_training(config, data, workers), out / "before", progress=progress)}
+    runs = {"before": run("before", _training(config, data, frame.workers))}
     start = runs["before"].checkpoint
     stage("fine-tuning without guidance (control)")
-    runs["control"] = train(
-        _tuning(config, data, start, 0.0, workers), out / "control", progress=progress
-    )
+    runs["control"] = run("control", _tuning(config, data, start, 0.0, frame.workers))
     stage(f"fine-tuning toward the {config.region}")
-    runs["guided"] = train(
-        _tuning(config, data, start, config.pull, workers), out / "guided", progress=progress
-    )
+    runs["guided"] = run("guided", _tuning(config, data, start, config.pull, frame.workers))
     stage("evaluating")
-    models = {name: load_checkpoint(run.checkpoint) for name, run in runs.items()}
-    test = _test_images(models["before"], data, workers, progress)
-    evaluations, differences = _evaluate(config, models, test, out / "evaluation.json", progress)
+    models = {name: load_checkpoint(trained.checkpoint) for name, trained in runs.items()}
+    test = _test_images(models["before"], data, frame.workers, progress)
+    evaluations, differences = _evaluate(config, models, test, frame)
     tables = (
         comparison(evaluations),
         difference_table(differences, attribute=config.attribute, other=config.other),
     )
     write_marked(out / "table.md", "\n".join(table.to_markdown() for table in tables))
     stage("drawing figures")
-    histories = {name: read_history(run.history) for name, run in runs.items()}
-    page = _write_page(config, out, models, test, evaluations, tables, histories)
-    stage(f"done: {page}")
+    histories = {name: read_history(trained.history) for name, trained in runs.items()}
+    page = _write_page(config, frame, models, test, evaluations, tables, histories)
     return DemoResult(evaluations, tables[0], differences, tables[1], page)
 
 
 def clear(out: str | Path) -> None:
     """Remove a demo from its folder, and nothing that a demo does not write."""
-    out = Path(out)
-    with claim(out):
-        remove_faces(out / "faces")
-        for name in RUNS:
-            remove_run(out / name)
-        remove_ours(out, _OURS)
+    LAYOUT.clear(out)
 
 
 def _training(config: DemoConfig, data: Path, workers: int) -> TrainConfig:
@@ -239,50 +174,56 @@ def _test_images(
 
 
 def _evaluate(
+    config: DemoConfig, models: Mapping[str, Checkpoint], test: PreparedFaces, frame: Frame
+) -> tuple[dict[str, Evaluation], dict[str, tuple[Difference, ...]]]:
+    """Evaluate every model, or read what an earlier run with the same settings found."""
+    path = frame.out / "evaluation.json"
+    stored = read_json(path, "evaluation of a demo", KEYS) if path.is_file() else None
+
+    def make() -> dict[str, Any]:
+        found = _found(config, models, test, frame.progress)
+        content = {"settings": frame.settings, **found}
+        write_json(path, content, ours=LAYOUT.files[path.name])
+        return content
+
+    content = frame.kept(stored, stored and stored["settings"], make)
+    return (
+        {k: Evaluation.from_json(v) for k, v in content["models"].items()},
+        {k: tuple(Difference(**d) for d in v) for k, v in content["differences"].items()},
+    )
+
+
+def _found(
     config: DemoConfig,
     models: Mapping[str, Checkpoint],
     test: PreparedFaces,
-    path: Path,
     progress: Report | None,
-) -> tuple[dict[str, Evaluation], dict[str, tuple[Difference, ...]]]:
-    """Evaluate every model, or read what an earlier run with the same settings found."""
-    settings = json.loads(json.dumps({**asdict(config), "version": __version__}))
-    if path.is_file():
-        stored = read_json(path, "evaluation of a demo", ("settings", "models", "differences"))
-        if stored["settings"] == settings:
-            differences = stored["differences"].items()
-            return (
-                {k: Evaluation.from_json(v) for k, v in stored["models"].items()},
-                {k: tuple(Difference(**d) for d in v) for k, v in differences},
-            )
+) -> dict[str, Any]:
+    """The evaluations of the models and the differences between them, as JSON values."""
     what: dict[str, Any] = {"attribute": config.attribute, "region": config.region}
+    names = models["before"].attributes
     found: dict[str, Predictions] = {}
     for name, checkpoint in models.items():
         report = labelled(progress, f"evaluating {name}")
         found[name] = predict(checkpoint, test, **what, progress=report)
-    names = models["before"].attributes
-    evaluations = {
-        name: summarize(predictions, names, **what, other=config.other, data="faces")
-        for name, predictions in found.items()
+    pair: dict[str, Any] = {"attribute": config.attribute, "other": config.other}
+    return {
+        "models": {
+            name: summarize(predictions, names, **what, other=config.other, data="faces").to_json()
+            for name, predictions in found.items()
+        },
+        "differences": {
+            f"{one} − {other}": [
+                asdict(d) for d in accuracy_differences(found[one], found[other], names, **pair)
+            ]
+            for one, other in (("guided", "control"), ("control", "before"))
+        },
     }
-    differences = {
-        f"{one} − {other}": accuracy_differences(
-            found[one], found[other], names, attribute=config.attribute, other=config.other
-        )
-        for one, other in (("guided", "control"), ("control", "before"))
-    }
-    content = {
-        "settings": settings,
-        "models": {name: e.to_json() for name, e in evaluations.items()},
-        "differences": {name: [asdict(d) for d in ds] for name, ds in differences.items()},
-    }
-    write_json(path, content, ours=_OURS[path.name])
-    return evaluations, differences
 
 
 def _write_page(
     config: DemoConfig,
-    out: Path,
+    frame: Frame,
     models: Mapping[str, Checkpoint],
     test: PreparedFaces,
     evaluations: Mapping[str, Evaluation],
@@ -298,10 +239,10 @@ def _write_page(
     )
     face_figure = faces_figure(faces, title=f"Where the network looks for {config.attribute}")
     curve_figure = curves_figure(histories)
-    save_figure(face_figure, out / "faces.png")
-    save_figure(curve_figure, out / "curves.png")
+    save_figure(face_figure, frame.out / "faces.png")
+    save_figure(curve_figure, frame.out / "curves.png")
     a, b = config.attribute, config.other
-    text = html_page(
+    return frame.write_page(
         "Directing a classifier's attention",
         f"An AlexNet that learned {a} from faces where it nearly always comes with {b}, "
         f"and what one epoch of guidance toward the {config.region} changes.",
@@ -320,16 +261,11 @@ def _write_page(
                 pictures=[("ten faces with their Grad-CAM", png_bytes(face_figure))],
             ),
             Section("Training", pictures=[("training curves", png_bytes(curve_figure))]),
-            Section(
-                "Settings",
-                [f"Synthetic faces only; nothing was downloaded. torch {torch.__version__}."],
-                code=json.dumps(asdict(config), indent=2),
-            ),
-            Section("The same by hand", code=_commands(config)),
         ],
-        footer=f"Made by fastcam {__version__}, `fastcam demo`.",
+        settings=json.dumps(asdict(config), indent=2),
+        by_hand=_commands(config),
+        command="fastcam demo",
     )
-    return write_marked(out / "index.html", text)
 
 
 def _percent(value: float | None) -> str:

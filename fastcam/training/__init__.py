@@ -30,7 +30,5 @@ _HOMES = {
 
 __all__ = sorted(_HOMES)
 __getattr__, __dir__ = attach(
-    __name__,
-    _HOMES,
-    needs={"config": ["torchvision"], "run": ["torchvision", "lightning", "torchmetrics"]},
+    __name__, _HOMES, needs={"run": ["torchvision", "lightning", "torchmetrics"]}
 )

@@ -74,7 +74,7 @@ def test_defaults_are_those_of_the_paper_or_measured(
     data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    monkeypatch.setattr(cli, "_run", lambda config, out: seen.append(config))
+    monkeypatch.setattr("fastcam.cli.training._run", lambda config, out: seen.append(config))
     assert _run("train", data) == 0
     assert _run("finetune", model, data, "-a", "Lips", "-r", "mouth") == 0
     training, tuning = seen
