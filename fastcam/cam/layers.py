@@ -59,7 +59,7 @@ def is_compiled(module: nn.Module) -> bool:
 
 
 def preserves_spatial_sum(module: nn.Module) -> bool:
-    """Whether a gradient's sum over positions is the same before and after the layer (docs/method.md)."""
+    """Whether a gradient sums to the same over positions before and after the layer."""
     if kind_of(module) == "pool":
         if isinstance(module, nn.AvgPool2d):
             padding = module.padding if isinstance(module.padding, tuple) else (module.padding,)
