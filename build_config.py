@@ -51,9 +51,9 @@ CUDA_DEFINES = ("-DUSE_CUDA",)  # declares aoti_torch_get_current_cuda_stream
 
 # Sources of each library, relative to the repository.
 SOURCES: dict[str, tuple[str, ...]] = {
-    "_C": ("csrc/registration.cpp", "csrc/cpu/*.cpp"),
-    "_C_cuda": ("csrc/cuda/*.cu", "csrc/cuda/*.cpp"),
-    "_host": ("csrc/host/*.cpp",),
+    "_C": ("csrc/ops/*.cpp", "csrc/cpu/**/*.cpp"),
+    "_C_cuda": ("csrc/cuda/**/*.cu",),
+    "_host": ("csrc/regions/*.cpp",),
 }
 
 Run = Callable[[Sequence[str]], str]
@@ -403,7 +403,8 @@ def compile_flags(
 ) -> dict[str, list[str]]:
     """Compiler flags of library ``name``, for the C++ compiler (``cxx``) and for ``nvcc``."""
     werror = enabled(env, "FASTCAM_WERROR")
-    cxx = [*CXX_FLAGS, *(["-Werror"] if werror else [])]
+    include = ["-I", str(ROOT / "csrc")]
+    cxx = [*CXX_FLAGS, *include, *(["-Werror"] if werror else [])]
     if name == "_host":
         import pybind11
 
@@ -413,7 +414,7 @@ def compile_flags(
         return {"cxx": cxx}
     assert cuda.home is not None
     shared = [*CUDA_DEFINES, *system_include(cuda.home / "include")]
-    nvcc = [*NVCC_FLAGS, *(["-Werror", "all-warnings"] if werror else [])]
+    nvcc = [*NVCC_FLAGS, *include, *(["-Werror", "all-warnings"] if werror else [])]
     nvcc += [*STABLE_ABI_DEFINES, *system_include(torch.path / "include"), *CUDA_DEFINES]
     return {"cxx": cxx + shared, "nvcc": nvcc}
 

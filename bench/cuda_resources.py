@@ -23,8 +23,8 @@ from bench.report import markdown, replace_between
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "csrc" / "README.md"
 
-# 65536 registers of a multiprocessor for two blocks of the largest size (csrc/cuda/plan.h), in
-# float for three of attend's (attend_plan.h).
+# 65536 registers of a multiprocessor for two blocks of the largest size (csrc/cuda/cam/plan.h), in
+# float for three of attend's (attend/plan.h).
 REGISTER_BUDGET = {"float": 80, "other": 168}
 # A kernel's unrolled loop: kColumnUnroll vectors of A, a vector of F and those of L (csrc/cuda).
 # The first prefix that fits. The one-pass backward reads no more than its factors.

@@ -8,7 +8,7 @@
 #include <torch/csrc/stable/macros.h>
 #include <torch/headeronly/util/shim_utils.h>
 
-#include "../checks.h"
+#include "ops/cam.h"
 
 // The one way a kernel is launched.
 #define FASTCAM_LAUNCH(kernel, blocks, threads, shared_bytes, stream, ...) \

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <stdexcept>
 
-#include "../cpu/storage.h"
+#include "common/storage.h"
 
 namespace fastcam {
 
@@ -16,16 +16,6 @@ struct LaunchSite {
   void* stream;
   Workspace workspace;
 };
-
-template <class F>
-void with_storage(ScalarKind kind, const F& f) {
-  switch (kind) {
-    case ScalarKind::kFloat: f(float{}); break;
-    case ScalarKind::kDouble: f(double{}); break;
-    case ScalarKind::kHalf: f(Half{}); break;
-    case ScalarKind::kBFloat16: f(BFloat16{}); break;
-  }
-}
 
 inline int grid_of(int64_t blocks) {
   if (blocks > INT32_MAX) throw std::runtime_error("fastcam: more than 2^31 blocks in a launch");

@@ -1,4 +1,4 @@
-"""The compiled geometry (``csrc/host``), imported with an error that says how to build it."""
+"""The compiled geometry (``csrc/regions``), imported with an error that says how to build it."""
 
 from __future__ import annotations
 

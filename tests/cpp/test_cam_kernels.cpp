@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "check.h"
-#include "cpu/cam_kernels.h"
+#include "cpu/kernels/cam.h"
 
 using namespace fastcam;
 
@@ -132,8 +132,7 @@ struct Case {
   }
 };
 
-// ---- the expectation
-// -----------------------------------------------------------------------------
+// ---- the expectation ----------------------------------------------------------------------------
 
 template <class T>
 std::vector<double> expected_map(Case<T>& k, int64_t n, int64_t t) {

@@ -3,7 +3,7 @@
 
 #include "emulated_launch.h"
 // the launchers after it
-#include "../../csrc/cuda/attend_launch.cuh"
+#include "cuda/attend/launch.cuh"
 
 namespace emulator {
 

@@ -12,7 +12,7 @@
       [&] { kernel(__VA_ARGS__); }, ranks, ::emulator::kClusterSharedBytes)
 #define FASTCAM_CLEAR(pointer, bytes, stream) std::memset(pointer, 0, size_t(bytes))
 
-#include "../../csrc/cuda/launch_site.cuh"
+#include "cuda/launch_site.cuh"
 
 namespace emulator {
 

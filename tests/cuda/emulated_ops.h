@@ -3,8 +3,8 @@
 
 #include "emulated_launch.h"
 // the launchers after it
-#include "../../csrc/cuda/cam_launch.cuh"
-#include "../../csrc/cuda/pass_launch.cuh"
+#include "cuda/cam/launch.cuh"
+#include "cuda/onepass/launch.cuh"
 
 namespace emulator {
 

@@ -13,7 +13,7 @@ from fastcam.ops.library import raw
 
 
 def _readable(t: Tensor) -> Tensor:
-    """As csrc/checks.h: the tensor itself where a kernel can read it as it lies."""
+    """As csrc/ops/checks.h: the tensor itself where a kernel can read it as it lies."""
     dense = t.numel() == 0 or is_channels_first(t) or _is_channels_last(t)
     return t if dense else t.contiguous()
 
@@ -121,7 +121,7 @@ class EmulatedOps:
             return raw._cam_loss_backward(alpha, grad_map, grad_gradients, *rest)
         return self.emulator().cam_loss_backward(alpha, grad_map, grad_gradients, *rest)
 
-    # csrc/attend_op.h: contiguous copies of what is not, and no launch without elements.
+    # csrc/ops/attend.h: contiguous copies of what is not, and no launch without elements.
 
     def _tone_curve(self, mask: Tensor, n: float, beta: float) -> Tensor:
         if mask.numel() == 0:

@@ -50,13 +50,13 @@ def _fingerprint(flags: Sequence[str]) -> str:
     digest.update(version.stdout)
     headers = [p for p in (ROOT / "csrc").rglob("*") if p.suffix in {".h", ".cuh"}]
     for path in sorted([*headers, *HERE.glob("*.h"), *HERE.glob("*.cpp")]):
-        digest.update(path.name.encode() + path.read_bytes())
+        digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
 def build(name: str, sources: Sequence[str], flags: Sequence[str]) -> Path:
     """Compile ``sources`` of this folder to ``build/emulator/<name>``, if not done already."""
-    flags = ["-std=c++20", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", *flags]
+    flags = ["-std=c++20", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", f"-I{ROOT}/csrc", *flags]
     BUILD.mkdir(parents=True, exist_ok=True)
     target = BUILD / name
     stamp = BUILD / f"{name}.stamp"

@@ -1,4 +1,4 @@
-// Runs the CUDA kernels of csrc/cuda on a CPU. Include this first; reduce.cuh then takes its
+// Runs the CUDA kernels of csrc/cuda on a CPU. Include this first; device.cuh then takes its
 // primitives from here. For tests only.
 //
 // Two ways to run a block:
@@ -46,7 +46,7 @@ struct Dim {
   unsigned x, y, z;
 };
 
-// ---- traffic -----------------------------------------------------------------------------------
+// ---- traffic ------------------------------------------------------------------------------------
 
 struct Traffic {
   int64_t loaded_bytes = 0;  // a warp's lanes reading the same bytes at once count once
@@ -114,7 +114,7 @@ private:
   Place* last_ = nullptr;
 };
 
-// ---- a launch ----------------------------------------------------------------------------------
+// ---- a launch -----------------------------------------------------------------------------------
 
 enum class Mode { kFibers, kThreads };
 

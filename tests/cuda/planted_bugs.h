@@ -66,7 +66,7 @@ void partial_barrier(float* data) {
   fastcam::store(data + int(threadIdx.x), 0.0f);
 }
 
-// ---- copies and clusters -----------------------------------------------------------------------
+// ---- copies and clusters ------------------------------------------------------------------------
 
 enum class CopyBug { kNone, kNoFence, kNoWait, kWrongPhase, kTooFewBytes, kNoArrival, kLeaves };
 
