@@ -72,12 +72,12 @@ struct CamLossForward {
   double max_pull;  // a pair's sum of |d loss / d x| is cut down to this in the gradient; 0: never
 
   void* alpha;      // [N, T, C] acc, out: channel weights; 0 for an invalid pair
-  void* unit;       // [N, T, P] acc, out: d loss[n,t] / d (map before ReLU); 0 for an invalid pair
+  void* grad_map;   // [N, T, P] acc, out: d loss[n,t] / d (map before ReLU); 0 for an invalid pair
   void* loss;       // [N, T] acc, out
   uint8_t* status;  // [N, T] out: kStatusValid | kStatusDead
 };
 
-// The backward of both, given G[n,t,p] = scale[n,t] * unit[n,t,p]:
+// The backward of both, given G[n,t,p] = scale[n,t] * grad_map[n,t,p]:
 //   grad_activations[n,c,p] = sum_t G[n,t,p] * alpha[n,t,c]
 //   grad_gradients[n,t,c]   = sum_p G[n,t,p] * A[n,c,p] / P     (the same for every cell of D)
 struct CamBackward {
@@ -90,9 +90,9 @@ struct CamBackward {
   int64_t activations_stride_n;
   bool activations_channels_last;
 
-  const void* alpha;  // [N, T, C] acc
-  const void* unit;   // [N, T, P] acc
-  const void* scale;  // [N, T] acc or null (all ones); strides may be 0
+  const void* alpha;     // [N, T, C] acc
+  const void* grad_map;  // [N, T, P] acc
+  const void* scale;     // [N, T] acc or null (all ones); strides may be 0
   int64_t scale_stride_n;
   int64_t scale_stride_t;
   const uint8_t* status;  // [N, T] or null (all valid)
@@ -114,7 +114,7 @@ struct CamLossPass {
 
 // The backward of that, which reads nothing of A's size. A pair's upstream gradient is
 // g[n,t] = grad[n,t] / max(count, 1), and 0 if the pair is invalid:
-//   grad_activations[n,c,p] = sum_t g[n,t] unit[n,t,p] alpha[n,t,c]
+//   grad_activations[n,c,p] = sum_t g[n,t] grad_map[n,t,p] alpha[n,t,c]
 //   scaled_gradients[n,t,c] = g[n,t] grad_gradients[n,t,c]
 struct CamLossBackward {
   int64_t batch;
@@ -124,7 +124,7 @@ struct CamLossBackward {
   bool channels_last;
 
   const void* alpha;           // [N, T, C] acc
-  const void* unit;            // [N, T, P] acc
+  const void* grad_map;        // [N, T, P] acc
   const void* grad_gradients;  // [N, T, C] acc or null
   const uint8_t* status;       // [N, T]
   const void* grad;            // [N, T] acc; strides may be 0

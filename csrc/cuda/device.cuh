@@ -99,11 +99,11 @@ FASTCAM_DEVICE void store(T* p, T value) {
 }
 // Memory of either kind that only this block writes.
 template <class T>
-FASTCAM_DEVICE T peek(const T* p) {
+FASTCAM_DEVICE T load_own(const T* p) {
   return *p;
 }
 template <class T>
-FASTCAM_DEVICE void poke(T* p, T value) {
+FASTCAM_DEVICE void store_own(T* p, T value) {
   *p = value;
 }
 
@@ -143,11 +143,12 @@ FASTCAM_DEVICE T shuffle_xor_of(const T& value, int lane_mask) {
   return __builtin_bit_cast(T, words);
 }
 
-// Over teams of `team` neighbouring lanes (a power of two); each lane of a team gets the result.
+// Over subwarps of `subwarp` neighbouring lanes (a power of two); each lane of a subwarp gets the
+// result.
 template <class T, class Op>
-FASTCAM_DEVICE T team_reduce(T value, int team, const Op& op) {
+FASTCAM_DEVICE T subwarp_reduce(T value, int subwarp, const Op& op) {
 #pragma unroll 1
-  for (int mask = team / 2; mask > 0; mask /= 2) value = op(value, shuffle_xor_of(value, mask));
+  for (int mask = subwarp / 2; mask > 0; mask /= 2) value = op(value, shuffle_xor_of(value, mask));
   return value;
 }
 
@@ -157,7 +158,7 @@ template <class T, class Op>
 FASTCAM_DEVICE T block_reduce(T value, T* scratch, const Op& op) {
   const int thread = int(threadIdx.x);
   const int warps = int(blockDim.x) / kWarp;
-  value = team_reduce(value, kWarp, op);
+  value = subwarp_reduce(value, kWarp, op);
   if (thread % kWarp == 0) scratch[thread / kWarp] = value;
   __syncthreads();
   value = scratch[0];

@@ -109,7 +109,7 @@ cam_iou_forward_op(const Tensor& activations, const Tensor& gradients, const Ten
 
   const Tensor loss = empty_on(activations, {in.batch, in.targets}, held.acc);
   const Tensor alpha = empty_on(activations, {in.batch, in.targets, in.channels}, held.acc);
-  const Tensor unit = empty_on(
+  const Tensor grad_map = empty_on(
       activations, {in.batch, in.targets, activations.size(2), activations.size(3)}, held.acc);
   const Tensor status = empty_on(activations, {in.batch, in.targets}, ScalarType::Byte);
   if (in.batch > 0 && in.targets > 0) {
@@ -133,40 +133,40 @@ cam_iou_forward_op(const Tensor& activations, const Tensor& gradients, const Ten
         {threshold, sharpness, eps}, int32_t(activations.size(2)), int32_t(activations.size(3))};
     op.max_pull = max_pull;
     op.alpha = alpha.mutable_data_ptr();
-    op.unit = unit.mutable_data_ptr();
+    op.grad_map = grad_map.mutable_data_ptr();
     op.loss = loss.mutable_data_ptr();
     op.status = static_cast<uint8_t*>(status.mutable_data_ptr());
     launch(op, held.activations_kind, held.gradients_kind);
   }
-  return {loss, alpha, unit, status};
+  return {loss, alpha, grad_map, status};
 }
 
 // `launch`: (params, activations kind).
 template <class Launch>
 std::tuple<Tensor, Tensor>
-cam_backward_op(const Tensor& activations, const Tensor& alpha, const Tensor& unit,
+cam_backward_op(const Tensor& activations, const Tensor& alpha, const Tensor& grad_map,
                 const std::optional<Tensor>& scale, const std::optional<Tensor>& status,
                 bool need_activations, bool need_gradients, const Launch& launch) {
-  STD_TORCH_CHECK(activations.dim() == 4 && alpha.dim() == 3 && unit.dim() == 4,
-                  "fastcam: expected activations [N,C,H,W], alpha [N,T,C], unit [N,T,H,W]");
+  STD_TORCH_CHECK(activations.dim() == 4 && alpha.dim() == 3 && grad_map.dim() == 4,
+                  "fastcam: expected activations [N,C,H,W], alpha [N,T,C], grad_map [N,T,H,W]");
   const Tensor held = readable(activations);
   const ScalarKind kind = kind_of(activations, "activations");
   const ScalarType acc = acc_type(kind);
   const int64_t N = activations.size(0), C = activations.size(1), T = alpha.size(1);
-  STD_TORCH_CHECK(alpha.size(0) == N && alpha.size(2) == C && unit.size(0) == N &&
-                      unit.size(1) == T && unit.size(2) == activations.size(2) &&
-                      unit.size(3) == activations.size(3),
-                  "fastcam: alpha or unit do not agree with activations");
-  STD_TORCH_CHECK(alpha.scalar_type() == acc && unit.scalar_type() == acc,
-                  "fastcam: alpha and unit must have the arithmetic dtype of the activations");
+  STD_TORCH_CHECK(alpha.size(0) == N && alpha.size(2) == C && grad_map.size(0) == N &&
+                      grad_map.size(1) == T && grad_map.size(2) == activations.size(2) &&
+                      grad_map.size(3) == activations.size(3),
+                  "fastcam: alpha or grad_map do not agree with activations");
+  STD_TORCH_CHECK(alpha.scalar_type() == acc && grad_map.scalar_type() == acc,
+                  "fastcam: alpha and grad_map must have the arithmetic dtype of the activations");
   STD_TORCH_CHECK(activations.size(2) * activations.size(3) > 0,
                   "fastcam: activations have no cells");
   check_device(alpha, "alpha", activations);
-  check_device(unit, "unit", activations);
+  check_device(grad_map, "grad_map", activations);
   if (scale.has_value()) check_device(*scale, "scale", activations);
   if (status.has_value()) check_device(*status, "status", activations);
   const Tensor alpha_held = torch::stable::contiguous(alpha);
-  const Tensor unit_held = torch::stable::contiguous(unit);
+  const Tensor grad_map_held = torch::stable::contiguous(grad_map);
   if (scale.has_value()) {
     STD_TORCH_CHECK(scale->dim() == 2 && scale->size(0) == N && scale->size(1) == T &&
                         scale->scalar_type() == acc,
@@ -200,7 +200,7 @@ cam_backward_op(const Tensor& activations, const Tensor& alpha, const Tensor& un
     op.activations_stride_n = held.stride(0);
     op.activations_channels_last = channels_last;
     op.alpha = alpha_held.const_data_ptr();
-    op.unit = unit_held.const_data_ptr();
+    op.grad_map = grad_map_held.const_data_ptr();
     if (scale.has_value()) {
       op.scale = scale->const_data_ptr();
       op.scale_stride_n = scale->stride(0);

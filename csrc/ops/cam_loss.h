@@ -84,7 +84,7 @@ LossOutputs cam_loss_forward_op(const Tensor& activations, const Tensor& gradien
     base.params.rows = int32_t(H);
     base.params.cols = int32_t(W);
     base.alpha = alpha.mutable_data_ptr();
-    base.unit = grad_map.mutable_data_ptr();
+    base.grad_map = grad_map.mutable_data_ptr();
     base.loss = loss.mutable_data_ptr();
     base.status = static_cast<uint8_t*>(status.mutable_data_ptr());
     op.reduction = Reduction(reduction);
@@ -133,7 +133,7 @@ cam_loss_backward_op(const Tensor& alpha, const Tensor& grad_map,
   if (grad_gradients.has_value()) check_device(*grad_gradients, "grad_gradients", alpha);
   STD_TORCH_CHECK(H * W > 0, "fastcam: grad_map has no cells");
   const Tensor alpha_held = torch::stable::contiguous(alpha);
-  const Tensor unit_held = torch::stable::contiguous(grad_map);
+  const Tensor grad_map_held = torch::stable::contiguous(grad_map);
   const Tensor status_held = torch::stable::contiguous(status);
   std::optional<Tensor> constants;
   if (grad_gradients.has_value()) constants = torch::stable::contiguous(*grad_gradients);
@@ -153,7 +153,7 @@ cam_loss_backward_op(const Tensor& alpha, const Tensor& grad_map,
     op.cells = H * W;
     op.channels_last = channels_last;
     op.alpha = alpha_held.const_data_ptr();
-    op.unit = unit_held.const_data_ptr();
+    op.grad_map = grad_map_held.const_data_ptr();
     op.grad_gradients = constants.has_value() ? constants->const_data_ptr() : nullptr;
     op.status = static_cast<const uint8_t*>(status_held.const_data_ptr());
     op.grad = grad.const_data_ptr();

@@ -6,10 +6,11 @@ STABLE_TORCH_LIBRARY(fastcam, m)
 {
   m.def("_cam_forward(Tensor activations, Tensor gradients, bool normalize)"
         " -> (Tensor cam, Tensor alpha, Tensor peak)");
-  m.def("_cam_iou_forward(Tensor activations, Tensor gradients, Tensor regions,"
-        " Tensor? cell_weights, Tensor? where, float threshold, float sharpness, int binarize,"
-        " float eps, float max_pull) -> (Tensor loss, Tensor alpha, Tensor unit, Tensor status)");
-  m.def("_cam_backward(Tensor activations, Tensor alpha, Tensor unit, Tensor? scale,"
+  m.def(
+      "_cam_iou_forward(Tensor activations, Tensor gradients, Tensor regions,"
+      " Tensor? cell_weights, Tensor? where, float threshold, float sharpness, int binarize,"
+      " float eps, float max_pull) -> (Tensor loss, Tensor alpha, Tensor grad_map, Tensor status)");
+  m.def("_cam_backward(Tensor activations, Tensor alpha, Tensor grad_map, Tensor? scale,"
         " Tensor? status, bool need_activations, bool need_gradients)"
         " -> (Tensor grad_activations, Tensor grad_gradients)");
   m.def("_cam_loss_forward(Tensor activations, Tensor gradients, Tensor regions,"

@@ -1,9 +1,9 @@
 // fastcam._host: landmarks -> rectangles -> grids on numpy arrays, without torch.
 // Arguments are checked and outputs allocated under the GIL; the loops over a batch run without it.
 #include "regions/arrays.h"
-#include "regions/carry.h"
 #include "regions/grid.h"
 #include "regions/rectangles.h"
+#include "regions/warp.h"
 
 namespace {
 
@@ -39,8 +39,8 @@ py::array rectangles(const py::object& landmarks) {
 }
 
 template <typename T>
-py::array carried(const py::array& landmarks, const Carrier& carrier) {
-  const py::ssize_t n = landmarks.shape(0), count = carrier.count();
+py::array warped(const py::array& landmarks, const LandmarkWarp& warp) {
+  const py::ssize_t n = landmarks.shape(0), count = warp.count();
   py::array_t<T> out({n, count, py::ssize_t{4}});
   const T* points = static_cast<const T*>(landmarks.data());  // [n, 68, 2]
   T* rects = out.mutable_data();                              // [n, count, 4]
@@ -50,7 +50,7 @@ py::array carried(const py::array& landmarks, const Carrier& carrier) {
       const Face<T> face{points + i * kPoints * 2};
       const bool finite = face.finite();
       for (py::ssize_t k = 0; k < count; ++k)
-        rects = store(finite ? carrier.carry(face, k) : Rect::nothing(), rects);
+        rects = store(finite ? warp.apply(face, k) : Rect::nothing(), rects);
     }
   }
   return out;
@@ -63,9 +63,9 @@ py::array carry(const py::object& landmarks, const py::object& template_landmark
       real_array(template_landmarks, "template_landmarks", "[68, 2]", {kPoints, 2}));
   const auto drawn = py::array_t<double, py::array::c_style | py::array::forcecast>(
       real_array(boxes, "boxes", "[R, 4]", {-1, 4}));
-  const Carrier carrier(Face<double>{anchors.data()}, drawn.data(),
-                        static_cast<std::size_t>(drawn.shape(0)));
-  return is_float64(points) ? carried<double>(points, carrier) : carried<float>(points, carrier);
+  const LandmarkWarp warp(Face<double>{anchors.data()}, drawn.data(),
+                          static_cast<std::size_t>(drawn.shape(0)));
+  return is_float64(points) ? warped<double>(points, warp) : warped<float>(points, warp);
 }
 
 template <typename T>

@@ -137,15 +137,15 @@ def _cam_iou_forward_fake(
     eps: float,
     max_pull: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    unit, alpha, loss = _outputs(activations, gradients)
-    return loss, alpha, unit, torch.empty_like(loss, dtype=torch.uint8)
+    grad_map, alpha, loss = _outputs(activations, gradients)
+    return loss, alpha, grad_map, torch.empty_like(loss, dtype=torch.uint8)
 
 
 @torch.library.register_fake("fastcam::_cam_backward")
 def _cam_backward_fake(
     activations: Tensor,
     alpha: Tensor,
-    unit: Tensor,
+    grad_map: Tensor,
     scale: Tensor | None,
     status: Tensor | None,
     need_activations: bool,

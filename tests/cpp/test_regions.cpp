@@ -4,9 +4,9 @@
 #include <vector>
 
 #include "check.h"
-#include "regions/carry.h"
 #include "regions/grid.h"
 #include "regions/rectangles.h"
+#include "regions/warp.h"
 
 using namespace fastcam::regions;
 
@@ -163,8 +163,8 @@ TEST(carried_rectangles_follow_affine_maps_exactly) {
   const auto xy = symmetric_face();
   const Face<double> face{xy.data()};
   const double boxes[2][4] = {{0.3, 0.6, 0.7, 0.8}, {0.0, 0.0, 0.2, 0.1}};
-  const Carrier carrier(face, boxes[0], 2);
-  CHECK(carrier.count() == 2);
+  const LandmarkWarp warp(face, boxes[0], 2);
+  CHECK(warp.count() == 2);
   std::array<float, 2 * kPoints> moved;
   for (int i = 0; i < kPoints; ++i) {
     moved[size_t(2 * i)] = float(100 * xy[size_t(2 * i)] + 20);
@@ -172,10 +172,10 @@ TEST(carried_rectangles_follow_affine_maps_exactly) {
   }
   for (int k = 0; k < 2; ++k) {
     const double* box = boxes[k];
-    const Rect same = carrier.carry(face, k);
+    const Rect same = warp.apply(face, k);
     CHECK_NEAR(same.x0, box[0], 1e-9, 1e-9);
     CHECK_NEAR(same.y1, box[3], 1e-9, 1e-9);
-    const Rect there = carrier.carry(Face<float>{moved.data()}, k);
+    const Rect there = warp.apply(Face<float>{moved.data()}, k);
     CHECK_NEAR(there.x0, 100 * box[0] + 20, 1e-4, 1e-4);
     CHECK_NEAR(there.y0, 150 * box[1] - 10, 1e-4, 1e-4);
     CHECK_NEAR(there.x1, 100 * box[2] + 20, 1e-4, 1e-4);

@@ -86,7 +86,7 @@ int emulate_cam_iou_forward(void* device, int multiprocessors, int a_kind, int d
                             const void* cell_weights, const uint8_t* where,
                             const int64_t* cell_strides, double threshold, double sharpness,
                             int binarize, double eps, double max_pull, void* loss, void* alpha,
-                            void* unit, uint8_t* status, char* message, int message_size) {
+                            void* grad_map, uint8_t* status, char* message, int message_size) {
   return guarded(message, message_size, [&] {
     CamLossForward op{};
     op.in = inputs_of(sizes, strides, layouts, activations, gradients);
@@ -103,7 +103,7 @@ int emulate_cam_iou_forward(void* device, int multiprocessors, int a_kind, int d
     op.params = {{threshold, sharpness, eps}, 1, int32_t(op.in.cells)};
     op.max_pull = max_pull;
     op.alpha = alpha;
-    op.unit = unit;
+    op.grad_map = grad_map;
     op.loss = loss;
     op.status = status;
     run_cam_iou_forward(*static_cast<Device*>(device), multiprocessors, op, ScalarKind(a_kind),
@@ -140,7 +140,7 @@ int emulate_cam_loss_forward(void* device, int multiprocessors, int a_kind, int 
     op.params.rows = int32_t(shape[0]);
     op.params.cols = int32_t(shape[1]);
     op.alpha = alpha;
-    op.unit = grad_map;
+    op.grad_map = grad_map;
     op.loss = loss;
     op.status = status;
     pass.reduction = Reduction(reduction);
@@ -167,7 +167,7 @@ int emulate_cam_loss_backward(void* device, int multiprocessors, int a_kind, con
     op.cells = sizes[3];
     op.channels_last = channels_last != 0;
     op.alpha = alpha;
-    op.unit = grad_map;
+    op.grad_map = grad_map;
     op.grad_gradients = grad_gradients;
     op.status = status;
     op.grad = grad;
@@ -183,7 +183,7 @@ int emulate_cam_loss_backward(void* device, int multiprocessors, int a_kind, con
 // sizes: N, T, C, P; strides: A's n, scale's n and t
 int emulate_cam_backward(void* device, int multiprocessors, int a_kind, const int64_t* sizes,
                          const int64_t* strides, int channels_last, const void* activations,
-                         const void* alpha, const void* unit, const void* scale,
+                         const void* alpha, const void* grad_map, const void* scale,
                          const uint8_t* status, void* grad_activations, void* grad_gradients,
                          char* message, int message_size) {
   return guarded(message, message_size, [&] {
@@ -196,7 +196,7 @@ int emulate_cam_backward(void* device, int multiprocessors, int a_kind, const in
     op.activations_stride_n = strides[0];
     op.activations_channels_last = channels_last != 0;
     op.alpha = alpha;
-    op.unit = unit;
+    op.grad_map = grad_map;
     op.scale = scale;
     op.scale_stride_n = strides[1];
     op.scale_stride_t = strides[2];

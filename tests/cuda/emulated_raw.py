@@ -79,13 +79,13 @@ class EmulatedOps:
         self,
         activations: Tensor,
         alpha: Tensor,
-        unit: Tensor,
+        grad_map: Tensor,
         scale: Tensor | None,
         status: Tensor | None,
         need_activations: bool,
         need_gradients: bool,
     ) -> Any:
-        arguments = (alpha.contiguous(), unit.contiguous(), scale, status)
+        arguments = (alpha.contiguous(), grad_map.contiguous(), scale, status)
         if 0 in alpha.shape:
             return raw._cam_backward(activations, *arguments, need_activations, need_gradients)
         grads = self.emulator().cam_backward(

@@ -56,7 +56,16 @@ def _fingerprint(flags: Sequence[str]) -> str:
 
 def build(name: str, sources: Sequence[str], flags: Sequence[str]) -> Path:
     """Compile ``sources`` of this folder to ``build/emulator/<name>``, if not done already."""
-    flags = ["-std=c++20", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", f"-I{ROOT}/csrc", *flags]
+    flags = [
+        "-std=c++20",
+        "-fPIC",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-Wno-unknown-pragmas",
+        f"-I{ROOT}/csrc",
+        *flags,
+    ]
     BUILD.mkdir(parents=True, exist_ok=True)
     target = BUILD / name
     stamp = BUILD / f"{name}.stamp"
@@ -230,14 +239,16 @@ class Emulator:
         eps: float = 1e-6,
         max_pull: float = 0.0,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """``_cam_iou_forward``: loss, alpha, unit, status."""
+        """``_cam_iou_forward``: loss, alpha, grad_map, status."""
         (n, c, h, w), t = activations.shape, gradients.shape[1]
         acc = torch.float64 if activations.dtype == torch.float64 else torch.float32
         loss = torch.full((n, t), torch.nan, dtype=acc)
         alpha = torch.full((n, t, c), torch.nan, dtype=acc)
-        unit = torch.full((n, t, h, w), torch.nan, dtype=acc)
+        grad_map = torch.full((n, t, h, w), torch.nan, dtype=acc)
         status = torch.full((n, t), 255, dtype=torch.uint8)
-        self._map(activations, gradients, regions, cell_weights, where, loss, alpha, unit, status)
+        self._map(
+            activations, gradients, regions, cell_weights, where, loss, alpha, grad_map, status
+        )
         strides = [
             stride
             for cells in (regions, cell_weights, where)
@@ -253,15 +264,15 @@ class Emulator:
             BINARIZE[binarize],
             ctypes.c_double(eps),
             ctypes.c_double(max_pull),
-            *map(_pointer, (loss, alpha, unit, status)),
+            *map(_pointer, (loss, alpha, grad_map, status)),
         )
-        return loss, alpha, unit, status
+        return loss, alpha, grad_map, status
 
     def cam_backward(
         self,
         activations: Tensor,
         alpha: Tensor,
-        unit: Tensor,
+        grad_map: Tensor,
         scale: Tensor | None = None,
         status: Tensor | None = None,
         need_activations: bool = True,
@@ -278,7 +289,7 @@ class Emulator:
             )
         if need_gradients:
             grad_d = torch.full((n, t, c), torch.nan, dtype=alpha.dtype)
-        self._map(activations, alpha, unit, scale, status, grad_a, grad_d)
+        self._map(activations, alpha, grad_map, scale, status, grad_a, grad_d)
         self._run(
             "emulate_cam_backward",
             self._multiprocessors,
@@ -289,7 +300,7 @@ class Emulator:
                 (activations.stride(0), *((0, 0) if scale is None else scale.stride())),
             ),
             int(channels_last),
-            *map(_pointer, (activations, alpha, unit, scale, status, grad_a, grad_d)),
+            *map(_pointer, (activations, alpha, grad_map, scale, status, grad_a, grad_d)),
         )
         return grad_a, grad_d
 

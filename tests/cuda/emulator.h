@@ -257,11 +257,11 @@ FASTCAM_DEVICE void store(T* p, T value) {
   emulator::store_at(p, value);
 }
 template <class T>
-FASTCAM_DEVICE T peek(const T* p) {
+FASTCAM_DEVICE T load_own(const T* p) {
   return emulator::current.block->is_shared(p) ? *p : emulator::load_at<emulator::kFresh>(p);
 }
 template <class T>
-FASTCAM_DEVICE void poke(T* p, T value) {
+FASTCAM_DEVICE void store_own(T* p, T value) {
   if (emulator::current.block->is_shared(p)) {
     *p = value;
   } else {

@@ -21,13 +21,13 @@ FASTCAM_INLINE void attend_backward_with(const AttendBackward& op, const Curve& 
   const int64_t padded = cells.padded();
   const Gain<Acc> gain(op.curve.beta);
   const Acc slope = gain.half * Acc(op.curve.n);  // dg/dL = slope t (1 - q)
-  for (int64_t unit = begin; unit < end;) {
-    const int64_t n = unit / C;
-    const int64_t first = unit % C;
+  for (int64_t channel = begin; channel < end;) {
+    const int64_t n = channel / C;
+    const int64_t first = channel % C;
     int64_t count = C - first;
-    if (count > end - unit) count = end - unit;
+    if (count > end - channel) count = end - channel;
     if (count > most) count = most;
-    const S* features = static_cast<const S*>(op.features) + unit * P;
+    const S* features = static_cast<const S*>(op.features) + channel * P;
     for (int64_t i = 0; i < count * padded; i += kLanes<Acc>) store(sums + i, Vec<Acc>{});
     for (int64_t k = 0; k < K; ++k) {
       // Of sum M; halved, because it meets u = 2 q.
@@ -42,7 +42,7 @@ FASTCAM_INLINE void attend_backward_with(const AttendBackward& op, const Curve& 
         Acc* sum = sums + i * padded;
         const Vec<Acc> pooled =
             kPool ? splat(load_partial<Acc>(grad_out, 1)[0] / Acc(P)) : Vec<Acc>{};
-        cells.each([&](int64_t p, int64_t slot, const auto& how) FASTCAM_BODY {
+        cells.each([&](int64_t p, int64_t slot, const auto& how) FASTCAM_INLINE_LAMBDA {
           const Mask<Acc> m = mask_of<Acc>(how.template read<Acc>(logits + p));
           ask_for(logits + C * P + p);  // the same cells under the next attribute
           if constexpr (!kPool) ask_for(grad_out + C * P + p);
@@ -60,13 +60,13 @@ FASTCAM_INLINE void attend_backward_with(const AttendBackward& op, const Curve& 
     }
     if (op.grad_features != nullptr) {
       for (int64_t i = 0; i < count; ++i) {
-        S* out = static_cast<S*>(op.grad_features) + (unit + i) * P;
-        cells.each([&](int64_t p, int64_t slot, const auto& how) FASTCAM_BODY {
+        S* out = static_cast<S*>(op.grad_features) + (channel + i) * P;
+        cells.each([&](int64_t p, int64_t slot, const auto& how) FASTCAM_INLINE_LAMBDA {
           how.template write<Acc>(out + p, load(sums + i * padded + slot));
         });
       }
     }
-    unit += count;
+    channel += count;
   }
 }
 

@@ -92,7 +92,7 @@ FASTCAM_INLINE void with_short_power(const Curve& curve, const F& f) {
       default: return f(curve.power);
     }
   } else {
-    f([&](const auto& form) FASTCAM_BODY { return curve.raised(form); });
+    f([&](const auto& form) FASTCAM_INLINE_LAMBDA { return curve.raised(form); });
   }
 }
 

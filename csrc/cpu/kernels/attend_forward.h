@@ -15,7 +15,7 @@ FASTCAM_INLINE void attend_row(const Rows<Acc, S>& row, const Row<Acc>& cells, c
   S* out = row.out(j);
   Vec<Acc> masks{};
   Vec<Acc> total{};
-  cells.each([&](int64_t p, int64_t, const auto& how) FASTCAM_BODY {
+  cells.each([&](int64_t p, int64_t, const auto& how) FASTCAM_INLINE_LAMBDA {
     ask_for(logits + p + kAhead<S>);
     const Mask<Acc> m = mask_of<Acc>(how.template read<Acc>(logits + p));
     const Vec<Acc> z =
@@ -40,7 +40,7 @@ FASTCAM_INLINE void attend_row_often(const AttendForward& op, const Rows<Acc, S>
   const S* features = row.features();
   const S* logits = row.logits();
   Vec<Acc> masks{};
-  cells.each([&](int64_t p, int64_t slot, const auto& how) FASTCAM_BODY {
+  cells.each([&](int64_t p, int64_t slot, const auto& how) FASTCAM_INLINE_LAMBDA {
     ask_for(logits + p + kAhead<S>);
     const Mask<Acc> m = mask_of<Acc>(how.template read<Acc>(logits + p));
     forms.write(slot, m);
@@ -51,9 +51,9 @@ FASTCAM_INLINE void attend_row_often(const AttendForward& op, const Rows<Acc, S>
   for (int64_t j = 0; j < op.curve_count; ++j) {
     const Gain<Acc> gain(op.curves[j].beta);
     S* out = row.out(j);
-    with_curve(op.curves[j].n, [&](auto curve) FASTCAM_BODY {
+    with_curve(op.curves[j].n, [&](auto curve) FASTCAM_INLINE_LAMBDA {
       const Acc* form = forms.of(decltype(curve)::kForm);
-      cells.each([&](int64_t p, int64_t slot, const auto& how) FASTCAM_BODY {
+      cells.each([&](int64_t p, int64_t slot, const auto& how) FASTCAM_INLINE_LAMBDA {
         const Vec<Acc> t = curve.raised(Block<1, Acc>::read(form + slot)).v[0];
         const Vec<Acc> f = how.template read<Acc>(features + p);
         how.template write<Acc>(out + p, Vec<Acc>(gain.factor(load(sign + slot), t) * f));
@@ -79,7 +79,7 @@ FASTCAM_INLINE void pool_rows_often(const AttendForward& op, const Rows<Acc, S>&
     const S* features = row.features();
     const S* logits = row.logits();
     Vec<Acc> masks{}, positive{}, negative{};
-    cells.each([&](int64_t p, int64_t slot, const auto& how) FASTCAM_BODY {
+    cells.each([&](int64_t p, int64_t slot, const auto& how) FASTCAM_INLINE_LAMBDA {
       ask_for(logits + p + kAhead<S>);
       const Vec<Acc> logit = how.template read<Acc>(logits + p);
       const Vec<Acc> f = how.template once<Acc>(how.template read<Acc>(features + p));
@@ -100,10 +100,10 @@ FASTCAM_INLINE void pool_rows_often(const AttendForward& op, const Rows<Acc, S>&
   const Acc cell_share = Acc(1) / Acc(cells.count());
   for (int64_t j = 0; j < op.curve_count; ++j) {
     const Gain<Acc> gain(op.curves[j].beta);
-    with_curve(op.curves[j].n, [&](auto curve) FASTCAM_BODY {
+    with_curve(op.curves[j].n, [&](auto curve) FASTCAM_INLINE_LAMBDA {
       const Acc* form = forms.of(decltype(curve)::kForm);
       Vec<Acc> totals[kRows] = {};
-      with_short_power(curve, [&](const auto& power) FASTCAM_BODY {
+      with_short_power(curve, [&](const auto& power) FASTCAM_INLINE_LAMBDA {
         for (int64_t i = 0; i < padded * kRows; i += L * kRows) {
           const Block<kRows, Acc> t = power(Block<kRows, Acc>::read(form + i));
           for (int r = 0; r < kRows; ++r) totals[r] += load(signed_f + i + r * L) * t.v[r];

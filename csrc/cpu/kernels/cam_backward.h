@@ -21,7 +21,7 @@ FASTCAM_INLINE void backward_channels_first(const CamBackward& op, const S* a, S
     const S* in = a + c * P;
     // Past the row's end the load may touch the next row of this sample, but nothing beyond it.
     const bool spare = c + 1 < C && P >= L;
-    const auto read = [&](int64_t p) __attribute__((always_inline)) {
+    const auto read = [&](int64_t p) FASTCAM_INLINE_LAMBDA {
       if (p + L <= P) return load(in + p);
       return spare ? keep_first<Acc>(load(in + p), P - p) : load_partial<Acc>(in + p, P - p);
     };
@@ -38,7 +38,7 @@ FASTCAM_INLINE void backward_channels_first(const CamBackward& op, const S* a, S
     }
     if (da != nullptr) {
       S* out = da + c * P;
-      const auto sum_at = [&](int64_t p) __attribute__((always_inline)) {
+      const auto sum_at = [&](int64_t p) FASTCAM_INLINE_LAMBDA {
         Vec<Acc> sum{};
         for (int64_t t = 0; t < T; ++t) sum += alpha[t * C + c] * load(map_grad + t * row + p);
         return sum;
@@ -114,9 +114,9 @@ void cam_backward(const CamBackward& op, int64_t channel_blocks, int64_t begin, 
   Acc* map_grad = static_cast<Acc*>(scratch);
   uint8_t* on = reinterpret_cast<uint8_t*>(map_grad + T * row);
   int64_t held = -1;  // the sample whose map gradients are in the scratch
-  for (int64_t unit = begin; unit < end; ++unit) {
-    const int64_t n = unit / channel_blocks;
-    const int64_t block = unit % channel_blocks;
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t n = item / channel_blocks;
+    const int64_t block = item % channel_blocks;
     if (n != held) {
       held = n;
       for (int64_t t = 0; t < T; ++t) {
@@ -126,7 +126,7 @@ void cam_backward(const CamBackward& op, int64_t channel_blocks, int64_t begin, 
             op.scale == nullptr
                 ? Acc(1)
                 : static_cast<const Acc*>(op.scale)[n * op.scale_stride_n + t * op.scale_stride_t];
-        const Acc* from = static_cast<const Acc*>(op.unit) + pair * P;
+        const Acc* from = static_cast<const Acc*>(op.grad_map) + pair * P;
         Acc* to = map_grad + t * row;
         for (int64_t p = 0; p < P; ++p) to[p] = on[t] ? scale * from[p] : Acc(0);
         for (int64_t p = P; p < row; ++p) to[p] = Acc(0);

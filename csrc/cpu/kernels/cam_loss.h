@@ -6,13 +6,14 @@
 
 namespace fastcam::FASTCAM_ISA {
 
-// Steps 3 to 5 of one valid pair, and d loss / d (map before ReLU) into `unit`.
+// Steps 3 to 5 of one valid pair, and d loss / d (map before ReLU) into `grad_map`.
 template <class Acc, class Loss>
 FASTCAM_INLINE uint8_t loss_of_map(const Loss& loss, Acc* map, const Acc* region, const Acc* weight,
-                                   int64_t cells, int width, Acc max_pull, Acc* unit, Acc* result) {
+                                   int64_t cells, int width, Acc max_pull, Acc* grad_map,
+                                   Acc* result) {
   const Peak<Acc> peak = rectify(map, cells);
   const Acc divisor = map_divisor(peak.value);
-  const auto each_cell = [&](const auto& visit) __attribute__((always_inline)) {
+  const auto each_cell = [&](const auto& visit) FASTCAM_INLINE_LAMBDA {
     for (int64_t p = 0, row = 0; p < cells; ++row) {
       for (int column = 0; column < width; ++column, ++p) {
         visit(p, Cell<Acc>{map[p] / divisor, region[p], weight ? weight[p] : Acc(1), int(row),
@@ -21,28 +22,28 @@ FASTCAM_INLINE uint8_t loss_of_map(const Loss& loss, Acc* map, const Acc* region
     }
   };
   Acc sum[Loss::kSums] = {};
-  each_cell([&](int64_t, const Cell<Acc>& cell) __attribute__((always_inline)) {
+  each_cell([&](int64_t, const Cell<Acc>& cell) FASTCAM_INLINE_LAMBDA {
     Acc term[Loss::kSums];
     loss.terms(cell, term);
     for (int j = 0; j < Loss::kSums; ++j) sum[j] += term[j];
   });
   if (!loss.defined(sum)) {
     *result = 0;
-    std::memset(unit, 0, size_t(cells) * sizeof(Acc));
+    std::memset(grad_map, 0, size_t(cells) * sizeof(Acc));
     return 0;
   }
   Acc derivative[Loss::kSums];
   *result = loss.combine(sum, derivative);
   Acc pull = 0;
   Acc slopes = 0;
-  each_cell([&](int64_t p, const Cell<Acc>& cell) __attribute__((always_inline)) {
-    unit[p] = loss.slope(cell, derivative);
-    pull += unit[p] * cell.x;
-    slopes += abs_(unit[p]);
+  each_cell([&](int64_t p, const Cell<Acc>& cell) FASTCAM_INLINE_LAMBDA {
+    grad_map[p] = loss.slope(cell, derivative);
+    pull += grad_map[p] * cell.x;
+    slopes += abs_(grad_map[p]);
   });
   const Acc cut = pull_cut(slopes, max_pull);
   for (int64_t p = 0; p < cells; ++p) {
-    unit[p] = cut * map_gradient(map[p], unit[p], pull, p == peak.cell, divisor);
+    grad_map[p] = cut * map_gradient(map[p], grad_map[p], pull, p == peak.cell, divisor);
   }
   return kStatusValid | (peak.value == Acc(0) ? kStatusDead : 0);
 }
@@ -69,7 +70,7 @@ void cam_loss_forward(const CamLossForward& op, const Loss& loss, int64_t begin,
     return static_cast<const Acc*>(op.cell_weights) + n * op.cell_weights_stride_n +
            t * op.cell_weights_stride_t;
   };
-  const auto unit = [&](int64_t pair) { return static_cast<Acc*>(op.unit) + pair * P; };
+  const auto grad_map = [&](int64_t pair) { return static_cast<Acc*>(op.grad_map) + pair * P; };
   for (int64_t n = begin; n < end; ++n) {
     int64_t block[kTargetBlock];
     int count = 0;
@@ -80,7 +81,7 @@ void cam_loss_forward(const CamLossForward& op, const Loss& loss, int64_t begin,
         const int64_t pair = n * in.targets + block[i];
         op.status[pair] =
             loss_of_map(loss, maps + i * padded<Acc>(P), region(n, block[i]), weight(n, block[i]),
-                        P, op.params.cols, Acc(op.max_pull), unit(pair), losses + pair);
+                        P, op.params.cols, Acc(op.max_pull), grad_map(pair), losses + pair);
         if (op.status[pair] == 0) {
           std::memset(static_cast<Acc*>(op.alpha) + pair * in.channels, 0,
                       size_t(in.channels) * sizeof(Acc));
@@ -94,7 +95,7 @@ void cam_loss_forward(const CamLossForward& op, const Loss& loss, int64_t begin,
       if (off || region_is_empty(region(n, t), weight(n, t), P)) {
         op.status[pair] = 0;
         losses[pair] = 0;
-        std::memset(unit(pair), 0, size_t(P) * sizeof(Acc));
+        std::memset(grad_map(pair), 0, size_t(P) * sizeof(Acc));
         std::memset(static_cast<Acc*>(op.alpha) + pair * in.channels, 0,
                     size_t(in.channels) * sizeof(Acc));
         continue;

@@ -33,17 +33,15 @@ FASTCAM_INLINE void over_channels(int64_t begin, int64_t end, const Body& body) 
   int64_t c = begin;
   for (; c + L <= end; c += L) {
     body(
-        c, [](const auto* from) __attribute__((always_inline)) { return load(from); },
-        [](auto* to, const Vec<Acc>& v) __attribute__((always_inline)) { store(to, v); });
+        c, [](const auto* from) FASTCAM_INLINE_LAMBDA { return load(from); },
+        [](auto* to, const Vec<Acc>& v) FASTCAM_INLINE_LAMBDA { store(to, v); });
   }
   if (c < end) {
     const int64_t count = end - c;
     body(
-        c,
-        [&](const auto* from)
-            __attribute__((always_inline)) { return load_partial<Acc>(from, count); },
+        c, [&](const auto* from) FASTCAM_INLINE_LAMBDA { return load_partial<Acc>(from, count); },
         [&](auto* to, const Vec<Acc>& v)
-            __attribute__((always_inline)) { store_partial<Acc>(to, v, count); });
+            FASTCAM_INLINE_LAMBDA { store_partial<Acc>(to, v, count); });
   }
 }
 
@@ -111,7 +109,7 @@ FASTCAM_INLINE void maps_channels_first(const Plane<S>& a, const Acc* const* alp
     const int64_t inside = (C - c - kRows) * P >= L ? P : P / L * L;
     const S* rows[kRows];
     for (int j = 0; j < kRows; ++j) rows[j] = a.data + (c + j) * P;
-    const auto add = [&](int64_t p, const auto& read) __attribute__((always_inline)) {
+    const auto add = [&](int64_t p, const auto& read) FASTCAM_INLINE_LAMBDA {
       Vec<Acc> value[kRows];
       for (int j = 0; j < kRows; ++j) {
         prefetch_ahead(rows[j] + p);
@@ -125,11 +123,10 @@ FASTCAM_INLINE void maps_channels_first(const Plane<S>& a, const Acc* const* alp
     };
     int64_t p = 0;
     for (; p < inside; p += L) {
-      add(p, [](const S* x) __attribute__((always_inline)) { return load(x); });
+      add(p, [](const S* x) FASTCAM_INLINE_LAMBDA { return load(x); });
     }
     for (; p < P; p += L) {
-      add(p,
-          [&](const S* x) __attribute__((always_inline)) { return load_partial<Acc>(x, P - p); });
+      add(p, [&](const S* x) FASTCAM_INLINE_LAMBDA { return load_partial<Acc>(x, P - p); });
     }
   };
   int64_t c = 0;

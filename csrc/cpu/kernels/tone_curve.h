@@ -27,7 +27,7 @@ void tone_curve(const ToneCurveOp& op, int64_t begin, int64_t end) {
   S* out = static_cast<S*>(op.out) + begin;
   const AnyPower<Acc> power{Acc(op.curve.n)};
   const Acc beta = Acc(op.curve.beta);
-  Row<Acc>(end - begin).each([&](int64_t i, int64_t, const auto& how) FASTCAM_BODY {
+  Row<Acc>(end - begin).each([&](int64_t i, int64_t, const auto& how) FASTCAM_INLINE_LAMBDA {
     const Vec<Acc> m = how.template read<Acc>(mask + i);
     const auto low = m < Acc(0.5);
     const Vec<Acc> part = Acc(0.5) * power(Acc(2) * (low ? m : Acc(1) - m));
@@ -44,7 +44,7 @@ void tone_curve_backward(const ToneCurveOp& op, int64_t begin, int64_t end) {
   const Acc n = Acc(op.curve.n);
   const AnyPower<Acc> power{n - Acc(1)};
   const Acc gain = n * (Acc(1) + Acc(op.curve.beta));
-  Row<Acc>(end - begin).each([&](int64_t i, int64_t, const auto& how) FASTCAM_BODY {
+  Row<Acc>(end - begin).each([&](int64_t i, int64_t, const auto& how) FASTCAM_INLINE_LAMBDA {
     const Vec<Acc> m = how.template read<Acc>(mask + i);
     const Vec<Acc> x = Acc(2) * ((m < Acc(0.5)) ? m : Acc(1) - m);
     // n = 0 is flat; 0 * x^-1 would be NaN at x = 0.

@@ -50,8 +50,8 @@ std::tuple<Tensor, Tensor, Tensor> cam_forward(const Tensor activations, const T
                                                bool normalize) {
   return cam_forward_op(activations, gradients, normalize,
                         [](const CamForward& op, ScalarKind a, ScalarKind d) {
-                          const int64_t unit = op.in.channels * op.in.cells * op.in.targets;
-                          parallel_over(op.in.batch, unit, [&](int64_t begin, int64_t end) {
+                          const int64_t work = op.in.channels * op.in.cells * op.in.targets;
+                          parallel_over(op.in.batch, work, [&](int64_t begin, int64_t end) {
                             const Scratch scratch(cam_forward_scratch_bytes(op.in));
                             cam_kernels().cam_forward(op, a, d, begin, end, scratch.get());
                           });
@@ -64,8 +64,8 @@ void run_loss_forward(const CamLossForward& op, ScalarKind a, ScalarKind d) {
   } else {
     check_values<float>(op);
   }
-  const int64_t unit = op.in.channels * op.in.cells * op.in.targets;
-  parallel_over(op.in.batch, unit, [&](int64_t begin, int64_t end) {
+  const int64_t work = op.in.channels * op.in.cells * op.in.targets;
+  parallel_over(op.in.batch, work, [&](int64_t begin, int64_t end) {
     const Scratch scratch(cam_forward_scratch_bytes(op.in));
     cam_kernels().cam_iou_forward(op, a, d, begin, end, scratch.get());
   });
@@ -94,11 +94,11 @@ cam_iou_forward(const Tensor activations, const Tensor gradients, const Tensor r
 }
 
 std::tuple<Tensor, Tensor> cam_backward(const Tensor activations, const Tensor alpha,
-                                        const Tensor unit, const std::optional<Tensor> scale,
+                                        const Tensor grad_map, const std::optional<Tensor> scale,
                                         const std::optional<Tensor> status, bool need_activations,
                                         bool need_gradients) {
-  return cam_backward_op(activations, alpha, unit, scale, status, need_activations, need_gradients,
-                         run_backward);
+  return cam_backward_op(activations, alpha, grad_map, scale, status, need_activations,
+                         need_gradients, run_backward);
 }
 
 // ---- losses with all their gradients ------------------------------------------------------------
@@ -131,7 +131,7 @@ void run_loss_pass(const CamLossPass& op, ScalarKind a, ScalarKind d) {
     sums.activations_stride_n = in.activations_stride_n;
     sums.activations_channels_last = in.activations_channels_last;
     sums.alpha = op.loss.alpha;
-    sums.unit = op.loss.unit;
+    sums.grad_map = op.loss.grad_map;
     sums.status = op.loss.status;
     sums.grad_gradients = op.grad_gradients;
     run_backward(sums, a);
@@ -180,7 +180,7 @@ void run_loss_backward(const CamLossBackward& op, ScalarKind a) {
   product.cells = op.cells;
   product.activations_channels_last = op.channels_last;
   product.alpha = op.alpha;
-  product.unit = op.unit;
+  product.grad_map = op.grad_map;
   product.scale = scales.get();
   product.scale_stride_n = op.targets;
   product.scale_stride_t = 1;

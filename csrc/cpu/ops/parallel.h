@@ -25,12 +25,12 @@ private:
 // Below this many elements a second thread costs more than it saves.
 inline constexpr int64_t kGrainElements = 32 * 1024;
 
-// body(begin, end) over `units` units of about `elements_per_unit` elements each.
+// body(begin, end) over `items` items of about `elements_per_item` elements each.
 template <class Body>
-void parallel_over(int64_t units, int64_t elements_per_unit, const Body& body) {
+void parallel_over(int64_t items, int64_t elements_per_item, const Body& body) {
   const int64_t grain =
-      std::max<int64_t>(1, kGrainElements / std::max<int64_t>(1, elements_per_unit));
-  torch::stable::parallel_for(0, units, grain, body);
+      std::max<int64_t>(1, kGrainElements / std::max<int64_t>(1, elements_per_item));
+  torch::stable::parallel_for(0, items, grain, body);
 }
 
 }  // namespace fastcam

@@ -16,7 +16,7 @@
 // GCC notes that passing wide vectors depends on the instruction set; here all of it is inlined.
 #pragma GCC diagnostic ignored "-Wpsabi"
 #define FASTCAM_INLINE inline __attribute__((always_inline))
-#define FASTCAM_BODY __attribute__((always_inline))  // of a lambda
+#define FASTCAM_INLINE_LAMBDA __attribute__((always_inline))  // of a lambda
 
 namespace fastcam::FASTCAM_ISA {
 
@@ -76,7 +76,7 @@ FASTCAM_INLINE void add_four_sums(const Vec<Acc> (&v)[4], Acc* to) {
     // Halves of two vectors side by side, then quarters of four.
     const LaneInts<Acc> lane = lane_numbers<Acc>();
     const LaneInts<Acc> half = lane + (lane & (kAll / 2));  // of v[0]: 0 .., of v[1]: kAll ..
-    const auto fold = [&](const Vec<Acc>& a, const Vec<Acc>& b) FASTCAM_BODY {
+    const auto fold = [&](const Vec<Acc>& a, const Vec<Acc>& b) FASTCAM_INLINE_LAMBDA {
       return Vec<Acc>(__builtin_shuffle(a, b, half) + __builtin_shuffle(a, b, half + kAll / 2));
     };
     const Vec<Acc> ab = fold(v[0], v[1]), cd = fold(v[2], v[3]);

@@ -5,7 +5,7 @@
 // a run of vectors in F, in L under each attribute, and in Z. A thread has one vector of F in
 // registers and meets it under one attribute after the other. Sums over a row (one channel under
 // one attribute): each vector leaves what belongs to its first row and to its second in shared
-// memory, and teams of lanes add these up, in a fixed order.
+// memory, and subwarps of lanes add these up, in a fixed order.
 #pragma once
 
 #include "common/tone_curve.h"
@@ -40,15 +40,16 @@ FASTCAM_DEVICE void add_rows(const AttendPlan& plan, const Acc* parts, int round
   const int attributes_here = kUnroll * plan.groups;
   const int tasks = attributes_here * rows;
   const int row_vectors = cells / V + 2;
-  int team_bits = 5;
-  while (team_bits > 0 && ((threads >> team_bits) < tasks || (1 << team_bits) >= 2 * row_vectors)) {
-    --team_bits;
+  int subwarp_bits = 5;
+  while (subwarp_bits > 0 &&
+         ((threads >> subwarp_bits) < tasks || (1 << subwarp_bits) >= 2 * row_vectors)) {
+    --subwarp_bits;
   }
-  const int team = 1 << team_bits;
-  const int rank = thread & (team - 1);
+  const int subwarp = 1 << subwarp_bits;
+  const int rank = thread & (subwarp - 1);
 #pragma unroll 1
-  for (int task0 = 0; task0 < tasks; task0 += threads >> team_bits) {
-    const int task = task0 + (thread >> team_bits);
+  for (int task0 = 0; task0 < tasks; task0 += threads >> subwarp_bits) {
+    const int task = task0 + (thread >> subwarp_bits);
     const int member = task / rows;  // of the attributes of the round
     const int row = first_row + task - member * rows;
     const int k = round * attributes_here + member;
@@ -62,12 +63,12 @@ FASTCAM_DEVICE void add_rows(const AttendPlan& plan, const Acc* parts, int round
       const int to = last < pass_slot + slots ? last + 1 : pass_slot + slots;
       const Acc* low = parts + member * 2 * plan.width - pass_slot;
 #pragma unroll 1
-      for (int v = from + rank; v < to; v += team) {
+      for (int v = from + rank; v < to; v += subwarp) {
         const bool second = V > 1 && v == first && begin % V != 0;
         total += second ? low[plan.width + v] : low[v];
       }
     }
-    total = team_reduce(total, team, [](Acc a, Acc b) { return a + b; });
+    total = subwarp_reduce(total, subwarp, [](Acc a, Acc b) { return a + b; });
     if (wanted && rank == 0) sums[k * plan.chunk + row] += total;
   }
 }

@@ -11,12 +11,12 @@ namespace fastcam {
 template <class S, bool kBackward, class Site>
 void launch_tone_curve_of(const ToneCurveOp& op, const Site& site) {
   const auto offset = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % kVectorBytes; };
-  const size_t skew = offset(op.out);
+  const size_t misalignment = offset(op.out);
   ToneWork work{};
-  work.vectors =
-      offset(op.mask) == skew && (!kBackward || offset(op.grad) == skew) && skew % sizeof(S) == 0;
-  work.skew = work.vectors ? int(skew / sizeof(S)) : 0;
-  const int64_t slots = ceil_div(op.count + work.skew, work.vectors ? kVectorOf<S> : 1);
+  work.vectors = offset(op.mask) == misalignment &&
+                 (!kBackward || offset(op.grad) == misalignment) && misalignment % sizeof(S) == 0;
+  work.misalignment = work.vectors ? int(misalignment / sizeof(S)) : 0;
+  const int64_t slots = ceil_div(op.count + work.misalignment, work.vectors ? kVectorOf<S> : 1);
   FASTCAM_LAUNCH((tone_curve_kernel<S, kBackward>),
                  grid_of(ceil_div(slots, kToneThreads * kToneUnroll<kBackward>)), kToneThreads, 0,
                  site.stream, op, work);

@@ -15,11 +15,11 @@ inline constexpr int kToneUnroll = kBackward ? 2 : 4;
 
 struct ToneWork {
   bool vectors;
-  int skew;  // values between the aligned address below the data and the data
+  int misalignment;  // values between the aligned address below the data and the data
 };
 
 template <class S, bool kBackward, int V>
-FASTCAM_DEVICE void tone_curve_block(const ToneCurveOp& op, int skew) {
+FASTCAM_DEVICE void tone_curve_block(const ToneCurveOp& op, int misalignment) {
   using Acc = AccOf<S>;
   using Vector = Vec<S, V>;
   constexpr int kUnroll = kToneUnroll<kBackward>;
@@ -35,7 +35,7 @@ FASTCAM_DEVICE void tone_curve_block(const ToneCurveOp& op, int skew) {
 
   const int64_t block = int64_t(blockIdx.x) * (kToneThreads * kUnroll);
   const auto begin_of = [&](int u) {
-    return (block + u * kToneThreads + int(threadIdx.x)) * V - skew;
+    return (block + u * kToneThreads + int(threadIdx.x)) * V - misalignment;
   };
   const auto whole = [&](int64_t begin) { return begin >= 0 && begin + V <= op.count; };
   Vector m[kUnroll];
@@ -73,7 +73,7 @@ template <class S, bool kBackward>
 __global__ void __launch_bounds__(kToneThreads, 3)
     tone_curve_kernel(const ToneCurveOp op, const ToneWork work) {
   if (work.vectors) {
-    tone_curve_block<S, kBackward, kVectorOf<S>>(op, work.skew);
+    tone_curve_block<S, kBackward, kVectorOf<S>>(op, work.misalignment);
   } else {
     tone_curve_block<S, kBackward, 1>(op, 0);
   }

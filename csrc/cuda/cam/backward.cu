@@ -14,11 +14,11 @@ void launch_cam_backward_on(const Tensor& device_of, const CamBackward& op, Scal
 namespace {
 
 std::tuple<Tensor, Tensor> cam_backward(const Tensor activations, const Tensor alpha,
-                                        const Tensor unit, const std::optional<Tensor> scale,
+                                        const Tensor grad_map, const std::optional<Tensor> scale,
                                         const std::optional<Tensor> status, bool need_activations,
                                         bool need_gradients) {
   return cam_backward_op(
-      activations, alpha, unit, scale, status, need_activations, need_gradients,
+      activations, alpha, grad_map, scale, status, need_activations, need_gradients,
       [&](const CamBackward& op, ScalarKind a) { launch_cam_backward_on(activations, op, a); });
 }
 

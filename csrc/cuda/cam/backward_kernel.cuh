@@ -1,5 +1,5 @@
 // Backward of grad_cam and of every loss of the map, in one launch, from G[n,t,p] = scale[n,t]
-// unit[n,t,p]:
+// grad_map[n,t,p]:
 //   grad_gradients[n,t,c]   = sum_p G[n,t,p] A[n,c,p] / P     reads A once
 //   grad_activations[n,c,p] = sum_t G[n,t,p] alpha[n,t,c]     does not need A, written once
 // The two share nothing, so that some blocks do the one and some the other.
@@ -69,15 +69,15 @@ __global__ void FASTCAM_BOUNDS(S, kTargets)
   const bool channels_last = op.activations_channels_last || cells == 1;
 
   const PairScale<Acc> scale{&op, n, t0};
-  Factors<const Acc> unit{static_cast<const Acc*>(op.unit) + (n * op.targets + t0) * cells, cells,
-                          targets};
+  Factors<const Acc> grad_map{static_cast<const Acc*>(op.grad_map) + (n * op.targets + t0) * cells,
+                              cells, targets};
   // What all threads share goes through shared memory. Many targets whose rows do not fit (only
   // where A's gradient is written) are read from the input again and again, which the caches hold.
   const bool many = kTargets > 1 && targets > kTargets;
   if (!many && plan.map_shared) {
 #pragma unroll 1
-    for (int i = thread; i < targets * cells; i += threads) shared_map[i] = load(unit.data + i);
-    unit.data = shared_map;
+    for (int i = thread; i < targets * cells; i += threads) shared_map[i] = load(grad_map.data + i);
+    grad_map.data = shared_map;
   }
 
   if (sums) {
@@ -92,15 +92,15 @@ __global__ void FASTCAM_BOUNDS(S, kTargets)
       const Factors<Acc> to{per_channel, plan.chunk, targets};
       if (walks_in_vectors<kVector>(a)) {
         if (channels_last) {
-          column_sums<kVector, kTargets, kColumnUnroll<kTargets>>(a, unit, to, scratch);
+          column_sums<kVector, kTargets, kColumnUnroll<kTargets>>(a, grad_map, to, scratch);
         } else {
-          row_sums<kVector, kTargets, kRowUnroll<kTargets>>(a, unit, to, scratch);
+          row_sums<kVector, kTargets, kRowUnroll<kTargets>>(a, grad_map, to, scratch);
         }
       } else {
         if (channels_last) {
-          column_sums<1, kTargets, kColumnUnroll<kTargets>>(a, unit, to, scratch);
+          column_sums<1, kTargets, kColumnUnroll<kTargets>>(a, grad_map, to, scratch);
         } else {
-          row_sums<1, kTargets, kRowUnroll<kTargets>>(a, unit, to, scratch);
+          row_sums<1, kTargets, kRowUnroll<kTargets>>(a, grad_map, to, scratch);
         }
       }
     }
@@ -138,10 +138,10 @@ __global__ void FASTCAM_BOUNDS(S, kTargets)
           const Acc times = scale(t);
 #pragma unroll 1
           for (int p = thread; p < cells; p += threads) {
-            maps[t * cells + p] = times * load(unit.data + t * cells + p);
+            maps[t * cells + p] = times * load(grad_map.data + t * cells + p);
           }
         }
-        unit.data = maps;
+        grad_map.data = maps;
       }
     }
     __syncthreads();
@@ -162,9 +162,9 @@ __global__ void FASTCAM_BOUNDS(S, kTargets)
       }
     };
     if (channels_last) {
-      write(unit, alpha);
+      write(grad_map, alpha);
     } else {
-      write(alpha, unit);
+      write(alpha, grad_map);
     }
   }
 }

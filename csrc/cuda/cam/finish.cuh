@@ -35,8 +35,8 @@ FASTCAM_DEVICE Peak<Acc> rectify(Acc* map, int cells) {
   Peak<Acc> best{Acc(-1), INT32_MAX};
 #pragma unroll 1
   for (int p = int(threadIdx.x); p < cells; p += int(blockDim.x)) {
-    const Acc r = relu(peek(map + p));
-    poke(map + p, r);
+    const Acc r = relu(load_own(map + p));
+    store_own(map + p, r);
     best = higher_peak(best, Peak<Acc>{r, p});
   }
   return best;
@@ -64,7 +64,7 @@ struct MapFinish {
     Acc* cam = map_of(op, at.pair);
 #pragma unroll 1
     for (int p = int(threadIdx.x); p < cells; p += int(blockDim.x)) {
-      store(cam + p, peek(at.map + p) / divisor);
+      store(cam + p, load_own(at.map + p) / divisor);
     }
     if (threadIdx.x == 0) store(static_cast<Acc*>(op.peak) + at.pair, peak.value);
     return true;
@@ -77,7 +77,7 @@ struct MapFinish {
 // has been written then.
 template <class Loss, class Acc>
 FASTCAM_DEVICE bool finish_loss(const CamLossForward& op, const Loss& loss, const PairMap<Acc>& at,
-                                Acc* unit, const FinishScratch<Acc>& scratch) {
+                                Acc* grad_map, const FinishScratch<Acc>& scratch) {
   const int thread = int(threadIdx.x);
   const int threads = int(blockDim.x);
   const int cells = int(op.in.cells);
@@ -132,7 +132,7 @@ FASTCAM_DEVICE bool finish_loss(const CamLossForward& op, const Loss& loss, cons
 #pragma unroll 1
     for (int p = thread; p < cells; p += threads) {
       Acc term[Loss::kSums];
-      loss.terms(cell_at(p, peek(at.map + p) / divisor), term);
+      loss.terms(cell_at(p, load_own(at.map + p) / divisor), term);
 #pragma unroll
       for (int j = 0; j < Loss::kSums; ++j) sum.value[j] += term[j];
     }
@@ -155,7 +155,7 @@ FASTCAM_DEVICE bool finish_loss(const CamLossForward& op, const Loss& loss, cons
       Pull pull{Acc(0), Acc(0)};
 #pragma unroll 1
       for (int p = thread; p < cells; p += threads) {
-        const Acc r = peek(at.map + p);
+        const Acc r = load_own(at.map + p);
         const Acc slope = slope_at(p, r);
         pull.weighted += slope * (r / divisor);
         pull.slopes += abs_(slope);
@@ -167,8 +167,8 @@ FASTCAM_DEVICE bool finish_loss(const CamLossForward& op, const Loss& loss, cons
 
 #pragma unroll 1
       for (int p = thread; p < cells; p += threads) {
-        const Acc r = peek(at.map + p);
-        store(unit + p,
+        const Acc r = load_own(at.map + p);
+        store(grad_map + p,
               cut * map_gradient(r, slope_at(p, r), pull.weighted, p == first.peak.cell, divisor));
       }
       if (thread == 0) {
@@ -192,13 +192,13 @@ struct LossFinish {
            load(op.where + n * op.where_stride_n + t * op.where_stride_t) != 0;
   }
   FASTCAM_DEVICE static Acc* map_of(const Params& op, int64_t pair) {
-    return static_cast<Acc*>(op.unit) + pair * op.in.cells;
+    return static_cast<Acc*>(op.grad_map) + pair * op.in.cells;
   }
   FASTCAM_DEVICE static void skip(const Params& op, int64_t pair) {
-    Acc* unit = map_of(op, pair);
+    Acc* grad_map = map_of(op, pair);
 #pragma unroll 1
     for (int p = int(threadIdx.x); p < int(op.in.cells); p += int(blockDim.x)) {
-      store(unit + p, Acc(0));
+      store(grad_map + p, Acc(0));
     }
     if (threadIdx.x == 0) {
       store(static_cast<Acc*>(op.loss) + pair, Acc(0));

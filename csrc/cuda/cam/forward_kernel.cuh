@@ -191,7 +191,7 @@ __global__ void FASTCAM_BOUNDS(S, kTargets)
             for (int s = 0; s < plan.splits; ++s) {
               sum += load_fresh(parts + s * part_values + t * int64_t(cells) + p);
             }
-            poke(map.of(t) + p, sum);
+            store_own(map.of(t) + p, sum);
           }
         }
       }

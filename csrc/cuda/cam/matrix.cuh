@@ -53,7 +53,7 @@ template <int V>
 struct Walk {
   int rows, cols, total;  // total = rows * cols
   int period_stride;      // from a period to the next, in memory
-  int skew;               // values between the aligned address below data and data
+  int misalignment;       // values between the aligned address below data and data
   int period_rows;        // V / g
   int period_vectors;     // cols / g
   int tile;               // slots of the period handled at a time: all of them, or one a thread
@@ -71,7 +71,7 @@ struct Walk {
   template <class S>
   FASTCAM_DEVICE explicit Walk(const Matrix<S>& m)
       : rows(m.rows), cols(m.cols), total(m.rows * m.cols) {
-    skew = int(reinterpret_cast<uintptr_t>(m.data) % (sizeof(S) * V)) / int(sizeof(S));
+    misalignment = int(reinterpret_cast<uintptr_t>(m.data) % (sizeof(S) * V)) / int(sizeof(S));
     const int pow2 = cols & -cols;
     const int g = pow2 < V ? pow2 : V;
     period_rows = V / g;
@@ -84,7 +84,7 @@ struct Walk {
     group = thread / tile;
     slot_in_tile = thread - group * tile;
     const int period_values = period_vectors * V;
-    periods = (total + skew + period_values - 1) / period_values;
+    periods = (total + misalignment + period_values - 1) / period_values;
   }
   FASTCAM_DEVICE bool tiled() const { return tile < period_vectors; }
   FASTCAM_DEVICE int steps(int per_step) const {
@@ -93,7 +93,7 @@ struct Walk {
   FASTCAM_DEVICE void enter_tile(int first_slot) {
     slots = period_vectors - first_slot < tile ? period_vectors - first_slot : tile;
     active = group < groups && slot_in_tile < slots;
-    flat_in_period = (first_slot + slot_in_tile) * V - skew;
+    flat_in_period = (first_slot + slot_in_tile) * V - misalignment;
     row_in_period = flat_in_period < 0 ? -1 : flat_in_period / cols;
     column = flat_in_period - row_in_period * cols;
     split = cols - column < V ? cols - column : V;
@@ -157,7 +157,7 @@ FASTCAM_DEVICE void column_sums(const Matrix<const S>& m, const Factors<const Ac
 #pragma unroll 1
     for (int c = thread; c < walk.cols; c += threads) {
 #pragma unroll 1
-      for (int t = 0; t < to.count; ++t) poke(to.of(t) + c, Acc(0));
+      for (int t = 0; t < to.count; ++t) store_own(to.of(t) + c, Acc(0));
     }
   }
 #pragma unroll 1
@@ -179,8 +179,8 @@ FASTCAM_DEVICE void column_sums(const Matrix<const S>& m, const Factors<const Ac
         Acc high = Acc(1);
         if (weight.data != nullptr) {
           const Acc* at = weight.of(t) + row;
-          low = has_low && t < weight.count ? peek(at) : Acc(0);
-          high = has_high && t < weight.count ? peek(at + 1) : Acc(0);
+          low = has_low && t < weight.count ? load_own(at) : Acc(0);
+          high = has_high && t < weight.count ? load_own(at + 1) : Acc(0);
         }
 #pragma unroll
         for (int e = 0; e < V; ++e) sum[t][e] += (e < walk.split ? low : high) * to_acc(x.lane[e]);
@@ -219,7 +219,7 @@ FASTCAM_DEVICE void column_sums(const Matrix<const S>& m, const Factors<const Ac
       for (int c = thread; c < walk.cols; c += threads) {
         Acc total = Acc(0);
         // Position of column c in row r of the period, among the tile's slots.
-        int at = c + walk.skew - first * V - walk.cols;
+        int at = c + walk.misalignment - first * V - walk.cols;
 #pragma unroll 1
         for (int r = -1; r < walk.period_rows; ++r, at += walk.cols) {
           if (at < 0 || at >= walk.slots * V) continue;
@@ -227,7 +227,7 @@ FASTCAM_DEVICE void column_sums(const Matrix<const S>& m, const Factors<const Ac
           for (int g = 0; g < walk.groups; ++g) total += scratch[g * walk.tile * V + at];
         }
         Acc* out = to.of(t) + c;
-        poke(out, partial ? peek(out) + total : total);
+        store_own(out, partial ? load_own(out) + total : total);
       }
     }
   }
@@ -251,36 +251,39 @@ FASTCAM_DEVICE void row_sums(const Matrix<const S>& m, const Factors<const Acc>&
   const int threads = int(blockDim.x);
   const int capacity = kUnroll * threads;
   const int buffer_values = kTargets * kParts * capacity;
-  const bool partial = walk.tiled() || walk.skew > 0;  // a row's vectors lie in several steps
+  const bool partial =
+      walk.tiled() || walk.misalignment > 0;  // a row's vectors lie in several steps
   if (partial) {
 #pragma unroll 1
     for (int r = thread; r < walk.rows; r += threads) {
 #pragma unroll 1
-      for (int t = 0; t < to.count; ++t) poke(to.of(t) + r, Acc(0));
+      for (int t = 0; t < to.count; ++t) store_own(to.of(t) + r, Acc(0));
     }
   }
   // A step's vectors are one contiguous run, or kUnroll runs if the period is tiled.
   const int runs = walk.tiled() ? kUnroll : 1;
   const int run_periods = walk.tiled() ? 1 : kUnroll * walk.groups;
-  const int run_rows = run_periods * walk.period_rows + 1;  // a skewed run starts in the row before
+  const int run_rows =
+      run_periods * walk.period_rows + 1;  // a misaligned run starts in the row before
   // Neighbouring lanes that add up one row.
   const int row_vectors = walk.cols / V + 2;
-  int team_bits = 5;
-  while (team_bits > 0 &&
-         ((threads >> team_bits) < runs * run_rows || (1 << team_bits) >= 2 * row_vectors)) {
-    --team_bits;
+  int subwarp_bits = 5;
+  while (subwarp_bits > 0 &&
+         ((threads >> subwarp_bits) < runs * run_rows || (1 << subwarp_bits) >= 2 * row_vectors)) {
+    --subwarp_bits;
   }
-  const int team = 1 << team_bits;
-  const int rank = thread & (team - 1);
+  const int subwarp = 1 << subwarp_bits;
+  const int rank = thread & (subwarp - 1);
 
   const int steps = walk.steps(kUnroll);
   int buffer = 0;
 #pragma unroll 1
   for (int first = 0; first < walk.period_vectors; first += walk.tile) {
     walk.enter_tile(first);
-    // The row of the tile's first value within the period; -1 if skewed into the row before.
+    // The row of the tile's first value within the period; -1 if its first vector begins in the row
+    // before.
     const int tile_row =
-        first == 0 ? (walk.skew > 0 ? -1 : 0) : (first * V - walk.skew) / walk.cols;
+        first == 0 ? (walk.misalignment > 0 ? -1 : 0) : (first * V - walk.misalignment) / walk.cols;
     Acc factor[kTargets][V];
 #pragma unroll
     for (int t = 0; t < kTargets; ++t) {
@@ -288,7 +291,7 @@ FASTCAM_DEVICE void row_sums(const Matrix<const S>& m, const Factors<const Acc>&
       for (int e = 0; e < V; ++e) {
         factor[t][e] = Acc(1);
         if (weight.data != nullptr && walk.active && t < weight.count) {
-          factor[t][e] = peek(weight.of(t) + walk.column_of(e));
+          factor[t][e] = load_own(weight.of(t) + walk.column_of(e));
         }
       }
     }
@@ -336,16 +339,16 @@ FASTCAM_DEVICE void row_sums(const Matrix<const S>& m, const Factors<const Acc>&
       }
       __syncthreads();  // one is enough: the next step writes the other buffer
 #pragma unroll 1
-      for (int task0 = 0; task0 < runs * run_rows; task0 += threads >> team_bits) {
-        const int task = task0 + (thread >> team_bits);
+      for (int task0 = 0; task0 < runs * run_rows; task0 += threads >> subwarp_bits) {
+        const int task = task0 + (thread >> subwarp_bits);
         const int run = runs == 1 ? 0 : task / run_rows;
         const int period = step * kUnroll * walk.groups + run * run_periods;
         const int run_begin = period * walk.period_vectors + first;
         const int run_end = run_begin + (walk.tiled() ? walk.slots : run_periods * walk.slots);
         const int row = period * walk.period_rows + tile_row + task - run * run_rows;
-        const bool wanted =
-            task < runs * run_rows && walk.has(row) && row * walk.cols < run_end * V - walk.skew;
-        const int row_begin = wanted ? row * walk.cols + walk.skew : 0;
+        const bool wanted = task < runs * run_rows && walk.has(row) &&
+                            row * walk.cols < run_end * V - walk.misalignment;
+        const int row_begin = wanted ? row * walk.cols + walk.misalignment : 0;
         const int row_last = int(unsigned(row_begin + walk.cols - 1) / V);
         const int row_first = int(unsigned(row_begin) / V);
         const bool shared_vector = unsigned(row_begin) % V != 0;  // second row of its first vector
@@ -357,15 +360,15 @@ FASTCAM_DEVICE void row_sums(const Matrix<const S>& m, const Factors<const Acc>&
           if (wanted) {
             const Acc* low = parts + t * kParts * capacity + run * walk.slots - run_begin;
 #pragma unroll 1
-            for (int v = from + rank; v < to_vector; v += team) {
+            for (int v = from + rank; v < to_vector; v += subwarp) {
               const bool second = kParts == 2 && shared_vector && v == row_first;
               total += second ? low[capacity + v] : low[v];
             }
           }
-          total = team_reduce(total, team, [](Acc a, Acc b) { return a + b; });
+          total = subwarp_reduce(total, subwarp, [](Acc a, Acc b) { return a + b; });
           if (wanted && rank == 0) {
             Acc* out = to.of(t) + row;
-            poke(out, partial ? peek(out) + total : total);
+            store_own(out, partial ? load_own(out) + total : total);
           }
         }
       }
@@ -409,7 +412,7 @@ FASTCAM_DEVICE void outer_product(const Matrix<S>& m, const Factors<const Acc>& 
       const Acc times = used ? scale(t) : Acc(0);
 #pragma unroll
       for (int e = 0; e < V; ++e) {
-        factor[t][e] = used ? times * peek(column_factor.of(t) + walk.column_of(e)) : Acc(0);
+        factor[t][e] = used ? times * load_own(column_factor.of(t) + walk.column_of(e)) : Acc(0);
       }
     }
 #pragma unroll 1
@@ -423,8 +426,8 @@ FASTCAM_DEVICE void outer_product(const Matrix<S>& m, const Factors<const Acc>& 
 #pragma unroll
       for (int t = 0; t < kTargets; ++t) {
         const Acc* at = row_factor.of(t) + w.row;
-        const Acc low = t < targets && has_low ? peek(at) : Acc(0);
-        const Acc high = t < targets && has_high ? peek(at + 1) : Acc(0);
+        const Acc low = t < targets && has_low ? load_own(at) : Acc(0);
+        const Acc high = t < targets && has_high ? load_own(at + 1) : Acc(0);
 #pragma unroll
         for (int e = 0; e < V; ++e) sum[e] += (e < walk.split ? low : high) * factor[t][e];
       }
@@ -458,13 +461,13 @@ FASTCAM_DEVICE void outer_product_of_many(const Matrix<S>& m, const Factors<cons
         const Acc* column = column_factor.of(t);
         Acc factor[V];
 #pragma unroll
-        for (int e = 0; e < V; ++e) factor[e] = times * peek(column + walk.column_of(e));
+        for (int e = 0; e < V; ++e) factor[e] = times * load_own(column + walk.column_of(e));
 #pragma unroll
         for (int u = 0; u < kRows; ++u) {
           const int row = walk.window(period + u * walk.groups).row;
           const Acc* at = row_factor.of(t) + row;
-          const Acc low = walk.has(row) ? peek(at) : Acc(0);
-          const Acc high = V > 1 && walk.has(row + 1) ? peek(at + 1) : Acc(0);
+          const Acc low = walk.has(row) ? load_own(at) : Acc(0);
+          const Acc high = V > 1 && walk.has(row + 1) ? load_own(at + 1) : Acc(0);
 #pragma unroll
           for (int e = 0; e < V; ++e) sum[u][e] += (e < walk.split ? low : high) * factor[e];
         }

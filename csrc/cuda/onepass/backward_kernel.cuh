@@ -1,6 +1,6 @@
 // The backward of a loss whose gradients the forward has made (forward_kernel.cuh): the outer
-// product dA = sum_t g alpha_t (x) unit_t, written once, and dD's constants times g. Nothing of A's
-// size is read.
+// product dA = sum_t g alpha_t (x) grad_map_t, written once, and dD's constants times g. Nothing of
+// A's size is read.
 //
 // A block has some rows of one sample's dA: channels, or cells where channels are last. A thread
 // has a few neighbouring columns, whose factors stay in registers, and meets one row after the
@@ -123,7 +123,7 @@ __global__ void __launch_bounds__(kPassBackwardThreads, (sizeof(S) == 8 || kTarg
   const int rows = op.channels_last ? int(op.cells) : channels;
   const int cols = op.channels_last ? channels : int(op.cells);
   const Acc* alpha = static_cast<const Acc*>(op.alpha) + int64_t(n) * all * channels;
-  const Acc* unit = static_cast<const Acc*>(op.unit) + int64_t(n) * all * op.cells;
+  const Acc* grad_map = static_cast<const Acc*>(op.grad_map) + int64_t(n) * all * op.cells;
 
   if (op.scaled_gradients != nullptr) {
     const int64_t base = int64_t(n) * all * channels;
@@ -147,7 +147,7 @@ __global__ void __launch_bounds__(kPassBackwardThreads, (sizeof(S) == 8 || kTarg
     const int here = rows - begin < plan.rows ? rows - begin : plan.rows;
     Acc* row_factor = static_cast<Acc*>(shared_memory());  // [rows of the block, stride]
     const int stride = (all + kTargets - 1) / kTargets * kTargets;
-    const Acc* from = op.channels_last ? unit : alpha;
+    const Acc* from = op.channels_last ? grad_map : alpha;
 #pragma unroll 1
     for (int t = 0; t < stride; ++t) {
       const Acc scale = t < all ? pass_scale<Acc>(op, n, t) : Acc(0);
@@ -159,7 +159,7 @@ __global__ void __launch_bounds__(kPassBackwardThreads, (sizeof(S) == 8 || kTarg
     }
     __syncthreads();
     S* out = static_cast<S*>(op.grad_activations) + (int64_t(n) * rows + begin) * cols;
-    const Acc* column_factor = op.channels_last ? alpha : unit;
+    const Acc* column_factor = op.channels_last ? alpha : grad_map;
     constexpr int kVector = kPassVector<S>;
     if (plan.vector == kVector) {
       write_product<kVector, kTargets>(out, here, cols, row_factor, stride, column_factor, all);

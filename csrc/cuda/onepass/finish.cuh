@@ -42,7 +42,7 @@ FASTCAM_DEVICE PairLoss<Acc> finish_in_warp(const Loss& loss, const Acc* map, co
       first.area += weight == nullptr ? region[q] : weight[q] * region[q];
     }
   }
-  first = team_reduce(first, kWarp, [](const First& a, const First& b) {
+  first = subwarp_reduce(first, kWarp, [](const First& a, const First& b) {
     return First{higher_peak(a.peak, b.peak), a.area + b.area};
   });
   PairLoss<Acc> result{Acc(0), 0};
@@ -65,7 +65,7 @@ FASTCAM_DEVICE PairLoss<Acc> finish_in_warp(const Loss& loss, const Acc* map, co
       for (int j = 0; j < Loss::kSums; ++j) sum.value[j] += term[j];
     }
   }
-  sum = team_reduce(sum, kWarp, [](Terms a, const Terms& b) {
+  sum = subwarp_reduce(sum, kWarp, [](Terms a, const Terms& b) {
 #pragma unroll
     for (int j = 0; j < Loss::kSums; ++j) a.value[j] += b.value[j];
     return a;
@@ -89,7 +89,7 @@ FASTCAM_DEVICE PairLoss<Acc> finish_in_warp(const Loss& loss, const Acc* map, co
       pull.slopes += abs_(slope[k]);
     }
   }
-  pull = team_reduce(pull, kWarp, [](const Pull& a, const Pull& b) {
+  pull = subwarp_reduce(pull, kWarp, [](const Pull& a, const Pull& b) {
     return Pull{a.weighted + b.weighted, a.slopes + b.slopes};
   });
   const Acc cut = pull_cut(pull.slopes, max_pull);

@@ -5,8 +5,8 @@
 //   1. alpha[t, c] = sum_q D[t, c, q] / P, straight from global memory while A is on its way
 //   2. its part of the maps, sum_c alpha[t, c] A[c, p]
 //   3. the maps: the blocks' parts in the order of the blocks, read from each other's shared memory
-//   4. loss, status and unit = d loss / d map, a warp a target
-//   5. d loss / d D = sum_p unit[t, p] A[c, p] / P, from the A that is still there
+//   4. loss, status and grad_map = d loss / d map, a warp a target
+//   5. d loss / d D = sum_p grad_map[t, p] A[c, p] / P, from the A that is still there
 // The last cluster of the launch sums up the losses.
 #pragma once
 
@@ -34,17 +34,17 @@ struct MatrixCopy {
   int64_t from_pitch;  // from row to row
 
   // In a run, shared memory has the bytes at the same places within 16 as global memory.
-  FASTCAM_DEVICE int skew() const {
+  FASTCAM_DEVICE int misalignment() const {
     return plan->run ? int(reinterpret_cast<uintptr_t>(from) % 16) : 0;
   }
-  FASTCAM_DEVICE Held<S> held() const {
-    return {reinterpret_cast<const S*>(to + skew()), rows, cols, plan->pitch};
+  FASTCAM_DEVICE SharedMatrix<S> held() const {
+    return {reinterpret_cast<const S*>(to + misalignment()), rows, cols, plan->pitch};
   }
 
   FASTCAM_DEVICE void start() const {
     const int thread = int(threadIdx.x);
     const int threads = int(blockDim.x);
-    S* first = reinterpret_cast<S*>(to + skew());
+    S* first = reinterpret_cast<S*>(to + misalignment());
     if (plan->copy == PassCopy::kPlain) {
 #pragma unroll 4
       for (int i = thread; i < rows * cols; i += threads) {
@@ -55,7 +55,7 @@ struct MatrixCopy {
       barrier_arrive(barrier);
     } else if (plan->run) {
       const int values = rows * cols;
-      const int misplaced = skew() / int(sizeof(S));
+      const int misplaced = misalignment() / int(sizeof(S));
       int head = misplaced == 0 ? 0 : kVectorOf<S> - misplaced;
       if (head > values) head = values;
       const int body = (values - head) / kVectorOf<S> * kVectorOf<S>;
@@ -128,7 +128,7 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossPass& pass, const PassWork& work)
   Acc* alpha = reinterpret_cast<Acc*>(shared + at.alpha);
   Acc* part = reinterpret_cast<Acc*>(shared + at.part);
   Acc* maps = reinterpret_cast<Acc*>(shared + at.maps);
-  Acc* unit = reinterpret_cast<Acc*>(shared + at.unit);
+  Acc* grad_map = reinterpret_cast<Acc*>(shared + at.grad_map);
   Acc* regions = reinterpret_cast<Acc*>(shared + at.regions);
   Acc* weights = reinterpret_cast<Acc*>(shared + at.weights);
   int* valid = reinterpret_cast<int*>(shared + at.valid);
@@ -159,7 +159,7 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossPass& pass, const PassWork& work)
     __syncthreads();
     matrix.start();
   }
-  const Held<S> a = matrix.held();
+  const SharedMatrix<S> a = matrix.held();
 
   // Target t of a pass is finished by every block, or by one of them.
   const int owned = plan.share ? (kTargets + ranks - 1) / ranks : kTargets;
@@ -242,14 +242,14 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossPass& pass, const PassWork& work)
     for (int i = thread / kWarp; i < owned; i += threads / kWarp) {
       const int t = target_of(i);
       if (t >= kTargets) continue;
-      Acc* out = static_cast<Acc*>(op.unit) + pair_of(t) * cells;
+      Acc* out = static_cast<Acc*>(op.grad_map) + pair_of(t) * cells;
       const bool real = t < targets;
       const auto emit = [&](int p, Acc value) {
         if (plan.share) {
 #pragma unroll 1
-          for (int b = 0; b < ranks; ++b) store_in_block(unit + p * kTargets + t, b, value);
+          for (int b = 0; b < ranks; ++b) store_in_block(grad_map + p * kTargets + t, b, value);
         } else {
-          unit[p * kTargets + t] = value;
+          grad_map[p * kTargets + t] = value;
         }
         if (real && writes) store(out + p, value);
       };
@@ -294,9 +294,9 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossPass& pass, const PassWork& work)
     if (pass.grad_gradients != nullptr) {
       if (any) {
         if (channels_last) {
-          sums_down<S, kTargets, kOwn>(a, unit, part);
+          sums_down<S, kTargets, kOwn>(a, grad_map, part);
         } else {
-          sums_along<S, kTargets, kOwn>(a, plan.walk, unit, part);
+          sums_along<S, kTargets, kOwn>(a, plan.walk, grad_map, part);
         }
       }
 #pragma unroll 1

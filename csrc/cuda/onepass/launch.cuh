@@ -114,7 +114,7 @@ void launch_cam_loss_in_parts(const CamLossPass& op, ScalarKind activations, con
     sums.activations_stride_n = loss.in.activations_stride_n;
     sums.activations_channels_last = loss.in.activations_channels_last;
     sums.alpha = loss.alpha;
-    sums.unit = loss.unit;
+    sums.grad_map = loss.grad_map;
     sums.status = loss.status;
     sums.grad_gradients = op.grad_gradients;
     backward(sums);

@@ -35,12 +35,12 @@ struct PassLayout {
   int alpha;  // [chunk, kTargets]: channel weights
   int part;   // [kTargets, P]: what this block's channels add to the maps; later [kTargets, chunk]
   int maps;   // [owned, P]
-  int unit;   // [P, kTargets]
-  int regions;  // [owned, P]
-  int weights;  // [owned, P] if there are any
-  int valid;    // [kTargets] int
-  int scratch;  // [threads]
-  int matrix;   // A
+  int grad_map;  // [P, kTargets]
+  int regions;   // [owned, P]
+  int weights;   // [owned, P] if there are any
+  int valid;     // [kTargets] int
+  int scratch;   // [threads]
+  int matrix;    // A
   int total;
 };
 
@@ -132,7 +132,7 @@ inline void place_pass(const PassShape& s, PassPlan* plan) {
   at.alpha = take(int64_t(plan->chunk) * s.per_pass * s.acc);
   at.part = take(s.per_pass * std::max<int64_t>(s.cells, plan->chunk) * s.acc);
   at.maps = take(owned * s.cells * s.acc);
-  at.unit = take(s.cells * s.per_pass * s.acc);
+  at.grad_map = take(s.cells * s.per_pass * s.acc);
   at.regions = take(owned * s.cells * s.acc);
   at.weights = take(s.weights ? owned * s.cells * s.acc : 0);
   at.valid = take(int64_t(s.per_pass) * 4);

@@ -13,7 +13,7 @@ namespace fastcam {
 
 // Value (r, c) is data[r * pitch + c].
 template <class S>
-struct Held {
+struct SharedMatrix {
   const S* data;
   int rows;
   int cols;
@@ -81,7 +81,7 @@ FASTCAM_DEVICE void add_groups(const Share<kOwn>& share, int first, int count,
 
 // out[t, c] = sum_r factor[r, t] m[r, c], t < kTargets.
 template <class S, int kTargets, int kOwn, class Acc>
-FASTCAM_DEVICE void sums_down(const Held<S>& m, const Acc* factor, Acc* out) {
+FASTCAM_DEVICE void sums_down(const SharedMatrix<S>& m, const Acc* factor, Acc* out) {
   constexpr int kRows = kTargets == 1 ? 4 : 1;  // at once: their factors are one vector
   [[maybe_unused]] constexpr int kUnroll = kTargets == 1 ? 2 : (kTargets <= 4 ? 4 : 2);
   const Share<kOwn> share(m.cols, 16);
@@ -136,7 +136,7 @@ FASTCAM_DEVICE void sums_down(const Held<S>& m, const Acc* factor, Acc* out) {
 
 // out[t, r] = sum_c factor[c, t] m[r, c]. A row's values are read kWalk at a time.
 template <class S, int kTargets, int kOwn, int kWalk, class Acc>
-FASTCAM_DEVICE void sums_along(const Held<S>& m, const Acc* factor, Acc* out) {
+FASTCAM_DEVICE void sums_along(const SharedMatrix<S>& m, const Acc* factor, Acc* out) {
   constexpr int kStep = kWalk > 4 ? kWalk : 4;
   using Vector = Vec<S, kWalk>;
   const Share<kOwn> share(m.rows, 16);
@@ -209,7 +209,7 @@ FASTCAM_DEVICE void sums_along(const Held<S>& m, const Acc* factor, Acc* out) {
 
 // The same, with as many values at a time as the plan says.
 template <class S, int kTargets, int kOwn, class Acc>
-FASTCAM_DEVICE void sums_along(const Held<S>& m, int walk, const Acc* factor, Acc* out) {
+FASTCAM_DEVICE void sums_along(const SharedMatrix<S>& m, int walk, const Acc* factor, Acc* out) {
   constexpr int kVector = kVectorOf<S>;
   if (walk == kVector) {
     sums_along<S, kTargets, kOwn, kVector>(m, factor, out);
@@ -235,28 +235,28 @@ struct GradientRows {
 };
 
 // alpha[c, t] = sum_q D[t, c, q] / divisor, 0 for a target that is not wanted. Cells of one channel
-// are neighbours; a team of lanes has one channel of one target, two of them at once.
+// are neighbours; a subwarp of lanes has one channel of one target, two of them at once.
 template <int V, int kTargets, class SD, class Acc>
 FASTCAM_DEVICE void channel_weights_of_rows(const GradientRows<SD>& d, int targets, Acc divisor,
                                             Acc* alpha) {
   constexpr int kLoads = V == 1 ? 8 : 4;
   constexpr int kRows = 2;
   const int vectors = d.cells / V;
-  int team = 1;
-  while (team < kWarp && team * kLoads < vectors) team *= 2;
+  int subwarp = 1;
+  while (subwarp < kWarp && subwarp * kLoads < vectors) subwarp *= 2;
   const int thread = int(threadIdx.x);
-  const int teams = int(blockDim.x) / team;
-  const int member = thread & (team - 1);
+  const int subwarps = int(blockDim.x) / subwarp;
+  const int member = thread & (subwarp - 1);
   const int rows = targets * d.count;
 #pragma unroll 1
-  for (int first = 0; first < rows; first += kRows * teams) {
+  for (int first = 0; first < rows; first += kRows * subwarps) {
     Acc sum[kRows];
     const SD* from[kRows];
     int to[kRows];
     bool wanted[kRows];
 #pragma unroll
     for (int u = 0; u < kRows; ++u) {
-      const int row = first + u * teams + thread / team;
+      const int row = first + u * subwarps + thread / subwarp;
       const int t = kTargets == 1 ? 0 : row / d.count;
       const int c = row - t * d.count;
       wanted[u] = row < rows && (d.on >> t & 1) != 0;
@@ -265,15 +265,15 @@ FASTCAM_DEVICE void channel_weights_of_rows(const GradientRows<SD>& d, int targe
       sum[u] = Acc(0);
     }
 #pragma unroll 1
-    for (int j = member; j < vectors; j += kLoads * team) {
+    for (int j = member; j < vectors; j += kLoads * subwarp) {
       Vec<SD, V> x[kRows][kLoads];
 #pragma unroll
       for (int u = 0; u < kRows; ++u) {
 #pragma unroll
         for (int i = 0; i < kLoads; ++i) {
           x[u][i] = Vec<SD, V>{};
-          if (wanted[u] && j + i * team < vectors) {
-            x[u][i] = load(reinterpret_cast<const Vec<SD, V>*>(from[u]) + j + i * team);
+          if (wanted[u] && j + i * subwarp < vectors) {
+            x[u][i] = load(reinterpret_cast<const Vec<SD, V>*>(from[u]) + j + i * subwarp);
           }
         }
       }
@@ -288,7 +288,7 @@ FASTCAM_DEVICE void channel_weights_of_rows(const GradientRows<SD>& d, int targe
     }
 #pragma unroll
     for (int u = 0; u < kRows; ++u) {
-      sum[u] = team_reduce(sum[u], team, [](Acc a, Acc b) { return a + b; });
+      sum[u] = subwarp_reduce(sum[u], subwarp, [](Acc a, Acc b) { return a + b; });
       if (member == 0 && to[u] >= 0) alpha[to[u]] = wanted[u] ? sum[u] / divisor : Acc(0);
     }
   }

@@ -1,4 +1,4 @@
-#include "regions/carry.h"
+#include "regions/warp.h"
 
 #include <cmath>
 
@@ -15,8 +15,8 @@ double distance2(const Point& p, const Rect& r) {
 
 }  // namespace
 
-std::array<Carrier::Weights, 4> Carrier::corner_weights(const Face<double>& anchors,
-                                                        const Rect& box) {
+std::array<LandmarkWarp::Weights, 4> LandmarkWarp::corner_weights(const Face<double>& anchors,
+                                                                  const Rect& box) {
   // The reach keeps far points in play, so that the fit stays well conditioned wherever the box
   // lies.
   const double reach2 = square(kReach * (anchors.mean(48, 59).y - anchors.mean(36, 47).y));

@@ -17,10 +17,10 @@ namespace fastcam::regions {
 // How far a landmark's influence on a drawn rectangle reaches, in eye-to-mouth heights.
 inline constexpr double kReach = 0.25;
 
-class Carrier {
+class LandmarkWarp {
 public:
   // anchors: the template's landmarks; boxes: [count, 4] in the same coordinates.
-  Carrier(const Face<double>& anchors, const double* boxes, std::size_t count) {
+  LandmarkWarp(const Face<double>& anchors, const double* boxes, std::size_t count) {
     weights_.reserve(count);
     for (std::size_t k = 0; k < count; ++k) {
       const double* b = boxes + 4 * k;
@@ -30,9 +30,9 @@ public:
 
   std::ptrdiff_t count() const { return static_cast<std::ptrdiff_t>(weights_.size()); }
 
-  // The axis-aligned rectangle around the four carried corners of box k.
+  // The axis-aligned rectangle around the four warped corners of box k.
   template <typename T>
-  Rect carry(const Face<T>& face, std::ptrdiff_t k) const {
+  Rect apply(const Face<T>& face, std::ptrdiff_t k) const {
     Rect out{INFINITY, INFINITY, -INFINITY, -INFINITY};
     for (const auto& corner : weights_[static_cast<std::size_t>(k)]) {
       Point p{0, 0};
