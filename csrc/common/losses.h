@@ -20,8 +20,8 @@ namespace fastcam {
 // ---- soft thresholds ----------------------------------------------------------------------------
 // value(x) and slope(x) = d value / d x for x in [0, 1].
 
-// K eq. 8 bent to the threshold: x < theta: theta (x/theta)^s, else 1 - (1-theta)
-// ((1-x)/(1-theta))^s.
+// The tone curve of Kimura & Tanaka, eq. 8, with its centre moved from 1/2 to theta:
+// theta (x/theta)^s for x < theta, else 1 - (1-theta) ((1-x)/(1-theta))^s.
 template <class T>
 struct ToneThreshold {
   T theta, sharpness, inv_theta, inv_rest;
@@ -52,16 +52,16 @@ struct SigmoidThreshold {
 
 // ---- losses -------------------------------------------------------------------------------------
 
-// What a loss sees of a cell: the normalised map x in [0, 1], the region's share s of the cell, the
-// cell weight w, and where the cell is.
+// The arguments of a loss at one cell: the normalised map x in [0, 1], the region's share s of the
+// cell, the cell weight w, and where the cell is.
 template <class T>
 struct Cell {
   T x, s, w;
   int row, col;
 };
 
-// Y eq. 2: -ln((I + eps) / (U + eps)), I = sum w m s, U = sum w (m + s - m s), m the soft set.
-// Parameters: threshold, sharpness, eps.
+// Yang et al., eq. 2: -ln((I + eps) / (U + eps)), I = sum w m s, U = sum w (m + s - m s), m the
+// soft set. Parameters: threshold, sharpness, eps.
 template <class T, class Threshold>
 struct IoULoss {
   static constexpr int kSums = 2;
@@ -90,7 +90,7 @@ struct IoULoss {
   FASTCAM_HD static bool defined(const T*) { return true; }
 };
 
-// The set as Y has it, {x > theta}: the value is that of the set, the gradient that of the tone
+// The set of Yang et al., {x > theta}: the value is that of the set, the gradient that of the tone
 // curve.
 template <class T>
 struct HardIoULoss {
@@ -126,7 +126,7 @@ FASTCAM_HD void visit_loss(LossKind kind, const LossParams& params, const F& f) 
 // ---- the map ------------------------------------------------------------------------------------
 
 // The peak of a map and the cell that has it; on a tie the first cell in row-major order. Without
-// padding, because its words travel between the lanes of a warp (shuffle_xor_of).
+// padding, because its words are exchanged between the lanes of a warp (shuffle_xor_of).
 template <class T>
 struct Peak {
   using Cell = std::conditional_t<sizeof(T) == 8, int64_t, int32_t>;
@@ -150,14 +150,15 @@ FASTCAM_HD T map_divisor(T peak) {
 }
 
 // What a pair's gradient is multiplied by so that its sum of |d loss / d x| is at most `limit`; a
-// limit of 0 is none. (NaN passes unchanged, to be seen.)
+// limit of 0 is none. (NaN passes unchanged.)
 template <class T>
 FASTCAM_HD T pull_cut(T sum_of_slopes, T limit) {
   return limit > T(0) && sum_of_slopes > limit ? limit / sum_of_slopes : T(1);
 }
 
 // d loss / d (map before ReLU) of one cell. `slope` is d loss / d x of the cell, `pull` the sum of
-// slope * x over all cells: what the peak takes back because every x is divided by it.
+// slope * x over all cells: every x = r / peak depends on the peak, so that the peak's own cell
+// gets -pull as well.
 template <class T>
 FASTCAM_HD T map_gradient(T r, T slope, T pull, bool is_peak, T peak) {
   if (r <= T(0)) return T(0);  // ReLU; NaN passes

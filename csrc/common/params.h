@@ -1,6 +1,6 @@
-// What every kernel of fastcam is handed: plain structs, no torch, one source for CPU and CUDA.
+// The parameters of every kernel of fastcam: plain structs, no torch, one source for CPU and CUDA.
 //
-// Symbols (the specification's): N batch, T targets, C channels, P = H*W cells of the activations,
+// Symbols: N batch, T targets, C channels, P = H*W cells of the activations,
 // Q = H'*W' cells of the gradients (P and Q need not agree). "acc" is the arithmetic type of a
 // call: double when an input is double, float otherwise.
 #pragma once
@@ -9,7 +9,7 @@
 
 namespace fastcam {
 
-// The losses of the map (losses.h). What a kind's parameters are, its policy says.
+// The losses of the map; their policies (losses.h) say what their parameters are.
 enum class LossKind : int32_t { kIoUTone = 0, kIoUSigmoid = 1, kIoUHard = 2 };
 inline constexpr int kLossKinds = 3;
 inline constexpr int kMaxLossParams = 4;
@@ -112,6 +112,24 @@ struct CamLossPass {
   void* count;           // acc, out, unless kNone: how many pairs are valid
 };
 
+// The backward that makes a pass's grad_gradients once its grad_map is there.
+inline CamBackward sums_of_gradients(const CamLossPass& op) {
+  const CamLossForward& loss = op.loss;
+  CamBackward sums{};
+  sums.batch = loss.in.batch;
+  sums.targets = loss.in.targets;
+  sums.channels = loss.in.channels;
+  sums.cells = loss.in.cells;
+  sums.activations = loss.in.activations;
+  sums.activations_stride_n = loss.in.activations_stride_n;
+  sums.activations_channels_last = loss.in.activations_channels_last;
+  sums.alpha = loss.alpha;
+  sums.grad_map = loss.grad_map;
+  sums.status = loss.status;
+  sums.grad_gradients = op.grad_gradients;
+  return sums;
+}
+
 // The backward of that, which reads nothing of A's size. A pair's upstream gradient is
 // g[n,t] = grad[n,t] / max(count, 1), and 0 if the pair is invalid:
 //   grad_activations[n,c,p] = sum_t g[n,t] grad_map[n,t,p] alpha[n,t,c]
@@ -136,7 +154,7 @@ struct CamLossBackward {
   void* scaled_gradients;  // [N, T, C] acc, out, or null
 };
 
-// K eq. 7 and 8: g = (1 + beta) h(M; n) - beta.
+// Kimura & Tanaka, eq. 7 and 8: g = (1 + beta) h(M; n) - beta.
 struct ToneCurve {
   double n;
   double beta;

@@ -23,6 +23,16 @@ struct BFloat16 {
 template <class S>
 using AccOf = std::conditional_t<std::is_same_v<S, double>, double, float>;
 
+// f(double{}) or f(float{}): the arithmetic type of a run-time storage type.
+template <class F>
+inline __attribute__((always_inline)) void with_acc(ScalarKind kind, const F& f) {
+  if (kind == ScalarKind::kDouble) {
+    f(double{});
+  } else {
+    f(float{});
+  }
+}
+
 // Run-time storage type to compile-time one: f(float{}), f(Half{}), ... Always inlined, because the
 // CPU kernels are compiled once per instruction set.
 template <class F>

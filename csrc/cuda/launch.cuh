@@ -8,7 +8,9 @@
 #include <torch/csrc/stable/macros.h>
 #include <torch/headeronly/util/shim_utils.h>
 
-#include "ops/cam.h"
+#include "common/params.h"
+#include "cuda/launch_site.cuh"
+#include "ops/checks.h"
 
 // The one way a kernel is launched.
 #define FASTCAM_LAUNCH(kernel, blocks, threads, shared_bytes, stream, ...) \
@@ -49,26 +51,26 @@ void launch_cluster(void (*kernel)(Params...), int blocks, int threads, int shar
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
-// Launches that one op has and another needs, each in its own file.
-void launch_cam_iou_forward_on(const Tensor& device_of, const CamLossForward& op,
+// Launches that one op has and another needs, on the device of a tensor.
+void launch_cam_iou_forward_on(const Tensor& device, const CamLossForward& op,
                                ScalarKind activations, ScalarKind gradients);
-void launch_cam_backward_on(const Tensor& device_of, const CamBackward& op, ScalarKind activations);
+void launch_cam_backward_on(const Tensor& device, const CamBackward& op, ScalarKind activations);
 
-// Makes the tensor's device current and calls launch(multiprocessors, stream, workspace).
+// Makes the tensor's device current and calls launch(where the launch goes).
 template <class Launch>
 void on_device_of(const Tensor& tensor, const Launch& launch) {
   const int32_t device = tensor.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
-  void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
-  int multiprocessors = 0;
-  STD_CUDA_CHECK(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
+  LaunchSite site{};
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &site.stream));
+  STD_CUDA_CHECK(
+      cudaDeviceGetAttribute(&site.multiprocessors, cudaDevAttrMultiProcessorCount, device));
   std::optional<Tensor> held;  // until the launch is queued: the allocator knows the stream
-  const auto workspace = [&](int64_t bytes) {
+  site.workspace = [&](int64_t bytes) {
     held = empty_on(tensor, {bytes}, ScalarType::Byte);
     return held->mutable_data_ptr();
   };
-  launch(multiprocessors, stream, workspace);
+  launch(site);
 }
 
 }  // namespace fastcam

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <stdexcept>
 
 #include "common/storage.h"
@@ -10,11 +11,10 @@ namespace fastcam {
 
 // Where a launch goes. `workspace(bytes)` hands out device memory, aligned to 256, that lives as
 // long as the launch does.
-template <class Workspace>
 struct LaunchSite {
   int multiprocessors;
   void* stream;
-  Workspace workspace;
+  std::function<void*(int64_t)> workspace;
 };
 
 inline int grid_of(int64_t blocks) {

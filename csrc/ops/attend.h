@@ -1,5 +1,6 @@
-// Argument checks and output allocation of the tone-curve and attend ops, the same for every
-// device.
+// The raw ops of the tone curve and of attend: argument checks and output allocation, the same for
+// every device. `launch` is a device's kernel: launch(a tensor of the device, params, storage
+// kind).
 #pragma once
 
 #include <optional>
@@ -24,10 +25,8 @@ inline std::vector<int64_t> sizes_of(const Tensor& t) {
   return std::vector<int64_t>(t.sizes().begin(), t.sizes().end());
 }
 
-// `launch`: (params, storage kind).
-template <class Launch>
-Tensor tone_curve_op(const Tensor& mask, const Tensor* grad, double n, double beta,
-                     const Launch& launch) {
+template <auto launch>
+Tensor tone_curve_of(const Tensor& mask, const Tensor* grad, double n, double beta) {
   const Tensor held = torch::stable::contiguous(mask);
   const ScalarKind kind = kind_of(held, "mask");
   Tensor grad_held = held;
@@ -44,9 +43,19 @@ Tensor tone_curve_op(const Tensor& mask, const Tensor* grad, double n, double be
                          held.const_data_ptr(),
                          grad != nullptr ? grad_held.const_data_ptr() : nullptr,
                          out.mutable_data_ptr()};
-    launch(op, kind);
+    launch(mask, op, kind);
   }
   return out;
+}
+
+// g of a mask, in the mask's shape and dtype.
+template <auto launch>
+Tensor tone_curve(const Tensor mask, double n, double beta) {
+  return tone_curve_of<launch>(mask, nullptr, n, beta);
+}
+template <auto launch>
+Tensor tone_curve_backward(const Tensor mask, const Tensor grad, double n, double beta) {
+  return tone_curve_of<launch>(mask, &grad, n, beta);
 }
 
 inline AttendShape attend_shape(const Tensor& features, const Tensor& logits) {
@@ -64,11 +73,11 @@ inline AttendShape attend_shape(const Tensor& features, const Tensor& logits) {
   return shape;
 }
 
-// `launch`: (params, storage kind).
-template <class Launch>
-std::tuple<Tensor, Tensor>
-attend_forward_op(const Tensor& features, const Tensor& logits, const std::vector<double>& n,
-                  const std::vector<double>& beta, bool pool, const Launch& launch) {
+// out [J,N,K,C,H,W], pooled [J,N,K,C], and mask_sum [N,K,C].
+template <auto launch>
+std::tuple<Tensor, Tensor> attend_forward(const Tensor features, const Tensor logits,
+                                          const std::vector<double> n,
+                                          const std::vector<double> beta, bool pool) {
   const AttendShape shape = attend_shape(features, logits);
   const ScalarKind kind = kind_of(features, "features");
   const std::vector<ToneCurve> curves = curves_of(n, beta);
@@ -91,17 +100,17 @@ attend_forward_op(const Tensor& features, const Tensor& logits, const std::vecto
                            l.const_data_ptr(),
                            out.mutable_data_ptr(),
                            mask_sum.mutable_data_ptr()};
-    launch(op, kind);
+    launch(features, op, kind);
   }
   return {out, mask_sum};
 }
 
-// `launch`: (params, storage kind).
-template <class Launch>
+// grad_features [N,C,H,W], grad_logits [N,K,C,H,W]: each empty unless asked for.
+template <auto launch>
 std::tuple<Tensor, Tensor>
-attend_backward_op(const Tensor& features, const Tensor& logits, const Tensor& grad_out,
-                   const std::optional<Tensor>& grad_mask_sum, double n, double beta, bool pool,
-                   bool need_features, bool need_logits, const Launch& launch) {
+attend_backward(const Tensor features, const Tensor logits, const Tensor grad_out,
+                const std::optional<Tensor> grad_mask_sum, double n, double beta, bool pool,
+                bool need_features, bool need_logits) {
   const AttendShape shape = attend_shape(features, logits);
   const ScalarKind kind = kind_of(features, "features");
   const Tensor f = torch::stable::contiguous(features);
@@ -135,7 +144,7 @@ attend_backward_op(const Tensor& features, const Tensor& logits, const Tensor& g
                             sums.has_value() ? sums->const_data_ptr() : nullptr,
                             need_features ? grad_features.mutable_data_ptr() : nullptr,
                             need_logits ? grad_logits.mutable_data_ptr() : nullptr};
-    launch(op, kind);
+    launch(features, op, kind);
   }
   return {grad_features, grad_logits};
 }

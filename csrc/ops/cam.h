@@ -1,6 +1,6 @@
 // The raw ops of Grad-CAM and its IoU loss: argument checks and output allocation, the same for
-// every device. `launch` runs the kernel on the tensors' device: (params, activations kind,
-// gradients kind).
+// every device. `launch` is a device's kernel: launch(a tensor of the device, params, storage kinds
+// of activations and gradients).
 #pragma once
 
 #include <optional>
@@ -68,10 +68,54 @@ inline Tensor hold_cells(const Tensor& t, const char* name, const Tensor& activa
   return with_contiguous_cells(t);
 }
 
-template <class Launch>
-std::tuple<Tensor, Tensor, Tensor> cam_forward_op(const Tensor& activations,
-                                                  const Tensor& gradients, bool normalize,
-                                                  const Launch& launch) {
+// The tensors that the parameters of a loss of the map point to, and those parameters without the
+// loss itself and its outputs.
+struct HeldLossInputs {
+  HeldCamInputs maps;
+  Tensor regions;
+  std::optional<Tensor> cell_weights;
+  CamLossForward op;
+};
+
+inline HeldLossInputs hold_loss_inputs(const Tensor& activations, const Tensor& gradients,
+                                       const Tensor& regions,
+                                       const std::optional<Tensor>& cell_weights,
+                                       const std::optional<Tensor>& where) {
+  const HeldCamInputs maps = hold_cam_inputs(activations, gradients);
+  HeldLossInputs held{
+      maps, hold_cells(regions, "regions", activations, maps.in, maps.acc), std::nullopt, {}};
+  CamLossForward& op = held.op;
+  op.in = maps.in;
+  op.params.rows = int32_t(activations.size(2));
+  op.params.cols = int32_t(activations.size(3));
+  op.regions = held.regions.const_data_ptr();
+  op.regions_stride_n = held.regions.stride(0);
+  op.regions_stride_t = held.regions.stride(1);
+  if (cell_weights.has_value()) {
+    const Tensor weights =
+        hold_cells(*cell_weights, "cell_weights", activations, maps.in, maps.acc);
+    op.cell_weights = weights.const_data_ptr();
+    op.cell_weights_stride_n = weights.stride(0);
+    op.cell_weights_stride_t = weights.stride(1);
+    held.cell_weights = weights;
+  }
+  if (where.has_value()) {
+    STD_TORCH_CHECK(where->dim() == 2 && where->size(0) == maps.in.batch &&
+                        where->size(1) == maps.in.targets &&
+                        where->scalar_type() == ScalarType::Bool,
+                    "fastcam: where must be bool [N,T]");
+    check_device(*where, "where", activations);
+    op.where = static_cast<const uint8_t*>(where->const_data_ptr());
+    op.where_stride_n = where->stride(0);
+    op.where_stride_t = where->stride(1);
+  }
+  return held;
+}
+
+// cam [N,T,H,W], alpha [N,T,C], peak [N,T].
+template <auto launch>
+std::tuple<Tensor, Tensor, Tensor> cam_forward(const Tensor activations, const Tensor gradients,
+                                               bool normalize) {
   const HeldCamInputs held = hold_cam_inputs(activations, gradients);
   const CamInputs& in = held.in;
   const Tensor cam = empty_on(
@@ -81,72 +125,50 @@ std::tuple<Tensor, Tensor, Tensor> cam_forward_op(const Tensor& activations,
   if (in.batch > 0 && in.targets > 0) {
     const CamForward op{in, normalize, alpha.mutable_data_ptr(), cam.mutable_data_ptr(),
                         peak.mutable_data_ptr()};
-    launch(op, held.activations_kind, held.gradients_kind);
+    launch(activations, op, held.activations_kind, held.gradients_kind);
   }
   return {cam, alpha, peak};
 }
 
-template <class Launch>
+// loss [N,T], alpha [N,T,C], grad_map [N,T,H,W], status [N,T].
+template <auto launch>
 std::tuple<Tensor, Tensor, Tensor, Tensor>
-cam_iou_forward_op(const Tensor& activations, const Tensor& gradients, const Tensor& regions,
-                   const std::optional<Tensor>& cell_weights, const std::optional<Tensor>& where,
-                   double threshold, double sharpness, int64_t binarize, double eps,
-                   double max_pull, const Launch& launch) {
-  const HeldCamInputs held = hold_cam_inputs(activations, gradients);
-  const CamInputs& in = held.in;
-  const Tensor region = hold_cells(regions, "regions", activations, in, held.acc);
-  std::optional<Tensor> weight;
-  if (cell_weights.has_value()) {
-    weight = hold_cells(*cell_weights, "cell_weights", activations, in, held.acc);
-  }
-  if (where.has_value()) {
-    STD_TORCH_CHECK(where->dim() == 2 && where->size(0) == in.batch &&
-                        where->size(1) == in.targets && where->scalar_type() == ScalarType::Bool,
-                    "fastcam: where must be bool [N,T]");
-    check_device(*where, "where", activations);
-  }
+cam_iou_forward(const Tensor activations, const Tensor gradients, const Tensor regions,
+                const std::optional<Tensor> cell_weights, const std::optional<Tensor> where,
+                double threshold, double sharpness, int64_t binarize, double eps, double max_pull) {
+  const HeldLossInputs held =
+      hold_loss_inputs(activations, gradients, regions, cell_weights, where);
   STD_TORCH_CHECK(binarize >= 0 && binarize <= 2, "fastcam: binarize must be 0, 1 or 2");
-
-  const Tensor loss = empty_on(activations, {in.batch, in.targets}, held.acc);
-  const Tensor alpha = empty_on(activations, {in.batch, in.targets, in.channels}, held.acc);
-  const Tensor grad_map = empty_on(
-      activations, {in.batch, in.targets, activations.size(2), activations.size(3)}, held.acc);
+  const CamInputs& in = held.maps.in;
+  const ScalarType acc = held.maps.acc;
+  const Tensor loss = empty_on(activations, {in.batch, in.targets}, acc);
+  const Tensor alpha = empty_on(activations, {in.batch, in.targets, in.channels}, acc);
+  const Tensor grad_map =
+      empty_on(activations, {in.batch, in.targets, activations.size(2), activations.size(3)}, acc);
   const Tensor status = empty_on(activations, {in.batch, in.targets}, ScalarType::Byte);
   if (in.batch > 0 && in.targets > 0) {
-    CamLossForward op{};
-    op.in = in;
-    op.regions = region.const_data_ptr();
-    op.regions_stride_n = region.stride(0);
-    op.regions_stride_t = region.stride(1);
-    if (weight.has_value()) {
-      op.cell_weights = weight->const_data_ptr();
-      op.cell_weights_stride_n = weight->stride(0);
-      op.cell_weights_stride_t = weight->stride(1);
-    }
-    if (where.has_value()) {
-      op.where = static_cast<const uint8_t*>(where->const_data_ptr());
-      op.where_stride_n = where->stride(0);
-      op.where_stride_t = where->stride(1);
-    }
+    CamLossForward op = held.op;
     op.kind = LossKind(binarize);
-    op.params = {
-        {threshold, sharpness, eps}, int32_t(activations.size(2)), int32_t(activations.size(3))};
+    op.params.value[0] = threshold;
+    op.params.value[1] = sharpness;
+    op.params.value[2] = eps;
     op.max_pull = max_pull;
     op.alpha = alpha.mutable_data_ptr();
     op.grad_map = grad_map.mutable_data_ptr();
     op.loss = loss.mutable_data_ptr();
     op.status = static_cast<uint8_t*>(status.mutable_data_ptr());
-    launch(op, held.activations_kind, held.gradients_kind);
+    launch(activations, op, held.maps.activations_kind, held.maps.gradients_kind);
   }
   return {loss, alpha, grad_map, status};
 }
 
-// `launch`: (params, activations kind).
-template <class Launch>
-std::tuple<Tensor, Tensor>
-cam_backward_op(const Tensor& activations, const Tensor& alpha, const Tensor& grad_map,
-                const std::optional<Tensor>& scale, const std::optional<Tensor>& status,
-                bool need_activations, bool need_gradients, const Launch& launch) {
+// grad_activations [N,C,H,W], grad_gradients [N,T,C]: each empty unless asked for. `launch` gets no
+// kind of the gradients.
+template <auto launch>
+std::tuple<Tensor, Tensor> cam_backward(const Tensor activations, const Tensor alpha,
+                                        const Tensor grad_map, const std::optional<Tensor> scale,
+                                        const std::optional<Tensor> status, bool need_activations,
+                                        bool need_gradients) {
   STD_TORCH_CHECK(activations.dim() == 4 && alpha.dim() == 3 && grad_map.dim() == 4,
                   "fastcam: expected activations [N,C,H,W], alpha [N,T,C], grad_map [N,T,H,W]");
   const Tensor held = readable(activations);
@@ -211,7 +233,7 @@ cam_backward_op(const Tensor& activations, const Tensor& alpha, const Tensor& gr
     }
     op.grad_activations = need_activations ? grad_activations.mutable_data_ptr() : nullptr;
     op.grad_gradients = need_gradients ? grad_gradients.mutable_data_ptr() : nullptr;
-    launch(op, kind);
+    launch(activations, op, kind);
   }
   return {grad_activations, grad_gradients};
 }

@@ -20,34 +20,23 @@ inline ScalarType scalar_type_of(ScalarKind kind) {
 // grad_map [N,T,H,W], grad_gradients [N,T,C] (empty unless asked for).
 using LossOutputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-// `launch`: (params, activations kind, gradients kind).
-template <class Launch>
-LossOutputs cam_loss_forward_op(const Tensor& activations, const Tensor& gradients,
-                                const Tensor& regions, const std::optional<Tensor>& cell_weights,
-                                const std::optional<Tensor>& where, int64_t kind,
-                                const std::vector<double>& params, double max_pull,
-                                int64_t reduction, bool need_gradients, const Launch& launch) {
-  const HeldCamInputs held = hold_cam_inputs(activations, gradients);
-  const CamInputs& in = held.in;
+template <auto launch>
+LossOutputs cam_loss_forward(const Tensor activations, const Tensor gradients, const Tensor regions,
+                             const std::optional<Tensor> cell_weights,
+                             const std::optional<Tensor> where, int64_t kind,
+                             const std::vector<double> params, double max_pull, int64_t reduction,
+                             bool need_gradients) {
+  const HeldLossInputs held =
+      hold_loss_inputs(activations, gradients, regions, cell_weights, where);
+  const CamInputs& in = held.maps.in;
   const int64_t N = in.batch, T = in.targets, C = in.channels;
   const int64_t H = activations.size(2), W = activations.size(3);
-  const Tensor region = hold_cells(regions, "regions", activations, in, held.acc);
-  std::optional<Tensor> weight;
-  if (cell_weights.has_value()) {
-    weight = hold_cells(*cell_weights, "cell_weights", activations, in, held.acc);
-  }
-  if (where.has_value()) {
-    STD_TORCH_CHECK(where->dim() == 2 && where->size(0) == N && where->size(1) == T &&
-                        where->scalar_type() == ScalarType::Bool,
-                    "fastcam: where must be bool [N,T]");
-    check_device(*where, "where", activations);
-  }
   STD_TORCH_CHECK(kind >= 0 && kind < kLossKinds, "fastcam: there is no loss of kind ", kind);
   STD_TORCH_CHECK(int64_t(params.size()) <= kMaxLossParams, "fastcam: too many parameters");
   STD_TORCH_CHECK(reduction >= 0 && reduction <= 2, "fastcam: reduction must be 0, 1 or 2");
 
   const auto acc = [&](std::vector<int64_t> sizes) {
-    return empty_on(activations, std::move(sizes), held.acc);
+    return empty_on(activations, std::move(sizes), held.maps.acc);
   };
   const Tensor loss = acc({N, T});
   const Tensor status = empty_on(activations, {N, T}, ScalarType::Byte);
@@ -64,25 +53,10 @@ LossOutputs cam_loss_forward_op(const Tensor& activations, const Tensor& gradien
   if (N > 0 && T > 0) {
     CamLossPass op{};
     CamLossForward& base = op.loss;
-    base.in = in;
-    base.regions = region.const_data_ptr();
-    base.regions_stride_n = region.stride(0);
-    base.regions_stride_t = region.stride(1);
-    if (weight.has_value()) {
-      base.cell_weights = weight->const_data_ptr();
-      base.cell_weights_stride_n = weight->stride(0);
-      base.cell_weights_stride_t = weight->stride(1);
-    }
-    if (where.has_value()) {
-      base.where = static_cast<const uint8_t*>(where->const_data_ptr());
-      base.where_stride_n = where->stride(0);
-      base.where_stride_t = where->stride(1);
-    }
+    base = held.op;
     base.kind = LossKind(kind);
     for (size_t i = 0; i < params.size(); ++i) base.params.value[i] = params[i];
     base.max_pull = max_pull;
-    base.params.rows = int32_t(H);
-    base.params.cols = int32_t(W);
     base.alpha = alpha.mutable_data_ptr();
     base.grad_map = grad_map.mutable_data_ptr();
     base.loss = loss.mutable_data_ptr();
@@ -91,19 +65,19 @@ LossOutputs cam_loss_forward_op(const Tensor& activations, const Tensor& gradien
     op.grad_gradients = need_gradients ? grad_gradients.mutable_data_ptr() : nullptr;
     op.reduced = reduced.mutable_data_ptr();
     op.count = count.mutable_data_ptr();
-    launch(op, held.activations_kind, held.gradients_kind);
+    launch(activations, op, held.maps.activations_kind, held.maps.gradients_kind);
   }
   return {loss, status, reduced, count, alpha, grad_map, grad_gradients};
 }
 
-// dA [N,C,H,W] of a dtype and layout that are told, and dD's constants [N,T,C] times the upstream
-// gradient: each empty unless asked for. `launch`: (params, activations kind).
-template <class Launch>
-std::tuple<Tensor, Tensor>
-cam_loss_backward_op(const Tensor& alpha, const Tensor& grad_map,
-                     const std::optional<Tensor>& grad_gradients, const Tensor& status,
-                     const Tensor& grad, const std::optional<Tensor>& count, int64_t kind,
-                     bool channels_last, bool need_activations, const Launch& launch) {
+// dA [N,C,H,W] in the given dtype and layout, and dD's constants [N,T,C] times the upstream
+// gradient: each empty unless asked for.
+template <auto launch>
+std::tuple<Tensor, Tensor> cam_loss_backward(const Tensor alpha, const Tensor grad_map,
+                                             const std::optional<Tensor> grad_gradients,
+                                             const Tensor status, const Tensor grad,
+                                             const std::optional<Tensor> count, int64_t kind,
+                                             bool channels_last, bool need_activations) {
   STD_TORCH_CHECK(alpha.dim() == 3 && grad_map.dim() == 4,
                   "fastcam: expected alpha [N,T,C], grad_map [N,T,H,W]");
   STD_TORCH_CHECK(kind >= 0 && kind < 4, "fastcam: there is no dtype of kind ", kind);
@@ -162,7 +136,7 @@ cam_loss_backward_op(const Tensor& alpha, const Tensor& grad_map,
     op.count = count.has_value() ? count->const_data_ptr() : nullptr;
     op.grad_activations = need_activations ? grad_activations.mutable_data_ptr() : nullptr;
     op.scaled_gradients = constants.has_value() ? scaled.mutable_data_ptr() : nullptr;
-    launch(op, ScalarKind(kind));
+    launch(alpha, op, ScalarKind(kind));
   }
   return {grad_activations, scaled};
 }

@@ -194,7 +194,7 @@ TEST(relu_and_max_keep_nan) {
   CHECK_NEAR(max_nan(2.0, 1.0), 2, 0, 0);
 }
 
-// K eq. 7 and 8.
+// Kimura & Tanaka, eq. 7 and 8.
 double tone_of_mask(double m, double n, double beta) {
   const double h = m < 0.5 ? std::pow(m / 0.5, n) / 2 : 1 - std::pow((1 - m) / 0.5, n) / 2;
   return (1 + beta) * h - beta;

@@ -33,7 +33,7 @@ private:
   mutable std::shared_ptr<char> memory_;
 };
 
-inline fastcam::LaunchSite<Workspace> site_of(Device& device, int multiprocessors) {
+inline fastcam::LaunchSite site_of(Device& device, int multiprocessors) {
   return {multiprocessors, &device, Workspace(&device)};
 }
 

@@ -19,7 +19,7 @@ struct AttendKernels {
 };
 
 // Channels that attend's backward takes at once: their features, the gradient with respect to them
-// and what streams by stay in a first-level cache of 32 KB.
+// and what is streamed fit into a first-level cache of 32 KB.
 int64_t attend_block_channels(int64_t cells);
 
 // Rows that attend's forward pools at once under several curves.

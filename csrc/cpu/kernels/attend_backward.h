@@ -7,8 +7,7 @@
 namespace fastcam::FASTCAM_ISA {
 
 // A block of channels at a time: their rows are one piece of memory under each attribute, and their
-// features and the gradient with respect to them stay in the cache while attribute follows
-// attribute.
+// features and the gradient with respect to them stay in the cache for all attributes.
 template <bool kPool, class Acc, class S, class Curve>
 FASTCAM_INLINE void attend_backward_with(const AttendBackward& op, const Curve& curve,
                                          int64_t begin, int64_t end, Acc* sums) {
@@ -30,7 +29,7 @@ FASTCAM_INLINE void attend_backward_with(const AttendBackward& op, const Curve& 
     const S* features = static_cast<const S*>(op.features) + channel * P;
     for (int64_t i = 0; i < count * padded; i += kLanes<Acc>) store(sums + i, Vec<Acc>{});
     for (int64_t k = 0; k < K; ++k) {
-      // Of sum M; halved, because it meets u = 2 q.
+      // Of sum M; halved, because it is multiplied by u = 2 q.
       const Acc grad_sum =
           op.grad_mask_sum ? static_cast<const Acc*>(op.grad_mask_sum)[n * K + k] / 2 : Acc(0);
       for (int64_t i = 0; i < count; ++i) {
@@ -44,8 +43,8 @@ FASTCAM_INLINE void attend_backward_with(const AttendBackward& op, const Curve& 
             kPool ? splat(load_partial<Acc>(grad_out, 1)[0] / Acc(P)) : Vec<Acc>{};
         cells.each([&](int64_t p, int64_t slot, const auto& how) FASTCAM_INLINE_LAMBDA {
           const Mask<Acc> m = mask_of<Acc>(how.template read<Acc>(logits + p));
-          ask_for(logits + C * P + p);  // the same cells under the next attribute
-          if constexpr (!kPool) ask_for(grad_out + C * P + p);
+          prefetch_line(logits + C * P + p);  // the same cells under the next attribute
+          if constexpr (!kPool) prefetch_line(grad_out + C * P + p);
           const Vec<Acc> t = curve.template raised<Acc>(m);
           Vec<Acc> dz = pooled;
           if constexpr (!kPool) dz = how.template read<Acc>(grad_out + p);

@@ -114,7 +114,7 @@ public:
     if (log_) store(u_ + 2 * stride_ + i, m.log_u());
   }
   FASTCAM_INLINE const Acc* of(Form form) const { return u_ + int(form) * stride_; }
-  Acc* behind() const { return u_ + 3 * stride_; }
+  Acc* after() const { return u_ + 3 * stride_; }
 
 private:
   int64_t stride_;

@@ -16,7 +16,7 @@ FASTCAM_INLINE void attend_row(const Rows<Acc, S>& row, const Row<Acc>& cells, c
   Vec<Acc> masks{};
   Vec<Acc> total{};
   cells.each([&](int64_t p, int64_t, const auto& how) FASTCAM_INLINE_LAMBDA {
-    ask_for(logits + p + kAhead<S>);
+    prefetch_line(logits + p + kAhead<S>);
     const Mask<Acc> m = mask_of<Acc>(how.template read<Acc>(logits + p));
     const Vec<Acc> z =
         gain.factor(m.logit, curve.template raised<Acc>(m)) * how.template read<Acc>(features + p);
@@ -31,17 +31,17 @@ FASTCAM_INLINE void attend_row(const Rows<Acc, S>& row, const Row<Acc>& cells, c
   if constexpr (kPool) store_one(out, horizontal_sum<Acc>(total) / Acc(cells.count()));
 }
 
-// Several curves, not pooled: the logits are read once, what the curves need of them waits in the
-// cache.
+// Several curves, not pooled: the logits are read once, what the curves need of them is kept in the
+// first-level cache.
 template <class Acc, class S>
 FASTCAM_INLINE void attend_row_often(const AttendForward& op, const Rows<Acc, S>& row,
                                      const Row<Acc>& cells, const Forms<Acc>& forms) {
-  Acc* sign = forms.behind();
+  Acc* sign = forms.after();
   const S* features = row.features();
   const S* logits = row.logits();
   Vec<Acc> masks{};
   cells.each([&](int64_t p, int64_t slot, const auto& how) FASTCAM_INLINE_LAMBDA {
-    ask_for(logits + p + kAhead<S>);
+    prefetch_line(logits + p + kAhead<S>);
     const Mask<Acc> m = mask_of<Acc>(how.template read<Acc>(logits + p));
     forms.write(slot, m);
     store(sign + slot, m.logit);
@@ -72,7 +72,7 @@ FASTCAM_INLINE void pool_rows_often(const AttendForward& op, const Rows<Acc, S>&
                                     const Row<Acc>& cells, const Forms<Acc>& forms) {
   constexpr int64_t L = kLanes<Acc>;
   const int64_t padded = cells.padded();
-  Acc* signed_f = forms.behind();
+  Acc* signed_f = forms.after();
   Acc above[kRows], below[kRows];
   Rows<Acc, S> row = at;
   for (int r = 0; r < kRows; ++r, row.next()) {
@@ -80,7 +80,7 @@ FASTCAM_INLINE void pool_rows_often(const AttendForward& op, const Rows<Acc, S>&
     const S* logits = row.logits();
     Vec<Acc> masks{}, positive{}, negative{};
     cells.each([&](int64_t p, int64_t slot, const auto& how) FASTCAM_INLINE_LAMBDA {
-      ask_for(logits + p + kAhead<S>);
+      prefetch_line(logits + p + kAhead<S>);
       const Vec<Acc> logit = how.template read<Acc>(logits + p);
       const Vec<Acc> f = how.template once<Acc>(how.template read<Acc>(features + p));
       const Mask<Acc> m = mask_of<Acc>(logit);

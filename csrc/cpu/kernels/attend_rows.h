@@ -7,7 +7,7 @@
 namespace fastcam::FASTCAM_ISA {
 
 // How a vector lies in its row. A row ends in a vector that reaches back into the one before
-// (Last), so that it is read and written whole; what both hold is the same, and counts once in
+// (Last), so that it is read and written whole; what both hold is the same, and is counted once in
 // sums. Only rows shorter than a vector (Short) go through a buffer.
 struct Whole {
   template <class Acc, class S>
@@ -78,9 +78,9 @@ private:
   Last<Acc> last_;
 };
 
-// Asks for a cache line that is needed soon: the processor's own prefetching stops at the end of
-// each page of 4 KB. Any address will do, past the end too.
-FASTCAM_INLINE void ask_for(const void* address) { __builtin_prefetch(address, 0, 2); }
+// Prefetches a cache line: the processor's own prefetching stops at the end of each page of 4 KB.
+// Any address is allowed, past the end too.
+FASTCAM_INLINE void prefetch_line(const void* address) { __builtin_prefetch(address, 0, 2); }
 // How far ahead where memory is read in its order.
 inline constexpr int64_t kAheadBytes = 8192;
 template <class S>

@@ -52,7 +52,7 @@ template <class Acc>
 FASTCAM_INLINE bool region_is_empty(const Acc* region, const Acc* weight, int64_t cells) {
   Acc total = 0;
   for (int64_t p = 0; p < cells; ++p) total += weight ? weight[p] * region[p] : region[p];
-  return total == Acc(0);  // NaN is not empty: it is to be seen in the loss
+  return total == Acc(0);  // NaN is not empty: the loss becomes NaN
 }
 
 template <class Acc, class SA, class SD, class Loss>

@@ -46,24 +46,16 @@ void check_values(const CamLossForward& op) {
                std::numeric_limits<Acc>::max(), "cell_weights: expected finite values >= 0", "");
 }
 
-std::tuple<Tensor, Tensor, Tensor> cam_forward(const Tensor activations, const Tensor gradients,
-                                               bool normalize) {
-  return cam_forward_op(activations, gradients, normalize,
-                        [](const CamForward& op, ScalarKind a, ScalarKind d) {
-                          const int64_t work = op.in.channels * op.in.cells * op.in.targets;
-                          parallel_over(op.in.batch, work, [&](int64_t begin, int64_t end) {
-                            const Scratch scratch(cam_forward_scratch_bytes(op.in));
-                            cam_kernels().cam_forward(op, a, d, begin, end, scratch.get());
-                          });
-                        });
+void run_forward(const Tensor&, const CamForward& op, ScalarKind a, ScalarKind d) {
+  const int64_t work = op.in.channels * op.in.cells * op.in.targets;
+  parallel_over(op.in.batch, work, [&](int64_t begin, int64_t end) {
+    const Scratch scratch(cam_forward_scratch_bytes(op.in));
+    cam_kernels().cam_forward(op, a, d, begin, end, scratch.get());
+  });
 }
 
-void run_loss_forward(const CamLossForward& op, ScalarKind a, ScalarKind d) {
-  if (a == ScalarKind::kDouble) {
-    check_values<double>(op);
-  } else {
-    check_values<float>(op);
-  }
+void run_iou_forward(const Tensor&, const CamLossForward& op, ScalarKind a, ScalarKind d) {
+  with_acc(a, [&](auto acc) { check_values<decltype(acc)>(op); });
   const int64_t work = op.in.channels * op.in.cells * op.in.targets;
   parallel_over(op.in.batch, work, [&](int64_t begin, int64_t end) {
     const Scratch scratch(cam_forward_scratch_bytes(op.in));
@@ -71,10 +63,9 @@ void run_loss_forward(const CamLossForward& op, ScalarKind a, ScalarKind d) {
   });
 }
 
-void run_backward(const CamBackward& op, ScalarKind a) {
+void run_backward(const Tensor&, const CamBackward& op, ScalarKind a) {
   prefer_huge_pages(op.grad_activations, op.batch * op.channels * op.cells * bytes_of(a));
-  // Few samples are split into channel blocks, so that every thread has
-  // work.
+  // Few samples are split into channel blocks, so that every thread has work.
   const int64_t threads = torch::stable::get_num_threads();
   const int64_t wanted = op.batch >= 2 * threads ? 1 : (2 * threads + op.batch - 1) / op.batch;
   const int64_t blocks = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, op.channels / 32));
@@ -83,22 +74,6 @@ void run_backward(const CamBackward& op, ScalarKind a) {
     const Scratch scratch(cam_backward_scratch_bytes(op));
     cam_kernels().cam_backward(op, a, blocks, begin, end, scratch.get());
   });
-}
-
-std::tuple<Tensor, Tensor, Tensor, Tensor>
-cam_iou_forward(const Tensor activations, const Tensor gradients, const Tensor regions,
-                const std::optional<Tensor> cell_weights, const std::optional<Tensor> where,
-                double threshold, double sharpness, int64_t binarize, double eps, double max_pull) {
-  return cam_iou_forward_op(activations, gradients, regions, cell_weights, where, threshold,
-                            sharpness, binarize, eps, max_pull, run_loss_forward);
-}
-
-std::tuple<Tensor, Tensor> cam_backward(const Tensor activations, const Tensor alpha,
-                                        const Tensor grad_map, const std::optional<Tensor> scale,
-                                        const std::optional<Tensor> status, bool need_activations,
-                                        bool need_gradients) {
-  return cam_backward_op(activations, alpha, grad_map, scale, status, need_activations,
-                         need_gradients, run_backward);
 }
 
 // ---- losses with all their gradients ------------------------------------------------------------
@@ -118,30 +93,13 @@ void reduce_pairs(const CamLossPass& op) {
   *static_cast<Acc*>(op.count) = count;
 }
 
-void run_loss_pass(const CamLossPass& op, ScalarKind a, ScalarKind d) {
-  run_loss_forward(op.loss, a, d);
+void run_loss_forward(const Tensor& device, const CamLossPass& op, ScalarKind a, ScalarKind d) {
+  run_iou_forward(device, op.loss, a, d);
   if (op.grad_gradients != nullptr && op.loss.in.channels > 0) {
-    const CamInputs& in = op.loss.in;
-    CamBackward sums{};
-    sums.batch = in.batch;
-    sums.targets = in.targets;
-    sums.channels = in.channels;
-    sums.cells = in.cells;
-    sums.activations = in.activations;
-    sums.activations_stride_n = in.activations_stride_n;
-    sums.activations_channels_last = in.activations_channels_last;
-    sums.alpha = op.loss.alpha;
-    sums.grad_map = op.loss.grad_map;
-    sums.status = op.loss.status;
-    sums.grad_gradients = op.grad_gradients;
-    run_backward(sums, a);
+    run_backward(device, sums_of_gradients(op), a);
   }
   if (op.reduction == Reduction::kNone) return;
-  if (a == ScalarKind::kDouble) {
-    reduce_pairs<double>(op);
-  } else {
-    reduce_pairs<float>(op);
-  }
+  with_acc(a, [&](auto acc) { reduce_pairs<decltype(acc)>(op); });
 }
 
 // g of every pair, and the constants of dD times g.
@@ -163,15 +121,10 @@ void scale_pairs(const CamLossBackward& op, Acc* scales) {
   }
 }
 
-void run_loss_backward(const CamLossBackward& op, ScalarKind a) {
+void run_loss_backward(const Tensor& device, const CamLossBackward& op, ScalarKind a) {
   const int64_t pairs = op.batch * op.targets;
-  const bool wide = a == ScalarKind::kDouble;
-  const Scratch scales(pairs * (wide ? 8 : 4));
-  if (wide) {
-    scale_pairs(op, static_cast<double*>(scales.get()));
-  } else {
-    scale_pairs(op, static_cast<float*>(scales.get()));
-  }
+  const Scratch scales(pairs * (a == ScalarKind::kDouble ? 8 : 4));
+  with_acc(a, [&](auto acc) { scale_pairs(op, static_cast<decltype(acc)*>(scales.get())); });
   if (op.grad_activations == nullptr) return;
   CamBackward product{};
   product.batch = op.batch;
@@ -186,25 +139,7 @@ void run_loss_backward(const CamLossBackward& op, ScalarKind a) {
   product.scale_stride_t = 1;
   product.status = op.status;
   product.grad_activations = op.grad_activations;
-  run_backward(product, a);
-}
-
-LossOutputs cam_loss_forward(const Tensor activations, const Tensor gradients, const Tensor regions,
-                             const std::optional<Tensor> cell_weights,
-                             const std::optional<Tensor> where, int64_t loss,
-                             const std::vector<double> params, double max_pull, int64_t reduction,
-                             bool need_gradients) {
-  return cam_loss_forward_op(activations, gradients, regions, cell_weights, where, loss, params,
-                             max_pull, reduction, need_gradients, run_loss_pass);
-}
-
-std::tuple<Tensor, Tensor> cam_loss_backward(const Tensor alpha, const Tensor grad_map,
-                                             const std::optional<Tensor> grad_gradients,
-                                             const Tensor status, const Tensor grad,
-                                             const std::optional<Tensor> count, int64_t dtype,
-                                             bool channels_last, bool need_activations) {
-  return cam_loss_backward_op(alpha, grad_map, grad_gradients, status, grad, count, dtype,
-                              channels_last, need_activations, run_loss_backward);
+  run_backward(device, product, a);
 }
 
 std::string cpu_isa() { return cam_kernels().isa; }
@@ -214,11 +149,12 @@ std::string cpu_isa() { return cam_kernels().isa; }
 
 STABLE_TORCH_LIBRARY_IMPL(fastcam, CPU, m)
 {
-  m.impl("_cam_forward", TORCH_BOX(&fastcam::cam_forward));
-  m.impl("_cam_iou_forward", TORCH_BOX(&fastcam::cam_iou_forward));
-  m.impl("_cam_backward", TORCH_BOX(&fastcam::cam_backward));
-  m.impl("_cam_loss_forward", TORCH_BOX(&fastcam::cam_loss_forward));
-  m.impl("_cam_loss_backward", TORCH_BOX(&fastcam::cam_loss_backward));
+  using namespace fastcam;
+  m.impl("_cam_forward", TORCH_BOX(&cam_forward<run_forward>));
+  m.impl("_cam_iou_forward", TORCH_BOX(&cam_iou_forward<run_iou_forward>));
+  m.impl("_cam_backward", TORCH_BOX(&cam_backward<run_backward>));
+  m.impl("_cam_loss_forward", TORCH_BOX(&cam_loss_forward<run_loss_forward>));
+  m.impl("_cam_loss_backward", TORCH_BOX(&cam_loss_backward<run_loss_backward>));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastcam, CompositeExplicitAutograd, m)

@@ -16,7 +16,7 @@
 // GCC notes that passing wide vectors depends on the instruction set; here all of it is inlined.
 #pragma GCC diagnostic ignored "-Wpsabi"
 #define FASTCAM_INLINE inline __attribute__((always_inline))
-#define FASTCAM_INLINE_LAMBDA __attribute__((always_inline))  // of a lambda
+#define FASTCAM_INLINE_LAMBDA __attribute__((always_inline))  // after a lambda's parameters
 
 namespace fastcam::FASTCAM_ISA {
 
@@ -98,9 +98,9 @@ FASTCAM_INLINE void add_four_sums(const Vec<Acc> (&v)[4], Acc* to) {
 // ---- prefetch -----------------------------------------------------------------------------------
 
 // A processor's own prefetchers stop at the end of a 4 kB page, and a stream waits for the first
-// lines of the next one. Asked for this many bytes ahead, they are there: worth a factor of two
-// where the data is in the last-level cache, little where memory itself is the limit. (An address
-// beyond a buffer, or in no page at all, is harmless.)
+// lines of the next one. Prefetched this many bytes ahead, they are in the cache: worth a factor of
+// two where the data is in the last-level cache, little where memory itself is the limit. (An
+// address beyond a buffer, or in no page at all, is harmless.)
 inline constexpr int64_t kPrefetchBytes = 2048;
 FASTCAM_INLINE void prefetch_ahead(const void* p) {
   __builtin_prefetch(reinterpret_cast<const void*>(uintptr_t(p) + kPrefetchBytes), 0, 3);

@@ -3,7 +3,7 @@
 //
 // A block takes whole channels of one sample and some attributes (plan.h). Its channels are
 // a run of vectors in F, in L under each attribute, and in Z. A thread has one vector of F in
-// registers and meets it under one attribute after the other. Sums over a row (one channel under
+// registers and uses it for one attribute after the other. Sums over a row (one channel under
 // one attribute): each vector leaves what belongs to its first row and to its second in shared
 // memory, and subwarps of lanes add these up, in a fixed order.
 #pragma once
@@ -94,7 +94,7 @@ FASTCAM_DEVICE void attend_forward_block(const AttendForward& op, const AttendFo
   const int k0 = split * plan.attributes;
   const int attributes =
       all_attributes - k0 < plan.attributes ? all_attributes - k0 : plan.attributes;
-  const int all_slots = channels * cells / V;  // a whole number: the plan sees to it
+  const int all_slots = channels * cells / V;  // a whole number by the choice of the plan
   const int group = thread / plan.width;
   const int slot = thread - group * plan.width;
 
@@ -143,7 +143,7 @@ FASTCAM_DEVICE void attend_forward_block(const AttendForward& op, const AttendFo
         x[u] = load(reinterpret_cast<const Vector*>(static_cast<const S*>(op.logits) +
                                                     row_of(k) * cells + at));
       }
-      // Of the masks, only what is dear to make is held; the logits stay as they were stored.
+      // Of the masks only u, which takes an exp, is kept; the logits stay in their storage type.
       Acc held[kUnroll][V];
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u) {

@@ -8,8 +8,8 @@
 
 namespace fastcam {
 
-template <class S, bool kBackward, class Site>
-void launch_tone_curve_of(const ToneCurveOp& op, const Site& site) {
+template <class S, bool kBackward>
+void launch_tone_curve_of(const ToneCurveOp& op, const LaunchSite& site) {
   const auto offset = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % kVectorBytes; };
   const size_t misalignment = offset(op.out);
   ToneWork work{};
@@ -23,8 +23,7 @@ void launch_tone_curve_of(const ToneCurveOp& op, const Site& site) {
 }
 
 // Forward without `grad`, backward with it.
-template <class Site>
-void launch_tone_curve(const ToneCurveOp& op, ScalarKind kind, const Site& site) {
+inline void launch_tone_curve(const ToneCurveOp& op, ScalarKind kind, const LaunchSite& site) {
   with_storage(kind, [&](auto s) {
     using S = decltype(s);
     if (op.grad == nullptr) {
@@ -35,8 +34,8 @@ void launch_tone_curve(const ToneCurveOp& op, ScalarKind kind, const Site& site)
   });
 }
 
-template <class S, bool kPool, class Site>
-void launch_attend_forward_of(const AttendForward& op, const Site& site) {
+template <class S, bool kPool>
+void launch_attend_forward_of(const AttendForward& op, const LaunchSite& site) {
   const AttendShape& shape = op.shape;
   const int64_t sample = shape.channels * shape.cells;
   const auto aligned = [&](const void* p) { return in_vectors(p, sample, int(sizeof(S))); };
@@ -55,8 +54,8 @@ void launch_attend_forward_of(const AttendForward& op, const Site& site) {
   }
 }
 
-template <class Site>
-void launch_attend_forward(const AttendForward& op, ScalarKind kind, const Site& site) {
+inline void launch_attend_forward(const AttendForward& op, ScalarKind kind,
+                                  const LaunchSite& site) {
   with_storage(kind, [&](auto s) {
     using S = decltype(s);
     if (op.pool) {
@@ -67,8 +66,8 @@ void launch_attend_forward(const AttendForward& op, ScalarKind kind, const Site&
   });
 }
 
-template <class S, bool kPool, class Site>
-void launch_attend_backward_of(const AttendBackward& op, const Site& site) {
+template <class S, bool kPool>
+void launch_attend_backward_of(const AttendBackward& op, const LaunchSite& site) {
   const AttendShape& shape = op.shape;
   const int64_t sample = shape.channels * shape.cells;
   bool aligned = true;
@@ -83,8 +82,8 @@ void launch_attend_backward_of(const AttendBackward& op, const Site& site) {
                  plan.shared_bytes, site.stream, op, plan);
 }
 
-template <class Site>
-void launch_attend_backward(const AttendBackward& op, ScalarKind kind, const Site& site) {
+inline void launch_attend_backward(const AttendBackward& op, ScalarKind kind,
+                                   const LaunchSite& site) {
   with_storage(kind, [&](auto s) {
     using S = decltype(s);
     if (op.pool) {

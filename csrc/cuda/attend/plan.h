@@ -13,7 +13,7 @@ inline constexpr int kAttendThreads = sizeof(Acc) == 4 ? 256 : 192;
 template <class Acc>
 inline constexpr int kAttendBlocks = sizeof(Acc) == 4 ? 3 : 2;
 
-// Curves of one launch: they travel as a kernel argument. More take more launches.
+// Curves of one launch, a kernel argument. More take more launches.
 inline constexpr int kCurvesPerLaunch = 64;
 
 // Can a tensor's rows of `row` values be cut into whole aligned vectors?
@@ -38,7 +38,7 @@ struct AttendPlan {
 
   // backward
   int batch;           // attributes whose gradients are staged at a time
-  int batch_channels;  // channels that a block meets, at most
+  int batch_channels;  // channels that a block touches, at most
 
   int staged_bytes;  // of the features, first in shared memory
   int shared_bytes;
@@ -63,7 +63,7 @@ inline void check_attend(const AttendShape& s) {
 }
 
 // Forward: a block takes some whole channels of one sample, so that it has their sums, and some
-// attributes. Each thread has one vector of the features and meets it under one attribute after the
+// attributes. Each thread has one vector of the features and uses it for one attribute after the
 // other; where the channels have fewer vectors than the block has threads, several groups of
 // threads share the attributes.
 inline AttendPlan plan_attend_forward(const AttendPlanShape& s) {
@@ -98,7 +98,7 @@ inline AttendPlan plan_attend_forward(const AttendPlanShape& s) {
        more += granule) {
     const bool fill = tiles(more) >= 4 * s.multiprocessors;
     const bool better = busy(more) > busy(chunk) && (fill || 4 * busy(chunk) < 3 * busy(more));
-    // Many results for each channel: longer runs of them.
+    // Many results for each channel: more channels make longer runs of stores.
     const bool longer = s.pool && s.curves > 1 && busy(more) >= busy(chunk) &&
                         2 * tiles(more) >= 3 * s.multiprocessors;
     if (better || longer) chunk = more;
@@ -115,7 +115,7 @@ inline AttendPlan plan_attend_forward(const AttendPlanShape& s) {
   int64_t splits = std::min({wanted, 1 + 3 * per_feature / 100, ceil_div(K, plan.groups)});
   splits = std::max<int64_t>(1, splits);
 
-  // The sums of a block's rows wait in shared memory.
+  // The sums of a block's rows are kept in shared memory.
   plan.parts_values = 2 * s.unroll * plan.groups * plan.width;
   plan.staged_bytes = int(ceil_div(plan.width * V * s.element, 16) * 16);
   const int64_t fixed = plan.staged_bytes + int64_t(2) * plan.parts_values * s.acc;

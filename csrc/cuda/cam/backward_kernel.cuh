@@ -72,7 +72,7 @@ __global__ void FASTCAM_BOUNDS(S, kTargets)
   Factors<const Acc> grad_map{static_cast<const Acc*>(op.grad_map) + (n * op.targets + t0) * cells,
                               cells, targets};
   // What all threads share goes through shared memory. Many targets whose rows do not fit (only
-  // where A's gradient is written) are read from the input again and again, which the caches hold.
+  // where A's gradient is written) are read from the input each time, through the caches.
   const bool many = kTargets > 1 && targets > kTargets;
   if (!many && plan.map_shared) {
 #pragma unroll 1
@@ -90,19 +90,7 @@ __global__ void FASTCAM_BOUNDS(S, kTargets)
       const Matrix<const S> a =
           channel_block(sample, channels_last, int(op.channels), cells, channel, count);
       const Factors<Acc> to{per_channel, plan.chunk, targets};
-      if (walks_in_vectors<kVector>(a)) {
-        if (channels_last) {
-          column_sums<kVector, kTargets, kColumnUnroll<kTargets>>(a, grad_map, to, scratch);
-        } else {
-          row_sums<kVector, kTargets, kRowUnroll<kTargets>>(a, grad_map, to, scratch);
-        }
-      } else {
-        if (channels_last) {
-          column_sums<1, kTargets, kColumnUnroll<kTargets>>(a, grad_map, to, scratch);
-        } else {
-          row_sums<1, kTargets, kRowUnroll<kTargets>>(a, grad_map, to, scratch);
-        }
-      }
+      sums_of<kTargets>(a, channels_last, grad_map, to, scratch);
     }
     Acc* out = static_cast<Acc*>(op.grad_gradients) + (n * op.targets + t0) * op.channels + channel;
 #pragma unroll 1

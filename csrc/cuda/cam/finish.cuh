@@ -88,7 +88,8 @@ FASTCAM_DEVICE bool finish_loss(const CamLossForward& op, const Loss& loss, cons
     weight = static_cast<const Acc*>(op.cell_weights) + at.n * op.cell_weights_stride_n +
              at.t * op.cell_weights_stride_t;
   }
-  // A thread meets its own cells three times; S and w are read from global memory once if they fit.
+  // A thread reads its cells three times; S and w are kept in shared memory after the first if they
+  // fit.
   const bool kept = 2 * cells <= scratch.capacity;
   Acc* kept_region = scratch.values;
   Acc* kept_weight = scratch.values + cells;
@@ -121,7 +122,7 @@ FASTCAM_DEVICE bool finish_loss(const CamLossForward& op, const Loss& loss, cons
       block_reduce(first, static_cast<First*>(scratch.reduce), [](const First& a, const First& b) {
         return First{higher_peak(a.peak, b.peak), a.area + b.area, Acc(0)};
       });
-  bool valid = first.area != Acc(0);  // NaN is not empty: it is to be seen in the loss
+  bool valid = first.area != Acc(0);  // NaN is not empty: the loss becomes NaN
   if (valid) {
     const Acc peak = first.peak.value;
     const Acc divisor = map_divisor(peak);

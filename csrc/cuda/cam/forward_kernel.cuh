@@ -50,6 +50,27 @@ FASTCAM_DEVICE Matrix<S> channel_block(S* sample, bool channels_last, int channe
   return {sample + int64_t(channel) * cells, count, cells, cells};
 }
 
+// column_sums() or row_sums() of a matrix, in vectors where it allows them.
+template <int kTargets, class S, class Acc>
+FASTCAM_DEVICE void sums_of(const Matrix<const S>& m, bool of_columns,
+                            const Factors<const Acc>& weight, const Factors<Acc>& to,
+                            Acc* scratch) {
+  constexpr int kVector = kVectorOf<S>;
+  if (walks_in_vectors<kVector>(m)) {
+    if (of_columns) {
+      column_sums<kVector, kTargets, kColumnUnroll<kTargets>>(m, weight, to, scratch);
+    } else {
+      row_sums<kVector, kTargets, kRowUnroll<kTargets>>(m, weight, to, scratch);
+    }
+  } else {
+    if (of_columns) {
+      column_sums<1, kTargets, kColumnUnroll<kTargets>>(m, weight, to, scratch);
+    } else {
+      row_sums<1, kTargets, kRowUnroll<kTargets>>(m, weight, to, scratch);
+    }
+  }
+}
+
 // sum_q D[c, q] of one target.
 template <class SD, class Acc>
 FASTCAM_DEVICE void gradient_sums_of(const CamInputs& in, int64_t n, int t, int channel, int count,
@@ -61,20 +82,7 @@ FASTCAM_DEVICE void gradient_sums_of(const CamInputs& in, int64_t n, int t, int 
       channel_block(sample, channels_last, int(in.channels), int(in.grad_cells), channel, count);
   const Factors<const Acc> one{nullptr, 0, 1};
   const Factors<Acc> sums{to, 0, 1};
-  constexpr int kVector = kVectorOf<SD>;
-  if (walks_in_vectors<kVector>(d)) {
-    if (channels_last) {
-      column_sums<kVector, 1, kColumnUnroll<1>>(d, one, sums, scratch);
-    } else {
-      row_sums<kVector, 1, kRowUnroll<1>>(d, one, sums, scratch);
-    }
-  } else {
-    if (channels_last) {
-      column_sums<1, 1, kColumnUnroll<1>>(d, one, sums, scratch);
-    } else {
-      row_sums<1, 1, kRowUnroll<1>>(d, one, sums, scratch);
-    }
-  }
+  sums_of<1>(d, channels_last, one, sums, scratch);
 }
 
 template <class S, class Acc>
@@ -101,20 +109,7 @@ FASTCAM_DEVICE void map_part(const CamInputs& in, int64_t n, int channel, int co
   const Matrix<const S> a =
       channel_block(sample, channels_last, int(in.channels), int(in.cells), channel, count);
   const Factors<const Acc> weight{alpha, chunk, kTargets};
-  constexpr int kVector = kVectorOf<S>;
-  if (walks_in_vectors<kVector>(a)) {
-    if (channels_last) {
-      row_sums<kVector, kTargets, kRowUnroll<kTargets>>(a, weight, to, scratch);
-    } else {
-      column_sums<kVector, kTargets, kColumnUnroll<kTargets>>(a, weight, to, scratch);
-    }
-  } else {
-    if (channels_last) {
-      row_sums<1, kTargets, kRowUnroll<kTargets>>(a, weight, to, scratch);
-    } else {
-      column_sums<1, kTargets, kColumnUnroll<kTargets>>(a, weight, to, scratch);
-    }
-  }
+  sums_of<kTargets>(a, !channels_last, weight, to, scratch);
 }
 
 template <class S, int kTargets, class Finish>
@@ -128,7 +123,7 @@ __global__ void FASTCAM_BOUNDS(S, kTargets)
   const int cells = int(in.cells);
 
   // blockIdx: splits fastest, so that the blocks of a sample run together.
-  // 32 bits each: they live as long as the kernel.
+  // 32 bits each: they occupy registers for the whole kernel.
   const int split = int(blockIdx.x) % plan.splits;
   const int group = int(blockIdx.x) / plan.splits;  // of one sample and one target block
   const int n = group / plan.target_blocks;

@@ -1,34 +1,20 @@
 // _cam_iou_forward on CUDA.
 #include "cuda/launch.cuh"
-// launch.cuh first: it defines the launch
+// cuda/launch.cuh first: it defines the launch
 #include "cuda/cam/launch.cuh"
+#include "ops/cam.h"
 
 namespace fastcam {
 
-void launch_cam_iou_forward_on(const Tensor& device_of, const CamLossForward& op, ScalarKind a,
+void launch_cam_iou_forward_on(const Tensor& device, const CamLossForward& op, ScalarKind a,
                                ScalarKind d) {
-  on_device_of(device_of, [&](int count, void* stream, auto workspace) {
-    launch_cam_iou_forward(op, a, d, LaunchSite{count, stream, workspace});
-  });
+  on_device_of(device, [&](const LaunchSite& site) { launch_cam_iou_forward(op, a, d, site); });
 }
 
-namespace {
-
-std::tuple<Tensor, Tensor, Tensor, Tensor>
-cam_iou_forward(const Tensor activations, const Tensor gradients, const Tensor regions,
-                const std::optional<Tensor> cell_weights, const std::optional<Tensor> where,
-                double threshold, double sharpness, int64_t binarize, double eps, double max_pull) {
-  return cam_iou_forward_op(activations, gradients, regions, cell_weights, where, threshold,
-                            sharpness, binarize, eps, max_pull,
-                            [&](const CamLossForward& op, ScalarKind a, ScalarKind d) {
-                              launch_cam_iou_forward_on(activations, op, a, d);
-                            });
-}
-
-}  // namespace
 }  // namespace fastcam
 
 STABLE_TORCH_LIBRARY_IMPL(fastcam, CUDA, m)
 {
-  m.impl("_cam_iou_forward", TORCH_BOX(&fastcam::cam_iou_forward));
+  using namespace fastcam;
+  m.impl("_cam_iou_forward", TORCH_BOX(&cam_iou_forward<launch_cam_iou_forward_on>));
 }

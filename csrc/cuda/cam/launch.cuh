@@ -29,8 +29,9 @@ PlanShape forward_shape(const CamInputs& in, bool gradients_in_acc, int multipro
           multiprocessors};
 }
 
-template <class S, int kTargets, class Finish, class Site>
-void launch_forward(const typename Finish::Params& op, bool gradients_in_acc, const Site& site) {
+template <class S, int kTargets, class Finish>
+void launch_forward(const typename Finish::Params& op, bool gradients_in_acc,
+                    const LaunchSite& site) {
   ForwardWork work{};
   work.gradients_in_acc = gradients_in_acc;
   work.plan =
@@ -47,9 +48,9 @@ void launch_forward(const typename Finish::Params& op, bool gradients_in_acc, co
 }
 
 // Finish<Acc>: the policy for either arithmetic type.
-template <template <class> class Finish, class Params, class Site>
+template <template <class> class Finish, class Params>
 void launch_forward_of(const Params& op, ScalarKind activations, ScalarKind gradients,
-                       const Site& site) {
+                       const LaunchSite& site) {
   with_storage(activations, [&](auto s) {
     using S = decltype(s);
     using Policy = Finish<AccOf<S>>;
@@ -62,8 +63,8 @@ void launch_forward_of(const Params& op, ScalarKind activations, ScalarKind grad
   });
 }
 
-template <class S, int kTargets, class Site>
-void launch_backward(const CamBackward& op, const Site& site) {
+template <class S, int kTargets>
+void launch_backward(const CamBackward& op, const LaunchSite& site) {
   using Acc = AccOf<S>;
   BackwardWork work{};
   work.need_activations = op.grad_activations != nullptr;
@@ -86,8 +87,8 @@ void launch_backward(const CamBackward& op, const Site& site) {
                  work.plan.shared_bytes, site.stream, op, work);
 }
 
-template <class Site>
-void launch_cam_backward(const CamBackward& op, ScalarKind activations, const Site& site) {
+inline void launch_cam_backward(const CamBackward& op, ScalarKind activations,
+                                const LaunchSite& site) {
   with_storage(activations, [&](auto s) {
     using S = decltype(s);
     if (op.targets == 1) {
@@ -98,15 +99,13 @@ void launch_cam_backward(const CamBackward& op, ScalarKind activations, const Si
   });
 }
 
-template <class Site>
-void launch_cam_forward(const CamForward& op, ScalarKind activations, ScalarKind gradients,
-                        const Site& site) {
+inline void launch_cam_forward(const CamForward& op, ScalarKind activations, ScalarKind gradients,
+                               const LaunchSite& site) {
   launch_forward_of<MapFinish>(op, activations, gradients, site);
 }
 
-template <class Site>
-void launch_cam_iou_forward(const CamLossForward& op, ScalarKind activations, ScalarKind gradients,
-                            const Site& site) {
+inline void launch_cam_iou_forward(const CamLossForward& op, ScalarKind activations,
+                                   ScalarKind gradients, const LaunchSite& site) {
   launch_forward_of<IoUFinish>(op, activations, gradients, site);
 }
 

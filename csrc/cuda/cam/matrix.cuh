@@ -5,8 +5,8 @@
 //
 // The matrix is walked in aligned 16-byte vectors, whatever its width: with V values a vector and g
 // = gcd(V, width), V/g rows are a whole number of vectors, a *period*. A thread keeps its slot
-// within the period, so its V columns never change, and at most two rows meet in one vector. The
-// first and the last vector may be cut by the ends of the matrix; those alone are read value by
+// within the period, so its V columns never change, and a vector holds values of two rows at most.
+// The first and the last vector may be cut by the ends of the matrix; those alone are read value by
 // value.
 #pragma once
 
@@ -309,7 +309,7 @@ FASTCAM_DEVICE void row_sums(const Matrix<const S>& m, const Factors<const Acc>&
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u) x[u] = next[u];
 #pragma unroll
-      for (int u = 0; u < kUnroll; ++u) {  // behind the end there is nothing to read
+      for (int u = 0; u < kUnroll; ++u) {  // past the end this reads nothing
         next[u] = read_whole(walk, m.data, walk.window(period_of(step + 1, u)));
       }
       Acc* parts = scratch + buffer * buffer_values;

@@ -15,7 +15,7 @@ inline constexpr int kTargetsPerBlock = 4;
 // A block's part of a matrix is indexed with 32 bits, with room for the largest period
 // (matrix.cuh).
 inline constexpr int64_t kMaxElements = int64_t(1) << 25;
-// Shared memory that every device gives a block without being asked.
+// Shared memory of a block that no device attribute has to be set for.
 inline constexpr int kSharedBytes = 48 * 1024;
 // Of these, a block's reductions and flags.
 inline constexpr int kReduceBytes = 1024;
@@ -57,7 +57,7 @@ struct PlanShape {
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Threads of a block, so that most of them have a slot in a period of `period` vectors. Small
-// blocks are preferred, several of which share a multiprocessor and fill each other's pauses,
+// blocks are preferred, several of which share a multiprocessor and hide each other's latency,
 // unless there are too few blocks for that.
 inline int plan_threads(int64_t period, int max_threads, bool few_blocks) {
   const auto busy = [&](int threads) {  // of 1024 resident threads
@@ -85,8 +85,8 @@ inline int64_t plan_period(int64_t width, int vector) {
   return std::max<int64_t>(1, width / std::min<int64_t>(pow2, vector));
 }
 
-// Channels a block takes, when `wanted` blocks a sample would be welcome and `affordable` of them
-// keep the extra traffic small.
+// Channels of a block. `wanted` blocks a sample fill the GPU, `affordable` of them keep the extra
+// traffic small.
 inline void split_channels(const PlanShape& s, int64_t wanted, int64_t affordable, CamPlan* plan) {
   const int64_t granule = 32 / s.element;  // whole 32-byte sectors in either layout
   // Below 8 KiB of A a block has too little to do.
@@ -139,7 +139,7 @@ inline CamPlan plan_forward(const PlanShape& s, int scratch_values(int threads))
 }
 
 // Backward: some blocks of a sample sum over A (the gradient of D), one for each target block;
-// others write the gradient of A, which takes no look at A. `roles` is how many of both a channel
+// others write the gradient of A, which does not need A. `roles` is how many of both a channel
 // block has.
 inline CamPlan plan_backward(const PlanShape& s, bool need_activations, bool need_gradients,
                              int scratch_values(int threads)) {

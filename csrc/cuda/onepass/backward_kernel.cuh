@@ -3,7 +3,7 @@
 // A's size is read.
 //
 // A block has some rows of one sample's dA: channels, or cells where channels are last. A thread
-// has a few neighbouring columns, whose factors stay in registers, and meets one row after the
+// has a few neighbouring columns, whose factors stay in registers, and handles one row after the
 // other, whose factors all lanes read at once.
 #pragma once
 
@@ -18,7 +18,7 @@ inline constexpr int kPassBackwardThreads = 384;
 template <class S>
 inline constexpr int kPassVector = sizeof(S) == 8 ? 2 : 4;
 
-// What the pair's gradients are multiplied with. 0 for an invalid pair, whatever comes from above.
+// The factor of a pair's gradients; 0 for an invalid pair, whatever the upstream gradient.
 template <class Acc>
 FASTCAM_DEVICE Acc pass_scale(const CamLossBackward& op, int n, int t) {
   if ((load(op.status + int64_t(n) * op.targets + t) & kStatusValid) == 0) return Acc(0);

@@ -9,8 +9,8 @@
 
 namespace fastcam {
 
-// An mbarrier, in shared memory. A phase ends when all arrivals that it was made for have come, and
-// all bytes that they announced.
+// An mbarrier, in shared memory. A phase ends when all expected threads have arrived, and all
+// bytes that they announced.
 struct alignas(8) CopyBarrier {
   uint64_t state;
 };

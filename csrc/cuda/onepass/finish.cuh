@@ -46,7 +46,7 @@ FASTCAM_DEVICE PairLoss<Acc> finish_in_warp(const Loss& loss, const Acc* map, co
     return First{higher_peak(a.peak, b.peak), a.area + b.area};
   });
   PairLoss<Acc> result{Acc(0), 0};
-  if (first.area == Acc(0)) return result;  // NaN is not empty: it is to be seen in the loss
+  if (first.area == Acc(0)) return result;  // NaN is not empty: the loss becomes NaN
 
   const Acc divisor = map_divisor(first.peak.value);
   struct Terms {

@@ -1,6 +1,6 @@
 // _cam_loss_forward on CUDA.
 #include "cuda/launch.cuh"
-// launch.cuh first: it defines the launch
+// cuda/launch.cuh first: it defines the launch
 #include "cuda/onepass/launch.cuh"
 #include "ops/cam_loss.h"
 
@@ -21,32 +21,23 @@ int cluster_shared_bytes(int32_t device) {
   return bytes;
 }
 
-LossOutputs cam_loss_forward(const Tensor activations, const Tensor gradients, const Tensor regions,
-                             const std::optional<Tensor> cell_weights,
-                             const std::optional<Tensor> where, int64_t loss,
-                             const std::vector<double> params, double max_pull, int64_t reduction,
-                             bool need_gradients) {
-  return cam_loss_forward_op(
-      activations, gradients, regions, cell_weights, where, loss, params, max_pull, reduction,
-      need_gradients, [&](const CamLossPass& op, ScalarKind a, ScalarKind d) {
-        on_device_of(activations, [&](int count, void* stream, auto workspace) {
-          const PassSite site{count, stream, workspace};
-          const int shared = cluster_shared_bytes(activations.get_device_index());
-          if (shared > 0 && launch_cam_loss_pass(op, a, d, shared, site)) return;
-          launch_cam_loss_in_parts(
-              op, a,
-              [&](const CamLossForward& part) {
-                launch_cam_iou_forward_on(activations, part, a, d);
-              },
-              [&](const CamBackward& part) { launch_cam_backward_on(activations, part, a); }, site);
-        });
-      });
+}  // namespace
+
+void launch_cam_loss_forward_on(const Tensor& device, const CamLossPass& op, ScalarKind a,
+                                ScalarKind d) {
+  on_device_of(device, [&](const LaunchSite& site) {
+    const int shared = cluster_shared_bytes(device.get_device_index());
+    if (shared > 0 && launch_cam_loss_pass(op, a, d, shared, site)) return;
+    launch_cam_loss_in_parts(
+        op, a, [&](const CamLossForward& part) { launch_cam_iou_forward_on(device, part, a, d); },
+        [&](const CamBackward& part) { launch_cam_backward_on(device, part, a); }, site);
+  });
 }
 
-}  // namespace
 }  // namespace fastcam
 
 STABLE_TORCH_LIBRARY_IMPL(fastcam, CUDA, m)
 {
-  m.impl("_cam_loss_forward", TORCH_BOX(&fastcam::cam_loss_forward));
+  using namespace fastcam;
+  m.impl("_cam_loss_forward", TORCH_BOX(&cam_loss_forward<launch_cam_loss_forward_on>));
 }

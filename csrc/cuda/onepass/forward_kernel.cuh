@@ -2,7 +2,7 @@
 //
 // A cluster of blocks takes a sample; each block holds some channels of A in its shared memory and,
 // for kTargets targets at a time,
-//   1. alpha[t, c] = sum_q D[t, c, q] / P, straight from global memory while A is on its way
+//   1. alpha[t, c] = sum_q D[t, c, q] / P, straight from global memory while A is being copied
 //   2. its part of the maps, sum_c alpha[t, c] A[c, p]
 //   3. the maps: the blocks' parts in the order of the blocks, read from each other's shared memory
 //   4. loss, status and grad_map = d loss / d map, a warp a target
@@ -23,7 +23,7 @@ struct PassWork {
 
 #if defined(FASTCAM_HAS_CLUSTERS)
 
-// This block's part of A into shared memory, and its waits.
+// The copy of this block's part of A into shared memory.
 template <class S>
 struct MatrixCopy {
   const PassPlan* plan;
@@ -174,7 +174,7 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossPass& pass, const PassWork& work)
 #pragma unroll 1
     for (int t = 0; t < targets; ++t) on |= wanted(t0 + t) ? 1u << t : 0u;
 
-    // Regions and weights are on their way until the maps are there.
+    // Regions and weights are copied while the maps are computed.
 #pragma unroll 1
     for (int i = 0; i < owned; ++i) {
       const int t = target_of(i);

@@ -2,8 +2,6 @@
 // FASTCAM_LAUNCH, FASTCAM_LAUNCH_CLUSTER and FASTCAM_CLEAR.
 #pragma once
 
-#include <functional>
-
 #include "cuda/cam/finish.cuh"
 #include "cuda/launch_site.cuh"
 #include "cuda/onepass/backward_kernel.cuh"
@@ -40,8 +38,9 @@ PassShape pass_shape(const CamInputs& in, bool weights, int multiprocessors, int
 }
 
 // False, and nothing is launched, if a sample does not fit into a cluster.
-template <class S, int kTargets, class Losses, class Site>
-bool launch_pass(const CamLossPass& op, bool gradients_in_acc, int shared_limit, const Site& site) {
+template <class S, int kTargets, class Losses>
+bool launch_pass(const CamLossPass& op, bool gradients_in_acc, int shared_limit,
+                 const LaunchSite& site) {
   const auto plan = plan_pass(pass_shape<S, kTargets>(op.loss.in, op.loss.cell_weights != nullptr,
                                                       site.multiprocessors, shared_limit));
   if (!plan) return false;
@@ -57,17 +56,15 @@ bool launch_pass(const CamLossPass& op, bool gradients_in_acc, int shared_limit,
   return true;
 }
 
-using PassSite = LaunchSite<std::function<void*(int64_t)>>;
-
 // Each storage type in a file of its own: they take long to compile.
 template <class S>
 bool launch_pass_of(const CamLossPass& op, bool gradients_in_acc, int shared_limit,
-                    const PassSite& site);
+                    const LaunchSite& site);
 
 #define FASTCAM_DEFINE_LAUNCH_PASS(S)                                                            \
   template <>                                                                                    \
   bool launch_pass_of<S>(const CamLossPass& op, bool gradients_in_acc, int shared_limit,         \
-                         const PassSite& site) {                                                 \
+                         const LaunchSite& site) {                                               \
     return with_pass_targets(op.loss.in.targets, [&](auto targets) {                             \
       return launch_pass<S, decltype(targets)::value, AllLosses<AccOf<S>>>(op, gradients_in_acc, \
                                                                            shared_limit, site);  \
@@ -75,16 +72,16 @@ bool launch_pass_of(const CamLossPass& op, bool gradients_in_acc, int shared_lim
   }
 
 template <>
-bool launch_pass_of<float>(const CamLossPass&, bool, int, const PassSite&);
+bool launch_pass_of<float>(const CamLossPass&, bool, int, const LaunchSite&);
 template <>
-bool launch_pass_of<double>(const CamLossPass&, bool, int, const PassSite&);
+bool launch_pass_of<double>(const CamLossPass&, bool, int, const LaunchSite&);
 template <>
-bool launch_pass_of<Half>(const CamLossPass&, bool, int, const PassSite&);
+bool launch_pass_of<Half>(const CamLossPass&, bool, int, const LaunchSite&);
 template <>
-bool launch_pass_of<BFloat16>(const CamLossPass&, bool, int, const PassSite&);
+bool launch_pass_of<BFloat16>(const CamLossPass&, bool, int, const LaunchSite&);
 
 inline bool launch_cam_loss_pass(const CamLossPass& op, ScalarKind activations,
-                                 ScalarKind gradients, int shared_limit, const PassSite& site) {
+                                 ScalarKind gradients, int shared_limit, const LaunchSite& site) {
   bool done = false;
   with_storage(activations, [&](auto s) {
     done = launch_pass_of<decltype(s)>(op, gradients != activations, shared_limit, site);
@@ -99,36 +96,22 @@ __global__ void __launch_bounds__(256) reduce_pairs_kernel(const CamLossPass op)
   reduce_pairs<Acc>(op, shared_memory());
 }
 
-template <class Forward, class Backward, class Site>
+template <class Forward, class Backward>
 void launch_cam_loss_in_parts(const CamLossPass& op, ScalarKind activations, const Forward& forward,
-                              const Backward& backward, const Site& site) {
+                              const Backward& backward, const LaunchSite& site) {
   const CamLossForward& loss = op.loss;
   forward(loss);
   if (op.grad_gradients != nullptr && loss.in.channels > 0) {
-    CamBackward sums{};
-    sums.batch = loss.in.batch;
-    sums.targets = loss.in.targets;
-    sums.channels = loss.in.channels;
-    sums.cells = loss.in.cells;
-    sums.activations = loss.in.activations;
-    sums.activations_stride_n = loss.in.activations_stride_n;
-    sums.activations_channels_last = loss.in.activations_channels_last;
-    sums.alpha = loss.alpha;
-    sums.grad_map = loss.grad_map;
-    sums.status = loss.status;
-    sums.grad_gradients = op.grad_gradients;
-    backward(sums);
+    backward(sums_of_gradients(op));
   }
   if (op.reduction == Reduction::kNone) return;
-  if (activations == ScalarKind::kDouble) {
-    FASTCAM_LAUNCH((reduce_pairs_kernel<double>), 1, 256, kReduceBytes, site.stream, op);
-  } else {
-    FASTCAM_LAUNCH((reduce_pairs_kernel<float>), 1, 256, kReduceBytes, site.stream, op);
-  }
+  with_acc(activations, [&](auto acc) {
+    FASTCAM_LAUNCH((reduce_pairs_kernel<decltype(acc)>), 1, 256, kReduceBytes, site.stream, op);
+  });
 }
 
-template <class S, int kTargets, class Site>
-void launch_pass_backward(const CamLossBackward& op, const Site& site) {
+template <class S, int kTargets>
+void launch_pass_backward(const CamLossBackward& op, const LaunchSite& site) {
   using Acc = AccOf<S>;
   const PassShape shape{op.batch,  op.targets,  op.channels,          op.cells,
                         sizeof(S), sizeof(Acc), op.channels_last,     true,
@@ -139,8 +122,8 @@ void launch_pass_backward(const CamLossBackward& op, const Site& site) {
                  plan.shared_bytes, site.stream, op, plan);
 }
 
-template <class Site>
-void launch_cam_loss_backward(const CamLossBackward& op, ScalarKind activations, const Site& site) {
+inline void launch_cam_loss_backward(const CamLossBackward& op, ScalarKind activations,
+                                     const LaunchSite& site) {
   with_storage(activations, [&](auto s) {
     with_pass_targets(op.targets, [&](auto targets) {
       launch_pass_backward<decltype(s), decltype(targets)::value>(op, site);

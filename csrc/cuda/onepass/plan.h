@@ -52,7 +52,7 @@ struct PassPlan {
   PassCopy copy;
   bool run;   // rows lie one behind the other in shared memory as they do in A
   int pitch;  // from row to row in shared memory, in values
-  int walk;   // values that a thread reads at once when it goes along a row
+  int walk;   // values that a thread reads at once along a row
   int64_t blocks;
   PassLayout at;
 };
@@ -72,7 +72,7 @@ struct PassShape {
 inline int64_t pass_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t pass_round_up(int64_t a, int64_t b) { return pass_ceil_div(a, b) * b; }
 
-// How rows lie in shared memory so that lanes that go along neighbouring rows meet different banks:
+// How rows lie in shared memory, so that lanes reading along neighbouring rows use different banks:
 // the step from row to row is an odd number of what a lane reads at once.
 inline void plan_rows(const PassShape& s, PassPlan* plan) {
   const int vector = 16 / s.element;
@@ -154,7 +154,7 @@ inline std::optional<PassPlan> plan_pass(const PassShape& s) {
   if (s.batch * kPassMaxRanks > INT32_MAX || s.channels * s.cells > (1 << 24)) return std::nullopt;
   // Two or three blocks a multiprocessor, so that one copies while others compute; the smallest
   // cluster that allows it. Few samples: larger clusters, so that more multiprocessors take part.
-  // A block that has its sample alone exchanges nothing, and some may then be idle.
+  // A block that has its sample alone exchanges nothing; some multiprocessors may then be idle.
   const int most = std::min(s.shared_limit, (s.per_pass == 1 ? 112 : 74) * 1024);
   std::optional<PassPlan> chosen, at_once;
   for (int ranks = 1; ranks <= kPassMaxRanks; ranks *= 2) {
@@ -170,7 +170,8 @@ inline std::optional<PassPlan> plan_pass(const PassShape& s) {
     const bool fills = 4 * plan.blocks >= enough || plan.chunk <= 16;
     if (plan.at.total <= most && fills) break;
   }
-  // With several targets a second turn costs more than what larger blocks have less in flight.
+  // With several targets a second wave of blocks costs more than the lower occupancy of larger
+  // ones.
   if (s.per_pass > 1 && at_once &&
       chosen->blocks > s.multiprocessors * resident_blocks(s, *chosen)) {
     return at_once;
