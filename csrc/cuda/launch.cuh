@@ -8,7 +8,6 @@
 #include <torch/csrc/stable/macros.h>
 #include <torch/headeronly/util/shim_utils.h>
 
-#include "common/params.h"
 #include "cuda/launch_site.cuh"
 #include "ops/checks.h"
 
@@ -51,11 +50,6 @@ void launch_cluster(void (*kernel)(Params...), int blocks, int threads, int shar
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
-// Launches that one op has and another needs, on the device of a tensor.
-void launch_cam_iou_forward_on(const Tensor& device, const CamLossForward& op,
-                               ScalarKind activations, ScalarKind gradients);
-void launch_cam_backward_on(const Tensor& device, const CamBackward& op, ScalarKind activations);
-
 // Makes the tensor's device current and calls launch(where the launch goes).
 template <class Launch>
 void on_device_of(const Tensor& tensor, const Launch& launch) {
@@ -71,6 +65,22 @@ void on_device_of(const Tensor& tensor, const Launch& launch) {
     return held->mutable_data_ptr();
   };
   launch(site);
+}
+
+// Shared memory that a block on the tensor's device can have, if the device has clusters and this
+// library code of `kernel` for it; 0 if not.
+template <class Kernel>
+int cluster_shared_bytes(const Tensor& tensor, Kernel* kernel) {
+  const int32_t device = tensor.get_device_index();
+  int major = 0;
+  int bytes = 0;
+  STD_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  if (major < 9) return 0;
+  cudaFuncAttributes found{};
+  STD_CUDA_CHECK(cudaFuncGetAttributes(&found, kernel));
+  if (found.ptxVersion < 90) return 0;
+  STD_CUDA_CHECK(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  return bytes;
 }
 
 }  // namespace fastcam

@@ -40,9 +40,9 @@ Tensor tone_curve_of(const Tensor& mask, const Tensor* grad, double n, double be
   if (mask.numel() > 0) {
     const ToneCurveOp op{mask.numel(),
                          {n, beta},
-                         held.const_data_ptr(),
-                         grad != nullptr ? grad_held.const_data_ptr() : nullptr,
-                         out.mutable_data_ptr()};
+                         input_data(held),
+                         grad != nullptr ? input_data(grad_held) : nullptr,
+                         output_data(out)};
     launch(mask, op, kind);
   }
   return out;
@@ -92,14 +92,9 @@ std::tuple<Tensor, Tensor> attend_forward(const Tensor features, const Tensor lo
   const Tensor mask_sum =
       empty_on(features, {shape.batch, shape.attributes, shape.channels}, acc_type(kind));
   if (logits.numel() > 0) {
-    const AttendForward op{shape,
-                           pool,
-                           int64_t(curves.size()),
-                           curves.data(),
-                           f.const_data_ptr(),
-                           l.const_data_ptr(),
-                           out.mutable_data_ptr(),
-                           mask_sum.mutable_data_ptr()};
+    const AttendForward op{
+        shape,         pool,          int64_t(curves.size()), curves.data(),
+        input_data(f), input_data(l), output_data(out),       output_data(mask_sum)};
     launch(features, op, kind);
   }
   return {out, mask_sum};
@@ -138,12 +133,12 @@ attend_backward(const Tensor features, const Tensor logits, const Tensor grad_ou
     const AttendBackward op{shape,
                             pool,
                             {n, beta},
-                            f.const_data_ptr(),
-                            l.const_data_ptr(),
-                            g.const_data_ptr(),
-                            sums.has_value() ? sums->const_data_ptr() : nullptr,
-                            need_features ? grad_features.mutable_data_ptr() : nullptr,
-                            need_logits ? grad_logits.mutable_data_ptr() : nullptr};
+                            input_data(f),
+                            input_data(l),
+                            input_data(g),
+                            sums.has_value() ? input_data(*sums) : nullptr,
+                            need_features ? output_data(grad_features) : nullptr,
+                            need_logits ? output_data(grad_logits) : nullptr};
     launch(features, op, kind);
   }
   return {grad_features, grad_logits};

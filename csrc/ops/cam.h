@@ -46,10 +46,10 @@ inline HeldCamInputs hold_cam_inputs(const Tensor& activations, const Tensor& gr
   STD_TORCH_CHECK(in.cells > 0 && in.grad_cells > 0,
                   "fastcam: activations or gradients have no cells");
   STD_TORCH_CHECK(in.cells <= INT32_MAX, "fastcam: a map of more than 2^31 cells");
-  in.activations = held.activations.const_data_ptr();
+  in.activations = input_data(held.activations);
   in.activations_stride_n = held.activations.stride(0);
   in.activations_channels_last = !is_channels_first(held.activations);
-  in.gradients = held.gradients.const_data_ptr();
+  in.gradients = input_data(held.gradients);
   in.gradients_stride_n = held.gradients.stride(0);
   in.gradients_stride_t = held.gradients.stride(1);
   in.gradients_channels_last = !is_channels_first(held.gradients);
@@ -88,13 +88,13 @@ inline HeldLossInputs hold_loss_inputs(const Tensor& activations, const Tensor& 
   op.in = maps.in;
   op.params.rows = int32_t(activations.size(2));
   op.params.cols = int32_t(activations.size(3));
-  op.regions = held.regions.const_data_ptr();
+  op.regions = input_data(held.regions);
   op.regions_stride_n = held.regions.stride(0);
   op.regions_stride_t = held.regions.stride(1);
   if (cell_weights.has_value()) {
     const Tensor weights =
         hold_cells(*cell_weights, "cell_weights", activations, maps.in, maps.acc);
-    op.cell_weights = weights.const_data_ptr();
+    op.cell_weights = input_data(weights);
     op.cell_weights_stride_n = weights.stride(0);
     op.cell_weights_stride_t = weights.stride(1);
     held.cell_weights = weights;
@@ -105,7 +105,7 @@ inline HeldLossInputs hold_loss_inputs(const Tensor& activations, const Tensor& 
                         where->scalar_type() == ScalarType::Bool,
                     "fastcam: where must be bool [N,T]");
     check_device(*where, "where", activations);
-    op.where = static_cast<const uint8_t*>(where->const_data_ptr());
+    op.where = static_cast<const uint8_t*>(input_data(*where));
     op.where_stride_n = where->stride(0);
     op.where_stride_t = where->stride(1);
   }
@@ -123,8 +123,7 @@ std::tuple<Tensor, Tensor, Tensor> cam_forward(const Tensor activations, const T
   const Tensor alpha = empty_on(activations, {in.batch, in.targets, in.channels}, held.acc);
   const Tensor peak = empty_on(activations, {in.batch, in.targets}, held.acc);
   if (in.batch > 0 && in.targets > 0) {
-    const CamForward op{in, normalize, alpha.mutable_data_ptr(), cam.mutable_data_ptr(),
-                        peak.mutable_data_ptr()};
+    const CamForward op{in, normalize, output_data(alpha), output_data(cam), output_data(peak)};
     launch(activations, op, held.activations_kind, held.gradients_kind);
   }
   return {cam, alpha, peak};
@@ -153,10 +152,10 @@ cam_iou_forward(const Tensor activations, const Tensor gradients, const Tensor r
     op.params.value[1] = sharpness;
     op.params.value[2] = eps;
     op.max_pull = max_pull;
-    op.alpha = alpha.mutable_data_ptr();
-    op.grad_map = grad_map.mutable_data_ptr();
-    op.loss = loss.mutable_data_ptr();
-    op.status = static_cast<uint8_t*>(status.mutable_data_ptr());
+    op.alpha = output_data(alpha);
+    op.grad_map = output_data(grad_map);
+    op.loss = output_data(loss);
+    op.status = static_cast<uint8_t*>(output_data(status));
     launch(activations, op, held.maps.activations_kind, held.maps.gradients_kind);
   }
   return {loss, alpha, grad_map, status};
@@ -218,21 +217,21 @@ std::tuple<Tensor, Tensor> cam_backward(const Tensor activations, const Tensor a
     op.targets = T;
     op.channels = C;
     op.cells = activations.size(2) * activations.size(3);
-    op.activations = held.const_data_ptr();
+    op.activations = input_data(held);
     op.activations_stride_n = held.stride(0);
     op.activations_channels_last = channels_last;
-    op.alpha = alpha_held.const_data_ptr();
-    op.grad_map = grad_map_held.const_data_ptr();
+    op.alpha = input_data(alpha_held);
+    op.grad_map = input_data(grad_map_held);
     if (scale.has_value()) {
-      op.scale = scale->const_data_ptr();
+      op.scale = input_data(*scale);
       op.scale_stride_n = scale->stride(0);
       op.scale_stride_t = scale->stride(1);
     }
     if (status_held.has_value()) {
-      op.status = static_cast<const uint8_t*>(status_held->const_data_ptr());
+      op.status = static_cast<const uint8_t*>(input_data(*status_held));
     }
-    op.grad_activations = need_activations ? grad_activations.mutable_data_ptr() : nullptr;
-    op.grad_gradients = need_gradients ? grad_gradients.mutable_data_ptr() : nullptr;
+    op.grad_activations = need_activations ? output_data(grad_activations) : nullptr;
+    op.grad_gradients = need_gradients ? output_data(grad_gradients) : nullptr;
     launch(activations, op, kind);
   }
   return {grad_activations, grad_gradients};

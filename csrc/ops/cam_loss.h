@@ -57,14 +57,14 @@ LossOutputs cam_loss_forward(const Tensor activations, const Tensor gradients, c
     base.kind = LossKind(kind);
     for (size_t i = 0; i < params.size(); ++i) base.params.value[i] = params[i];
     base.max_pull = max_pull;
-    base.alpha = alpha.mutable_data_ptr();
-    base.grad_map = grad_map.mutable_data_ptr();
-    base.loss = loss.mutable_data_ptr();
-    base.status = static_cast<uint8_t*>(status.mutable_data_ptr());
+    base.alpha = output_data(alpha);
+    base.grad_map = output_data(grad_map);
+    base.loss = output_data(loss);
+    base.status = static_cast<uint8_t*>(output_data(status));
     op.reduction = Reduction(reduction);
-    op.grad_gradients = need_gradients ? grad_gradients.mutable_data_ptr() : nullptr;
-    op.reduced = reduced.mutable_data_ptr();
-    op.count = count.mutable_data_ptr();
+    op.grad_gradients = need_gradients ? output_data(grad_gradients) : nullptr;
+    op.reduced = output_data(reduced);
+    op.count = output_data(count);
     launch(activations, op, held.maps.activations_kind, held.maps.gradients_kind);
   }
   return {loss, status, reduced, count, alpha, grad_map, grad_gradients};
@@ -126,16 +126,16 @@ std::tuple<Tensor, Tensor> cam_loss_backward(const Tensor alpha, const Tensor gr
     op.channels = C;
     op.cells = H * W;
     op.channels_last = channels_last;
-    op.alpha = alpha_held.const_data_ptr();
-    op.grad_map = grad_map_held.const_data_ptr();
-    op.grad_gradients = constants.has_value() ? constants->const_data_ptr() : nullptr;
-    op.status = static_cast<const uint8_t*>(status_held.const_data_ptr());
-    op.grad = grad.const_data_ptr();
+    op.alpha = input_data(alpha_held);
+    op.grad_map = input_data(grad_map_held);
+    op.grad_gradients = constants.has_value() ? input_data(*constants) : nullptr;
+    op.status = static_cast<const uint8_t*>(input_data(status_held));
+    op.grad = input_data(grad);
     op.grad_stride_n = grad.stride(0);
     op.grad_stride_t = grad.stride(1);
-    op.count = count.has_value() ? count->const_data_ptr() : nullptr;
-    op.grad_activations = need_activations ? grad_activations.mutable_data_ptr() : nullptr;
-    op.scaled_gradients = constants.has_value() ? scaled.mutable_data_ptr() : nullptr;
+    op.count = count.has_value() ? input_data(*count) : nullptr;
+    op.grad_activations = need_activations ? output_data(grad_activations) : nullptr;
+    op.scaled_gradients = constants.has_value() ? output_data(scaled) : nullptr;
     launch(alpha, op, ScalarKind(kind));
   }
   return {grad_activations, scaled};

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "common/storage.h"
+#include "ops/pointers.h"
 
 namespace fastcam {
 

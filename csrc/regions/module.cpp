@@ -1,4 +1,4 @@
-// fastcam._host: landmarks -> rectangles -> grids on numpy arrays, without torch.
+// fastcam._regions: landmarks -> rectangles -> grids on numpy arrays, without torch.
 // Arguments are checked and outputs allocated under the GIL; the loops over a batch run without it.
 #include "regions/arrays.h"
 #include "regions/grid.h"
@@ -111,7 +111,7 @@ py::array_t<float> grid(const py::object& rectangles, double height, double widt
 
 }  // namespace
 
-PYBIND11_MODULE(_host, m, py::mod_gil_not_used()) {
+PYBIND11_MODULE(_regions, m, py::mod_gil_not_used()) {
   m.doc() = "Landmarks, rectangles and grids on numpy arrays; the GIL is released while it works.";
   m.def("rectangles", &rectangles, py::arg("landmarks"),
         "Ten face rectangles [N, 10, 4] (x0, y0, x1, y1) from landmarks [N, 68, 2].");

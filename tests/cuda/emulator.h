@@ -126,6 +126,8 @@ struct Options {
   Mode mode = Mode::kFibers;
   bool reversed = false;  // warps in descending order, and blocks, too
   bool count = false;
+  int multiprocessors = 132;  // that launches of the ops are planned for
+  int cluster_bytes = 0;      // shared memory of a block of a cluster; 0: no clusters
   // Run only the first `part` of every `whole` blocks (to count what many equal samples would
   // move).
   int part = 1;

@@ -4,7 +4,10 @@
 #include <cstdio>
 #include <random>
 
-#include "emulated_ops.h"
+#include "emulated_launch.h"
+// the launchers after it
+#include "cuda/cam/launch.cuh"
+#include "cuda/onepass/launch.cuh"
 
 namespace {
 

@@ -3,7 +3,10 @@
 
 #include <string>
 
-#include "emulated_ops.h"
+#include "emulated_launch.h"
+// the launchers after it
+#include "cuda/cam/launch.cuh"
+#include "cuda/onepass/launch.cuh"
 
 namespace emulator {
 

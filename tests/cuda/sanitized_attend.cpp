@@ -5,7 +5,9 @@
 #include <cstdio>
 #include <random>
 
-#include "emulated_attend.h"
+#include "emulated_launch.h"
+// the launchers after it
+#include "cuda/attend/launch.cuh"
 #include "sanitized_memory.h"
 
 namespace {

@@ -6,7 +6,10 @@
 #include <random>
 #include <string>
 
-#include "emulated_ops.h"
+#include "emulated_launch.h"
+// the launchers after it
+#include "cuda/cam/launch.cuh"
+#include "cuda/onepass/launch.cuh"
 #include "sanitized_loss.h"
 #include "sanitized_memory.h"
 

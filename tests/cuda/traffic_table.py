@@ -21,7 +21,7 @@ from emulation import Emulator, Traffic  # noqa: E402
 
 from bench.report import replace_between  # noqa: E402
 
-README = ROOT / "csrc" / "README.md"
+MEASURED = ROOT / "csrc" / "MEASURED.md"
 
 # C, (H, W), (H', W')
 NETWORKS = {
@@ -108,7 +108,7 @@ def main(arguments: list[str]) -> int:
                     lines.append(row(network, batch, dtype, layout, *results))
                     print(lines[-1], flush=True)
     if arguments == ["--write"]:
-        replace_between(README, "traffic", "\n".join(lines) + "\n")
+        replace_between(MEASURED, "traffic", "\n".join(lines) + "\n")
     return 0
 
 

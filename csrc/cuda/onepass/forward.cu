@@ -5,28 +5,16 @@
 #include "ops/cam_loss.h"
 
 namespace fastcam {
-namespace {
 
-// Shared memory that a block of the current device can have, if the device has clusters and this
-// library code for it; 0 if not.
-int cluster_shared_bytes(int32_t device) {
-  int major = 0;
-  int bytes = 0;
-  STD_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-  if (major < 9) return 0;
-  cudaFuncAttributes found{};
-  STD_CUDA_CHECK(cudaFuncGetAttributes(&found, reduce_pairs_kernel<float>));
-  if (found.ptxVersion < 90) return 0;
-  STD_CUDA_CHECK(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-  return bytes;
-}
-
-}  // namespace
+// Of cuda/cam: what does not fit into a cluster takes their launches.
+void launch_cam_iou_forward_on(const Tensor& device, const CamLossForward& op, ScalarKind a,
+                               ScalarKind d);
+void launch_cam_backward_on(const Tensor& device, const CamBackward& op, ScalarKind a);
 
 void launch_cam_loss_forward_on(const Tensor& device, const CamLossPass& op, ScalarKind a,
                                 ScalarKind d) {
   on_device_of(device, [&](const LaunchSite& site) {
-    const int shared = cluster_shared_bytes(device.get_device_index());
+    const int shared = cluster_shared_bytes(device, reduce_pairs_kernel<float>);
     if (shared > 0 && launch_cam_loss_pass(op, a, d, shared, site)) return;
     launch_cam_loss_in_parts(
         op, a, [&](const CamLossForward& part) { launch_cam_iou_forward_on(device, part, a, d); },
