@@ -35,8 +35,11 @@ void* emulator_new(int reversed, int count, int part, int whole, int multiproces
   device->options.cluster_bytes = cluster_bytes;
   return device;
 }
-// The ops run on this device from now on.
-void emulator_use(void* device) { current_device() = static_cast<Device*>(device); }
+// The next op runs on this device, and may touch its own tensors alone.
+void emulator_use(void* device) {
+  current_device() = static_cast<Device*>(device);
+  current_device()->buffers.clear();
+}
 void emulator_delete(void* device) { delete static_cast<Device*>(device); }
 void emulator_add_buffer(void* device, const void* data, int64_t bytes) {
   static_cast<Device*>(device)->add_buffer(data, size_t(bytes));
