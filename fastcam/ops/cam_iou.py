@@ -38,7 +38,7 @@ class _CamIoULoss(torch.autograd.Function):
         reduction: str,
     ) -> tuple[Tensor, Tensor]:
         try:
-            loss, alpha, unit, status = raw._cam_iou_forward(
+            loss, alpha, grad_map, status = raw._cam_iou_forward(
                 activations,
                 gradients,
                 regions,
@@ -58,7 +58,7 @@ class _CamIoULoss(torch.autograd.Function):
             loss = loss.sum() / count
         elif reduction == "sum":
             loss = loss.sum()
-        ctx.save_for_backward(activations, alpha, unit, status, count)
+        ctx.save_for_backward(activations, alpha, grad_map, status, count)
         ctx.gradients_like = gradients.shape, gradients.dtype
         ctx.mark_non_differentiable(status)
         ctx.set_materialize_grads(False)
@@ -70,14 +70,14 @@ class _CamIoULoss(torch.autograd.Function):
         nothing = (None,) * 9
         if grad is None:
             return (None, None, *nothing)
-        activations, alpha, unit, status, count = ctx.saved_tensors
+        activations, alpha, grad_map, status, count = ctx.saved_tensors
         if count is not None:
             grad = grad / count
         need_activations, need_gradients = ctx.needs_input_grad[:2]
         grad_activations, grad_gradients = raw._cam_backward(
             activations,
             alpha,
-            unit,
+            grad_map,
             grad.to(alpha.dtype).expand(status.shape),
             status,
             need_activations,

@@ -17,7 +17,7 @@ from fastcam.ops import library
 from fastcam.ops.autograd import transformed
 
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-_ROUNDING = 1e-3  # what resizing a mask may leave beyond [0, 1]; csrc/cpu/cam.cpp, too
+_ROUNDING = 1e-3  # what resizing a mask may leave beyond [0, 1]; csrc/cpu/ops/cam.cpp, too
 _OF_255 = " (divide a mask of 0 to 255 by 255)"
 
 
@@ -232,7 +232,7 @@ def values_of_mask(mask: Tensor) -> None:
 
 
 def value_error(error: RuntimeError) -> ValueError | None:
-    """What a native op said of values (csrc/cpu/cam.cpp); None for any other error."""
+    """What a native op said of values (csrc/cpu/ops/cam.cpp); None for any other error."""
     _, found, words = str(error).partition("fastcam: value: ")
     return ValueError(words.partition("\n")[0]) if found else None
 

@@ -90,7 +90,7 @@ def _acc(tensor: Tensor) -> torch.dtype:
 
 
 def is_channels_last(tensor: Tensor) -> bool:
-    """csrc/checks.h: read as channels last only if it is not dense channels first."""
+    """csrc/ops/checks.h: read as channels last only if it is not dense channels first."""
     _, channels, height, width = tensor.shape
     by_channel, by_row, by_column = tensor.stride()[1:]
     first = (
@@ -137,15 +137,15 @@ def _cam_iou_forward_fake(
     eps: float,
     max_pull: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    unit, alpha, loss = _outputs(activations, gradients)
-    return loss, alpha, unit, torch.empty_like(loss, dtype=torch.uint8)
+    grad_map, alpha, loss = _outputs(activations, gradients)
+    return loss, alpha, grad_map, torch.empty_like(loss, dtype=torch.uint8)
 
 
 @torch.library.register_fake("fastcam::_cam_backward")
 def _cam_backward_fake(
     activations: Tensor,
     alpha: Tensor,
-    unit: Tensor,
+    grad_map: Tensor,
     scale: Tensor | None,
     status: Tensor | None,
     need_activations: bool,
@@ -164,7 +164,7 @@ def _cam_backward_fake(
     return grad_activations, alpha.new_empty(alpha.shape if need_gradients else (0,))
 
 
-# The dtypes of `_cam_loss_backward`, in the order of csrc/fastcam.h.
+# The dtypes of `_cam_loss_backward`, in the order of csrc/common/storage.h.
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 

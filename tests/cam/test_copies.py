@@ -22,13 +22,15 @@ def forward_and_backward(sample) -> dict[str, int]:
     """Copies that each op makes."""
     inputs = sample.activations, sample.gradients
     loss = (*inputs, sample.regions, None, None, 0.5, 8.0, 0, 1e-6, 0.0)
-    _, alpha, unit, status = raw._cam_iou_forward(*loss)
+    _, alpha, grad_map, status = raw._cam_iou_forward(*loss)
     scale = torch.ones((), dtype=alpha.dtype, device=alpha.device).expand(status.shape)
     return {
         "cam_iou forward": copies_of(lambda: raw._cam_iou_forward(*loss)),
         "grad_cam forward": copies_of(lambda: raw._cam_forward(*inputs, True)),
         "backward": copies_of(
-            lambda: raw._cam_backward(sample.activations, alpha, unit, scale, status, True, True)
+            lambda: raw._cam_backward(
+                sample.activations, alpha, grad_map, scale, status, True, True
+            )
         ),
     }
 

@@ -22,13 +22,13 @@ def _needs_a_gpu(device: torch.device) -> None:
         pytest.skip("needs --device cuda")
 
 
-@pytest.mark.parametrize("which", ("alpha", "unit", "scale", "status"))
+@pytest.mark.parametrize("which", ("alpha", "grad_map", "scale", "status"))
 def test_backward_looks_at_the_device_of_each_tensor(which, device):
     sample = make(SHAPES[2], device=device)
-    _, alpha, unit, status = raw._cam_iou_forward(
+    _, alpha, grad_map, status = raw._cam_iou_forward(
         sample.activations, sample.gradients, sample.regions, None, None, 0.5, 8.0, 0, 1e-6
     )
-    given = {"alpha": alpha, "unit": unit, "scale": torch.ones_like(unit[..., 0, 0])}
+    given = {"alpha": alpha, "grad_map": grad_map, "scale": torch.ones_like(grad_map[..., 0, 0])}
     given["status"] = status
     raw._cam_backward(sample.activations, *given.values(), True, True)
     given[which] = given[which].cpu()
@@ -54,8 +54,8 @@ def test_attend_looks_at_the_device_of_each_tensor(device):
 def test_a_backward_without_targets_writes_zeros(need, device):
     activations = torch.rand(2, 3, 4, 4, device=device)
     alpha = torch.rand(2, 0, 3, device=device)
-    unit = torch.rand(2, 0, 4, 4, device=device)
-    grad_a, grad_d = raw._cam_backward(activations, alpha, unit, None, None, *need)
+    grad_map = torch.rand(2, 0, 4, 4, device=device)
+    grad_a, grad_d = raw._cam_backward(activations, alpha, grad_map, None, None, *need)
     assert not grad_a.any() and grad_d.numel() == 0
     assert grad_a.shape == (activations.shape if need[0] else (0,))
 

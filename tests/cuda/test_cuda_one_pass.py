@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from emulated_raw import EmulatedOps
-from emulation import Emulator, compiler
+from emulation import EmulatedOps, Emulator, compiler
 from samples import make
 from test_cam_iou import in_float64, loss_and_grads
 

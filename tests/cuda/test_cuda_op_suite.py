@@ -10,8 +10,7 @@ import test_cam_iou_properties
 import test_cam_iou_pull
 import test_grad_cam
 import torch
-from emulated_raw import EmulatedOps
-from emulation import compiler
+from emulation import EmulatedOps, compiler
 
 from fastcam.ops import attend, attend_conv, cam_iou, grad_cam
 

@@ -215,7 +215,7 @@ def test_cpu_only_on_request(tmp_path):
 @pytest.mark.parametrize(("value", "want"), [("1", True), ("ON", True), ("0", False), ("", False)])
 def test_switches(value, want):
     assert config.enabled({"X": value}, "X") is want
-    assert config.enabled({}, "X", default=True) is True
+    assert config.enabled({}, "X") is False
 
 
 def test_switch_that_is_neither():
@@ -272,14 +272,14 @@ def cuda_plan(tmp_path):
     return config.CudaPlan(home=home, version="13.0", archs="9.0+PTX")
 
 
-@pytest.mark.parametrize("name", ["_C", "_C_cuda", "_host"])
+@pytest.mark.parametrize("name", ["_C", "_C_cuda", "_regions"])
 def test_flags_that_must_and_must_not_be_there(name, cuda_plan):
     flags = config.compile_flags(name, torch_info(), cuda_plan, {"FASTCAM_WERROR": "1"})
     for language, options in flags.items():
         text = " ".join(options)
         assert "-march=native" not in text and "fast-math" not in text
         assert ("-Werror all-warnings" if language == "nvcc" else "-Werror") in text
-        assert ("TORCH_TARGET_VERSION=0x020a000000000000" in text) == (name != "_host")
+        assert ("TORCH_TARGET_VERSION=0x020a000000000000" in text) == (name != "_regions")
         assert ("-DUSE_CUDA" in options) == (name == "_C_cuda")
 
 
@@ -298,7 +298,7 @@ def test_only_the_cuda_library_links_cuda(cuda_plan):
     assert libraries == {
         "_C": ["torch_cpu"],
         "_C_cuda": ["torch_cpu", "torch_cuda", "cudart"],
-        "_host": [],
+        "_regions": [],
     }
 
 
@@ -353,16 +353,16 @@ def run_setup(root: Path, *arguments: str, **env: str) -> subprocess.CompletedPr
 
 @pytest.fixture
 def small_project(tmp_path: Path) -> Path:
-    """This project's build with one small source (and its header) for the library `_host`."""
+    """This project's build with one small source (and its header) for the library `_regions`."""
     root = tmp_path / "project"
-    (root / "csrc" / "host").mkdir(parents=True)
+    (root / "csrc" / "regions").mkdir(parents=True)
     (root / "fastcam").mkdir()
     for name in ("setup.py", "build_config.py", "pyproject.toml", "LICENSE"):
         shutil.copy(ROOT / name, root)
     (root / "README.md").touch()
     (root / "fastcam" / "__init__.py").write_text('__version__ = "1.2.3"\n')
-    (root / "csrc" / "host" / "answer.h").write_text("inline int answer() { return 42; }\n")
-    (root / "csrc" / "host" / "answer.cpp").write_text(
+    (root / "csrc" / "regions" / "answer.h").write_text("inline int answer() { return 42; }\n")
+    (root / "csrc" / "regions" / "answer.cpp").write_text(
         '#include "answer.h"\n'
         'extern "C" __attribute__((visibility("default"))) int exported() { return answer(); }\n'
     )
@@ -370,7 +370,7 @@ def small_project(tmp_path: Path) -> Path:
 
 
 def answer_of(root: Path) -> int:
-    (library,) = (root / "fastcam").glob("_host.*so")
+    (library,) = (root / "fastcam").glob("_regions.*so")
     code = f"import ctypes; print(ctypes.CDLL({str(library)!r}).exported())"
     return int(subprocess.check_output([sys.executable, "-c", code]))
 
@@ -390,7 +390,7 @@ def test_incremental_build_in_place(small_project):
         assert why in first.stderr
     info = json.loads((small_project / "fastcam" / config.BUILD_INFO).read_text())
     assert info["version"] == "1.2.3"
-    assert set(info["libraries"]) == {"_host"} and set(info["skipped"]) == {"_C", "_C_cuda"}
+    assert set(info["libraries"]) == {"_regions"} and set(info["skipped"]) == {"_C", "_C_cuda"}
 
     stale = small_project / "fastcam" / "_C_cuda.abi3.so"
     stale.touch()
@@ -398,13 +398,15 @@ def test_incremental_build_in_place(small_project):
     assert not stale.exists()
     assert json.loads((small_project / "fastcam" / config.BUILD_INFO).read_text()) == info
 
-    (small_project / "csrc" / "host" / "answer.h").write_text("inline int answer() { return 43; }")
+    (small_project / "csrc" / "regions" / "answer.h").write_text(
+        "inline int answer() { return 43; }"
+    )
     assert "no work to do" not in build().stdout
     assert answer_of(small_project) == 43
 
 
 def test_warning_is_an_error_and_says_how_to_go_on(small_project):
-    (small_project / "csrc" / "host" / "answer.h").write_text(
+    (small_project / "csrc" / "regions" / "answer.h").write_text(
         "inline int answer() { int unused; return 42; }"
     )
     done = run_setup(small_project, "--inplace", FASTCAM_CPU_ONLY="1", FASTCAM_WERROR="1")
@@ -474,8 +476,8 @@ def test_foreign_symbols_would_be_seen():
         assert not FOREIGN_CPP.match(name)
 
 
-def test_host_library_knows_no_torch():
-    symbols = undefined_symbols(built("_host"))
+def test_regions_library_knows_no_torch():
+    symbols = undefined_symbols(built("_regions"))
     assert [s for s in symbols if "torch" in s or FOREIGN_CPP.match(s)] == []
 
 
@@ -492,7 +494,7 @@ def test_cpu_library_needs_no_cuda():
 
 def test_build_info_describes_this_build():
     info = json.loads((ROOT / "fastcam" / config.BUILD_INFO).read_text())
-    assert {"_C", "_host"} <= set(info["libraries"])
+    assert {"_C", "_regions"} <= set(info["libraries"])
     assert set(info["libraries"]) | set(info["skipped"]) == set(config.SOURCES)
     assert (info["cuda"] is None) == ("_C_cuda" in info["skipped"])
     if info["cuda"] is not None:

@@ -112,9 +112,9 @@ def test_a_missing_extra_says_how_to_get_it():
 
 def test_a_backward_without_targets_writes_zeros():
     activations = torch.rand(2, 3, 4, 4)
-    alpha, unit = torch.rand(2, 0, 3), torch.rand(2, 0, 4, 4)
+    alpha, grad_map = torch.rand(2, 0, 3), torch.rand(2, 0, 4, 4)
     for need_a, need_d in ((True, True), (True, False), (False, True)):
-        grad_a, grad_d = raw._cam_backward(activations, alpha, unit, None, None, need_a, need_d)
+        grad_a, grad_d = raw._cam_backward(activations, alpha, grad_map, None, None, need_a, need_d)
         assert torch.equal(grad_a, torch.zeros_like(activations) if need_a else torch.empty(0))
         assert grad_d.shape == ((2, 0, 3) if need_d else (0,))
 
