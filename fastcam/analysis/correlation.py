@@ -12,10 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from fastcam._util.modules import evaluating
 from fastcam._util.progress import Report
 from fastcam.analysis import paper
 from fastcam.analysis.saved import number
-from fastcam.analysis.subject import attention_network, batches, inference
+from fastcam.analysis.subject import attention_network, batches
 from fastcam.data import PreparedFaces
 from fastcam.data.celeba import attribute_index
 from fastcam.models import AttentionNetwork, Checkpoint
@@ -171,7 +172,7 @@ def correlations(
     for name in named:
         attribute_index(checkpoint.attributes, name)
     values, logits, labels = [], [], []
-    with inference(network, device):
+    with evaluating(network, device), torch.no_grad():
         for batch in batches(checkpoint, faces, batch_size):
             images = checkpoint.preprocessing.normalize(batch["image"].to(device))
             channel, logit = _pooled(network, images, of)

@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from fastcam._util.modules import evaluating
 from fastcam._util.progress import Report
-from fastcam.analysis.subject import attention_network, inference
+from fastcam.analysis.subject import attention_network
 from fastcam.data import PreparedFaces
 from fastcam.data.celeba import attribute_index
 from fastcam.models import AttentionNetwork, Checkpoint
@@ -186,7 +187,7 @@ def top_masks(
             raise ValueError(f"attributes: none of the {len(faces)} images has {name}")
         pixels = torch.stack([faces[i]["image"].as_subclass(Tensor) for i in rows])
         parts_of_images = []
-        with inference(network, device):
+        with evaluating(network, device), torch.no_grad():
             for part in pixels.split(batch_size):
                 normal = checkpoint.preprocessing.normalize(part.to(device))
                 found = network.masks(normal, [target])

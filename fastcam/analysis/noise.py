@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastcam._util.modules import evaluating
 from fastcam._util.progress import Report
 from fastcam._util.seeds import derive_seed
 from fastcam.analysis.curves import Pair, check_pairs
-from fastcam.analysis.subject import attention_network, batches, inference
+from fastcam.analysis.subject import attention_network, batches
 from fastcam.data import PreparedFaces
 from fastcam.models import Checkpoint
 
@@ -90,7 +91,7 @@ def noise_accuracy(
     ns, betas = ([p[i] for p in chosen] for i in (0, 1))
     parts, labels = [], []
     done = 0
-    with inference(network, device), network.transform(n=ns, beta=betas):
+    with evaluating(network, device), torch.no_grad(), network.transform(n=ns, beta=betas):
         for batch in batches(checkpoint, faces, batch_size):
             clean = batch["image"].float() / 255
             noise = image_noise(clean.shape[1:], seed, batch["index"])

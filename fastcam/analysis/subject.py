@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from torch.utils.data import DataLoader
 
 from fastcam._util.progress import Report, labelled
@@ -81,21 +79,6 @@ def open_faces(
         workers=workers,
         progress=labelled(progress, f"reading {split} images"),
     )
-
-
-@contextmanager
-def inference(network: AttentionNetwork, device: str | torch.device) -> Iterator[None]:
-    """The network on ``device``, in eval mode and without gradients; all of it is undone after."""
-    home = next(network.parameters()).device
-    modes = [(m, m.training) for m in network.modules()]
-    network.to(device).eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        network.to(home)
-        for module, mode in modes:
-            module.training = mode
 
 
 def batches(checkpoint: Checkpoint, faces: PreparedFaces, batch_size: int) -> Iterator[Batch]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
+from fastcam._util.modules import evaluating
 from fastcam._util.names import printable
 from fastcam.data import FitSquare, PreparedFaces
 from fastcam.data.celeba import attribute_index, decode
@@ -42,9 +43,9 @@ def explain(
     cams, scores = {}, {}
     for name, checkpoint in checkpoints.items():
         target = attribute_index(checkpoint.attributes, attribute)
-        checkpoint.model.eval()
         pixels = checkpoint.preprocessing.normalize(image.as_subclass(Tensor)[None])
-        maps = attention_maps(checkpoint.model, pixels, [target], checkpoint.spec)
+        with evaluating(checkpoint.model, "cpu"):
+            maps = attention_maps(checkpoint.model, pixels, [target], checkpoint.spec)
         try:
             check_scores(maps.logits)
         except ScoresNotFinite as error:

@@ -14,6 +14,7 @@ from torchmetrics.functional.classification import (
     multilabel_accuracy,
 )
 
+from fastcam._util.modules import evaluating
 from fastcam.data import CelebA, PreparedFaces
 from fastcam.data.batches import Collate
 from fastcam.data.celeba import attribute_index, attribute_subsets
@@ -95,11 +96,8 @@ def predict(
         collate_fn=Collate([chosen], cells, grid) if chosen is not None else Collate(),
     )
     parts: list[tuple[Tensor, ...]] = []
-    home = next(model.parameters()).device
-    modes = [(m, m.training) for m in model.modules()]
-    model.to(device).eval()
     done = 0
-    try:
+    with evaluating(model, device):
         for batch in loader:
             images = preprocessing.normalize(batch["image"].to(device))
             if chosen is None:
@@ -119,10 +117,6 @@ def predict(
             done += len(images)
             if progress is not None:
                 progress(done, len(faces))
-    finally:
-        model.to(home)
-        for module, mode in modes:
-            module.training = mode
     if not parts:
         raise ValueError("there are no images to evaluate")
     predictions = Predictions(*(torch.cat(column) for column in zip(*parts, strict=True)))
