@@ -35,6 +35,7 @@ from fastcam.models import (
 )
 from fastcam.models.checkpoint import Preprocessing, is_checkpoint
 from fastcam.training.callbacks import (
+    READ_EVERY,
     AtomicCheckpointIO,
     History,
     Patience,
@@ -216,7 +217,8 @@ def _train(
         collate=Collate(guidance.regions, grid, guidance.grid) if guidance else Collate(),
         workers=config.workers,
     )
-    history = History(out / HISTORY)
+    every = 1 if device.type == "cpu" else READ_EVERY
+    history = History(out / HISTORY, task.examine, every=every)
     callbacks: list[Any] = [history]
     if config.patience:
         best = ModelCheckpoint(
@@ -231,9 +233,9 @@ def _train(
             "valid/loss", patience=config.patience, check_on_train_epoch_end=True, verbose=False
         )
         callbacks += [stop, best]
-    callbacks.append(ResumeCheckpoint(out / RESUME, config.save_minutes))  # after best: its state
+    callbacks.append(ResumeCheckpoint(out / RESUME, config.save_minutes, history))
     if progress is not None:
-        callbacks.append(ProgressReport(progress))
+        callbacks.append(ProgressReport(progress, history))
     with _quiet():
         trainer = Trainer(
             accelerator="gpu" if device.type == "cuda" else "cpu",
@@ -258,7 +260,7 @@ def _train(
         try:
             if guidance is not None and config.start is not None and not resume.is_file():
                 trainer.validate(task, datamodule=batches, verbose=False)
-                history.add_start(trainer)
+                history.add_validation(trainer)
             trainer.fit(task, batches, ckpt_path=str(resume) if resume.is_file() else None)
             check_weights(checkpoint.model, "after the last step")
         except SystemExit:  # Lightning's answer to Ctrl-C; older versions return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -44,7 +45,6 @@ class AttributeTask(LightningModule):
         self.spec = checkpoint.spec
         self.config = config
         attributes = checkpoint.attributes
-        self._parts: dict[str, Tensor] = {}  # of the last step's loss
         self.guidance: Guidance | None = None
         if config.guidance is not None and config.guided:
             self.guidance = Guidance(config.guidance, self.model, self.spec, attributes)
@@ -87,30 +87,44 @@ class AttributeTask(LightningModule):
             loss = term.total
             record |= {"train/loss_g": term.loss, "train/dead": term.dead}
             record["train/ratio"] = term.ratio
-            record["train/sharpness"] = self.guidance.criterion.sharpness
-        record["train/lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+            record["train/sharpness"] = torch.tensor(self.guidance.criterion.sharpness)
+        # Numbers of the host stay there: copying one to a GPU would wait for it.
+        record["train/lr"] = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
         record |= {"train/loss": loss.detach(), "train/loss_a": attributes.loss.detach()}
         record |= {f"train/loss_{name}": part for name, part in attributes.parts.items()}
         self.log_dict(record, on_step=True, on_epoch=False, batch_size=len(labels))
-        self._parts = {"attribute loss": record["train/loss_a"]}
-        if "train/loss_g" in record:
-            self._parts["Grad-CAM loss"] = record["train/loss_g"]
         return loss
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         limit = self.config.clip or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-        if not torch.isfinite(norm):
-            part, value = "gradient", float(norm)
-            for name, loss in self._parts.items():
-                if not torch.isfinite(loss):
-                    part, value = name, float(loss)
-                    break
-            step = self.trainer.global_step + 1
-            raise TrainingDiverged(
-                f"the {part} became {value} in step {step} of {self._total_steps()}; {ADVICE}"
-            )
         self.log("train/grad_norm", norm, on_step=True, on_epoch=False)
+
+    def examine(self, record: Mapping[str, float]) -> None:
+        """Look at what a step has logged, once it has been read from the device.
+
+        Args:
+            record: the metrics named above, and ``step``, counted from 1.
+
+        Raises:
+            TrainingDiverged: the gradient's norm is not finite; names the step and the part of the
+                loss that it comes from.
+        """
+        if not math.isfinite(record["train/grad_norm"]):
+            parts = {
+                "attribute loss": "train/loss_a",
+                "Grad-CAM loss": "train/loss_g",
+                "gradient": "train/grad_norm",
+            }
+            part, value = next(
+                (name, record[key])
+                for name, key in parts.items()
+                if not math.isfinite(record.get(key, 0.0))
+            )
+            step = f"step {int(record['step'])} of {self._total_steps()}"
+            raise TrainingDiverged(f"the {part} became {value} in {step}; {ADVICE}")
+        if self.guidance is not None:
+            self.guidance.examine(record["train/ratio"])
 
     def _total_steps(self) -> int:
         return int(self.trainer.num_training_batches) * (self.trainer.max_epochs or 1)
