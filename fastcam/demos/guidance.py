@@ -22,7 +22,7 @@ from fastcam._util.files import (
     write_marked,
 )
 from fastcam._util.progress import Report, labelled
-from fastcam.data import CelebA, PreparedFaces
+from fastcam.data import PreparedFaces
 from fastcam.demos.frame import Frame, Layout, Say, opened
 from fastcam.demos.settings import DemoConfig
 from fastcam.evaluation import (
@@ -36,6 +36,7 @@ from fastcam.evaluation import (
     summarize,
 )
 from fastcam.evaluation.explain import explain_dataset
+from fastcam.evaluation.splits import prepare_split
 from fastcam.models import Checkpoint, load_checkpoint
 from fastcam.report import Section, Table, curves_figure, faces_figure, png_bytes, save_figure
 from fastcam.training import GuidanceConfig, TrainConfig, TrainResult, train
@@ -124,7 +125,9 @@ def _demo(config: DemoConfig, frame: Frame) -> DemoResult:
     runs["guided"] = run("guided", _tuning(config, data, start, config.pull, frame.workers))
     stage("evaluating")
     models = {name: load_checkpoint(trained.checkpoint) for name, trained in runs.items()}
-    test = _test_images(models["before"], data, frame.workers, progress)
+    test = prepare_split(
+        models["before"], data, "test", cache=True, workers=frame.workers, progress=progress
+    )
     evaluations, differences = _evaluate(config, models, test, frame)
     tables = (
         comparison(evaluations),
@@ -155,21 +158,6 @@ def _tuning(config: DemoConfig, data: Path, start: Path, pull: float, workers: i
     guidance = GuidanceConfig(targets=((config.attribute, config.region),), pull=pull)
     return TrainConfig.finetune(
         start, data, guidance, seed=config.seed + 1, workers=workers, device="cpu"
-    )
-
-
-def _test_images(
-    checkpoint: Checkpoint, data: Path, workers: int, progress: Report | None
-) -> PreparedFaces:
-    report = labelled(progress, "reading test images")
-    wanted = checkpoint.preprocessing
-    return PreparedFaces(
-        CelebA(data, "test", attributes=checkpoint.attributes),
-        wanted.size,
-        fit=wanted.fit,
-        cache=True,
-        workers=workers,
-        progress=report,
     )
 
 

@@ -20,6 +20,7 @@ from fastcam.data.batches import Collate
 from fastcam.data.celeba import attribute_index, attribute_subsets
 from fastcam.evaluation.attention import attention_maps, check_scores, energy_share, set_iou
 from fastcam.evaluation.result import Evaluation, SubsetScore
+from fastcam.evaluation.splits import prepare_split
 from fastcam.models import Checkpoint, grid_size
 from fastcam.regions import Region
 
@@ -245,24 +246,15 @@ def evaluate(
             not fit the classifier.
         FileNotFoundError: data are missing.
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit must be at least 1, got {limit}")
     if not 0 < threshold < 1:
         raise ValueError(f"threshold must lie in (0, 1), got {threshold}")
     attribute_index(checkpoint.attributes, attribute)
     if other is not None:
         attribute_index(checkpoint.attributes, other)
-    faces = CelebA(data, split, landmarks=landmarks, attributes=checkpoint.attributes)
-    prepared = PreparedFaces(
-        faces,
-        checkpoint.preprocessing.size,
-        fit=checkpoint.preprocessing.fit,
-        indices=range(min(limit or len(faces), len(faces))),
-        cache=False,
-    )
+    faces = prepare_split(checkpoint, data, split, landmarks=landmarks, limit=limit, cache=False)
     predictions = predict(
         checkpoint,
-        prepared,
+        faces,
         attribute=attribute,
         region=region,
         threshold=threshold,

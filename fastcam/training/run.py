@@ -19,13 +19,14 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from fastcam._util.claim import claim
 from fastcam._util.files import check_target, json_with, read_json, write_json
-from fastcam._util.progress import Report, labelled
+from fastcam._util.progress import Report
 from fastcam._util.seeds import derive_seed
-from fastcam.data import CelebA, PreparedFaces, augmentation
+from fastcam.data import PreparedFaces, augmentation
 from fastcam.data.batches import Collate
 from fastcam.data.celeba import attribute_index
 from fastcam.data.tables import ATTRIBUTE_TABLE, read_attributes
 from fastcam.evaluation import pick_device
+from fastcam.evaluation.splits import prepare_split
 from fastcam.models import (
     Checkpoint,
     build,
@@ -134,20 +135,15 @@ def prepare(
 ) -> PreparedFaces:
     """A split as the model takes it; training images with the run's augmentation."""
     training = split == "train"
-    preprocessing = checkpoint.preprocessing
-    faces = CelebA(config.data, split, landmarks=config.landmarks, attributes=checkpoint.attributes)
-    limit = config.limit_train if training else config.limit_valid
-    count = len(faces) if limit is None else min(limit, len(faces))
-    if count == 0:
-        raise ValueError(f"{config.data} has no image in the {split} split")
-    return PreparedFaces(
-        faces,
-        preprocessing.size,
-        fit=preprocessing.fit,
+    return prepare_split(
+        checkpoint,
+        config.data,
+        split,
+        landmarks=config.landmarks,
+        limit=config.limit_train if training else config.limit_valid,
         augment=augmentation(config.augment) if training else None,
-        indices=range(count),
         workers=config.workers,
-        progress=labelled(progress, f"reading {split} images"),
+        progress=progress,
     )
 
 
