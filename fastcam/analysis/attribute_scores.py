@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from torchmetrics.functional.classification import (
-    binary_accuracy,
-    binary_average_precision,
-    binary_recall,
-    binary_specificity,
-)
 
 from fastcam._util.progress import Report, labelled
 from fastcam.analysis import paper
@@ -22,6 +14,7 @@ from fastcam.analysis.saved import number, percent
 from fastcam.analysis.subject import attention_network
 from fastcam.data import PreparedFaces
 from fastcam.evaluation import predict
+from fastcam.evaluation.metrics import accuracy, average_precision, balanced_accuracy
 from fastcam.models import Checkpoint
 from fastcam.report import Table
 from fastcam.report.figure import COLORS, new_figure
@@ -155,25 +148,12 @@ def attributes(
         device=device,
         progress=labelled(progress, "judging attributes"),
     )
-    truth, score = found.labels.int(), found.logits.sigmoid()
-    columns = list(zip(score.T, truth.T, strict=True))
-
-    def balanced(score: torch.Tensor, truth: torch.Tensor) -> float:
-        return float(binary_recall(score, truth) + binary_specificity(score, truth)) / 2
-
-    def precision(score: torch.Tensor, truth: torch.Tensor) -> float:
-        return float(binary_average_precision(score, truth))
-
-    def defined(metric: Callable[[torch.Tensor, torch.Tensor], float]) -> list[float]:
-        return [metric(s, t) if 0 < t.sum() < len(t) else math.nan for s, t in columns]
-
+    measures = (accuracy, balanced_accuracy, average_precision)
     return AttributeScores(
         list(checkpoint.attributes),
-        len(truth),
-        truth.float().mean(0).tolist(),
-        [float(binary_accuracy(s, t)) for s, t in columns],
-        defined(balanced),
-        defined(precision),
+        len(found.labels),
+        found.labels.mean(0).tolist(),
+        *(measure(found.logits, found.labels).tolist() for measure in measures),
     )
 
 

@@ -20,12 +20,15 @@ from fastcam.evaluation.difference import (  # noqa: E402
     accuracy_differences,
     difference_table,
 )
+from fastcam.evaluation.metrics import CamEnergy, CamIoU  # noqa: E402
 from fastcam.evaluation.result import Evaluation, SubsetScore  # noqa: E402
 from fastcam.evaluation.scores import Predictions, evaluate, predict, summarize  # noqa: E402
 from fastcam.evaluation.tables import comparison  # noqa: E402
 
 __all__ = [
     "AttentionMaps",
+    "CamEnergy",
+    "CamIoU",
     "Difference",
     "Evaluation",
     "Predictions",

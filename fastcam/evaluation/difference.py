@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from fastcam.data.celeba import attribute_index
 from fastcam.evaluation.bootstrap import bootstrap_interval
-from fastcam.evaluation.scores import Predictions, correct, subset_rows
+from fastcam.evaluation.metrics import judged_right
+from fastcam.evaluation.scores import Predictions, subset_rows
 from fastcam.report.table import Table
 
 
@@ -50,7 +52,9 @@ def accuracy_differences(
     """
     if first.labels.shape != second.labels.shape or not first.labels.equal(second.labels):
         raise ValueError("first and second: expected predictions of the same images")
-    gain = correct(first, attributes, attribute) - correct(second, attributes, attribute)
+    a = attribute_index(attributes, attribute)
+    right = [judged_right(p.logits[:, a], p.labels[:, a]) for p in (first, second)]
+    gain = right[0] - right[1]
     found = []
     for name, rows in subset_rows(first.labels, attributes, attribute, other).items():
         if len(rows):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,16 +10,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torchmetrics.functional.classification import (
-    binary_average_precision,
-    multilabel_accuracy,
-)
 
 from fastcam._util.modules import evaluating
 from fastcam.data import CelebA, PreparedFaces
 from fastcam.data.batches import Collate
 from fastcam.data.celeba import attribute_index, attribute_subsets
 from fastcam.evaluation.attention import attention_maps, check_scores, energy_share, set_iou
+from fastcam.evaluation.metrics import (
+    average_precision,
+    balanced_accuracy,
+    judged_right,
+    mean_accuracy,
+)
 from fastcam.evaluation.result import Evaluation, SubsetScore
 from fastcam.evaluation.splits import prepare_split
 from fastcam.models import Checkpoint, grid_size
@@ -146,12 +149,9 @@ def summarize(
     """
     a = attribute_index(attributes, attribute)
     labels, logits = predictions.labels, predictions.logits
-    positive = labels[:, a] > 0.5
     chosen = subset_rows(labels, attributes, attribute, other)
-    right = correct(predictions, attributes, attribute)
-    subsets = tuple(_score(name, rows, right, predictions) for name, rows in chosen.items())
-    sides = [s.accuracy for s in subsets if s.name in ("a", "not a")]
-    has_both = positive.any() and (~positive).any()
+    right = judged_right(logits[:, a], labels[:, a])
+    column = logits[:, a : a + 1], labels[:, a : a + 1]
     return Evaluation(
         attribute=attribute,
         other=other,
@@ -159,19 +159,16 @@ def summarize(
         data=data,
         split=split,
         threshold=threshold,
-        subsets=subsets,
-        balanced_accuracy=sum(s for s in sides if s is not None) / 2 if has_both else None,
-        average_precision=(
-            float(binary_average_precision(logits[:, a].sigmoid(), positive.int()))
-            if has_both
-            else None
-        ),
-        mean_accuracy=float(
-            multilabel_accuracy(
-                logits.sigmoid(), labels.int(), num_labels=len(attributes), average="macro"
-            )
-        ),
+        subsets=tuple(_score(name, rows, right, predictions) for name, rows in chosen.items()),
+        balanced_accuracy=_defined(balanced_accuracy(*column)),
+        average_precision=_defined(average_precision(*column)),
+        mean_accuracy=float(mean_accuracy(logits, labels)),
     )
+
+
+def _defined(value: Tensor) -> float | None:
+    number = float(value)
+    return None if math.isnan(number) else number
 
 
 def subset_rows(
@@ -186,12 +183,6 @@ def subset_rows(
         parts = attribute_subsets(labels, a, attribute_index(attributes, other))
         chosen |= {"E1": parts.both, "E2": parts.only_a}
     return chosen | {"a": everything[positive], "not a": everything[~positive]}
-
-
-def correct(predictions: Predictions, attributes: list[str], attribute: str) -> Tensor:
-    """1 where an attribute is predicted right (a score above 0 means present), else 0: [N]."""
-    a = attribute_index(attributes, attribute)
-    return ((predictions.logits[:, a] > 0) == (predictions.labels[:, a] > 0.5)).float()
 
 
 def _score(name: str, rows: Tensor, right: Tensor, predictions: Predictions) -> SubsetScore:

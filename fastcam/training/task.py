@@ -17,7 +17,8 @@ from torchmetrics.classification import MultilabelAccuracy
 from fastcam._util.seeds import derive_seed
 from fastcam.data.batches import Batch
 from fastcam.data.celeba import attribute_index
-from fastcam.evaluation.attention import attention_maps, energy_share, set_iou
+from fastcam.evaluation.attention import attention_maps
+from fastcam.evaluation.metrics import CamEnergy, CamIoU, judged_right
 from fastcam.models import Checkpoint
 from fastcam.training.config import TrainConfig
 from fastcam.training.diverged import ADVICE, TrainingDiverged
@@ -52,7 +53,13 @@ class AttributeTask(LightningModule):
         self.targets = [attribute_index(attributes, a) for a, _ in pairs]
         self.val_accuracy = MultilabelAccuracy(num_labels=len(attributes), average="macro")
         self.val_means = nn.ModuleDict(
-            {name: MeanMetric() for name in ("loss", "accuracy_target", "energy", "iou", "dead")}
+            {
+                "loss": MeanMetric(),
+                "accuracy_target": MeanMetric(),
+                "energy": CamEnergy(),
+                "iou": CamIoU(config.guidance.threshold if config.guidance else 0.5),
+                "dead": MeanMetric(),
+            }
         )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -143,14 +150,13 @@ class AttributeTask(LightningModule):
             maps = attention_maps(self.model, images, self.targets, self.spec)
             logits = maps.logits
             truth = labels[:, self.targets] > 0.5
-            means["accuracy_target"].update(((logits[:, self.targets] > 0) == truth).float())
+            means["accuracy_target"].update(
+                judged_right(logits[:, self.targets], labels[:, self.targets])
+            )
             positive = truth & batch["regions"].flatten(2).any(-1)
-            dead = maps.dead[positive]
-            means["dead"].update(dead.float())
-            live = positive & ~maps.dead
-            means["energy"].update(energy_share(maps.cams, batch["regions"])[live])
-            threshold = self.config.guidance.threshold if self.config.guidance else 0.5
-            means["iou"].update(set_iou(maps.cams, batch["regions"], threshold)[positive])
+            means["dead"].update(maps.dead[positive].float())
+            for name in ("energy", "iou"):
+                means[name].update(maps.cams, batch["regions"], positive)
         means["loss"].update(nnf.binary_cross_entropy_with_logits(logits, labels), len(labels))
         self.val_accuracy.update(logits.sigmoid(), labels.int())
 
