@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from torchvision import tv_tensors
 
 from fastcam._util.modules import evaluating
 from fastcam._util.names import printable
+from fastcam._util.progress import Count
 from fastcam.data import FitSquare, PreparedFaces
 from fastcam.data.celeba import attribute_index, decode
 from fastcam.evaluation.attention import ScoresNotFinite, attention_maps, check_scores
@@ -131,7 +132,7 @@ def explain_files(
     region: str | None = None,
     detect: bool = False,
     threshold: float = 0.5,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Count | None = None,
 ) -> Path:
     """Draw what the classifiers of some checkpoints see in some image files.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fastcam._util.modules import evaluating
+from fastcam._util.progress import Count
 from fastcam.data import CelebA, PreparedFaces
 from fastcam.data.batches import Collate
 from fastcam.data.celeba import attribute_index, attribute_subsets
@@ -26,8 +26,6 @@ from fastcam.evaluation.result import Evaluation, SubsetScore
 from fastcam.evaluation.splits import prepare_split
 from fastcam.models import Checkpoint, grid_size
 from fastcam.regions import Region
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ def predict(
     batch_size: int = 64,
     device: str | torch.device = "cpu",
     workers: int = 2,
-    progress: Progress | None = None,
+    progress: Count | None = None,
 ) -> Predictions:
     """Run a classifier over images.
 
@@ -217,7 +215,7 @@ def evaluate(
     batch_size: int = 64,
     device: str | torch.device = "cpu",
     workers: int = 2,
-    progress: Progress | None = None,
+    progress: Count | None = None,
 ) -> Evaluation:
     """Evaluate a classifier on a split of a data folder.
 
