@@ -18,12 +18,12 @@ from fastcam._util.files import json_with, read_json, remove_ours, write_json
 from fastcam._util.progress import Report
 from fastcam.analysis import paper
 from fastcam.analysis.attribute_scores import attributes
-from fastcam.analysis.saved import percent
 from fastcam.analysis.subject import load_attention, open_faces
 from fastcam.data import PreparedFaces
 from fastcam.evaluation import pick_device
 from fastcam.report import Table
 from fastcam.report.figure import COLORS, new_figure
+from fastcam.report.numbers import percent
 from fastcam.training import TrainConfig, train
 from fastcam.training.run import remove_run
 

@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 
 from fastcam._util.progress import Report, labelled
 from fastcam.analysis import paper
-from fastcam.analysis.saved import number, percent
 from fastcam.analysis.subject import attention_network
 from fastcam.data import PreparedFaces
 from fastcam.evaluation import predict
@@ -18,6 +17,7 @@ from fastcam.evaluation.metrics import accuracy, average_precision, balanced_acc
 from fastcam.models import Checkpoint
 from fastcam.report import Table
 from fastcam.report.figure import COLORS, new_figure
+from fastcam.report.numbers import number, percent
 
 
 @dataclass(frozen=True)

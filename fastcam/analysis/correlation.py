@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from fastcam._util.modules import evaluating
 from fastcam._util.progress import Report
 from fastcam.analysis import paper
-from fastcam.analysis.saved import number
 from fastcam.analysis.subject import attention_network, batches
 from fastcam.data import PreparedFaces
 from fastcam.data.celeba import attribute_index
 from fastcam.models import AttentionNetwork, Checkpoint
 from fastcam.report import Table
 from fastcam.report.figure import new_figure
+from fastcam.report.numbers import number
 
 CHANNEL_VALUES = ("attended", "masks", "features")
 TOP = 5

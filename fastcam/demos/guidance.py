@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from fastcam.evaluation.explain import explain_dataset
 from fastcam.evaluation.splits import prepare_split
 from fastcam.models import Checkpoint, load_checkpoint
 from fastcam.report import Section, Table, curves_figure, faces_figure, png_bytes, save_figure
+from fastcam.report.numbers import percent
 from fastcam.training import GuidanceConfig, TrainConfig, TrainResult, train
 from fastcam.training.callbacks import read_history
 from fastcam.training.config import PULL
@@ -256,8 +258,7 @@ def _write_page(
     )
 
 
-def _percent(value: float | None) -> str:
-    return "not defined" if value is None else f"{100 * value:.1f}%"
+_percent = partial(percent, missing="not defined")
 
 
 def _findings(config: DemoConfig, evaluations: Mapping[str, Evaluation]) -> list[str]:

@@ -9,6 +9,7 @@ from fastcam.data.celeba import attribute_index
 from fastcam.evaluation.bootstrap import bootstrap_interval
 from fastcam.evaluation.metrics import judged_right
 from fastcam.evaluation.scores import Predictions, subset_rows
+from fastcam.report.numbers import MISSING, points, points_range
 from fastcam.report.table import Table
 
 
@@ -82,5 +83,5 @@ def difference_table(
 
 def _cell(d: Difference) -> str:
     if d.mean is None or d.low is None or d.high is None:
-        return "–"
-    return f"{100 * d.mean:+.1f} ({100 * d.low:+.1f} to {100 * d.high:+.1f})"
+        return MISSING
+    return f"{points(d.mean, 1)} ({points_range(d.low, d.high, 1)})"
