@@ -22,7 +22,15 @@ from fastcam.models.checkpoint import pickle_says, state_misfit
 from fastcam.training.diverged import check_weights
 
 _STATE = ("pytorch-lightning_version", "state_dict")
-_RESUME = (*_STATE, "epoch", "global_step", "loops", "callbacks", "optimizer_states")
+_RESUME = (
+    *_STATE,
+    "epoch",
+    "global_step",
+    "loops",
+    "callbacks",
+    "optimizer_states",
+    "lr_schedulers",
+)
 
 
 def is_run_state(path: Path) -> bool:

@@ -62,24 +62,25 @@ class AttributeTask(LightningModule):
             }
         )
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
+    def configure_optimizers(self) -> Any:
         c = self.config
-        return torch.optim.SGD(
+        optimizer = torch.optim.SGD(
             self.model.parameters(),
             lr=c.lr,
             momentum=c.momentum,
             weight_decay=c.weight_decay,
             fused=True,  # one pass over weights, gradients and momenta
         )
+        if c.schedule == "constant":
+            return optimizer
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self._total_steps())
+        schedule = {"scheduler": cosine, "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout becomes a function of (seed, step): a resumed run and a control draw the same
-        # masks. So does the learning rate, which then needs no state of its own.
-        step, total = self.trainer.global_step, self._total_steps()
-        torch.manual_seed(derive_seed(self.config.seed, 2, step))
-        if self.config.schedule == "cosine":
-            for group in self.trainer.optimizers[0].param_groups:
-                group["lr"] = self.config.lr * (1 + math.cos(math.pi * step / total)) / 2
+        # masks.
+        torch.manual_seed(derive_seed(self.config.seed, 2, self.trainer.global_step))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images = self.preprocessing.normalize(batch["image"])
@@ -134,7 +135,10 @@ class AttributeTask(LightningModule):
             self.guidance.examine(record["train/ratio"])
 
     def _total_steps(self) -> int:
-        return int(self.trainer.num_training_batches) * (self.trainer.max_epochs or 1)
+        # Not the trainer's own count: asking for it before a resumed run has restored its position
+        # makes the loader of the wrong epoch.
+        batches: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        return int(batches.steps) * (self.trainer.max_epochs or 1)
 
     def _progress(self) -> float:
         """Share of the run that is done: 0 in the first step, 1 in the last."""
