@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from fastcam._util import checks as check
 from fastcam._util.modules import evaluating
 from fastcam._util.progress import Report
 from fastcam.analysis import paper
@@ -118,7 +119,7 @@ def correlation(values: np.ndarray) -> np.ndarray:
         ValueError: fewer than two rows.
     """
     if len(values) < 2:
-        raise ValueError(f"a correlation needs at least 2 images, got {len(values)}")
+        raise ValueError(f"values: expected at least 2 images, got {len(values)}")
     with np.errstate(invalid="ignore", divide="ignore"):  # constant columns
         return np.corrcoef(values, rowvar=False).reshape(values.shape[1], values.shape[1])
 
@@ -163,8 +164,7 @@ def correlations(
         ValueError: an unknown name or channel, or fewer than two images.
     """
     network = attention_network(checkpoint)
-    if of not in CHANNEL_VALUES:
-        raise ValueError(f"of: expected one of {CHANNEL_VALUES}, got {of!r}")
+    check.one_of("of", of, CHANNEL_VALUES)
     for c in channels:
         if not 0 <= c < network.channels:
             raise ValueError(f"channels: expected ids from 0 to {network.channels - 1}, got {c}")

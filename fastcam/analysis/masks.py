@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from fastcam._util import checks as check
 from fastcam._util.modules import evaluating
 from fastcam._util.progress import Report
 from fastcam.analysis.subject import attention_network
@@ -173,8 +174,7 @@ def top_masks(
     for name, value in {
         "images": images, "shown": shown, "top": top, "batch_size": batch_size,
     }.items():  # fmt: skip
-        if value < 1:
-            raise ValueError(f"{name}: expected at least 1, got {value}")
+        check.at_least(name, value, 1)
     if top > network.channels:
         raise ValueError(f"top: expected at most {network.channels} channels, got {top}")
     if not attributes:

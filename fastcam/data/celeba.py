@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from fastcam._util import checks as check
 from fastcam._util.extras import require
 from fastcam._util.names import absent_images
 from fastcam.data.landmarks import resolve_landmarks
@@ -118,8 +119,7 @@ class CelebA(Dataset[Sample]):
         landmarks: str | Path | None = None,
         attributes: Sequence[str] | None = None,
     ) -> None:
-        if split not in (*SPLITS, "all"):
-            raise ValueError(f"split must be one of {(*SPLITS, 'all')}, got {split!r}")
+        check.one_of("split", split, (*SPLITS, "all"))
         self.root, self.split, self.transform = Path(root), split, transform
         self.source = ImageSource(self.root)
         table = read_attributes(self.root / ATTRIBUTE_TABLE)

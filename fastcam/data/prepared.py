@@ -65,7 +65,9 @@ class PreparedFaces(Dataset[Sample]):
         seed: int | None = None,
     ) -> None:
         if faces.transform is not None:
-            raise ValueError("faces must have no transform of its own; pass augment instead")
+            raise ValueError(
+                "faces: expected a split without a transform, got one with it; pass augment"
+            )
         self.rows = list(range(len(faces))) if indices is None else [int(i) for i in indices]
         self.faces, self.size, self.fit = faces, size, fit
         self.augment, self.seed = augment, seed

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
+from fastcam._util import checks as check
 from fastcam._util.modules import evaluating
 from fastcam._util.names import printable
 from fastcam._util.progress import Count
@@ -157,8 +158,7 @@ def explain_files(
         FileExistsError: ``out`` is a file that fastcam did not write.
         ImportError: ``detect`` without dlib.
     """
-    if not 0 < threshold < 1:
-        raise ValueError(f"threshold must lie in (0, 1), got {threshold}")
+    check.fraction("threshold", threshold)
     check_figure_path(out)
     models = {name: load_checkpoint(path) for name, path in name_checkpoints(checkpoints).items()}
     taken = {n: f"{m.preprocessing.size} px, {m.preprocessing.fit}" for n, m in models.items()}

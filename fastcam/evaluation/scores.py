@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from fastcam._util import checks as check
 from fastcam._util.modules import evaluating
 from fastcam._util.progress import Count
 from fastcam.data import CelebA, PreparedFaces
@@ -235,8 +236,7 @@ def evaluate(
             not fit the classifier.
         FileNotFoundError: data are missing.
     """
-    if not 0 < threshold < 1:
-        raise ValueError(f"threshold must lie in (0, 1), got {threshold}")
+    check.fraction("threshold", threshold)
     attribute_index(checkpoint.attributes, attribute)
     if other is not None:
         attribute_index(checkpoint.attributes, other)

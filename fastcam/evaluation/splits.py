@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from fastcam._util import checks as check
 from fastcam._util.progress import Report, labelled
 from fastcam.data import CelebA, PreparedFaces
 from fastcam.models import Checkpoint
@@ -40,8 +41,8 @@ def prepare_split(
         ValueError: an attribute that the data lack, an unknown or empty split, or a limit below 1.
         FileNotFoundError: data are missing.
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit: expected at least 1, got {limit}")
+    if limit is not None:
+        check.at_least("limit", limit, 1)
     faces = CelebA(data, split, landmarks=landmarks, attributes=checkpoint.attributes)
     count = len(faces) if limit is None else min(limit, len(faces))
     if count == 0:

@@ -77,7 +77,7 @@ class Guidance(nn.Module):
         if config.weight_grad not in spec.weight_grads:
             allowed = " or ".join(repr(w) for w in spec.weight_grads)
             raise ValueError(
-                f"weight_grad must be {allowed} for this model, whose head cannot be"
+                f"weight_grad: expected {allowed} for this model, whose head cannot be"
                 f" differentiated twice, got {config.weight_grad!r}"
             )
         self.config = config
