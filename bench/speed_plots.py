@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,4 +122,4 @@ def save(folder: Path, records: Sequence[Record]) -> None:
     if any("peaks" in record for record in records):
         figures["memory"] = memory(records)
     for name, figure in figures.items():
-        write_atomic(folder / f"{name}.png", lambda file, f=figure: f.savefig(file, dpi=110))
+        write_atomic(folder / f"{name}.png", partial(figure.savefig, dpi=110))

@@ -1,4 +1,4 @@
-"""With and without reconstructor and multi-label classifier (K §3.1, Table 1)."""
+"""Training without reconstructor or multi-label classifier (Kimura & Tanaka, Table 1)."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Ablation:
     def tables(self) -> list[Table]:
         """One row a variant: mean ± standard deviation over the seeds."""
         header = ["network", "accuracy", "balanced accuracy", "average precision"]
-        header.append("K, accuracy*")
+        header.append("Kimura & Tanaka, accuracy*")
         rows = [
             [
                 _NAMES[name],
@@ -82,7 +82,7 @@ class Ablation:
         title = (
             f"mean ± standard deviation over {len(self.seeds)} seed(s), {self.trained_on}, "
             f"{self.images} images judged; always saying what is more frequent: "
-            f"{percent(self.majority, 2)}; * in percent, {paper.QUOTED} (K Table 1)"
+            f"{percent(self.majority, 2)}; * in percent, {paper.QUOTED} (Kimura & Tanaka, Table 1)"
         )
         return [Table(header, rows, title)]
 

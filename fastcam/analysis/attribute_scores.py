@@ -1,4 +1,4 @@
-"""Accuracy of every attribute (K Table 4)."""
+"""Accuracy of every attribute (Kimura & Tanaka, Table 4)."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class AttributeScores:
         return {c: float(torch.tensor(getattr(self, c)).nanmean()) for c in columns}
 
     def tables(self) -> list[Table]:
-        """One row an attribute, K's four columns at the right."""
+        """One row an attribute, the four columns of Kimura & Tanaka at the right."""
         quoted = [f"{name}*" for name in paper.COLUMNS.values()]
         header = ["attribute", "positive", "majority", "accuracy", "balanced", "AP", *quoted]
         columns = (self.positives, self.majority, self.accuracy, self.balanced, self.precision)
@@ -66,7 +66,7 @@ class AttributeScores:
             + [f"{paper.column_mean(c):.2f}" for c in paper.COLUMNS]
         )
         rows.append(["average as printed*", *["–"] * 5, *_quoted(paper.TABLE_4_AVERAGE)])
-        title = f"{self.images} images; * in percent, {paper.QUOTED} (K Table 4)"
+        title = f"{self.images} images; * in percent, {paper.QUOTED} (Kimura & Tanaka, Table 4)"
         return [Table(header, rows, title)]
 
     def figure(self) -> Figure:
@@ -83,7 +83,7 @@ class AttributeScores:
         )  # fmt: skip
         if known:
             axis.plot(*zip(*known, strict=True), "d", mfc="none", color="#888", ms=5,
-                      label="K on CelebA (quoted, not comparable)")  # fmt: skip
+                      label="Kimura & Tanaka on CelebA (quoted, not comparable)")  # fmt: skip
         for values, marker, color, label in (
             (self.majority, "|", "#000", "always the more frequent"),
             (self.balanced, "^", COLORS[1], "balanced accuracy"),
@@ -158,5 +158,5 @@ def attributes(
 
 
 def _quoted(row: paper.QuotedAccuracy) -> list[str]:
-    """As printed: K's own with two digits, the others without."""
+    """As printed: the paper's own with two digits, the others without."""
     return [f"{row.ours:.2f}", *(f"{v:g}" for v in row[1:])]

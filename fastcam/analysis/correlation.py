@@ -1,4 +1,4 @@
-"""Which channels, and which attributes, go together (K §3.2, Tables 2 and 3)."""
+"""Correlations among channels and among attributes (Kimura & Tanaka, Tables 2 and 3)."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ class Correlations:
         theirs = [r for partners in paper.TABLE_2.values() for _, r in partners]
         title = (
             f"channels, correlation of {_MEANING[self.of]} over {self.images} images; top five of "
-            f"K's network: {min(theirs):.2f} to {max(theirs):.2f} ({paper.QUOTED}, K Table 2)"
+            f"Kimura & Tanaka's network: {min(theirs):.2f} to {max(theirs):.2f} "
+            f"({paper.QUOTED}, Table 2)"
         )
         channels = Table(["channel", *order], rows, title)
         rows = []
@@ -75,9 +76,9 @@ class Correlations:
             rows.append([name, *_cells(found), quoted])
         title = (
             f"attributes, correlation of logits over {self.images} images, and of the labels; "
-            f"* {paper.QUOTED} (K Table 3)"
+            f"* {paper.QUOTED} (Kimura & Tanaka, Table 3)"
         )
-        return [channels, Table(["attribute", *order, "K*"], rows, title)]
+        return [channels, Table(["attribute", *order, "Kimura & Tanaka*"], rows, title)]
 
     def figure(self) -> Figure:
         """Both matrices."""
@@ -151,7 +152,7 @@ def correlations(
     * ``of="masks"``: M[k,c,p];
     * ``of="features"``: F[c,p].
 
-    K does not say which it correlates.
+    The paper does not say which it correlates.
 
     Args:
         checkpoint: of an attention network.

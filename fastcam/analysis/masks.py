@@ -1,4 +1,4 @@
-"""The mask channels that matter most for an attribute (K §3.2, Fig. 4)."""
+"""The mask channels that matter most for an attribute (Kimura & Tanaka, Fig. 4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Robustness against noise by transforming the masks (K §3.3, Fig. 5)."""
+"""Robustness against noise by transforming the masks (Kimura & Tanaka, Fig. 5)."""
 
 from __future__ import annotations
 

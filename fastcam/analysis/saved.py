@@ -1,4 +1,4 @@
-"""What an analysis leaves: a figure (PNG), tables (Markdown), and both their numbers (JSON)."""
+"""Results of an analysis on disk: figure (PNG), tables (Markdown), and their numbers (JSON)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _OURS = {".png": marked, ".md": commented, ".json": json_with("settings", "table
 
 
 class Analysis(Protocol):
-    """A result that draws and tabulates itself."""
+    """A result with a figure, tables and JSON values."""
 
     def figure(self) -> Figure: ...
 

@@ -1,4 +1,4 @@
-"""What is analysed: an attention network from its checkpoint, and the images it is run on."""
+"""Inputs of the analyses: an attention network from its checkpoint, and images in batches."""
 
 from __future__ import annotations
 

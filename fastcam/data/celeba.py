@@ -48,7 +48,7 @@ class Sample(TypedDict):
 
 
 class Subsets(NamedTuple):
-    """Dataset indices (int64): images with a and b, with a and not b, without a (Y §3)."""
+    """Dataset indices (int64): images with a and b, with a and not b, without a (Yang et al.)."""
 
     both: Tensor
     only_a: Tensor
@@ -179,7 +179,8 @@ class CelebA(Dataset[Sample]):
         return attribute_index(self.attributes, name)
 
     def subset(self, a: str, b: str) -> Subsets:
-        """Indices of a∩b, a∩¬b and ¬a in this split, for two attribute names (Y §3: E1, E2).
+        """Indices of a∩b, a∩¬b and ¬a in this split, for two attribute names (E1 and E2 of Yang
+        et al.).
 
         Raises:
             ValueError: an unknown attribute.

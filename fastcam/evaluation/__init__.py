@@ -1,4 +1,4 @@
-"""How well a classifier does, overall and where two attributes part, and where it looks."""
+"""Evaluation of classifiers: accuracy, also where two attributes differ, and Grad-CAM in a region."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much more often one classifier is right than another, on the same images."""
+"""Differences of accuracy between two classifiers on the same images, with intervals."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def accuracy_differences(
     attribute: str,
     other: str | None = None,
 ) -> tuple[Difference, ...]:
-    """``first`` minus ``second``, on the subsets of Y §3.
+    """``first`` minus ``second``, on the subsets of Yang et al..
 
     Args:
         first, second: two classifiers' predictions of the same images, in the same order.

@@ -1,4 +1,4 @@
-"""From checkpoints and images to explained faces."""
+"""Images with their Grad-CAM and scores, for some checkpoints side by side."""
 
 from __future__ import annotations
 

@@ -33,8 +33,9 @@ def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
 
 def mean_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     """Accuracy averaged over attributes, float32 scalar from two [N, K]."""
-    options = {"average": "macro", "validate_args": False}
-    return multilabel_accuracy((logits > 0).int(), labels.int(), logits.shape[1], **options)
+    return multilabel_accuracy(
+        (logits > 0).int(), labels.int(), logits.shape[1], average="macro", validate_args=False
+    )
 
 
 def balanced_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -128,7 +129,7 @@ class CamIoU(_MapMean):
         threshold: of the map, in (0, 1).
         options: of :class:`torchmetrics.Metric`.
 
-    Source: Yang et al., Fig. 4, for regions that cover cells in part.
+    See :func:`fastcam.evaluation.set_iou`.
     """
 
     def __init__(self, threshold: float = 0.5, **options: Any) -> None:

@@ -138,7 +138,7 @@ def summarize(
     split: str = "test",
     threshold: float = 0.5,
 ) -> Evaluation:
-    """Sum predictions up over the subsets of Y §3.
+    """Sum predictions up over the subsets of Yang et al..
 
     Args:
         predictions: of one classifier.

@@ -1,4 +1,7 @@
-"""Faces with their Grad-CAM: the attended set outlined in red, the region in blue (Y Fig. 4, 6)."""
+"""Faces with their Grad-CAM: the attended set outlined in red, the region in blue.
+
+As in Yang et al., Fig. 4 and 6.
+"""
 
 from __future__ import annotations
 

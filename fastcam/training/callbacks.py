@@ -39,7 +39,7 @@ def is_run_state(path: Path) -> bool:
 
 
 def read_run_state(path: Path, task: LightningModule, *, resume: bool = True) -> dict[str, Any]:
-    """Read what a run saved of itself.
+    """Read the saved state of a run.
 
     Args:
         path: the file.
@@ -97,7 +97,7 @@ class AtomicCheckpointIO(CheckpointIO):
 class ResumeCheckpoint(Checkpoint):
     """Saves the whole state of the run at the end of each epoch, and every few minutes within one.
 
-    Weights that are no numbers are not saved: what was saved before them stays.
+    Weights that are NaN or infinite are not saved: the last good state stays.
 
     Args:
         path: the file, replaced each time.

@@ -1,4 +1,4 @@
-"""What a fine-tuning did, in one line."""
+"""One-line summary of a fine-tuning: accuracy and attention before and after."""
 
 from __future__ import annotations
 

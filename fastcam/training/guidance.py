@@ -18,7 +18,7 @@ from fastcam.training.objective import AttributeLoss, attribute_loss
 
 
 def cell_weights(regions: Tensor, region_weight: float) -> Tensor:
-    """Weights [N, T, h, w]: ``region_weight`` where the region covers, 1 outside (Y 3.1)."""
+    """Weights [N, T, h, w]: ``region_weight`` where the region covers, 1 outside (Yang et al.)."""
     return 1 + (region_weight - 1) * regions
 
 
@@ -39,7 +39,7 @@ def warm_sharpness(sharpness: float, progress: float) -> float:
 
 @dataclass
 class GuidanceTerm:
-    """One batch's Grad-CAM loss and what is worth knowing about it; nothing waits for a device.
+    """One batch's Grad-CAM loss and its measures, as tensors on the device.
 
     total: scalar, label loss and guidance as they are to be minimised.
     loss: scalar, the Grad-CAM loss, mean over valid pairs, detached.

@@ -1,4 +1,4 @@
-"""The analyses of the attention network: against brute force, numpy, and what K prints."""
+"""The analyses of the attention network: against brute force, numpy, and the paper's figures."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_quoted_figures_average_to_what_the_paper_prints() -> None:
     for column in ("mt_rbm_pca", "lnets_anet", "facetracer"):
         printed = getattr(paper.TABLE_4_AVERAGE, column)
         assert paper.column_mean(column) == pytest.approx(printed, abs=0.5)
-    # K's own column does not average to its printed 92.05; Tables 1 and 4 print the same.
+    # The paper's own column does not average to its printed 92.05; Tables 1 and 4 agree.
     assert paper.column_mean("ours") == pytest.approx(90.17325)
     assert paper.TABLE_4_AVERAGE.ours == paper.TABLE_1["full"] == 92.05
     assert set(paper.TABLE_1) == set(analysis.VARIANTS)
