@@ -1,4 +1,4 @@
-"""Evaluation of classifiers: accuracy, also where two attributes differ, and Grad-CAM in a region."""
+"""Evaluation of classifiers: accuracy, also where two attributes part, and Grad-CAM in a region."""
 
 from __future__ import annotations
 
