@@ -18,7 +18,6 @@ import platform
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -176,8 +175,7 @@ def judge(
     checkpoint = load_checkpoint(path)
     out: dict[str, list[dict[str, float | None]]] = {}
     for split in ("valid", "test"):
-        taken = checkpoint.preprocessing
-        images = _images(data, split, tuple(checkpoint.attributes), taken.size, taken.fit, workers)
+        images = _images(checkpoint, data, split, workers)
         out[split] = []
         for attribute, region in PAIRS[:pairs]:
             what: dict[str, Any] = {"attribute": attribute, "region": region}
@@ -193,15 +191,19 @@ def judge(
     return out
 
 
-@lru_cache(maxsize=4)
-def _images(
-    data: Path, split: str, attributes: tuple[str, ...], size: int, fit: str, workers: int
-) -> Any:
-    """A split in memory, decoded once for all cells of a process."""
-    from fastcam.data import CelebA, PreparedFaces
+_SPLITS: dict[tuple[Any, ...], Any] = {}  # the last four, see below
 
-    faces = CelebA(data, split, attributes=list(attributes))
-    return PreparedFaces(faces, size, fit=fit, cache=True, workers=workers)
+
+def _images(checkpoint: Any, data: Path, split: str, workers: int) -> Any:
+    """A split in memory, decoded once for all cells of a process."""
+    from fastcam.evaluation.splits import prepare_split
+
+    key = (data, split, tuple(checkpoint.attributes), checkpoint.preprocessing)
+    if key not in _SPLITS:
+        while len(_SPLITS) >= 4:
+            del _SPLITS[next(iter(_SPLITS))]
+        _SPLITS[key] = prepare_split(checkpoint, data, split, cache=True, workers=workers)
+    return _SPLITS[key]
 
 
 def verdict(cell: Cell, found: Mapping[str, Any], control: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""What every other part may use, and nothing of fastcam that it needs."""
+"""Helpers that every part of fastcam may import; they import nothing else of it."""

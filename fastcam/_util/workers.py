@@ -1,4 +1,4 @@
-"""What every worker process does first."""
+"""Worker processes: how many there may be, and what each does first."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ import multiprocessing
 import os
 import signal
 import threading
+
+
+def cpus() -> int:
+    """Processors that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def follow_parent() -> None:

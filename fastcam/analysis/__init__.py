@@ -1,4 +1,4 @@
-"""Analyses of an attention network (K §3): each a function whose result draws and tabulates itself.
+"""Analyses of an attention network (Kimura & Tanaka); each result has a figure and tables.
 
 ::
 

@@ -1,4 +1,4 @@
-"""With and without reconstructor and multi-label classifier (K §3.1, Table 1)."""
+"""Training without reconstructor or multi-label classifier (Kimura & Tanaka, Table 1)."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from fastcam._util.files import json_with, read_json, remove_ours, write_json
 from fastcam._util.progress import Report
 from fastcam.analysis import paper
 from fastcam.analysis.attribute_scores import attributes
-from fastcam.analysis.saved import percent
 from fastcam.analysis.subject import load_attention, open_faces
 from fastcam.data import PreparedFaces
 from fastcam.evaluation import pick_device
 from fastcam.report import Table
 from fastcam.report.figure import COLORS, new_figure
+from fastcam.report.numbers import percent
 from fastcam.training import TrainConfig, train
 from fastcam.training.run import remove_run
 
@@ -70,7 +70,7 @@ class Ablation:
     def tables(self) -> list[Table]:
         """One row a variant: mean ± standard deviation over the seeds."""
         header = ["network", "accuracy", "balanced accuracy", "average precision"]
-        header.append("K, accuracy*")
+        header.append("Kimura & Tanaka, accuracy*")
         rows = [
             [
                 _NAMES[name],
@@ -82,7 +82,7 @@ class Ablation:
         title = (
             f"mean ± standard deviation over {len(self.seeds)} seed(s), {self.trained_on}, "
             f"{self.images} images judged; always saying what is more frequent: "
-            f"{percent(self.majority, 2)}; * in percent, {paper.QUOTED} (K Table 1)"
+            f"{percent(self.majority, 2)}; * in percent, {paper.QUOTED} (Kimura & Tanaka, Table 1)"
         )
         return [Table(header, rows, title)]
 

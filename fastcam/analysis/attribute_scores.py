@@ -1,30 +1,23 @@
-"""Accuracy of every attribute (K Table 4)."""
+"""Accuracy of every attribute (Kimura & Tanaka, Table 4)."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from torchmetrics.functional.classification import (
-    binary_accuracy,
-    binary_average_precision,
-    binary_recall,
-    binary_specificity,
-)
 
 from fastcam._util.progress import Report, labelled
 from fastcam.analysis import paper
-from fastcam.analysis.saved import number, percent
 from fastcam.analysis.subject import attention_network
 from fastcam.data import PreparedFaces
 from fastcam.evaluation import predict
+from fastcam.evaluation.metrics import accuracy, average_precision, balanced_accuracy
 from fastcam.models import Checkpoint
 from fastcam.report import Table
 from fastcam.report.figure import COLORS, new_figure
+from fastcam.report.numbers import number, percent
 
 
 @dataclass(frozen=True)
@@ -58,7 +51,7 @@ class AttributeScores:
         return {c: float(torch.tensor(getattr(self, c)).nanmean()) for c in columns}
 
     def tables(self) -> list[Table]:
-        """One row an attribute, K's four columns at the right."""
+        """One row an attribute, the four columns of Kimura & Tanaka at the right."""
         quoted = [f"{name}*" for name in paper.COLUMNS.values()]
         header = ["attribute", "positive", "majority", "accuracy", "balanced", "AP", *quoted]
         columns = (self.positives, self.majority, self.accuracy, self.balanced, self.precision)
@@ -73,7 +66,7 @@ class AttributeScores:
             + [f"{paper.column_mean(c):.2f}" for c in paper.COLUMNS]
         )
         rows.append(["average as printed*", *["–"] * 5, *_quoted(paper.TABLE_4_AVERAGE)])
-        title = f"{self.images} images; * in percent, {paper.QUOTED} (K Table 4)"
+        title = f"{self.images} images; * in percent, {paper.QUOTED} (Kimura & Tanaka, Table 4)"
         return [Table(header, rows, title)]
 
     def figure(self) -> Figure:
@@ -90,7 +83,7 @@ class AttributeScores:
         )  # fmt: skip
         if known:
             axis.plot(*zip(*known, strict=True), "d", mfc="none", color="#888", ms=5,
-                      label="K on CelebA (quoted, not comparable)")  # fmt: skip
+                      label="Kimura & Tanaka on CelebA (quoted, not comparable)")  # fmt: skip
         for values, marker, color, label in (
             (self.majority, "|", "#000", "always the more frequent"),
             (self.balanced, "^", COLORS[1], "balanced accuracy"),
@@ -155,28 +148,15 @@ def attributes(
         device=device,
         progress=labelled(progress, "judging attributes"),
     )
-    truth, score = found.labels.int(), found.logits.sigmoid()
-    columns = list(zip(score.T, truth.T, strict=True))
-
-    def balanced(score: torch.Tensor, truth: torch.Tensor) -> float:
-        return float(binary_recall(score, truth) + binary_specificity(score, truth)) / 2
-
-    def precision(score: torch.Tensor, truth: torch.Tensor) -> float:
-        return float(binary_average_precision(score, truth))
-
-    def defined(metric: Callable[[torch.Tensor, torch.Tensor], float]) -> list[float]:
-        return [metric(s, t) if 0 < t.sum() < len(t) else math.nan for s, t in columns]
-
+    measures = (accuracy, balanced_accuracy, average_precision)
     return AttributeScores(
         list(checkpoint.attributes),
-        len(truth),
-        truth.float().mean(0).tolist(),
-        [float(binary_accuracy(s, t)) for s, t in columns],
-        defined(balanced),
-        defined(precision),
+        len(found.labels),
+        found.labels.mean(0).tolist(),
+        *(measure(found.logits, found.labels).tolist() for measure in measures),
     )
 
 
 def _quoted(row: paper.QuotedAccuracy) -> list[str]:
-    """As printed: K's own with two digits, the others without."""
+    """As printed: the paper's own with two digits, the others without."""
     return [f"{row.ours:.2f}", *(f"{v:g}" for v in row[1:])]

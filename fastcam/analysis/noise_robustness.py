@@ -1,4 +1,4 @@
-"""Robustness against noise by transforming the masks (K §3.3, Fig. 5)."""
+"""Robustness against noise by transforming the masks (Kimura & Tanaka, Fig. 5)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from fastcam._util.progress import Report
 from fastcam.analysis.curves import Pair, check_pairs, pair_name, pair_styles
 from fastcam.analysis.noise import NoiseAccuracy, noise_accuracy
-from fastcam.analysis.saved import percent
 from fastcam.data import PreparedFaces
 from fastcam.evaluation.bootstrap import bootstrap_interval
 from fastcam.models import Checkpoint
 from fastcam.report import Table
 from fastcam.report.figure import new_figure
+from fastcam.report.numbers import percent, points, points_range
 
 IDENTITY: Pair = (1.0, 0.0)
 SIGMAS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
@@ -66,10 +66,12 @@ class Search:
         for s, a, b, i in zip(
             self.sigmas, self.accuracy, self.baseline, self.intervals, strict=True
         ):
-            rows.append([f"{s:g}", percent(b, 2), percent(a, 2), _points(a - b), _range(i)])
+            rows.append([f"{s:g}", percent(b, 2), percent(a, 2), points(a - b), points_range(*i)])
         count = len(self.sigmas)
         means = [percent(sum(column) / count, 2) for column in (self.baseline, self.accuracy)]
-        rows.append(["mean", *means, _points(self.mean_difference), _range(self.mean_interval)])
+        rows.append(
+            ["mean", *means, points(self.mean_difference), points_range(*self.mean_interval)]
+        )
         among = "" if any(n == 0 for n, _ in self.valid) else " among n > 0"
         title = f"{pair_name(self.pair)}, picked{among} on validation images, judged on test images"
         return Table(header, rows, title)
@@ -219,11 +221,3 @@ def robustness(
     found = search(measured, judged, seed=seed)
     masked = search(measured, judged, flat=False, seed=seed) if found.pair[0] == 0 else None
     return Robustness(judged, found, masked)
-
-
-def _points(value: float) -> str:
-    return f"{100 * value:+.2f}"
-
-
-def _range(interval: tuple[float, float]) -> str:
-    return f"{100 * interval[0]:+.2f} to {100 * interval[1]:+.2f}"

@@ -1,4 +1,4 @@
-"""What an analysis leaves: a figure (PNG), tables (Markdown), and both their numbers (JSON)."""
+"""Results of an analysis on disk: figure (PNG), tables (Markdown), and their numbers (JSON)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _OURS = {".png": marked, ".md": commented, ".json": json_with("settings", "table
 
 
 class Analysis(Protocol):
-    """A result that draws and tabulates itself."""
+    """A result with a figure, tables and JSON values."""
 
     def figure(self) -> Figure: ...
 
@@ -114,15 +114,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(v) for v in value]
     return value
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    """A share as text; a dash for what is not defined."""
-    return "–" if value is None or math.isnan(value) else f"{100 * value:.{digits}f}%"
-
-
-def number(value: float | None, digits: int = 3, *, sign: bool = False) -> str:
-    """A number as text, with its sign if asked for; a dash for what is not defined."""
-    if value is None or math.isnan(value):
-        return "–"
-    return f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"

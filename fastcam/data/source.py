@@ -1,4 +1,4 @@
-"""Where the image files lie: a folder, or the official zip."""
+"""Image files in a folder or in the official zip."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
+from fastcam._util import checks as check
 from fastcam.data.choices import Augmentation, Fit
 from fastcam.regions import flip_landmarks
 
@@ -30,10 +31,8 @@ class FitSquare(nn.Module):
 
     def __init__(self, size: int, fit: str = "crop") -> None:
         super().__init__()
-        if size < 1:
-            raise ValueError(f"size must be at least 1 pixel, got {size}")
-        if fit not in get_args(Fit):
-            raise ValueError(f"fit must be one of {get_args(Fit)}, got {fit!r}")
+        check.at_least("size", size, 1)
+        check.one_of("fit", fit, get_args(Fit))
         self.size, self.fit = size, fit
 
     def forward(
@@ -68,8 +67,7 @@ class FaceFlip(v2.Transform):
 
     def __init__(self, p: float = 0.5) -> None:
         super().__init__()
-        if not 0.0 <= p <= 1.0:
-            raise ValueError(f"p must lie in [0, 1], got {p}")
+        check.number("p", p, "in [0, 1]", lambda x: 0 <= x <= 1)
         self.p = p
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
@@ -91,17 +89,16 @@ def augmentation(name: str) -> v2.Transform | None:
     Raises:
         ValueError: an unknown name.
     """
+    check.one_of("augmentation", name, get_args(Augmentation))
     if name == "none":
         return None
     if name == "flip":
         return FaceFlip()
-    if name == "full":
-        return v2.Compose(
-            [
-                FaceFlip(),
-                v2.RandomAffine(10, translate=(0.05, 0.05), scale=(0.9, 1.1),
-                                interpolation=v2.InterpolationMode.BILINEAR),
-                v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2),
-            ]
-        )  # fmt: skip
-    raise ValueError(f"augmentation must be one of {get_args(Augmentation)}, got {name!r}")
+    return v2.Compose(
+        [
+            FaceFlip(),
+            v2.RandomAffine(10, translate=(0.05, 0.05), scale=(0.9, 1.1),
+                            interpolation=v2.InterpolationMode.BILINEAR),
+            v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2),
+        ]
+    )  # fmt: skip

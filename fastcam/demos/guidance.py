@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from fastcam._util.files import (
     write_marked,
 )
 from fastcam._util.progress import Report, labelled
-from fastcam.data import CelebA, PreparedFaces
+from fastcam.data import PreparedFaces
 from fastcam.demos.frame import Frame, Layout, Say, opened
 from fastcam.demos.settings import DemoConfig
 from fastcam.evaluation import (
@@ -36,8 +37,10 @@ from fastcam.evaluation import (
     summarize,
 )
 from fastcam.evaluation.explain import explain_dataset
+from fastcam.evaluation.splits import prepare_split
 from fastcam.models import Checkpoint, load_checkpoint
 from fastcam.report import Section, Table, curves_figure, faces_figure, png_bytes, save_figure
+from fastcam.report.numbers import percent
 from fastcam.training import GuidanceConfig, TrainConfig, TrainResult, train
 from fastcam.training.callbacks import read_history
 from fastcam.training.config import PULL
@@ -124,7 +127,9 @@ def _demo(config: DemoConfig, frame: Frame) -> DemoResult:
     runs["guided"] = run("guided", _tuning(config, data, start, config.pull, frame.workers))
     stage("evaluating")
     models = {name: load_checkpoint(trained.checkpoint) for name, trained in runs.items()}
-    test = _test_images(models["before"], data, frame.workers, progress)
+    test = prepare_split(
+        models["before"], data, "test", cache=True, workers=frame.workers, progress=progress
+    )
     evaluations, differences = _evaluate(config, models, test, frame)
     tables = (
         comparison(evaluations),
@@ -155,21 +160,6 @@ def _tuning(config: DemoConfig, data: Path, start: Path, pull: float, workers: i
     guidance = GuidanceConfig(targets=((config.attribute, config.region),), pull=pull)
     return TrainConfig.finetune(
         start, data, guidance, seed=config.seed + 1, workers=workers, device="cpu"
-    )
-
-
-def _test_images(
-    checkpoint: Checkpoint, data: Path, workers: int, progress: Report | None
-) -> PreparedFaces:
-    report = labelled(progress, "reading test images")
-    wanted = checkpoint.preprocessing
-    return PreparedFaces(
-        CelebA(data, "test", attributes=checkpoint.attributes),
-        wanted.size,
-        fit=wanted.fit,
-        cache=True,
-        workers=workers,
-        progress=report,
     )
 
 
@@ -268,8 +258,7 @@ def _write_page(
     )
 
 
-def _percent(value: float | None) -> str:
-    return "not defined" if value is None else f"{100 * value:.1f}%"
+_percent = partial(percent, missing="not defined")
 
 
 def _findings(config: DemoConfig, evaluations: Mapping[str, Evaluation]) -> list[str]:

@@ -1,4 +1,4 @@
-"""How well a classifier does, overall and where two attributes part, and where it looks."""
+"""Evaluation of classifiers: accuracy, also where two attributes part, and Grad-CAM in a region."""
 
 from __future__ import annotations
 
@@ -20,12 +20,15 @@ from fastcam.evaluation.difference import (  # noqa: E402
     accuracy_differences,
     difference_table,
 )
+from fastcam.evaluation.metrics import CamEnergy, CamIoU  # noqa: E402
 from fastcam.evaluation.result import Evaluation, SubsetScore  # noqa: E402
 from fastcam.evaluation.scores import Predictions, evaluate, predict, summarize  # noqa: E402
 from fastcam.evaluation.tables import comparison  # noqa: E402
 
 __all__ = [
     "AttentionMaps",
+    "CamEnergy",
+    "CamIoU",
     "Difference",
     "Evaluation",
     "Predictions",

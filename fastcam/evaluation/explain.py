@@ -1,9 +1,9 @@
-"""From checkpoints and images to explained faces."""
+"""Images with their Grad-CAM and scores, for some checkpoints side by side."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,10 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
+from fastcam._util import checks as check
+from fastcam._util.modules import evaluating
 from fastcam._util.names import printable
+from fastcam._util.progress import Count
 from fastcam.data import FitSquare, PreparedFaces
 from fastcam.data.celeba import attribute_index, decode
 from fastcam.evaluation.attention import ScoresNotFinite, attention_maps, check_scores
@@ -42,9 +45,9 @@ def explain(
     cams, scores = {}, {}
     for name, checkpoint in checkpoints.items():
         target = attribute_index(checkpoint.attributes, attribute)
-        checkpoint.model.eval()
         pixels = checkpoint.preprocessing.normalize(image.as_subclass(Tensor)[None])
-        maps = attention_maps(checkpoint.model, pixels, [target], checkpoint.spec)
+        with evaluating(checkpoint.model, "cpu"):
+            maps = attention_maps(checkpoint.model, pixels, [target], checkpoint.spec)
         try:
             check_scores(maps.logits)
         except ScoresNotFinite as error:
@@ -130,7 +133,7 @@ def explain_files(
     region: str | None = None,
     detect: bool = False,
     threshold: float = 0.5,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Count | None = None,
 ) -> Path:
     """Draw what the classifiers of some checkpoints see in some image files.
 
@@ -155,8 +158,7 @@ def explain_files(
         FileExistsError: ``out`` is a file that fastcam did not write.
         ImportError: ``detect`` without dlib.
     """
-    if not 0 < threshold < 1:
-        raise ValueError(f"threshold must lie in (0, 1), got {threshold}")
+    check.fraction("threshold", threshold)
     check_figure_path(out)
     models = {name: load_checkpoint(path) for name, path in name_checkpoints(checkpoints).items()}
     taken = {n: f"{m.preprocessing.size} px, {m.preprocessing.fit}" for n, m in models.items()}

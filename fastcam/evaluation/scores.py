@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torchmetrics.functional.classification import (
-    binary_average_precision,
-    multilabel_accuracy,
-)
 
+from fastcam._util import checks as check
+from fastcam._util.modules import evaluating
+from fastcam._util.progress import Count
 from fastcam.data import CelebA, PreparedFaces
 from fastcam.data.batches import Collate
 from fastcam.data.celeba import attribute_index, attribute_subsets
 from fastcam.evaluation.attention import attention_maps, check_scores, energy_share, set_iou
+from fastcam.evaluation.metrics import (
+    average_precision,
+    balanced_accuracy,
+    judged_right,
+    mean_accuracy,
+)
 from fastcam.evaluation.result import Evaluation, SubsetScore
+from fastcam.evaluation.splits import prepare_split
 from fastcam.models import Checkpoint, grid_size
 from fastcam.regions import Region
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ def predict(
     batch_size: int = 64,
     device: str | torch.device = "cpu",
     workers: int = 2,
-    progress: Progress | None = None,
+    progress: Count | None = None,
 ) -> Predictions:
     """Run a classifier over images.
 
@@ -95,11 +99,8 @@ def predict(
         collate_fn=Collate([chosen], cells, grid) if chosen is not None else Collate(),
     )
     parts: list[tuple[Tensor, ...]] = []
-    home = next(model.parameters()).device
-    modes = [(m, m.training) for m in model.modules()]
-    model.to(device).eval()
     done = 0
-    try:
+    with evaluating(model, device):
         for batch in loader:
             images = preprocessing.normalize(batch["image"].to(device))
             if chosen is None:
@@ -119,10 +120,6 @@ def predict(
             done += len(images)
             if progress is not None:
                 progress(done, len(faces))
-    finally:
-        model.to(home)
-        for module, mode in modes:
-            module.training = mode
     if not parts:
         raise ValueError("there are no images to evaluate")
     predictions = Predictions(*(torch.cat(column) for column in zip(*parts, strict=True)))
@@ -141,7 +138,7 @@ def summarize(
     split: str = "test",
     threshold: float = 0.5,
 ) -> Evaluation:
-    """Sum predictions up over the subsets of Y §3.
+    """Sum predictions up over the subsets of Yang et al..
 
     Args:
         predictions: of one classifier.
@@ -151,12 +148,9 @@ def summarize(
     """
     a = attribute_index(attributes, attribute)
     labels, logits = predictions.labels, predictions.logits
-    positive = labels[:, a] > 0.5
     chosen = subset_rows(labels, attributes, attribute, other)
-    right = correct(predictions, attributes, attribute)
-    subsets = tuple(_score(name, rows, right, predictions) for name, rows in chosen.items())
-    sides = [s.accuracy for s in subsets if s.name in ("a", "not a")]
-    has_both = positive.any() and (~positive).any()
+    right = judged_right(logits[:, a], labels[:, a])
+    column = logits[:, a : a + 1], labels[:, a : a + 1]
     return Evaluation(
         attribute=attribute,
         other=other,
@@ -164,19 +158,16 @@ def summarize(
         data=data,
         split=split,
         threshold=threshold,
-        subsets=subsets,
-        balanced_accuracy=sum(s for s in sides if s is not None) / 2 if has_both else None,
-        average_precision=(
-            float(binary_average_precision(logits[:, a].sigmoid(), positive.int()))
-            if has_both
-            else None
-        ),
-        mean_accuracy=float(
-            multilabel_accuracy(
-                logits.sigmoid(), labels.int(), num_labels=len(attributes), average="macro"
-            )
-        ),
+        subsets=tuple(_score(name, rows, right, predictions) for name, rows in chosen.items()),
+        balanced_accuracy=_defined(balanced_accuracy(*column)),
+        average_precision=_defined(average_precision(*column)),
+        mean_accuracy=float(mean_accuracy(logits, labels)),
     )
+
+
+def _defined(value: Tensor) -> float | None:
+    number = float(value)
+    return None if math.isnan(number) else number
 
 
 def subset_rows(
@@ -191,12 +182,6 @@ def subset_rows(
         parts = attribute_subsets(labels, a, attribute_index(attributes, other))
         chosen |= {"E1": parts.both, "E2": parts.only_a}
     return chosen | {"a": everything[positive], "not a": everything[~positive]}
-
-
-def correct(predictions: Predictions, attributes: list[str], attribute: str) -> Tensor:
-    """1 where an attribute is predicted right (a score above 0 means present), else 0: [N]."""
-    a = attribute_index(attributes, attribute)
-    return ((predictions.logits[:, a] > 0) == (predictions.labels[:, a] > 0.5)).float()
 
 
 def _score(name: str, rows: Tensor, right: Tensor, predictions: Predictions) -> SubsetScore:
@@ -231,7 +216,7 @@ def evaluate(
     batch_size: int = 64,
     device: str | torch.device = "cpu",
     workers: int = 2,
-    progress: Progress | None = None,
+    progress: Count | None = None,
 ) -> Evaluation:
     """Evaluate a classifier on a split of a data folder.
 
@@ -251,24 +236,14 @@ def evaluate(
             not fit the classifier.
         FileNotFoundError: data are missing.
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit must be at least 1, got {limit}")
-    if not 0 < threshold < 1:
-        raise ValueError(f"threshold must lie in (0, 1), got {threshold}")
+    check.fraction("threshold", threshold)
     attribute_index(checkpoint.attributes, attribute)
     if other is not None:
         attribute_index(checkpoint.attributes, other)
-    faces = CelebA(data, split, landmarks=landmarks, attributes=checkpoint.attributes)
-    prepared = PreparedFaces(
-        faces,
-        checkpoint.preprocessing.size,
-        fit=checkpoint.preprocessing.fit,
-        indices=range(min(limit or len(faces), len(faces))),
-        cache=False,
-    )
+    faces = prepare_split(checkpoint, data, split, landmarks=landmarks, limit=limit, cache=False)
     predictions = predict(
         checkpoint,
-        prepared,
+        faces,
         attribute=attribute,
         region=region,
         threshold=threshold,

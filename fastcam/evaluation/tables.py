@@ -5,15 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fastcam.evaluation.result import Evaluation
+from fastcam.report.numbers import number, percent
 from fastcam.report.table import Table
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.2f}%"
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
 
 
 def comparison(evaluations: Mapping[str, Evaluation], title: str = "") -> Table:
@@ -42,22 +35,24 @@ def comparison(evaluations: Mapping[str, Evaluation], title: str = "") -> Table:
     rows = []
     for subset in first.subsets:
         label = f"accuracy of {a}, {meaning[subset.name]} (n = {subset.images})"
-        rows.append([label, *(_percent(e[subset.name].accuracy) for e in models)])
-    rows.append(["balanced accuracy", *(_percent(e.balanced_accuracy) for e in models)])
-    rows.append(["average precision", *(_number(e.average_precision) for e in models)])
-    rows.append(["accuracy, mean of all attributes", *(_percent(e.mean_accuracy) for e in models)])
+        rows.append([label, *(percent(e[subset.name].accuracy, 2) for e in models)])
+    rows.append(["balanced accuracy", *(percent(e.balanced_accuracy, 2) for e in models)])
+    rows.append(["average precision", *(number(e.average_precision) for e in models)])
+    rows.append(
+        ["accuracy, mean of all attributes", *(percent(e.mean_accuracy, 2) for e in models)]
+    )
     if first.region is not None:
         for name in [s.name for s in first.subsets if s.name in ("a", "E1", "E2")]:
             where = f"{meaning[name]}"
             rows.append(
                 [f"Grad-CAM energy in {first.region}, {where}",
-                 *(_percent(e[name].energy) for e in models)]
+                 *(percent(e[name].energy, 2) for e in models)]
             )  # fmt: skip
         for name in [s.name for s in first.subsets if s.name in ("a", "E1", "E2")]:
             rows.append(
                 [
                     f"IoU with {first.region}, {meaning[name]}",
-                    *(_number(e[name].iou) for e in models),
+                    *(number(e[name].iou) for e in models),
                 ]
             )
         rows.append([f"dead maps, {a}", *(str(e["a"].dead) for e in models)])

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from io import BytesIO
@@ -21,14 +21,13 @@ import numpy as np
 from fastcam._util.claim import claim
 from fastcam._util.extras import require
 from fastcam._util.files import json_with, make_folder, remove_leftovers, write_atomic, write_json
-from fastcam._util.workers import follow_parent
+from fastcam._util.progress import Count, advancing
+from fastcam._util.workers import cpus, follow_parent
 from fastcam.regions.table import LandmarkSource, LandmarkTable
 
 from .attributes import ATTRIBUTES, Cooccurrence, resolve_cooccurrence
 from .render import DEFAULT_SIZE, check_size, face_landmarks, render_face
 from .sampling import sample_face
-
-Progress = Callable[[int, int], None]
 
 GENERATOR_VERSION = 1  # raise it whenever the same parameters give other pictures
 JPEG_QUALITY = 93
@@ -58,7 +57,7 @@ def generate(
     cooccurrence: Cooccurrence | None = None,
     splits: tuple[float, float, float] = (0.7, 0.1, 0.2),
     workers: int | None = None,
-    progress: bool | Progress = True,
+    progress: bool | Count = True,
 ) -> Path:
     """Draw faces and write them as a data set in CelebA's official layout.
 
@@ -122,7 +121,7 @@ def generate(
         landmarks = np.empty((num_images, 68, 2), dtype=np.float32)
         job = _Job(str(folder), seed, size, tuple(sorted(pairs.items())))
         chunks = [range(i, min(i + _CHUNK, num_images)) for i in range(0, num_images, _CHUNK)]
-        with _progress(progress, num_images) as advance:
+        with advancing(progress, "drawing faces", num_images) as advance:
             for chunk, chunk_labels, chunk_landmarks in _run(job, chunks, workers):
                 labels[chunk.start : chunk.stop] = chunk_labels
                 landmarks[chunk.start : chunk.stop] = chunk_landmarks
@@ -240,13 +239,7 @@ def _run(
     job: _Job, chunks: list[range], workers: int | None
 ) -> Iterator[tuple[range, np.ndarray, np.ndarray]]:
     """Results of `_make_chunk` as they come, with few chunks in flight so that a stop is prompt."""
-    if workers is None:
-        workers = (
-            len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count() or 1
-        )
-    workers = min(workers, len(chunks))
+    workers = min(cpus() if workers is None else workers, len(chunks))
     if workers <= 1:
         for chunk in chunks:
             yield _make_chunk(job, chunk)
@@ -272,45 +265,6 @@ def _run(
             finally:
                 for future in pending:
                     future.cancel()
-
-
-@contextlib.contextmanager
-def _progress(progress: bool | Progress, total: int) -> Iterator[Callable[[int], None]]:
-    done = 0
-    if callable(progress):
-        report = progress
-
-        def count(step: int) -> None:
-            nonlocal done
-            done += step
-            report(done, total)
-
-        yield count
-        return
-    if progress and sys.stderr.isatty():
-        try:
-            from rich.console import Console
-            from rich.progress import (
-                BarColumn,
-                MofNCompleteColumn,
-                Progress,
-                TextColumn,
-                TimeRemainingColumn,
-            )
-        except ImportError:
-            yield lambda step: None
-            return
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task("drawing faces", total=total)
-            yield lambda step: bar.advance(task, step)
-        return
-    yield lambda step: None
 
 
 def _write_tables(

@@ -7,12 +7,12 @@ need know no broadcasting.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from fastcam._util.checks import number as number
+from fastcam._util.checks import one_of as one_of
 from fastcam.ops import library
 from fastcam.ops.autograd import transformed
 
@@ -51,19 +51,6 @@ def _constant(name: str, tensor: Tensor) -> None:
             f"{name}: expected a constant, got a tensor that requires grad; no gradient flows to "
             f"{name}, pass {name}.detach() if that is what you want"
         )
-
-
-def one_of(name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        listed = ", ".join(repr(choice) for choice in choices)
-        raise ValueError(f"{name}: expected one of {listed}, got {value!r}")
-
-
-def number(name: str, value: float, expected: str, fits: Callable[[float], bool]) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name}: expected a number {expected}, got {type(value).__name__}")
-    if not fits(value):
-        raise ValueError(f"{name}: expected a number {expected}, got {value}")
 
 
 def signs(value: Tensor, gradients: Tensor) -> Tensor:

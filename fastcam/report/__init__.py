@@ -1,4 +1,4 @@
-"""What people look at: tables, figures (matplotlib without pyplot, so no global state), pages.
+"""Tables, figures (matplotlib without pyplot, so no global state) and HTML pages.
 
 Names are imported on first use: a table needs no matplotlib.
 """

@@ -1,4 +1,7 @@
-"""Faces with their Grad-CAM: the attended set outlined in red, the region in blue (Y Fig. 4, 6)."""
+"""Faces with their Grad-CAM: the attended set outlined in red, the region in blue.
+
+As in Yang et al., Fig. 4 and 6.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,7 @@ def faces_figure(
         raise ValueError("there is no face to draw")
     models = list(faces[0].cams)
     if any(list(f.cams) != models for f in faces):
-        raise ValueError("all faces must be explained by the same classifiers")
+        raise ValueError("faces: expected all to be explained by the same classifiers")
     rows, columns = 1 + len(models), len(faces)
     side = 1.35 if columns > 4 else 2.2
     ratio = faces[0].image.shape[0] / faces[0].image.shape[1]

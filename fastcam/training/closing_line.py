@@ -1,9 +1,10 @@
-"""What a fine-tuning did, in one line."""
+"""One-line summary of a fine-tuning: accuracy and attention before and after."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from fastcam.report.numbers import percent
 from fastcam.training.config import GuidanceConfig
 
 # From this fall of an accuracy on, a network is said to have got worse.
@@ -43,4 +44,4 @@ def summary(guidance: GuidanceConfig, before: _Metrics, after: _Metrics) -> str:
 
 
 def _change(before: float | None, after: float | None) -> str:
-    return " → ".join("none" if v is None else f"{100 * v:.1f} %" for v in (before, after))
+    return " → ".join(percent(v, missing="none", unit=" %") for v in (before, after))

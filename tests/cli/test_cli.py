@@ -139,11 +139,11 @@ def test_version_info_and_overview(capsys: pytest.CaptureFixture[str]) -> None:
             "none.pt does not exist",
         ),
         (["evaluate", "MODEL", "-a", "Lips"], "at least one checkpoint, then the data folder"),
-        (["evaluate", "MODEL", "DATA", "-a", "Lips", "--split", "tset"], "split must be one of"),
-        (["evaluate", "MODEL", "DATA", "-a", "Lips", "--limit", "0"], "limit must be at least 1"),
+        (["evaluate", "MODEL", "DATA", "-a", "Lips", "--split", "tset"], "split: expected one of"),
+        (["evaluate", "MODEL", "DATA", "-a", "Lips", "--limit", "0"], "limit: expected at least 1"),
         (
             ["evaluate", "MODEL", "DATA", "-a", "Lips", "-r", "mouth", "--threshold", "7"],
-            "threshold must lie in (0, 1), got 7.0",
+            "threshold: expected a number in (0, 1), got 7.0",
         ),
         (
             ["finetune", "MODEL", "DATA", "-a", "Lips", "-r", "mouth", "--w-g", "0", "--head", "x"],

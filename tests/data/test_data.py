@@ -187,7 +187,7 @@ def test_missing_parts_are_named(copy: Path, tmp_path: Path) -> None:
     assert len(CelebA(copy, "all")) == 48
     with pytest.raises(FileNotFoundError, match=r"list_eval_partition\.txt does not exist"):
         CelebA(copy, "train")
-    with pytest.raises(ValueError, match="split must be one of"):
+    with pytest.raises(ValueError, match="split: expected one of"):
         CelebA(copy, "training")
 
 

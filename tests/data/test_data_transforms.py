@@ -60,7 +60,7 @@ def test_two_flips_are_none() -> None:
     torch.testing.assert_close(twice, points)
     _, never = FaceFlip(p=0.0)(image, points)
     assert torch.equal(never, points)
-    with pytest.raises(ValueError, match=r"p must lie in \[0, 1\], got 2"):
+    with pytest.raises(ValueError, match=r"p: expected a number in \[0, 1\], got 2"):
         FaceFlip(p=2)
 
 
@@ -104,9 +104,9 @@ def test_the_full_augmentation_moves_the_region() -> None:
 
 def test_unknown_recipes_are_named() -> None:
     assert augmentation("none") is None
-    with pytest.raises(ValueError, match="augmentation must be one of .* got 'mirror'"):
+    with pytest.raises(ValueError, match="augmentation: expected one of .* got 'mirror'"):
         augmentation("mirror")
-    with pytest.raises(ValueError, match="fit must be one of"):
+    with pytest.raises(ValueError, match="fit: expected one of"):
         FitSquare(32, "pad")
 
 
@@ -148,7 +148,7 @@ def test_the_seed_decides_the_augmentation(faces: CelebA) -> None:
 def test_a_prepared_split_takes_no_other_transform(faces: CelebA) -> None:
     mirrored = CelebA(faces.root, "train", transform=v2.Identity())
     assert torch.equal(mirrored[0]["image"], faces[0]["image"])
-    with pytest.raises(ValueError, match="no transform of its own"):
+    with pytest.raises(ValueError, match="a split without a transform"):
         PreparedFaces(mirrored, 32)
 
 
@@ -164,7 +164,7 @@ def test_collation_draws_the_regions_of_the_moved_landmarks(faces: CelebA) -> No
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / 16
     np.testing.assert_allclose(batch["regions"][:, 0].sum((1, 2)), area, rtol=1e-4)
     assert "regions" not in Collate()([prepared[0]])
-    with pytest.raises(ValueError, match="grid_size is needed"):
+    with pytest.raises(ValueError, match="grid_size: expected"):
         Collate(regions)
 
 

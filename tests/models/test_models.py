@@ -57,6 +57,9 @@ def test_alexnet_takes_weights_from_a_file(tmp_path: Path) -> None:
     torch.save({"layer.weight": torch.zeros(2)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"other\.pth holds no AlexNet weights: missing"):
         alexnet(3, weights=tmp_path / "other.pth")
+    (tmp_path / "text.pth").write_text("weights\n")
+    with pytest.raises(ValueError, match=r"text\.pth holds no AlexNet weights: it is a text file"):
+        alexnet(3, weights=tmp_path / "text.pth")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         alexnet(3, weights=tmp_path / "nowhere.pth")
     with pytest.raises(ValueError, match="num_attributes must be at least 1, got 0"):

@@ -189,7 +189,7 @@ def test_a_trained_network_can_be_guided(data: Path, tmp_path: Path) -> None:
     tuned = load_checkpoint(result.checkpoint)
     assert tuned.model_options == {"channels": 8}
     full = GuidanceConfig((("Lips", "mouth"),))
-    with pytest.raises(ValueError, match="weight_grad must be 'detach' for this model.*'full'"):
+    with pytest.raises(ValueError, match="weight_grad: expected 'detach' for this model.*'full'"):
         train(TrainConfig(str(data), start=str(start), guidance=full), tmp_path / "full")
 
 

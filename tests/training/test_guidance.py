@@ -5,13 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
+import traceback
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tiny_faces import MODEL, write_faces
+from tiny_runs import same_weights
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastcam import ActivationTap, IoUCamLoss, cli
 from fastcam.models import build, load_checkpoint, model_spec, save_checkpoint
@@ -19,11 +24,13 @@ from fastcam.training import (
     GuidanceConfig,
     TrainConfig,
     TrainingDiverged,
+    callbacks,
+    run,
     summary,
     task,
     train,
 )
-from fastcam.training.callbacks import read_history
+from fastcam.training.callbacks import History, read_history
 from fastcam.training.guidance import Guidance
 
 MOUTH = GuidanceConfig((("Lips", "mouth"),))
@@ -71,9 +78,10 @@ def test_a_fixed_weight_is_that_of_the_paper_and_warns_where_it_is_heavy() -> No
     torch.testing.assert_close(term.total, attributes.loss + 1e-9 * term.loss)
     heavy = 11 * float(term.ratio)
     guidance, *batch = guidance_of(GuidanceConfig(MOUTH.targets, w_g=heavy))
+    _, term = guidance(*batch)
     with pytest.warns(UserWarning, match=r"draws 11 times as hard .* use pull"):
-        _, term = guidance(*batch)
-    guidance(*batch)  # once is enough: a second warning would be an error
+        guidance.examine(float(term.ratio))
+    guidance.examine(float(term.ratio))  # once is enough: a second warning would be an error
     torch.testing.assert_close(term.total, attributes.loss + heavy * term.loss)
 
 
@@ -157,21 +165,74 @@ def test_a_run_that_diverges_is_no_success(
         load_checkpoint(tmp_path / "model.pt")
 
 
+def _read_every(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """Let runs on the CPU read their steps' metrics as rarely as those on a GPU."""
+    monkeypatch.setattr(
+        run, "History", lambda path, examine, every: History(path, examine, every=steps)
+    )
+
+
+@pytest.mark.parametrize(("every", "save_minutes"), [(1, 5.0), (100, 5.0), (100, 0.0)])
 def test_the_last_good_state_is_kept(
-    data: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path,
+    start: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    every: int,
+    save_minutes: float,
 ) -> None:
     step = task.AttributeTask.training_step
 
     def spoiled(self: Any, batch: Any, batch_idx: int) -> Tensor:
         loss = step(self, batch, batch_idx)
-        return loss * math.nan if self.trainer.current_epoch == 1 else loss
+        return loss * math.nan if self.trainer.global_step >= 3 else loss
 
     monkeypatch.setattr(task.AttributeTask, "training_step", spoiled)
-    config = TrainConfig.finetune(start, data, MOUTH, epochs=3, **SMALL)
+    _read_every(monkeypatch, every)
+    config = TrainConfig.finetune(start, data, MOUTH, epochs=3, save_minutes=save_minutes, **SMALL)
     with pytest.raises(TrainingDiverged, match=r"gradient became nan in step 4 of 9;.*last\.ckpt"):
         train(config, tmp_path)
-    state = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
-    assert all(v.isfinite().all() for v in state.values() if isinstance(v, Tensor))
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 3
+    assert all(v.isfinite().all() for v in saved["state_dict"].values() if isinstance(v, Tensor))
+
+
+class _ScalarsRead(TorchDispatchMode):
+    """Counts by function of fastcam/training how often a scalar is read from its device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.readers: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None):
+        if function is torch.ops.aten._local_scalar_dense.default:
+            frames = traceback.extract_stack()
+            package = [f for f in frames if f"{os.sep}fastcam{os.sep}" in f.filename]
+            if Path(package[-1].filename).parent.name == "training":
+                self.readers[package[-1].name] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def test_no_step_waits_for_its_device(
+    data: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transfers: list[int] = []
+    kept = callbacks._floats
+    monkeypatch.setattr(callbacks, "_floats", lambda v: transfers.append(len(v)) or kept(v))
+    results, reads = {}, {}
+    for every in (1, 100):
+        _read_every(monkeypatch, every)
+        transfers.clear()
+        config = TrainConfig.finetune(start, data, MOUTH, epochs=2, **{**SMALL, "batch_size": 4})
+        with _ScalarsRead() as seen:
+            results[every] = train(config, tmp_path / str(every))
+        # Validations, saves and the end of the run wait; no step does.
+        waiting = {"validation_step", "on_validation_epoch_end", "check_weights", "_train"}
+        assert seen.readers.keys() <= waiting
+        reads[every] = sum(1 for count in transfers if count)
+    assert reads == {1: 2 * 6 + 3, 100: 2 + 3}  # 6 steps an epoch, 3 validations
+    assert read_history(results[1].history) == read_history(results[100].history)
+    assert same_weights(results[1].checkpoint, results[100].checkpoint)
 
 
 def test_evaluate_and_explain_say_that_scores_are_no_numbers(
