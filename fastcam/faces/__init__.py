@@ -1,7 +1,7 @@
 """Synthetic faces with true landmarks and attributes drawn where they belong, in CelebA's layout
 on disk.
 
->>> from fastcam.data import synthetic
+>>> from fastcam import faces as synthetic
 >>> synthetic.generate("faces", 4000, seed=0)
 >>> image, landmarks = synthetic.render_face(synthetic.sample_face(0,
 attributes={"Wearing_Lipstick": True}))

@@ -21,6 +21,7 @@ Schedule = Literal["constant", "cosine"]
 
 #: Chosen on validation data; docs/results.md has what it does, and what other values do.
 PULL = 1.0
+MAX_PAIR_PULL = 1.0
 #: Where a fine-tuning differs from the defaults of :class:`TrainConfig`: it is short, in small
 #: batches.
 FINETUNE: dict[str, Any] = {"epochs": 1, "patience": 0, "batch_size": 32}
@@ -83,7 +84,9 @@ class GuidanceConfig:
         weight_grad: ``"full"``, or ``"detach"`` (channel weights held constant).
         head: how the gradient of the scores is had; ``"mean_dropout"`` is cheaper and approximate,
             see :class:`fastcam.IoUCamLoss`.
-        max_pair_pull: the gradient of a single image's map is cut down to this; None leaves it.
+        max_pair_pull: the gradient of a single image's map is cut down to this, so that one image
+            does not outvote a batch; 0 leaves it. 1 beside ``pull`` and 0 beside ``w_g``, where it
+            is not given.
         sharpness_warmup: raise the sharpness linearly from 1 to its value over the run. A low
             sharpness has gradients where the map is far from the region, so that fewer maps start
             dead.
@@ -115,16 +118,14 @@ class GuidanceConfig:
         )
         if self.pull is None and self.w_g is None:
             object.__setattr__(self, "pull", PULL)
+        if self.max_pair_pull is None:
+            object.__setattr__(self, "max_pair_pull", MAX_PAIR_PULL if self.w_g is None else 0.0)
         _check_numbers(self, ("region_weight", "threshold", "sharpness"))
         for name in ("pull", "w_g", "max_pair_pull"):
             value = getattr(self, name)
             if value is not None:
                 _check_numbers(self, (name,))
                 _check(0 <= value < math.inf, f"{name} must be at least 0 and finite, got {value}")
-        _check(
-            self.max_pair_pull is None or self.max_pair_pull > 0,
-            f"max_pair_pull must be above 0, got {self.max_pair_pull}",
-        )
         _check(self.region_weight > 0, f"region_weight must be above 0, got {self.region_weight}")
         _check(0 < self.threshold < 1, f"threshold must lie in (0, 1), got {self.threshold}")
         _check(

@@ -93,7 +93,7 @@ class Guidance(nn.Module):
             binarize=config.binarize,
             weight_grad=config.weight_grad,
             head=config.head,
-            max_pair_pull=config.max_pair_pull,
+            max_pair_pull=config.max_pair_pull or None,
         )
 
     def set_progress(self, progress: float) -> None:

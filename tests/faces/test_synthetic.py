@@ -14,7 +14,7 @@ pytest.importorskip("PIL.Image")
 
 from PIL import Image, ImageDraw
 
-from fastcam.data import synthetic
+from fastcam import faces as synthetic
 from fastcam.faces import render_face, sample_attributes, sample_face
 from fastcam.faces.writer import image_name
 

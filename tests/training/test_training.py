@@ -262,6 +262,15 @@ def test_wrong_settings_are_named(changes: dict[str, Any], message: str) -> None
         TrainConfig("faces", **changes)
 
 
+def test_a_fixed_weight_is_the_paper_s_equation() -> None:
+    """No pair's gradient is cut beside ``w_g`` unless asked; beside ``pull`` it is unless not."""
+    targets = (("Lips", "mouth"),)
+    assert GuidanceConfig(targets, w_g=1.0).max_pair_pull == 0
+    assert GuidanceConfig(targets, w_g=1.0, max_pair_pull=2.0).max_pair_pull == 2
+    assert GuidanceConfig(targets, pull=0.0).max_pair_pull == 1  # a control differs in pull alone
+    assert GuidanceConfig(targets, max_pair_pull=0.0).max_pair_pull == 0
+
+
 @pytest.mark.parametrize("changes", [{"epochs": 1.5}, {"seed": "a"}, {"lr": "a"}, {"size": True}])
 def test_settings_of_another_type_are_named(changes: dict[str, Any]) -> None:
     name, value = next(iter(changes.items()))
@@ -277,7 +286,7 @@ def test_settings_of_another_type_are_named(changes: dict[str, Any]) -> None:
         ({"w_g": -1.0}, "w_g must be at least 0"),
         ({"pull": -1.0}, "pull must be at least 0"),
         ({"pull": 1.0, "w_g": 1.0}, "give pull or w_g, not both"),
-        ({"max_pair_pull": 0.0}, "max_pair_pull must be above 0"),
+        ({"max_pair_pull": -1.0}, "max_pair_pull must be at least 0"),
         ({"guide": "none"}, "guide must be one of"),
         ({"threshold": 1.0}, "threshold must lie in"),
         ({"sharpness": 0.5}, "sharpness must be at least 1"),
