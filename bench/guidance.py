@@ -89,12 +89,14 @@ def matrix(seeds: int = 3) -> list[Cell]:
     cells += [Cell(f"pull {p:g}", guidance={"pull": p}) for p in (0.1, 0.3, 2.0)]
     cells += [
         Cell("no max_pair_pull", guidance={"max_pair_pull": 0.0}),
+        Cell("no sharpness warm-up", guidance={"sharpness_warmup": False}),
         Cell("guide all", guidance={"guide": "all"}),
         Cell("guide true_class", guidance={"guide": "true_class"}),
         Cell("two attributes", pairs=2),
         Cell("batch 256", train={"batch_size": 256, "epochs": 3}),
         Cell("lr .003", train={"lr": 0.003}),
         Cell("lr .03", train={"lr": 0.03}),
+        Cell("constant lr", train={"schedule": "constant"}),
         Cell("resnet18", model="resnet18"),
     ]
     return cells
