@@ -89,6 +89,7 @@ def matrix(seeds: int = 3) -> list[Cell]:
     cells += [Cell(f"pull {p:g}", guidance={"pull": p}) for p in (0.1, 0.3, 2.0)]
     cells += [
         Cell("no max_pair_pull", guidance={"max_pair_pull": 0.0}),
+        Cell("no fading", guidance={"fade": 0.0}),
         Cell("no sharpness warm-up", guidance={"sharpness_warmup": False}),
         Cell("guide all", guidance={"guide": "all"}),
         Cell("guide true_class", guidance={"guide": "true_class"}),
@@ -96,7 +97,7 @@ def matrix(seeds: int = 3) -> list[Cell]:
         Cell("batch 256", train={"batch_size": 256, "epochs": 3}),
         Cell("lr .003", train={"lr": 0.003}),
         Cell("lr .03", train={"lr": 0.03}),
-        Cell("constant lr", train={"schedule": "constant"}),
+        Cell("cosine lr", train={"schedule": "cosine"}),
         Cell("resnet18", model="resnet18"),
     ]
     return cells

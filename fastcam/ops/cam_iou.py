@@ -18,7 +18,7 @@ from fastcam.ops.library import DTYPES, is_channels_last, raw
 Binarize = Literal["tone", "sigmoid", "hard"]
 Reduction = Literal["mean", "sum", "none"]
 
-_BINARIZE_CODES: dict[str, int] = {name: code for code, name in enumerate(get_args(Binarize))}
+BINARIZE_CODES: dict[str, int] = {name: code for code, name in enumerate(get_args(Binarize))}
 
 
 class _CamIoULoss(torch.autograd.Function):
@@ -271,7 +271,7 @@ def cam_iou_with_status(
             regions,
             cell_weights,
             where,
-            _BINARIZE_CODES[binarize],
+            BINARIZE_CODES[binarize],
             [float(threshold), float(sharpness), float(eps)],
             0.0 if max_pair_pull is None else float(max_pair_pull),
             reduction,
@@ -284,7 +284,7 @@ def cam_iou_with_status(
         where,
         float(threshold),
         float(sharpness),
-        _BINARIZE_CODES[binarize],
+        BINARIZE_CODES[binarize],
         float(eps),
         0.0 if max_pair_pull is None else float(max_pair_pull),
         reduction,

@@ -22,9 +22,10 @@ Schedule = Literal["constant", "cosine"]
 #: Chosen on validation data; docs/results.md has what it does, and what other values do.
 PULL = 1.0
 MAX_PAIR_PULL = 1.0
+FADE = 0.33
 #: Where a fine-tuning differs from the defaults of :class:`TrainConfig`: it is short, in small
-#: batches, and its learning rate falls (a constant one costs more accuracy).
-FINETUNE: dict[str, Any] = {"epochs": 1, "patience": 0, "batch_size": 32, "schedule": "cosine"}
+#: batches.
+FINETUNE: dict[str, Any] = {"epochs": 1, "patience": 0, "batch_size": 32}
 #: Where a training of the attention network differs: its loss is a sum over attributes.
 ATTENTION: dict[str, Any] = {
     "model": "attention",
@@ -87,6 +88,8 @@ class GuidanceConfig:
         max_pair_pull: the gradient of a single image's map is cut down to this, so that one image
             does not outvote a batch; 0 leaves it. 1 beside ``pull`` and 0 beside ``w_g``, where it
             is not given.
+        fade: ``pull`` falls to nothing over this last share of the run, so that the labels have the
+            last word; 0 keeps it to the end. 0.33 where it is not given; ``w_g`` does not fade.
         sharpness_warmup: raise the sharpness linearly from 1 to its value over the run. A low
             sharpness has gradients where the map is far from the region, so that fewer maps start
             dead.
@@ -107,6 +110,7 @@ class GuidanceConfig:
     weight_grad: WeightGrad = "full"
     head: Head = "auto"
     max_pair_pull: float | None = None
+    fade: float | None = None
     sharpness_warmup: bool = True
     grid: Literal["coverage", "binary"] = "coverage"
 
@@ -120,12 +124,15 @@ class GuidanceConfig:
             object.__setattr__(self, "pull", PULL)
         if self.max_pair_pull is None:
             object.__setattr__(self, "max_pair_pull", MAX_PAIR_PULL if self.w_g is None else 0.0)
+        if self.fade is None:
+            object.__setattr__(self, "fade", FADE)
         _check_numbers(self, ("region_weight", "threshold", "sharpness"))
-        for name in ("pull", "w_g", "max_pair_pull"):
+        for name in ("pull", "w_g", "max_pair_pull", "fade"):
             value = getattr(self, name)
             if value is not None:
                 _check_numbers(self, (name,))
                 _check(0 <= value < math.inf, f"{name} must be at least 0 and finite, got {value}")
+        _check((self.fade or 0) <= 1, f"fade must be at most 1, got {self.fade}")
         _check(self.region_weight > 0, f"region_weight must be above 0, got {self.region_weight}")
         _check(0 < self.threshold < 1, f"threshold must lie in (0, 1), got {self.threshold}")
         _check(

@@ -24,7 +24,7 @@ from torch import Tensor
 
 import build_config
 from fastcam.ops import attend_conv
-from fastcam.ops.cam_iou import BINARIZE
+from fastcam.ops.cam_iou import BINARIZE_CODES
 from fastcam.ops.library import DTYPES
 
 HERE = Path(__file__).resolve().parent
@@ -212,7 +212,7 @@ class Emulator:
     ) -> Any:
         """loss, alpha, grad_map, status."""
         inputs = (activations, gradients, regions, cell_weights, where)
-        options = (threshold, sharpness, BINARIZE[binarize], eps, max_pull)
+        options = (threshold, sharpness, BINARIZE_CODES[binarize], eps, max_pull)
         return self.run("_cam_iou_forward", *inputs, *options)
 
     def cam_backward(

@@ -23,7 +23,9 @@ void launch_tone_curve_of(const ToneCurveOp& op, const LaunchSite& site) {
 }
 
 // Forward without `grad`, backward with it.
-inline void launch_tone_curve(const ToneCurveOp& op, ScalarKind kind, const LaunchSite& site) {
+// A template, so that a file compiles the kernels that it launches and no others.
+template <class Site>
+void launch_tone_curve(const ToneCurveOp& op, ScalarKind kind, const Site& site) {
   with_storage(kind, [&](auto s) {
     using S = decltype(s);
     if (op.grad == nullptr) {
@@ -54,8 +56,8 @@ void launch_attend_forward_of(const AttendForward& op, const LaunchSite& site) {
   }
 }
 
-inline void launch_attend_forward(const AttendForward& op, ScalarKind kind,
-                                  const LaunchSite& site) {
+template <class Site>
+void launch_attend_forward(const AttendForward& op, ScalarKind kind, const Site& site) {
   with_storage(kind, [&](auto s) {
     using S = decltype(s);
     if (op.pool) {
@@ -82,8 +84,8 @@ void launch_attend_backward_of(const AttendBackward& op, const LaunchSite& site)
                  plan.shared_bytes, site.stream, op, plan);
 }
 
-inline void launch_attend_backward(const AttendBackward& op, ScalarKind kind,
-                                   const LaunchSite& site) {
+template <class Site>
+void launch_attend_backward(const AttendBackward& op, ScalarKind kind, const Site& site) {
   with_storage(kind, [&](auto s) {
     using S = decltype(s);
     if (op.pool) {

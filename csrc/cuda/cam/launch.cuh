@@ -87,8 +87,9 @@ void launch_backward(const CamBackward& op, const LaunchSite& site) {
                  work.plan.shared_bytes, site.stream, op, work);
 }
 
-inline void launch_cam_backward(const CamBackward& op, ScalarKind activations,
-                                const LaunchSite& site) {
+// A template, so that a file compiles the kernels that it launches and no others.
+template <class Site>
+void launch_cam_backward(const CamBackward& op, ScalarKind activations, const Site& site) {
   with_storage(activations, [&](auto s) {
     using S = decltype(s);
     if (op.targets == 1) {
@@ -99,13 +100,15 @@ inline void launch_cam_backward(const CamBackward& op, ScalarKind activations,
   });
 }
 
-inline void launch_cam_forward(const CamForward& op, ScalarKind activations, ScalarKind gradients,
-                               const LaunchSite& site) {
+template <class Site>
+void launch_cam_forward(const CamForward& op, ScalarKind activations, ScalarKind gradients,
+                        const Site& site) {
   launch_forward_of<MapFinish>(op, activations, gradients, site);
 }
 
-inline void launch_cam_iou_forward(const CamLossForward& op, ScalarKind activations,
-                                   ScalarKind gradients, const LaunchSite& site) {
+template <class Site>
+void launch_cam_iou_forward(const CamLossForward& op, ScalarKind activations, ScalarKind gradients,
+                            const Site& site) {
   launch_forward_of<IoUFinish>(op, activations, gradients, site);
 }
 

@@ -80,8 +80,10 @@ bool launch_pass_of<Half>(const CamLossPass&, bool, int, const LaunchSite&);
 template <>
 bool launch_pass_of<BFloat16>(const CamLossPass&, bool, int, const LaunchSite&);
 
-inline bool launch_cam_loss_pass(const CamLossPass& op, ScalarKind activations,
-                                 ScalarKind gradients, int shared_limit, const LaunchSite& site) {
+// A template, so that a file compiles the kernels that it launches and no others.
+template <class Site>
+bool launch_cam_loss_pass(const CamLossPass& op, ScalarKind activations, ScalarKind gradients,
+                          int shared_limit, const Site& site) {
   bool done = false;
   with_storage(activations, [&](auto s) {
     done = launch_pass_of<decltype(s)>(op, gradients != activations, shared_limit, site);
@@ -122,8 +124,8 @@ void launch_pass_backward(const CamLossBackward& op, const LaunchSite& site) {
                  plan.shared_bytes, site.stream, op, plan);
 }
 
-inline void launch_cam_loss_backward(const CamLossBackward& op, ScalarKind activations,
-                                     const LaunchSite& site) {
+template <class Site>
+void launch_cam_loss_backward(const CamLossBackward& op, ScalarKind activations, const Site& site) {
   with_storage(activations, [&](auto s) {
     with_pass_targets(op.targets, [&](auto targets) {
       launch_pass_backward<decltype(s), decltype(targets)::value>(op, site);
