@@ -30,7 +30,7 @@ import sys
 import sysconfig
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -38,9 +38,8 @@ BUILD_INFO = "_build_info.json"
 
 MINIMUM_SETUPTOOLS = 77  # license expressions (PEP 639)
 MINIMUM_TORCH = (2, 10)
-TORCH_TARGET_VERSION = (
-    "0x020a000000000000"  # 2.10.0 in torch's encoding; headers newer than that stay hidden
-)
+# MINIMUM_TORCH in torch's encoding; what its headers have added since stays hidden.
+TORCH_TARGET_VERSION = "0x020a000000000000"
 DEFAULT_ARCHS = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 
 # No -march=native (a wheel must run elsewhere), no -ffast-math (NaN and inf are in the contract).
@@ -51,9 +50,9 @@ CUDA_DEFINES = ("-DUSE_CUDA",)  # declares aoti_torch_get_current_cuda_stream
 
 # Sources of each library, relative to the repository.
 SOURCES: dict[str, tuple[str, ...]] = {
-    "_C": ("csrc/registration.cpp", "csrc/cpu/*.cpp"),
-    "_C_cuda": ("csrc/cuda/*.cu", "csrc/cuda/*.cpp"),
-    "_host": ("csrc/host/*.cpp",),
+    "_C": ("csrc/ops/*.cpp", "csrc/cpu/**/*.cpp"),
+    "_C_cuda": ("csrc/cuda/**/*.cu",),
+    "_regions": ("csrc/regions/*.cpp",),
 }
 
 Run = Callable[[Sequence[str]], str]
@@ -84,7 +83,6 @@ class CudaPlan:
     version: str | None = None
     archs: str | None = None
     reason: str | None = None
-    notes: tuple[str, ...] = field(default=())
 
 
 def box(title: str, message: str) -> str:
@@ -99,14 +97,12 @@ def box(title: str, message: str) -> str:
     )
 
 
-def enabled(env: Mapping[str, str], name: str, default: bool = False) -> bool:
-    """Read a 0/1 environment variable."""
+def enabled(env: Mapping[str, str], name: str) -> bool:
+    """Read a 0/1 environment variable; unset or empty is 0."""
     value = env.get(name, "").strip().lower()
-    if value in ("", "0", "false", "off", "no"):
-        return default if value == "" else False
-    if value in ("1", "true", "on", "yes"):
-        return True
-    raise BuildError(f"{name} must be 0 or 1, not {env[name]!r}.")
+    if value not in ("", "0", "false", "off", "no", "1", "true", "on", "yes"):
+        raise BuildError(f"{name} must be 0 or 1, not {env[name]!r}.")
+    return value in ("1", "true", "on", "yes")
 
 
 def run_tool(command: Sequence[str]) -> str:
@@ -138,9 +134,7 @@ def check_torch() -> TorchInfo:
         )
     try:
         import torch
-    except (
-        Exception
-    ) as error:  # a broken installation raises OSError, ImportError, RuntimeError ...
+    except Exception as error:  # OSError, ImportError, RuntimeError ... of a broken installation
         raise BuildError(f"PyTorch is installed but 'import torch' fails: {error}") from error
     info = TorchInfo(
         torch.__version__, torch.version.cuda, torch.version.hip, Path(torch.__file__).parent
@@ -201,9 +195,12 @@ def check_host_compiler(env: Mapping[str, str], run: Run = run_tool) -> str:
 # --- CUDA ----------------------------------------------------------------------------------------
 
 
+TOOLKIT_FILES = ("include/cuda_runtime.h", "bin/nvcc")
+
+
 def is_toolkit(home: Path) -> bool:
     """Whether ``home`` is a CUDA toolkit that something can be compiled with."""
-    return (home / "include" / "cuda_runtime.h").is_file() and (home / "bin" / "nvcc").is_file()
+    return all((home / p).is_file() for p in TOOLKIT_FILES)
 
 
 def toolkit_of_nvcc(nvcc: Path, run: Run = run_tool) -> Path | None:
@@ -215,20 +212,11 @@ def toolkit_of_nvcc(nvcc: Path, run: Run = run_tool) -> Path | None:
     for home in (nvcc.parent.parent, nvcc.resolve().parent.parent):
         if is_toolkit(home):
             return home
-    told = dict(
-        re.findall(
-            r"^#\$ (TOP|_HERE_)=(.+)$",
-            run([str(nvcc), "--dryrun", "-E", "-x", "cu", os.devnull]),
-            re.M,
-        )
-    )
-    candidates = [Path(told["_HERE_"].strip()).parent] if "_HERE_" in told else []
-    candidates += [Path(told["TOP"].strip())] if "TOP" in told else []
-    for candidate in candidates:
-        home = Path(os.path.normpath(candidate))
-        if is_toolkit(home):
-            return home
-    return None
+    output = run([str(nvcc), "--dryrun", "-E", "-x", "cu", os.devnull])
+    told = dict(re.findall(r"^#\$ (TOP|_HERE_)=(.+)$", output, re.M))
+    candidates = [told[k].strip() + up for k, up in (("_HERE_", "/.."), ("TOP", "")) if k in told]
+    homes = [Path(os.path.normpath(candidate)) for candidate in candidates]
+    return next((home for home in homes if is_toolkit(home)), None)
 
 
 def find_cuda_home(
@@ -251,16 +239,11 @@ def find_cuda_home(
                 return home, f"{name}={home}"
             if not home.is_dir():
                 return None, f"{name}={home} is not a directory."
-            behind = (
-                toolkit_of_nvcc(home / "bin" / "nvcc", run)
-                if (home / "bin" / "nvcc").is_file()
-                else None
-            )
+            nvcc = home / "bin" / "nvcc"
+            behind = toolkit_of_nvcc(nvcc, run) if nvcc.is_file() else None
             if behind is not None:
                 return behind, f"{name}={home} holds a wrapper of {behind}/bin/nvcc"
-            missing = [
-                p for p in ("include/cuda_runtime.h", "bin/nvcc") if not (home / p).is_file()
-            ]
+            missing = [p for p in TOOLKIT_FILES if not (home / p).is_file()]
             return None, (
                 f"{name}={home} is not a CUDA toolkit: it has no {' and no '.join(missing)}. "
                 f"Set {name} to the toolkit's own directory (often /usr/local/cuda-X.Y), or unset "
@@ -290,11 +273,21 @@ def nvcc_version(home: Path, run: Run = run_tool) -> str | None:
     return match.group(1) if match else None
 
 
+def _archs(text: str) -> list[str]:
+    """``["8.0", "9.0"]`` of a text with ``compute_80`` and ``compute_90`` in it, sorted."""
+    numbers = sorted({int(n) for n in re.findall(r"compute_(\d+)", text)})
+    return [f"{n // 10}.{n % 10}" for n in numbers]
+
+
+def known_archs(home: Path, run: Run = run_tool) -> list[str]:
+    """The architectures that this nvcc compiles for; empty when it does not say."""
+    return _archs(run([str(home / "bin" / "nvcc"), "--list-gpu-arch"]))
+
+
 def default_arch_list(home: Path, run: Run = run_tool) -> str:
     """The default architectures that this nvcc knows, the last one also as PTX for newer GPUs."""
-    known = set(re.findall(r"compute_(\d+)", run([str(home / "bin" / "nvcc"), "--list-gpu-arch"])))
-    archs = [a for a in DEFAULT_ARCHS if a.replace(".", "") in known] or list(DEFAULT_ARCHS)
-    return ";".join(archs) + "+PTX"
+    known = known_archs(home, run)
+    return ";".join([a for a in DEFAULT_ARCHS if a in known] or DEFAULT_ARCHS) + "+PTX"
 
 
 def plan_cuda(
@@ -343,7 +336,7 @@ def _plan_cuda(torch: TorchInfo, env: Mapping[str, str], run: Run, **search: Pat
             )
         )
     archs = env.get("TORCH_CUDA_ARCH_LIST") or default_arch_list(home, run)
-    return CudaPlan(home=home, version=version, archs=archs, notes=(how,))
+    return CudaPlan(home=home, version=version, archs=archs)
 
 
 def check_archs(
@@ -358,9 +351,8 @@ def check_archs(
         run: runs nvcc.
     """
     asked = f"TORCH_CUDA_ARCH_LIST={cuda.archs!r}"
-    listed = run([str(cuda.home / "bin" / "nvcc"), "--list-gpu-arch"]) if cuda.home else ""
-    known = sorted({int(n) for n in re.findall(r"compute_(\d+)", listed)})
-    choices = ", ".join(f"{n // 10}.{n % 10}" for n in known) or "8.0, 9.0"
+    known = known_archs(cuda.home, run) if cuda.home else []
+    choices = ", ".join(known) or "8.0, 9.0"
     try:
         flags = expand()
     except (ValueError, IndexError, RuntimeError):  # unknown names; "native" without a GPU
@@ -368,8 +360,7 @@ def check_archs(
             f"{asked}: PyTorch {torch.version} finds no architecture for it. Give numbers with ';' "
             f"between, such as 8.0;9.0+PTX; this nvcc knows {choices}."
         ) from None
-    wanted = sorted({int(n) for n in re.findall(r"arch=compute_(\d+)", " ".join(flags))})
-    unknown = [f"{n // 10}.{n % 10}" for n in wanted if known and n not in known]
+    unknown = [arch for arch in _archs(" ".join(flags)) if known and arch not in known]
     if unknown:
         raise BuildError(
             f"{asked}: nvcc {cuda.version} ({cuda.home}) cannot compile for {', '.join(unknown)}; "
@@ -380,17 +371,10 @@ def check_archs(
 # --- what is compiled, and how -------------------------------------------------------------------
 
 
-def sources(name: str, root: Path = ROOT) -> list[str]:
+def sources(name: str) -> list[str]:
     """Sources of library ``name``, relative to the repository and sorted."""
-    return [
-        str(p.relative_to(root)) for pattern in SOURCES[name] for p in sorted(root.glob(pattern))
-    ]
-
-
-def headers(root: Path = ROOT) -> list[str]:
-    """All headers under csrc (for the sdist; ninja tracks the real dependencies)."""
-    found = [p for ext in ("h", "hpp", "cuh") for p in (root / "csrc").rglob(f"*.{ext}")]
-    return sorted(str(p.relative_to(root)) for p in found)
+    found = [p for pattern in SOURCES[name] for p in ROOT.glob(pattern)]
+    return sorted(str(p.relative_to(ROOT)) for p in found)
 
 
 def system_include(*directories: Path | str) -> list[str]:
@@ -403,8 +387,9 @@ def compile_flags(
 ) -> dict[str, list[str]]:
     """Compiler flags of library ``name``, for the C++ compiler (``cxx``) and for ``nvcc``."""
     werror = enabled(env, "FASTCAM_WERROR")
-    cxx = [*CXX_FLAGS, *(["-Werror"] if werror else [])]
-    if name == "_host":
+    include = ["-I", str(ROOT / "csrc")]
+    cxx = [*CXX_FLAGS, *include, *(["-Werror"] if werror else [])]
+    if name == "_regions":
         import pybind11
 
         return {"cxx": [*cxx, *system_include(pybind11.get_include())]}
@@ -413,7 +398,7 @@ def compile_flags(
         return {"cxx": cxx}
     assert cuda.home is not None
     shared = [*CUDA_DEFINES, *system_include(cuda.home / "include")]
-    nvcc = [*NVCC_FLAGS, *(["-Werror", "all-warnings"] if werror else [])]
+    nvcc = [*NVCC_FLAGS, *include, *(["-Werror", "all-warnings"] if werror else [])]
     nvcc += [*STABLE_ABI_DEFINES, *system_include(torch.path / "include"), *CUDA_DEFINES]
     return {"cxx": cxx + shared, "nvcc": nvcc}
 
@@ -424,7 +409,7 @@ def link_options(name: str, torch: TorchInfo, cuda: CudaPlan) -> dict[str, list[
     There is no rpath: torch is imported before these libraries are loaded, and the loader then
     finds what they need by soname.
     """
-    if name == "_host":
+    if name == "_regions":
         return {"extra_link_args": ["-Wl,--as-needed"]}
     options = {
         "library_dirs": [str(torch.path / "lib")],
@@ -441,11 +426,8 @@ def link_options(name: str, torch: TorchInfo, cuda: CudaPlan) -> dict[str, list[
 
 def _cudart(home: Path) -> tuple[Path, str]:
     """Directory and link name of the CUDA runtime (toolkits from wheels lack libcudart.so)."""
-    for directory in (
-        home / "lib64",
-        home / "lib",
-        home / "targets" / f"{platform.machine()}-linux" / "lib",
-    ):
+    for name in ("lib64", "lib", f"targets/{platform.machine()}-linux/lib"):
+        directory = home / name
         if (directory / "libcudart.so").exists():
             return directory, "cudart"
         for versioned in sorted(directory.glob("libcudart.so.*")):
@@ -460,9 +442,7 @@ def report(package: Path = ROOT / "fastcam") -> str:
     """What the last in-place build left out, as a box; empty when nothing was."""
     path = package / BUILD_INFO
     if not path.exists():
-        return box(
-            "NOT BUILT", "fastcam's native libraries have not been built yet: run 'make setup'."
-        )
+        return box("NOT BUILT", "fastcam's native libraries are not built yet: run 'make setup'.")
     info = json.loads(path.read_text())
     lines = [f"{name}: {why}" for name, why in info["skipped"].items()]
     return box("SKIPPED IN THIS BUILD (and so were its tests)", "\n".join(lines)) if lines else ""
@@ -475,10 +455,8 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if list(arguments) == ["cuda-home"]:
         home, how = find_cuda_home(os.environ)
-        print(
-            home if home is not None else how, file=sys.stdout if home is not None else sys.stderr
-        )
-        return 0 if home is not None else 1
+        print(home or how, file=sys.stdout if home else sys.stderr)
+        return 0 if home else 1
     print(main.__doc__, file=sys.stderr)
     return 2
 

@@ -52,9 +52,7 @@ class BuildNative(Base):  # type: ignore[misc, valid-type]
 
     def finalize_options(self) -> None:
         super().finalize_options()
-        if (
-            self.editable_mode
-        ):  # setuptools gives a throw-away directory; keep the objects for the next build
+        if self.editable_mode:  # not setuptools' temporary folder: the next build needs the objects
             self.build_temp = os.path.join("build", os.path.basename(self._default_temp()))
 
     def _default_temp(self) -> str:
@@ -182,9 +180,8 @@ setup(
         Extension(
             f"fastcam.{name}",
             sources=config.sources(name),
-            depends=config.headers(),
             language="c++",
-            py_limited_api=name != "_host",  # pybind11 uses more than the limited API
+            py_limited_api=name != "_regions",  # pybind11 uses more than the limited API
         )
         for name in config.SOURCES
     ],

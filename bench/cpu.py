@@ -25,8 +25,8 @@ import torch
 from bench.report import machine
 from bench.speed_report import ROOT, missing_peers, ops_table, others_table, write_all
 from bench.targets import targets_table
-from fastcam._claim import claim
-from fastcam._files import describe
+from fastcam._util.claim import claim
+from fastcam._util.files import describe
 
 SUITE = ROOT / "bench" / "suite"
 RAW = ROOT / "runs" / "bench" / "pytest-benchmark"  # all samples, and the host's name

@@ -2,7 +2,7 @@
 
 Reads the built library with ``cuobjdump`` (from the CUDA toolkit, or Triton's package) and prints a
 table; ``--check`` fails where a kernel breaks a rule, ``--write`` puts the table into
-csrc/README.md. No GPU is needed.
+csrc/MEASURED.md. No GPU is needed.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from pathlib import Path
 from bench.report import markdown, replace_between
 
 ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / "csrc" / "README.md"
+MEASURED = ROOT / "csrc" / "MEASURED.md"
 
-# 65536 registers of a multiprocessor for two blocks of the largest size (csrc/cuda/plan.h), in
-# float for three of attend's (attend_plan.h).
+# 65536 registers of a multiprocessor for two blocks of the largest size (csrc/cuda/cam/plan.h), in
+# float for three of attend's (attend/plan.h).
 REGISTER_BUDGET = {"float": 80, "other": 168}
 # A kernel's unrolled loop: kColumnUnroll vectors of A, a vector of F and those of L (csrc/cuda).
 # The first prefix that fits. The one-pass backward reads no more than its factors.
@@ -231,7 +231,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench resources", description=__doc__)
     parser.add_argument("--library", type=Path, help="default: the one in fastcam/")
     parser.add_argument("--check", action="store_true", help="fail where a rule is broken")
-    parser.add_argument("--write", action="store_true", help="into csrc/README.md")
+    parser.add_argument("--write", action="store_true", help="into csrc/MEASURED.md")
     options = parser.parse_args(arguments)
     library = library_path(options.library)
     if library is None or cuobjdump() is None:
@@ -248,5 +248,5 @@ def main(arguments: list[str]) -> int:
         if wrong or not kernels:
             return 1
     if options.write:
-        replace_between(README, "resources", text)
+        replace_between(MEASURED, "resources", text)
     return 0

@@ -26,8 +26,8 @@ from bench.report import machine, markdown, markdown_rows, write
 from bench.timing import Timing
 from bench.training_step import measure_step, step_table
 from fastcam import functional, reference
-from fastcam._claim import claim
-from fastcam._files import describe
+from fastcam._util.claim import claim
+from fastcam._util.files import describe
 
 BATCHES = (1, 32, 256, 1024)
 STEP_BATCHES = (64, 256, 1024)
@@ -63,8 +63,8 @@ def least_bytes(case: Case) -> dict[str, int]:
     a, d = case.input_bytes
     cells, weights = pairs * height * width * acc, pairs * channels * acc
     per_pair = (
-        a + d + 2 * cells + weights + pairs * (acc + 1),  # regions, unit; loss, status
-        2 * a + cells + 2 * weights + pairs * (acc + 1),  # unit; scale, status
+        a + d + 2 * cells + weights + pairs * (acc + 1),  # regions, grad_map; loss, status
+        2 * a + cells + 2 * weights + pairs * (acc + 1),  # grad_map; scale, status
         a + d + cells + weights + pairs * acc,  # the map; its peak
         2 * a + 2 * cells + 2 * weights + pairs * acc,  # the map and its gradient; its peak
     )
@@ -244,7 +244,7 @@ def missing_gpu() -> str | None:
     """Why there is nothing to measure, or None."""
     if not torch.cuda.is_available():
         return "this machine has no CUDA device that torch can use; GPU timings need one"
-    from fastcam._ops import cuda_missing
+    from fastcam.ops.library import cuda_missing
 
     return cuda_missing
 

@@ -18,15 +18,14 @@ import platform
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fastcam._files import write_json, write_text
-from fastcam._progress import progress_bars
-from fastcam.demo import DemoConfig
+from fastcam._util.files import write_json, write_text
+from fastcam._util.progress import progress_bars
+from fastcam.demos.guidance import DemoConfig
 
 # The demo's faces, networks, controls and guided networks are those of the default cells, so a
 # folder that holds `fastcam demo --seed N --out WORK/seedN` is not trained again.
@@ -52,7 +51,7 @@ class Setup:
     base: Mapping[str, Mapping[str, Any]] = field(
         default_factory=lambda: {
             "alexnet": {"lr": DEMO.lr, "epochs": DEMO.epochs, "batch_size": DEMO.batch_size},
-            "resnet18": {"lr": 0.1, "epochs": 4, "batch_size": 32},
+            "resnet18": {"lr": 0.1, "epochs": 2, "batch_size": 32},
         }
     )
 
@@ -89,15 +88,15 @@ def matrix(seeds: int = 3) -> list[Cell]:
     cells = [Cell("default", seed=seed) for seed in range(seeds)]
     cells += [Cell(f"pull {p:g}", guidance={"pull": p}) for p in (0.1, 0.3, 2.0)]
     cells += [
-        Cell("max_pair_pull 1", guidance={"max_pair_pull": 1.0}),
+        Cell("no max_pair_pull", guidance={"max_pair_pull": 0.0}),
+        Cell("no fading", guidance={"fade": 0.0}),
         Cell("no sharpness warm-up", guidance={"sharpness_warmup": False}),
         Cell("guide all", guidance={"guide": "all"}),
         Cell("guide true_class", guidance={"guide": "true_class"}),
         Cell("two attributes", pairs=2),
-        Cell("batch 256", train={"batch_size": 256, "epochs": 4}),
+        Cell("batch 256", train={"batch_size": 256, "epochs": 3}),
         Cell("lr .003", train={"lr": 0.003}),
         Cell("lr .03", train={"lr": 0.03}),
-        Cell("no clipping", train={"clip": 0.0}),
         Cell("cosine lr", train={"schedule": "cosine"}),
         Cell("resnet18", model="resnet18"),
     ]
@@ -113,7 +112,7 @@ def base_of(work: Path, model: str, seed: int) -> Path:
 
 
 def faces(setup: Setup, work: Path, seed: int, workers: int) -> Path:
-    from fastcam.data.synthetic import generate
+    from fastcam.faces import generate
 
     (a, _), *_ = PAIRS
     return generate(
@@ -132,8 +131,9 @@ def base(setup: Setup, work: Path, model: str, seed: int, device: str, workers: 
     from fastcam.training import TrainConfig, train
 
     config = TrainConfig(
-        data=str(faces_of(work, seed)), model=model, size=setup.size, fit=setup.fit, patience=0,
-        schedule="cosine", seed=seed, device=device, workers=workers, **setup.base[model],
+        data=str(faces_of(work, seed)), model=model, size=setup.size, patience=0,
+        schedule="cosine", seed=seed, workers=workers,
+        **{"fit": setup.fit, "device": device, **setup.base[model]},
     )  # fmt: skip
     return train(config, base_of(work, model, seed)).checkpoint
 
@@ -175,8 +175,7 @@ def judge(
     checkpoint = load_checkpoint(path)
     out: dict[str, list[dict[str, float | None]]] = {}
     for split in ("valid", "test"):
-        taken = checkpoint.preprocessing
-        images = _images(data, split, tuple(checkpoint.attributes), taken.size, taken.fit, workers)
+        images = _images(checkpoint, data, split, workers)
         out[split] = []
         for attribute, region in PAIRS[:pairs]:
             what: dict[str, Any] = {"attribute": attribute, "region": region}
@@ -192,15 +191,19 @@ def judge(
     return out
 
 
-@lru_cache(maxsize=4)
-def _images(
-    data: Path, split: str, attributes: tuple[str, ...], size: int, fit: str, workers: int
-) -> Any:
-    """A split in memory, decoded once for all cells of a process."""
-    from fastcam.data import CelebA, PreparedFaces
+_SPLITS: dict[tuple[Any, ...], Any] = {}  # the last four, see below
 
-    faces = CelebA(data, split, attributes=list(attributes))
-    return PreparedFaces(faces, size, fit=fit, cache=True, workers=workers)
+
+def _images(checkpoint: Any, data: Path, split: str, workers: int) -> Any:
+    """A split in memory, decoded once for all cells of a process."""
+    from fastcam.evaluation.splits import prepare_split
+
+    key = (data, split, tuple(checkpoint.attributes), checkpoint.preprocessing)
+    if key not in _SPLITS:
+        while len(_SPLITS) >= 4:
+            del _SPLITS[next(iter(_SPLITS))]
+        _SPLITS[key] = prepare_split(checkpoint, data, split, cache=True, workers=workers)
+    return _SPLITS[key]
 
 
 def verdict(cell: Cell, found: Mapping[str, Any], control: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from bench.suite.conftest import RECORDS
+from fastcam._util.files import write_text
 
 
 class _Kept:
@@ -25,7 +26,7 @@ class _Kept:
 def main(records: Path, arguments: list[str]) -> int:
     kept = _Kept()
     failed = pytest.main(arguments, plugins=[kept])
-    records.write_text(json.dumps(kept.records))
+    write_text(records, json.dumps(kept.records))
     return int(failed)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import fastcam
-from fastcam.heads import class_activation_maps
+from fastcam.cam.heads import class_activation_maps
 
 Explainer = Callable[[nn.Module, str, Tensor, Sequence[int]], Tensor]
 

@@ -59,7 +59,7 @@ def write(
     Raises:
         FileExistsError: a file of that name is there that no benchmark wrote.
     """
-    from fastcam._files import begins, json_with, write_text
+    from fastcam._util.files import begins, json_with, write_text
 
     ours = {".json": json_with("machine", "results"), ".md": begins("- ")}
     lines = [f"- {key}: {value}" for key, value in about.items() if value is not None]
@@ -73,7 +73,7 @@ def write(
 
 def replace_between(file: Path, mark: str, text: str) -> None:
     """Put ``text`` between the comments ``<!-- mark: begin -->`` and ``<!-- mark: end -->``."""
-    from fastcam._files import write_text
+    from fastcam._util.files import write_text
 
     begin, end = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
     before, found, rest = file.read_text().partition(begin)

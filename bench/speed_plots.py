@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.targets import CAM, Record
+from fastcam._util.files import write_atomic
 
 COLOURS = {"fused": "#1b6ca8", "eager": "#c8553d", "compiled": "#e0a458"}
 
@@ -120,4 +122,4 @@ def save(folder: Path, records: Sequence[Record]) -> None:
     if any("peaks" in record for record in records):
         figures["memory"] = memory(records)
     for name, figure in figures.items():
-        figure.savefig(folder / f"{name}.png", dpi=110)
+        write_atomic(folder / f"{name}.png", partial(figure.savefig, dpi=110))

@@ -13,6 +13,7 @@ import fastcam
 from bench.gpu_timing import Timer
 from bench.report import markdown
 from fastcam import reference
+from fastcam.cam.heads import Head
 
 Loss = Callable[[], Tensor]  # forward
 Step = Callable[[], Tensor]  # forward, backward, optimizer; the loss
@@ -59,7 +60,7 @@ class FineTuning:
     def plain(self) -> Tensor:
         return self._bce(self.model(self._images))
 
-    def fused(self, targets: int = 1, head: str = "auto") -> Tensor:
+    def fused(self, targets: int = 1, head: Head = "auto") -> Tensor:
         chosen = _chosen(targets)
         with self._tap() as tap:
             logits = self.model(self._images)

@@ -2,24 +2,23 @@
 
 ``fastcam.functional`` holds the losses as functions, ``fastcam.IoUCamLoss`` and
 ``fastcam.ActivationTap`` are what a training loop uses, ``fastcam.reference`` is the same in plain
-PyTorch. Importing fastcam needs torch and numpy only; regions, data, training, evaluation, plots
-and the command line are extras that are imported on their own.
+PyTorch. Importing fastcam needs torch and numpy only; ``fastcam.models``, ``fastcam.regions`` and
+the other parts are imported when they are first named, and say which extra they need.
 """
 
 from __future__ import annotations
 
 __version__ = "0.1.0"
 
-from fastcam import _interrupt
+from fastcam._util import interrupt
 
-_interrupt.guard()  # before torch, whose import takes a second
+interrupt.guard()  # before torch, whose import takes a second
 
 from fastcam import functional, reference  # noqa: E402
-from fastcam._ops import build_info  # noqa: E402
-from fastcam.attention_loss import AttentionLoss  # noqa: E402
-from fastcam.balance import Balance  # noqa: E402
-from fastcam.losses import IoUCamLoss  # noqa: E402
-from fastcam.tap import ActivationTap  # noqa: E402
+from fastcam._util.lazy import attach  # noqa: E402
+from fastcam.cam.tap import ActivationTap  # noqa: E402
+from fastcam.losses import AttentionLoss, Balance, IoUCamLoss  # noqa: E402
+from fastcam.ops.library import build_info  # noqa: E402
 
 __all__ = [
     "ActivationTap",
@@ -31,3 +30,16 @@ __all__ = [
     "functional",
     "reference",
 ]
+
+_PARTS = (
+    "analysis",
+    "data",
+    "demos",
+    "evaluation",
+    "faces",
+    "models",
+    "regions",
+    "report",
+    "training",
+)
+__getattr__, __dir__ = attach(__name__, dict.fromkeys(_PARTS, ""))

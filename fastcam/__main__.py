@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from fastcam._interrupt import INTERRUPTED, NOTHING_LOST
+from fastcam._util.interrupt import INTERRUPTED, NOTHING_LOST
 
 
 def main() -> int:
@@ -13,7 +13,7 @@ def main() -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        from fastcam.cli import main as run
+        from fastcam.cli.program import main as run
     except ImportError as error:
         print(f"fastcam: error: {error}", file=sys.stderr)
         return 2

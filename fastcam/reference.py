@@ -36,7 +36,7 @@ def _with_targets(tensor: Tensor, rank: int) -> Tensor:
 
 
 def _raw_map(activations: Tensor, gradients: Tensor) -> Tensor:
-    """ReLU(sum_c alpha_c A_c), [N,T,H,W]: specification §2, steps 1 and 2."""
+    """ReLU(sum_c alpha_c A_c), [N,T,H,W]: docs/method.md, steps 1 and 2."""
     cells = activations.shape[-2] * activations.shape[-1]
     alpha = gradients.sum((-2, -1)) / cells
     return torch.einsum("ntc,nchw->nthw", alpha, activations).relu()
@@ -57,7 +57,7 @@ def grad_cam(activations: Tensor, gradients: Tensor, normalize: bool = True) -> 
 
 
 def soft_threshold(x: Tensor, threshold: float, sharpness: float, binarize: str) -> Tensor:
-    """The soft set of a normalised map (step 4): K eq. 8 bent to the threshold, or a sigmoid."""
+    """The soft set of a normalised map (step 4), or a sigmoid."""
     if binarize == "sigmoid":
         return torch.sigmoid(sharpness * (x - threshold))
     # The inner `where` keeps the branch that the outer one drops finite, and so its gradient zero.
@@ -83,7 +83,7 @@ def valid_targets(
 
 
 def _iou_loss(soft_set: Tensor, regions: Tensor, weights: Tensor, eps: float) -> Tensor:
-    """-ln((I + eps) / (U + eps)), Y eq. 2 (step 5)."""
+    """-ln((I + eps) / (U + eps)) (step 5; Yang et al., eq. 2)."""
     intersection = (weights * soft_set * regions).sum((-2, -1))
     union = (weights * (soft_set + regions - soft_set * regions)).sum((-2, -1))
     return -torch.log((intersection + eps) / (union + eps))

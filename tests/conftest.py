@@ -21,7 +21,7 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     if wanted.type == "cuda":
         if not torch.cuda.is_available():
             pytest.skip("--device cuda: this machine has no CUDA device that torch can use")
-        from fastcam._ops import cuda_missing
+        from fastcam.ops.library import cuda_missing
 
         if cuda_missing is not None:
             pytest.skip(f"--device cuda: {cuda_missing}")

@@ -8,7 +8,8 @@
 #include <torch/csrc/stable/macros.h>
 #include <torch/headeronly/util/shim_utils.h>
 
-#include "../checks.h"
+#include "cuda/launch_site.cuh"
+#include "ops/checks.h"
 
 // The one way a kernel is launched.
 #define FASTCAM_LAUNCH(kernel, blocks, threads, shared_bytes, stream, ...) \
@@ -49,26 +50,37 @@ void launch_cluster(void (*kernel)(Params...), int blocks, int threads, int shar
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
-// Launches that one op has and another needs, each in its own file.
-void launch_cam_iou_forward_on(const Tensor& device_of, const CamLossForward& op,
-                               ScalarKind activations, ScalarKind gradients);
-void launch_cam_backward_on(const Tensor& device_of, const CamBackward& op, ScalarKind activations);
-
-// Makes the tensor's device current and calls launch(multiprocessors, stream, workspace).
+// Makes the tensor's device current and calls launch(where the launch goes).
 template <class Launch>
 void on_device_of(const Tensor& tensor, const Launch& launch) {
   const int32_t device = tensor.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
-  void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
-  int multiprocessors = 0;
-  STD_CUDA_CHECK(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
+  LaunchSite site{};
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &site.stream));
+  STD_CUDA_CHECK(
+      cudaDeviceGetAttribute(&site.multiprocessors, cudaDevAttrMultiProcessorCount, device));
   std::optional<Tensor> held;  // until the launch is queued: the allocator knows the stream
-  const auto workspace = [&](int64_t bytes) {
+  site.workspace = [&](int64_t bytes) {
     held = empty_on(tensor, {bytes}, ScalarType::Byte);
     return held->mutable_data_ptr();
   };
-  launch(multiprocessors, stream, workspace);
+  launch(site);
+}
+
+// Shared memory that a block on the tensor's device can have, if the device has clusters and this
+// library code of `kernel` for it; 0 if not.
+template <class Kernel>
+int cluster_shared_bytes(const Tensor& tensor, Kernel* kernel) {
+  const int32_t device = tensor.get_device_index();
+  int major = 0;
+  int bytes = 0;
+  STD_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  if (major < 9) return 0;
+  cudaFuncAttributes found{};
+  STD_CUDA_CHECK(cudaFuncGetAttributes(&found, kernel));
+  if (found.ptxVersion < 90) return 0;
+  STD_CUDA_CHECK(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  return bytes;
 }
 
 }  // namespace fastcam

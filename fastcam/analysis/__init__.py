@@ -1,4 +1,4 @@
-"""Analyses of an attention network (K §3): each a function whose result draws and tabulates itself.
+"""Analyses of an attention network (Kimura & Tanaka); each result has a figure and tables.
 
 ::
 
@@ -9,19 +9,19 @@
 
 from __future__ import annotations
 
-from fastcam._extras import require
+from fastcam._util.extras import require
 
 for _module in ("torchvision", "torchmetrics", "matplotlib"):
     require(_module, extra="train")
 
-from fastcam.analysis.ablation import VARIANTS, Ablation, ablation  # noqa: E402
-from fastcam.analysis.attributes import AttributeScores, attributes  # noqa: E402
+from fastcam.analysis.ablation_study import VARIANTS, Ablation, ablation  # noqa: E402
+from fastcam.analysis.attribute_scores import AttributeScores, attributes  # noqa: E402
 from fastcam.analysis.correlation import Correlations, correlations  # noqa: E402
 from fastcam.analysis.curves import ToneCurves, tone_curves  # noqa: E402
 from fastcam.analysis.masks import TopMasks, mask_changes, top_masks  # noqa: E402
 from fastcam.analysis.noise import NoiseAccuracy, add_noise, noise_accuracy  # noqa: E402
-from fastcam.analysis.report import Saved, load, save  # noqa: E402
-from fastcam.analysis.robustness import Robustness, Search, robustness, search  # noqa: E402
+from fastcam.analysis.noise_robustness import Robustness, Search, robustness, search  # noqa: E402
+from fastcam.analysis.saved import Saved, load, save  # noqa: E402
 from fastcam.analysis.subject import load_attention, open_faces  # noqa: E402
 
 __all__ = [

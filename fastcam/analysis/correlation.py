@@ -1,4 +1,4 @@
-"""Which channels, and which attributes, go together (K §3.2, Tables 2 and 3)."""
+"""Correlations among channels and among attributes (Kimura & Tanaka, Tables 2 and 3)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from fastcam._progress import Report
+from fastcam._util import checks as check
+from fastcam._util.modules import evaluating
+from fastcam._util.progress import Report
 from fastcam.analysis import paper
-from fastcam.analysis.report import number
-from fastcam.analysis.subject import attention_network, batches, inference
+from fastcam.analysis.subject import attention_network, batches
 from fastcam.data import PreparedFaces
 from fastcam.data.celeba import attribute_index
-from fastcam.evaluation import Table
 from fastcam.models import AttentionNetwork, Checkpoint
-from fastcam.plots.figure import new_figure
+from fastcam.report import Table
+from fastcam.report.figure import new_figure
+from fastcam.report.numbers import number
 
 CHANNEL_VALUES = ("attended", "masks", "features")
 TOP = 5
@@ -59,7 +61,8 @@ class Correlations:
         theirs = [r for partners in paper.TABLE_2.values() for _, r in partners]
         title = (
             f"channels, correlation of {_MEANING[self.of]} over {self.images} images; top five of "
-            f"K's network: {min(theirs):.2f} to {max(theirs):.2f} ({paper.QUOTED}, K Table 2)"
+            f"Kimura & Tanaka's network: {min(theirs):.2f} to {max(theirs):.2f} "
+            f"({paper.QUOTED}, Table 2)"
         )
         channels = Table(["channel", *order], rows, title)
         rows = []
@@ -73,9 +76,9 @@ class Correlations:
             rows.append([name, *_cells(found), quoted])
         title = (
             f"attributes, correlation of logits over {self.images} images, and of the labels; "
-            f"* {paper.QUOTED} (K Table 3)"
+            f"* {paper.QUOTED} (Kimura & Tanaka, Table 3)"
         )
-        return [channels, Table(["attribute", *order, "K*"], rows, title)]
+        return [channels, Table(["attribute", *order, "Kimura & Tanaka*"], rows, title)]
 
     def figure(self) -> Figure:
         """Both matrices."""
@@ -117,7 +120,7 @@ def correlation(values: np.ndarray) -> np.ndarray:
         ValueError: fewer than two rows.
     """
     if len(values) < 2:
-        raise ValueError(f"a correlation needs at least 2 images, got {len(values)}")
+        raise ValueError(f"values: expected at least 2 images, got {len(values)}")
     with np.errstate(invalid="ignore", divide="ignore"):  # constant columns
         return np.corrcoef(values, rowvar=False).reshape(values.shape[1], values.shape[1])
 
@@ -149,7 +152,7 @@ def correlations(
     * ``of="masks"``: M[k,c,p];
     * ``of="features"``: F[c,p].
 
-    K does not say which it correlates.
+    The paper does not say which it correlates.
 
     Args:
         checkpoint: of an attention network.
@@ -162,8 +165,7 @@ def correlations(
         ValueError: an unknown name or channel, or fewer than two images.
     """
     network = attention_network(checkpoint)
-    if of not in CHANNEL_VALUES:
-        raise ValueError(f"of: expected one of {CHANNEL_VALUES}, got {of!r}")
+    check.one_of("of", of, CHANNEL_VALUES)
     for c in channels:
         if not 0 <= c < network.channels:
             raise ValueError(f"channels: expected ids from 0 to {network.channels - 1}, got {c}")
@@ -171,7 +173,7 @@ def correlations(
     for name in named:
         attribute_index(checkpoint.attributes, name)
     values, logits, labels = [], [], []
-    with inference(network, device):
+    with evaluating(network, device), torch.no_grad():
         for batch in batches(checkpoint, faces, batch_size):
             images = checkpoint.preprocessing.normalize(batch["image"].to(device))
             channel, logit = _pooled(network, images, of)

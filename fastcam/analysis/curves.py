@@ -1,4 +1,4 @@
-"""The tone curve g(M; n, β) that transforms masks (K Fig. 3)."""
+"""The tone curve g(M; n, β) that transforms masks (Kimura & Tanaka, Fig. 3)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from matplotlib.figure import Figure
 
 from fastcam import functional
-from fastcam.evaluation import Table
-from fastcam.plots.figure import COLORS, new_figure
+from fastcam.report import Table
+from fastcam.report.figure import COLORS, new_figure
 
 POINTS = (0.0, 0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0)
-#: K Fig. 3 draws n = 0 and 4 with β from 0 to 1; n = 1 with β = 0 is the linear one.
+#: Kimura & Tanaka, Fig. 3, draw n = 0 and 4 with β from 0 to 1; n = 1 with β = 0 is linear.
 PAIRS = ((1.0, 0.0), (0.0, 0.0), (0.0, 0.5), (0.0, 1.0), (4.0, 0.0), (4.0, 0.5), (4.0, 1.0))
 STYLES = ("-", "--", ":", "-.")
 
@@ -94,7 +94,7 @@ class ToneCurves:
 
 
 def tone_curves(pairs: Sequence[Pair] = PAIRS) -> ToneCurves:
-    """Curves of g (K eq. 7, 8); no model is needed.
+    """Curves of g (Kimura & Tanaka, eq. 7 and 8); no model is needed.
 
     Args:
         pairs: (n, β), both >= 0.

@@ -1,4 +1,4 @@
-"""The mask channels that matter most for an attribute (K §3.2, Fig. 4)."""
+"""The mask channels that matter most for an attribute (Kimura & Tanaka, Fig. 4)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fastcam._progress import Report
-from fastcam.analysis.subject import attention_network, inference
+from fastcam._util import checks as check
+from fastcam._util.modules import evaluating
+from fastcam._util.progress import Report
+from fastcam.analysis.subject import attention_network
 from fastcam.data import PreparedFaces
 from fastcam.data.celeba import attribute_index
-from fastcam.evaluation import Table
 from fastcam.models import AttentionNetwork, Checkpoint
-from fastcam.plots.figure import new_figure
+from fastcam.report import Table
+from fastcam.report.figure import new_figure
 
 
 @dataclass(frozen=True)
@@ -172,8 +174,7 @@ def top_masks(
     for name, value in {
         "images": images, "shown": shown, "top": top, "batch_size": batch_size,
     }.items():  # fmt: skip
-        if value < 1:
-            raise ValueError(f"{name}: expected at least 1, got {value}")
+        check.at_least(name, value, 1)
     if top > network.channels:
         raise ValueError(f"top: expected at most {network.channels} channels, got {top}")
     if not attributes:
@@ -186,7 +187,7 @@ def top_masks(
             raise ValueError(f"attributes: none of the {len(faces)} images has {name}")
         pixels = torch.stack([faces[i]["image"].as_subclass(Tensor) for i in rows])
         parts_of_images = []
-        with inference(network, device):
+        with evaluating(network, device), torch.no_grad():
             for part in pixels.split(batch_size):
                 normal = checkpoint.preprocessing.normalize(part.to(device))
                 found = network.masks(normal, [target])

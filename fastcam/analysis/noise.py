@@ -9,11 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastcam._progress import Report
+from fastcam._util.modules import evaluating
+from fastcam._util.progress import Report
+from fastcam._util.seeds import derive_seed
 from fastcam.analysis.curves import Pair, check_pairs
-from fastcam.analysis.subject import attention_network, batches, inference
+from fastcam.analysis.subject import attention_network, batches
 from fastcam.data import PreparedFaces
-from fastcam.data.seeds import derive_seed
+from fastcam.evaluation.metrics import judged_right
 from fastcam.models import Checkpoint
 
 
@@ -90,17 +92,16 @@ def noise_accuracy(
     ns, betas = ([p[i] for p in chosen] for i in (0, 1))
     parts, labels = [], []
     done = 0
-    with inference(network, device), network.transform(n=ns, beta=betas):
+    with evaluating(network, device), torch.no_grad(), network.transform(n=ns, beta=betas):
         for batch in batches(checkpoint, faces, batch_size):
             clean = batch["image"].float() / 255
             noise = image_noise(clean.shape[1:], seed, batch["index"])
-            truth = batch["labels"] > 0.5
             levels_right = []
             for sigma in levels:
                 noisy = 255 * add_noise(clean, sigma, noise)
                 logits = network(checkpoint.preprocessing.normalize(noisy.to(device))).cpu()
-                levels_right.append(((logits > 0) == truth).float().mean(-1))
-                done += len(truth)
+                levels_right.append(judged_right(logits, batch["labels"]).mean(-1))
+                done += len(clean)
                 if progress is not None:
                     progress(what, done, len(levels) * len(faces))
             parts.append(torch.stack(levels_right))

@@ -1,4 +1,4 @@
-"""Figures printed in K, quoted to stand beside our own.
+"""Figures printed in Kimura & Tanaka, quoted to stand beside our own.
 
 They were measured on CelebA (182,637 training and 19,962 test images), so they are not comparable
 with numbers from other data, synthetic faces above all.
@@ -12,7 +12,7 @@ QUOTED = "quoted from the paper: CelebA, not comparable with other data"
 
 
 class QuotedAccuracy(NamedTuple):
-    """A row of K Table 4: accuracies in percent of K's network and of three earlier methods."""
+    """A row of Table 4: accuracies in percent of the paper's network and three earlier methods."""
 
     ours: float
     mt_rbm_pca: float
@@ -21,13 +21,13 @@ class QuotedAccuracy(NamedTuple):
 
 
 COLUMNS = {
-    "ours": "K",
+    "ours": "Kimura & Tanaka",
     "mt_rbm_pca": "MT-RBM PCA",
     "lnets_anet": "LNets+ANet",
     "facetracer": "FaceTracer",
 }
 
-#: K Table 4, by CelebA's names of the attributes.
+#: Table 4, by CelebA's names of the attributes.
 TABLE_4 = {
     name: QuotedAccuracy(*values)
     for name, *values in (
@@ -74,11 +74,11 @@ TABLE_4 = {
     )
 }
 
-#: The last row of K Table 4, as printed. The mean of K's own column is 90.17, not 92.05; the means
-#: of the other three columns round to what is printed.
+#: The last row of Table 4, as printed. The mean of the paper's own column is 90.17, not 92.05; the
+#: means of the other three columns round to what is printed.
 TABLE_4_AVERAGE = QuotedAccuracy(92.05, 87, 87, 81)
 
-#: K Table 1, average accuracy in percent, by the names of :data:`fastcam.analysis.VARIANTS`.
+#: Table 1, average accuracy in percent, by the names of :data:`fastcam.analysis.VARIANTS`.
 TABLE_1 = {
     "full": 92.05,
     "no_reconstructor": 89.14,
@@ -86,15 +86,15 @@ TABLE_1 = {
     "neither": 86.58,
 }
 
-#: K Table 2: the five channels of K's network most correlated with one of it, and how much. The ids
-#: are that network's own; 87 stands there twice.
+#: Table 2: the five channels of the paper's network most correlated with one of it, and how much.
+#: The ids are that network's own; 87 stands there twice.
 TABLE_2 = {
     1: ((72, 0.98), (87, 0.95), (44, 0.94), (92, 0.94), (87, 0.94)),
     32: ((111, 0.96), (114, 0.95), (100, 0.95), (15, 0.94), (119, 0.94)),
     64: ((127, 0.97), (15, 0.97), (119, 0.97), (114, 0.97), (57, 0.97)),
 }
 
-#: K Table 3: the five attributes most correlated with a target.
+#: Table 3: the five attributes most correlated with a target.
 TABLE_3 = {
     "Black_Hair": ("Blond_Hair", "Brown_Hair", "Bald", "Wearing_Hat", "Gray_Hair"),
     "Heavy_Makeup": ("Wearing_Lipstick", "Male", "Rosy_Cheeks", "Attractive", "Young"),
@@ -109,5 +109,5 @@ TABLE_3 = {
 
 
 def column_mean(column: str) -> float:
-    """Mean of the 40 printed figures of a column of K Table 4, in percent."""
+    """Mean of the 40 printed figures of a column of Table 4, in percent."""
     return sum(getattr(row, column) for row in TABLE_4.values()) / len(TABLE_4)

@@ -1,18 +1,17 @@
-"""What is analysed: an attention network from its checkpoint, and the images it is run on."""
+"""Inputs of the analyses: an attention network from its checkpoint, and images in batches."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from torch.utils.data import DataLoader
 
-from fastcam._progress import Report, labelled
-from fastcam.data import CelebA, PreparedFaces
+from fastcam._util.progress import Report
+from fastcam.data import PreparedFaces
 from fastcam.data.batches import Batch, Collate
+from fastcam.evaluation.splits import prepare_split
 from fastcam.models import AttentionNetwork, Checkpoint, load_checkpoint
 
 
@@ -50,52 +49,15 @@ def open_faces(
     workers: int = 2,
     progress: Report | None = None,
 ) -> PreparedFaces:
-    """A split as the checkpoint takes it.
+    """:func:`fastcam.evaluation.splits.prepare_split`, which documents arguments and errors.
 
-    Args:
-        checkpoint: gives attributes and input size.
-        data: folder in the CelebA layout.
-        split: ``"train"``, ``"valid"``, ``"test"`` or ``"all"``.
-        limit: only the first so many images.
-        workers: decoding threads.
-        progress: called with (what, done, total).
-
-    Raises:
-        ValueError: an attribute that the data lack, an unknown or empty split, or a limit below 1.
-        FileNotFoundError: data are missing.
+    No analysis takes regions, so nothing is said of where they would come from.
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit: expected at least 1, got {limit}")
-    with warnings.catch_warnings():  # no analysis takes regions, whatever they would come from
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "no .* regions")
-        faces = CelebA(data, split, attributes=checkpoint.attributes)
-    count = len(faces) if limit is None else min(limit, len(faces))
-    if count == 0:
-        raise ValueError(f"{data} has no image in the {split} split")
-    wanted = checkpoint.preprocessing
-    return PreparedFaces(
-        faces,
-        wanted.size,
-        fit=wanted.fit,
-        indices=range(count),
-        workers=workers,
-        progress=labelled(progress, f"reading {split} images"),
-    )
-
-
-@contextmanager
-def inference(network: AttentionNetwork, device: str | torch.device) -> Iterator[None]:
-    """The network on ``device``, in eval mode and without gradients; all of it is undone after."""
-    home = next(network.parameters()).device
-    modes = [(m, m.training) for m in network.modules()]
-    network.to(device).eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        network.to(home)
-        for module, mode in modes:
-            module.training = mode
+        return prepare_split(
+            checkpoint, data, split, limit=limit, workers=workers, progress=progress
+        )
 
 
 def batches(checkpoint: Checkpoint, faces: PreparedFaces, batch_size: int) -> Iterator[Batch]:

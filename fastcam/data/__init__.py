@@ -1,37 +1,45 @@
-"""Faces on disk in CelebA's layout: readers, transforms that carry landmarks, a generator.
+"""Faces on disk in CelebA's layout: readers, and transforms that carry landmarks.
 
-Names are imported on first use, so that reading image bytes (:class:`ImageSource`) or drawing
-synthetic faces does not need torchvision.
+Names are imported on first use, so that reading image bytes (:class:`ImageSource`) does not need
+torchvision.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from typing import TYPE_CHECKING
 
-_HOME = {
-    "ImageSource": "source",
+from fastcam._util.lazy import attach
+
+if TYPE_CHECKING:
+    from fastcam.data.batches import Collate as Collate
+    from fastcam.data.celeba import CelebA as CelebA
+    from fastcam.data.celeba import Sample as Sample
+    from fastcam.data.celeba import Subsets as Subsets
+    from fastcam.data.prepared import PreparedFaces as PreparedFaces
+    from fastcam.data.source import ImageSource as ImageSource
+    from fastcam.data.tables import read_attributes as read_attributes
+    from fastcam.data.tables import read_five_points as read_five_points
+    from fastcam.data.tables import read_partition as read_partition
+    from fastcam.data.transforms import FaceFlip as FaceFlip
+    from fastcam.data.transforms import FitSquare as FitSquare
+    from fastcam.data.transforms import augmentation as augmentation
+
+_HOMES = {
     "CelebA": "celeba",
-    "Sample": "celeba",
-    "Subsets": "celeba",
-    "PreparedFaces": "prepared",
     "Collate": "batches",
     "FaceFlip": "transforms",
     "FitSquare": "transforms",
+    "ImageSource": "source",
+    "PreparedFaces": "prepared",
+    "Sample": "celeba",
+    "Subsets": "celeba",
     "augmentation": "transforms",
     "read_attributes": "tables",
     "read_five_points": "tables",
     "read_partition": "tables",
 }
 
-__all__ = sorted(_HOME)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+__all__ = sorted(_HOMES)
+__getattr__, __dir__ = attach(
+    __name__, _HOMES, needs={m: ["torchvision"] for m in ("celeba", "prepared", "transforms")}
+)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from fastcam._util import checks as check
+from fastcam._util.seeds import derive_seed
 from fastcam.data.celeba import Sample
-from fastcam.data.seeds import derive_seed
 from fastcam.regions import Region
 
 
@@ -48,7 +49,7 @@ class Collate:
         mode: str = "coverage",
     ) -> None:
         if regions and grid_size is None:
-            raise ValueError("grid_size is needed to draw regions")
+            raise ValueError("grid_size: expected (h, w), to draw regions, got None")
         self.regions, self.grid_size, self.mode = tuple(regions), grid_size or (1, 1), mode
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
@@ -97,8 +98,7 @@ class EpochBatches(Sampler[list[int]]):
     def __init__(
         self, length: int, batch_size: int, *, seed: int, epoch: int, start: int = 0
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        check.at_least("batch_size", batch_size, 1)
         self.length, self.batch_size = length, batch_size
         self.seed, self.epoch, self.start = seed, epoch, start
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fastcam._extras import require
+from fastcam._util import checks as check
+from fastcam._util.extras import require
+from fastcam._util.names import absent_images
 from fastcam.data.landmarks import resolve_landmarks
-from fastcam.data.names import absent_images
 from fastcam.data.source import ImageSource
 from fastcam.data.tables import (
     ATTRIBUTE_TABLE,
@@ -47,7 +48,7 @@ class Sample(TypedDict):
 
 
 class Subsets(NamedTuple):
-    """Dataset indices (int64): images with a and b, with a and not b, without a (Y §3)."""
+    """Dataset indices (int64): images with a and b, with a and not b, without a (Yang et al.)."""
 
     both: Tensor
     only_a: Tensor
@@ -118,8 +119,7 @@ class CelebA(Dataset[Sample]):
         landmarks: str | Path | None = None,
         attributes: Sequence[str] | None = None,
     ) -> None:
-        if split not in (*SPLITS, "all"):
-            raise ValueError(f"split must be one of {(*SPLITS, 'all')}, got {split!r}")
+        check.one_of("split", split, (*SPLITS, "all"))
         self.root, self.split, self.transform = Path(root), split, transform
         self.source = ImageSource(self.root)
         table = read_attributes(self.root / ATTRIBUTE_TABLE)
@@ -179,7 +179,8 @@ class CelebA(Dataset[Sample]):
         return attribute_index(self.attributes, name)
 
     def subset(self, a: str, b: str) -> Subsets:
-        """Indices of a∩b, a∩¬b and ¬a in this split, for two attribute names (Y §3: E1, E2).
+        """Indices of a∩b, a∩¬b and ¬a in this split, for two attribute names (E1 and E2 of Yang
+        et al.).
 
         Raises:
             ValueError: an unknown attribute.

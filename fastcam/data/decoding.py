@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageFile
 
-from fastcam.data.names import printable
+from fastcam._util.names import printable
 
 _ORIENTATION = 0x0112  # EXIF: how the stored picture has to be turned to stand upright
 _TURNS = {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastcam.data.names import printable
+from fastcam._util.names import printable
 from fastcam.data.tables import FIVE_POINT_TABLE, read_five_points
 from fastcam.regions import (
     LandmarkSource,

@@ -11,11 +11,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
+from fastcam._util.progress import Count
+from fastcam._util.seeds import derive_seed
 from fastcam.data.celeba import CelebA, Sample, Subsets, attribute_subsets
-from fastcam.data.seeds import derive_seed
 from fastcam.data.transforms import FitSquare
-
-Progress = Callable[[int, int], None]
 
 
 def available_memory() -> int:
@@ -62,11 +61,13 @@ class PreparedFaces(Dataset[Sample]):
         indices: Sequence[int] | None = None,
         cache: bool | None = None,
         workers: int = 2,
-        progress: Progress | None = None,
+        progress: Count | None = None,
         seed: int | None = None,
     ) -> None:
         if faces.transform is not None:
-            raise ValueError("faces must have no transform of its own; pass augment instead")
+            raise ValueError(
+                "faces: expected a split without a transform, got one with it; pass augment"
+            )
         self.rows = list(range(len(faces))) if indices is None else [int(i) for i in indices]
         self.faces, self.size, self.fit = faces, size, fit
         self.augment, self.seed = augment, seed
@@ -80,7 +81,7 @@ class PreparedFaces(Dataset[Sample]):
         if cache:
             self._fill(workers, progress)
 
-    def _fill(self, workers: int, progress: Progress | None) -> None:
+    def _fill(self, workers: int, progress: Count | None) -> None:
         images = torch.empty(len(self), 3, self.size, self.size, dtype=torch.uint8)
         landmarks = torch.empty(len(self), 68, 2)
 

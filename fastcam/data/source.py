@@ -1,4 +1,4 @@
-"""Where the image files lie: a folder, or the official zip."""
+"""Image files in a folder or in the official zip."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from fastcam.data.names import absent_images, composed, printable
+from fastcam._util.names import absent_images, composed, printable
 
 FOLDER = "img_align_celeba"
 #: Suffixes, in any case, by which an image in the folder is known. HEIC is among them so that the

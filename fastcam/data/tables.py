@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastcam.data.names import composed, printable
+from fastcam._util.names import composed, printable
 
 ATTRIBUTE_TABLE = "list_attr_celeba.txt"
 PARTITION_TABLE = "list_eval_partition.txt"

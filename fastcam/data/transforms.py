@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -10,13 +10,13 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
+from fastcam._util import checks as check
+from fastcam.data.choices import Augmentation, Fit
 from fastcam.regions import flip_landmarks
 
-FITS = ("crop", "face", "stretch")
 #: The square that ``fit="face"`` keeps of an aligned CelebA image (178 × 218): its side as a share
 #: of the width, its centre as shares of width and height. Forehead to chin, little background.
 FACE_SIDE, FACE_CENTRE = 128 / 178, (89 / 178, 121 / 218)
-AUGMENTATIONS = ("none", "flip", "full")
 
 
 class FitSquare(nn.Module):
@@ -31,10 +31,8 @@ class FitSquare(nn.Module):
 
     def __init__(self, size: int, fit: str = "crop") -> None:
         super().__init__()
-        if size < 1:
-            raise ValueError(f"size must be at least 1 pixel, got {size}")
-        if fit not in FITS:
-            raise ValueError(f"fit must be one of {FITS}, got {fit!r}")
+        check.at_least("size", size, 1)
+        check.one_of("fit", fit, get_args(Fit))
         self.size, self.fit = size, fit
 
     def forward(
@@ -69,8 +67,7 @@ class FaceFlip(v2.Transform):
 
     def __init__(self, p: float = 0.5) -> None:
         super().__init__()
-        if not 0.0 <= p <= 1.0:
-            raise ValueError(f"p must lie in [0, 1], got {p}")
+        check.number("p", p, "in [0, 1]", lambda x: 0 <= x <= 1)
         self.p = p
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
@@ -92,17 +89,16 @@ def augmentation(name: str) -> v2.Transform | None:
     Raises:
         ValueError: an unknown name.
     """
+    check.one_of("augmentation", name, get_args(Augmentation))
     if name == "none":
         return None
     if name == "flip":
         return FaceFlip()
-    if name == "full":
-        return v2.Compose(
-            [
-                FaceFlip(),
-                v2.RandomAffine(10, translate=(0.05, 0.05), scale=(0.9, 1.1),
-                                interpolation=v2.InterpolationMode.BILINEAR),
-                v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2),
-            ]
-        )  # fmt: skip
-    raise ValueError(f"augmentation must be one of {AUGMENTATIONS}, got {name!r}")
+    return v2.Compose(
+        [
+            FaceFlip(),
+            v2.RandomAffine(10, translate=(0.05, 0.05), scale=(0.9, 1.1),
+                            interpolation=v2.InterpolationMode.BILINEAR),
+            v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2),
+        ]
+    )  # fmt: skip

@@ -1,8 +1,8 @@
-"""How well a classifier does, overall and where two attributes part, and where it looks."""
+"""Evaluation of classifiers: accuracy, also where two attributes part, and Grad-CAM in a region."""
 
 from __future__ import annotations
 
-from fastcam._extras import require
+from fastcam._util.extras import require
 
 for _module in ("torchvision", "torchmetrics"):
     require(_module, extra="train")
@@ -14,23 +14,25 @@ from fastcam.evaluation.attention import (  # noqa: E402
     set_iou,
 )
 from fastcam.evaluation.bootstrap import bootstrap_interval  # noqa: E402
-from fastcam.evaluation.compare import compare, pick_device  # noqa: E402
+from fastcam.evaluation.checkpoints import compare, pick_device  # noqa: E402
 from fastcam.evaluation.difference import (  # noqa: E402
     Difference,
     accuracy_differences,
     difference_table,
 )
-from fastcam.evaluation.evaluate import Predictions, evaluate, predict, summarize  # noqa: E402
+from fastcam.evaluation.metrics import CamEnergy, CamIoU  # noqa: E402
 from fastcam.evaluation.result import Evaluation, SubsetScore  # noqa: E402
-from fastcam.evaluation.tables import Table, comparison  # noqa: E402
+from fastcam.evaluation.scores import Predictions, evaluate, predict, summarize  # noqa: E402
+from fastcam.evaluation.tables import comparison  # noqa: E402
 
 __all__ = [
     "AttentionMaps",
+    "CamEnergy",
+    "CamIoU",
     "Difference",
     "Evaluation",
     "Predictions",
     "SubsetScore",
-    "Table",
     "accuracy_differences",
     "attention_maps",
     "bootstrap_interval",

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fastcam.heads import class_activation_maps
+from fastcam.cam.heads import class_activation_maps
+from fastcam.cam.tap import ActivationTap
 from fastcam.models import ModelSpec
-from fastcam.tap import ActivationTap
 
 
 class ScoresNotFinite(ValueError):
@@ -18,7 +18,7 @@ class ScoresNotFinite(ValueError):
 
 
 def check_scores(logits: Tensor) -> None:
-    """Refuse logits [N, K] that are no numbers: every figure made of them would be wrong.
+    """Refuse logits [N, K] that are NaN or infinite.
 
     Raises:
         ScoresNotFinite: with how many images have such a score.
@@ -71,7 +71,7 @@ def energy_share(cams: Tensor, regions: Tensor) -> Tensor:
 def set_iou(cams: Tensor, regions: Tensor, threshold: float = 0.5) -> Tensor:
     """Intersection over union of {cam > threshold} and the region: [N, T]; 0 for a dead map.
 
-    A cell that the region covers in part counts with that part, in I and in U (Y Fig. 4).
+    A cell that the region covers in part counts with that part, in intersection and union.
     """
     inside = (cams > threshold).to(regions.dtype)
     intersection = (inside * regions).sum((-2, -1))

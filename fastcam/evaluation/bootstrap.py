@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fastcam._util import checks as check
+
 
 def bootstrap_interval(
     values: np.ndarray | Sequence[float],
@@ -25,10 +27,8 @@ def bootstrap_interval(
     data = np.asarray(values, np.float64)
     if data.ndim != 1 or not len(data):
         raise ValueError(f"values: expected [N] with N >= 1, got shape {list(data.shape)}")
-    if not 0 < level < 1:
-        raise ValueError(f"level: expected a number in (0, 1), got {level}")
-    if samples < 1:
-        raise ValueError(f"samples: expected at least 1, got {samples}")
+    check.fraction("level", level)
+    check.at_least("samples", samples, 1)
     rng = np.random.default_rng(seed)
     # One sample at a time: all at once would take samples × N indices.
     means = [data[rng.integers(0, len(data), len(data))].mean() for _ in range(samples)]

@@ -1,13 +1,16 @@
-"""How much more often one classifier is right than another, on the same images."""
+"""Differences of accuracy between two classifiers on the same images, with intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from fastcam.data.celeba import attribute_index
 from fastcam.evaluation.bootstrap import bootstrap_interval
-from fastcam.evaluation.evaluate import Predictions, correct, subset_rows
-from fastcam.evaluation.tables import Table
+from fastcam.evaluation.metrics import judged_right
+from fastcam.evaluation.scores import Predictions, subset_rows
+from fastcam.report.numbers import MISSING, points, points_range
+from fastcam.report.table import Table
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ def accuracy_differences(
     attribute: str,
     other: str | None = None,
 ) -> tuple[Difference, ...]:
-    """``first`` minus ``second``, on the subsets of Y §3.
+    """``first`` minus ``second``, on the subsets of Yang et al..
 
     Args:
         first, second: two classifiers' predictions of the same images, in the same order.
@@ -50,7 +53,9 @@ def accuracy_differences(
     """
     if first.labels.shape != second.labels.shape or not first.labels.equal(second.labels):
         raise ValueError("first and second: expected predictions of the same images")
-    gain = correct(first, attributes, attribute) - correct(second, attributes, attribute)
+    a = attribute_index(attributes, attribute)
+    right = [judged_right(p.logits[:, a], p.labels[:, a]) for p in (first, second)]
+    gain = right[0] - right[1]
     found = []
     for name, rows in subset_rows(first.labels, attributes, attribute, other).items():
         if len(rows):
@@ -78,5 +83,5 @@ def difference_table(
 
 def _cell(d: Difference) -> str:
     if d.mean is None or d.low is None or d.high is None:
-        return "–"
-    return f"{100 * d.mean:+.1f} ({100 * d.low:+.1f} to {100 * d.high:+.1f})"
+        return MISSING
+    return f"{points(d.mean, 1)} ({points_range(d.low, d.high, 1)})"

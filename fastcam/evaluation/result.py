@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastcam._files import json_with, read_json, write_json
+from fastcam._util.files import json_with, read_json, write_json
 
 KEYS = ("attribute", "split", "subsets")  # by which an evaluation is known
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastcam._extras import require
+from fastcam._util.extras import require
 
 require("torchvision", extra="train")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from torchvision import models as tv
 
+from fastcam._util.torch_files import NotATorchFile, read_torch_file
 from fastcam.models.init import initialize
 
 INITS = ("he", "default")
@@ -55,9 +55,11 @@ def _load_trunk(model: nn.Module, path: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"weights file {path} does not exist")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_torch_file(path)
         state = {k: v for k, v in state.items() if not k.startswith("classifier.6.")}
         missing, unexpected = model.load_state_dict(state, strict=False)
+    except NotATorchFile as error:
+        raise ValueError(f"{path} holds no AlexNet weights: it {error}") from None
     except Exception as error:
         raise ValueError(f"{path} holds no AlexNet weights: {str(error).splitlines()[0]}") from None
     missing = [k for k in missing if not k.startswith("classifier.6.")]

@@ -13,18 +13,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-from fastcam import _attend, functional
-from fastcam import _checks as check
-from fastcam.attention_loss import AttentionLoss, AttentionLossTerms, AttentionOutputs
+from fastcam import functional
+from fastcam.losses.attention import AttentionLoss, AttentionLossTerms, AttentionOutputs
 from fastcam.models.dilated import Reconstructor, check_whole, dilated_features
 from fastcam.models.init import initialize
 from fastcam.models.transform import MaskFunction, MaskTransform, current, using
+from fastcam.ops import attend
+from fastcam.ops import checks as check
 
 __all__ = ["AttentionNetwork"]
 
 
 class AttributeClassifiers(nn.Module):
-    """K binary classifiers, each on its own attended features (f_b of K eq. 2).
+    """K binary classifiers, each on its own attended features (f_b of Kimura & Tanaka, eq. 2).
 
     Args:
         num_attributes: K.
@@ -71,7 +72,7 @@ class AttentionNetwork(nn.Module):
         with torch.no_grad(), network.transform(n=2.0, beta=0.5):
             logits = network(noisy_images)
 
-    The parts, with the names of K §2.1 (C channels, K attributes, h×w cells):
+    The parts, with the names of Kimura & Tanaka, §2.1 (C channels, K attributes, h×w cells):
 
     * ``features``, f_f: see :func:`fastcam.models.dilated.dilated_features`; F ``[N,C,h,w]`` ≥ 0.
     * ``masks_conv``, the K mask sub-networks: one 1×1 convolution from F to K·C logits, row k·C+c,
@@ -93,12 +94,12 @@ class AttentionNetwork(nn.Module):
 
     Args:
         num_attributes: K.
-        channels: C, of features and masks (K §3: 128).
+        channels: C, of features and masks (the paper: 128).
         stride, dilations, norm: of the feature extractor.
         mask_hidden: hidden channels of each mask sub-network; 0 for none.
         classifier_hidden: hidden units of each binary classifier; 0 for linear ones.
         multilabel: have the multi-label classifier.
-        reconstructor: have the reconstructor (K Table 1 leaves these two out in turn).
+        reconstructor: have the reconstructor (the paper's Table 1 leaves these two out in turn).
         loss: arguments of :class:`fastcam.AttentionLoss` for :meth:`training_loss`.
 
     Raises:
@@ -177,7 +178,7 @@ class AttentionNetwork(nn.Module):
         n: float | Sequence[float] = 1.0,
         beta: float | Sequence[float] = 0.0,
     ) -> AbstractContextManager[None]:
-        """Within the block, T = 1 + g(M; n, β) (K eq. 9), or T = 1 + function(M) (K Fig. 1).
+        """Within the block, T = 1 + g(M; n, β) (eq. 9), or T = 1 + function(M).
 
         It holds for this network in this thread, in eval mode; blocks nest, the innermost holds,
         and the state from before comes back on exit. n = 1 with β = 0 is the trained point.
@@ -192,7 +193,7 @@ class AttentionNetwork(nn.Module):
             TypeError, ValueError: naming the argument, what was expected and what came.
         """
         if function is None:
-            _attend._curves(n, beta)  # wrong values are told here, not in the block
+            attend._curves(n, beta)  # wrong values are told here, not in the block
         elif not callable(function):
             raise TypeError(f"function: expected a callable, got {type(function).__name__}")
         elif (n, beta) != (1.0, 0.0):
@@ -307,7 +308,7 @@ class AttentionNetwork(nn.Module):
         return self(images, full=True)  # through __call__, so that hooks and taps see it
 
     def training_loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, AttentionLossTerms]:
-        """Binary logits ``[N,K]`` and the loss of one forward; x of K eq. 5 are the images given.
+        """Binary logits ``[N,K]`` and the loss of one forward; x of eq. 5 are the images given.
 
         Args:
             images: normalised ``[N,3,H,W]``.

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastcam._files import write_atomic
-from fastcam._torch_files import NotATorchFile, read_torch_file
+from fastcam._util.files import write_atomic
+from fastcam._util.torch_files import NotATorchFile, read_torch_file
 from fastcam.models.registry import ModelSpec, build, model_spec
 
 FORMAT = "fastcam-checkpoint"

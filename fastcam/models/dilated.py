@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from fastcam import _checks as check
+from fastcam.ops import checks as check
 
 NORMS = ("batch", "group", "none")
 

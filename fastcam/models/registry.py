@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastcam._util.modules import evaluating
 from fastcam.models.alexnet import alexnet
 from fastcam.models.attention import AttentionNetwork
 from fastcam.models.resnet import resnet18
@@ -40,7 +41,7 @@ class ModelSpec:
 
 
 _REGISTRY: dict[str, ModelSpec] = {
-    # The ReLU after conv5 (Y §3: "the last conv-layer delivers the Grad-CAM"), gradients after its
+    # The ReLU after conv5, the last convolution, as in Yang et al.; gradients after its
     # pooling.
     "alexnet": ModelSpec(alexnet, "features.11", "features.12"),
     "resnet18": ModelSpec(resnet18, "layer4"),
@@ -121,10 +122,9 @@ def grid_size(model: nn.Module, target_layer: str, image_size: tuple[int, int]) 
     sizes: list[tuple[int, ...]] = []
     handle = layer.register_forward_hook(lambda _m, _i, output: sizes.append(tuple(output.shape)))
     parameter = next(model.parameters())
-    was_training = [(m, m.training) for m in model.modules()]
     try:
-        model.eval()
-        model(torch.zeros(1, 3, *image_size, dtype=parameter.dtype, device=parameter.device))
+        with evaluating(model):
+            model(torch.zeros(1, 3, *image_size, dtype=parameter.dtype, device=parameter.device))
     except RuntimeError as error:
         raise ValueError(
             f"images of {image_size[0]}x{image_size[1]} pixels do not pass through the model"
@@ -132,8 +132,6 @@ def grid_size(model: nn.Module, target_layer: str, image_size: tuple[int, int]) 
         ) from None
     finally:
         handle.remove()
-        for module, mode in was_training:
-            module.training = mode
     if not sizes or len(sizes[-1]) != 4:
         raise ValueError(f"target_layer {target_layer!r} gives no [N, C, H, W] map")
     return sizes[-1][2], sizes[-1][3]

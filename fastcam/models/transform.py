@@ -14,7 +14,7 @@ MaskFunction = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class MaskTransform:
-    """g of ``T = 1 + g(M)``: the tone curve of K eq. 7, or any function of the mask (K Fig. 1)."""
+    """g of ``T = 1 + g(M)``: the tone curve, or any function of the mask."""
 
     n: float | Sequence[float] = 1.0
     beta: float | Sequence[float] = 0.0

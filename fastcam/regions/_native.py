@@ -1,13 +1,13 @@
-"""The compiled geometry (``csrc/host``), imported with an error that says how to build it."""
+"""The compiled geometry (``csrc/regions``), imported with an error that says how to build it."""
 
 from __future__ import annotations
 
 try:
-    from fastcam import _host as host
+    from fastcam import _regions as native
 except ImportError as error:
     raise ImportError(
-        "fastcam.regions needs the native module fastcam._host, which could not be loaded "
+        "fastcam.regions needs the native module fastcam._regions, which could not be loaded "
         f"({error}); build it with: pip install --no-build-isolation ."
     ) from error
 
-__all__ = ["host"]
+__all__ = ["native"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import multiprocessing
@@ -20,10 +19,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fastcam._extras import require
-from fastcam._files import make_folder, write_text
-from fastcam._workers import follow_parent
-from fastcam.data.names import printable
+from fastcam._util.extras import require
+from fastcam._util.files import make_folder, write_text
+from fastcam._util.names import printable
+from fastcam._util.progress import advancing
+from fastcam._util.workers import cpus, follow_parent
 from fastcam.regions.model import find_predictor
 from fastcam.regions.table import LandmarkSource, LandmarkTable
 from fastcam.regions.template import template_landmarks
@@ -133,7 +133,7 @@ def detect_landmarks(
     names = [str(name) for name in images.names]
     if len(set(names)) != len(names):
         raise ValueError("images: names must not repeat")
-    workers = _cpus() if workers is None else workers
+    workers = cpus() if workers is None else workers
     if workers < 1:
         raise ValueError(f"workers must be at least 1 (or None), got {workers}")
     if upsample < 0:
@@ -163,7 +163,7 @@ def detect_landmarks(
     parts = _Parts(out, {**settings, "images": _identity(images, names)})
     done = parts.load(todo)
     rest = _absent(todo, done.name)
-    with _progress(progress, total=len(todo), completed=len(done)) as advance:
+    with advancing(progress, "finding faces", len(todo), len(done)) as advance:
         for table in _search(images, rest, workers, str(model), upsample):
             parts.add(table)
             advance(len(table))
@@ -325,33 +325,6 @@ def _search(
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-@contextlib.contextmanager
-def _progress(show: bool, total: int, completed: int) -> Iterator[Any]:
-    """Yields ``advance(count)``; a Rich bar on stderr if wanted."""
-    if not show:
-        yield lambda count: None
-        return
-    rich: Any = require("rich.progress", extra="landmarks")
-    console: Any = require("rich.console", extra="landmarks")
-    columns = (
-        rich.TextColumn("finding faces"),
-        rich.BarColumn(),
-        rich.MofNCompleteColumn(),
-        rich.TaskProgressColumn(show_speed=True),
-        rich.TimeElapsedColumn(),
-        rich.TimeRemainingColumn(),
-    )
-    with rich.Progress(*columns, console=console.Console(stderr=True)) as bar:
-        task = bar.add_task("faces", total=total, completed=completed)
-        yield lambda count: bar.advance(task, count)
 
 
 def _say(show: bool, line: str) -> None:

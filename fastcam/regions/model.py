@@ -8,7 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
-from fastcam._files import WriteError, write_atomic
+from fastcam._util.files import WriteError, write_atomic
 
 MODEL = "shape_predictor_68_face_landmarks.dat"
 SYSTEM_FOLDER = Path("/usr/share/dlib")  # Debian's libdlib-data

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastcam.regions._native import host
+from fastcam.regions._native import native
 from fastcam.regions.template import TEMPLATE_SIZE, template_landmarks
 
 REGION_NAMES = (
@@ -63,9 +63,10 @@ def rectangles(landmarks: ArrayLike) -> NDArray[Any]:
         TypeError: not real numbers.
 
     Source:
-        Y §3 uses ten rectangles from dlib's points without giving their sides; these are ours.
+        Yang et al. use ten rectangles from dlib's points without giving their sides; these are
+        ours.
     """
-    return host.rectangles(landmarks)
+    return native.rectangles(landmarks)
 
 
 def _shape2(value: Sequence[float], name: str, what: str) -> tuple[float, float]:
@@ -107,7 +108,7 @@ def grids(
     for value in (rows, cols):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
             raise TypeError(f"grid_size must be two integers (H, W), got {grid_size!r}")
-    return host.grid(rects, height, width, int(rows), int(cols), mode == "binary")
+    return native.grid(rects, height, width, int(rows), int(cols), mode == "binary")
 
 
 @dataclass(frozen=True)
@@ -213,11 +214,11 @@ class Region:
         parts = []
         if self.names:
             indices = [REGION_NAMES.index(name) for name in self.names]
-            parts.append(host.rectangles(landmarks)[:, indices])
+            parts.append(native.rectangles(landmarks)[:, indices])
         if self.boxes:
             # In the frame the template was measured in; an affine fit takes it to any image.
             drawn = np.array(self.boxes, dtype=np.float64) * (TEMPLATE_SIZE * 2)
-            parts.append(host.carry(landmarks, template_landmarks(), drawn))
+            parts.append(native.carry(landmarks, template_landmarks(), drawn))
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
     def grid(

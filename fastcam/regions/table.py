@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastcam._files import write_atomic
-from fastcam.data.names import printable
+from fastcam._util.files import write_atomic
+from fastcam._util.names import printable
 
 _ARRAYS = ("name", "landmarks", "source", "size")
 

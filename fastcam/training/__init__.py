@@ -1,24 +1,34 @@
-"""Training and fine-tuning: one path, from plain settings to a checkpoint."""
+"""Training and fine-tuning: one path, from plain settings to a checkpoint.
+
+Names are imported on first use: the settings need no Lightning.
+"""
 
 from __future__ import annotations
 
-from fastcam._extras import require
+from typing import TYPE_CHECKING
 
-for _module in ("torchvision", "lightning", "torchmetrics"):
-    require(_module, extra="train")
+from fastcam._util.lazy import attach
 
-from fastcam.training.config import GuidanceConfig, TrainConfig  # noqa: E402
-from fastcam.training.diverged import TrainingDiverged  # noqa: E402
-from fastcam.training.memory import keep_freed_memory  # noqa: E402
-from fastcam.training.run import TrainResult, train  # noqa: E402
-from fastcam.training.summary import summary  # noqa: E402
+if TYPE_CHECKING:
+    from fastcam.training.closing_line import summary as summary
+    from fastcam.training.config import GuidanceConfig as GuidanceConfig
+    from fastcam.training.config import TrainConfig as TrainConfig
+    from fastcam.training.diverged import TrainingDiverged as TrainingDiverged
+    from fastcam.training.memory import keep_freed_memory as keep_freed_memory
+    from fastcam.training.run import TrainResult as TrainResult
+    from fastcam.training.run import train as train
 
-__all__ = [
-    "GuidanceConfig",
-    "TrainConfig",
-    "TrainResult",
-    "TrainingDiverged",
-    "keep_freed_memory",
-    "summary",
-    "train",
-]
+_HOMES = {
+    "GuidanceConfig": "config",
+    "TrainConfig": "config",
+    "TrainResult": "run",
+    "TrainingDiverged": "diverged",
+    "keep_freed_memory": "memory",
+    "summary": "closing_line",
+    "train": "run",
+}
+
+__all__ = sorted(_HOMES)
+__getattr__, __dir__ = attach(
+    __name__, _HOMES, needs={"run": ["torchvision", "lightning", "torchmetrics"]}
+)

@@ -1,10 +1,11 @@
-"""What a run leaves behind while it goes on: its history as CSV, and the state to resume from."""
+"""What a run writes while it goes on: its history as CSV, and the state to resume from."""
 
 from __future__ import annotations
 
 import csv
 import io
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,24 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping
 from lightning.pytorch.plugins.io import CheckpointIO
+from torch import Tensor
 
-from fastcam._files import begins, write_atomic, write_text
-from fastcam._progress import Report
-from fastcam._torch_files import NotATorchFile, read_torch_file
+from fastcam._util.files import begins, write_atomic, write_text
+from fastcam._util.progress import Report
+from fastcam._util.torch_files import NotATorchFile, read_torch_file
 from fastcam.models.checkpoint import pickle_says, state_misfit
 from fastcam.training.diverged import check_weights
 
 _STATE = ("pytorch-lightning_version", "state_dict")
-_RESUME = (*_STATE, "epoch", "global_step", "loops", "callbacks", "optimizer_states")
+_RESUME = (
+    *_STATE,
+    "epoch",
+    "global_step",
+    "loops",
+    "callbacks",
+    "optimizer_states",
+    "lr_schedulers",
+)
 
 
 def is_run_state(path: Path) -> bool:
@@ -29,7 +39,7 @@ def is_run_state(path: Path) -> bool:
 
 
 def read_run_state(path: Path, task: LightningModule, *, resume: bool = True) -> dict[str, Any]:
-    """Read what a run saved of itself.
+    """Read the saved state of a run.
 
     Args:
         path: the file.
@@ -87,18 +97,20 @@ class AtomicCheckpointIO(CheckpointIO):
 class ResumeCheckpoint(Checkpoint):
     """Saves the whole state of the run at the end of each epoch, and every few minutes within one.
 
-    Weights that are no numbers are not saved: what was saved before them stays.
+    Weights that are NaN or infinite are not saved: the last good state stays.
 
     Args:
         path: the file, replaced each time.
         minutes: time between two saves within an epoch.
+        history: read before a save, so that a diverged run ends with the step it diverged in.
     """
 
-    def __init__(self, path: Path, minutes: float) -> None:
-        self.path, self.minutes = path, minutes
+    def __init__(self, path: Path, minutes: float, history: History) -> None:
+        self.path, self.minutes, self.history = path, minutes, history
         self._saved = time.monotonic()
 
     def _save(self, trainer: Trainer) -> None:
+        self.history.read()
         check_weights(trainer.lightning_module, f"after step {trainer.global_step}")
         trainer.save_checkpoint(self.path)
         self._saved = time.monotonic()
@@ -124,45 +136,80 @@ class Patience(EarlyStopping):
         trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
 
 
+#: Steps between two looks at what a GPU has logged: each look waits for the device.
+READ_EVERY = 50
+
+
 class History(Callback):
     """Collects the logged metrics, one record a step or validation, and writes them as CSV.
 
+    What a step logs stays on its device until it is read, in one transfer for ``every`` steps, and
+    at the latest before a validation or a save. Every step's record is then examined, in order.
     The records are part of the resume state, so a resumed run has one unbroken history.
 
     Args:
         path: the CSV file, rewritten at the end of each epoch.
+        examine: called with each step's record; what it raises ends the run, and until then no
+            state is saved.
+        every: steps between two transfers.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(
+        self, path: Path, examine: Callable[[Mapping[str, float]], None], every: int = 1
+    ) -> None:
+        self.path, self.examine, self.every = path, examine, every
         self.records: list[dict[str, float]] = []
+        self._unread: list[tuple[dict[str, float], dict[str, Tensor]]] = []
+
+    @property
+    def loss(self) -> float | None:
+        """``train/loss`` of the last step that was read."""
+        return next((r["train/loss"] for r in reversed(self.records) if "train/loss" in r), None)
 
     def state_dict(self) -> dict[str, Any]:
+        self.read()
         return {"records": self.records}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.records = list(state_dict["records"])
 
-    def _add(self, trainer: Trainer, prefix: str) -> None:
+    def read(self) -> None:
+        """Read and examine the steps since the last call.
+
+        Raises:
+            TrainingDiverged: by ``examine``, now and in every later call.
+        """
+        values = iter(_floats([v for _, logged in self._unread for v in logged.values()]))
+        read = [{**step, **{k: next(values) for k in logged}} for step, logged in self._unread]
+        for record in read:
+            self.examine(record)
+        self.records += read
+        self._unread.clear()
+
+    def _logged(self, trainer: Trainer, prefix: str) -> tuple[dict[str, float], dict[str, Tensor]]:
         # The trainer holds the last value of every metric; only those of this moment belong to the
         # record.
-        values = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(prefix)}
-        if values:
-            step = {"epoch": trainer.current_epoch, "step": trainer.global_step}
-            self.records.append({**step, **values})
+        step: dict[str, float] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        return step, {k: v for k, v in trainer.callback_metrics.items() if k.startswith(prefix)}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._add(trainer, "train/")
+        self._unread.append(self._logged(trainer, "train/"))
+        if len(self._unread) >= self.every or trainer.is_last_batch:  # validation comes next
+            self.read()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._add(trainer, "valid/")
+        self.add_validation(trainer)
         self.write()
 
-    def add_start(self, trainer: Trainer) -> None:
-        """Record a validation before the first step."""
-        self._add(trainer, "valid/")
+    def add_validation(self, trainer: Trainer) -> None:
+        """Record a validation, if there was one."""
+        self.read()
+        step, logged = self._logged(trainer, "valid/")
+        if logged:
+            values = _floats(list(logged.values()))
+            self.records.append({**step, **dict(zip(logged, values, strict=True))})
 
     def write(self) -> None:
         """Write the CSV file: ``epoch``, ``step``, every metric (empty where there is none)."""
@@ -174,19 +221,31 @@ class History(Callback):
         write_text(self.path, text.getvalue(), ours=is_history)
 
 
-class ProgressReport(Callback):
-    """Reports each epoch's batches."""
+def _floats(scalars: Sequence[Tensor]) -> list[float]:
+    """Values of 0-d tensors, with one transfer for each of their devices."""
+    found = [0.0] * len(scalars)
+    for device in {s.device for s in scalars}:
+        places = [i for i, s in enumerate(scalars) if s.device == device]
+        values = torch.cat([scalars[i].reshape(1) for i in places]).tolist()
+        for i, value in zip(places, values, strict=True):
+            found[i] = value
+    return found
 
-    def __init__(self, report: Report) -> None:
-        self.report = report
+
+class ProgressReport(Callback):
+    """Reports each epoch's batches, with the last loss that the history has read."""
+
+    def __init__(self, report: Report, history: History) -> None:
+        self.report, self.history = report, history
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         what = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
-        loss = float(trainer.callback_metrics["train/loss"])
         total = int(trainer.num_training_batches)
-        self.report(what, min(batch_idx + 1, total), total, f"loss {loss:.3f}")
+        loss = self.history.loss
+        note = "" if loss is None else f"loss {loss:.3f}"
+        self.report(what, min(batch_idx + 1, total), total, note)
 
 
 is_history = begins("epoch,step")

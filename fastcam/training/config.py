@@ -9,20 +9,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from fastcam._defaults import CLIP, FINETUNE, PULL
-from fastcam.data.transforms import AUGMENTATIONS, FITS
-from fastcam.heads import HEADS
+from fastcam.cam.heads import Head
+from fastcam.data.choices import Augmentation, Fit
+from fastcam.losses.cam import WeightGrad
+from fastcam.ops.cam_iou import Binarize
 from fastcam.regions import Region
 
-GUIDES = ("positives", "all", "true_class")
-SCHEDULES = ("constant", "cosine")
-DEVICES = ("auto", "cpu", "cuda")
-PRECISIONS = ("float32", "bfloat16")
-BINARIZE = ("tone", "sigmoid", "hard")
-WEIGHT_GRADS = ("full", "detach")
-GRIDS = ("coverage", "binary")
+Schedule = Literal["constant", "cosine"]
+
+#: Chosen on validation data; docs/results.md has what it does, and what other values do.
+PULL = 1.0
+MAX_PAIR_PULL = 1.0
+FADE = 0.33
+#: Where a fine-tuning differs from the defaults of :class:`TrainConfig`: it is short, in small
+#: batches.
+FINETUNE: dict[str, Any] = {"epochs": 1, "patience": 0, "batch_size": 32}
+#: Where a training of the attention network differs: its loss is a sum over attributes.
+ATTENTION: dict[str, Any] = {
+    "model": "attention",
+    "size": 64,
+    "epochs": 8,
+    "patience": 0,
+    "batch_size": 32,
+    "lr": 0.1,
+    "schedule": "cosine",
+    "clip": 5.0,
+}
 
 
 def _check(condition: bool, message: str) -> None:
@@ -38,44 +52,67 @@ def _check_numbers(config: object, names: Sequence[str], whole: bool = False) ->
             raise TypeError(f"{name} must be {what}, got {value!r}")
 
 
+def _check_choices(config: object) -> None:
+    """Every field of a Literal type holds one of the type's values."""
+    for name, kind in get_type_hints(type(config)).items():
+        if get_origin(kind) is Literal:
+            value, choices = getattr(config, name), get_args(kind)
+            _check(value in choices, f"{name} must be one of {choices}, got {value!r}")
+
+
 @dataclass(frozen=True)
 class GuidanceConfig:
-    """Where the network shall look, and how hard it is told so (Y eq. 1 and 2).
+    """Where the network shall look, and how hard it is told so (Yang et al., eq. 1 and 2).
+
+    The texts below are also the help of ``fastcam finetune``.
 
     Attributes:
         targets: (attribute, region) pairs; regions as :meth:`fastcam.regions.Region.parse` reads
             them.
         pull: how hard guidance draws on the guided layer, relative to the labels
-            (:class:`fastcam.Balance`); 1 where neither ``pull`` nor ``w_g`` is given. 0 switches
-            guidance off and leaves the rest of the run as it is (a control).
-        w_g: fixed weight of the Grad-CAM IoU loss in place of ``pull``, as in Yang et al. eq. 1; 0
-            makes a control, too. No fixed weight is safe for every network: prefer ``pull``.
+            (:class:`fastcam.Balance`); 1 where neither ``pull`` nor ``w_g`` is given. 0 makes a
+            control: guidance is off and the rest of the run as it is. Above 2 accuracy is at risk.
+        w_g: a fixed weight of the Grad-CAM IoU loss in place of ``pull``, as in Yang et al.,
+            eq. 1; 0 makes a control, too. None is safe for every network: prefer ``pull``.
         guide: ``"positives"`` guides the images that have the attribute, ``"all"`` every image,
             ``"true_class"`` every image by the map of its true answer: of the negated score where
             the attribute is absent.
-        region_weight: cells of the region weigh this much, others 1 (Y 3.1: the mouth weighs three
-            times the rest).
-        threshold, sharpness, binarize, weight_grad, head: see :class:`fastcam.IoUCamLoss`.
-        max_pair_pull: see :class:`fastcam.IoUCamLoss`; None leaves every pair's gradient as it is.
+        region_weight: cells of the region weigh so much, others 1 (Yang et al., section 3.1: the
+            mouth weighs three times the rest).
+        threshold: share of a map's peak from which a cell counts as attended.
+        sharpness: how sharply cells are told apart at the threshold (1: linear).
+        binarize: how a map is binarised at the threshold, see :class:`fastcam.IoUCamLoss`.
+        weight_grad: ``"full"``, or ``"detach"`` (channel weights held constant).
+        head: how the gradient of the scores is had; ``"mean_dropout"`` is cheaper and approximate,
+            see :class:`fastcam.IoUCamLoss`.
+        max_pair_pull: the gradient of a single image's map is cut down to this, so that one image
+            does not outvote a batch; 0 leaves it. 1 beside ``pull`` and 0 beside ``w_g``, where it
+            is not given.
+        fade: ``pull`` falls to nothing over this last share of the run, so that the labels have the
+            last word; 0 keeps it to the end. 0.33 where it is not given; ``w_g`` does not fade.
         sharpness_warmup: raise the sharpness linearly from 1 to its value over the run. A low
             sharpness has gradients where the map is far from the region, so that fewer maps start
             dead.
-        grid: how a rectangle becomes cells, ``"coverage"`` or ``"binary"``.
+        grid: how a rectangle becomes cells, see :meth:`fastcam.regions.Region.grid`.
+
+    Raises:
+        TypeError, ValueError: a value is of the wrong type or out of range; the message names it.
     """
 
     targets: tuple[tuple[str, str], ...]
     pull: float | None = None
     w_g: float | None = None
-    guide: str = "positives"
+    guide: Literal["positives", "all", "true_class"] = "positives"
     region_weight: float = 3.0
     threshold: float = 0.5
     sharpness: float = 8.0
-    binarize: str = "tone"
-    weight_grad: str = "full"
-    head: str = "auto"
+    binarize: Binarize = "tone"
+    weight_grad: WeightGrad = "full"
+    head: Head = "auto"
     max_pair_pull: float | None = None
+    fade: float | None = None
     sharpness_warmup: bool = True
-    grid: str = "coverage"
+    grid: Literal["coverage", "binary"] = "coverage"
 
     def __post_init__(self) -> None:
         _check(len(self.targets) > 0, "targets must hold at least one (attribute, region) pair")
@@ -85,31 +122,24 @@ class GuidanceConfig:
         )
         if self.pull is None and self.w_g is None:
             object.__setattr__(self, "pull", PULL)
+        if self.max_pair_pull is None:
+            object.__setattr__(self, "max_pair_pull", MAX_PAIR_PULL if self.w_g is None else 0.0)
+        if self.fade is None:
+            object.__setattr__(self, "fade", FADE)
         _check_numbers(self, ("region_weight", "threshold", "sharpness"))
-        for name in ("pull", "w_g", "max_pair_pull"):
+        for name in ("pull", "w_g", "max_pair_pull", "fade"):
             value = getattr(self, name)
             if value is not None:
                 _check_numbers(self, (name,))
                 _check(0 <= value < math.inf, f"{name} must be at least 0 and finite, got {value}")
-        _check(
-            self.max_pair_pull is None or self.max_pair_pull > 0,
-            f"max_pair_pull must be above 0, got {self.max_pair_pull}",
-        )
-        _check(self.guide in GUIDES, f"guide must be one of {GUIDES}, got {self.guide!r}")
+        _check((self.fade or 0) <= 1, f"fade must be at most 1, got {self.fade}")
         _check(self.region_weight > 0, f"region_weight must be above 0, got {self.region_weight}")
         _check(0 < self.threshold < 1, f"threshold must lie in (0, 1), got {self.threshold}")
         _check(
             1 <= self.sharpness < math.inf,
             f"sharpness must be at least 1 and finite, got {self.sharpness}",
         )
-        for name, choices in (
-            ("binarize", BINARIZE),
-            ("weight_grad", WEIGHT_GRADS),
-            ("head", HEADS),
-            ("grid", GRIDS),
-        ):
-            value = getattr(self, name)
-            _check(value in choices, f"{name} must be one of {choices}, got {value!r}")
+        _check_choices(self)
         for _, region in self.targets:
             Region.parse(region)
 
@@ -128,38 +158,51 @@ class GuidanceConfig:
 class TrainConfig:
     """One training or fine-tuning run.
 
-    The defaults are those of Y 3.1: SGD, learning rate 0.01, momentum 0.9, batch 256, early
-    stopping, w_a = 1.
+    The defaults are those of Yang et al., section 3.1: SGD, learning rate 0.01, momentum 0.9, batch
+    256, early stopping, w_a = 1. With ``start``, the checkpoint holds in place of ``attributes``,
+    ``model``, ``model_options``, ``size`` and ``fit``. The texts below are also the help of
+    ``fastcam train``.
 
     Attributes:
-        data: folder in the CelebA layout.
+        data: folder in CelebA's layout.
         start: checkpoint to start from; None trains from scratch.
-        attributes: names to learn, None for all of the data's; not used with ``start``. The loss is
-            a mean over attributes, so each of few weighs more.
-        model: name in :mod:`fastcam.models.registry`; not used with ``start``.
+        attributes: names to learn, None for all of the data's. The loss is a mean over attributes,
+            so each of few weighs more.
+        model: name of the network: alexnet, resnet18 or attention, or one that
+            :mod:`fastcam.models.registry` was told of.
         model_options: options of a new model by name, JSON values (see
-            :attr:`fastcam.models.ModelSpec.options`); not used with ``start``.
-        size, fit: input size and how images are brought to it; not used with ``start``.
-        epochs: at most this many.
-        patience: stop after this many epochs in a row without a lower validation loss, and keep the
+            :attr:`fastcam.models.ModelSpec.options`).
+        size: input size in pixels (224 is AlexNet's own).
+        fit: ``"crop"`` (centre square), ``"face"`` (closer) or ``"stretch"``.
+        epochs: at most so many passes over the training images.
+        patience: stop after so many epochs in a row without a lower validation loss, and keep the
             best epoch's weights; 0 runs all epochs and keeps the last one's.
-        schedule: ``"constant"`` learning rate, or ``"cosine"``: from ``lr`` down to 0 over all
-            epochs, which settles a short run.
+        batch_size: images per step.
+        lr: learning rate of SGD.
+        momentum: momentum of SGD.
+        weight_decay: weight decay of SGD.
+        schedule: learning rate: ``"constant"``, or ``"cosine"`` (falling to 0 over all epochs,
+            which settles a short run).
         clip: the gradient's norm is cut down to this; 0 leaves it. The Grad-CAM loss of a map with
             a tiny peak has a huge gradient, since the map is divided by its peak.
         w_a: weight of the attribute loss: the model's own where it has one, otherwise the binary
             cross entropy, mean over images and attributes.
-        augment: see :func:`fastcam.data.augmentation`.
+        augment: ``"none"``, ``"flip"``, or ``"full"`` (flip, small motions, light); regions move
+            along.
         precision: ``"float32"``, or ``"bfloat16"`` for autocast: faster where the processor has it,
             with weights, losses and maps in float32.
         landmarks: landmark table in place of the data folder's own.
-        limit_train, limit_valid: use only the first so many images of a split.
+        limit_train: only the first so many training images.
+        limit_valid: only the first so many validation images.
         guidance: where to look, or None.
         seed: fixes initial weights, batch order, augmentation and dropout.
-        device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        device: where to compute; ``"auto"`` takes CUDA where there is a device.
         workers: threads that decode images, and loader processes where the images are not held in
             memory.
         save_minutes: a running epoch is saved for resumption this often.
+
+    Raises:
+        TypeError, ValueError: a value is of the wrong type or out of range; the message names it.
     """
 
     data: str
@@ -167,25 +210,25 @@ class TrainConfig:
     attributes: tuple[str, ...] | None = None
     model: str = "alexnet"
     model_options: dict[str, Any] | None = None
-    size: int = 128
-    fit: str = "crop"
+    size: int = 224
+    fit: Fit = "crop"
     epochs: int = 30
     patience: int = 3
     batch_size: int = 256
     lr: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 0.0
-    schedule: str = "constant"
-    clip: float = CLIP
+    schedule: Schedule = "constant"
+    clip: float = 1.0
     w_a: float = 1.0
-    augment: str = "flip"
-    precision: str = "float32"
+    augment: Augmentation = "flip"
+    precision: Literal["float32", "bfloat16"] = "float32"
     landmarks: str | None = None
     limit_train: int | None = None
     limit_valid: int | None = None
     guidance: GuidanceConfig | None = None
     seed: int = 0
-    device: str = field(default="auto", metadata={"result": False})
+    device: Literal["auto", "cpu", "cuda"] = field(default="auto", metadata={"result": False})
     workers: int = field(default=2, metadata={"result": False})
     save_minutes: float = field(default=5.0, metadata={"result": False})
 
@@ -208,20 +251,7 @@ class TrainConfig:
         _check(len(set(names)) == len(names), f"attributes must not repeat, got {names}")
         _check(self.lr > 0, f"lr must be above 0, got {self.lr}")
         _check(self.momentum < 1, f"momentum must be below 1, got {self.momentum}")
-        _check(self.fit in FITS, f"fit must be one of {FITS}, got {self.fit!r}")
-        _check(
-            self.schedule in SCHEDULES,
-            f"schedule must be one of {SCHEDULES}, got {self.schedule!r}",
-        )
-        _check(self.device in DEVICES, f"device must be one of {DEVICES}, got {self.device!r}")
-        _check(
-            self.precision in PRECISIONS,
-            f"precision must be one of {PRECISIONS}, got {self.precision!r}",
-        )
-        _check(
-            self.augment in AUGMENTATIONS,
-            f"augment must be one of {AUGMENTATIONS}, got {self.augment!r}",
-        )
+        _check_choices(self)
         if self.model_options is not None:  # as they come back from a file
             try:
                 options = json.loads(json.dumps(self.model_options))
@@ -237,7 +267,7 @@ class TrainConfig:
     def finetune(
         cls, start: str | Path, data: str | Path, guidance: GuidanceConfig, **changes: Any
     ) -> TrainConfig:
-        """A fine-tuning as ``fastcam finetune`` does it: short, in small steps.
+        """A fine-tuning as ``fastcam finetune`` does it, see ``FINETUNE``.
 
         Args:
             start: checkpoint to start from.

@@ -7,9 +7,9 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
+from fastcam._util.seeds import derive_seed
 from fastcam.data.batches import Batch, Collate, EpochBatches
 from fastcam.data.prepared import PreparedFaces
-from fastcam.data.seeds import derive_seed
 
 
 class FaceBatches(LightningDataModule):
@@ -41,12 +41,16 @@ class FaceBatches(LightningDataModule):
         self.train, self.valid = train, valid
         self.batch_size, self.seed, self.collate, self.workers = batch_size, seed, collate, workers
 
+    @property
+    def steps(self) -> int:
+        """Training batches in an epoch."""
+        return -(-len(self.train) // self.batch_size)
+
     def position(self) -> tuple[int, int]:
         """The epoch that the trainer is in or about to enter, and how many batches it has seen."""
         loop: Any = self.trainer.fit_loop  # type: ignore[union-attr]
         seen = loop.epoch_loop.batch_progress.current.processed if loop.restarting else 0
-        batches = -(-len(self.train) // self.batch_size)
-        return loop.epoch_progress.current.processed, 0 if seen >= batches else seen
+        return loop.epoch_progress.current.processed, 0 if seen >= self.steps else seen
 
     def train_dataloader(self) -> DataLoader[Batch]:
         epoch, start = self.position()

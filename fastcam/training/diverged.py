@@ -1,4 +1,4 @@
-"""A run whose numbers are no numbers any more: how it is noticed and said."""
+"""Diverged runs: the error, and the check of the weights."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ ADVICE = "lower the learning rate, or the pull of the guidance; keep the gradien
 
 
 class TrainingDiverged(ArithmeticError):
-    """The loss, its gradient or the weights are no longer numbers."""
+    """The loss, its gradient or the weights are NaN or infinite."""
 
 
 def check_weights(model: nn.Module, when: str) -> None:
-    """Refuse weights that are no numbers.
+    """Refuse weights that are NaN or infinite.
 
     Raises:
         TrainingDiverged: naming the first such weight and ``when``.

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fastcam.balance import Balance
+from fastcam.cam.tap import ActivationTap
 from fastcam.data.celeba import attribute_index
-from fastcam.losses import IoUCamLoss
+from fastcam.losses.balance import Balance
+from fastcam.losses.cam import IoUCamLoss
 from fastcam.models import ModelSpec
-from fastcam.tap import ActivationTap
 from fastcam.training.config import GuidanceConfig
 from fastcam.training.objective import AttributeLoss, attribute_loss
 
 
 def cell_weights(regions: Tensor, region_weight: float) -> Tensor:
-    """Weights [N, T, h, w]: ``region_weight`` where the region covers, 1 outside (Y 3.1)."""
+    """Weights [N, T, h, w]: ``region_weight`` where the region covers, 1 outside (Yang et al.)."""
     return 1 + (region_weight - 1) * regions
 
 
@@ -37,9 +37,14 @@ def warm_sharpness(sharpness: float, progress: float) -> float:
     return 1 + (sharpness - 1) * min(max(progress, 0.0), 1.0)
 
 
+def fading_pull(pull: float, fade: float, progress: float) -> float:
+    """Pull after a share ``progress`` of the run: falls to 0 over its last share ``fade``."""
+    return pull * min(1.0, (1 - progress) / fade) if fade else pull
+
+
 @dataclass
 class GuidanceTerm:
-    """One batch's Grad-CAM loss and what is worth knowing about it; nothing waits for a device.
+    """One batch's Grad-CAM loss and its measures, as tensors on the device.
 
     total: scalar, label loss and guidance as they are to be minimised.
     loss: scalar, the Grad-CAM loss, mean over valid pairs, detached.
@@ -77,11 +82,13 @@ class Guidance(nn.Module):
         if config.weight_grad not in spec.weight_grads:
             allowed = " or ".join(repr(w) for w in spec.weight_grads)
             raise ValueError(
-                f"weight_grad must be {allowed} for this model, whose head cannot be"
+                f"weight_grad: expected {allowed} for this model, whose head cannot be"
                 f" differentiated twice, got {config.weight_grad!r}"
             )
         self.config = config
-        self.targets = torch.tensor([attribute_index(attributes, a) for a, _ in config.targets])
+        indices = [attribute_index(attributes, a) for a, _ in config.targets]
+        self.targets: Tensor
+        self.register_buffer("targets", torch.tensor(indices), persistent=False)
         self.tap = ActivationTap(model, spec.target_layer, gradient_at=spec.gradient_at)
         self.balance = Balance(config.pull or 0.0)
         self._warned = False
@@ -91,11 +98,13 @@ class Guidance(nn.Module):
             binarize=config.binarize,
             weight_grad=config.weight_grad,
             head=config.head,
-            max_pair_pull=config.max_pair_pull,
+            max_pair_pull=config.max_pair_pull or None,
         )
 
     def set_progress(self, progress: float) -> None:
-        """Tell how much of the run is done (0 to 1), for the sharpness warm-up."""
+        """Tell how much of the run is done (0 to 1), for the sharpness warm-up and the fading."""
+        if self.config.pull:
+            self.balance.pull = fading_pull(self.config.pull, self.config.fade or 0.0, progress)
         if self.config.sharpness_warmup:
             self.criterion.sharpness = warm_sharpness(self.config.sharpness, progress)
 
@@ -123,16 +132,18 @@ class Guidance(nn.Module):
             total = self.balance(w_a * attributes.loss, loss, tap)
         if self.config.w_g is not None:
             total = total + self.config.w_g * loss
-            self._warn_of_heavy_weight(self.config.w_g)
         valid, dead = self.criterion.stats.counts
         ratio = self.balance.ratio.to(loss.device)
         return attributes, GuidanceTerm(total, loss.detach(), dead / valid.clamp(min=1), ratio)
 
-    def _warn_of_heavy_weight(self, w_g: float) -> None:
-        if self._warned or not self.balance.measured:
-            return
-        ratio = float(self.balance.ratio)  # waits for the device, a few times in a run
-        if ratio > 0 and w_g > HEAVY * ratio:
+    def examine(self, ratio: float) -> None:
+        """Warn once of a fixed weight that is too heavy.
+
+        Args:
+            ratio: that of a step's :class:`GuidanceTerm`, read from the device.
+        """
+        w_g = self.config.w_g
+        if w_g is not None and not self._warned and ratio > 0 and w_g > HEAVY * ratio:
             self._warned = True
             warnings.warn(
                 f"w_g {w_g:g}: the Grad-CAM loss draws {w_g / ratio:.0f} times as hard on the "

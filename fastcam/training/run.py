@@ -17,15 +17,16 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from fastcam._claim import claim
-from fastcam._files import check_target, json_with, read_json, write_json
-from fastcam._progress import Report, labelled
-from fastcam.data import CelebA, PreparedFaces, augmentation
+from fastcam._util.claim import claim
+from fastcam._util.files import check_target, json_with, read_json, write_json
+from fastcam._util.progress import Report
+from fastcam._util.seeds import derive_seed
+from fastcam.data import PreparedFaces, augmentation
 from fastcam.data.batches import Collate
 from fastcam.data.celeba import attribute_index
-from fastcam.data.seeds import derive_seed
 from fastcam.data.tables import ATTRIBUTE_TABLE, read_attributes
 from fastcam.evaluation import pick_device
+from fastcam.evaluation.splits import prepare_split
 from fastcam.models import (
     Checkpoint,
     build,
@@ -35,6 +36,7 @@ from fastcam.models import (
 )
 from fastcam.models.checkpoint import Preprocessing, is_checkpoint
 from fastcam.training.callbacks import (
+    READ_EVERY,
     AtomicCheckpointIO,
     History,
     Patience,
@@ -133,20 +135,15 @@ def prepare(
 ) -> PreparedFaces:
     """A split as the model takes it; training images with the run's augmentation."""
     training = split == "train"
-    preprocessing = checkpoint.preprocessing
-    faces = CelebA(config.data, split, landmarks=config.landmarks, attributes=checkpoint.attributes)
-    limit = config.limit_train if training else config.limit_valid
-    count = len(faces) if limit is None else min(limit, len(faces))
-    if count == 0:
-        raise ValueError(f"{config.data} has no image in the {split} split")
-    return PreparedFaces(
-        faces,
-        preprocessing.size,
-        fit=preprocessing.fit,
+    return prepare_split(
+        checkpoint,
+        config.data,
+        split,
+        landmarks=config.landmarks,
+        limit=config.limit_train if training else config.limit_valid,
         augment=augmentation(config.augment) if training else None,
-        indices=range(count),
         workers=config.workers,
-        progress=labelled(progress, f"reading {split} images"),
+        progress=progress,
     )
 
 
@@ -216,7 +213,8 @@ def _train(
         collate=Collate(guidance.regions, grid, guidance.grid) if guidance else Collate(),
         workers=config.workers,
     )
-    history = History(out / HISTORY)
+    every = 1 if device.type == "cpu" else READ_EVERY
+    history = History(out / HISTORY, task.examine, every=every)
     callbacks: list[Any] = [history]
     if config.patience:
         best = ModelCheckpoint(
@@ -231,9 +229,9 @@ def _train(
             "valid/loss", patience=config.patience, check_on_train_epoch_end=True, verbose=False
         )
         callbacks += [stop, best]
-    callbacks.append(ResumeCheckpoint(out / RESUME, config.save_minutes))  # after best: its state
+    callbacks.append(ResumeCheckpoint(out / RESUME, config.save_minutes, history))
     if progress is not None:
-        callbacks.append(ProgressReport(progress))
+        callbacks.append(ProgressReport(progress, history))
     with _quiet():
         trainer = Trainer(
             accelerator="gpu" if device.type == "cuda" else "cpu",
@@ -258,7 +256,7 @@ def _train(
         try:
             if guidance is not None and config.start is not None and not resume.is_file():
                 trainer.validate(task, datamodule=batches, verbose=False)
-                history.add_start(trainer)
+                history.add_validation(trainer)
             trainer.fit(task, batches, ckpt_path=str(resume) if resume.is_file() else None)
             check_weights(checkpoint.model, "after the last step")
         except SystemExit:  # Lightning's answer to Ctrl-C; older versions return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,10 +14,11 @@ from torch.nn import functional as nnf
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MultilabelAccuracy
 
+from fastcam._util.seeds import derive_seed
 from fastcam.data.batches import Batch
 from fastcam.data.celeba import attribute_index
-from fastcam.data.seeds import derive_seed
-from fastcam.evaluation.attention import attention_maps, energy_share, set_iou
+from fastcam.evaluation.attention import attention_maps
+from fastcam.evaluation.metrics import CamEnergy, CamIoU, judged_right
 from fastcam.models import Checkpoint
 from fastcam.training.config import TrainConfig
 from fastcam.training.diverged import ADVICE, TrainingDiverged
@@ -44,7 +46,6 @@ class AttributeTask(LightningModule):
         self.spec = checkpoint.spec
         self.config = config
         attributes = checkpoint.attributes
-        self._parts: dict[str, Tensor] = {}  # of the last step's loss
         self.guidance: Guidance | None = None
         if config.guidance is not None and config.guided:
             self.guidance = Guidance(config.guidance, self.model, self.spec, attributes)
@@ -52,27 +53,34 @@ class AttributeTask(LightningModule):
         self.targets = [attribute_index(attributes, a) for a, _ in pairs]
         self.val_accuracy = MultilabelAccuracy(num_labels=len(attributes), average="macro")
         self.val_means = nn.ModuleDict(
-            {name: MeanMetric() for name in ("loss", "accuracy_target", "energy", "iou", "dead")}
+            {
+                "loss": MeanMetric(),
+                "accuracy_target": MeanMetric(),
+                "energy": CamEnergy(),
+                "iou": CamIoU(config.guidance.threshold if config.guidance else 0.5),
+                "dead": MeanMetric(),
+            }
         )
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
+    def configure_optimizers(self) -> Any:
         c = self.config
-        return torch.optim.SGD(
+        optimizer = torch.optim.SGD(
             self.model.parameters(),
             lr=c.lr,
             momentum=c.momentum,
             weight_decay=c.weight_decay,
             fused=True,  # one pass over weights, gradients and momenta
         )
+        if c.schedule == "constant":
+            return optimizer
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self._total_steps())
+        schedule = {"scheduler": cosine, "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout becomes a function of (seed, step): a resumed run and a control draw the same
-        # masks. So does the learning rate, which then needs no state of its own.
-        step, total = self.trainer.global_step, self._total_steps()
-        torch.manual_seed(derive_seed(self.config.seed, 2, step))
-        if self.config.schedule == "cosine":
-            for group in self.trainer.optimizers[0].param_groups:
-                group["lr"] = self.config.lr * (1 + math.cos(math.pi * step / total)) / 2
+        # masks.
+        torch.manual_seed(derive_seed(self.config.seed, 2, self.trainer.global_step))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images = self.preprocessing.normalize(batch["image"])
@@ -87,33 +95,50 @@ class AttributeTask(LightningModule):
             loss = term.total
             record |= {"train/loss_g": term.loss, "train/dead": term.dead}
             record["train/ratio"] = term.ratio
-            record["train/sharpness"] = self.guidance.criterion.sharpness
-        record["train/lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+            record["train/sharpness"] = torch.tensor(self.guidance.criterion.sharpness)
+        # Numbers of the host stay there: copying one to a GPU would wait for it.
+        record["train/lr"] = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
         record |= {"train/loss": loss.detach(), "train/loss_a": attributes.loss.detach()}
         record |= {f"train/loss_{name}": part for name, part in attributes.parts.items()}
         self.log_dict(record, on_step=True, on_epoch=False, batch_size=len(labels))
-        self._parts = {"attribute loss": record["train/loss_a"]}
-        if "train/loss_g" in record:
-            self._parts["Grad-CAM loss"] = record["train/loss_g"]
         return loss
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         limit = self.config.clip or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-        if not torch.isfinite(norm):
-            part, value = "gradient", float(norm)
-            for name, loss in self._parts.items():
-                if not torch.isfinite(loss):
-                    part, value = name, float(loss)
-                    break
-            step = self.trainer.global_step + 1
-            raise TrainingDiverged(
-                f"the {part} became {value} in step {step} of {self._total_steps()}; {ADVICE}"
-            )
         self.log("train/grad_norm", norm, on_step=True, on_epoch=False)
 
+    def examine(self, record: Mapping[str, float]) -> None:
+        """Look at what a step has logged, once it has been read from the device.
+
+        Args:
+            record: the metrics named above, and ``step``, counted from 1.
+
+        Raises:
+            TrainingDiverged: the gradient's norm is not finite; names the step and the part of the
+                loss that it comes from.
+        """
+        if not math.isfinite(record["train/grad_norm"]):
+            parts = {
+                "attribute loss": "train/loss_a",
+                "Grad-CAM loss": "train/loss_g",
+                "gradient": "train/grad_norm",
+            }
+            part, value = next(
+                (name, record[key])
+                for name, key in parts.items()
+                if not math.isfinite(record.get(key, 0.0))
+            )
+            step = f"step {int(record['step'])} of {self._total_steps()}"
+            raise TrainingDiverged(f"the {part} became {value} in {step}; {ADVICE}")
+        if self.guidance is not None:
+            self.guidance.examine(record["train/ratio"])
+
     def _total_steps(self) -> int:
-        return int(self.trainer.num_training_batches) * (self.trainer.max_epochs or 1)
+        # Not the trainer's own count: asking for it before a resumed run has restored its position
+        # makes the loader of the wrong epoch.
+        batches: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        return int(batches.steps) * (self.trainer.max_epochs or 1)
 
     def _progress(self) -> float:
         """Share of the run that is done: 0 in the first step, 1 in the last."""
@@ -129,14 +154,13 @@ class AttributeTask(LightningModule):
             maps = attention_maps(self.model, images, self.targets, self.spec)
             logits = maps.logits
             truth = labels[:, self.targets] > 0.5
-            means["accuracy_target"].update(((logits[:, self.targets] > 0) == truth).float())
+            means["accuracy_target"].update(
+                judged_right(logits[:, self.targets], labels[:, self.targets])
+            )
             positive = truth & batch["regions"].flatten(2).any(-1)
-            dead = maps.dead[positive]
-            means["dead"].update(dead.float())
-            live = positive & ~maps.dead
-            means["energy"].update(energy_share(maps.cams, batch["regions"])[live])
-            threshold = self.config.guidance.threshold if self.config.guidance else 0.5
-            means["iou"].update(set_iou(maps.cams, batch["regions"], threshold)[positive])
+            means["dead"].update(maps.dead[positive].float())
+            for name in ("energy", "iou"):
+                means[name].update(maps.cams, batch["regions"], positive)
         means["loss"].update(nnf.binary_cross_entropy_with_logits(logits, labels), len(labels))
         self.val_accuracy.update(logits.sigmoid(), labels.int())
 

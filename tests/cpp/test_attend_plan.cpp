@@ -1,5 +1,5 @@
 // How the launches of attend are cut into blocks, for many shapes.
-#include "cuda/attend_plan.h"
+#include "cuda/attend/plan.h"
 
 #include <string>
 

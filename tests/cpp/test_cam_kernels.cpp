@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "check.h"
-#include "cpu/cam_kernels.h"
+#include "cpu/kernels/cam.h"
 
 using namespace fastcam;
 
@@ -28,7 +28,7 @@ template <class T>
 struct Case {
   Shape shape;
   bool last;
-  std::vector<T> a, d, s, w, alpha, unit, loss, cam, peak, da, dalpha;
+  std::vector<T> a, d, s, w, alpha, grad_map, loss, cam, peak, da, dalpha;
   std::vector<uint8_t> status;
   std::vector<char> on;  // `where`
   LossKind kind = LossKind::kIoUTone;
@@ -46,7 +46,7 @@ struct Case {
     fill(s, n * t * p, 0, 1);
     fill(w, n * t * p, 0.5, 3);
     alpha.resize(size_t(n * t * c));
-    unit.resize(size_t(n * t * p));
+    grad_map.resize(size_t(n * t * p));
     cam.resize(size_t(n * t * p));
     loss.resize(size_t(n * t));
     peak.resize(size_t(n * t));
@@ -84,7 +84,7 @@ struct Case {
     op.kind = kind;
     op.params = {{theta, sharpness, eps}, 1, int32_t(p)};
     op.alpha = alpha.data();
-    op.unit = unit.data();
+    op.grad_map = grad_map.data();
     op.loss = loss.data();
     op.status = status.data();
     scratch(cam_forward_scratch_bytes(op.in), [&](void* memory) {
@@ -111,7 +111,7 @@ struct Case {
                          c * p,
                          last,
                          alpha.data(),
-                         unit.data(),
+                         grad_map.data(),
                          scale.data(),
                          t,
                          1,
@@ -132,8 +132,7 @@ struct Case {
   }
 };
 
-// ---- the expectation
-// -----------------------------------------------------------------------------
+// ---- the expectation ----------------------------------------------------------------------------
 
 template <class T>
 std::vector<double> expected_map(Case<T>& k, int64_t n, int64_t t) {

@@ -11,7 +11,7 @@ import sys
 
 import torch
 from emulation import Emulator
-from traffic_table import README, Measured, count_bytes
+from traffic_table import MEASURED, Measured, count_bytes
 
 from bench.report import replace_between
 
@@ -74,7 +74,7 @@ def main(arguments: list[str]) -> int:
                 lines.append(row(batch, dtype, output, *measure(batch, dtype, output)))
                 print(lines[-1], flush=True)
     if arguments == ["--write"]:
-        replace_between(README, "attend traffic", "\n".join(lines) + "\n")
+        replace_between(MEASURED, "attend traffic", "\n".join(lines) + "\n")
     return 0
 
 

@@ -12,7 +12,7 @@
       [&] { kernel(__VA_ARGS__); }, ranks, ::emulator::kClusterSharedBytes)
 #define FASTCAM_CLEAR(pointer, bytes, stream) std::memset(pointer, 0, size_t(bytes))
 
-#include "../../csrc/cuda/launch_site.cuh"
+#include "cuda/launch_site.cuh"
 
 namespace emulator {
 
@@ -33,7 +33,7 @@ private:
   mutable std::shared_ptr<char> memory_;
 };
 
-inline fastcam::LaunchSite<Workspace> site_of(Device& device, int multiprocessors) {
+inline fastcam::LaunchSite site_of(Device& device, int multiprocessors) {
   return {multiprocessors, &device, Workspace(&device)};
 }
 

@@ -17,19 +17,21 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+
+import build_config
+from fastcam.ops import attend_conv
+from fastcam.ops.cam_iou import BINARIZE_CODES
+from fastcam.ops.library import DTYPES
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 BUILD = ROOT / "build" / "emulator"
 
-EMULATED = tuple(
-    sorted(path.name for path in HERE.glob("emulated_*.cpp") if path.stem != "emulated_api")
-)
-KINDS = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
-BINARIZE = {"tone": 0, "sigmoid": 1, "hard": 2}
+KINDS = {dtype: kind for kind, dtype in enumerate(DTYPES)}
 
 H100_MULTIPROCESSORS = 132
 CLUSTER_SHARED_BYTES = 227 * 1024
@@ -48,15 +50,19 @@ def _fingerprint(flags: Sequence[str]) -> str:
     digest = hashlib.sha256("\0".join(flags).encode())
     version = subprocess.run([str(compiler()), "--version"], capture_output=True, check=True)
     digest.update(version.stdout)
-    headers = [p for p in (ROOT / "csrc").rglob("*") if p.suffix in {".h", ".cuh"}]
-    for path in sorted([*headers, *HERE.glob("*.h"), *HERE.glob("*.cpp")]):
-        digest.update(path.name.encode() + path.read_bytes())
+    suffixes = {".h", ".cuh", ".cpp", ".cu"}
+    files = [p for d in (ROOT / "csrc", HERE) for p in d.rglob("*") if p.suffix in suffixes]
+    for path in sorted(files):
+        digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def build(name: str, sources: Sequence[str], flags: Sequence[str]) -> Path:
-    """Compile ``sources`` of this folder to ``build/emulator/<name>``, if not done already."""
-    flags = ["-std=c++20", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", *flags]
+def build(
+    name: str, sources: Sequence[str], flags: Sequence[str], libraries: Sequence[str] = ()
+) -> Path:
+    """Compile ``sources`` (from this folder) to ``build/emulator/<name>``, if not done already."""
+    warnings = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
+    flags = ["-std=c++20", "-fPIC", *warnings, *flags, f"-I{HERE}", f"-I{ROOT}/csrc"]
     BUILD.mkdir(parents=True, exist_ok=True)
     target = BUILD / name
     stamp = BUILD / f"{name}.stamp"
@@ -67,8 +73,9 @@ def build(name: str, sources: Sequence[str], flags: Sequence[str]) -> Path:
             return target
 
         def compile_one(source: str) -> Path:
-            made = BUILD / f"{name}.{source}.o"
-            command = [str(compiler()), *flags, "-c", str(HERE / source), "-o", str(made)]
+            made = BUILD / f"{name}.{source.replace('/', '_')}.o"
+            command = [str(compiler()), *flags, "-x", "c++", "-c", str(HERE / source)]
+            command += ["-o", str(made)]
             subprocess.run(command, check=True)
             return made
 
@@ -77,7 +84,8 @@ def build(name: str, sources: Sequence[str], flags: Sequence[str]) -> Path:
         partial = BUILD / f"{name}.partial"
         link = [flag for flag in flags if flag.startswith("-fsanitize") or flag == "-shared"]
         subprocess.run(
-            [str(compiler()), *link, *objects, "-pthread", "-o", str(partial)], check=True
+            [str(compiler()), *link, *objects, *libraries, "-pthread", "-o", str(partial)],
+            check=True,
         )
         os.replace(partial, target)
         stamp.write_text(fingerprint)
@@ -86,9 +94,24 @@ def build(name: str, sources: Sequence[str], flags: Sequence[str]) -> Path:
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The emulator as a shared library."""
-    sources = [*EMULATED, "emulated_api.cpp", "emulator.cpp"]  # the slow ones first
-    lib = ctypes.CDLL(str(build("libemulator.so", sources, ["-O1", "-shared"])))
+    """The emulator as a shared library.
+
+    It holds the ops of ``csrc/cuda`` as they are, launched by ``emulated/cuda/launch.cuh`` and
+    registered as ``torch.ops.fastcam_emulated`` for CPU tensors (hence ``-Dfastcam``).
+    """
+    torch_path = Path(torch.__file__).parent
+    flags = [
+        "-O1",
+        "-shared",
+        "-Wno-attributes",
+        "-Dfastcam=fastcam_emulated",
+        f"-I{HERE}/emulated",
+    ]
+    flags += [*build_config.STABLE_ABI_DEFINES, "-isystem", str(torch_path / "include")]
+    ops = [*build_config.sources("_C_cuda"), "csrc/ops/registration.cpp"]
+    sources = [*(f"../../{op}" for op in ops), "emulated_api.cpp", "emulator.cpp"]
+    link = [f"-L{torch_path}/lib", "-ltorch_cpu"]
+    lib = ctypes.CDLL(str(build("libemulator.so", sources, flags, link)))
     lib.emulator_new.restype = ctypes.c_void_p
     return lib
 
@@ -118,20 +141,6 @@ def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
-def _array(kind: type, values: Sequence[int]) -> ctypes.Array:
-    return (kind * len(values))(*values)
-
-
-def is_channels_first(t: Tensor) -> bool:
-    channels, height, width = t.shape[-3:]
-    c, h, w = t.stride()[-3:]
-    return (
-        (width == 1 or w == 1)
-        and (height == 1 or h == width)
-        and (channels == 1 or c == height * width)
-    )
-
-
 class Emulator:
     """One emulated GPU: fresh memory map, options, traffic counters."""
 
@@ -141,6 +150,7 @@ class Emulator:
         count: bool = False,
         multiprocessors: int = H100_MULTIPROCESSORS,
         part: tuple[int, int] = (1, 1),
+        cluster_bytes: int = CLUSTER_SHARED_BYTES,
     ) -> None:
         """
         Args:
@@ -148,29 +158,24 @@ class Emulator:
             count: count the traffic.
             multiprocessors: of the GPU that the launch is planned for.
             part: run only the first a of every b blocks of a launch.
+            cluster_bytes: shared memory of a block of a cluster; 0: a GPU without clusters.
         """
         self._lib = library()
-        self._device = ctypes.c_void_p(self._lib.emulator_new(int(reversed), int(count), *part))
-        self._multiprocessors = multiprocessors
+        self._device = ctypes.c_void_p(
+            self._lib.emulator_new(int(reversed), int(count), *part, multiprocessors, cluster_bytes)
+        )
 
     def __del__(self) -> None:
         if hasattr(self, "_device"):
             self._lib.emulator_delete(self._device)
 
-    def _map(self, *tensors: Tensor | None) -> None:
-        """Make exactly these tensors' own memory accessible."""
-        for t in tensors:
-            if t is not None and t.numel() > 0:
-                span = 1 + sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True))
-                self._lib.emulator_add_buffer(
-                    self._device, _pointer(t), ctypes.c_int64(span * t.element_size())
-                )
-
-    def _run(self, function: str, *arguments: object) -> None:
-        message = ctypes.create_string_buffer(256)
-        failed = getattr(self._lib, function)(self._device, *arguments, message, len(message))
-        if failed:
-            raise EmulatorError(message.value.decode())
+    def run(self, op: str, *arguments: Any) -> Any:
+        """The op of this name in ``torch.ops.fastcam``, on this GPU."""
+        self._lib.emulator_use(self._device)
+        try:
+            return getattr(torch.ops.fastcam_emulated, op)(*arguments)
+        except RuntimeError as error:
+            raise EmulatorError(str(error)) from error
 
     @property
     def traffic(self) -> Traffic:
@@ -179,43 +184,18 @@ class Emulator:
         return Traffic(*out)
 
     def planted_bug(self, bug: str, data: Tensor) -> None:
-        self._map(data)
-        self._run("emulate_planted_bug", bug.encode(), _pointer(data))
+        self._lib.emulator_add_buffer(self._device, _pointer(data), ctypes.c_int64(data.nbytes))
+        message = ctypes.create_string_buffer(256)
+        if self._lib.emulate_planted_bug(
+            self._device, bug.encode(), _pointer(data), message, len(message)
+        ):
+            raise EmulatorError(message.value.decode())
 
-    def _inputs(self, activations: Tensor, gradients: Tensor) -> tuple[object, ...]:
-        n, c, h, w = activations.shape
-        q = gradients.shape[-2] * gradients.shape[-1]
-        sizes = (n, gradients.shape[1], c, h * w, q)
-        strides = (activations.stride(0), gradients.stride(0), gradients.stride(1))
-        layouts = (not is_channels_first(activations), not is_channels_first(gradients))
-        return (
-            self._multiprocessors,
-            KINDS[activations.dtype],
-            KINDS[gradients.dtype],
-            _array(ctypes.c_int64, sizes),
-            _array(ctypes.c_int64, strides),
-            _array(ctypes.c_int, layouts),
-            _pointer(activations),
-            _pointer(gradients),
-        )
+    # The ops with the defaults of the functions that call them.
 
-    def cam_forward(
-        self, activations: Tensor, gradients: Tensor, normalize: bool = True
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """``_cam_forward``: cam, alpha, peak."""
-        (n, c, h, w), t = activations.shape, gradients.shape[1]
-        acc = torch.float64 if activations.dtype == torch.float64 else torch.float32
-        cam = torch.full((n, t, h, w), torch.nan, dtype=acc)
-        alpha = torch.full((n, t, c), torch.nan, dtype=acc)
-        peak = torch.full((n, t), torch.nan, dtype=acc)
-        self._map(activations, gradients, cam, alpha, peak)
-        self._run(
-            "emulate_cam_forward",
-            *self._inputs(activations, gradients),
-            int(normalize),
-            *map(_pointer, (cam, alpha, peak)),
-        )
-        return cam, alpha, peak
+    def cam_forward(self, activations: Tensor, gradients: Tensor, normalize: bool = True) -> Any:
+        """cam, alpha, peak."""
+        return self.run("_cam_forward", activations, gradients, normalize)
 
     def cam_iou_forward(
         self,
@@ -229,222 +209,62 @@ class Emulator:
         binarize: str = "tone",
         eps: float = 1e-6,
         max_pull: float = 0.0,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """``_cam_iou_forward``: loss, alpha, unit, status."""
-        (n, c, h, w), t = activations.shape, gradients.shape[1]
-        acc = torch.float64 if activations.dtype == torch.float64 else torch.float32
-        loss = torch.full((n, t), torch.nan, dtype=acc)
-        alpha = torch.full((n, t, c), torch.nan, dtype=acc)
-        unit = torch.full((n, t, h, w), torch.nan, dtype=acc)
-        status = torch.full((n, t), 255, dtype=torch.uint8)
-        self._map(activations, gradients, regions, cell_weights, where, loss, alpha, unit, status)
-        strides = [
-            stride
-            for cells in (regions, cell_weights, where)
-            for stride in ((0, 0) if cells is None else cells.stride()[:2])
-        ]
-        self._run(
-            "emulate_cam_iou_forward",
-            *self._inputs(activations, gradients),
-            *map(_pointer, (regions, cell_weights, where)),
-            _array(ctypes.c_int64, strides),
-            ctypes.c_double(threshold),
-            ctypes.c_double(sharpness),
-            BINARIZE[binarize],
-            ctypes.c_double(eps),
-            ctypes.c_double(max_pull),
-            *map(_pointer, (loss, alpha, unit, status)),
-        )
-        return loss, alpha, unit, status
+    ) -> Any:
+        """loss, alpha, grad_map, status."""
+        inputs = (activations, gradients, regions, cell_weights, where)
+        options = (threshold, sharpness, BINARIZE_CODES[binarize], eps, max_pull)
+        return self.run("_cam_iou_forward", *inputs, *options)
 
     def cam_backward(
         self,
         activations: Tensor,
         alpha: Tensor,
-        unit: Tensor,
+        grad_map: Tensor,
         scale: Tensor | None = None,
         status: Tensor | None = None,
         need_activations: bool = True,
         need_gradients: bool = True,
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """``_cam_backward``: grad_activations, grad_gradients."""
-        (n, c, h, w), t = activations.shape, alpha.shape[1]
-        channels_last = not is_channels_first(activations)
-        grad_a = grad_d = None
-        if need_activations:
-            layout = torch.channels_last if channels_last else torch.contiguous_format
-            grad_a = torch.empty((n, c, h, w), dtype=activations.dtype, memory_format=layout).fill_(
-                torch.nan
-            )
-        if need_gradients:
-            grad_d = torch.full((n, t, c), torch.nan, dtype=alpha.dtype)
-        self._map(activations, alpha, unit, scale, status, grad_a, grad_d)
-        self._run(
-            "emulate_cam_backward",
-            self._multiprocessors,
-            KINDS[activations.dtype],
-            _array(ctypes.c_int64, (n, t, c, h * w)),
-            _array(
-                ctypes.c_int64,
-                (activations.stride(0), *((0, 0) if scale is None else scale.stride())),
-            ),
-            int(channels_last),
-            *map(_pointer, (activations, alpha, unit, scale, status, grad_a, grad_d)),
-        )
-        return grad_a, grad_d
-
-    def cam_loss_forward(
-        self,
-        activations: Tensor,
-        gradients: Tensor,
-        regions: Tensor,
-        cell_weights: Tensor | None,
-        where: Tensor | None,
-        loss: int,
-        params: Sequence[float],
-        max_pull: float,
-        reduction: int,
-        need_gradients: bool,
-        shared_limit: int = CLUSTER_SHARED_BYTES,
-    ) -> tuple[Tensor, ...]:
-        """``_cam_loss_forward``: loss, status, reduced, count, alpha, grad_map, grad_gradients.
-
-        ``shared_limit`` 0: in several launches, as on a GPU without clusters.
-        """
-        (n, c, h, w), t = activations.shape, gradients.shape[1]
-        acc = torch.float64 if activations.dtype == torch.float64 else torch.float32
-        losses = torch.full((n, t), torch.nan, dtype=acc)
-        status = torch.full((n, t), 255, dtype=torch.uint8)
-        one = () if reduction else (0,)
-        reduced, count = (torch.full(one, torch.nan, dtype=acc) for _ in range(2))
-        alpha = torch.full((n, t, c), torch.nan, dtype=acc)
-        grad_map = torch.full((n, t, h, w), torch.nan, dtype=acc)
-        grad_gradients = torch.full((n, t, c), torch.nan, dtype=acc) if need_gradients else None
-        outputs = (losses, status, reduced, count, alpha, grad_map, grad_gradients)
-        self._map(activations, gradients, regions, cell_weights, where, *outputs)
-        strides = [
-            stride
-            for cells in (regions, cell_weights, where)
-            for stride in ((0, 0) if cells is None else cells.stride()[:2])
-        ]
-        self._run(
-            "emulate_cam_loss_forward",
-            *self._inputs(activations, gradients),
-            *map(_pointer, (regions, cell_weights, where)),
-            _array(ctypes.c_int64, strides),
-            _array(ctypes.c_int64, (h, w)),
-            loss,
-            _array(ctypes.c_double, [*params, *[0.0] * (4 - len(params))]),
-            ctypes.c_double(max_pull),
-            reduction,
-            shared_limit,
-            *map(_pointer, outputs),
-        )
-        return (*outputs[:6], alpha.new_empty(0) if grad_gradients is None else grad_gradients)
-
-    def cam_loss_backward(
-        self,
-        alpha: Tensor,
-        grad_map: Tensor,
-        grad_gradients: Tensor | None,
-        status: Tensor,
-        grad: Tensor,
-        count: Tensor | None,
-        dtype: int,
-        channels_last: bool,
-        need_activations: bool,
-    ) -> tuple[Tensor, Tensor]:
-        """``_cam_loss_backward``: grad_activations, scaled_gradients."""
-        (n, t, c), (h, w) = alpha.shape, grad_map.shape[2:]
-        grad_a = scaled = None
-        kind = next(key for key, value in KINDS.items() if value == dtype)
-        if need_activations:
-            layout = torch.channels_last if channels_last else torch.contiguous_format
-            grad_a = torch.empty((n, c, h, w), dtype=kind, memory_format=layout).fill_(torch.nan)
-        if grad_gradients is not None:
-            scaled = torch.full((n, t, c), torch.nan, dtype=alpha.dtype)
-        inputs = (alpha, grad_map, grad_gradients, status, grad, count)
-        self._map(*inputs, grad_a, scaled)
-        self._run(
-            "emulate_cam_loss_backward",
-            self._multiprocessors,
-            dtype,
-            _array(ctypes.c_int64, (n, t, c, h * w)),
-            _array(ctypes.c_int64, grad.stride()),
-            int(channels_last),
-            *map(_pointer, (*inputs, grad_a, scaled)),
-        )
-        return (
-            alpha.new_empty(0, dtype=kind) if grad_a is None else grad_a,
-            alpha.new_empty(0) if scaled is None else scaled,
-        )
+    ) -> Any:
+        """grad_activations, grad_gradients; empty if not needed."""
+        inputs = (activations, alpha, grad_map, scale, status)
+        return self.run("_cam_backward", *inputs, need_activations, need_gradients)
 
     def tone_curve(self, mask: Tensor, n: float, beta: float, grad: Tensor | None = None) -> Tensor:
-        """``_tone_curve``, or with ``grad`` ``_tone_curve_backward``, of contiguous tensors."""
-        out = torch.full_like(mask, torch.nan)
-        self._map(mask, grad, out)
-        self._run(
-            "emulate_tone_curve",
-            self._multiprocessors,
-            KINDS[mask.dtype],
-            ctypes.c_int64(mask.numel()),
-            _array(ctypes.c_double, (n, beta)),
-            *map(_pointer, (mask, grad, out)),
-        )
-        return out
+        """g, or with ``grad`` the gradient of the mask."""
+        if grad is None:
+            return self.run("_tone_curve", mask, n, beta)
+        return self.run("_tone_curve_backward", mask, grad, n, beta)
 
-    def attend_forward(
-        self,
-        features: Tensor,
-        logits: Tensor,
-        n: Sequence[float],
-        beta: Sequence[float],
-        pool: bool,
-    ) -> tuple[Tensor, Tensor]:
-        """``_attend_forward`` of contiguous tensors: out, mask_sum."""
-        acc = torch.float64 if features.dtype == torch.float64 else torch.float32
-        shape = (len(n), *(logits.shape[:3] if pool else logits.shape))
-        out = torch.full(shape, torch.nan, dtype=features.dtype)
-        mask_sum = torch.full(logits.shape[:3], torch.nan, dtype=acc)
-        self._map(features, logits, out, mask_sum)
-        curves = [value for curve in zip(n, beta, strict=True) for value in curve]
-        self._run(
-            "emulate_attend_forward",
-            self._multiprocessors,
-            KINDS[features.dtype],
-            _array(ctypes.c_int64, (*logits.shape[:3], features[0, 0].numel())),
-            int(pool),
-            ctypes.c_int64(len(n)),
-            _array(ctypes.c_double, curves),
-            *map(_pointer, (features, logits, out, mask_sum)),
-        )
-        return out, mask_sum
+    def attend_forward(self, *arguments: Any) -> Any:
+        """out, mask_sum."""
+        return self.run("_attend_forward", *arguments)
 
     def attend_backward(
-        self,
-        features: Tensor,
-        logits: Tensor,
-        grad_out: Tensor,
-        grad_mask_sum: Tensor | None,
-        n: float,
-        beta: float,
-        pool: bool,
-        need_features: bool = True,
-        need_logits: bool = True,
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """``_attend_backward`` of contiguous tensors: grad_features, grad_logits."""
-        grads = [
-            torch.full_like(t, torch.nan) if needed else None
-            for t, needed in ((features, need_features), (logits, need_logits))
-        ]
-        self._map(features, logits, grad_out, grad_mask_sum, *grads)
-        self._run(
-            "emulate_attend_backward",
-            self._multiprocessors,
-            KINDS[features.dtype],
-            _array(ctypes.c_int64, (*logits.shape[:3], features[0, 0].numel())),
-            int(pool),
-            _array(ctypes.c_double, (n, beta)),
-            *map(_pointer, (features, logits, grad_out, grad_mask_sum, *grads)),
-        )
-        return grads[0], grads[1]
+        self, *arguments: Any, need_features: bool = True, need_logits: bool = True
+    ) -> Any:
+        """grad_features, grad_logits; empty if not needed."""
+        return self.run("_attend_backward", *arguments, need_features, need_logits)
+
+
+class EmulatedOps:
+    """The raw ops on emulated CUDA kernels, to stand where ``torch.ops.fastcam`` does."""
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+
+    def emulator(self) -> Emulator:
+        return Emulator(**self.options)
+
+    def __getattr__(self, op: str) -> Any:
+        return functools.partial(self._run, op)
+
+    def _run(self, op: str, *arguments: Any) -> Any:
+        return self.emulator().run(op, *arguments)
+
+    # attend_conv1x1: the loops of fastcam/ops/attend_conv.py, whose GEMM is the library's.
+
+    def _attend_conv1x1_forward(self, *arguments: Any) -> Any:
+        return attend_conv._forward(*arguments)
+
+    def _attend_conv1x1_backward(self, *arguments: Any) -> Any:
+        return attend_conv._backward(*arguments)

@@ -10,7 +10,7 @@ namespace emulator {
 
 thread_local Thread current;
 
-// ---- traffic -----------------------------------------------------------------------------------
+// ---- traffic ------------------------------------------------------------------------------------
 
 void Counter::add(Group& group, Traffic* total) {
   std::vector<Span>& spans = group.spans;
@@ -41,7 +41,7 @@ void Counter::add(Group& group, Traffic* total) {
   total->vector_accesses += group.vector ? 1 : 0;
 }
 
-// ---- checks ------------------------------------------------------------------------------------
+// ---- checks -------------------------------------------------------------------------------------
 
 void Device::add_buffer(const void* data, size_t bytes) {
   const uintptr_t begin = reinterpret_cast<uintptr_t>(data);
@@ -61,7 +61,7 @@ Device::Buffer& Device::check(const void* p, size_t bytes, size_t alignment, con
 
 namespace {
 
-// ---- fibers ------------------------------------------------------------------------------------
+// ---- fibers -------------------------------------------------------------------------------------
 
 class FiberCluster;
 

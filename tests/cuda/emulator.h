@@ -1,4 +1,4 @@
-// Runs the CUDA kernels of csrc/cuda on a CPU. Include this first; reduce.cuh then takes its
+// Runs the CUDA kernels of csrc/cuda on a CPU. Include this first; device.cuh then takes its
 // primitives from here. For tests only.
 //
 // Two ways to run a block:
@@ -46,7 +46,7 @@ struct Dim {
   unsigned x, y, z;
 };
 
-// ---- traffic -----------------------------------------------------------------------------------
+// ---- traffic ------------------------------------------------------------------------------------
 
 struct Traffic {
   int64_t loaded_bytes = 0;  // a warp's lanes reading the same bytes at once count once
@@ -114,7 +114,7 @@ private:
   Place* last_ = nullptr;
 };
 
-// ---- a launch ----------------------------------------------------------------------------------
+// ---- a launch -----------------------------------------------------------------------------------
 
 enum class Mode { kFibers, kThreads };
 
@@ -126,6 +126,8 @@ struct Options {
   Mode mode = Mode::kFibers;
   bool reversed = false;  // warps in descending order, and blocks, too
   bool count = false;
+  int multiprocessors = 132;  // that launches of the ops are planned for
+  int cluster_bytes = 0;      // shared memory of a block of a cluster; 0: no clusters
   // Run only the first `part` of every `whole` blocks (to count what many equal samples would
   // move).
   int part = 1;
@@ -257,11 +259,11 @@ FASTCAM_DEVICE void store(T* p, T value) {
   emulator::store_at(p, value);
 }
 template <class T>
-FASTCAM_DEVICE T peek(const T* p) {
+FASTCAM_DEVICE T load_own(const T* p) {
   return emulator::current.block->is_shared(p) ? *p : emulator::load_at<emulator::kFresh>(p);
 }
 template <class T>
-FASTCAM_DEVICE void poke(T* p, T value) {
+FASTCAM_DEVICE void store_own(T* p, T value) {
   if (emulator::current.block->is_shared(p)) {
     *p = value;
   } else {

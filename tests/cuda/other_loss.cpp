@@ -4,7 +4,10 @@
 #include <cstdio>
 #include <random>
 
-#include "emulated_ops.h"
+#include "emulated_launch.h"
+// the launchers after it
+#include "cuda/cam/launch.cuh"
+#include "cuda/onepass/launch.cuh"
 
 namespace {
 
@@ -47,7 +50,7 @@ struct Call {
   std::vector<double> regions = std::vector<double>(N * T * P);
   std::vector<double> loss = std::vector<double>(N * T);
   std::vector<double> alpha = std::vector<double>(N * T * C);
-  std::vector<double> unit = std::vector<double>(N * T * P);
+  std::vector<double> grad_map = std::vector<double>(N * T * P);
   std::vector<double> grad_activations = std::vector<double>(N * C * P);
   std::vector<double> grad_gradients = std::vector<double>(N * T * C);
   std::vector<double> scaled_gradients = std::vector<double>(N * T * C);
@@ -61,7 +64,7 @@ struct Call {
     for (double& a : activations) a = uniform(random);
     for (double& d : gradients) d = uniform(random) - 0.2;
     for (double& s : regions) s = uniform(random);
-    for (auto* values : {&activations, &gradients, &regions, &loss, &alpha, &unit,
+    for (auto* values : {&activations, &gradients, &regions, &loss, &alpha, &grad_map,
                          &grad_activations, &grad_gradients, &scaled_gradients}) {
       device.add_buffer(values->data(), values->size() * sizeof(double));
     }
@@ -77,7 +80,7 @@ struct Call {
     op.regions_stride_n = T * P;
     op.regions_stride_t = P;
     op.alpha = alpha.data();
-    op.unit = unit.data();
+    op.grad_map = grad_map.data();
     op.loss = loss.data();
     op.status = status.data();
     op.params.rows = 3;
@@ -112,7 +115,7 @@ struct Call {
     op.channels = C;
     op.cells = P;
     op.alpha = alpha.data();
-    op.unit = unit.data();
+    op.grad_map = grad_map.data();
     op.grad_gradients = grad_gradients.data();
     op.status = status.data();
     op.grad = &one;  // of every pair
@@ -130,7 +133,7 @@ struct Call {
     op.activations = activations.data();
     op.activations_stride_n = C * P;
     op.alpha = alpha.data();
-    op.unit = unit.data();
+    op.grad_map = grad_map.data();
     op.status = status.data();
     op.grad_activations = grad_activations.data();
     op.grad_gradients = grad_gradients.data();

@@ -3,7 +3,10 @@
 
 #include <string>
 
-#include "emulated_ops.h"
+#include "emulated_launch.h"
+// the launchers after it
+#include "cuda/cam/launch.cuh"
+#include "cuda/onepass/launch.cuh"
 
 namespace emulator {
 
@@ -66,7 +69,7 @@ void partial_barrier(float* data) {
   fastcam::store(data + int(threadIdx.x), 0.0f);
 }
 
-// ---- copies and clusters -----------------------------------------------------------------------
+// ---- copies and clusters ------------------------------------------------------------------------
 
 enum class CopyBug { kNone, kNoFence, kNoWait, kWrongPhase, kTooFewBytes, kNoArrival, kLeaves };
 

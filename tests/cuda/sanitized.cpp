@@ -34,7 +34,7 @@ bool run(const Case& c, Mode mode, bool reversed) {
   Array<S> gradients(&device, N * T * C * Q, c.offset);
   Array<S> grad_activations(&device, N * C * P);
   Array<float> regions(&device, N * T * P), loss(&device, N * T), alpha(&device, N * T * C);
-  Array<float> unit(&device, N * T * P), grad_gradients(&device, N * T * C);
+  Array<float> grad_map(&device, N * T * P), grad_gradients(&device, N * T * C);
   Array<float> cam(&device, N * T * P), peaks(&device, N * T);
   Array<uint8_t> status(&device, N * T);
   std::mt19937 random(1);
@@ -74,7 +74,7 @@ bool run(const Case& c, Mode mode, bool reversed) {
   forward.params = kSanitizedParams;
   forward.params.cols = int32_t(P);
   forward.alpha = alpha.data();
-  forward.unit = unit.data();
+  forward.grad_map = grad_map.data();
   forward.loss = loss.data();
   forward.status = status.data();
   // Before the loss, which then writes alpha once more.
@@ -91,7 +91,7 @@ bool run(const Case& c, Mode mode, bool reversed) {
   backward.activations_stride_n = C * P;
   backward.activations_channels_last = c.channels_last;
   backward.alpha = alpha.data();
-  backward.unit = unit.data();
+  backward.grad_map = grad_map.data();
   backward.status = status.data();
   backward.grad_activations = grad_activations.data();
   backward.grad_gradients = grad_gradients.data();
@@ -123,7 +123,7 @@ bool run(const Case& c, Mode mode, bool reversed) {
       for (int64_t ch = 0; ch < C; ++ch) {
         double wanted = 0;
         for (int64_t p = 0; p < P; ++p) {
-          wanted += double(unit[pair * P + p]) *
+          wanted += double(grad_map[pair * P + p]) *
                     double(to_acc(activations[n * C * P + a_at(ch, p)])) / double(P);
         }
         if (!near(grad_gradients[pair * C + ch], wanted, 1e-4)) return false;
@@ -133,7 +133,7 @@ bool run(const Case& c, Mode mode, bool reversed) {
       for (int64_t p = 0; p < P; ++p) {
         double wanted = 0;
         for (int64_t t = 0; t < T; ++t) {
-          wanted += double(unit[(n * T + t) * P + p]) * double(alpha[(n * T + t) * C + ch]);
+          wanted += double(grad_map[(n * T + t) * P + p]) * double(alpha[(n * T + t) * C + ch]);
         }
         if (!near(to_acc(grad_activations[n * C * P + a_at(ch, p)]), wanted, stored)) return false;
       }

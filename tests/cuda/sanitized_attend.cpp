@@ -5,7 +5,9 @@
 #include <cstdio>
 #include <random>
 
-#include "emulated_attend.h"
+#include "emulated_launch.h"
+// the launchers after it
+#include "cuda/attend/launch.cuh"
 #include "sanitized_memory.h"
 
 namespace {
@@ -21,7 +23,7 @@ struct Case {
   int64_t offset = 0;  // of F and L in their storage: no vector is aligned with the data
 };
 
-// K eq. 7 and 8 of a logit, and its derivative by differences of the mask.
+// Kimura & Tanaka, eq. 7 and 8 of a logit, and its derivative by differences of the mask.
 double factor(double logit, const ToneCurve& curve) {
   return 1 + MaskTone<double>(curve)(1 / (1 + std::exp(-logit)));
 }

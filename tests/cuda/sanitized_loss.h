@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "../../csrc/math.cuh"
+#include "common/losses.h"
 
 namespace emulator {
 

@@ -6,7 +6,10 @@
 #include <random>
 #include <string>
 
-#include "emulated_ops.h"
+#include "emulated_launch.h"
+// the launchers after it
+#include "cuda/cam/launch.cuh"
+#include "cuda/onepass/launch.cuh"
 #include "sanitized_loss.h"
 #include "sanitized_memory.h"
 
@@ -34,7 +37,7 @@ bool run(const Case& c, Mode mode, bool reversed) {
   Array<S> activations(&device, N * C * P, c.offset), gradients(&device, N * T * C * Q, c.offset);
   Array<S> grad_activations(&device, N * C * P);
   Array<float> regions(&device, N * T * P), loss(&device, N * T), alpha(&device, N * T * C);
-  Array<float> unit(&device, N * T * P), grad_gradients(&device, N * T * C);
+  Array<float> grad_map(&device, N * T * P), grad_gradients(&device, N * T * C);
   Array<float> scaled(&device, N * T * C), grad(&device, 1), reduced(&device, 1);
   Array<float> pairs(&device, 1);
   Array<uint8_t> status(&device, N * T);
@@ -66,7 +69,7 @@ bool run(const Case& c, Mode mode, bool reversed) {
   op.params = kSanitizedParams;
   op.params.cols = int32_t(P);
   op.alpha = alpha.data();
-  op.unit = unit.data();
+  op.grad_map = grad_map.data();
   op.loss = loss.data();
   op.status = status.data();
   pass.reduction = Reduction::kMean;
@@ -82,7 +85,7 @@ bool run(const Case& c, Mode mode, bool reversed) {
   back.cells = P;
   back.channels_last = c.channels_last;
   back.alpha = alpha.data();
-  back.unit = unit.data();
+  back.grad_map = grad_map.data();
   back.grad_gradients = grad_gradients.data();
   back.status = status.data();
   back.grad = grad.data();
@@ -110,7 +113,7 @@ bool run(const Case& c, Mode mode, bool reversed) {
         for (int64_t p = 0; p < P; ++p) {
           const double a = double(to_acc(activations[a_at(n, ch, p)]));
           map[size_t(p)] += weight * a;
-          wanted += double(unit[pair * P + p]) * a / double(P);
+          wanted += double(grad_map[pair * P + p]) * a / double(P);
         }
         if (!near(grad_gradients[pair * C + ch], wanted, 1e-4)) return false;
         if (!near(scaled[pair * C + ch], scale * wanted, 1e-4)) return false;
@@ -125,7 +128,7 @@ bool run(const Case& c, Mode mode, bool reversed) {
       for (int64_t p = 0; p < P; ++p) {
         double wanted = 0;
         for (int64_t t = 0; t < T; ++t) {
-          wanted += double(unit[(n * T + t) * P + p]) * double(alpha[(n * T + t) * C + ch]);
+          wanted += double(grad_map[(n * T + t) * P + p]) * double(alpha[(n * T + t) * C + ch]);
         }
         const double got = to_acc(grad_activations[a_at(n, ch, p)]);
         if (!near(got, scale * wanted, stored)) return false;

@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "../../csrc/cpu/storage.h"
+#include "common/storage.h"
 
 namespace fastcam {
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from attend_traffic_table import BATCHES, DTYPES, HEADER, OUTPUTS, README, measure, row
+from attend_traffic_table import BATCHES, DTYPES, HEADER, MEASURED, OUTPUTS, measure, row
 from emulation import compiler
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="the emulator needs a C++ compiler")
@@ -26,7 +26,7 @@ def test_attend_traffic(dtype, output, batch):
     results = measure(batch, dtype, output)
     text = row(batch, dtype, output, *results)
     print(text)
-    assert text in README.read_text(), (
+    assert text in MEASURED.read_text(), (
         "the table is old: python tests/cuda/attend_traffic_table.py --write"
     )
     curves = OUTPUTS[output][1]

@@ -29,7 +29,7 @@ def test_refuses_without_a_gpu(capsys, tmp_path):
 
 
 def test_least_bytes_of_alexnet():
-    """By hand: A 256·169, D 256·36, S, unit and map 169, alpha 256, loss, peak and status."""
+    """By hand: A 256·169, D 256·36, S, grad_map and map 169, alpha 256, loss, peak and status."""
     forward, backward, cam, cam_backward = gpu.least_bytes(Case("alexnet", 2)).values()
     assert forward == 2 * (4 * (256 * 169 + 256 * 36 + 169 + 169 + 256 + 1) + 1)
     assert backward == 2 * (4 * (2 * 256 * 169 + 169 + 256 + 256 + 1) + 1)

@@ -10,7 +10,7 @@ from torch.autograd import DeviceType
 
 from fastcam import functional as F
 from fastcam import reference
-from fastcam._ops import raw
+from fastcam.ops.library import raw
 
 pytestmark = pytest.mark.cuda
 
@@ -143,8 +143,8 @@ def test_one_launch_of_each_op_and_no_copy(dtype, layout, targets, batch, device
     sample = many(device, batch, targets, dtype=dtype, layout=layout)
     inputs = sample.activations, sample.gradients
     loss = (*inputs, sample.regions, None, None, 0.5, 8.0, 0, 1e-6, 0.0)
-    _, alpha, unit, status = raw._cam_iou_forward(*loss)
-    maps = (sample.activations, alpha, unit, None, status, True, True)
+    _, alpha, grad_map, status = raw._cam_iou_forward(*loss)
+    maps = (sample.activations, alpha, grad_map, None, status, True, True)
     for call, cleared in (
         (lambda: raw._cam_iou_forward(*loss), True),
         (lambda: raw._cam_forward(*inputs, True), True),

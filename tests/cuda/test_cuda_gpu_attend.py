@@ -8,7 +8,7 @@ from test_cuda_gpu import assert_all_close, on_the_gpu
 
 from fastcam import functional as F
 from fastcam import reference
-from fastcam._ops import raw
+from fastcam.ops.library import raw
 
 pytestmark = pytest.mark.cuda
 
@@ -150,10 +150,10 @@ def test_one_launch_of_each_op_and_no_copy(dtype, batch, device):
 
 def test_conv1x1_never_holds_all_logits(device, monkeypatch):
     """Peak memory of forward and backward, beyond inputs and results, is that of some chunks."""
-    from fastcam import _attend_conv
+    from fastcam.ops import attend_conv
 
     chunk = 1 << 19
-    monkeypatch.setitem(_attend_conv._CHUNK_ELEMENTS, "cuda", chunk)
+    monkeypatch.setitem(attend_conv._CHUNK_ELEMENTS, "cuda", chunk)
     features, _ = inputs(device, 4, attributes=1)
     weight = torch.randn(40 * 128, 128, device=device, requires_grad=True)
     bias = torch.randn(40 * 128, device=device, requires_grad=True)

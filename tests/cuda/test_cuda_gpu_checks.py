@@ -11,7 +11,7 @@ import torch
 from samples import SHAPES, make
 
 from fastcam import functional as F
-from fastcam._ops import raw
+from fastcam.ops.library import raw
 
 pytestmark = pytest.mark.cuda
 
@@ -22,13 +22,13 @@ def _needs_a_gpu(device: torch.device) -> None:
         pytest.skip("needs --device cuda")
 
 
-@pytest.mark.parametrize("which", ("alpha", "unit", "scale", "status"))
+@pytest.mark.parametrize("which", ("alpha", "grad_map", "scale", "status"))
 def test_backward_looks_at_the_device_of_each_tensor(which, device):
     sample = make(SHAPES[2], device=device)
-    _, alpha, unit, status = raw._cam_iou_forward(
+    _, alpha, grad_map, status = raw._cam_iou_forward(
         sample.activations, sample.gradients, sample.regions, None, None, 0.5, 8.0, 0, 1e-6
     )
-    given = {"alpha": alpha, "unit": unit, "scale": torch.ones_like(unit[..., 0, 0])}
+    given = {"alpha": alpha, "grad_map": grad_map, "scale": torch.ones_like(grad_map[..., 0, 0])}
     given["status"] = status
     raw._cam_backward(sample.activations, *given.values(), True, True)
     given[which] = given[which].cpu()
@@ -54,8 +54,8 @@ def test_attend_looks_at_the_device_of_each_tensor(device):
 def test_a_backward_without_targets_writes_zeros(need, device):
     activations = torch.rand(2, 3, 4, 4, device=device)
     alpha = torch.rand(2, 0, 3, device=device)
-    unit = torch.rand(2, 0, 4, 4, device=device)
-    grad_a, grad_d = raw._cam_backward(activations, alpha, unit, None, None, *need)
+    grad_map = torch.rand(2, 0, 4, 4, device=device)
+    grad_a, grad_d = raw._cam_backward(activations, alpha, grad_map, None, None, *need)
     assert not grad_a.any() and grad_d.numel() == 0
     assert grad_a.shape == (activations.shape if need[0] else (0,))
 
@@ -97,7 +97,9 @@ print("no error", loss.item())
 )
 def test_the_criterion_has_the_device_assert_what_is_in_range(which, value, words):
     """In a process of its own: an assertion on the device ends its context."""
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n{PROBE}"
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1] / 'support')!r})\n{PROBE}"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, which, value], capture_output=True, text=True, check=False
     )

@@ -19,10 +19,10 @@ from networks import (
 )
 from tiny_faces import MODEL, write_faces
 
+from fastcam.cam.tap import ActivationTap
 from fastcam.evaluation import evaluate
-from fastcam.losses import IoUCamLoss
+from fastcam.losses.cam import IoUCamLoss
 from fastcam.models import AttentionNetwork, load_checkpoint
-from fastcam.tap import ActivationTap
 from fastcam.training import GuidanceConfig, TrainConfig, train
 
 pytestmark = pytest.mark.cuda

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from emulated_raw import EmulatedOps
-from emulation import Emulator, compiler
+from emulation import EmulatedOps, Emulator, compiler
 from samples import make
 from test_cam_iou import in_float64, loss_and_grads
 
 from fastcam import functional as F
 from fastcam import reference
+from fastcam.ops import cam_iou
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="the emulator needs a C++ compiler")
 
@@ -43,11 +43,11 @@ class Counted(EmulatedOps):
 @pytest.fixture
 def ops(monkeypatch: pytest.MonkeyPatch):
     """``ops(**options)`` puts emulated ops of these options under the one-pass form."""
-    monkeypatch.setattr(F, "_ONE_PASS", True)
+    monkeypatch.setattr(cam_iou, "_ONE_PASS", True)
 
     def put(**options: Any) -> Counted:
         made = Counted(**options)
-        monkeypatch.setattr(F, "raw", made)
+        monkeypatch.setattr(cam_iou, "raw", made)
         return made
 
     return put

@@ -10,10 +10,9 @@ import test_cam_iou_properties
 import test_cam_iou_pull
 import test_grad_cam
 import torch
-from emulated_raw import EmulatedOps
-from emulation import compiler
+from emulation import EmulatedOps, compiler
 
-from fastcam import _attend, _attend_conv, functional
+from fastcam.ops import attend, attend_conv, cam_iou, grad_cam
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="the emulator needs a C++ compiler")
 
@@ -36,7 +35,7 @@ for _module in (
 
 @pytest.fixture(autouse=True)
 def _emulated_cuda_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (functional, _attend, _attend_conv):
+    for module in (grad_cam, cam_iou, attend, attend_conv):
         monkeypatch.setattr(module, "raw", EmulatedOps())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from emulation import compiler
-from traffic_table import BATCHES, DTYPES, HEADER, LAYOUTS, NETWORKS, README, measure, row
+from traffic_table import BATCHES, DTYPES, HEADER, LAYOUTS, MEASURED, NETWORKS, measure, row
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="the emulator needs a C++ compiler")
 
@@ -27,7 +27,7 @@ def test_traffic(network, dtype, layout, batch):
     results = measure(network, batch, dtype, layout)
     text = row(network, batch, dtype, layout, *results)
     print(text)
-    assert text in README.read_text(), (
+    assert text in MEASURED.read_text(), (
         "the table is old: python tests/cuda/traffic_table.py --write"
     )
     for result in results:

@@ -21,7 +21,7 @@ from emulation import Emulator, Traffic  # noqa: E402
 
 from bench.report import replace_between  # noqa: E402
 
-README = ROOT / "csrc" / "README.md"
+MEASURED = ROOT / "csrc" / "MEASURED.md"
 
 # C, (H, W), (H', W')
 NETWORKS = {
@@ -80,15 +80,15 @@ def measure(
     scale = torch.ones(batch, targets)
 
     device = Emulator(count=True, part=(run, batch))
-    loss, alpha, unit, status = device.cam_iou_forward(activations, gradients, regions)
-    outputs = (loss, alpha, unit, status)
+    loss, alpha, grad_map, status = device.cam_iou_forward(activations, gradients, regions)
+    outputs = (loss, alpha, grad_map, status)
     forward = Measured(
         device.traffic, count_bytes(activations, gradients, regions, *outputs, samples=run)
     )
 
     device = Emulator(count=True, part=(run, batch))
-    grad_a, grad_d = device.cam_backward(activations, alpha, unit, scale, status)
-    moved = (activations, grad_a, grad_d, alpha, unit, scale, status)
+    grad_a, grad_d = device.cam_backward(activations, alpha, grad_map, scale, status)
+    moved = (activations, grad_a, grad_d, alpha, grad_map, scale, status)
     return forward, Measured(device.traffic, count_bytes(*moved, samples=run))
 
 
@@ -108,7 +108,7 @@ def main(arguments: list[str]) -> int:
                     lines.append(row(network, batch, dtype, layout, *results))
                     print(lines[-1], flush=True)
     if arguments == ["--write"]:
-        replace_between(README, "traffic", "\n".join(lines) + "\n")
+        replace_between(MEASURED, "traffic", "\n".join(lines) + "\n")
     return 0
 
 

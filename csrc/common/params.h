@@ -1,0 +1,204 @@
+// The parameters of every kernel of fastcam: plain structs, no torch, one source for CPU and CUDA.
+//
+// Symbols: N batch, T targets, C channels, P = H*W cells of the activations,
+// Q = H'*W' cells of the gradients (P and Q need not agree). "acc" is the arithmetic type of a
+// call: double when an input is double, float otherwise.
+#pragma once
+
+#include <cstdint>
+
+namespace fastcam {
+
+// The losses of the map; their policies (losses.h) say what their parameters are.
+enum class LossKind : int32_t { kIoUTone = 0, kIoUSigmoid = 1, kIoUHard = 2 };
+inline constexpr int kLossKinds = 3;
+inline constexpr int kMaxLossParams = 4;
+
+// A loss as a call names it: its parameters in its policy's order, and the map's H and W.
+struct LossParams {
+  double value[kMaxLossParams];
+  int32_t rows;
+  int32_t cols;
+};
+
+// Bits of the status byte of a pair (n, t).
+inline constexpr uint8_t kStatusValid = 1;
+inline constexpr uint8_t kStatusDead = 2;  // valid, and its map is zero everywhere
+
+// A and D as they lie in memory. Either the cells of one channel are contiguous (channels first) or
+// the channels of one cell are (channels last); only the outer strides are free.
+struct CamInputs {
+  int64_t batch;       // N
+  int64_t targets;     // T
+  int64_t channels;    // C
+  int64_t cells;       // P
+  int64_t grad_cells;  // Q
+
+  const void* activations;  // [N, C, P], channels last: [N, P, C]
+  int64_t activations_stride_n;
+  bool activations_channels_last;
+
+  const void* gradients;  // [N, T, C, Q], channels last: [N, T, Q, C]
+  int64_t gradients_stride_n;
+  int64_t gradients_stride_t;
+  bool gradients_channels_last;
+};
+
+// grad_cam: the map itself.
+struct CamForward {
+  CamInputs in;
+  bool normalize;
+  void* alpha;  // [N, T, C] acc, out: channel weights
+  void* cam;    // [N, T, P] acc, out: ReLU map, divided by its peak if `normalize`
+  void* peak;   // [N, T] acc, out: max of the ReLU map
+};
+
+// A loss of the map, with everything backward needs.
+struct CamLossForward {
+  CamInputs in;
+
+  const void* regions;  // [N, T, P] acc; strides may be 0
+  int64_t regions_stride_n;
+  int64_t regions_stride_t;
+  const void* cell_weights;  // [N, T, P] acc or null (all ones); strides may be 0
+  int64_t cell_weights_stride_n;
+  int64_t cell_weights_stride_t;
+  const uint8_t* where;  // [N, T], nonzero: on; or null (all on); strides may be 0
+  int64_t where_stride_n;
+  int64_t where_stride_t;
+
+  LossKind kind;
+  LossParams params;
+  double max_pull;  // a pair's sum of |d loss / d x| is cut down to this in the gradient; 0: never
+
+  void* alpha;      // [N, T, C] acc, out: channel weights; 0 for an invalid pair
+  void* grad_map;   // [N, T, P] acc, out: d loss[n,t] / d (map before ReLU); 0 for an invalid pair
+  void* loss;       // [N, T] acc, out
+  uint8_t* status;  // [N, T] out: kStatusValid | kStatusDead
+};
+
+// The backward of both, given G[n,t,p] = scale[n,t] * grad_map[n,t,p]:
+//   grad_activations[n,c,p] = sum_t G[n,t,p] * alpha[n,t,c]
+//   grad_gradients[n,t,c]   = sum_p G[n,t,p] * A[n,c,p] / P     (the same for every cell of D)
+struct CamBackward {
+  int64_t batch;
+  int64_t targets;
+  int64_t channels;
+  int64_t cells;
+
+  const void* activations;  // as in CamInputs
+  int64_t activations_stride_n;
+  bool activations_channels_last;
+
+  const void* alpha;     // [N, T, C] acc
+  const void* grad_map;  // [N, T, P] acc
+  const void* scale;     // [N, T] acc or null (all ones); strides may be 0
+  int64_t scale_stride_n;
+  int64_t scale_stride_t;
+  const uint8_t* status;  // [N, T] or null (all valid)
+
+  void* grad_activations;  // [N, C, P] dense in A's layout and dtype, out, or null
+  void* grad_gradients;    // [N, T, C] acc, out, or null
+};
+
+// A loss of the map and its gradients in one pass over A and D. `reduced` is their sum or mean.
+enum class Reduction : int32_t { kNone = 0, kMean = 1, kSum = 2 };
+
+struct CamLossPass {
+  CamLossForward loss;
+  Reduction reduction;
+  void* grad_gradients;  // [N, T, C] acc, out, or null: d loss[n,t] / d D[n,t,c,q], whatever q
+  void* reduced;         // acc, out, unless kNone
+  void* count;           // acc, out, unless kNone: how many pairs are valid
+};
+
+// The backward that makes a pass's grad_gradients once its grad_map is there.
+inline CamBackward sums_of_gradients(const CamLossPass& op) {
+  const CamLossForward& loss = op.loss;
+  CamBackward sums{};
+  sums.batch = loss.in.batch;
+  sums.targets = loss.in.targets;
+  sums.channels = loss.in.channels;
+  sums.cells = loss.in.cells;
+  sums.activations = loss.in.activations;
+  sums.activations_stride_n = loss.in.activations_stride_n;
+  sums.activations_channels_last = loss.in.activations_channels_last;
+  sums.alpha = loss.alpha;
+  sums.grad_map = loss.grad_map;
+  sums.status = loss.status;
+  sums.grad_gradients = op.grad_gradients;
+  return sums;
+}
+
+// The backward of that, which reads nothing of A's size. A pair's upstream gradient is
+// g[n,t] = grad[n,t] / max(count, 1), and 0 if the pair is invalid:
+//   grad_activations[n,c,p] = sum_t g[n,t] grad_map[n,t,p] alpha[n,t,c]
+//   scaled_gradients[n,t,c] = g[n,t] grad_gradients[n,t,c]
+struct CamLossBackward {
+  int64_t batch;
+  int64_t targets;
+  int64_t channels;
+  int64_t cells;
+  bool channels_last;
+
+  const void* alpha;           // [N, T, C] acc
+  const void* grad_map;        // [N, T, P] acc
+  const void* grad_gradients;  // [N, T, C] acc or null
+  const uint8_t* status;       // [N, T]
+  const void* grad;            // [N, T] acc; strides may be 0
+  int64_t grad_stride_n;
+  int64_t grad_stride_t;
+  const void* count;  // acc or null (divide by 1)
+
+  void* grad_activations;  // [N, C, P] dense, out, or null
+  void* scaled_gradients;  // [N, T, C] acc, out, or null
+};
+
+// Kimura & Tanaka, eq. 7 and 8: g = (1 + beta) h(M; n) - beta.
+struct ToneCurve {
+  double n;
+  double beta;
+};
+
+// tone_curve and its backward, element by element.
+struct ToneCurveOp {
+  int64_t count;
+  ToneCurve curve;
+  const void* mask;  // [count]
+  const void* grad;  // [count], backward only: d loss / d g
+  void* out;         // [count], out: g, or d loss / d mask
+};
+
+// attend: Z = (1 + g(sigmoid(L); n, beta)) * F. K attributes; every tensor contiguous and of one
+// storage type, sums in acc.
+struct AttendShape {
+  int64_t batch;       // N
+  int64_t attributes;  // K
+  int64_t channels;    // C
+  int64_t cells;       // P
+};
+
+struct AttendForward {
+  AttendShape shape;
+  bool pool;
+  int64_t curve_count;      // J
+  const ToneCurve* curves;  // [J]
+  const void* features;     // [N, C, P]
+  const void* logits;       // [N, K, C, P]
+  void* out;                // [J, N, K, C, P], pooled: [J, N, K, C], out
+  void* mask_sum;           // [N, K, C] acc, out: sum_p sigmoid(L)
+};
+
+struct AttendBackward {
+  AttendShape shape;
+  bool pool;
+  ToneCurve curve;
+  const void* features;       // [N, C, P]
+  const void* logits;         // [N, K, C, P]
+  const void* grad_out;       // [N, K, C, P], pooled: [N, K, C]
+  const void* grad_mask_sum;  // [N, K] acc (the same for every channel), or null
+  void* grad_features;        // [N, C, P], out, or null
+  void* grad_logits;          // [N, K, C, P], out, or null
+};
+
+}  // namespace fastcam

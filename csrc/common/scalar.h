@@ -1,0 +1,66 @@
+// Scalar functions shared by the CPU kernels, the CUDA kernels and the C++ tests.
+#pragma once
+
+#include <cmath>
+
+#if defined(__CUDACC__)
+#define FASTCAM_HD __host__ __device__ __forceinline__
+#else
+// Forced, because the CPU kernels are compiled once per instruction set: a shared out-of-line copy
+// would be the one of whichever instruction set the linker met first.
+#define FASTCAM_HD inline __attribute__((always_inline))
+#endif
+
+namespace fastcam {
+
+template <class T>
+FASTCAM_HD bool is_nan(T x) {
+  return x != x;
+}
+
+// As torch.relu and torch.max do: NaN wins.
+template <class T>
+FASTCAM_HD T relu(T x) {
+  return x <= T(0) ? T(0) : x;
+}
+template <class T>
+FASTCAM_HD T max_nan(T a, T b) {
+  return (a > b || is_nan(a)) ? a : b;
+}
+
+template <class T>
+FASTCAM_HD T abs_(T x) {
+  return x < T(0) ? -x : x;
+}
+
+FASTCAM_HD float exp_(float x) { return ::expf(x); }
+FASTCAM_HD double exp_(double x) { return ::exp(x); }
+FASTCAM_HD float log_(float x) { return ::logf(x); }
+FASTCAM_HD double log_(double x) { return ::log(x); }
+FASTCAM_HD float log1p_(float x) { return ::log1pf(x); }
+FASTCAM_HD double log1p_(double x) { return ::log1p(x); }
+FASTCAM_HD float pow_(float x, float y) { return ::powf(x, y); }
+FASTCAM_HD double pow_(double x, double y) { return ::pow(x, y); }
+
+// x^y for x >= 0; whole exponents by squaring, which is exact to a few ulp and free of libm.
+template <class T>
+struct Power {
+  T exponent;
+  int whole;  // the exponent if it is a whole number in [0, 1023], else -1
+
+  FASTCAM_HD explicit Power(T y) : exponent(y), whole(-1) {
+    if (y >= T(0) && y < T(1024) && T(int(y)) == y) whole = int(y);
+  }
+  FASTCAM_HD T operator()(T x) const {
+    if (whole < 0) return pow_(x, exponent);
+    T result = T(1);
+    T square = x;
+    for (int bits = whole; bits != 0; bits >>= 1) {
+      if (bits & 1) result *= square;
+      square *= square;
+    }
+    return result;
+  }
+};
+
+}  // namespace fastcam

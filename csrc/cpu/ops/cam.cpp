@@ -1,0 +1,163 @@
+// Grad-CAM ops on the CPU: splits the work over torch's threads and calls the kernels of
+// cpu/kernels/cam.h.
+#include "cpu/kernels/cam.h"
+#include "cpu/ops/pages.h"
+#include "cpu/ops/parallel.h"
+#include "ops/cam_loss.h"
+
+#include <limits>
+
+namespace fastcam {
+namespace {
+
+// The values of a per-cell argument, of the pairs that are not switched off. A mask of 0 to 255 or
+// a weight of -1 would give a loss that looks like any other. fastcam/ops/checks.py knows the
+// prefix.
+template <class Acc>
+void check_values(const CamLossForward& op, const void* cells, int64_t stride_n, int64_t stride_t,
+                  Acc low, Acc high, const char* expected, const char* advice) {
+  for (int64_t n = 0; n < op.in.batch; ++n) {
+    for (int64_t t = 0; t < op.in.targets; ++t) {
+      if (op.where && op.where[n * op.where_stride_n + t * op.where_stride_t] == 0) continue;
+      const Acc* value = static_cast<const Acc*>(cells) + n * stride_n + t * stride_t;
+      const auto fits = [&](int64_t p) { return int(value[p] >= low) & int(value[p] <= high); };
+      int all = 1;  // NaN fits nowhere
+      for (int64_t p = 0; p < op.in.cells; ++p) all &= fits(p);
+      if (all) continue;
+      int64_t p = 0;
+      while (fits(p)) ++p;
+      STD_TORCH_CHECK(false, "fastcam: value: ", expected, ", got ", double(value[p]),
+                      value[p] > high ? advice : "");
+    }
+  }
+}
+
+template <class Acc>
+void check_values(const CamLossForward& op) {
+  constexpr double kRounding = 1e-3;  // what resizing a mask may leave beyond [0, 1]
+  check_values(op, op.regions, op.regions_stride_n, op.regions_stride_t, Acc(-kRounding),
+               Acc(1 + kRounding), "regions: expected values in [0, 1]",
+               " (divide a mask of 0 to 255 by 255)");
+  if (op.cell_weights == nullptr) return;
+  const bool shared = op.cell_weights_stride_n == 0 && op.cell_weights_stride_t == 0;
+  CamLossForward some = op;
+  if (shared) some.in.batch = some.in.targets = 1, some.where = nullptr;
+  check_values(some, op.cell_weights, op.cell_weights_stride_n, op.cell_weights_stride_t, Acc(0),
+               std::numeric_limits<Acc>::max(), "cell_weights: expected finite values >= 0", "");
+}
+
+void run_forward(const Tensor&, const CamForward& op, ScalarKind a, ScalarKind d) {
+  const int64_t work = op.in.channels * op.in.cells * op.in.targets;
+  parallel_over(op.in.batch, work, [&](int64_t begin, int64_t end) {
+    const Scratch scratch(cam_forward_scratch_bytes(op.in));
+    cam_kernels().cam_forward(op, a, d, begin, end, scratch.get());
+  });
+}
+
+void run_iou_forward(const Tensor&, const CamLossForward& op, ScalarKind a, ScalarKind d) {
+  with_acc(a, [&](auto acc) { check_values<decltype(acc)>(op); });
+  const int64_t work = op.in.channels * op.in.cells * op.in.targets;
+  parallel_over(op.in.batch, work, [&](int64_t begin, int64_t end) {
+    const Scratch scratch(cam_forward_scratch_bytes(op.in));
+    cam_kernels().cam_iou_forward(op, a, d, begin, end, scratch.get());
+  });
+}
+
+void run_backward(const Tensor&, const CamBackward& op, ScalarKind a) {
+  prefer_huge_pages(op.grad_activations, op.batch * op.channels * op.cells * bytes_of(a));
+  // Few samples are split into channel blocks, so that every thread has work.
+  const int64_t threads = torch::stable::get_num_threads();
+  const int64_t wanted = op.batch >= 2 * threads ? 1 : (2 * threads + op.batch - 1) / op.batch;
+  const int64_t blocks = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, op.channels / 32));
+  const int64_t work = op.channels * op.cells * op.targets / blocks;
+  parallel_over(op.batch * blocks, work, [&](int64_t begin, int64_t end) {
+    const Scratch scratch(cam_backward_scratch_bytes(op));
+    cam_kernels().cam_backward(op, a, blocks, begin, end, scratch.get());
+  });
+}
+
+// ---- losses with all their gradients ------------------------------------------------------------
+
+template <class Acc>
+void reduce_pairs(const CamLossPass& op) {
+  const int64_t pairs = op.loss.in.batch * op.loss.in.targets;
+  const Acc* losses = static_cast<const Acc*>(op.loss.loss);
+  Acc sum = 0;
+  Acc count = 0;
+  for (int64_t i = 0; i < pairs; ++i) {
+    sum += losses[i];
+    count += Acc(op.loss.status[i] & kStatusValid);
+  }
+  const bool mean = op.reduction == Reduction::kMean && count > 0;
+  *static_cast<Acc*>(op.reduced) = mean ? sum / count : sum;
+  *static_cast<Acc*>(op.count) = count;
+}
+
+void run_loss_forward(const Tensor& device, const CamLossPass& op, ScalarKind a, ScalarKind d) {
+  run_iou_forward(device, op.loss, a, d);
+  if (op.grad_gradients != nullptr && op.loss.in.channels > 0) {
+    run_backward(device, sums_of_gradients(op), a);
+  }
+  if (op.reduction == Reduction::kNone) return;
+  with_acc(a, [&](auto acc) { reduce_pairs<decltype(acc)>(op); });
+}
+
+// g of every pair, and the constants of dD times g.
+template <class Acc>
+void scale_pairs(const CamLossBackward& op, Acc* scales) {
+  const Acc count = op.count == nullptr ? Acc(1) : *static_cast<const Acc*>(op.count);
+  for (int64_t n = 0; n < op.batch; ++n) {
+    for (int64_t t = 0; t < op.targets; ++t) {
+      const int64_t pair = n * op.targets + t;
+      const Acc grad =
+          static_cast<const Acc*>(op.grad)[n * op.grad_stride_n + t * op.grad_stride_t];
+      const bool valid = (op.status[pair] & kStatusValid) != 0;
+      scales[pair] = valid ? (count > Acc(1) ? grad / count : grad) : Acc(0);
+      if (op.scaled_gradients == nullptr) continue;
+      const Acc* from = static_cast<const Acc*>(op.grad_gradients) + pair * op.channels;
+      Acc* to = static_cast<Acc*>(op.scaled_gradients) + pair * op.channels;
+      for (int64_t c = 0; c < op.channels; ++c) to[c] = scales[pair] * from[c];
+    }
+  }
+}
+
+void run_loss_backward(const Tensor& device, const CamLossBackward& op, ScalarKind a) {
+  const int64_t pairs = op.batch * op.targets;
+  const Scratch scales(pairs * (a == ScalarKind::kDouble ? 8 : 4));
+  with_acc(a, [&](auto acc) { scale_pairs(op, static_cast<decltype(acc)*>(scales.get())); });
+  if (op.grad_activations == nullptr) return;
+  CamBackward product{};
+  product.batch = op.batch;
+  product.targets = op.targets;
+  product.channels = op.channels;
+  product.cells = op.cells;
+  product.activations_channels_last = op.channels_last;
+  product.alpha = op.alpha;
+  product.grad_map = op.grad_map;
+  product.scale = scales.get();
+  product.scale_stride_n = op.targets;
+  product.scale_stride_t = 1;
+  product.status = op.status;
+  product.grad_activations = op.grad_activations;
+  run_backward(device, product, a);
+}
+
+std::string cpu_isa() { return cam_kernels().isa; }
+
+}  // namespace
+}  // namespace fastcam
+
+STABLE_TORCH_LIBRARY_IMPL(fastcam, CPU, m)
+{
+  using namespace fastcam;
+  m.impl("_cam_forward", TORCH_BOX(&cam_forward<run_forward>));
+  m.impl("_cam_iou_forward", TORCH_BOX(&cam_iou_forward<run_iou_forward>));
+  m.impl("_cam_backward", TORCH_BOX(&cam_backward<run_backward>));
+  m.impl("_cam_loss_forward", TORCH_BOX(&cam_loss_forward<run_loss_forward>));
+  m.impl("_cam_loss_backward", TORCH_BOX(&cam_loss_backward<run_loss_backward>));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(fastcam, CompositeExplicitAutograd, m)
+{
+  m.impl("_cpu_isa", TORCH_BOX(&fastcam::cpu_isa));
+}

@@ -1,0 +1,19 @@
+// _attend_backward on CUDA.
+#include "cuda/launch.cuh"
+// cuda/launch.cuh first: it defines the launch
+#include "cuda/attend/launch.cuh"
+#include "ops/attend.h"
+
+namespace fastcam {
+
+void launch_attend_backward_on(const Tensor& device, const AttendBackward& op, ScalarKind kind) {
+  on_device_of(device, [&](const LaunchSite& site) { launch_attend_backward(op, kind, site); });
+}
+
+}  // namespace fastcam
+
+STABLE_TORCH_LIBRARY_IMPL(fastcam, CUDA, m)
+{
+  using namespace fastcam;
+  m.impl("_attend_backward", TORCH_BOX(&attend_backward<launch_attend_backward_on>));
+}

@@ -1,0 +1,136 @@
+// From run-time arguments to the one-pass kernels. No torch in here; the includer defines
+// FASTCAM_LAUNCH, FASTCAM_LAUNCH_CLUSTER and FASTCAM_CLEAR.
+#pragma once
+
+#include "cuda/cam/finish.cuh"
+#include "cuda/launch_site.cuh"
+#include "cuda/onepass/backward_kernel.cuh"
+#include "cuda/onepass/forward_kernel.cuh"
+
+namespace fastcam {
+
+// f with the number of targets that the kernels handle at a time.
+template <class F>
+auto with_pass_targets(int64_t targets, const F& f) {
+  if (targets == 1) return f(std::integral_constant<int, 1>{});
+  if (targets <= 4) return f(std::integral_constant<int, 4>{});
+  return f(std::integral_constant<int, 16>{});
+}
+
+template <class S, int kTargets>
+PassShape pass_shape(const CamInputs& in, bool weights, int multiprocessors, int shared_limit) {
+  using Acc = AccOf<S>;
+  const bool aligned = reinterpret_cast<uintptr_t>(in.activations) % 16 == 0 &&
+                       (in.batch <= 1 || in.activations_stride_n * int64_t(sizeof(S)) % 16 == 0);
+  return {in.batch,
+          in.targets,
+          in.channels,
+          in.cells,
+          int(sizeof(S)),
+          int(sizeof(Acc)),
+          in.activations_channels_last,
+          aligned,
+          weights,
+          kTargets,
+          kPassThreads<Acc, kTargets>,
+          multiprocessors,
+          shared_limit};
+}
+
+// False, and nothing is launched, if a sample does not fit into a cluster.
+template <class S, int kTargets, class Losses>
+bool launch_pass(const CamLossPass& op, bool gradients_in_acc, int shared_limit,
+                 const LaunchSite& site) {
+  const auto plan = plan_pass(pass_shape<S, kTargets>(op.loss.in, op.loss.cell_weights != nullptr,
+                                                      site.multiprocessors, shared_limit));
+  if (!plan) return false;
+  PassWork work{};
+  work.plan = *plan;
+  work.gradients_in_acc = gradients_in_acc;
+  if (op.reduction != Reduction::kNone && op.loss.in.batch > 1) {
+    work.ticket = static_cast<unsigned*>(site.workspace(256));
+    FASTCAM_CLEAR(work.ticket, sizeof(unsigned), site.stream);
+  }
+  FASTCAM_LAUNCH_CLUSTER((cam_loss_pass_kernel<S, kTargets, Losses>), grid_of(plan->blocks),
+                         plan->threads, plan->at.total, plan->ranks, site.stream, op, work);
+  return true;
+}
+
+// Each storage type in a file of its own: they take long to compile.
+template <class S>
+bool launch_pass_of(const CamLossPass& op, bool gradients_in_acc, int shared_limit,
+                    const LaunchSite& site);
+
+#define FASTCAM_DEFINE_LAUNCH_PASS(S)                                                            \
+  template <>                                                                                    \
+  bool launch_pass_of<S>(const CamLossPass& op, bool gradients_in_acc, int shared_limit,         \
+                         const LaunchSite& site) {                                               \
+    return with_pass_targets(op.loss.in.targets, [&](auto targets) {                             \
+      return launch_pass<S, decltype(targets)::value, AllLosses<AccOf<S>>>(op, gradients_in_acc, \
+                                                                           shared_limit, site);  \
+    });                                                                                          \
+  }
+
+template <>
+bool launch_pass_of<float>(const CamLossPass&, bool, int, const LaunchSite&);
+template <>
+bool launch_pass_of<double>(const CamLossPass&, bool, int, const LaunchSite&);
+template <>
+bool launch_pass_of<Half>(const CamLossPass&, bool, int, const LaunchSite&);
+template <>
+bool launch_pass_of<BFloat16>(const CamLossPass&, bool, int, const LaunchSite&);
+
+// A template, so that a file compiles the kernels that it launches and no others.
+template <class Site>
+bool launch_cam_loss_pass(const CamLossPass& op, ScalarKind activations, ScalarKind gradients,
+                          int shared_limit, const Site& site) {
+  bool done = false;
+  with_storage(activations, [&](auto s) {
+    done = launch_pass_of<decltype(s)>(op, gradients != activations, shared_limit, site);
+  });
+  return done;
+}
+
+// The same in up to three launches that read A twice: for what does not fit into a cluster, and for
+// GPUs without. `forward` and `backward` are the launches of the ops of those names.
+template <class Acc>
+__global__ void __launch_bounds__(256) reduce_pairs_kernel(const CamLossPass op) {
+  reduce_pairs<Acc>(op, shared_memory());
+}
+
+template <class Forward, class Backward>
+void launch_cam_loss_in_parts(const CamLossPass& op, ScalarKind activations, const Forward& forward,
+                              const Backward& backward, const LaunchSite& site) {
+  const CamLossForward& loss = op.loss;
+  forward(loss);
+  if (op.grad_gradients != nullptr && loss.in.channels > 0) {
+    backward(sums_of_gradients(op));
+  }
+  if (op.reduction == Reduction::kNone) return;
+  with_acc(activations, [&](auto acc) {
+    FASTCAM_LAUNCH((reduce_pairs_kernel<decltype(acc)>), 1, 256, kReduceBytes, site.stream, op);
+  });
+}
+
+template <class S, int kTargets>
+void launch_pass_backward(const CamLossBackward& op, const LaunchSite& site) {
+  using Acc = AccOf<S>;
+  const PassShape shape{op.batch,  op.targets,  op.channels,          op.cells,
+                        sizeof(S), sizeof(Acc), op.channels_last,     true,
+                        false,     kTargets,    kPassBackwardThreads, site.multiprocessors,
+                        0};
+  const PassBackwardPlan plan = plan_pass_backward(shape, kPassVector<S>);
+  FASTCAM_LAUNCH((cam_loss_backward_kernel<S, kTargets>), grid_of(plan.blocks), plan.threads,
+                 plan.shared_bytes, site.stream, op, plan);
+}
+
+template <class Site>
+void launch_cam_loss_backward(const CamLossBackward& op, ScalarKind activations, const Site& site) {
+  with_storage(activations, [&](auto s) {
+    with_pass_targets(op.targets, [&](auto targets) {
+      launch_pass_backward<decltype(s), decltype(targets)::value>(op, site);
+    });
+  });
+}
+
+}  // namespace fastcam

@@ -1,0 +1,240 @@
+// The raw ops of Grad-CAM and its IoU loss: argument checks and output allocation, the same for
+// every device. `launch` is a device's kernel: launch(a tensor of the device, params, storage kinds
+// of activations and gradients).
+#pragma once
+
+#include <optional>
+#include <tuple>
+
+#include "common/params.h"
+#include "ops/checks.h"
+
+namespace fastcam {
+
+// The inputs of a forward op, held together with what keeps their memory alive.
+struct HeldCamInputs {
+  Tensor activations;
+  Tensor gradients;
+  ScalarKind activations_kind;
+  ScalarKind gradients_kind;
+  ScalarType acc;
+  CamInputs in;
+};
+
+inline HeldCamInputs hold_cam_inputs(const Tensor& activations, const Tensor& gradients) {
+  STD_TORCH_CHECK(activations.dim() == 4, "fastcam: activations must be [N,C,H,W], got ",
+                  activations.dim(), " axes");
+  STD_TORCH_CHECK(gradients.dim() == 5, "fastcam: gradients must be [N,T,C,H',W'], got ",
+                  gradients.dim(), " axes");
+  STD_TORCH_CHECK(gradients.size(0) == activations.size(0) &&
+                      gradients.size(2) == activations.size(1),
+                  "fastcam: gradients do not agree with activations in N or C");
+  check_device(gradients, "gradients", activations);
+  HeldCamInputs held{
+      readable(activations),           readable(gradients), kind_of(activations, "activations"),
+      kind_of(gradients, "gradients"), ScalarType::Float,   {}};
+  held.acc = acc_type(held.activations_kind);
+  STD_TORCH_CHECK(
+      held.gradients_kind == held.activations_kind || gradients.scalar_type() == held.acc,
+      "fastcam: gradients must have the dtype of the activations or their arithmetic dtype");
+  CamInputs& in = held.in;
+  in.batch = activations.size(0);
+  in.targets = gradients.size(1);
+  in.channels = activations.size(1);
+  in.cells = activations.size(2) * activations.size(3);
+  in.grad_cells = gradients.size(3) * gradients.size(4);
+  STD_TORCH_CHECK(in.cells > 0 && in.grad_cells > 0,
+                  "fastcam: activations or gradients have no cells");
+  STD_TORCH_CHECK(in.cells <= INT32_MAX, "fastcam: a map of more than 2^31 cells");
+  in.activations = input_data(held.activations);
+  in.activations_stride_n = held.activations.stride(0);
+  in.activations_channels_last = !is_channels_first(held.activations);
+  in.gradients = input_data(held.gradients);
+  in.gradients_stride_n = held.gradients.stride(0);
+  in.gradients_stride_t = held.gradients.stride(1);
+  in.gradients_channels_last = !is_channels_first(held.gradients);
+  return held;
+}
+
+// A per-cell argument [N,T,H,W] in the arithmetic dtype; its outer strides may be 0.
+inline Tensor hold_cells(const Tensor& t, const char* name, const Tensor& activations,
+                         const CamInputs& in, ScalarType acc) {
+  STD_TORCH_CHECK(t.dim() == 4 && t.size(0) == in.batch && t.size(1) == in.targets &&
+                      t.size(2) == activations.size(2) && t.size(3) == activations.size(3),
+                  "fastcam: ", name, " must be [N,T,H,W]");
+  STD_TORCH_CHECK(t.scalar_type() == acc, "fastcam: ", name,
+                  " must have the arithmetic dtype of the call");
+  check_device(t, name, activations);
+  return with_contiguous_cells(t);
+}
+
+// The tensors that the parameters of a loss of the map point to, and those parameters without the
+// loss itself and its outputs.
+struct HeldLossInputs {
+  HeldCamInputs maps;
+  Tensor regions;
+  std::optional<Tensor> cell_weights;
+  CamLossForward op;
+};
+
+inline HeldLossInputs hold_loss_inputs(const Tensor& activations, const Tensor& gradients,
+                                       const Tensor& regions,
+                                       const std::optional<Tensor>& cell_weights,
+                                       const std::optional<Tensor>& where) {
+  const HeldCamInputs maps = hold_cam_inputs(activations, gradients);
+  HeldLossInputs held{
+      maps, hold_cells(regions, "regions", activations, maps.in, maps.acc), std::nullopt, {}};
+  CamLossForward& op = held.op;
+  op.in = maps.in;
+  op.params.rows = int32_t(activations.size(2));
+  op.params.cols = int32_t(activations.size(3));
+  op.regions = input_data(held.regions);
+  op.regions_stride_n = held.regions.stride(0);
+  op.regions_stride_t = held.regions.stride(1);
+  if (cell_weights.has_value()) {
+    const Tensor weights =
+        hold_cells(*cell_weights, "cell_weights", activations, maps.in, maps.acc);
+    op.cell_weights = input_data(weights);
+    op.cell_weights_stride_n = weights.stride(0);
+    op.cell_weights_stride_t = weights.stride(1);
+    held.cell_weights = weights;
+  }
+  if (where.has_value()) {
+    STD_TORCH_CHECK(where->dim() == 2 && where->size(0) == maps.in.batch &&
+                        where->size(1) == maps.in.targets &&
+                        where->scalar_type() == ScalarType::Bool,
+                    "fastcam: where must be bool [N,T]");
+    check_device(*where, "where", activations);
+    op.where = static_cast<const uint8_t*>(input_data(*where));
+    op.where_stride_n = where->stride(0);
+    op.where_stride_t = where->stride(1);
+  }
+  return held;
+}
+
+// cam [N,T,H,W], alpha [N,T,C], peak [N,T].
+template <auto launch>
+std::tuple<Tensor, Tensor, Tensor> cam_forward(const Tensor activations, const Tensor gradients,
+                                               bool normalize) {
+  const HeldCamInputs held = hold_cam_inputs(activations, gradients);
+  const CamInputs& in = held.in;
+  const Tensor cam = empty_on(
+      activations, {in.batch, in.targets, activations.size(2), activations.size(3)}, held.acc);
+  const Tensor alpha = empty_on(activations, {in.batch, in.targets, in.channels}, held.acc);
+  const Tensor peak = empty_on(activations, {in.batch, in.targets}, held.acc);
+  if (in.batch > 0 && in.targets > 0) {
+    const CamForward op{in, normalize, output_data(alpha), output_data(cam), output_data(peak)};
+    launch(activations, op, held.activations_kind, held.gradients_kind);
+  }
+  return {cam, alpha, peak};
+}
+
+// loss [N,T], alpha [N,T,C], grad_map [N,T,H,W], status [N,T].
+template <auto launch>
+std::tuple<Tensor, Tensor, Tensor, Tensor>
+cam_iou_forward(const Tensor activations, const Tensor gradients, const Tensor regions,
+                const std::optional<Tensor> cell_weights, const std::optional<Tensor> where,
+                double threshold, double sharpness, int64_t binarize, double eps, double max_pull) {
+  const HeldLossInputs held =
+      hold_loss_inputs(activations, gradients, regions, cell_weights, where);
+  STD_TORCH_CHECK(binarize >= 0 && binarize <= 2, "fastcam: binarize must be 0, 1 or 2");
+  const CamInputs& in = held.maps.in;
+  const ScalarType acc = held.maps.acc;
+  const Tensor loss = empty_on(activations, {in.batch, in.targets}, acc);
+  const Tensor alpha = empty_on(activations, {in.batch, in.targets, in.channels}, acc);
+  const Tensor grad_map =
+      empty_on(activations, {in.batch, in.targets, activations.size(2), activations.size(3)}, acc);
+  const Tensor status = empty_on(activations, {in.batch, in.targets}, ScalarType::Byte);
+  if (in.batch > 0 && in.targets > 0) {
+    CamLossForward op = held.op;
+    op.kind = LossKind(binarize);
+    op.params.value[0] = threshold;
+    op.params.value[1] = sharpness;
+    op.params.value[2] = eps;
+    op.max_pull = max_pull;
+    op.alpha = output_data(alpha);
+    op.grad_map = output_data(grad_map);
+    op.loss = output_data(loss);
+    op.status = static_cast<uint8_t*>(output_data(status));
+    launch(activations, op, held.maps.activations_kind, held.maps.gradients_kind);
+  }
+  return {loss, alpha, grad_map, status};
+}
+
+// grad_activations [N,C,H,W], grad_gradients [N,T,C]: each empty unless asked for. `launch` gets no
+// kind of the gradients.
+template <auto launch>
+std::tuple<Tensor, Tensor> cam_backward(const Tensor activations, const Tensor alpha,
+                                        const Tensor grad_map, const std::optional<Tensor> scale,
+                                        const std::optional<Tensor> status, bool need_activations,
+                                        bool need_gradients) {
+  STD_TORCH_CHECK(activations.dim() == 4 && alpha.dim() == 3 && grad_map.dim() == 4,
+                  "fastcam: expected activations [N,C,H,W], alpha [N,T,C], grad_map [N,T,H,W]");
+  const Tensor held = readable(activations);
+  const ScalarKind kind = kind_of(activations, "activations");
+  const ScalarType acc = acc_type(kind);
+  const int64_t N = activations.size(0), C = activations.size(1), T = alpha.size(1);
+  STD_TORCH_CHECK(alpha.size(0) == N && alpha.size(2) == C && grad_map.size(0) == N &&
+                      grad_map.size(1) == T && grad_map.size(2) == activations.size(2) &&
+                      grad_map.size(3) == activations.size(3),
+                  "fastcam: alpha or grad_map do not agree with activations");
+  STD_TORCH_CHECK(alpha.scalar_type() == acc && grad_map.scalar_type() == acc,
+                  "fastcam: alpha and grad_map must have the arithmetic dtype of the activations");
+  STD_TORCH_CHECK(activations.size(2) * activations.size(3) > 0,
+                  "fastcam: activations have no cells");
+  check_device(alpha, "alpha", activations);
+  check_device(grad_map, "grad_map", activations);
+  if (scale.has_value()) check_device(*scale, "scale", activations);
+  if (status.has_value()) check_device(*status, "status", activations);
+  const Tensor alpha_held = torch::stable::contiguous(alpha);
+  const Tensor grad_map_held = torch::stable::contiguous(grad_map);
+  if (scale.has_value()) {
+    STD_TORCH_CHECK(scale->dim() == 2 && scale->size(0) == N && scale->size(1) == T &&
+                        scale->scalar_type() == acc,
+                    "fastcam: scale must be [N,T] in the arithmetic dtype");
+  }
+  std::optional<Tensor> status_held;
+  if (status.has_value()) {
+    STD_TORCH_CHECK(status->dim() == 2 && status->size(0) == N && status->size(1) == T &&
+                        status->scalar_type() == ScalarType::Byte,
+                    "fastcam: status must be uint8 [N,T]");
+    status_held = torch::stable::contiguous(*status);
+  }
+
+  const bool channels_last = !is_channels_first(held);
+  const Tensor grad_activations =
+      need_activations ? empty_on(activations, {N, C, activations.size(2), activations.size(3)},
+                                  activations.scalar_type(), channels_last)
+                       : empty_on(activations, {0}, activations.scalar_type());
+  const Tensor grad_gradients =
+      need_gradients ? empty_on(activations, {N, T, C}, acc) : empty_on(activations, {0}, acc);
+  if (T == 0) {  // no launch: there is nothing to sum over
+    Tensor zeroed = grad_activations;
+    torch::stable::zero_(zeroed);
+  } else if (N > 0 && C > 0 && (need_activations || need_gradients)) {
+    CamBackward op{};
+    op.batch = N;
+    op.targets = T;
+    op.channels = C;
+    op.cells = activations.size(2) * activations.size(3);
+    op.activations = input_data(held);
+    op.activations_stride_n = held.stride(0);
+    op.activations_channels_last = channels_last;
+    op.alpha = input_data(alpha_held);
+    op.grad_map = input_data(grad_map_held);
+    if (scale.has_value()) {
+      op.scale = input_data(*scale);
+      op.scale_stride_n = scale->stride(0);
+      op.scale_stride_t = scale->stride(1);
+    }
+    if (status_held.has_value()) {
+      op.status = static_cast<const uint8_t*>(input_data(*status_held));
+    }
+    op.grad_activations = need_activations ? output_data(grad_activations) : nullptr;
+    op.grad_gradients = need_gradients ? output_data(grad_gradients) : nullptr;
+    launch(activations, op, kind);
+  }
+  return {grad_activations, grad_gradients};
+}
+
+}  // namespace fastcam

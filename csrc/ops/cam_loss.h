@@ -1,0 +1,144 @@
+// The raw ops of the losses of the map, forward with all gradients and write-only backward, the
+// same for every device.
+#pragma once
+
+#include "ops/cam.h"
+
+namespace fastcam {
+
+inline ScalarType scalar_type_of(ScalarKind kind) {
+  switch (kind) {
+    case ScalarKind::kFloat: return ScalarType::Float;
+    case ScalarKind::kDouble: return ScalarType::Double;
+    case ScalarKind::kHalf: return ScalarType::Half;
+    case ScalarKind::kBFloat16: break;
+  }
+  return ScalarType::BFloat16;
+}
+
+// loss [N,T], status [N,T], reduced [] and count [] (empty without a reduction), alpha [N,T,C],
+// grad_map [N,T,H,W], grad_gradients [N,T,C] (empty unless asked for).
+using LossOutputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+template <auto launch>
+LossOutputs cam_loss_forward(const Tensor activations, const Tensor gradients, const Tensor regions,
+                             const std::optional<Tensor> cell_weights,
+                             const std::optional<Tensor> where, int64_t kind,
+                             const std::vector<double> params, double max_pull, int64_t reduction,
+                             bool need_gradients) {
+  const HeldLossInputs held =
+      hold_loss_inputs(activations, gradients, regions, cell_weights, where);
+  const CamInputs& in = held.maps.in;
+  const int64_t N = in.batch, T = in.targets, C = in.channels;
+  const int64_t H = activations.size(2), W = activations.size(3);
+  STD_TORCH_CHECK(kind >= 0 && kind < kLossKinds, "fastcam: there is no loss of kind ", kind);
+  STD_TORCH_CHECK(int64_t(params.size()) <= kMaxLossParams, "fastcam: too many parameters");
+  STD_TORCH_CHECK(reduction >= 0 && reduction <= 2, "fastcam: reduction must be 0, 1 or 2");
+
+  const auto acc = [&](std::vector<int64_t> sizes) {
+    return empty_on(activations, std::move(sizes), held.maps.acc);
+  };
+  const Tensor loss = acc({N, T});
+  const Tensor status = empty_on(activations, {N, T}, ScalarType::Byte);
+  const auto one = [&] { return reduction == 0 ? acc({0}) : acc({}); };
+  Tensor reduced = one();
+  Tensor count = one();
+  const Tensor alpha = acc({N, T, C});
+  const Tensor grad_map = acc({N, T, H, W});
+  const Tensor grad_gradients = need_gradients ? acc({N, T, C}) : acc({0});
+  if (N == 0 || T == 0) {
+    torch::stable::zero_(reduced);
+    torch::stable::zero_(count);
+  }
+  if (N > 0 && T > 0) {
+    CamLossPass op{};
+    CamLossForward& base = op.loss;
+    base = held.op;
+    base.kind = LossKind(kind);
+    for (size_t i = 0; i < params.size(); ++i) base.params.value[i] = params[i];
+    base.max_pull = max_pull;
+    base.alpha = output_data(alpha);
+    base.grad_map = output_data(grad_map);
+    base.loss = output_data(loss);
+    base.status = static_cast<uint8_t*>(output_data(status));
+    op.reduction = Reduction(reduction);
+    op.grad_gradients = need_gradients ? output_data(grad_gradients) : nullptr;
+    op.reduced = output_data(reduced);
+    op.count = output_data(count);
+    launch(activations, op, held.maps.activations_kind, held.maps.gradients_kind);
+  }
+  return {loss, status, reduced, count, alpha, grad_map, grad_gradients};
+}
+
+// dA [N,C,H,W] in the given dtype and layout, and dD's constants [N,T,C] times the upstream
+// gradient: each empty unless asked for.
+template <auto launch>
+std::tuple<Tensor, Tensor> cam_loss_backward(const Tensor alpha, const Tensor grad_map,
+                                             const std::optional<Tensor> grad_gradients,
+                                             const Tensor status, const Tensor grad,
+                                             const std::optional<Tensor> count, int64_t kind,
+                                             bool channels_last, bool need_activations) {
+  STD_TORCH_CHECK(alpha.dim() == 3 && grad_map.dim() == 4,
+                  "fastcam: expected alpha [N,T,C], grad_map [N,T,H,W]");
+  STD_TORCH_CHECK(kind >= 0 && kind < 4, "fastcam: there is no dtype of kind ", kind);
+  const int64_t N = alpha.size(0), T = alpha.size(1), C = alpha.size(2);
+  const int64_t H = grad_map.size(2), W = grad_map.size(3);
+  const ScalarType acc = acc_type(ScalarKind(kind));
+  const auto agrees = [&](const Tensor& t) {
+    return t.size(0) == N && t.size(1) == T && t.scalar_type() == acc;
+  };
+  STD_TORCH_CHECK(agrees(alpha) && agrees(grad_map),
+                  "fastcam: alpha and grad_map must agree and have the arithmetic dtype");
+  STD_TORCH_CHECK(status.dim() == 2 && status.size(0) == N && status.size(1) == T &&
+                      status.scalar_type() == ScalarType::Byte,
+                  "fastcam: status must be uint8 [N,T]");
+  STD_TORCH_CHECK(grad.dim() == 2 && agrees(grad),
+                  "fastcam: grad must be [N,T] in the arithmetic dtype");
+  STD_TORCH_CHECK(!count.has_value() || (count->numel() == 1 && count->scalar_type() == acc),
+                  "fastcam: count must be one value in the arithmetic dtype");
+  STD_TORCH_CHECK(
+      !grad_gradients.has_value() ||
+          (grad_gradients->dim() == 3 && agrees(*grad_gradients) && grad_gradients->size(2) == C),
+      "fastcam: grad_gradients must be [N,T,C] in the arithmetic dtype");
+  check_device(grad_map, "grad_map", alpha);
+  check_device(status, "status", alpha);
+  check_device(grad, "grad", alpha);
+  if (count.has_value()) check_device(*count, "count", alpha);
+  if (grad_gradients.has_value()) check_device(*grad_gradients, "grad_gradients", alpha);
+  STD_TORCH_CHECK(H * W > 0, "fastcam: grad_map has no cells");
+  const Tensor alpha_held = torch::stable::contiguous(alpha);
+  const Tensor grad_map_held = torch::stable::contiguous(grad_map);
+  const Tensor status_held = torch::stable::contiguous(status);
+  std::optional<Tensor> constants;
+  if (grad_gradients.has_value()) constants = torch::stable::contiguous(*grad_gradients);
+
+  const ScalarType dtype = scalar_type_of(ScalarKind(kind));
+  Tensor grad_activations = need_activations ? empty_on(alpha, {N, C, H, W}, dtype, channels_last)
+                                             : empty_on(alpha, {0}, dtype);
+  const Tensor scaled =
+      constants.has_value() ? empty_on(alpha, {N, T, C}, acc) : empty_on(alpha, {0}, acc);
+  if (T == 0 && need_activations) {
+    torch::stable::zero_(grad_activations);
+  } else if (N > 0 && C > 0 && (need_activations || constants.has_value())) {
+    CamLossBackward op{};
+    op.batch = N;
+    op.targets = T;
+    op.channels = C;
+    op.cells = H * W;
+    op.channels_last = channels_last;
+    op.alpha = input_data(alpha_held);
+    op.grad_map = input_data(grad_map_held);
+    op.grad_gradients = constants.has_value() ? input_data(*constants) : nullptr;
+    op.status = static_cast<const uint8_t*>(input_data(status_held));
+    op.grad = input_data(grad);
+    op.grad_stride_n = grad.stride(0);
+    op.grad_stride_t = grad.stride(1);
+    op.count = count.has_value() ? input_data(*count) : nullptr;
+    op.grad_activations = need_activations ? output_data(grad_activations) : nullptr;
+    op.scaled_gradients = constants.has_value() ? output_data(scaled) : nullptr;
+    launch(alpha, op, ScalarKind(kind));
+  }
+  return {grad_activations, scaled};
+}
+
+}  // namespace fastcam

@@ -1,0 +1,60 @@
+"""Ctrl-C while the command line still imports what it needs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Any
+
+INTERRUPTED = 130  # exit code
+NOTHING_LOST = "fastcam: interrupted; nothing was begun"
+
+
+def guard() -> None:
+    """End at once and quietly when Ctrl-C comes during an import, if this is the command line.
+
+    A KeyboardInterrupt inside an import of torch is swallowed, turned into other errors or told
+    with a traceback by the modules it passes through. Nothing is lost by leaving at once, as long
+    as nothing is being written. Programs that import fastcam keep their own handling.
+    """
+    if not _is_command() or threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return  # ignored (nohup, background jobs of a script), or somebody else's
+    process = os.getpid()
+
+    def handle(number: int, frame: FrameType | None) -> Any:
+        if _importing(frame) and not _working():
+            if os.getpid() == process:  # forked workers leave the message to their parent
+                os.write(2, f"{NOTHING_LOST}\n".encode())
+            os._exit(INTERRUPTED)
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, handle)
+
+
+def _is_command() -> bool:
+    """Whether this process was started as ``fastcam`` or ``python -m fastcam``."""
+    program = sys.argv[0] if sys.argv else ""
+    if program == "-m":  # while Python looks for the module, its name stands here only
+        given = sys.orig_argv
+        named = [b if a == "-m" else a[2:] for a, b in zip(given, [*given[1:], ""], strict=True)
+                 if a.startswith("-m")]  # fmt: skip
+        return named[:1] == ["fastcam"]
+    return os.path.basename(program) in ("fastcam", "fastcam.exe")
+
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _working() -> bool:
+    claims = sys.modules.get("fastcam._util.claim")
+    return claims is not None and claims.working()

@@ -1,0 +1,35 @@
+"""A module in eval mode for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def evaluating(model: nn.Module, device: str | torch.device | None = None) -> Iterator[None]:
+    """``model`` in eval mode, on ``device`` if one is named; undone at the end of the block.
+
+    Every submodule gets back its own mode and the model its device, also after an exception.
+    Gradients are recorded or not as outside.
+
+    Args:
+        model: all of its parameters on one device.
+        device: where the model is in the block; None leaves it where it is.
+    """
+    first = next(model.parameters(), None)
+    home = None if first is None else first.device
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        if device is not None:
+            model.to(device)
+        yield
+    finally:
+        if device is not None and home is not None:
+            model.to(home)
+        for module, mode in modes:
+            module.training = mode

@@ -1,0 +1,1 @@
+"""From the logits of a forward to the Grad-CAM of its layer: tap, head, gradients, maps."""

@@ -1,0 +1,384 @@
+"""What lies between the tapped layer and the logits in autograd's graph, node by node.
+
+The graph is what autograd would differentiate, so a closed form that is read from it, values that
+its nodes saved included, is the same function. Two things it does not show. Hooks on tensors: every
+tensor on the way must have been seen at a module's border, where :class:`fastcam.cam.trace.Trace`
+has kept it, and must carry none. Hooks on nodes: torch tells of them when one more is registered.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.autograd.function import BackwardCFunction
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+
+from fastcam.cam.layers import Step, describe, kind_of
+from fastcam.cam.trace import Call, Trace, is_hooked
+
+__all__ = [
+    "bypasses",
+    "edge_of",
+    "follow",
+    "has_python_nodes",
+    "no_second_derivative",
+    "only_pools",
+]
+
+_POOLS = frozenset(
+    {
+        "AdaptiveAvgPool2DBackward0",
+        "AdaptiveMaxPool2DBackward0",
+        "AvgPool2DBackward0",
+        "MaxPool2DWithIndicesBackward0",
+        "MeanBackward1",  # AdaptiveAvgPool2d(1)
+    }
+)
+_KINDS: dict[str, str] = {
+    **dict.fromkeys(_POOLS, "pool"),
+    "AddmmBackward0": "linear",
+    "MmBackward0": "linear",
+    "ReluBackward0": "relu",
+    "MulBackward0": "dropout",
+    "NativeDropoutBackward0": "dropout",
+}
+# What keeps the shape, and what keeps only values and row-major order.
+_COPIES = frozenset({"AliasBackward0", "CloneBackward0", "ToCopyBackward0"})
+_RESHAPES = frozenset(
+    {
+        "ReshapeAliasBackward0",
+        "SqueezeBackward0",
+        "SqueezeBackward1",
+        "SqueezeBackward2",
+        "UnsafeViewBackward0",
+        "UnsqueezeBackward0",
+        "ViewBackward0",
+        "_DDPSinkBackward",  # DistributedDataParallel's identity around the outputs
+    }
+)
+# What stands in for a backward that has no derivative of its own.
+_UNDIFFERENTIABLE = frozenset({"torch::autograd::Error", "torch::autograd::NotImplemented"})
+_LEAF = "torch::autograd::AccumulateGrad"
+
+
+_Edge = tuple[Node | None, int]
+
+
+def edge_of(tensor: Tensor) -> _Edge:
+    """Where a gradient of the tensor would enter the graph."""
+    if tensor.grad_fn is not None:
+        return tensor.grad_fn, tensor.output_nr
+    edge: GradientEdge | None = get_gradient_edge(tensor) if tensor.requires_grad else None
+    return (None, 0) if edge is None else (edge.node, edge.output_nr)
+
+
+def follow(trace: Trace, end: Tensor) -> list[Step] | str:
+    """The nodes from the tapped layer to ``end``, in the order of the forward, or why not.
+
+    Every node is a recognised one with no other way to anything but weights, every tensor between
+    two of them was seen and carries no hook, and no node does.
+    """
+    layer = trace.layer.output
+    start, start_nr = edge_of(layer)
+    borders = _Borders(trace)
+    node, nr = edge_of(end)
+    wrong = borders.unseen(end) or borders.unseen(layer)
+    if wrong is not None:
+        return wrong
+    steps: list[Step] = []
+    user: Step | None = None  # the step that took what `node` made
+    while node is not start or nr != start_nr:
+        if node is None or node.name() == _LEAF:
+            return f"the logits do not depend on '{trace.layer.name}' by way of the graph"
+        try:
+            step, after = _read(node, borders)
+        except _Unusable as error:
+            return str(error)
+        if step is None or nr != 0:
+            return _other_code(trace, borders, node, user)
+        if _hooked_node(node):
+            return f"the node of {step.what} in autograd's graph carries a hook"
+        steps.append(step)
+        user = step
+        node, nr = after
+        if node is start and nr == start_nr:
+            break
+        state = borders.seen.get(node) if node is not None else None
+        if state is None:
+            return _other_code(trace, borders, node, user)
+        if state:
+            return f"the input of {step.what} carries a hook, or has its own arithmetic"
+    return steps[::-1]
+
+
+def only_pools(trace: Trace, end: Tensor) -> bool:
+    """Whether only pooling and copies lead from the layer to ``end``, hooks apart."""
+    start, _ = edge_of(trace.layer.output)
+    node, _ = edge_of(end)
+    while node is not start:
+        if node is None or not (
+            _pools(node)
+            or node.name() in _COPIES
+            or node.name() in ("AsStridedBackward1", "BackwardHookFunctionBackward")
+        ):
+            return False
+        node = node.next_functions[0][0]
+    return True
+
+
+def bypasses(logits: Tensor, tensor: Tensor, point: Tensor) -> bool:
+    """Whether the logits depend on ``tensor`` other than through ``point``.
+
+    Walks from the logits and stops at ``point``, so it sees the head's nodes only, unless some path
+    does lead around.
+    """
+    return edge_of(tensor)[0] in _reached(logits.grad_fn, {edge_of(point)[0]})
+
+
+def no_second_derivative(gradients: Tensor, logits: Tensor, point: Tensor) -> str | None:
+    """Which operation between ``point`` and the logits torch cannot differentiate twice, if any.
+
+    Args:
+        gradients: of the logits with respect to ``point``, differentiable.
+    """
+    head = _reached(logits.grad_fn, {edge_of(point)[0]})
+    made = _reached(gradients.grad_fn, {*head})
+    if not any(node.name() in _UNDIFFERENTIABLE for node in made):
+        return None
+    attention = sorted(n.name() for n in head if n.name().startswith("ScaledDotProduct"))
+    return attention[0] if attention else "an operation"
+
+
+def has_python_nodes(logits: Tensor, point: Tensor) -> bool:
+    """Whether someone's own ``torch.autograd.Function`` lies between ``point`` and the logits.
+
+    In a batched backward its Python sees tensors that say they need no gradient, and one that is
+    ``once_differentiable`` then drops the graph without a word.
+    """
+    head = _reached(logits.grad_fn, {edge_of(point)[0]})
+    return any(isinstance(node, BackwardCFunction) for node in head)
+
+
+def _reached(start: Node | None, walls: set[Node | None]) -> set[Node]:
+    """The nodes that can be reached from ``start`` without passing through a wall."""
+    seen: set[Node] = set()
+    stack = [start]
+    while stack:
+        node = stack.pop()
+        if node is not None and node not in seen and node not in walls:
+            seen.add(node)
+            stack.extend(parent for parent, _ in node.next_functions)
+    return seen
+
+
+class _Borders:
+    """The tensors that modules took and returned, by their nodes in the graph."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.seen: dict[Node | None, bool] = {}  # of each node's output: does it carry a hook?
+        self.made: dict[Node | None, Call] = {}
+        for call in trace.calls:
+            taken, output = call.taken, call.output
+            if call.overwrites is not None:
+                node, hooked = call.overwrites
+                self.seen[node] = self.seen.get(node, False) or hooked
+            elif taken is not None:
+                self._see(taken)
+            if output is not None:
+                self.made.setdefault(call.node, call)
+                if output.grad_fn is call.node:  # otherwise overwritten since
+                    self._see(output)
+
+    def _see(self, tensor: Tensor) -> None:
+        hooked = type(tensor) is not Tensor or is_hooked(tensor)
+        node = tensor.grad_fn
+        self.seen[node] = self.seen.get(node, False) or hooked
+
+    def unseen(self, tensor: Tensor) -> str | None:
+        if type(tensor) is not Tensor:
+            return f"a {type(tensor).__name__} may have its own arithmetic"
+        if is_hooked(tensor):
+            return "a hook is registered on the output of the layer, or on the logits"
+        return None
+
+    def input_node(self, call: Call) -> Node | None:
+        if call.overwrites is not None:
+            return call.overwrites[0]
+        return call.taken.grad_fn if call.taken is not None else None
+
+
+_NOTHING: tuple[None, _Edge] = None, (None, 0)
+
+
+def _read(node: Node, borders: _Borders) -> tuple[Step | None, _Edge]:
+    """What a node did, and the edge to its input; None if no closed form has such a node."""
+    name = node.name()
+    call = borders.made.get(node)
+    edges = node.next_functions
+    kind = _KINDS.get(name)
+    pool = node
+    if name == "AsStridedBackward1" and edges[0][0] is not None:
+        # AdaptiveAvgPool2d(1) of a channels_last tensor: the mean, with its strides set.
+        pool = edges[0][0]
+        if pool.name() != "MeanBackward1" or _hooked_node(pool):
+            return _NOTHING
+        kind, edges = "pool", pool.next_functions
+    if kind is None:
+        return _read_reshape(node, name, edges)
+    if call is None or kind_of(call.module) != kind:
+        return _NOTHING
+    step = Step(kind, describe(call.name, call.module))
+    into = edges[0]
+    if kind == "pool":
+        if not _pools(pool):
+            return _NOTHING
+    elif kind == "linear":
+        into = edges[1] if name == "AddmmBackward0" else edges[0]
+        if not _read_linear(step, node, call, edges):
+            return _NOTHING
+    elif kind == "relu":
+        result = _saved(step, node, "result")
+        step.factor = None if result is None else result.detach() <= 0
+    elif not _read_dropout(step, node, edges):
+        return _NOTHING
+    if kind in ("relu", "dropout") and step.factor is None:
+        return _NOTHING
+    taken = borders.input_node(call)
+    if kind == "linear" and into[0] is not taken and into[0] is not None and _is_cast(into[0]):
+        into = into[0].next_functions[0]  # autocast, within the module
+    # The first module's input is the layer's output, which may be a leaf.
+    if into[0] is not taken and not (taken is None and _is_leaf_of(into[0], call.taken)):
+        return _NOTHING
+    return step, into
+
+
+def _read_reshape(node: Node, name: str, edges: Any) -> tuple[Step | None, _Edge]:
+    if len(edges) != 1:
+        return _NOTHING
+    if name in _COPIES:
+        return Step("copy", name), edges[0]
+    if name not in _RESHAPES:
+        return _NOTHING
+    inner = edges[0][0]
+    if name == "UnsafeViewBackward0" and inner is not None and inner.name() == "CloneBackward0":
+        # reshape() of what is not contiguous: one function, nothing within can be reached
+        if _hooked_node(inner):
+            return _NOTHING
+        return Step("reshape", name), inner.next_functions[0]
+    return Step("reshape", name), edges[0]
+
+
+def _read_linear(step: Step, node: Any, call: Call, edges: Any) -> bool:
+    """addmm(bias, x, W.t()) or mm(x, W.t()), whose weight and bias are leaves or constants."""
+    if len(edges) == 3 and (node._saved_alpha != 1 or not _is_constant(edges[0][0])):
+        return False
+    transposition = edges[-1][0]
+    if transposition is not None and (
+        transposition.name() != "TBackward0" or not _is_constant(transposition.next_functions[0][0])
+    ):
+        return False
+    transposed = _saved(step, node, "mat2")
+    if transposed is None or call.taken is None:
+        return False
+    step.weight, step.node = transposed.t(), node
+    step.taken = tuple(call.taken.shape)
+    return True
+
+
+def _read_dropout(step: Step, node: Any, edges: Any) -> bool:
+    """x * noise, or the fused form with a mask."""
+    if len(edges) == 1:  # fused
+        mask = _saved(step, node, "result1")
+        scale = 1.0
+        if node._saved_train:
+            scale = 0.0 if node._saved_p == 1 else 1.0 / (1.0 - node._saved_p)
+        step.factor = None if mask is None else mask * scale
+    elif edges[1][0] is None:  # the factor is a constant
+        step.factor = _saved(step, node, "other")
+    return step.factor is not None
+
+
+class _Unusable(Exception):
+    """What a node saved cannot be had; says why."""
+
+
+def _saved(step: Step, node: Node, name: str) -> Tensor | None:
+    """What a node saved; None if that is no plain tensor."""
+    raw = getattr(node, f"_raw_saved_{name}", None)
+    if getattr(raw, "unpack_hook", None) is not None:
+        raise _Unusable(
+            f"what {step.what} saved is packed away by a hook (saved_tensors_hooks, or activation "
+            "checkpointing, which would compute it again)"
+        )
+    try:
+        value = getattr(node, f"_saved_{name}", None)
+    except RuntimeError:  # autograd would refuse, too
+        what = "the weight of" if step.kind == "linear" else "what was saved by"
+        raise _Unusable(f"{what} {step.what} changed after the forward") from None
+    return value if type(value) is Tensor else None
+
+
+def _is_cast(node: Node) -> bool:
+    return node.name() == "ToCopyBackward0"
+
+
+def _is_constant(node: Node | None) -> bool:
+    """A leaf, its copy in autocast's type, or what needs no gradient."""
+    if node is not None and _is_cast(node):
+        node = node.next_functions[0][0]
+    return node is None or node.name() == _LEAF
+
+
+def _is_leaf_of(node: Node | None, tensor: Tensor | None) -> bool:
+    return node is not None and getattr(node, "variable", None) is tensor
+
+
+def _pools(node: Any) -> bool:
+    """Whether each output's weights sum to one (max pooling has one weight, of 1)."""
+    name = node.name()
+    if name == "AvgPool2DBackward0":
+        pads = any(node._saved_padding) and node._saved_count_include_pad
+        return not pads and node._saved_divisor_override is None
+    if name == "MeanBackward1":
+        shape = node._saved_self_sym_sizes
+        dims = {dim if dim < 4 else dim - (1 << 64) + 4 for dim in node._saved_dim or ()}
+        return len(shape) == 4 and dims == {2, 3} and node._saved_keepdim
+    return name in _POOLS
+
+
+def _nothing(*_: Any) -> None:
+    return None
+
+
+def _hooked_node(node: Node) -> bool:
+    """Whether a hook was registered on the node itself; seen by registering two that do nothing."""
+    found = 0
+    for register in (node.register_prehook, node.register_hook):
+        handle: Any = register(_nothing)
+        hooks = handle.hooks_dict_ref()
+        found += len(hooks) - 1
+        del hooks[handle.id]
+    return found > 0
+
+
+def _other_code(trace: Trace, borders: _Borders, node: Node | None, user: Step | None) -> str:
+    """Names what made something that no closed form knows."""
+    call = borders.made.get(node)
+    if call is not None:
+        return (
+            f"after '{trace.layer.name}' ran {describe(call.name, call.module)}, which is not, or "
+            "not only, a layer of a closed form"
+        )
+    what = "" if node is None else f" ({node.name()})"
+    if user is not None and user.kind not in ("copy", "reshape"):
+        return (
+            f"after '{trace.layer.name}' ran {user.what}, whose "
+            "input is not the output of a module that was recognised before it (code outside of "
+            f"modules changed it?{what})"
+        )
+    last = next((c for c in reversed(trace.calls) if c.output is not None), None)
+    after = describe(last.name, last.module) if last else f"'{trace.layer.name}'"
+    return (
+        f"code outside of modules changed what {after} returned before it became the logits{what}"
+    )

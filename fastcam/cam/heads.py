@@ -1,0 +1,417 @@
+"""From the logits back to the tapped layer: the gradient D of every target's score.
+
+Two ways to the same numbers. ``autograd_gradients`` differentiates whatever head there is.
+:class:`ClosedForm` multiplies the weights of a head of pooling, flattening, dropout, linear layers
+and ReLUs (AlexNet, VGG, ResNet, and any other of that kind), with the ReLU and dropout multipliers
+of the forward that was just run. It is read from autograd's graph, compared with autograd where a
+model's head is met for the first time, and when in doubt there is none. Either way D stays
+differentiable in the head's weights if asked to.
+
+docs/method.md has the formula.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+
+from fastcam import functional
+from fastcam.cam.head_autograd import autograd_gradients, differentiable_twice, retained_grads
+from fastcam.cam.head_graph import bypasses, follow
+from fastcam.cam.layers import Step
+from fastcam.cam.products import FusedAccumulation, first_product, product
+from fastcam.cam.tap import ActivationTap
+from fastcam.cam.targets import Targets, TargetsLike, resolve
+from fastcam.ops import checks as check
+
+__all__ = ["ClosedForm", "Head", "autograd_gradients", "class_activation_maps", "head_gradients"]
+
+Head = Literal["auto", "closed", "autograd", "mean_dropout"]
+HEADS: tuple[Head, ...] = get_args(Head)
+
+
+def check_logits(logits: object) -> Tensor:
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"logits: expected a torch.Tensor, got {type(logits).__name__}")
+    if not logits.is_floating_point():
+        raise TypeError(f"logits: expected a floating-point tensor, got {logits.dtype}")
+    if logits.dim() != 2:
+        raise ValueError(f"logits: expected shape [N,K], got {list(logits.shape)}")
+    return logits
+
+
+def head_gradients(
+    logits: Tensor,
+    activations: ActivationTap | Tensor,
+    targets: Targets,
+    *,
+    head: Head = "auto",
+    create_graph: bool = True,
+    needs_graph: bool = True,
+    valid: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The activations A and the gradients D of the targets' scores with respect to them.
+
+    Args:
+        logits: [N,K], of the forward in which the activations arose.
+        activations: an entered tap, or the tensor [N,C,H,W] itself.
+        targets: which scores, as :func:`fastcam.cam.targets.resolve` returns them.
+        head: see :class:`fastcam.IoUCamLoss`.
+        create_graph: keep D differentiable with respect to the head's weights.
+        needs_graph: the caller will backpropagate into A, so a forward without a graph is an error
+            even where a closed form needs none.
+        valid: bool [N,T]; of the pairs that are not, a closed form may defer D at 0.
+
+    Returns:
+        A [N,C,H,W], and D [N,T,C,H',W']: H'×W' as at the tap's ``gradient_at``; 1×1 from a closed
+        form, which holds the sum over positions.
+
+    Raises:
+        TypeError, ValueError: the activations do not fit the logits or carry no graph, or ``head``
+            asks for a closed form and there is none.
+    """
+    check.one_of("head", head, HEADS)
+    tap = activations if isinstance(activations, ActivationTap) else None
+    if tap is not None:
+        tensor, point = tap.activations, tap.gradient_point
+    elif isinstance(activations, Tensor):
+        tensor = point = activations
+    else:
+        raise TypeError(
+            "activations: expected an ActivationTap or a torch.Tensor [N,C,H,W], "
+            f"got {type(activations).__name__}"
+        )
+    if tensor.dim() != 4 or tensor.shape[0] != logits.shape[0]:
+        raise ValueError(
+            f"activations: expected shape [{logits.shape[0]},C,H,W] (N of logits), "
+            f"got {list(tensor.shape)}"
+        )
+    if needs_graph:
+        _has_graph(tap, tensor)
+    if head != "autograd":
+        form: ClosedForm | str = "only a tap knows what ran between the activations and the logits"
+        if tap is not None:
+            form = ClosedForm.of(tap, logits, mean_dropout=head == "mean_dropout")
+        if isinstance(form, ClosedForm) and tap is not None:
+            gradients = form.gradients(targets, create_graph, valid)
+            wrong = _differs(tap, logits, form, targets, gradients, head, valid)
+            if wrong is None:
+                return tensor, gradients
+            form = wrong
+        if head != "auto":
+            raise ValueError(f"head: expected a head with a closed form for {head!r}, but {form}")
+    _has_graph(tap, tensor)
+    if not logits.requires_grad:
+        raise ValueError(
+            "logits: expected the model's output with its graph, got a tensor that does not "
+            "require grad (detached, or computed under torch.no_grad?)"
+        )
+    if tap is not None:
+        if point is not tensor and isinstance(follow(tap.trace, point), str):
+            point = tensor  # a hook in between may change the sum over positions
+        if point is not tensor and bypasses(logits, tensor, point):
+            raise ValueError(
+                f"gradient_at: the logits depend on '{tap.layer}' by a way around "
+                f"'{tap.gradient_at}' too; defer gradient_at out"
+            )
+        if tap.trace.compiled is not None and create_graph:
+            raise ValueError(
+                f"logits: '{tap.trace.compiled}', between '{tap.layer}' and the logits, is "
+                "compiled, and a compiled region cannot be differentiated twice; keep the head "
+                "eager (compile the part before the layer), or use weight_grad='detach'"
+            )
+    with retained_grads(logits, tensor, point, tap):
+        gradients = autograd_gradients(logits, point, targets, create_graph)
+    if create_graph:
+        differentiable_twice(gradients, logits, point)
+    return tensor, gradients
+
+
+@dataclass
+class ClosedForm:
+    """D of a head ``pooling → flatten → (Dropout) → Linear → (ReLU, Dropout) → … → Linear``.
+
+    With m_i the multipliers between linear layers i and i+1 (1 where the ReLU passed, times the
+    dropout's scale) and m_0 those of the dropout in front: v = ((W_L[t]·m_{L-1}) @ W_{L-1})·m_{L-2}
+    and so on down to m_1, and D summed over positions is Σ_pos (v @ W_1)[c,pos]·m_0[c,pos]. With
+    m_0 = 1 the sum moves to W_1, and the widest product shrinks by the number of positions.
+    """
+
+    batch: int
+    channels: int
+    dtype: torch.dtype  # of D
+    weights: list[Tensor] = field(default_factory=list)  # W_1 … W_L
+    nodes: list[Node | None] = field(default_factory=list)  # of the linear layers, in the graph
+    # In front of each linear layer: [N, inputs] or scalars, ReLUs as bool masks of what they block.
+    multipliers: list[list[Tensor]] = field(default_factory=list)
+    structure: tuple[Any, ...] = ()  # equal for forwards that ran the same head
+
+    @classmethod
+    def of(cls, tap: ActivationTap, logits: Tensor, mean_dropout: bool = False) -> ClosedForm | str:
+        """The closed form of what ran between the tapped layer and the logits, or why it has none.
+
+        Read from autograd's graph; from the modules that ran only where the layer's forward had no
+        graph (see :func:`class_activation_maps` for what that rests on).
+
+        Args:
+            tap: entered, after the forward.
+            logits: [N,K], the output of that forward.
+            mean_dropout: defer out the dropout in front of the first linear layer (m_0 = 1).
+        """
+        activations = tap.activations
+        if activations.requires_grad:
+            steps = follow(tap.trace, logits)
+        elif tap.trace.memory is not None and not tap.trace.layer.grad_enabled:
+            steps = tap.trace.memory.steps(logits, tap.layer)
+        else:
+            steps = f"the output of '{tap.layer}' has no graph"
+        if isinstance(steps, str):
+            return steps
+        form = cls(activations.shape[0], activations.shape[1], activations.dtype)
+        maps = True  # [N,C,·,·] still, and nothing multiplied
+        group: list[Tensor] = []
+        for step in steps:
+            if step.kind == "pool" and not maps:
+                return f"{step.what} does not come straight after the layer"
+            if step.kind == "reshape":
+                maps = False
+            elif step.kind == "linear":
+                wrong = form._append(step, group)
+                if wrong is not None:
+                    return wrong
+                maps, group = False, []
+            elif step.kind == "relu" and not form.weights:
+                return f"{step.what} comes before the first linear layer"
+            elif step.kind in ("relu", "dropout"):
+                if not (mean_dropout and not form.weights):
+                    if step.factor is None:
+                        return f"what {step.what} kept can no longer be seen"
+                    group.append(step.factor)
+                maps, last = False, step
+        if not form.weights:
+            return "there is no linear layer between the layer and the logits"
+        if group:
+            return f"{last.what} changes the logits"
+        form.structure = tuple((step.kind, step.what) for step in steps)
+        return form
+
+    def _append(self, step: Step, group: list[Tensor]) -> str | None:
+        """Add a linear layer and what multiplies in front of it; why that cannot be."""
+        weight = step.weight
+        assert weight is not None
+        rows, inputs = self.batch, weight.shape[1]
+        if step.taken != (rows, inputs) or (not self.weights and inputs % self.channels):
+            return f"{step.what} does not act on the flattened features"
+        if self.weights and self.weights[0].dtype != weight.dtype:
+            return f"the weight of {step.what} is {weight.dtype}, and those before it are not"
+        flat = []
+        for factor in group:
+            if factor.dim() and factor.numel() != rows * inputs:
+                return f"what comes before {step.what} does not act on its input"
+            flat.append(factor.reshape(rows, inputs) if factor.dim() else factor)
+        self.weights.append(weight)
+        self.nodes.append(step.node)
+        self.multipliers.append(flat)
+        return None
+
+    def gradients(
+        self, targets: Targets, create_graph: bool, valid: Tensor | None = None
+    ) -> Tensor:
+        """D summed over positions, [N,T,C,1,1]; expanded over N where all images share it.
+
+        Args:
+            targets: T of them.
+            create_graph: keep D differentiable with respect to the weights.
+            valid: bool [N,T] on the CPU; D of the other pairs is left at 0.
+        """
+        channels = self.channels
+        pairs = self.batch, targets.count
+        weights = self.weights if create_graph else [weight.detach() for weight in self.weights]
+        v = targets.rows(weights[-1])
+        chosen: tuple[Tensor, ...] | None = None
+        by_pair = v.shape[0] > 1 or any(self.multipliers)
+        if by_pair and len(weights) > 1 and valid is not None and not bool(valid.all()):
+            # Each valid pair becomes an image with one target.
+            chosen = valid.nonzero(as_tuple=True)
+            images, columns = chosen
+            if v.shape[0] > 1 or v.shape[1] > 1:
+                v = v[images if v.shape[0] > 1 else 0, columns].unsqueeze(1)
+        for layer in range(len(weights) - 2, -1, -1):
+            for factor in reversed(self.multipliers[layer + 1]):
+                v = _through(v, factor if chosen is None else _of_images(factor, chosen[0]))
+            accumulation = (
+                FusedAccumulation.of(weights[layer], self.nodes[layer]) if create_graph else None
+            )
+            if layer > 0:
+                v = product(v, weights[layer], accumulation)
+                continue
+            kept = _product_of(self.multipliers[0])
+            if kept is not None:
+                if chosen is not None and targets.count > 1:
+                    v, chosen = _by_image(v, chosen, pairs), None
+                elif chosen is not None:
+                    kept = _of_images(kept, chosen[0])
+                rows = pairs[0] if chosen is None else len(chosen[0])
+                v = v.expand(rows, -1, -1)
+                kept = kept.to(v.dtype).expand(rows, weights[0].shape[1])
+            features = channels, weights[0].shape[1] // channels
+            v = first_product(v, weights[0], features, kept, accumulation)
+        if len(weights) == 1:
+            for factor in reversed(self.multipliers[0]):
+                v = _through(v, factor)
+            if v.shape[-1] != channels:
+                v = v.unflatten(-1, (channels, -1)).sum(-1)
+        if chosen is not None:
+            v = _by_image(v, chosen, pairs)
+        return v.to(self.dtype).expand(*pairs, channels)[..., None, None]
+
+
+def _through(v: Tensor, factor: Tensor) -> Tensor:
+    """v [1 or R,T,J] behind a dropout's factors [R,J] or scalar, or a ReLU's blocks (bool)."""
+    if factor.dim():
+        factor = factor.unsqueeze(1)
+    if factor.dtype == torch.bool:
+        return v.masked_fill(factor, 0)
+    return v * factor.to(v.dtype)
+
+
+def _of_images(factor: Tensor, images: Tensor) -> Tensor:
+    return factor[images] if factor.dim() else factor
+
+
+def _product_of(factors: list[Tensor]) -> Tensor | None:
+    result: Tensor | None = None
+    for factor in factors:
+        result = factor if result is None else result * factor
+    return result
+
+
+def _by_image(v: Tensor, chosen: tuple[Tensor, ...], pairs: tuple[int, int]) -> Tensor:
+    """Rows of the chosen pairs [R or 1, 1, J] at their places among all [N,T,J], 0 elsewhere."""
+    images, columns = chosen
+    rows = v.squeeze(1).expand(len(images), -1)
+    return v.new_zeros(*pairs, v.shape[-1]).index_put((images, columns), rows)
+
+
+def class_activation_maps(
+    logits: Tensor,
+    activations: ActivationTap | Tensor,
+    targets: TargetsLike = None,
+    *,
+    head: Head = "auto",
+    normalize: bool = True,
+) -> Tensor:
+    """Grad-CAM of any number of targets, for looking at (no graph is kept).
+
+    Where the head has a closed form the forward may run under ``torch.no_grad``. Without a graph
+    the head is recognised by its modules: that each is torch's own layer, with torch's own forward,
+    and took what the one before it had returned, unchanged. Functions and hooks that change only
+    gradients (a gradient reversal, a ``detach``) cannot be seen there, and the map is that of the
+    values alone; run the forward with gradients where the head has any.
+
+    Args:
+        logits: [N,K].
+        activations: an entered tap, or the tensor [N,C,H,W] that the logits were computed from.
+        targets: an int, [T] for all images, [N,T], or None for all K.
+        head: see :class:`fastcam.IoUCamLoss`.
+        normalize: divide each map by its maximum.
+
+    Returns:
+        [N,T,H,W], detached.
+
+    Raises:
+        TypeError, ValueError: as :class:`fastcam.IoUCamLoss`.
+    """
+    check_logits(logits)
+    chosen = resolve(targets, logits)
+    tensor, gradients = head_gradients(
+        logits, activations, chosen, head=head, create_graph=False, needs_graph=False
+    )
+    return functional.grad_cam(tensor.detach(), gradients.detach(), normalize)
+
+
+# Of each model: the heads that were compared with autograd, and whether they were the same.
+_compared: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], bool]] = WeakKeyDictionary()
+_TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-3}  # 0.05 of 16 bits; TF32 has 10 of 23
+_OTHERWISE = "its closed form differs from what autograd finds"
+
+
+def _differs(
+    tap: ActivationTap,
+    logits: Tensor,
+    form: ClosedForm,
+    targets: Targets,
+    gradients: Tensor,
+    head: str,
+    valid: Tensor | None,
+) -> str | None:
+    """Compare a head that is met for the first time with autograd; why it has no closed form.
+
+    The weighted sum over the targets is compared, which is one differentiation. The verdict is kept
+    with the model, once there was anything to compare: not of gradients that are all zero, or not
+    finite.
+    """
+    activations = tap.activations
+    if not activations.requires_grad:
+        return None  # nothing to compare with
+    key = (tap.layer, gradients.dtype, logits.device, *form.structure)
+    verdicts = _compared.setdefault(tap.model, {})
+    if key not in verdicts:
+        if logits.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+            return "it was not met before a CUDA graph was captured, where nothing can be compared"
+        with torch.inference_mode(False), torch.no_grad():
+            if head == "mean_dropout":
+                exact = ClosedForm.of(tap, logits)
+                if isinstance(exact, str):
+                    return exact
+                form, gradients = exact, exact.gradients(targets, False, valid)
+            verdict = _compare(tap, logits, targets, gradients.detach(), valid)
+        if verdict is None:
+            return None
+        verdicts[key] = verdict
+    return None if verdicts[key] else _OTHERWISE
+
+
+def _compare(
+    tap: ActivationTap, logits: Tensor, targets: Targets, got: Tensor, valid: Tensor | None
+) -> bool | None:
+    """Whether Σ_t c_t D[t] agrees; None where there was nothing to compare."""
+    activations = tap.activations
+    if got.numel() == 0:
+        return None
+    shares = torch.linspace(1, 2, targets.count, dtype=logits.dtype, device=logits.device)
+    shares = shares.expand(len(logits), -1)
+    if valid is not None:
+        shares = shares * valid.to(shares.device)
+    hot = (targets.one_hot(logits) * shares.t().unsqueeze(-1)).sum(0)
+    with retained_grads(logits, activations, activations, tap):
+        (wanted,) = torch.autograd.grad(
+            logits, activations, hot, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+    accurate = torch.promote_types(got.dtype, torch.float32)
+    wanted = wanted.to(accurate)
+    sums = (got.flatten(2).to(accurate) * shares.to(accurate).unsqueeze(-1)).sum(1)
+    error = (sums - wanted.sum((2, 3))).abs().amax()
+    scale = wanted.abs().sum((2, 3)).amax()
+    if not bool(scale.isfinite() & (scale > 0)):
+        return None
+    return bool(error <= _TOLERANCE.get(got.dtype, 0.05) * scale)
+
+
+def _has_graph(tap: ActivationTap | None, tensor: Tensor) -> None:
+    if tap is not None and not tap.trace.layer.grad_enabled:
+        raise ValueError(
+            f"activations: the last forward ran '{tap.layer}' without a graph (torch.no_grad, "
+            "inference_mode, or checkpoint(use_reentrant=True)), so nothing can be differentiated; "
+            "run it with gradients enabled (torch.enable_grad)"
+        )
+    if not tensor.requires_grad:
+        raise ValueError(
+            "activations: expected a tensor in the graph of the logits, got one that does not "
+            "require grad"
+        )

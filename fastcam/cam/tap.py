@@ -1,0 +1,418 @@
+"""``ActivationTap``: the activations of one layer, and what the head does with them, in a forward.
+
+The tap only watches: it changes no value, draws no random number, leaves the model's mode, its
+gradients and the user's own hooks alone, and takes its hooks away when it is left. Behind a frozen
+trunk, where there would be no gradient to take, the tapped output is made to require grad and the
+rest of the network gets a copy of it, which may be overwritten in place as without a tap.
+"""
+
+from __future__ import annotations
+
+import difflib
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastcam.cam.head_graph import only_pools
+from fastcam.cam.layers import describe, is_compiled, preserves_spatial_sum
+from fastcam.cam.tap_hooks import forget_hooks, is_opaque, of_this_forward, register
+from fastcam.cam.trace import Capture, Trace
+from fastcam.ops.autograd import transformed
+
+__all__ = ["ActivationTap"]
+
+
+class ActivationTap:
+    """Context manager that keeps a layer's output of the last forward, for a loss on its Grad-CAM.
+
+    ::
+
+        with ActivationTap(model, "features.11", gradient_at="features.12") as tap:
+            logits = model(images)
+            loss = criterion(logits, tap, regions, targets=36)
+        loss.backward()
+
+    It can be entered again and again; within one entry the last forward wins. The references are
+    dropped on exit (a loss computed before keeps its own graph, so ``backward`` may come after).
+    It sees forwards of the thread that entered it; other threads may run the same model, and tap
+    it, at the same time. Copies of the model, and what is saved of it, carry no hooks of the tap.
+
+    Args:
+        model: the network, as it is: torchvision's AlexNet, VGG and ResNet need no change. Of a
+            ``DistributedDataParallel`` give ``model.module``, or start the names with ``module.``.
+        layer: name of the module (as in ``model.named_modules()``) whose output [N,C,H,W] is the
+            target of Grad-CAM. A module that is called several times in a forward counts with its
+            last call.
+        gradient_at: name of a module after ``layer`` at whose output the gradient of the scores is
+            taken. Only pooling may lie in between (max pooling, and average pooling whose weights
+            sum to one): the sums over positions, and so the map, are the same there, at fewer
+            bytes. None takes the gradient at ``layer``.
+
+    Raises:
+        TypeError: model is no module, or a name no string.
+        ValueError: there is no such module, or it lies inside a ``torch.compile``'d or TorchScript
+            module, which hides what its submodules return.
+
+    Why the gradient may be taken after pooling: docs/method.md.
+    """
+
+    def __init__(self, model: nn.Module, layer: str, gradient_at: str | None = None) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+        if any(isinstance(module, nn.DataParallel) for module in model.modules()):
+            raise ValueError(
+                "model: DataParallel runs copies of the model that cannot be tapped; "
+                "use DistributedDataParallel"
+            )
+        if isinstance(model, torch.jit.ScriptModule):
+            raise ValueError(
+                "model: the layers of a TorchScript module run where they cannot be seen; tap the "
+                "module that was scripted or traced, or one that has TorchScript parts"
+            )
+        self.model = model
+        self.layer = layer
+        self.gradient_at = None if gradient_at == layer else gradient_at
+        _resolve(model, "layer", layer)
+        if self.gradient_at is not None:
+            _resolve(model, "gradient_at", self.gradient_at)
+        self._clear()
+
+    def _clear(self) -> None:
+        self._handles: list[Any] = []
+        self._trace: Trace | None = None
+        self._thread = 0
+        self._unseen: str | None = None  # why a forward did not count
+        self._instead: str | None = None  # what could be tapped in place of what it overwrote
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy is not entered, and holds nothing of a forward."""
+        return {"model": self.model, "layer": self.layer, "gradient_at": self.gradient_at}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._clear()
+
+    def __repr__(self) -> str:
+        after = f", gradient_at={self.gradient_at!r}" if self.gradient_at else ""
+        return f"{type(self).__name__}({type(self.model).__name__}, {self.layer!r}{after})"
+
+    def __enter__(self) -> ActivationTap:
+        if self._handles:
+            raise RuntimeError(f"{self!r} is entered already")
+        target = _resolve(self.model, "layer", self.layer)
+        self._thread, self._unseen = threading.get_ident(), None
+        try:
+            self._watch(self.model, before=_on_forward)
+            for name, module in _leaves(self.model):
+                self._watch(module, before=_on_call(name), after=_on_return(name))
+            self._watch(target, captures=_on_layer)
+            if self.gradient_at is not None:
+                point = _resolve(self.model, "gradient_at", self.gradient_at)
+                self._watch(point, captures=_on_gradient)
+        except BaseException:
+            self._release()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._release()
+
+    @property
+    def activations(self) -> Tensor:
+        """The layer's output [N,C,H,W] in the last forward, in its graph.
+
+        Raises:
+            ValueError: no forward reached the layer while the tap was entered, or what came later
+                overwrote the output in place.
+            TypeError: the layer's output is no floating-point tensor.
+        """
+        return _usable(self, self.trace.layer, "layer")
+
+    @property
+    def gradient_point(self) -> Tensor:
+        """The tensor with respect to which the scores are differentiated: at ``gradient_at``.
+
+        Raises:
+            ValueError, TypeError: as :attr:`activations`; or ``gradient_at`` did not run after the
+                layer, or something other than pooling ran in between.
+        """
+        activations, trace = self.activations, self.trace
+        if self.gradient_at is None:
+            return activations
+        if trace.gradient is None:
+            raise ValueError(
+                f"gradient_at: '{self.gradient_at}' did not run after '{self.layer}' "
+                "in the last forward"
+            )
+        point = _usable(self, trace.gradient, "gradient_at")
+        _only_pooling(trace, point)
+        return point
+
+    @property
+    def trace(self) -> Trace:
+        """What ran from the layer on in the last forward."""
+        if not self._handles:
+            raise ValueError(
+                f"activations: {self!r} is not entered (what it held was dropped on exit); "
+                "compute the loss inside the with block"
+            )
+        if self._trace is None:
+            raise ValueError(
+                f"activations: '{self.layer}' did not run in the last forward of the tapped model, "
+                + (
+                    f"which ran {self._unseen}"
+                    if self._unseen
+                    else "or ran where its output cannot be seen (inside a torch.compile'd region: "
+                    "compile the part before the layer, and leave the rest eager)"
+                )
+            )
+        return self._trace
+
+    def _watch(
+        self,
+        module: nn.Module,
+        before: _Action | None = None,
+        after: _Action | None = None,
+        captures: _Action | None = None,
+    ) -> None:
+        reference = weakref.ref(self)
+        if before is not None:
+            # The model's own pre-hook comes first; a leaf's comes last, to see the input as it is.
+            hook = _pre_hook(reference, module, before)
+            self._handles.append(register(module, hook, pre=True, first=module is self.model))
+        if after is not None:  # first: a user's hook that changes the output then breaks the trace
+            hook = _post_hook(reference, module, after)
+            self._handles.append(register(module, hook, first=True))
+        if captures is not None:
+            hook = _post_hook(reference, module, captures)
+            self._handles.append(register(module, hook))
+
+    def _counts(self, module: nn.Module, own: int) -> bool:
+        """Whether a call belongs to a forward that the tap is to see; where not, why."""
+        if threading.get_ident() != self._thread:
+            # Also a recomputation in a thread of autograd's, which is no forward.
+            if module is self.model:
+                self._unseen = "in another thread than the one that entered the tap"
+            return False
+        if not of_this_forward(module, own):
+            return False
+        if transformed():
+            self._trace = None
+            self._unseen = (
+                "inside a torch.func transform, which has no graph to take Grad-CAM from; give the "
+                "functions of fastcam.functional the activations and torch.func's gradients"
+            )
+            return False
+        return True
+
+    def _release(self) -> None:
+        forget_hooks(self._handles)
+        self._clear()
+
+
+_Action = Callable[[ActivationTap, nn.Module, Any], Any]
+
+
+def _pre_hook(
+    reference: weakref.ref[ActivationTap], watched: nn.Module, action: _Action
+) -> Callable[..., Any]:
+    own = id(watched)
+
+    def hook(module: nn.Module, args: Any) -> None:
+        if torch.compiler.is_compiling():
+            return  # a compiled region shows no tensors; the tap treats its wrapper as one module
+        tap = reference()
+        if tap is not None and tap._counts(module, own):
+            action(tap, module, args)
+
+    return hook
+
+
+def _post_hook(
+    reference: weakref.ref[ActivationTap], watched: nn.Module, action: _Action
+) -> Callable[..., Any]:
+    own = id(watched)
+
+    def hook(module: nn.Module, args: Any, output: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return None
+        tap = reference()
+        if tap is None or not tap._counts(module, own):
+            return None
+        return action(tap, module, output)
+
+    return hook
+
+
+def _on_forward(tap: ActivationTap, module: nn.Module, args: Any) -> None:
+    tap._trace = tap._unseen = None
+
+
+def _on_call(name: str) -> _Action:
+    def action(tap: ActivationTap, module: nn.Module, args: Any) -> None:
+        trace = tap._trace
+        if trace is not None:
+            trace.before(name, module, args)
+
+    return action
+
+
+def _on_return(name: str) -> _Action:
+    def action(tap: ActivationTap, module: nn.Module, output: Any) -> None:
+        trace = tap._trace
+        if trace is None:
+            return
+        known = trace.layer.overwriter
+        trace.after(name, module, output)
+        if trace.layer.overwriter is not known and isinstance(output, Tensor) and output.dim() == 4:
+            tap._instead = name
+
+    return action
+
+
+def _on_layer(tap: ActivationTap, module: nn.Module, output: Any) -> Tensor | None:
+    handed_on = None
+    if (
+        isinstance(output, Tensor)
+        and torch.is_grad_enabled()
+        and not output.requires_grad
+        and output.is_floating_point()
+        and not output.is_inference()
+    ):
+        # Nothing before the layer is trained, but the map depends on the head too, through D. An
+        # alias carries the graph from here on, so that no tensor of the user's starts to need one.
+        # The head gets a copy: what overwrites a leaf, or a view of one, in place is an error of
+        # autograd's in the forward, and without the tap there would be none.
+        output = output.detach().requires_grad_()
+        handed_on = output.clone()
+    tap._trace, tap._instead = Trace(Capture.of(tap.layer, output)), None
+    return handed_on
+
+
+def _on_gradient(tap: ActivationTap, module: nn.Module, output: Any) -> None:
+    if tap._trace is not None:
+        tap._trace.gradient = Capture.of(tap.gradient_at or "", output)
+        tap._trace.ran_before_gradient = len(tap._trace.calls)
+
+
+def _overwritten(tap: ActivationTap, capture: Capture, argument: str) -> ValueError:
+    name, words = capture.overwriter or (None, "code outside of modules")
+    if name is None:
+        advice = "write that operation so that it makes a new tensor: F.relu(x), x = x + y"
+    elif hasattr(tap.model.get_submodule(name), "inplace"):
+        advice = f"give '{name}' inplace=False"
+    else:
+        advice = f"let '{name}' make a new tensor"
+    if argument == "gradient_at":
+        advice = f"leave gradient_at out, or {advice}"
+    elif tap._instead is not None and tap._instead != tap.layer:
+        advice = f"tap '{tap._instead}' instead, or {advice}"
+    return ValueError(
+        f"{argument}: the output of '{capture.name}' was overwritten in place by {words}; {advice}"
+    )
+
+
+def _usable(tap: ActivationTap, capture: Capture, argument: str) -> Tensor:
+    output = capture.output
+    if not isinstance(output, Tensor) or not output.is_floating_point():
+        got = f"{output.dtype}" if isinstance(output, Tensor) else type(output).__name__
+        raise TypeError(
+            f"{argument}: expected '{capture.name}' to return one floating-point tensor, got {got}"
+        )
+    if output.dim() != 4:
+        raise ValueError(
+            f"{argument}: expected '{capture.name}' to return a tensor [N,C,H,W], "
+            f"got shape {list(output.shape)}"
+        )
+    if capture.overwritten():
+        raise _overwritten(tap, capture, argument)
+    return output
+
+
+def _only_pooling(trace: Trace, point: Tensor) -> None:
+    """Check that only pooling lies between the layer and gradient_at, and no path bypasses it."""
+    assert trace.gradient is not None
+    layer, at = trace.layer.name, trace.gradient.name
+    ran = [(call.name, call.module) for call in trace.calls[: trace.ran_before_gradient]]
+    if trace.memory is None:
+        if only_pools(trace, point):
+            return
+    else:
+        link = next((c for c in trace.memory.links if c.output is point and c.untouched()), None)
+        if link is not None:
+            ran = [(step.name, step.module) for step in link.path()]
+            if all(preserves_spatial_sum(module) for _, module in ran):
+                return
+    for name, module in ran:
+        if not preserves_spatial_sum(module):
+            raise ValueError(
+                f"gradient_at: between '{layer}' and '{at}' only max pooling, adaptive pooling and "
+                "average pooling whose weights sum to one may run (the sum over positions must "
+                f"stay the same), but {describe(name, module)} did"
+            )
+    raise ValueError(
+        f"gradient_at: the output of '{at}' is not that of '{layer}' after pooling alone: code "
+        "outside of modules changed it in between"
+    )
+
+
+def _leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every module without children, once, with its first name; a compiled one counts as one."""
+    seen: set[int] = set()
+    stack = [("", model)]
+    while stack:
+        name, module = stack.pop()
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        children = [(key, child) for key, child in module._modules.items() if child is not None]
+        if not children or is_compiled(module) or is_opaque(module):
+            yield name, module
+            continue
+        prefix = f"{name}." if name else ""
+        stack.extend((prefix + key, child) for key, child in reversed(children))
+
+
+def _resolve(model: nn.Module, argument: str, name: str) -> nn.Module:
+    if not isinstance(name, str):
+        raise TypeError(f"{argument}: expected the name of a module, got {type(name).__name__}")
+    module = model
+    so_far = ""
+    for part in name.split("."):
+        if is_compiled(module) or is_opaque(module):
+            what = "TorchScript" if is_opaque(module) else "compiled"
+            inside = f"'{so_far}', which is {what}" if so_far else "a model compiled as a whole"
+            raise ValueError(
+                f"{argument}: '{name}' lies in {inside}: its output cannot be seen; tap the "
+                f"{what} module itself, or let it hold the part of the model up to the layer only"
+            )
+        child = module._modules.get(part)
+        if child is None:
+            raise ValueError(f"{argument}: the model has no module '{name}'{_hint(model, name)}")
+        module = child
+        so_far = f"{so_far}.{part}" if so_far else part
+    if getattr(module, "_compiled_call_impl", None) is not None:
+        raise ValueError(
+            f"{argument}: '{name}' was compiled in place, which hides its output; "
+            "use the wrapper that torch.compile(module) returns"
+        )
+    return module
+
+
+def _hint(model: nn.Module, name: str) -> str:
+    names = [known for known, _ in model.named_modules() if known]
+    close = [known for known in names if name and known.endswith("." + name)]
+    close += [known for known in difflib.get_close_matches(name, names, 3) if known not in close]
+    if close:
+        return "; did you mean " + " or ".join(f"'{known}'" for known in close[:3]) + "?"
+    return f"; expected a name of model.named_modules(), such as {names[:3]}" if names else ""

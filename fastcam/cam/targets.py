@@ -1,0 +1,177 @@
+"""Which scores are supervised: the forms that ``targets`` may take, brought to one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["Targets", "TargetsLike", "resolve", "resolve_with_regions"]
+
+#: What a user may name scores by: see :class:`fastcam.IoUCamLoss`.
+TargetsLike = int | Sequence[int] | Sequence[Sequence[int]] | np.ndarray | Tensor | None
+
+_INDEX_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """T columns of the logits for each image.
+
+    index: int64 [1,T], the same for all images, or [N,T]; on the logits' device.
+    """
+
+    index: Tensor
+
+    @property
+    def count(self) -> int:
+        """T."""
+        return self.index.shape[1]
+
+    def one_hot(self, logits: Tensor) -> Tensor:
+        """[T,N,K]: for each target the gradient of Σ_n score[n,t] with respect to the logits."""
+        batch, classes = logits.shape
+        hot = torch.zeros(self.count, batch, classes, dtype=logits.dtype, device=logits.device)
+        return hot.scatter_(2, self.index.expand(batch, -1).t().unsqueeze(-1), 1)
+
+    def rows(self, weight: Tensor) -> Tensor:
+        """The targets' rows of the last layer's weight [K,D]: [1 or N, T, D]."""
+        picked = weight.index_select(0, self.index.reshape(-1))
+        return picked.view(*self.index.shape, weight.shape[1])
+
+
+def resolve(targets: TargetsLike, logits: Tensor) -> Targets:
+    """``targets`` without regions: None (all K), an int, [T] for all images, or [N,T].
+
+    Raises:
+        TypeError, ValueError: naming what was expected and what came.
+    """
+    batch = logits.shape[0]
+    if targets is None:
+        return Targets(_all(logits))
+    index = _index(targets)
+    if isinstance(index, int):
+        return Targets(_one(index, logits))
+    if index.dim() not in (1, 2) or (index.dim() == 2 and index.shape[0] != batch):
+        raise ValueError(
+            f"targets: expected an int, [T], or [{batch},T] (N of logits), got shape "
+            f"{list(index.shape)}"
+        )
+    return Targets(torch.atleast_2d(_on_device(index, logits)))
+
+
+def resolve_with_regions(
+    targets: TargetsLike, regions: Tensor, logits: Tensor
+) -> tuple[Targets, Tensor]:
+    """``targets`` beside ``regions``; the targets, and the regions as [N,T,H,W].
+
+    An int, [N] and None (K = 1) go with [N,H,W]; an int (T = 1), [T] and None (T = K) with
+    [N,T,H,W]; [N,T] with either, where [N,H,W] is the one region of all T targets of its image.
+
+    Raises:
+        TypeError, ValueError: naming what was expected and what came.
+    """
+    if not isinstance(regions, Tensor):
+        raise TypeError(f"regions: expected a torch.Tensor, got {type(regions).__name__}")
+    if regions.dim() not in (3, 4):
+        raise ValueError(f"regions: expected shape [N,H,W] or [N,T,H,W], got {list(regions.shape)}")
+    batch, classes = logits.shape
+    if regions.shape[0] != batch:
+        raise ValueError(
+            f"regions: expected {batch} images (N of logits), got shape {list(regions.shape)}"
+        )
+    single = regions.dim() == 3
+    full = regions.unsqueeze(1) if single else regions
+    given = full.shape[1]
+    index = None if targets is None else _index(targets)
+
+    if not isinstance(index, Tensor):  # None or an int
+        count = classes if index is None else 1
+        if given != count:
+            what = "targets=None means all K" if index is None else "one target"
+            raise ValueError(
+                f"regions: expected shape [{batch},{count},H,W] ({what}), got {list(regions.shape)}"
+            )
+        return Targets(_all(logits) if index is None else _one(index, logits)), full
+
+    if index.dim() == 1:
+        expected = batch if single else given
+        if index.shape[0] != expected:
+            meaning = "one per image, as regions is [N,H,W]" if single else "T of regions [N,T,H,W]"
+            raise ValueError(
+                f"targets: expected {expected} indices ({meaning}), got {index.shape[0]}"
+            )
+        if single:
+            index = index.unsqueeze(1)
+    elif index.dim() == 2:
+        if index.shape[0] != batch or not (single or index.shape[1] == given):
+            wanted = f"[{batch},T]" if single else f"[{batch},{given}]"
+            raise ValueError(
+                f"targets: expected shape {wanted} for regions {list(regions.shape)}, "
+                f"got {list(index.shape)}"
+            )
+        full = full.expand(-1, index.shape[1], -1, -1)
+    else:
+        raise ValueError(
+            f"targets: expected an int, [N], [T] or [N,T], got shape {list(index.shape)}"
+        )
+    return Targets(torch.atleast_2d(_on_device(index, logits))), full
+
+
+def _index(targets: Any) -> int | Tensor:
+    if isinstance(targets, (int, np.integer)) and not isinstance(targets, bool):
+        return int(targets)
+    if isinstance(targets, np.ndarray) or (
+        isinstance(targets, Sequence) and not isinstance(targets, str)
+    ):
+        try:
+            array = np.asarray(targets)
+        except ValueError:
+            raise ValueError("targets: expected rows of one length, got ragged ones") from None
+        if array.size == 0:
+            array = array.astype(np.int64)
+        if array.dtype.kind not in "iu":
+            raise TypeError(f"targets: expected integer indices, got {array.dtype}")
+        targets = torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64))
+    if not isinstance(targets, Tensor):
+        raise TypeError(
+            "targets: expected None, an int, or a tensor or sequence of ints, "
+            f"got {type(targets).__name__}"
+        )
+    if targets.dtype not in _INDEX_DTYPES:
+        raise TypeError(f"targets: expected integer indices, got {targets.dtype}")
+    if targets.dim() == 0:
+        return int(targets)
+    return targets
+
+
+def _all(logits: Tensor) -> Tensor:
+    return torch.arange(logits.shape[1], device=logits.device).unsqueeze(0)
+
+
+def _one(index: int, logits: Tensor) -> Tensor:
+    _in_range(index, index, logits.shape[1])
+    return torch.full((1, 1), index, dtype=torch.int64, device=logits.device)
+
+
+def _on_device(index: Tensor, logits: Tensor) -> Tensor:
+    """int64 on the logits' device. Indices on a GPU are not looked at: that would wait for it."""
+    if index.device.type == "cpu" and index.numel():
+        _in_range(int(index.min()), int(index.max()), logits.shape[1])
+    elif index.device.type != "cpu" and index.device != logits.device:
+        raise ValueError(
+            f"targets: expected device {logits.device} (as logits) or cpu, got {index.device}"
+        )
+    return index.to(device=logits.device, dtype=torch.int64, non_blocking=True)
+
+
+def _in_range(low: int, high: int, classes: int) -> None:
+    if low < 0 or high >= classes:
+        raise ValueError(
+            f"targets: expected indices in [0, {classes - 1}] (K = {classes} columns of logits), "
+            f"got {low if low < 0 else high}"
+        )

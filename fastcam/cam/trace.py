@@ -1,0 +1,128 @@
+"""What ran after the tapped layer in the forward just run, as the tap's hooks saw it.
+
+A :class:`Trace` keeps, for every leaf module that ran after the layer, the tensors that went in and
+came out. Where the forward has a graph, :mod:`fastcam.cam.head_graph` reads from it what those
+modules did; a forward without one is followed by :mod:`fastcam.cam.head_memory`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+
+from fastcam.cam.head_memory import Link, MemoryChain
+from fastcam.cam.layers import describe, is_compiled, version_of
+from fastcam.cam.tap_hooks import is_own
+
+__all__ = ["Call", "Capture", "Trace", "is_hooked"]
+
+
+def is_hooked(tensor: Tensor) -> bool:
+    """Whether a hook was registered on the tensor: it may change the gradient that passes there.
+
+    (``retain_grad`` only looks. Of a tensor that was overwritten in place since, torch no longer
+    tells: :attr:`Call.overwrites` asks before.)
+    """
+    return bool(tensor._backward_hooks)
+
+
+@dataclass(slots=True)
+class Capture:
+    """A module's output as it was when the module returned it."""
+
+    name: str
+    output: Any
+    grad_enabled: bool
+    version: int = -1
+    overwriter: tuple[str | None, str] | None = (
+        None  # name of the module if it was one, and in words
+    )
+
+    @classmethod
+    def of(cls, name: str, output: Any) -> Capture:
+        version = version_of(output) if isinstance(output, Tensor) else -1
+        return cls(name, output, torch.is_grad_enabled(), version)
+
+    def overwritten(self) -> bool:
+        return isinstance(self.output, Tensor) and version_of(self.output) != self.version
+
+    def note_overwriter(self, name: str, module: nn.Module, returned: bool) -> None:
+        """Remember who overwrote the output: the module, or code that ran before it was called."""
+        if self.overwriter is None and self.overwritten():
+            self.overwriter = (
+                (name, describe(name, module))
+                if returned
+                else (None, f"code outside of modules, before '{name}' ran")
+            )
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """A call of a leaf module after the layer, with what went in and what its forward returned."""
+
+    name: str
+    module: nn.Module
+    taken: Tensor | None  # None where it was not one tensor alone
+    output: Tensor | None = None  # None where it was not one tensor
+    node: Node | None = None  # of the output, when it was returned
+    # Of a module that overwrites its input: the input's node, and whether a hook may hang on it.
+    overwrites: tuple[Node | None, bool] | None = None
+    link: Link | None = None  # in a forward without a graph
+
+
+@dataclass(slots=True)
+class Trace:
+    """The tapped output, what was captured at ``gradient_at``, and the calls that followed."""
+
+    layer: Capture
+    gradient: Capture | None = None
+    ran_before_gradient: int = 0
+    calls: list[Call] = field(default_factory=list)  # in the order in which they began
+    compiled: str | None = None  # the first torch.compile'd module after the layer
+    memory: MemoryChain | None = None  # of a forward without a graph
+    _running: list[Call] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.layer.output, Tensor) and not self.layer.output.requires_grad:
+            self.memory = MemoryChain(self.layer.output)
+
+    def before(self, name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """A leaf module is about to run."""
+        self._note_overwriter(name, module, returned=False)
+        taken = args[0] if len(args) == 1 and isinstance(args[0], Tensor) else None
+        call = Call(name, module, taken)
+        if self.memory is not None:
+            call.link = self.memory.before(name, module, args)
+        elif taken is not None and getattr(module, "inplace", False):
+            hooked = is_hooked(taken) or _runs_other_hooks(module)
+            call.overwrites = taken.grad_fn, hooked
+        if self.compiled is None and is_compiled(module):
+            self.compiled = name
+        self.calls.append(call)
+        self._running.append(call)
+
+    def after(self, name: str, module: nn.Module, output: Any) -> None:
+        """The leaf module has run; ``output`` is what its own forward returned."""
+        self._note_overwriter(name, module, returned=True)
+        if not any(call.module is module for call in self._running):
+            return
+        while (call := self._running.pop()).module is not module:
+            pass  # left by a forward that raised
+        if isinstance(output, Tensor):
+            call.output, call.node = output, output.grad_fn
+        if self.memory is not None:
+            self.memory.after(call.link, output)
+
+    def _note_overwriter(self, name: str, module: nn.Module, returned: bool) -> None:
+        self.layer.note_overwriter(name, module, returned)
+        if self.gradient is not None:
+            self.gradient.note_overwriter(name, module, returned)
+
+
+def _runs_other_hooks(module: nn.Module) -> bool:
+    """Whether a pre-hook of someone else may yet touch the input of a module about to run."""
+    return not all(is_own(hook) for hook in module._forward_pre_hooks.values())

@@ -1,0 +1,111 @@
+"""The verbs that judge and show trained classifiers."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+from fastcam.cli.options import (
+    REGION_HELP,
+    Attribute,
+    BatchSize,
+    Landmarks,
+    Limit,
+    Split,
+    Start,
+    Threshold,
+    bare_prefix,
+    print_tables,
+    typer,
+)
+from fastcam.cli.settings import Settings, options
+from fastcam.training.config import TrainConfig
+
+
+@options("machine", TrainConfig, only=("device", "workers"))
+def evaluate(
+    checkpoints: Annotated[
+        list[Path], typer.Argument(help="Checkpoints to compare, then the data folder.")
+    ],
+    attribute: Attribute,
+    other: Annotated[
+        str | None,
+        typer.Option("--other", "-b", help="Attribute that E1 (with) and E2 (without) differ in."),
+    ] = None,
+    region: Annotated[
+        str | None, typer.Option("--region", "-r", help=f"Where to look. {REGION_HELP}")
+    ] = None,
+    split: Split = "test",
+    threshold: Threshold = 0.5,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Also write PREFIX.json and PREFIX.md.")
+    ] = None,
+    landmarks: Landmarks = None,
+    limit: Limit = None,
+    batch_size: BatchSize = 64,
+    *,
+    machine: Settings,
+) -> None:
+    """Measure accuracy, also where two attributes part, and where the Grad-CAM lies.
+
+    Example: `fastcam evaluate runs/train/model.pt runs/mouth/model.pt faces -a Wearing_Lipstick
+    -b Heavy_Makeup -r mouth`
+    """
+    from fastcam._util.claim import claim
+    from fastcam._util.progress import progress_bars
+    from fastcam.evaluation import compare
+
+    if len(checkpoints) < 2:
+        raise ValueError("name at least one checkpoint, then the data folder")
+    *models, data = checkpoints
+    if data.is_file():
+        folders = [str(p) for p in models if p.is_dir()]
+        found = f" ({', '.join(folders)} is one)" if folders else ""
+        raise ValueError(
+            f"{data} is a file; the data folder comes last, after the checkpoints{found}"
+        )
+    out = out and bare_prefix(out, ".json", ".md")
+    with progress_bars() as report, claim(out, folder=False) if out else nullcontext():
+        table = compare(
+            models, data, attribute=attribute, other=other, region=region, split=split,
+            threshold=threshold, landmarks=landmarks, limit=limit, batch_size=batch_size,
+            out=out, progress=report, **machine,
+        )  # fmt: skip
+    print_tables(table)
+
+
+def explain(
+    checkpoint: Start,
+    images: Annotated[list[Path], typer.Argument(help="Image files of aligned faces.")],
+    attribute: Attribute,
+    region: Annotated[
+        str | None, typer.Option("--region", "-r", help=f"Outlined in blue. {REGION_HELP}")
+    ] = None,
+    beside: Annotated[
+        list[Path] | None, typer.Option("--beside", help="A further checkpoint to show; repeat.")
+    ] = None,
+    detect: Annotated[
+        bool,
+        typer.Option("--detect", help="Find each face's landmarks with dlib (else: the template)."),
+    ] = False,
+    threshold: Threshold = 0.5,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="File to write: .png, .jpg, .svg or .pdf.")
+    ] = Path("explanation.png"),
+) -> None:
+    """Draw where a classifier looks in some images.
+
+    Example: `fastcam explain runs/train/model.pt faces/img_align_celeba/000001.jpg
+    -a Wearing_Lipstick -r mouth --beside runs/mouth/model.pt`
+    """
+    from fastcam._util.claim import claim
+    from fastcam._util.progress import labelled, progress_bars
+    from fastcam.evaluation.explain import explain_files
+
+    with progress_bars() as report, claim(out, folder=False):
+        path = explain_files(
+            [checkpoint, *(beside or [])], images, attribute, out, region=region, detect=detect,
+            threshold=threshold, progress=labelled(report, "explaining images"),
+        )  # fmt: skip
+    typer.echo(f"{len(images)} image(s) explained in {path}")

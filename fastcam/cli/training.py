@@ -1,0 +1,136 @@
+"""The verbs that train; their options are the fields of the library's settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastcam.cli.options import REGION_HELP, Data, Landmarks, Out, Start, typer
+from fastcam.cli.settings import Settings, options
+from fastcam.training.config import FINETUNE, GuidanceConfig, TrainConfig
+
+
+@options("settings", TrainConfig, without=("start", "guidance", "w_a", "save_minutes"))
+def train(
+    data: Data,
+    out: Out = Path("runs/train"),
+    attributes: Annotated[
+        str | None,
+        typer.Option(help="Names to learn, with commas between; all of the data's by default."),
+    ] = None,
+    model_options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model-option",
+            help="An option of the network as name=value, the value in JSON (channels=64); repeat.",
+        ),
+    ] = None,
+    no_multilabel: Annotated[
+        bool, typer.Option("--no-multilabel", help="attention: without multi-label classifier.")
+    ] = False,
+    no_reconstructor: Annotated[
+        bool, typer.Option("--no-reconstructor", help="attention: without reconstructor.")
+    ] = False,
+    landmarks: Landmarks = None,
+    *,
+    settings: Settings,
+) -> None:
+    """Train a classifier of all or some attributes from scratch, with early stopping.
+
+    A killed run goes on where it last saved when the same command is given again.
+
+    Example: `fastcam train faces -o runs/train --size 128`
+
+    The attention network is trained with its own loss, a sum over attributes, and takes other
+    settings: `fastcam train faces -o runs/attention --model attention --size 64 --batch-size 32
+    --lr 0.1 --clip 5 --schedule cosine --epochs 8`
+    """
+    parts = {"multilabel": no_multilabel, "reconstructor": no_reconstructor}
+    config = TrainConfig(
+        data=str(data),
+        attributes=_names(attributes),
+        model_options=_model_options(model_options) | {k: False for k, no in parts.items() if no},
+        landmarks=str(landmarks) if landmarks else None,
+        **settings,
+    )
+    _run(config, out)
+
+
+@options("guided", GuidanceConfig, without=("grid",))
+@options(
+    "settings",
+    TrainConfig,
+    without=(
+        "start", "attributes", "model", "model_options", "size", "fit", "guidance", "save_minutes",
+    ),
+    defaults=FINETUNE,
+)  # fmt: skip
+def finetune(
+    checkpoint: Start,
+    data: Data,
+    attribute: Annotated[
+        list[str],
+        typer.Option("--attribute", "-a", help="Attribute to guide; repeat for several."),
+    ],
+    region: Annotated[
+        list[str],
+        typer.Option(
+            "--region", "-r", help=f"Where to look, one for each attribute. {REGION_HELP}"
+        ),
+    ],
+    out: Out = Path("runs/finetune"),
+    landmarks: Landmarks = None,
+    *,
+    guided: Settings,
+    settings: Settings,
+) -> None:
+    """Fine-tune a classifier so that it looks at a region when it judges an attribute.
+
+    A fair comparison needs a control: the same command with `--pull 0` and another `--out`.
+
+    Example: `fastcam finetune runs/train/model.pt faces -a Wearing_Lipstick -r mouth -o runs/mouth`
+    """
+    if len(attribute) != len(region):
+        raise ValueError(
+            f"give one --region for each --attribute; got {len(attribute)} and {len(region)}"
+        )
+    guidance = GuidanceConfig(targets=tuple(zip(attribute, region, strict=True)), **guided)
+    _run(TrainConfig.finetune(checkpoint, data, guidance, landmarks=landmarks, **settings), out)
+
+
+def _run(config: TrainConfig, out: Path) -> None:
+    from fastcam._util.progress import progress_bars
+    from fastcam.training import keep_freed_memory, summary
+    from fastcam.training import train as run
+
+    keep_freed_memory()
+    with progress_bars() as report:
+        result = run(config, out, progress=report)
+    sources = ", ".join(f"{n} {source}" for source, n in result.landmark_sources.items())
+    typer.echo(f"landmarks of the training images: {sources}")
+    kept = " (finished earlier, kept)" if result.kept else ""
+    typer.echo(
+        f"{result.checkpoint} after {result.epochs} epoch(s){kept}; steps in {result.history}"
+    )
+    if config.guidance is not None and result.before is not None:
+        typer.echo(summary(config.guidance, result.before, result.after))
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _model_options(given: list[str] | None) -> dict[str, Any]:
+    """Options of a network from ``name=value`` texts."""
+    import json
+
+    found = {}
+    for text in given or []:
+        name, equals, value = text.partition("=")
+        try:
+            found[name.strip()] = json.loads(value)
+        except json.JSONDecodeError:
+            if not equals or not value:
+                raise ValueError(f"--model-option: expected name=value, got {text!r}") from None
+            found[name.strip()] = value  # a word needs no quotes
+    return found

@@ -1,0 +1,8 @@
+"""Named choices of the transforms, to be known without importing torchvision."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Fit = Literal["crop", "face", "stretch"]
+Augmentation = Literal["none", "flip", "full"]

@@ -1,0 +1,1 @@
+"""The whole path on synthetic faces, on one page each."""

@@ -1,0 +1,183 @@
+"""Images with their Grad-CAM and scores, for some checkpoints side by side."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+
+from fastcam._util import checks as check
+from fastcam._util.modules import evaluating
+from fastcam._util.names import printable
+from fastcam._util.progress import Count
+from fastcam.data import FitSquare, PreparedFaces
+from fastcam.data.celeba import attribute_index, decode
+from fastcam.evaluation.attention import ScoresNotFinite, attention_maps, check_scores
+from fastcam.evaluation.checkpoints import name_checkpoints
+from fastcam.models import Checkpoint, load_checkpoint
+from fastcam.regions import Region, template_landmarks
+from fastcam.regions.detect import FaceDetector
+from fastcam.report.faces import ExplainedFace, faces_figure
+from fastcam.report.figure import check_figure_path, save_figure
+
+
+def explain(
+    checkpoints: Mapping[str, Checkpoint],
+    image: Tensor,
+    attribute: str,
+    rectangles: np.ndarray | None = None,
+    caption: str = "",
+) -> ExplainedFace:
+    """What classifiers see in one image.
+
+    Args:
+        checkpoints: by name; all of the same input size.
+        image: uint8 [3, S, S] at their input size.
+        attribute: whose Grad-CAM is drawn.
+        rectangles: the region, [R, 4] in pixels of ``image``.
+        caption: stands above the image.
+    """
+    cams, scores = {}, {}
+    for name, checkpoint in checkpoints.items():
+        target = attribute_index(checkpoint.attributes, attribute)
+        pixels = checkpoint.preprocessing.normalize(image.as_subclass(Tensor)[None])
+        with evaluating(checkpoint.model, "cpu"):
+            maps = attention_maps(checkpoint.model, pixels, [target], checkpoint.spec)
+        try:
+            check_scores(maps.logits)
+        except ScoresNotFinite as error:
+            raise ScoresNotFinite(f"{name}: {error}") from None
+        cams[name] = maps.cams[0, 0].numpy()
+        scores[name] = float(maps.logits[0, target].sigmoid())
+    return ExplainedFace(
+        image=image.as_subclass(Tensor).permute(1, 2, 0).numpy(),
+        cams=cams,
+        scores=scores,
+        rectangles=np.zeros((0, 4), np.float32) if rectangles is None else rectangles,
+        caption=caption,
+    )
+
+
+def explain_dataset(
+    checkpoints: Mapping[str, Checkpoint],
+    faces: PreparedFaces,
+    indices: Sequence[int],
+    attribute: str,
+    *,
+    region: str | None = None,
+    captions: Sequence[str] | None = None,
+) -> list[ExplainedFace]:
+    """What classifiers see in some images of a data set, with the region of each face."""
+    chosen = None if region is None else Region.parse(region)
+    result = []
+    for position, index in enumerate(indices):
+        sample = faces[index]
+        points = sample["landmarks"].as_subclass(Tensor)[None].numpy()
+        boxes = None if chosen is None else chosen.rectangles(points)[0]
+        caption = captions[position] if captions else printable(faces.names[index])
+        result.append(explain(checkpoints, sample["image"], attribute, boxes, caption))
+    return result
+
+
+def explain_image(
+    checkpoints: Mapping[str, Checkpoint],
+    path: str | Path,
+    attribute: str,
+    *,
+    region: str | None = None,
+    landmarks: np.ndarray | None = None,
+) -> ExplainedFace:
+    """What classifiers see in an image file.
+
+    Args:
+        checkpoints: by name; all of the same input size and fit.
+        path: an image file of any kind that Pillow reads.
+        attribute: whose Grad-CAM is drawn.
+        region: drawn in blue.
+        landmarks: [68, 2] in pixels of the file; None takes the template face's.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no image, or an unknown attribute or region.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"image {printable(str(path))} is a folder; name files")
+    if not path.is_file():
+        raise FileNotFoundError(f"image {printable(str(path))} does not exist")
+    preprocessing = next(iter(checkpoints.values())).preprocessing
+    image = decode(path.read_bytes(), str(path))
+    height, width = image.shape[-2:]
+    points = template_landmarks(width, height) if landmarks is None else landmarks
+    key_points = tv_tensors.KeyPoints(
+        torch.from_numpy(np.array(points, np.float32)), canvas_size=(height, width)
+    )
+    square, moved = FitSquare(preprocessing.size, preprocessing.fit)(image, key_points)
+    boxes = None
+    if region is not None:
+        boxes = Region.parse(region).rectangles(moved.as_subclass(Tensor)[None].numpy())[0]
+    return explain(checkpoints, square, attribute, boxes, printable(path.name))
+
+
+def explain_files(
+    checkpoints: Sequence[str | Path],
+    images: Sequence[str | Path],
+    attribute: str,
+    out: str | Path,
+    *,
+    region: str | None = None,
+    detect: bool = False,
+    threshold: float = 0.5,
+    progress: Count | None = None,
+) -> Path:
+    """Draw what the classifiers of some checkpoints see in some image files.
+
+    Args:
+        checkpoints: files as :func:`fastcam.models.save_checkpoint` writes them.
+        images: files of aligned faces, of any kind that Pillow reads.
+        attribute: whose Grad-CAM is drawn.
+        out: file to write: PNG, JPEG, SVG or PDF, as its suffix says.
+        region: outlined in blue.
+        detect: find each face's landmarks with dlib; a face that is not found, or without
+            ``detect``, gets the template's.
+        threshold: cells above it are outlined in red.
+        progress: called with (done, total).
+
+    Returns:
+        ``out`` as a Path.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file of the wrong kind, an unknown name, a threshold outside (0, 1), or
+            checkpoints that take images of different sizes or fits.
+        FileExistsError: ``out`` is a file that fastcam did not write.
+        ImportError: ``detect`` without dlib.
+    """
+    check.fraction("threshold", threshold)
+    check_figure_path(out)
+    models = {name: load_checkpoint(path) for name, path in name_checkpoints(checkpoints).items()}
+    taken = {n: f"{m.preprocessing.size} px, {m.preprocessing.fit}" for n, m in models.items()}
+    if len(set(taken.values())) > 1:
+        listed = "; ".join(f"{name}: {what}" for name, what in taken.items())
+        raise ValueError(f"the checkpoints take images of different sizes or fits ({listed})")
+    detector = FaceDetector() if detect else None
+    faces = []
+    for number, path in enumerate(images):
+        points = None
+        if detector is not None and Path(path).is_file():
+            pixels = decode(Path(path).read_bytes(), str(path)).permute(1, 2, 0).numpy()
+            points = detector(np.ascontiguousarray(pixels))
+            if points is None:
+                warnings.warn(
+                    f"no face found in {printable(str(path))}: the template's region", stacklevel=2
+                )
+        faces.append(explain_image(models, path, attribute, region=region, landmarks=points))
+        if progress is not None:
+            progress(number + 1, len(images))
+    figure = faces_figure(faces, threshold=threshold, title=attribute)
+    return save_figure(figure, out)

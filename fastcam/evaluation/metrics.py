@@ -1,0 +1,142 @@
+"""Measures of a classifier: by attribute from its logits, and of its Grad-CAM maps over batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.functional.classification import (
+    multilabel_accuracy,
+    multilabel_average_precision,
+    multilabel_recall,
+    multilabel_specificity,
+)
+
+from fastcam.evaluation.attention import energy_share, set_iou
+
+
+def judged_right(logits: Tensor, labels: Tensor) -> Tensor:
+    """1 where a logit is on the right side (above 0: present), else 0: float32.
+
+    Args:
+        logits, labels: of shapes that broadcast; a label above 0.5 means present.
+    """
+    return ((logits > 0) == (labels > 0.5)).float()
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Share of the images that are judged right, float32 [K] from two [N, K]."""
+    return _by_attribute(multilabel_accuracy, logits > 0, labels)
+
+
+def mean_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Accuracy averaged over attributes, float32 scalar from two [N, K]."""
+    return multilabel_accuracy(
+        (logits > 0).int(), labels.int(), logits.shape[1], average="macro", validate_args=False
+    )
+
+
+def balanced_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean of the accuracies on images with and without each attribute.
+
+    Returns:
+        float64 [K] from two [N, K]; NaN where only one class occurs.
+    """
+    both = _both_classes(labels)
+    found = torch.full(both.shape, torch.nan, dtype=torch.float64)
+    if both.any():
+        chosen = logits[:, both] > 0, labels[:, both]
+        sides = [_by_attribute(m, *chosen) for m in (multilabel_recall, multilabel_specificity)]
+        found[both] = (sides[0].double() + sides[1].double()) / 2
+    return found
+
+
+def average_precision(logits: Tensor, labels: Tensor) -> Tensor:
+    """Area under precision against recall of each attribute.
+
+    Returns:
+        float32 [K] from two [N, K]; NaN where only one class occurs.
+    """
+    both = _both_classes(labels)
+    found = torch.full(both.shape, torch.nan)
+    if both.any():
+        found[both] = _by_attribute(
+            multilabel_average_precision, logits[:, both].sigmoid(), labels[:, both]
+        )
+    return found
+
+
+def _both_classes(labels: Tensor) -> Tensor:
+    present = labels > 0.5
+    return present.any(0) & ~present.all(0)
+
+
+def _by_attribute(metric: Any, predicted: Tensor, labels: Tensor) -> Tensor:
+    # Without torchmetrics' validation, which refuses a single attribute.
+    options = {"num_labels": labels.shape[1], "average": None, "validate_args": False}
+    predicted = predicted.int() if predicted.dtype == torch.bool else predicted
+    return metric(predicted, labels.int(), **options).reshape(-1)
+
+
+class _MapMean(Metric):
+    """Mean of a measure of maps over all (image, target) pairs that were chosen."""
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+
+    def _add(self, values: Tensor) -> None:
+        self.total += values.sum()
+        self.count += values.numel()
+
+    def compute(self) -> Tensor:
+        """The mean over all batches: scalar, NaN if no pair was counted."""
+        return self.total / self.count
+
+
+class CamEnergy(_MapMean):
+    """Mean share of a map's energy that lies in its region; maps that are all zero are left out.
+
+    Args:
+        options: of :class:`torchmetrics.Metric`.
+    """
+
+    def update(self, cams: Tensor, regions: Tensor, where: Tensor | None = None) -> None:
+        """Count a batch.
+
+        Args:
+            cams: floating [N, T, h, w], >= 0.
+            regions: [N, T, h, w], the share of each cell that the region covers.
+            where: bool [N, T], which pairs count; None counts all.
+        """
+        live = cams.flatten(2).any(-1)
+        self._add(energy_share(cams, regions)[live if where is None else where & live])
+
+
+class CamIoU(_MapMean):
+    """Mean intersection over union of {map > threshold} and the region; an all-zero map counts 0.
+
+    Args:
+        threshold: of the map, in (0, 1).
+        options: of :class:`torchmetrics.Metric`.
+
+    See :func:`fastcam.evaluation.set_iou`.
+    """
+
+    def __init__(self, threshold: float = 0.5, **options: Any) -> None:
+        super().__init__(**options)
+        self.threshold = threshold
+
+    def update(self, cams: Tensor, regions: Tensor, where: Tensor | None = None) -> None:
+        """Count a batch; arguments as in :meth:`CamEnergy.update`."""
+        values = set_iou(cams, regions, self.threshold)
+        self._add(values.flatten() if where is None else values[where])

@@ -1,0 +1,9 @@
+"""The losses of a training loop: of the Grad-CAM, of the attention network, and their balance."""
+
+from __future__ import annotations
+
+from fastcam.losses.attention import AttentionLoss
+from fastcam.losses.balance import Balance
+from fastcam.losses.cam import IoUCamLoss
+
+__all__ = ["AttentionLoss", "Balance", "IoUCamLoss"]

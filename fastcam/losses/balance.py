@@ -1,0 +1,307 @@
+"""``Balance``: a guidance loss that draws on the guided layer as strongly as the labels do."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from fastcam.cam.tap import ActivationTap
+from fastcam.ops import checks as check
+
+__all__ = ["Balance"]
+
+STRONG_PULL = 2.0
+# A ratio may grow to this many times its first value: as a guidance loss converges its gradient
+# vanishes, and an unbounded ratio would blow up what is left of it.
+MAX_GROWTH = 10.0
+# The guidance also reaches the head's weights, through Grad-CAM's channel weights and past the
+# activations; there it may draw this many times as hard as the labels.
+MAX_ON_WEIGHTS = 3.0
+_HALF_SCALES = (2.0**20, 2.0**12, 2.0**6, 1.0)
+
+
+class Balance(nn.Module):
+    """Adds guidance losses to a label loss, each scaled to draw as hard as the labels do.
+
+    ::
+
+        balance = fastcam.Balance(pull=1.0)
+        with fastcam.ActivationTap(model, "features.11", gradient_at="features.12") as tap:
+            logits = model(images)
+            guidance = criterion(logits, tap, regions, targets=36, where=labels[:, 36] > 0)
+            loss = balance(bce(logits, labels), guidance, tap)
+        loss.backward()
+
+    The gradient of a map loss can be hundreds of times that of the labels or a thousandth of it,
+    and changes as training goes on, so that no fixed weight is safe. For guidance loss j at the
+    tapped activations A this measures ρ_j = ‖∂L_labels/∂A_V‖ / ‖∂L_j/∂A_V‖ and returns
+
+        L_labels + Σ_j pull_j · ρ_j · L_j,    with ρ_j constant in the backward.
+
+    V are the images that loss j draws on: those where its gradient is not zero everywhere, so that
+    the pull on a rare attribute's few images follows what the labels do on these images. Scaling
+    the label loss, a guidance loss or the activations leaves the direction of the update as it is.
+
+    * ρ is measured in the first ``every`` calls and in every ``every``-th one after. A measurement
+      moves it by half of the way (of its logarithm), and never above ten times its first value.
+    * Guidance reaches the head's weights too, past the activations: each measurement of ρ, before
+      it is smoothed, is cut so that ‖ρ_j·∂L_j/∂W‖ ≤ 3·‖∂L_labels/∂W‖ for W of the model's last
+      linear layer (the last in ``model.modules()``; none, or a frozen one, sets no bound).
+    * A measurement with no valid pair, a zero or a non-finite norm leaves ρ as it was. Before the
+      first good one ρ is 0: there is no guidance yet.
+    * Under an initialised process group the norms are those of all processes' batches together;
+      every process must call, with the same ``every``. Nothing waits for the device, float16
+      activations excepted (their gradients are scaled up, as far as they stay finite).
+    * ``state_dict`` holds the ratios. In evaluation (no gradients) the last ratios are used.
+
+    Args:
+        pull: how hard guidance draws, relative to the labels; one number, or one for each guidance
+            loss. 1 is as hard. Above 2 there is a warning: accuracy is at risk.
+        every: calls between measurements; None measures never and keeps the ratios of a loaded
+            state (a step captured in a CUDA graph uses 1 or None).
+        sync: ``"global"`` measures over all processes of the group, ``"local"`` over this one.
+        process_group: None for the default one.
+
+    Raises:
+        TypeError, ValueError: an option is not one of those above.
+
+    Source: fastcam's own; the losses it weighs are Yang et al. eq. 1 (w_a, w_g) and its kin.
+    """
+
+    def __init__(
+        self,
+        pull: float | Sequence[float] = 1.0,
+        every: int | None = 8,
+        *,
+        sync: str = "global",
+        process_group: Any = None,
+    ) -> None:
+        super().__init__()
+        pulls = list(pull) if isinstance(pull, Sequence) else [pull]
+        for value in pulls:
+            check.number("pull", value, "finite and >= 0", lambda x: 0 <= x < math.inf)
+        if not pulls:
+            raise ValueError("pull: expected a number or one for each guidance loss, got none")
+        if every is not None:
+            check.number("every", every, "whole and >= 1", lambda x: x >= 1 and x == int(x))
+        check.one_of("sync", sync, ("global", "local"))
+        if max(pulls) > STRONG_PULL:
+            warnings.warn(
+                f"pull {max(pulls):g}: above {STRONG_PULL:g} guidance outweighs the labels, and "
+                "accuracy may fall; compare with a control (pull 0)",
+                stacklevel=2,
+            )
+        self.pull = pull if not isinstance(pull, Sequence) else tuple(pulls)
+        self.every = every
+        self.sync = sync
+        self.process_group = process_group
+        self.measured = False  # whether the last call did
+        self._calls = 0
+        self._ratios: list[Tensor] = []  # 0-d, on the device of its loss; 0: not measured yet
+        self._first: list[Tensor] = []
+
+    @property
+    def ratio(self) -> Tensor:
+        """ρ, detached: 0-d for one guidance loss, [J] for J of them; 0 before a measurement."""
+        if len(self._ratios) == 1:
+            return self._ratios[0].clone()
+        return torch.stack(self._ratios) if self._ratios else torch.zeros(())
+
+    def forward(
+        self,
+        label_loss: Tensor,
+        guidance: Tensor | Sequence[tuple[Tensor, ActivationTap]],
+        tap: ActivationTap | None = None,
+    ) -> Tensor:
+        """The sum to call ``backward`` on.
+
+        Args:
+            label_loss: scalar, in the graph of the taps' activations.
+            guidance: a scalar guidance loss (its tap as the next argument), or a list of (loss,
+                tap), always in the same order.
+            tap: the entered tap of the one guidance loss.
+
+        Returns:
+            A scalar in the label loss's dtype.
+
+        Raises:
+            TypeError, ValueError: the arguments do not fit each other, or the label loss does not
+                depend on the tapped activations.
+        """
+        terms = self._terms(label_loss, guidance, tap)
+        if not self._ratios:
+            self._ratios = [torch.zeros((), device=loss.device) for loss, _ in terms]
+            self._first = [torch.zeros((), device=loss.device) for loss, _ in terms]
+        if len(self._ratios) != len(terms):
+            raise ValueError(
+                f"guidance: expected {len(self._ratios)} losses as in the calls before, "
+                f"got {len(terms)}"
+            )
+        for kept in (self._ratios, self._first):
+            kept[:] = [r.to(loss.device) for r, (loss, _) in zip(kept, terms, strict=True)]
+        self.measured = False
+        if torch.is_grad_enabled() and label_loss.requires_grad:
+            self.measured = self._is_due()
+            if self.measured:
+                self._measure(label_loss, terms)
+            self._calls += 1
+        total = label_loss
+        for pull, ratio, (loss, _) in zip(
+            self._pulls(len(terms)), self._ratios, terms, strict=True
+        ):
+            total = total + (pull * ratio).to(loss.dtype) * loss
+        return total.to(label_loss.dtype)
+
+    def extra_repr(self) -> str:
+        return f"pull={self.pull}, every={self.every}, sync={self.sync!r}"
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return {"calls": self._calls, "ratios": self._ratios, "first": self._first}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self._calls = int(state["calls"])
+        self._ratios = [torch.as_tensor(ratio) for ratio in state["ratios"]]
+        self._first = [torch.as_tensor(first) for first in state["first"]]
+
+    def _terms(
+        self, label_loss: Tensor, guidance: Any, tap: ActivationTap | None
+    ) -> list[tuple[Tensor, ActivationTap]]:
+        _check_scalar("label_loss", label_loss)
+        terms: list[Any] = [(guidance, tap)] if isinstance(guidance, Tensor) else list(guidance)
+        if not terms:
+            raise ValueError("guidance: expected at least one loss, got none")
+        for term in terms:
+            if not isinstance(term, Sequence) or len(term) != 2:
+                raise TypeError("guidance: expected a scalar tensor or a list of (loss, tap)")
+            _check_scalar("guidance", term[0])
+            if not isinstance(term[1], ActivationTap):
+                raise TypeError(f"tap: expected an ActivationTap, got {type(term[1]).__name__}")
+        return [(loss, of) for loss, of in terms]
+
+    def _pulls(self, count: int) -> list[float]:
+        pulls = [self.pull] * count if not isinstance(self.pull, tuple) else list(self.pull)
+        if len(pulls) != count:
+            raise ValueError(f"pull: expected one number a guidance loss ({count}), got {pulls}")
+        return pulls
+
+    def _is_due(self) -> bool:
+        if self.every is None:
+            return False
+        if self._calls < self.every or self._calls % self.every == 0:
+            return True
+        # Where looking costs no wait, a loss without a ratio is measured until it has one.
+        return any(r.device.type == "cpu" and float(r) == 0 for r in self._ratios)
+
+    def _measure(self, label_loss: Tensor, terms: list[tuple[Tensor, ActivationTap]]) -> None:
+        norms = [_squared_norms(label_loss, loss, tap) for loss, tap in terms]
+        squares = torch.stack([pair for pair, _ in norms])  # [J, 2]: labels, guidance
+        weights = [of_weight for _, of_weight in norms]
+        if self.sync == "global" and dist.is_available() and dist.is_initialized():
+            world = dist.get_world_size(self.process_group)
+            if world > 1:
+                # Of the activations each process has its own rows, of a weight its own share.
+                dist.all_reduce(squares, group=self.process_group)
+                for gradients in weights:
+                    if gradients is not None:
+                        dist.all_reduce(gradients, group=self.process_group)
+        for number, gradients in enumerate(weights):
+            labels, guided = squares[number].unbind()
+            self._ratios[number], self._first[number] = _updated(
+                self._ratios[number], self._first[number], labels.sqrt(), guided.sqrt(), gradients
+            )
+
+
+def _check_scalar(name: str, loss: object) -> None:
+    if not isinstance(loss, Tensor) or not loss.is_floating_point():
+        got = loss.dtype if isinstance(loss, Tensor) else type(loss).__name__
+        raise TypeError(f"{name}: expected a scalar floating-point tensor, got {got}")
+    if loss.dim() != 0:
+        raise ValueError(
+            f"{name}: expected a scalar, got shape {list(loss.shape)}; reduce it first "
+            "(reduction='mean')"
+        )
+
+
+def _updated(
+    ratio: Tensor, first: Tensor, labels: Tensor, guided: Tensor, gradients: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The smoothed, bounded ratio and its first value after a measurement; 0-d, nothing waits."""
+    measured = labels / guided
+    if gradients is not None:
+        on_labels, on_guidance = torch.linalg.vector_norm(gradients.flatten(1), dim=1).unbind()
+        bound = MAX_ON_WEIGHTS * on_labels / on_guidance
+        # Without a finite bound (the guidance does not reach the weights) there is none.
+        measured = torch.where(torch.isfinite(bound), torch.minimum(measured, bound), measured)
+    measured = measured.to(ratio.dtype)
+    good = torch.isfinite(measured) & (measured > 0)
+    new = ratio == 0
+    # Half of the way, of the logarithm: one image's gradient can be a thousand times another's.
+    smoothed = torch.where(new, measured, (ratio * measured).sqrt())
+    first = torch.where(good & new, measured, first)
+    changed = torch.minimum(smoothed, MAX_GROWTH * first)
+    return torch.where(good, changed, ratio), first
+
+
+def _squared_norms(
+    label_loss: Tensor, loss: Tensor, tap: ActivationTap
+) -> tuple[Tensor, Tensor | None]:
+    """[2] squared norms of both losses' gradients at the images that ``loss`` draws on, and
+    [2, ...] their gradients at the last linear layer's weight (None: there is none)."""
+    activations = tap.activations
+    weight = _last_linear_weight(tap.model)
+    of_labels, on_weight = _gradients(label_loss, activations, weight)
+    if of_labels is None:
+        raise ValueError(
+            "label_loss: does not depend on the tapped activations; compute both losses from the "
+            "tap's last forward, inside its with block"
+        )
+    of_guidance, guidance_on_weight = _gradients(loss, activations, weight)
+    labels = of_labels.flatten(1).square().sum(1)
+    if of_guidance is None:
+        of_guidance = torch.zeros_like(of_labels)
+    guided = of_guidance.flatten(1).square().sum(1)
+    drawn = guided != 0
+    squares = torch.stack([torch.where(drawn, labels, 0).sum(), guided.sum()])
+    if weight is None or on_weight is None:
+        return squares, None
+    if guidance_on_weight is None:
+        guidance_on_weight = torch.zeros_like(on_weight)
+    return squares, torch.stack([on_weight, guidance_on_weight])
+
+
+def _gradients(
+    loss: Tensor, activations: Tensor, weight: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients at the activations and at a weight, float32 at least; None where there is none."""
+    if not loss.requires_grad:
+        return None, None
+    at = [activations] if weight is None else [activations, weight]
+    scales = _HALF_SCALES if activations.dtype == torch.float16 else (1.0,)
+    found: list[Tensor | None] = []
+    for scale in scales:  # a small float16 gradient would be flushed to zero
+        grads = torch.autograd.grad(
+            loss, at, torch.full_like(loss, scale), retain_graph=True, allow_unused=True
+        )
+        precise = [
+            None if g is None else g.to(torch.promote_types(g.dtype, torch.float32)) / scale
+            for g in grads
+        ]
+        found = [*precise, None][:2]
+        if scale == scales[-1] or all(g is None or bool(g.isfinite().all()) for g in precise):
+            break
+    return found[0], found[1]
+
+
+def _last_linear_weight(model: nn.Module) -> Tensor | None:
+    """Weight of the last linear layer, if it is trained."""
+    for module in reversed(list(model.modules())):
+        if isinstance(module, nn.Linear):
+            weight = module._parameters.get("weight")
+            return weight if weight is not None and weight.requires_grad else None
+    return None

@@ -1,0 +1,229 @@
+"""Losses that direct a classifier's attention, as modules."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from fastcam.cam.heads import HEADS, Head, check_logits, head_gradients
+from fastcam.cam.tap import ActivationTap
+from fastcam.cam.targets import TargetsLike, resolve_with_regions
+from fastcam.ops import checks as check
+from fastcam.ops.autograd import transformed
+from fastcam.ops.cam_iou import Binarize, Reduction, cam_iou_with_status, valid_pairs
+
+__all__ = ["CamStats", "IoUCamLoss", "WeightGrad"]
+
+WeightGrad = Literal["full", "detach"]
+
+
+class CamStats:
+    """How many pairs (image, target) the last call counted, and how many of their maps were dead.
+
+    Reading a count waits for the device that holds it; nothing is waited for until then.
+    """
+
+    def __init__(self, status: Tensor | None = None) -> None:
+        self._status = status
+        self._counts: tuple[int, int] | None = None
+
+    def _count(self) -> tuple[int, int]:
+        if self._counts is None:
+            if self._status is None:
+                self._counts = 0, 0
+            else:
+                bits = torch.stack([self._status & 1, (self._status >> 1) & 1])
+                valid, dead = bits.flatten(1).sum(1).tolist()
+                self._counts = valid, dead
+                self._status = None
+        return self._counts
+
+    @property
+    def valid(self) -> int:
+        """Pairs with a region that were not switched off."""
+        return self._count()[0]
+
+    @property
+    def dead(self) -> int:
+        """Valid pairs whose map was zero everywhere: they cost much and have no gradient."""
+        return self._count()[1]
+
+    @property
+    def counts(self) -> tuple[Tensor, Tensor]:
+        """(valid, dead) as scalars on the loss's device; nothing waits for it."""
+        if self._status is None:
+            return torch.tensor(self._count()[0]), torch.tensor(self._count()[1])
+        return (self._status & 1).sum(), ((self._status >> 1) & 1).sum()
+
+    def __repr__(self) -> str:
+        return f"CamStats(valid={self.valid}, dead={self.dead})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore_stats, self._count()
+
+
+def _restore_stats(valid: int, dead: int) -> CamStats:
+    stats = CamStats()
+    stats._counts = valid, dead
+    return stats
+
+
+def _valid(
+    logits: Tensor, regions: Tensor, cell_weights: Tensor | None, where: Tensor | None
+) -> Tensor | None:
+    """Which pairs count, where that is known without waiting for a device."""
+    given = [t for t in (logits, regions, cell_weights, where) if isinstance(t, Tensor)]
+    if any(tensor.device.type != "cpu" for tensor in given):
+        return None
+    return valid_pairs(regions, cell_weights, where)
+
+
+class IoUCamLoss(nn.Module):
+    """IoU loss between the Grad-CAM of chosen scores and the regions they should look at.
+
+    ::
+
+        criterion = IoUCamLoss()
+        with ActivationTap(model, "features.11", gradient_at="features.12") as tap:
+            logits = model(images)
+            loss = bce(logits, labels) + 5.0 * criterion(logits, tap, regions, targets=36)
+        loss.backward()
+
+    Args:
+        threshold: θ in (0, 1), the share of a map's peak that counts as attention.
+        sharpness: s >= 1 of the soft threshold. It may be changed between calls: at a large s a map
+            that barely touches its region has almost no gradient, so a warm-up may start at 1.
+        binarize: ``"tone"``, ``"sigmoid"`` or ``"hard"``: :func:`fastcam.functional.cam_iou_loss`.
+        weight_grad: ``"full"`` backpropagates through the channel weights α too, and so into the
+            head's weights; ``"detach"`` treats α as constant: then only what lies before the tapped
+            layer learns from the map.
+        head: how the gradient of the scores is had. ``"autograd"`` differentiates the head;
+            ``"closed"`` computes it from the head's weights (an error where there is no closed
+            form); ``"auto"`` takes the closed form where there is one; ``"mean_dropout"`` is the
+            closed form of the network without the dropout before its first linear layer: cheaper,
+            and different from autograd while that dropout is active.
+        reduction: ``"mean"`` over the valid pairs (of this process, under DDP), ``"sum"``, or
+            ``"none"`` for [N,T].
+        max_pair_pull: see :func:`fastcam.functional.cam_iou_loss`.
+
+    Raises:
+        ValueError: an option is not one of those above.
+
+    Yang et al., equations 1 and 2; docs/method.md has the steps and the soft threshold.
+    """
+
+    def __init__(
+        self,
+        threshold: float = 0.5,
+        sharpness: float = 8.0,
+        binarize: Binarize = "tone",
+        weight_grad: WeightGrad = "full",
+        head: Head = "auto",
+        reduction: Reduction = "mean",
+        max_pair_pull: float | None = None,
+    ) -> None:
+        super().__init__()
+        check.number("threshold", threshold, "in (0, 1)", lambda x: 0 < x < 1)
+        check.number("sharpness", sharpness, "finite and >= 1", lambda x: 1 <= x < math.inf)
+        check.one_of("binarize", binarize, get_args(Binarize))
+        check.one_of("weight_grad", weight_grad, get_args(WeightGrad))
+        check.one_of("head", head, HEADS)
+        check.one_of("reduction", reduction, get_args(Reduction))
+        check.max_pair_pull(max_pair_pull)
+        self.threshold = threshold
+        self.sharpness = sharpness
+        self.binarize = binarize
+        self.weight_grad = weight_grad
+        self.head = head
+        self.reduction = reduction
+        self.max_pair_pull = max_pair_pull
+        self._stats = CamStats()
+
+    @property
+    def stats(self) -> CamStats:
+        """Valid and dead pairs of the last call."""
+        return self._stats
+
+    def forward(
+        self,
+        logits: Tensor,
+        activations: ActivationTap | Tensor,
+        regions: Tensor,
+        targets: TargetsLike = None,
+        *,
+        cell_weights: Tensor | None = None,
+        where: Tensor | None = None,
+        signs: Tensor | None = None,
+    ) -> Tensor:
+        """The loss of one forward.
+
+        Args:
+            logits: [N,K], in the graph of the activations.
+            activations: an entered :class:`fastcam.ActivationTap`, or the layer's output [N,C,H,W]
+                itself (the gradient is then taken by autograd).
+            regions: [N,H,W] or [N,T,H,W], the share of each cell that the region covers, in [0, 1].
+                Values beyond are an error on the CPU; on a GPU the device asserts it, like torch's
+                own losses do of class indices, since an error would have to wait for it.
+            targets: which scores: an int; [N] (one per image) with regions [N,H,W]; [T] (the same
+                for all images) with regions [N,T,H,W]; [N,T] with either (regions [N,H,W] then
+                serve all T of an image); None for all K with regions [N,K,H,W]. An int, a list or a
+                CPU tensor is checked to lie in [0, K-1]; indices on a GPU are not, as that would
+                wait for the device (torch's own assertion there stops one out of range).
+            cell_weights: [H,W] or [N or 1, T or 1, H, W], finite and >= 0 (checked as regions are).
+            where: bool [N] or [N,T]; False switches a pair off.
+            signs: [N] or [N,T] of +1 and −1, floating; −1 takes the map of the negated score, that
+                is of what speaks against the target. None is +1 for all.
+
+        Returns:
+            A scalar, or [N,T] with ``reduction="none"``; float64 if the activations are, float32
+            otherwise.
+
+        Raises:
+            TypeError, ValueError: naming the argument, what was expected and what came; also when
+                the tapped forward carries no graph, when the logits do not depend on the
+                activations, or when ``head`` asks for a closed form that there is not.
+        """
+        check.one_of("weight_grad", self.weight_grad, get_args(WeightGrad))
+        if transformed():
+            raise ValueError(
+                f"logits: {type(self).__name__} takes gradients with torch.autograd, which does "
+                "not work inside torch.func transforms and forward-mode differentiation; compute "
+                "the gradients with torch.func and call fastcam.functional.cam_iou_loss"
+            )
+        check_logits(logits)
+        chosen, regions = resolve_with_regions(targets, regions, logits)
+        tensor, gradients = head_gradients(
+            logits,
+            activations,
+            chosen,
+            head=self.head,
+            create_graph=self.weight_grad == "full" and torch.is_grad_enabled(),
+            needs_graph=torch.is_grad_enabled(),
+            valid=_valid(logits, regions, cell_weights, where),
+        )
+        if signs is not None:
+            gradients = gradients * check.signs(signs, gradients)
+        loss, status = cam_iou_with_status(
+            tensor,
+            gradients,
+            regions,
+            cell_weights=cell_weights,
+            where=where,
+            threshold=self.threshold,
+            sharpness=self.sharpness,
+            binarize=self.binarize,
+            reduction=self.reduction,
+            max_pair_pull=self.max_pair_pull,
+            look_on_gpu=True,
+        )
+        self._stats = CamStats(status)
+        return loss
+
+    def extra_repr(self) -> str:
+        return (
+            f"threshold={self.threshold}, sharpness={self.sharpness}, binarize={self.binarize!r}, "
+            f"weight_grad={self.weight_grad!r}, head={self.head!r}, reduction={self.reduction!r}"
+        )

@@ -1,0 +1,1 @@
+"""The native ops: their library, checks of arguments, and their autograd functions."""

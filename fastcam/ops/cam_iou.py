@@ -1,0 +1,405 @@
+"""The IoU loss of Grad-CAM as a function on tensors (public through functional)."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from fastcam import reference
+from fastcam.ops import checks as check
+from fastcam.ops.autograd import differentiable_once, transformed
+from fastcam.ops.grad_cam import prepare, spread
+from fastcam.ops.library import DTYPES, is_channels_last, raw
+
+Binarize = Literal["tone", "sigmoid", "hard"]
+Reduction = Literal["mean", "sum", "none"]
+
+BINARIZE_CODES: dict[str, int] = {name: code for code, name in enumerate(get_args(Binarize))}
+
+
+class _CamIoULoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        activations: Tensor,
+        gradients: Tensor,
+        regions: Tensor,
+        cell_weights: Tensor | None,
+        where: Tensor | None,
+        threshold: float,
+        sharpness: float,
+        binarize: int,
+        eps: float,
+        max_pull: float,
+        reduction: str,
+    ) -> tuple[Tensor, Tensor]:
+        try:
+            loss, alpha, grad_map, status = raw._cam_iou_forward(
+                activations,
+                gradients,
+                regions,
+                cell_weights,
+                where,
+                threshold,
+                sharpness,
+                binarize,
+                eps,
+                max_pull,
+            )
+        except RuntimeError as error:
+            raise check.value_error(error) or error from None
+        count = None
+        if reduction == "mean":
+            count = status.count_nonzero().clamp(min=1)  # only a valid pair has a bit set
+            loss = loss.sum() / count
+        elif reduction == "sum":
+            loss = loss.sum()
+        ctx.save_for_backward(activations, alpha, grad_map, status, count)
+        ctx.gradients_like = gradients.shape, gradients.dtype
+        ctx.mark_non_differentiable(status)
+        ctx.set_materialize_grads(False)
+        return loss, status
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> Any:
+        nothing = (None,) * 9
+        if grad is None:
+            return (None, None, *nothing)
+        activations, alpha, grad_map, status, count = ctx.saved_tensors
+        if count is not None:
+            grad = grad / count
+        need_activations, need_gradients = ctx.needs_input_grad[:2]
+        grad_activations, grad_gradients = raw._cam_backward(
+            activations,
+            alpha,
+            grad_map,
+            grad.to(alpha.dtype).expand(status.shape),
+            status,
+            need_activations,
+            need_gradients,
+        )
+        return (
+            grad_activations if need_activations else None,
+            spread(grad_gradients, *ctx.gradients_like) if need_gradients else None,
+            *nothing,
+        )
+
+
+_REDUCTION_CODES = {"none": 0, "mean": 1, "sum": 2}
+
+
+class _CamLoss(torch.autograd.Function):
+    """A loss of the map whose gradients the forward makes: backward reads nothing of A's size."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        activations: Tensor,
+        gradients: Tensor,
+        regions: Tensor,
+        cell_weights: Tensor | None,
+        where: Tensor | None,
+        loss: int,
+        params: list[float],
+        max_pull: float,
+        reduction: str,
+    ) -> tuple[Tensor, Tensor]:
+        need_gradients = ctx.needs_input_grad[1]
+        try:
+            outputs = raw._cam_loss_forward(
+                activations,
+                gradients,
+                regions,
+                cell_weights,
+                where,
+                loss,
+                params,
+                max_pull,
+                _REDUCTION_CODES[reduction],
+                need_gradients,
+            )
+        except RuntimeError as error:
+            raise check.value_error(error) or error from None
+        losses, status, reduced, count, alpha, grad_map, grad_gradients = outputs
+        ctx.save_for_backward(
+            alpha,
+            grad_map,
+            grad_gradients if need_gradients else None,
+            status,
+            count if reduction == "mean" else None,
+        )
+        ctx.activations_like = DTYPES.index(activations.dtype), is_channels_last(activations)
+        ctx.gradients_like = gradients.shape, gradients.dtype
+        ctx.mark_non_differentiable(status)
+        ctx.set_materialize_grads(False)
+        return losses if reduction == "none" else reduced, status
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> Any:
+        nothing = (None,) * 7
+        if grad is None:
+            return (None, None, *nothing)
+        alpha, grad_map, grad_gradients, status, count = ctx.saved_tensors
+        grad_activations, scaled = raw._cam_loss_backward(
+            alpha,
+            grad_map,
+            grad_gradients,
+            status,
+            grad.to(alpha.dtype).expand(status.shape),
+            count,
+            *ctx.activations_like,
+            ctx.needs_input_grad[0],
+        )
+        return (
+            grad_activations if ctx.needs_input_grad[0] else None,
+            spread(scaled, *ctx.gradients_like) if ctx.needs_input_grad[1] else None,
+            *nothing,
+        )
+
+
+def _one_pass() -> bool:
+    """Are the experimental kernels asked for?"""
+    value = os.environ.get("FASTCAM_CAM_KERNELS", "")
+    if value not in ("", "onepass"):
+        raise ValueError(f"FASTCAM_CAM_KERNELS: expected 'onepass' or nothing, got {value!r}")
+    return value == "onepass"
+
+
+_ONE_PASS = _one_pass()
+
+
+def _check_values(regions: Tensor, cell_weights: Tensor | None, where: Tensor | None) -> None:
+    """At the values of full-shaped, checked arguments."""
+    check.values_of_regions(regions, where)
+    if cell_weights is not None:
+        check.values_of_cell_weights(cell_weights, where)
+
+
+def _by_reference(
+    activations: Tensor,
+    gradients: Tensor,
+    regions: Tensor,
+    cell_weights: Tensor | None,
+    where: Tensor | None,
+    threshold: float,
+    sharpness: float,
+    binarize: str,
+    eps: float,
+    reduction: str,
+) -> tuple[Tensor, Tensor]:
+    """:func:`cam_iou_with_status` under a function transform, of checked arguments."""
+    _check_values(regions, cell_weights, where)
+    loss = reference.cam_iou_loss(
+        activations,
+        gradients,
+        regions,
+        cell_weights=cell_weights,
+        where=where,
+        threshold=threshold,
+        sharpness=sharpness,
+        binarize=binarize,
+        eps=eps,
+        reduction=reduction,
+    )
+    valid = reference.valid_targets(regions, cell_weights, where)
+    peak = reference.grad_cam(activations, gradients, normalize=False).amax((-2, -1))
+    return loss, valid.to(torch.uint8) | (valid & (peak == 0)).to(torch.uint8) << 1
+
+
+def cam_iou_with_status(
+    activations: Tensor,
+    gradients: Tensor,
+    regions: Tensor,
+    *,
+    cell_weights: Tensor | None = None,
+    where: Tensor | None = None,
+    threshold: float = 0.5,
+    sharpness: float = 8.0,
+    binarize: Binarize = "tone",
+    eps: float = 1e-6,
+    max_pair_pull: float | None = None,
+    reduction: Reduction = "mean",
+    look_on_gpu: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """:func:`cam_iou_loss` and the status of every pair: uint8 [N,T], bit 0 valid, bit 1 dead.
+
+    ``look_on_gpu``: at the values of regions and cell weights on a GPU, too, with some launches.
+    """
+    check.one_of("binarize", binarize, get_args(Binarize))
+    check.one_of("reduction", reduction, get_args(Reduction))
+    check.number("threshold", threshold, "in (0, 1)", lambda x: 0 < x < 1)
+    check.number("sharpness", sharpness, "finite and >= 1", lambda x: 1 <= x < math.inf)
+    check.number("eps", eps, "finite and > 0", lambda x: 0 < x < math.inf)
+    check.max_pair_pull(max_pair_pull)
+    activations, gradients, dtype = prepare(activations, gradients)
+    pairs = gradients.shape[:2]
+    regions = check.regions(regions, activations, pairs).to(dtype)
+    if cell_weights is not None:
+        cell_weights = check.cell_weights(cell_weights, activations, pairs, dtype)
+    if where is not None:
+        where = check.where(where, activations, pairs)
+    if look_on_gpu and activations.is_cuda:
+        _check_values(regions, cell_weights, where)
+    if transformed():
+        if max_pair_pull is not None:
+            raise ValueError(
+                "max_pair_pull: expected None inside torch.func transforms and forward-mode "
+                f"differentiation (they cannot follow a gradient that is cut), got {max_pair_pull}"
+            )
+        return _by_reference(
+            activations,
+            gradients,
+            regions,
+            cell_weights,
+            where,
+            threshold,
+            sharpness,
+            binarize,
+            eps,
+            reduction,
+        )
+    if _ONE_PASS:
+        return _CamLoss.apply(
+            activations,
+            gradients,
+            regions,
+            cell_weights,
+            where,
+            BINARIZE_CODES[binarize],
+            [float(threshold), float(sharpness), float(eps)],
+            0.0 if max_pair_pull is None else float(max_pair_pull),
+            reduction,
+        )
+    return _CamIoULoss.apply(
+        activations,
+        gradients,
+        regions,
+        cell_weights,
+        where,
+        float(threshold),
+        float(sharpness),
+        BINARIZE_CODES[binarize],
+        float(eps),
+        0.0 if max_pair_pull is None else float(max_pair_pull),
+        reduction,
+    )
+
+
+def cam_iou_loss(
+    activations: Tensor,
+    gradients: Tensor,
+    regions: Tensor,
+    *,
+    cell_weights: Tensor | None = None,
+    where: Tensor | None = None,
+    threshold: float = 0.5,
+    sharpness: float = 8.0,
+    binarize: Binarize = "tone",
+    eps: float = 1e-6,
+    max_pair_pull: float | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """IoU loss between the thresholded Grad-CAM and a region: ``-ln((I+eps)/(U+eps))``.
+
+    Yang et al., equation 2; docs/method.md has the steps.
+
+    Grad-CAM, its normalisation, the soft threshold and the loss are one pass; the gradient is exact
+    through every step, the normalising maximum included (its share goes to the first arg-max cell).
+
+    Args:
+        activations: ``[N,C,H,W]``, see :func:`grad_cam`.
+        gradients: ``[N,T,C,H',W']`` or, for one target, ``[N,C,H',W']``. Pass
+            ``gradients.detach()`` to treat the channel weights as constant.
+        regions: ``[N,T,H,W]`` or, for one target, ``[N,H,W]``: the share of each cell that the
+            region covers, in [0, 1]; bool or floating. No gradient flows to it.
+        cell_weights: ``[H,W]`` or ``[N or 1, T or 1, H, W]``, finite and >= 0 (Yang et
+            al. weigh the mouth three times); no gradient flows to it.
+        where: bool ``[N]`` or ``[N,T]``; False switches a pair off.
+        threshold: θ in (0, 1): which share of its peak counts as attention.
+        sharpness: s >= 1; the larger, the closer the soft set is to {x > θ}, and the flatter its
+            gradient away from θ.
+        binarize: ``"tone"`` (a curve with fixed point θ, docs/method.md), ``"sigmoid"``
+            (σ(s·(x−θ))), or ``"hard"`` (the value of the set {x > θ} with the gradient of
+            ``"tone"``).
+        eps: added to I and U.
+        max_pair_pull: a pair whose Σ|∂loss/∂x| over the cells of its normalised map x is larger has
+            its gradient scaled down to this; None scales nothing. The value stays, so the gradient
+            is then not the value's. −ln I grows without bound where a map hardly touches its
+            region, and one such image would outvote a batch.
+        reduction: ``"mean"`` over the valid pairs (0 if there are none), ``"sum"``, or ``"none"``.
+
+    A pair is *invalid*, with loss and gradients exactly 0 whatever the map, if its region is empty
+    (Σ w·S = 0) or ``where`` is False. An all-zero map of a valid pair is *dead*: it costs
+    ``-ln(eps/(Σ w·S + eps))`` and has no gradient. NaN and +inf in a valid pair's activations and
+    gradients stay visible.
+
+    The *values* of regions and cell weights are looked at on the CPU, but for pairs that ``where``
+    switches off (and with 0.001 to spare for what resizing a mask leaves beyond [0, 1]); a compiled
+    graph raises a ``RuntimeError`` with the same words. On a GPU they are not, as that would take
+    launches of its own; :class:`fastcam.IoUCamLoss` does. Under ``torch.func``'s transforms and
+    forward-mode differentiation plain PyTorch runs in place of the kernel.
+
+    Returns:
+        A scalar, or ``[N,T]`` with ``reduction="none"``; float64 if activations or gradients are,
+        float32 otherwise. Not twice differentiable (use :mod:`fastcam.reference` for that).
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+    """
+    return cam_iou_with_status(
+        activations,
+        gradients,
+        regions,
+        cell_weights=cell_weights,
+        where=where,
+        threshold=threshold,
+        sharpness=sharpness,
+        binarize=binarize,
+        eps=eps,
+        max_pair_pull=max_pair_pull,
+        reduction=reduction,
+    )[0]
+
+
+def valid_targets(
+    regions: Tensor, cell_weights: Tensor | None = None, where: Tensor | None = None
+) -> Tensor:
+    """Which pairs (n, t) the loss counts: region not empty after weighting, and not switched off.
+
+    Args:
+        regions: ``[N,T,H,W]`` or, for one target, ``[N,H,W]``.
+        cell_weights: ``[H,W]`` or ``[N or 1, T or 1, H, W]``.
+        where: bool ``[N]`` or ``[N,T]``.
+
+    Returns:
+        bool ``[N,T]``.
+
+    Raises:
+        TypeError, ValueError: as :func:`cam_iou_loss`.
+    """
+    return valid_pairs(regions, cell_weights, where, look=True)
+
+
+def valid_pairs(
+    regions: Tensor, cell_weights: Tensor | None, where: Tensor | None, look: bool = False
+) -> Tensor:
+    """:func:`valid_targets`; ``look``: at the values, too."""
+    grid = check.region_grid(regions)
+    pairs = grid.shape[:2]
+    on = None if where is None else check.where(where, grid, pairs)
+    total = grid.to(torch.float64 if grid.dtype == torch.float64 else torch.float32)
+    weights = None
+    if cell_weights is not None:
+        weights = check.cell_weights(cell_weights, grid, pairs, total.dtype)
+    if look and not grid.is_cuda:
+        _check_values(grid, weights, on)
+    if weights is not None:
+        total = total * weights
+    valid = total.sum((-2, -1)) != 0
+    return valid if on is None else valid & on

@@ -1,0 +1,94 @@
+"""Grad-CAM as a differentiable function on tensors (public through functional)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastcam import reference
+from fastcam.ops import checks as check
+from fastcam.ops.autograd import differentiable_once, transformed
+from fastcam.ops.library import raw
+
+
+def prepare(activations: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor, torch.dtype]:
+    """Check A and D; D with its axis T, in a dtype that the kernels pair with A's."""
+    check.features("activations", activations)
+    gradients = check.gradients(gradients, activations)
+    if activations.dtype == torch.float64 or gradients.dtype == torch.float64:
+        dtype = torch.float64
+        activations = activations.to(dtype)
+    else:
+        dtype = torch.float32
+    if gradients.dtype != activations.dtype:
+        gradients = gradients.to(dtype)
+    return activations, gradients, dtype
+
+
+def spread(grad: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """∂/∂D is the same for every cell of D: [N,T,C] as an expanded view [N,T,C,H',W']."""
+    return grad.to(dtype).unsqueeze(-1).unsqueeze(-1).expand(shape)
+
+
+class _GradCam(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, activations: Tensor, gradients: Tensor, normalize: bool) -> Tensor:
+        cam, alpha, peak = raw._cam_forward(activations, gradients, normalize)
+        ctx.save_for_backward(activations, alpha, cam, peak)
+        ctx.normalize = normalize
+        ctx.gradients_like = gradients.shape, gradients.dtype
+        return cam
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        activations, alpha, cam, peak = ctx.saved_tensors
+        grad_map = grad.to(cam.dtype)
+        if ctx.normalize:  # x = r / max r; the maximum's gradient goes to the first arg-max
+            flat, weighted = cam.flatten(-2), (grad_map * cam).sum((-2, -1))
+            top = torch.zeros_like(flat).scatter_(-1, flat.max(-1, keepdim=True).indices, 1.0)
+            grad_map = grad_map - top.view_as(cam) * weighted[..., None, None]
+            grad_map = grad_map / torch.where(peak == 0, 1.0, peak)[..., None, None]
+        grad_map = torch.where(cam <= 0, 0.0, grad_map)
+        grad_activations, grad_gradients = raw._cam_backward(
+            activations,
+            alpha,
+            grad_map,
+            None,
+            None,
+            ctx.needs_input_grad[0],
+            ctx.needs_input_grad[1],
+        )
+        return (
+            grad_activations if ctx.needs_input_grad[0] else None,
+            spread(grad_gradients, *ctx.gradients_like) if ctx.needs_input_grad[1] else None,
+            None,
+        )
+
+
+def grad_cam(activations: Tensor, gradients: Tensor, normalize: bool = True) -> Tensor:
+    """Grad-CAM of every target, differentiable in both arguments.
+
+    ``ReLU(Σ_c α_c A_c)`` with the channel weights ``α = (1/(H·W)) Σ_{h',w'} D`` (Selvaraju et al.,
+    equations 1 and 2).
+
+    Args:
+        activations: ``[N,C,H,W]``, the target layer's output; float32, float64, float16 or
+            bfloat16, any strides (contiguous and channels_last are read in place).
+        gradients: ``[N,T,C,H',W']`` or, for one target, ``[N,C,H',W']``: ∂score/∂activations. It
+            may be taken after pooling that follows the layer, so H'×W' need not equal H×W.
+        normalize: divide each map by its maximum; a map that is zero everywhere stays zero.
+
+    Returns:
+        ``[N,T,H,W]`` on the input's device; float64 if an input is, float32 otherwise.
+
+    Raises:
+        TypeError, ValueError: an argument is no floating-point tensor, or its shape or device does
+            not fit.
+    """
+    activations, gradients, _ = prepare(activations, gradients)
+    if transformed():
+        return reference.grad_cam(activations, gradients, normalize)
+    return _GradCam.apply(activations, gradients, normalize)

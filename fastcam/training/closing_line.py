@@ -1,0 +1,47 @@
+"""One-line summary of a fine-tuning: accuracy and attention before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fastcam.report.numbers import percent
+from fastcam.training.config import GuidanceConfig
+
+# From this fall of an accuracy on, a network is said to have got worse.
+WORSE = 0.01
+
+_Metrics = Mapping[str, float | None]
+
+
+def summary(guidance: GuidanceConfig, before: _Metrics, after: _Metrics) -> str:
+    """One line: accuracy and attention on the validation split, before and after.
+
+    Args:
+        guidance: what was guided.
+        before, after: validation metrics, see :class:`fastcam.training.task.AttributeTask`.
+
+    Returns:
+        The line; it ends in plain words if an accuracy fell by more than a point.
+    """
+    attributes = ", ".join(dict.fromkeys(name for name, _ in guidance.targets))
+    regions = ", ".join(dict.fromkeys(region for _, region in guidance.targets))
+    named = {
+        "valid/accuracy_target": f"accuracy of {attributes}",
+        "valid/accuracy": "mean accuracy",
+        "valid/energy": f"Grad-CAM energy in {regions}",
+    }
+    parts = [f"{words} {_change(before.get(k), after.get(k))}" for k, words in named.items()]
+    fallen = []
+    for key in ("valid/accuracy_target", "valid/accuracy"):
+        was, is_now = before.get(key), after.get(key)
+        if was is not None and is_now is not None and was - is_now > WORSE:
+            fallen.append(f"the {named[key]} fell by {100 * (was - is_now):.1f} points")
+    line = f"validation, before and after: {'; '.join(parts)}"
+    if fallen:
+        line += f". The network got worse: {' and '.join(fallen)}"
+        line += "; try a lower pull or learning rate" if guidance.guides else ""
+    return line
+
+
+def _change(before: float | None, after: float | None) -> str:
+    return " → ".join(percent(v, missing="none", unit=" %") for v in (before, after))

@@ -1,0 +1,71 @@
+"""``python -m bench guidance``: two of its cells on a small network, and its table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tiny_faces import MODEL, write_faces
+
+from bench import guidance
+from bench.guidance import Cell, Setup, matrix, table, verdict
+
+SETUP = Setup(size=32, base={MODEL: {"lr": 0.1, "epochs": 6, "batch_size": 16}})
+TRAIN = {"batch_size": 8, "epochs": 4, "lr": 0.05, "schedule": "constant"}
+CELLS = (
+    Cell("default", model=MODEL, train=TRAIN),
+    Cell("pull 0.3", model=MODEL, train=TRAIN, guidance={"pull": 0.3}),
+)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dict]]:
+    work = tmp_path_factory.mktemp("guidance")
+    write_faces(guidance.faces_of(work, 0), 400)
+    cells = {c.slug: c for cell in CELLS for c in (cell.control, cell)}
+    assert len(cells) == 3  # they share a control
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(guidance, "PAIRS", (("Lips", "chin"),))
+        patch.setattr(guidance, "OTHER", "Eyes")
+        guidance.base(SETUP, work, MODEL, 0, "cpu", 1)
+        yield {slug: guidance.run(SETUP, work, cell, "cpu", 1) for slug, cell in cells.items()}
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
+def test_guidance_is_safe_and_moves_the_map(cell: Cell, found: dict[str, dict]) -> None:
+    judged = verdict(cell, found[cell.slug], found[cell.control.slug])
+    assert judged["finite"]
+    assert judged["accuracy change"] > -0.02  # of 100 images, where the matrix has 3,500
+    assert judged["energy gain"] > 1.5
+
+
+def test_the_table_holds_every_cell(found: dict[str, dict]) -> None:
+    text = table(CELLS, found)
+    assert text.count("\n") == 2 + len(CELLS)
+    assert "| default | 0 |" in text
+
+
+def test_what_is_not_safe_is_said(found: dict[str, dict]) -> None:
+    cell = CELLS[0]
+    spoiled = {**found[cell.slug], "diverged": "the loss became nan"}
+    assert "**not safe**" in table([cell], {**found, cell.slug: spoiled})
+    worse = {**found[cell.slug]}
+    worse["splits"] = {"test": [{**worse["splits"]["test"][0], "accuracy": 0.2}]}
+    assert not verdict(cell, worse, found[cell.control.slug])["safe"]
+
+
+def test_the_matrix_covers_what_it_promises() -> None:
+    cells = matrix()
+    names = {cell.name for cell in cells}
+    assert sum(cell.name == "default" for cell in cells) == 3
+    assert {"pull 0.1", "pull 0.3", "pull 2", "batch 256", "lr .003", "lr .03", "resnet18"} <= names
+    assert {"no max_pair_pull", "guide all", "guide true_class", "two attributes"} <= names
+    assert len({cell.slug for cell in cells}) == len(cells)
+
+
+def test_a_finished_cell_is_kept(tmp_path: Path) -> None:
+    folder = tmp_path / CELLS[0].slug
+    folder.mkdir(parents=True)
+    (folder / "found.json").write_text('{"diverged": "earlier"}')
+    assert guidance.run(SETUP, tmp_path, CELLS[0], "cpu", 1) == {"diverged": "earlier"}

@@ -1,0 +1,135 @@
+"""The tap with activation checkpointing and ``torch.compile``; what cannot work says why."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from networks import grids, small_cnn
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from fastcam.cam.tap import ActivationTap
+from fastcam.losses.cam import IoUCamLoss
+
+X = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(3))
+
+
+class Checkpointed(nn.Module):
+    """A trunk (and, if asked, a head) that is computed again in the backward."""
+
+    def __init__(self, reentrant: bool = False, head: bool = False):
+        super().__init__()
+        net = small_cnn()
+        self.trunk, self.head = net[:5], net[5:]
+        self.reentrant, self.checkpoint_head = reentrant, head
+
+    def forward(self, x):
+        maps = checkpoint(self.trunk, x, use_reentrant=self.reentrant)
+        if self.checkpoint_head:
+            return checkpoint(self.head, maps, use_reentrant=self.reentrant)
+        return self.head(maps)
+
+
+@pytest.mark.parametrize("layer", ["trunk", "trunk.4"])
+@pytest.mark.parametrize("head", ["autograd", "closed", "auto"])
+@pytest.mark.parametrize("checkpoint_head", [False, True])
+def test_activation_checkpointing(layer, head, checkpoint_head):
+    if checkpoint_head and head == "closed":  # what it saved would have to be computed again
+        net = Checkpointed(head=True)
+        with (
+            ActivationTap(net, layer) as tap,
+            pytest.raises(ValueError, match=r"what 'head.11' \(Linear\) saved is packed away"),
+        ):
+            IoUCamLoss(head=head)(net(X), tap, grids(4, 2, 6, 6), [1, 2])
+        return
+    results = []
+    for net in (Checkpointed(head=checkpoint_head), Checkpointed(head=checkpoint_head)):
+        if results:
+            net.forward = lambda x, net=net: net.head(net.trunk(x))  # the same without checkpoints
+        torch.manual_seed(0)
+        with ActivationTap(net, layer) as tap:
+            logits = net(X)
+            loss = IoUCamLoss(head=head)(logits, tap, grids(4, 2, 6, 6), [1, 2])
+        (logits.square().mean() + loss).backward()
+        results.append((loss.detach(), [p.grad for p in net.parameters()]))
+    (loss, grads), (wanted, wanted_grads) = results
+    torch.testing.assert_close(loss, wanted)
+    torch.testing.assert_close(grads, wanted_grads)
+
+
+def test_recomputation_in_the_backward_is_no_forward():
+    net = Checkpointed(head=True)
+    with ActivationTap(net, "trunk.4", "head.5") as tap:
+        logits = net(X)
+        maps, calls = tap.activations, len(tap.trace.calls)
+        (logits.sum() + IoUCamLoss(head="autograd")(logits, tap, grids(4, 6, 6), 1)).backward()
+        assert tap.activations is maps
+        assert len(tap.trace.calls) == calls
+
+
+def test_reentrant_checkpoint_of_the_layer_says_why_not():
+    net = Checkpointed(reentrant=True)
+    with ActivationTap(net, "trunk.4") as tap:
+        logits = net(X.clone().requires_grad_())
+        with pytest.raises(ValueError, match="use_reentrant=True"):
+            IoUCamLoss()(logits, tap, grids(4, 6, 6), 1)
+    with ActivationTap(net.head, "5") as tap:  # behind the checkpoint all is as usual
+        logits = net(X.clone().requires_grad_())
+        IoUCamLoss()(logits, tap, grids(4, 3, 3), 1).backward()
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_trunk_with_an_eager_head(backend):
+    def model():
+        net = small_cnn()
+        return nn.Sequential(net[:5], net[5:])
+
+    results = []
+    for compiled in (True, False):
+        net = model()
+        if compiled:
+            net[0] = torch.compile(net[0], backend=backend)
+        for head in ("autograd", "closed"):
+            torch.manual_seed(0)
+            net.zero_grad()
+            with ActivationTap(net, "0", "1.5") as tap:
+                logits = net(X)
+                loss = IoUCamLoss(head=head)(logits, tap, grids(4, 2, 6, 6), [1, 2])
+            (logits.square().mean() + loss).backward()
+            results.append([p.grad for p in net.parameters()])
+    for got in results[:-1]:
+        torch.testing.assert_close(got, results[-1], rtol=1e-4, atol=1e-6)
+
+
+def test_layers_inside_a_compiled_region_say_why_not():
+    net = nn.Sequential(small_cnn()[:5], small_cnn()[5:])
+    whole = torch.compile(net, backend="eager")
+    with pytest.raises(ValueError, match="a model compiled as a whole: its output cannot be seen"):
+        ActivationTap(whole, "0.4")
+    with ActivationTap(net, "0.4") as tap:  # the same, asked from the inside
+        logits = whole(X)
+        with pytest.raises(ValueError, match=r"torch.compile'd region"):
+            IoUCamLoss()(logits, tap, grids(4, 6, 6), 1)
+
+    def step(x):
+        with ActivationTap(net, "0.4") as tap:
+            return IoUCamLoss()(net(x), tap, grids(4, 6, 6), 1)
+
+    step(X)
+    with pytest.raises(ValueError, match=r"torch.compile'd region"):
+        torch.compile(step, backend="eager")(X)
+    net[0] = torch.compile(net[0], backend="eager")
+    with pytest.raises(ValueError, match="'0.4' lies in '0', which is compiled"):
+        ActivationTap(net, "0.4")
+    net[1].compile(backend="eager")
+    with pytest.raises(ValueError, match="'1' was compiled in place"):
+        ActivationTap(net, "1")
+
+
+def test_compiled_head_says_why_not():
+    net = nn.Sequential(small_cnn()[:5], small_cnn()[5:])
+    net[1] = torch.compile(net[1], backend="aot_eager")
+    with ActivationTap(net, "0") as tap:
+        logits = net(X)
+        with pytest.raises(ValueError, match="'1', between '0' and the logits, is compiled"):
+            IoUCamLoss()(logits, tap, grids(4, 6, 6), 1)

@@ -1,0 +1,179 @@
+"""Landmarks and regions move with the image; the order of batches is a function of the seed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tiny_faces import write_faces
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from fastcam.data import CelebA, Collate, FaceFlip, FitSquare, PreparedFaces, augmentation
+from fastcam.data.batches import EpochBatches
+from fastcam.regions import REGION_NAMES, Region, rectangles, template_landmarks
+
+
+def _face(size: int = 64) -> tuple[tv_tensors.Image, tv_tensors.KeyPoints]:
+    points = torch.from_numpy(np.array(template_landmarks(size, size)))
+    return tv_tensors.Image(torch.zeros(3, size, size, dtype=torch.uint8)), tv_tensors.KeyPoints(
+        points, canvas_size=(size, size)
+    )
+
+
+def _marked(points: tv_tensors.KeyPoints, region: str, size: int) -> tv_tensors.Image:
+    """White where the region lies, black elsewhere."""
+    cells = Region.parse(region).grid(points.numpy()[None], (size, size), (size, size))
+    return tv_tensors.Image(torch.from_numpy(cells * 255).round().byte().expand(3, -1, -1))
+
+
+def _agreement(image: torch.Tensor, points: torch.Tensor, region: str) -> float:
+    """IoU of the region of the moved landmarks and the white pixels of the moved image."""
+    size = image.shape[-1]
+    grid = Region.parse(region).grid(points.numpy()[None], (size, size), (size, size))[0] > 0.5
+    white = image[0].numpy() > 127
+    return float((grid & white).sum() / (grid | white).sum())
+
+
+@pytest.mark.parametrize("region", REGION_NAMES)
+def test_a_flip_moves_each_region_with_the_image(region: str) -> None:
+    _, points = _face()
+    turned = points.clone()
+    turned[:, 0] += 3 * torch.sin(turned[:, 1] / 9)  # no symmetric face, or errors would hide
+    points = tv_tensors.KeyPoints(turned, canvas_size=(64, 64))
+    image = _marked(points, region, 64)
+    flipped, moved = FaceFlip(p=1.0)(image, points)
+    assert torch.equal(flipped, image.flip(-1))
+    # Left is the viewer's: what was marked as the left eye is the right eye of the mirror image.
+    swap = {"left": "right", "right": "left"}
+    side = region.partition("_")[0]
+    name = region.replace(side, swap[side], 1) if side in swap else region
+    assert _agreement(flipped, moved, name) > 0.85
+    if side in swap:
+        assert _agreement(flipped, moved, region) < 0.2
+
+
+def test_two_flips_are_none() -> None:
+    image, points = _face()
+    flip = FaceFlip(p=1.0)
+    _, twice = flip(*flip(image, points))
+    torch.testing.assert_close(twice, points)
+    _, never = FaceFlip(p=0.0)(image, points)
+    assert torch.equal(never, points)
+    with pytest.raises(ValueError, match=r"p: expected a number in \[0, 1\], got 2"):
+        FaceFlip(p=2)
+
+
+@pytest.mark.parametrize("fit", ["crop", "face", "stretch"])
+def test_fitting_moves_the_region(fit: str) -> None:
+    points = torch.from_numpy(np.array(template_landmarks(178, 218)))
+    points = tv_tensors.KeyPoints(points, canvas_size=(218, 178))
+    cells = Region.parse("mouth").grid(points.numpy()[None], (218, 178), (218, 178))
+    image = tv_tensors.Image(torch.from_numpy(cells * 255).round().byte().expand(3, -1, -1))
+    square, moved = FitSquare(96, fit)(image, points)
+    assert square.shape == (3, 96, 96)
+    assert moved.canvas_size == (96, 96)
+    assert _agreement(square, moved, "mouth") > 0.9
+    height = (moved[:, 1].max() - moved[:, 1].min()) / (moved[:, 0].max() - moved[:, 0].min())
+    before = (points[:, 1].max() - points[:, 1].min()) / (points[:, 0].max() - points[:, 0].min())
+    assert float(height / before) == pytest.approx(178 / 218 if fit == "stretch" else 1, rel=1e-4)
+    width = float(moved[:, 0].max() - moved[:, 0].min()) / 96
+    whole = float(points[:, 0].max() - points[:, 0].min())
+    assert width == pytest.approx(whole / {"crop": 178, "face": 128, "stretch": 178}[fit], rel=1e-4)
+    assert moved.min() > 0 or fit != "face"
+
+
+def test_the_full_augmentation_moves_the_region() -> None:
+    _, points = _face(96)
+    image = _marked(points, "mouth", 96)
+    recipe = augmentation("full")
+    assert recipe is not None
+    scores, positions = [], []
+    for seed in range(12):
+        torch.manual_seed(seed)
+        moved_image, moved = recipe(image, points)
+        scores.append(
+            _agreement(moved_image * (255 // max(int(moved_image.max()), 1)), moved, "mouth")
+        )
+        positions.append(float(moved[62, 0]))
+    assert np.ptp(positions) > 4
+    # The box around rotated corners is larger than the rotated box.
+    assert min(scores) > 0.55
+    assert np.mean(scores) > 0.7
+
+
+def test_unknown_recipes_are_named() -> None:
+    assert augmentation("none") is None
+    with pytest.raises(ValueError, match="augmentation: expected one of .* got 'mirror'"):
+        augmentation("mirror")
+    with pytest.raises(ValueError, match="fit: expected one of"):
+        FitSquare(32, "pad")
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> CelebA:
+    return CelebA(write_faces(tmp_path_factory.mktemp("faces")), "train")
+
+
+def test_cached_and_uncached_images_are_the_same(faces: CelebA) -> None:
+    reports: list[tuple[int, int]] = []
+    options = {"indices": [5, 0, 7], "seed": 3, "augment": FaceFlip()}
+    cached = PreparedFaces(
+        faces, 32, cache=True, progress=lambda d, n: reports.append((d, n)), **options
+    )
+    lazy = PreparedFaces(faces, 32, cache=False, **options)
+    assert cached.cached
+    assert not lazy.cached
+    assert reports == [(1, 3), (2, 3), (3, 3)]
+    assert cached.names == [faces.names[i] for i in (5, 0, 7)]
+    for i in (2, 0, 1):  # in any order: an image's augmentation depends on the seed and the image
+        for key in ("image", "landmarks", "labels"):
+            assert torch.equal(cached[i][key], lazy[i][key])
+    assert cached.subset("Lips", "Eyes").not_a.tolist() == [
+        i for i in range(3) if cached.labels[i, 0] == 0
+    ]
+
+
+def test_the_seed_decides_the_augmentation(faces: CelebA) -> None:
+    prepared = PreparedFaces(faces, 32, cache=True, augment=FaceFlip(), seed=1)
+    state = torch.get_rng_state()
+    first = torch.stack([s["landmarks"] for s in prepared])
+    assert torch.equal(torch.get_rng_state(), state)  # the global generator is left alone
+    assert torch.equal(torch.stack([s["landmarks"] for s in prepared]), first)
+    prepared.seed = 2
+    changed = (torch.stack([s["landmarks"] for s in prepared]) != first).flatten(1).any(1)
+    assert 0 < int(changed.sum()) < len(changed)
+
+
+def test_a_prepared_split_takes_no_other_transform(faces: CelebA) -> None:
+    mirrored = CelebA(faces.root, "train", transform=v2.Identity())
+    assert torch.equal(mirrored[0]["image"], faces[0]["image"])
+    with pytest.raises(ValueError, match="a split without a transform"):
+        PreparedFaces(mirrored, 32)
+
+
+def test_collation_draws_the_regions_of_the_moved_landmarks(faces: CelebA) -> None:
+    prepared = PreparedFaces(faces, 32, cache=True, augment=FaceFlip(p=1.0))
+    regions = [Region.parse("mouth"), Region.parse("left_eye,right_eye")]
+    batch = Collate(regions, (8, 8))([prepared[i] for i in range(4)])
+    assert batch["image"].shape == (4, 3, 32, 32)
+    assert batch["regions"].shape == (4, 2, 8, 8)
+    expected = regions[0].grid(batch["landmarks"].numpy(), (32, 32), (8, 8))
+    np.testing.assert_array_equal(batch["regions"][:, 0], expected)
+    boxes = rectangles(batch["landmarks"].numpy())[:, 8]
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / 16
+    np.testing.assert_allclose(batch["regions"][:, 0].sum((1, 2)), area, rtol=1e-4)
+    assert "regions" not in Collate()([prepared[0]])
+    with pytest.raises(ValueError, match="grid_size: expected"):
+        Collate(regions)
+
+
+def test_batches_of_an_epoch() -> None:
+    whole = list(EpochBatches(10, 4, seed=1, epoch=2))
+    assert [len(b) for b in whole] == [4, 4, 2]
+    assert sorted(i for b in whole for i in b) == list(range(10))
+    rest = EpochBatches(10, 4, seed=1, epoch=2, start=1)
+    assert list(rest) == whole[1:]
+    assert len(rest) == 3
+    assert list(EpochBatches(10, 4, seed=1, epoch=3)) != whole
+    assert list(EpochBatches(10, 4, seed=2, epoch=2)) != whole

@@ -1,0 +1,95 @@
+"""The demo at a tiny size: every part is there, stages are kept, settings are minded."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tiny_faces import MODEL
+
+from fastcam.demos.guidance import DemoConfig, DemoResult, clear, demo
+
+CONFIG = DemoConfig(
+    images=40, splits=(0.6, 0.05, 0.35), model=MODEL, size=32, epochs=2, batch_size=8
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DemoResult, list[str]]:
+    out = tmp_path_factory.mktemp("demo")
+    said: list[str] = []
+    return out, demo(out, CONFIG, workers=1, say=said.append), said
+
+
+def test_everything_is_there(finished: tuple[Path, DemoResult, list[str]]) -> None:
+    out, result, said = finished
+    assert list(result.evaluations) == ["before", "control", "guided"]
+    assert result.table.header == ["", "before", "control", "guided"]
+    assert result.evaluations["guided"]["all"].images == 14
+    for name in ("faces.png", "curves.png"):
+        assert Image.open(out / name).size[0] > 400
+    page = (out / "index.html").read_text()
+    for part in (
+        "What changed",
+        "Ten test faces",
+        "Training",
+        "Settings",
+        "The same by hand",
+    ):
+        assert f"<h2>{part}</h2>" in page
+    assert len(re.findall("data:image/png;base64,", page)) == 2
+    assert all(row[0] in page for row in result.table.rows[-1:])
+    tables = [t.to_markdown() for t in (result.table, result.difference_table)]
+    assert (out / "table.md").read_text().startswith("\n".join(tables))
+    gains = {d.name: d for d in result.differences["guided − control"]}
+    for name in ("all", "E1", "not a"):
+        accuracies = [result.evaluations[m][name].accuracy for m in ("guided", "control")]
+        assert gains[name].mean == pytest.approx(accuracies[0] - accuracies[1])
+        assert gains[name].low <= gains[name].mean <= gains[name].high
+    assert "drawing 40 faces" in said[0]
+    assert "index.html" in said[-1]
+
+
+def test_the_control_differs_in_pull_alone(finished: tuple[Path, DemoResult, list[str]]) -> None:
+    out, _, _ = finished
+    control, guided = (
+        json.loads((out / name / "settings.json").read_text()) for name in ("control", "guided")
+    )
+    assert (control["guidance"].pop("pull"), guided["guidance"].pop("pull")) == (0.0, CONFIG.pull)
+    assert control == guided
+    assert control["start"] == str(out / "before" / "model.pt")
+
+
+def test_finished_stages_are_kept(finished: tuple[Path, DemoResult, list[str]]) -> None:
+    out, result, _ = finished
+    stamps = {p: p.stat().st_mtime_ns for p in out.glob("*/model.pt")}
+    assert len(stamps) == 3
+    again = demo(out, CONFIG, workers=1, say=lambda text: None)
+    assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+    assert again.evaluations == result.evaluations
+    assert again.differences == result.differences
+    with pytest.raises(ValueError, match="other"):
+        demo(out, DemoConfig(**{**vars(CONFIG), "epochs": 3}), workers=1, say=lambda text: None)
+
+
+def test_clearing_removes_the_demo_alone(
+    tmp_path: Path, finished: tuple[Path, DemoResult, list[str]]
+) -> None:
+    out = tmp_path / "demo"
+    shutil.copytree(finished[0], out)
+    mine = [out / "notes.txt", out / "guided" / "notes.txt", out / "faces" / "me.jpg"]
+    for path in mine:
+        path.write_text("mine")
+    clear(out)
+    assert sorted(p for p in out.rglob("*") if p.is_file()) == sorted(mine)
+    for name in ("before", "index.html", "faces.png"):  # what lies there under the demo's names
+        (out / name).mkdir() if name == "before" else (out / name).write_text("mine")
+    (out / "before" / "model.pt").write_text("mine")
+    clear(out)
+    assert len([p for p in out.rglob("*") if p.is_file()]) == 6
+    with pytest.raises(FileExistsError, match=r"faces\.png was not written by fastcam"):
+        demo(out, CONFIG, workers=1, say=lambda text: None)

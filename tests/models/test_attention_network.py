@@ -1,0 +1,237 @@
+"""The attention network and its loss beside a plain twin."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from small_attention import (
+    HIDDEN,
+    C,
+    K,
+    N,
+    batch,
+    plain_loss,
+    plain_mask,
+    plain_outputs,
+    small_network,
+)
+from torch import Tensor, nn
+from torch.nn import functional as nnf
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import fastcam
+from fastcam.losses.attention import AttentionLoss
+from fastcam.models import AttentionNetwork
+
+
+@pytest.mark.parametrize("options", HIDDEN, ids=str)
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_forward_loss_and_gradients_are_those_of_a_plain_twin(
+    training: bool, options: dict[str, int]
+) -> None:
+    network = small_network(**options).train(training)
+    images, labels = batch()
+    assert network.features(images).shape == (N, C, 5, 4)
+    twin = copy.deepcopy(network)
+    outputs = network.outputs(images)
+    expected = plain_outputs(twin, images, 1.0, 0.0)
+    for mine, theirs in zip(outputs, expected, strict=True):
+        torch.testing.assert_close(mine, theirs)
+    assert torch.equal(copy.deepcopy(network)(images), outputs.binary)
+    terms = AttentionLoss()(outputs, labels, images)
+    loss = plain_loss(expected, labels, images)
+    torch.testing.assert_close(terms.total, loss)
+    terms.total.backward()
+    loss.backward()
+    for (name, mine), theirs in zip(network.named_parameters(), twin.parameters(), strict=True):
+        assert mine.grad is not None, name
+        assert mine.grad.any(), name
+        torch.testing.assert_close(mine.grad, theirs.grad, msg=lambda text, n=name: f"{n}: {text}")
+
+
+@pytest.mark.parametrize("multilabel", [True, False])
+@pytest.mark.parametrize("reconstructor", [True, False])
+def test_parts_can_be_left_out(multilabel: bool, reconstructor: bool) -> None:
+    network = small_network(multilabel=multilabel, reconstructor=reconstructor)
+    images, labels = batch()
+    logits, terms = network.training_loss(images, labels)
+    assert logits.shape == (N, K)
+    outputs = copy.deepcopy(network).outputs(images)
+    assert (outputs.multilabel is not None) == (terms.multilabel is not None) == multilabel
+    assert (outputs.reconstruction is not None) == reconstructor
+    assert (terms.reconstruction is not None) == reconstructor
+    total = terms.binary + 1e-5 * terms.l1
+    if terms.multilabel is not None:
+        total = total + terms.multilabel
+    if terms.reconstruction is not None:
+        total = total + 4 * terms.reconstruction
+    torch.testing.assert_close(terms.total, total)
+    terms.total.backward()
+    assert all(p.grad is not None and p.grad.any() for p in network.parameters())
+    parts = {name.partition(".")[0] for name in network.state_dict()}
+    assert ("multilabel" in parts, "reconstructor" in parts) == (multilabel, reconstructor)
+
+
+def test_hooks_see_the_forward_of_outputs() -> None:
+    network, seen = small_network(), []
+    network.register_forward_hook(lambda *_: seen.append(1))
+    images, labels = batch()
+    network.outputs(images)
+    network.training_loss(images, labels)
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize("norm", ["batch", "group", "none"])
+def test_the_extractor_strides_first_and_then_dilates(norm: str) -> None:
+    network = AttentionNetwork(2, 16, norm=norm)
+    convolutions = [m for m in network.features.modules() if isinstance(m, nn.Conv2d)]
+    assert [m.out_channels for m in convolutions] == [4, 8, 16, 16, 16, 16]
+    assert [m.stride[0] for m in convolutions] == [2, 2, 2, 1, 1, 1]
+    assert [m.dilation[0] for m in convolutions] == [1, 1, 1, 1, 2, 4]
+    features = network.features(torch.randn(2, 3, 50, 64))
+    assert features.shape == (2, 16, 7, 8)
+    assert features.min() == 0
+    assert network.outputs(torch.randn(2, 3, 50, 64)).reconstruction.shape == (2, 3, 50, 64)
+
+
+@pytest.mark.parametrize("options", HIDDEN, ids=str)
+def test_masks_of_chosen_attributes(options: dict[str, int]) -> None:
+    network = small_network(**options).eval()
+    images, _ = batch()
+    features = network.features(images)
+    masks = torch.stack([plain_mask(network, features, k) for k in range(K)], 1)
+    torch.testing.assert_close(network.masks(images), masks)
+    chosen = network.masks(images, [3, 1])
+    assert chosen.shape == (N, 2, C, 5, 4)
+    torch.testing.assert_close(chosen, masks[:, [3, 1]])
+    torch.testing.assert_close(network.masks(images).sum((2, 3, 4)), network.outputs(images).l1)
+    for wrong in (K, -1):
+        with pytest.raises(ValueError, match=rf"attributes: expected indices .* 3, got {wrong}"):
+            network.masks(images, [0, wrong])
+
+
+def test_low_precision_and_autocast() -> None:
+    network = small_network(torch.float32)
+    images, labels = batch(dtype=torch.float32)
+    images, labels = images.repeat(4, 1, 1, 1), labels.repeat(4, 1)
+    exact = copy.deepcopy(network)
+    expected = exact.training_loss(images, labels)[1].total
+    expected.backward()
+    half = copy.deepcopy(network).bfloat16()
+    cast = copy.deepcopy(network)
+    with torch.autocast("cpu", torch.bfloat16):
+        total = cast.training_loss(images, labels)[1].total
+        total.backward()  # within: its GEMMs are cast, too
+    half_total = half.training_loss(images.bfloat16(), labels)[1].total
+    half_total.backward()
+    for model, loss in ((cast, total), (half, half_total)):
+        assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=0.05)
+        for mine, theirs in zip(model.parameters(), exact.parameters(), strict=True):
+            assert mine.grad is not None and mine.grad.dtype == mine.dtype
+            cosine = nnf.cosine_similarity(mine.grad.flatten().float(), theirs.grad.flatten(), 0)
+            assert cosine > 0.9
+
+
+def test_wrong_images_are_named() -> None:
+    network = small_network()
+    images, _ = batch()
+    calls: list[Callable[[Tensor], Any]] = [network, network.outputs, network.masks]
+    for call in calls:
+        with pytest.raises(ValueError, match=r"images: expected shape \[N,3,H,W\], got \[3, 18"):
+            call(images[0])
+        with pytest.raises(ValueError, match=r"images: expected shape .* got \[3, 2, 18, 13\]"):
+            call(images[:, :2])
+        with pytest.raises(TypeError, match=r"images: expected dtype float32, .* got torch\.uint8"):
+            call(images.to(torch.uint8))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"num_attributes": 0}, ValueError, "num_attributes: expected at least 1, got 0"),
+        ({"channels": "64"}, TypeError, "channels: expected an integer, got '64'"),
+        ({"channels": 0}, ValueError, "channels: expected at least 1, got 0"),
+        ({"stride": 6}, ValueError, "stride: expected a power of two, got 6"),
+        ({"stride": 1}, ValueError, "stride: expected at least 2, got 1"),
+        ({"dilations": [1, 0]}, ValueError, "dilations: expected at least 1, got 0"),
+        ({"dilations": 2}, TypeError, "dilations: expected a sequence of integers, got 2"),
+        ({"norm": "layer"}, ValueError, "norm: expected one of 'batch', 'group', 'none'"),
+        ({"mask_hidden": -1}, ValueError, "mask_hidden: expected at least 0, got -1"),
+        ({"classifier_hidden": 2.5}, TypeError, "classifier_hidden: expected an integer, got 2.5"),
+        ({"multilabel": "no"}, TypeError, "multilabel: expected True or False, got 'no'"),
+        ({"reconstructor": 0}, TypeError, "reconstructor: expected True or False, got 0"),
+        ({"loss": {"lambda_b": -1}}, ValueError, "lambda_b: expected a number finite"),
+        ({"loss": {"lambda_b": "1"}}, TypeError, "lambda_b: expected a number, got str"),
+        ({"loss": {"lambda_x": 1.0}}, TypeError, "unexpected keyword argument 'lambda_x'"),
+        ({"loss": 5}, TypeError, "loss: expected a mapping of names to weights, got 5"),
+    ],
+)
+def test_wrong_options_are_named(
+    options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        AttentionNetwork(**options)
+
+
+class _Largest(TorchDispatchMode):
+    """Elements of the largest tensor that any op returns."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        sizes = [leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        self.elements = max([self.elements, *sizes])
+        return result
+
+
+def _largest_and_saved(run: Callable[[], Tensor]) -> tuple[int, int]:
+    saved = [0]
+
+    def pack(tensor: Tensor) -> Tensor:
+        saved[0] = max(saved[0], tensor.numel())
+        return tensor
+
+    with _Largest() as largest:
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = run()
+        loss.backward()
+    return largest.elements, saved[0]
+
+
+def test_no_tensor_of_the_masks_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ops and what autograd keeps, forward and backward; the chunks inside the op are its own."""
+    batch, attributes, channels, size = 4, 40, 16, 32
+    network = AttentionNetwork(attributes, channels, stride=4, reconstructor=False)
+    images = torch.randn(batch, 3, size, size)
+    labels = torch.zeros(batch, attributes)
+    masks = batch * attributes * channels * (size // 4) ** 2
+    largest, saved = _largest_and_saved(lambda: network.training_loss(images, labels)[1].total)
+    assert largest < masks / 4
+    assert saved < masks / 4
+    network.eval()
+    with network.transform(lambda m: m):  # the path that holds them is seen
+        largest, saved = _largest_and_saved(lambda: network(images).sum())
+    assert largest >= masks
+    assert saved >= masks
+    chunks: list[int] = []
+    made = fastcam.ops.attend_conv._Logits.__call__
+
+    def seen(*arguments: Any) -> Tensor:
+        logits = made(*arguments)
+        chunks.append(logits.numel())
+        return logits
+
+    monkeypatch.setattr(fastcam.ops.attend_conv._Logits, "__call__", seen)
+    chunk = 1 << 16
+    monkeypatch.setitem(fastcam.ops.attend_conv._CHUNK_ELEMENTS, "cpu", chunk)
+    for copies in (1, 8):  # a chunk's size does not follow the batch
+        chunks.clear()
+        network(images.repeat(copies, 1, 1, 1)).sum().backward()
+        assert sum(chunks) == 2 * copies * masks
+        assert max(chunks) <= chunk < masks

@@ -1,0 +1,226 @@
+"""Figures show what they claim; the page holds everything and loads nothing."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import html.parser
+import io
+import os
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_rgba
+from PIL import Image
+from tiny_faces import ATTRIBUTES, MODEL, TinyNet, write_faces
+
+from fastcam.data import CelebA, PreparedFaces
+from fastcam.evaluation.explain import explain_dataset, explain_files, explain_image
+from fastcam.models import Checkpoint, save_checkpoint
+from fastcam.models.checkpoint import Preprocessing
+from fastcam.regions import Region
+from fastcam.report import (
+    ExplainedFace,
+    Section,
+    curves_figure,
+    faces_figure,
+    html_page,
+    png_bytes,
+    save_figure,
+)
+from fastcam.report.faces import outline
+from fastcam.report.figure import ATTENDED, REGION
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_faces(tmp_path_factory.mktemp("faces"))
+
+
+def _checkpoint(seed: int, size: int = 32) -> Checkpoint:
+    torch.manual_seed(seed)
+    return Checkpoint(TinyNet(3).eval(), MODEL, list(ATTRIBUTES), Preprocessing(size))
+
+
+def test_the_outline_is_the_border_of_the_set() -> None:
+    cells = np.array([[0, 1, 1], [0, 0, 1]], bool)
+    lines = {tuple(map(tuple, np.round(s, 6).tolist())) for s in outline(cells, 6.0, 8.0)}
+    expected = {
+        ((2.0, 0.0), (2.0, 4.0)), ((4.0, 4.0), (4.0, 8.0)),
+        ((6.0, 0.0), (6.0, 4.0)), ((6.0, 4.0), (6.0, 8.0)),
+        ((2.0, 0.0), (4.0, 0.0)), ((4.0, 0.0), (6.0, 0.0)),
+        ((2.0, 4.0), (4.0, 4.0)), ((4.0, 8.0), (6.0, 8.0)),
+    }  # fmt: skip
+    assert lines == expected
+    assert outline(np.zeros((2, 2), bool), 4, 4) == []
+
+
+def _face(caption: str = "face") -> ExplainedFace:
+    cam = np.zeros((4, 4), np.float32)
+    cam[1, 2] = 1.0
+    return ExplainedFace(
+        image=np.full((16, 16, 3), 128, np.uint8),
+        cams={"one": cam, "two": np.zeros((4, 4), np.float32)},
+        scores={"one": 0.9, "two": 0.25},
+        rectangles=np.array([[2.0, 3.0, 9.0, 11.0]]),
+        caption=caption,
+    )
+
+
+def test_a_figure_of_faces() -> None:
+    figure = faces_figure([_face("a"), _face("b"), _face("c")], title="Lips")
+    axes = np.array(figure.axes).reshape(3, 3)
+    assert [a.get_title() for a in axes[0]] == ["a", "b", "c"]
+    assert [a.get_ylabel() for a in axes[:, 0]] == ["image", "one", "two"]
+    assert [a.get_xlabel() for a in axes[:, 1]] == ["", "90%", "25%"]
+    drawn = axes[1, 0]
+    (box,) = drawn.patches
+    assert box.get_bbox().extents.tolist() == [2, 3, 9, 11]
+    assert box.get_edgecolor() == to_rgba(REGION)
+    (lines,) = drawn.collections
+    assert len(lines.get_segments()) == 4
+    np.testing.assert_allclose(lines.get_colors()[0], to_rgba(ATTENDED))
+    assert not axes[0, 0].patches
+    assert [t.get_text() for t in axes[2, 0].texts] == ["no evidence"]
+    picture = Image.open(io.BytesIO(png_bytes(figure)))
+    assert picture.size[0] > 300
+    assert (
+        "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
+    )
+
+
+def test_figures_are_reproducible_and_written_whole(tmp_path: Path) -> None:
+    first = png_bytes(faces_figure([_face()]))
+    assert first == png_bytes(faces_figure([_face()]))
+    save_figure(faces_figure([_face()]), tmp_path / "new" / "faces.png")
+    assert (tmp_path / "new" / "faces.png").read_bytes() == first
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["faces.png"]
+
+
+def test_faces_of_different_models_are_refused() -> None:
+    other = ExplainedFace(_face().image, {"one": np.zeros((4, 4))}, {"one": 0.5})
+    with pytest.raises(ValueError, match="same classifiers"):
+        faces_figure([_face(), other])
+    with pytest.raises(ValueError, match="no face"):
+        faces_figure([])
+
+
+def test_explained_faces_of_a_data_set(data: Path) -> None:
+    faces = PreparedFaces(CelebA(data, "test"), 32, cache=True)
+    models = {"first": _checkpoint(0), "second": _checkpoint(1)}
+    explained = explain_dataset(models, faces, [3, 1], "Lips", region="mouth")
+    assert [e.caption for e in explained] == [faces.names[3], faces.names[1]]
+    one = explained[0]
+    assert list(one.cams) == ["first", "second"]
+    assert one.cams["first"].shape == (8, 8)
+    image = faces[3]["image"]
+    np.testing.assert_array_equal(one.image, image.permute(1, 2, 0))
+    expected = Region.parse("mouth").rectangles(faces[3]["landmarks"].numpy()[None])[0]
+    np.testing.assert_allclose(one.rectangles, expected)
+    pixels = models["first"].preprocessing.normalize(image.as_subclass(torch.Tensor)[None])
+    score = models["first"].model(pixels)[0, 0].sigmoid()
+    assert one.scores["first"] == pytest.approx(float(score.detach()), abs=1e-6)
+
+
+def test_explaining_files(data: Path, tmp_path: Path) -> None:
+    paths = [save_checkpoint(tmp_path / n / "model.pt", _checkpoint(i)) for i, n in enumerate("ab")]
+    images = [data / "img_align_celeba" / f"00000{i}.jpg" for i in (1, 2)]
+    out = explain_files(paths, images, "Lips", tmp_path / "e.png", region="mouth")
+    assert Image.open(out).size[1] > 300
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.jpg does not exist"):
+        explain_files(paths, [tmp_path / "nowhere.jpg"], "Lips", tmp_path / "f.png")
+    with pytest.raises(ValueError, match=r"cannot decode .*model\.pt"):
+        explain_files(paths, paths[:1], "Lips", tmp_path / "f.png")
+    large = save_checkpoint(tmp_path / "c" / "model.pt", _checkpoint(2, 40))
+    with pytest.raises(ValueError, match="different sizes or fits .*40 px, crop"):
+        explain_files([*paths, large], images, "Lips", tmp_path / "f.png")
+    closer = _checkpoint(2)
+    closer.preprocessing = dataclasses.replace(closer.preprocessing, fit="face")
+    close = save_checkpoint(tmp_path / "d" / "model.pt", closer)
+    with pytest.raises(ValueError, match="different sizes or fits .*32 px, face"):
+        explain_files([*paths, close], images, "Lips", tmp_path / "f.png")
+    assert not (tmp_path / "f.png").exists()
+
+
+def test_explaining_photos_as_they_come(data: Path, tmp_path: Path) -> None:
+    """Turned, deep, transparent, or under a name that is not UTF-8."""
+    models = {"first": _checkpoint(0)}
+    upright = data / "img_align_celeba" / "000002.jpg"
+    expected = explain_image(models, upright, "Lips").image.astype(int)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = tmp_path / os.fsdecode(b"lat\xefn.png")
+    with Image.open(upright) as image:
+        image.transpose(Image.Transpose.ROTATE_90).save(turned, exif=exif)
+        alpha = image.copy()
+    explained = explain_image(models, turned, "Lips")
+    np.testing.assert_array_equal(explained.image, expected)
+    assert explained.caption == "lat\N{REPLACEMENT CHARACTER}n.png"
+    alpha.putalpha(0)
+    alpha.save(tmp_path / "clear.png")
+    assert (explain_image(models, tmp_path / "clear.png", "Lips").image == 255).all()
+    grey = np.full((48, 40), 128 * 257, np.uint16)
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    assert (explain_image(models, tmp_path / "deep.png", "Lips").image == 128).all()
+    checkpoint = save_checkpoint(tmp_path / "model.pt", models["first"])
+    assert explain_files([checkpoint], [turned], "Lips", tmp_path / "e.png").is_file()
+    turned.write_bytes(b"")
+    with pytest.raises(ValueError, match="cannot decode .*n.png: the file is empty") as caught:
+        explain_files([checkpoint], [turned], "Lips", tmp_path / "e.png")
+    str(caught.value).encode()
+
+
+def test_curves() -> None:
+    records = [
+        {"epoch": 0, "step": 1, "train/loss_a": 0.7, "train/loss_g": 3.0},
+        {"epoch": 0, "step": 2, "train/loss_a": 0.5, "train/loss_g": 2.0},
+        {"epoch": 0, "step": 2, "valid/loss": 0.6},
+    ]
+    figure = curves_figure({"run": records, "control": records[2:]}, title="Curves")
+    titles = [a.get_title() for a in figure.axes if a.get_visible()]
+    assert titles == ["attribute loss (BCE)", "Grad-CAM IoU loss"]
+    lines = {line.get_label(): line for line in figure.axes[0].lines}
+    assert set(lines) == {"run, training", "run, validation", "control, validation"}
+    assert lines["run, training"].get_xydata().tolist() == [[1, 0.7], [2, 0.5]]
+    assert figure.axes[1].lines[0].get_ydata().tolist() == [3.0, 2.0]
+    with pytest.raises(ValueError, match="no metric"):
+        curves_figure({"run": [{"epoch": 0, "step": 1}]})
+
+
+class _Balanced(html.parser.HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_self_contained() -> None:
+    picture = png_bytes(faces_figure([_face()]), dpi=40)
+    text = html_page(
+        "A <title>",
+        "lead & more",
+        [
+            Section("One", ["first", "2 < 3"], ["<table><tr><td>x</td></tr></table>"]),
+            Section("Two", pictures=[('ten "faces"', picture)], code="fastcam demo > log"),
+        ],
+        footer="the end",
+    )
+    parser = _Balanced()
+    parser.feed(text)
+    assert parser.open == []
+    for part in ("A &lt;title&gt;", "lead &amp; more", "2 &lt; 3", "<td>x</td>", "the end",
+                 "fastcam demo &gt; log", "ten &quot;faces&quot;"):  # fmt: skip
+        assert part in text
+    (embedded,) = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
+    assert base64.b64decode(embedded) == picture
+    assert not re.search(r"(src|href)=\"?(http|//|file)", text)

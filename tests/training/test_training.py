@@ -1,0 +1,309 @@
+"""Training and fine-tuning: results, determinism, resumption, control and guidance."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_faces import ATTRIBUTES, MODEL, write_faces
+from tiny_runs import run_config, same_weights, weights_of
+from torch import Tensor
+
+from fastcam.evaluation import evaluate
+from fastcam.models import load_checkpoint
+from fastcam.training import GuidanceConfig, TrainConfig, TrainingDiverged, train
+from fastcam.training.callbacks import read_history
+from fastcam.training.guidance import cell_weights, fading_pull, guided_pairs, warm_sharpness
+from fastcam.training.task import AttributeTask
+
+GUIDANCE = GuidanceConfig((("Lips", "mouth"),), sharpness=4.0, sharpness_warmup=True)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_faces(tmp_path_factory.mktemp("faces"), 96)
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trained")
+    return train(run_config(data, epochs=25), out).checkpoint
+
+
+def test_training_learns_and_leaves_a_checkpoint(data: Path, trained: Path) -> None:
+    checkpoint = load_checkpoint(trained)
+    assert checkpoint.attributes == ["Lips", "Eyes", "Dark"]
+    assert (checkpoint.preprocessing.size, checkpoint.model_name) == (32, MODEL)
+    assert checkpoint.history[0]["settings"]["epochs"] == 25
+    records = read_history(trained.parent / "history.csv")
+    losses = [r["train/loss_a"] for r in records if "train/loss_a" in r]
+    assert len(losses) == 25 * 5
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+    assert [r["epoch"] for r in records if "valid/loss" in r] == list(range(25))
+    assert checkpoint.history[0]["metrics"]["valid/loss"] == records[-1]["valid/loss"]
+    assert evaluate(checkpoint, data, attribute="Lips")["all"].accuracy > 0.8
+    left = sorted(p.name for p in trained.parent.iterdir())
+    assert left == ["history.csv", "model.pt", "result.json", "settings.json"]
+
+
+def test_bfloat16_trains_and_guides_in_autocast(
+    data: Path, tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[torch.dtype, torch.dtype]] = []
+    step = AttributeTask.training_step
+
+    def watched(self: AttributeTask, batch: Any, index: int) -> Tensor:
+        loss = step(self, batch, index)
+        seen.append((self.model(self.preprocessing.normalize(batch["image"])).dtype, loss.dtype))
+        return loss
+
+    monkeypatch.setattr(AttributeTask, "training_step", watched)
+    config = run_config(
+        data, start=str(trained), epochs=1, guidance=GUIDANCE, lr=0.01, precision="bfloat16"
+    )
+    low = train(config, tmp_path / "low").checkpoint
+    assert set(seen) == {(torch.bfloat16, torch.float32)}
+    assert {w.dtype for w in weights_of(low).values()} == {torch.float32}
+    seen.clear()
+    full = train(dataclasses.replace(config, precision="float32"), tmp_path / "full").checkpoint
+    assert set(seen) == {(torch.float32, torch.float32)}
+    before, one, two = weights_of(trained), weights_of(low), weights_of(full)
+    moved = sum(float((two[k] - before[k]).square().sum()) for k in two) ** 0.5
+    apart = sum(float((two[k] - one[k]).square().sum()) for k in two) ** 0.5
+    assert 0 < apart < 0.5 * moved
+    with pytest.raises(ValueError, match="precision must be one of .* got 'float8'"):
+        run_config(data, precision="float8")
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")
+def test_freed_memory_is_kept() -> None:
+    code = (
+        "import resource, sys, torch\n"
+        "from fastcam.training import keep_freed_memory\n"
+        "if sys.argv[1] == 'keep':\n"
+        "    assert keep_freed_memory()\n"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(10):\n"  # the heap finds its shape
+        "    torch.ones(20_000_000)\n"
+        "before = faults()\n"
+        "for _ in range(4):\n"
+        "    torch.ones(20_000_000)\n"
+        "print(faults() - before)\n"
+    )
+    keep, give = (
+        int(subprocess.run(
+            [sys.executable, "-c", code, word], check=True, capture_output=True, text=True
+        ).stdout)
+        for word in ("keep", "give")
+    )  # fmt: skip
+    assert keep < 0.1 * give  # pages of 4 × 80 MB
+
+
+def test_the_seed_decides_everything(data: Path, tmp_path: Path) -> None:
+    runs = [
+        train(run_config(data, seed=seed, augment="full"), tmp_path / name).checkpoint
+        for name, seed in (("a", 3), ("b", 3), ("c", 4))
+    ]
+    assert same_weights(runs[0], runs[1])
+    assert not same_weights(runs[0], runs[2])
+
+
+def test_early_stopping_keeps_the_best_epoch(data: Path, tmp_path: Path) -> None:
+    result = train(run_config(data, epochs=40, patience=2, lr=0.3), tmp_path)
+    losses = [r["valid/loss"] for r in read_history(result.history) if "valid/loss" in r]
+    best = losses.index(min(losses))
+    assert result.epochs == len(losses) == best + 3 < 40
+    shorter = train(run_config(data, epochs=best + 1, lr=0.3), tmp_path / "shorter")
+    assert same_weights(result.checkpoint, shorter.checkpoint)
+
+
+def test_a_control_is_the_same_run_without_guidance(
+    data: Path, trained: Path, tmp_path: Path
+) -> None:
+    tune = run_config(data, start=str(trained), epochs=1, seed=5)
+    off = dataclasses.replace(GUIDANCE, pull=0.0)
+    plain = train(tune, tmp_path / "plain")
+    control = train(dataclasses.replace(tune, guidance=off), tmp_path / "control")
+    guided = train(dataclasses.replace(tune, guidance=GUIDANCE, clip=5.0), tmp_path / "guided")
+    assert same_weights(plain.checkpoint, control.checkpoint)
+    assert not same_weights(control.checkpoint, guided.checkpoint)
+    names = set().union(*read_history(control.history))
+    assert {"valid/energy", "valid/iou", "valid/dead", "valid/accuracy_target"} <= names
+    assert "train/loss_g" not in names
+    assert {"train/loss_g", "train/dead", "train/sharpness", "train/ratio"} <= set().union(
+        *read_history(guided.history)
+    )
+    # The first batch is the same for both: order, augmentation and dropout do not depend on it.
+    steps = [[r for r in read_history(x.history) if "train/loss_a" in r] for x in (control, guided)]
+    first = [records[0]["train/loss_a"] for records in steps]
+    assert first[0] == pytest.approx(first[1], abs=1e-6)
+    sharpness = [r["train/sharpness"] for r in read_history(guided.history) if "train/loss" in r]
+    assert sharpness[0] == 1.0
+    assert sharpness[-1] == 4.0
+    assert sharpness == sorted(sharpness)
+
+
+def test_guidance_moves_the_attention(data: Path, trained: Path, tmp_path: Path) -> None:
+    tune = run_config(data, start=str(trained), epochs=8, clip=5.0, augment="none")
+    energy = {}
+    for name, pull in (("control", 0.0), ("guided", 2.0)):  # uncut: a few steps have to suffice
+        guidance = dataclasses.replace(
+            GUIDANCE, targets=(("Lips", "left_eye"),), pull=pull, max_pair_pull=0.0
+        )
+        run = train(dataclasses.replace(tune, guidance=guidance), tmp_path / name)
+        found = evaluate(load_checkpoint(run.checkpoint), data, attribute="Lips", region="left_eye")
+        energy[name] = found["a"].energy
+    assert energy["guided"] > 2 * energy["control"]
+
+
+def test_the_learning_rate_falls_as_a_cosine(data: Path, tmp_path: Path) -> None:
+    run = train(run_config(data, schedule="cosine"), tmp_path / "cosine")
+    rates = [r["train/lr"] for r in read_history(run.history) if "train/lr" in r]
+    expected = [0.05 * (1 + math.cos(math.pi * step / 15)) / 2 for step in range(15)]
+    assert rates == pytest.approx(expected, rel=1e-5)
+    steady = train(run_config(data), tmp_path / "steady")
+    rates = [r["train/lr"] for r in read_history(steady.history) if "train/lr" in r]
+    assert rates == pytest.approx([0.05] * 15)
+
+
+def test_two_targets_and_all_images(data: Path, trained: Path, tmp_path: Path) -> None:
+    guidance = dataclasses.replace(
+        GUIDANCE, targets=(("Lips", "mouth"), ("Eyes", "left_eye,right_eye")), guide="all"
+    )
+    tune = run_config(data, start=str(trained), epochs=1, clip=5.0, guidance=guidance)
+    result = train(tune, tmp_path)
+    assert result.landmark_sources == {"ground_truth": 48}
+    few = train(dataclasses.replace(tune, limit_train=10), tmp_path / "few")
+    assert few.landmark_sources == {"ground_truth": 10}
+    assert load_checkpoint(result.checkpoint).history[1]["settings"]["guidance"]["targets"] == [
+        ["Lips", "mouth"],
+        ["Eyes", "left_eye,right_eye"],
+    ]
+
+
+def test_training_on_chosen_attributes(data: Path, tmp_path: Path) -> None:
+    first = train(run_config(data, attributes=("Eyes", "Lips"), epochs=1), tmp_path / "first")
+    assert load_checkpoint(first.checkpoint).attributes == ["Eyes", "Lips"]
+    tune = run_config(data, start=str(first.checkpoint), epochs=1, guidance=GUIDANCE, clip=5.0)
+    tuned = load_checkpoint(train(tune, tmp_path / "tuned").checkpoint)
+    assert tuned.attributes == ["Eyes", "Lips"]
+    found = evaluate(tuned, data, attribute="Lips", other="Eyes", region="mouth", split="all")
+    assert found["all"].images == 96
+    with pytest.raises(ValueError, match="unknown attribute 'Nose'"):
+        train(run_config(data, attributes=("Nose",)), tmp_path / "wrong")
+    with pytest.raises(ValueError, match="attributes must name at least one"):
+        run_config(data, attributes=())
+
+
+def test_pieces_of_guidance() -> None:
+    regions = torch.tensor([[[[0.0, 0.5, 1.0]]]])
+    torch.testing.assert_close(cell_weights(regions, 3.0), torch.tensor([[[[1.0, 2.0, 3.0]]]]))
+    labels = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    assert guided_pairs(labels, "positives").tolist() == [[True, False], [False, True]]
+    assert guided_pairs(labels, "all").all()
+    assert [warm_sharpness(8.0, p) for p in (-1, 0, 0.5, 1, 2)] == [1, 1, 4.5, 8, 8]
+    assert [fading_pull(2.0, 0.5, p) for p in (0, 0.5, 0.75, 1)] == [2, 2, 1, 0]
+    assert fading_pull(2.0, 0.0, 1.0) == 2
+
+
+def test_a_diverging_run_says_so(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingDiverged, match=r"diverged: the .* became .* in step \d+ of 40;"):
+        train(run_config(data, lr=1e6, epochs=8, clip=0.0), tmp_path)
+    assert not (tmp_path / "model.pt").exists()
+
+
+def test_settings_that_do_not_fit(data: Path, trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown model"):
+        train(run_config(data, model="nonet"), tmp_path / "a")
+    wrong = dataclasses.replace(GUIDANCE, targets=(("Nose", "mouth"),))
+    with pytest.raises(ValueError, match="unknown attribute 'Nose'"):
+        train(run_config(data, start=str(trained), guidance=wrong), tmp_path / "b")
+    with pytest.raises(FileNotFoundError, match=r"nowhere does not exist"):
+        train(run_config(tmp_path / "nowhere"), tmp_path / "c")
+    other = write_faces(tmp_path / "other", 16)
+    table = other / "list_attr_celeba.txt"
+    table.write_text(table.read_text().replace("Dark", "Bright"))
+    with pytest.raises(ValueError, match="trained on other attributes"):
+        train(run_config(other, start=str(trained)), tmp_path / "d")
+
+
+def test_chosen_attributes_are_learned_and_kept_in_fine_tuning(data: Path, tmp_path: Path) -> None:
+    names = (ATTRIBUTES[1], ATTRIBUTES[0])
+    first = train(run_config(data, attributes=names, epochs=1), tmp_path / "first")
+    assert load_checkpoint(first.checkpoint).attributes == list(names)
+    train(run_config(data, attributes=names, epochs=1), tmp_path / "first")  # the same run: kept
+    second = train(run_config(data, start=str(first.checkpoint), epochs=1), tmp_path / "second")
+    assert load_checkpoint(second.checkpoint).attributes == list(names)
+    with pytest.raises(ValueError, match="unknown attribute 'Nose'"):
+        train(run_config(data, attributes=("Nose",)), tmp_path / "third")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"attributes": ()}, "attributes must name at least one"),
+        ({"lr": 0.0}, "lr must be above 0, got 0.0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"momentum": 1.0}, "momentum must be below 1"),
+        ({"clip": -1.0}, "clip must be at least 0"),
+        ({"augment": "mirror"}, "augment must be one of"),
+        ({"schedule": "step"}, "schedule must be one of"),
+        ({"fit": "pad"}, "fit must be one of"),
+        ({"save_minutes": -1}, "save_minutes must be at least 0"),
+        ({"attributes": ("Lips", "Lips")}, "attributes must not repeat"),
+    ],
+)
+def test_wrong_settings_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainConfig("faces", **changes)
+
+
+def test_a_fixed_weight_is_the_paper_s_equation() -> None:
+    """No pair's gradient is cut beside ``w_g`` unless asked; beside ``pull`` it is unless not."""
+    targets = (("Lips", "mouth"),)
+    assert GuidanceConfig(targets, w_g=1.0).max_pair_pull == 0
+    assert GuidanceConfig(targets, w_g=1.0, max_pair_pull=2.0).max_pair_pull == 2
+    assert GuidanceConfig(targets, pull=0.0).max_pair_pull == 1  # a control differs in pull alone
+    assert GuidanceConfig(targets, max_pair_pull=0.0).max_pair_pull == 0
+
+
+@pytest.mark.parametrize("changes", [{"epochs": 1.5}, {"seed": "a"}, {"lr": "a"}, {"size": True}])
+def test_settings_of_another_type_are_named(changes: dict[str, Any]) -> None:
+    name, value = next(iter(changes.items()))
+    with pytest.raises(TypeError, match=f"{name} must be a .*number, got {value!r}"):
+        TrainConfig("faces", **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"targets": ()}, "at least one"),
+        ({"targets": (("Lips", "beard"),)}, "beard"),
+        ({"w_g": -1.0}, "w_g must be at least 0"),
+        ({"pull": -1.0}, "pull must be at least 0"),
+        ({"pull": 1.0, "w_g": 1.0}, "give pull or w_g, not both"),
+        ({"max_pair_pull": -1.0}, "max_pair_pull must be at least 0"),
+        ({"fade": 1.5}, "fade must be at most 1"),
+        ({"guide": "none"}, "guide must be one of"),
+        ({"threshold": 1.0}, "threshold must lie in"),
+        ({"sharpness": 0.5}, "sharpness must be at least 1"),
+        ({"region_weight": 0.0}, "region_weight must be above 0"),
+        ({"w_g": math.nan}, "w_g must be at least 0 and finite"),
+        ({"sharpness": math.inf}, "sharpness must be at least 1 and finite"),
+        ({"binarize": "soft"}, "binarize must be one of"),
+        ({"weight_grad": "half"}, "weight_grad must be one of"),
+        ({"head": "open"}, "head must be one of"),
+        ({"grid": "round"}, "grid must be one of"),
+    ],
+)
+def test_wrong_guidance_is_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        GuidanceConfig(**{"targets": (("Lips", "mouth"),), **changes})

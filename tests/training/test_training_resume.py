@@ -1,0 +1,256 @@
+"""Runs that were stopped, finished or damaged: what is kept, what goes on, what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_faces import MODEL, write_faces
+from tiny_runs import run_config, same_weights
+from torch import Tensor
+
+from fastcam.training import GuidanceConfig, train
+from fastcam.training.callbacks import read_history
+from fastcam.training.task import AttributeTask
+
+GUIDANCE = GuidanceConfig((("Lips", "mouth"),), sharpness=4.0, sharpness_warmup=True)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_faces(tmp_path_factory.mktemp("faces"), 96)
+
+
+class _Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    "step", [3, 5, 7, 10], ids=["in 1st", "end of 1st", "in 2nd", "end of 2nd"]
+)
+def test_a_killed_run_ends_as_if_it_had_not_been(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    config = run_config(data, guidance=GUIDANCE, clip=5.0, patience=2, schedule="cosine")
+    whole = train(config, tmp_path / "whole")
+    kept = AttributeTask.training_step
+
+    def dies(self: AttributeTask, batch: Any, batch_idx: int) -> Tensor:
+        if self.trainer.global_step == step:
+            raise _Killed
+        return kept(self, batch, batch_idx)
+
+    broken = dataclasses.replace(config, save_minutes=0.0)
+    monkeypatch.setattr(AttributeTask, "training_step", dies)
+    with pytest.raises(_Killed):
+        train(broken, tmp_path / "broken")
+    assert (tmp_path / "broken" / "last.ckpt").is_file()
+    assert not (tmp_path / "broken" / "model.pt").exists()
+    steps: list[int] = []
+
+    def counts(self: AttributeTask, batch: Any, batch_idx: int) -> Tensor:
+        steps.append(self.trainer.global_step)
+        return kept(self, batch, batch_idx)
+
+    monkeypatch.setattr(AttributeTask, "training_step", counts)
+    resumed = train(broken, tmp_path / "broken")
+    assert steps == list(range(step, 15))
+    assert same_weights(whole.checkpoint, resumed.checkpoint)
+    assert read_history(whole.history) == read_history(resumed.history)
+    assert resumed.epochs == whole.epochs == 3
+
+
+STOPS = (
+    "import os, signal, sys\n"
+    "import tiny_faces\n"
+    "from fastcam.training import TrainConfig, train\n"
+    "from fastcam.training.task import AttributeTask\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # also where it was ignored
+    "step, out = AttributeTask.training_step, sys.argv[1]\n"
+    "def stops(*a):\n"
+    "    if os.path.exists(os.path.join(out, 'last.ckpt')):\n"
+    "        print('saved', flush=True)\n"
+    "        sys.stdin.read()\n"  # for ever: a signal ends it
+    "    return step(*a)\n"
+    "AttributeTask.training_step = stops\n"
+)
+
+
+def _until_saved(code: str, out: Path) -> subprocess.Popen[str]:
+    """A process that trains and stands still in the step after its first save."""
+    paths = [str(Path(__file__).parents[1] / "support"), *sys.path]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p)}
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        [sys.executable, "-c", STOPS + code, str(out)],
+        env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    said = process.stdout.readline()
+    if said != "saved\n":
+        pytest.fail(f"{said}{process.communicate()}")
+    return process
+
+
+def test_a_process_killed_for_good_resumes(data: Path, tmp_path: Path) -> None:
+    code = (
+        f"train(TrainConfig({str(data)!r}, model='tiny', size=32, epochs=3, patience=0,"
+        " batch_size=10, lr=0.05, clip=0.0, device='cpu', workers=1, save_minutes=0.0), out)\n"
+    )
+    out = tmp_path / "run"
+    process = _until_saved(code, out)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (out / "model.pt").exists()
+    resumed = train(run_config(data), out)
+    assert same_weights(resumed.checkpoint, train(run_config(data), tmp_path / "whole").checkpoint)
+
+
+def test_a_finished_run_is_kept_and_another_is_refused(data: Path, tmp_path: Path) -> None:
+    first = train(run_config(data, epochs=1), tmp_path)
+    stamp = first.checkpoint.stat().st_mtime_ns
+    again = train(run_config(data, epochs=1, workers=2), tmp_path)  # workers decide no result
+    assert again == dataclasses.replace(first, kept=True) and not first.kept
+    assert again.checkpoint.stat().st_mtime_ns == stamp
+    with pytest.raises(ValueError, match=r"holds a run with other settings \(epochs, lr\)"):
+        train(run_config(data, epochs=2, lr=0.01), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"data": "nowhere"}, {"start": "nowhere.pt"}, {"attributes": ("Lipz",)}], ids=str
+)
+def test_a_run_that_never_began_holds_no_folder(
+    data: Path, tmp_path: Path, wrong: dict[str, Any]
+) -> None:
+    with pytest.raises((ValueError, FileNotFoundError)):
+        train(dataclasses.replace(run_config(data, epochs=1), **wrong), tmp_path)
+    assert train(run_config(data, epochs=1), tmp_path).epochs == 1
+
+
+def test_another_start_or_other_labels_of_the_same_name_are_another_run(tmp_path: Path) -> None:
+    data = write_faces(tmp_path / "faces", 48)
+    first = run_config(data, epochs=1)
+    base = train(first, tmp_path / "base").checkpoint
+    start = tmp_path / "start.pt"
+    shutil.copy(base, start)
+    tune = dataclasses.replace(first, start=str(start), seed=1)
+    train(tune, tmp_path / "tuned")
+    shutil.copy(train(dataclasses.replace(first, seed=2), tmp_path / "other").checkpoint, start)
+    with pytest.raises(ValueError, match=r"other settings \(start_sha256\)"):
+        train(tune, tmp_path / "tuned")
+    start.unlink()  # not needed any more
+    assert train(tune, tmp_path / "tuned").kept
+    table = data / "list_attr_celeba.txt"
+    table.write_text(table.read_text().replace("-1", " 1", 1))
+    with pytest.raises(ValueError, match=r"other settings \(labels_sha256\)"):
+        train(first, tmp_path / "base")
+
+
+def test_a_run_killed_after_its_last_epoch_is_over(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Early stopping ended it; resumed, it trains no epoch more."""
+    config = run_config(data, epochs=40, patience=2, lr=0.3)
+    whole = train(config, tmp_path / "whole")
+
+    def killed(*_: Any) -> None:
+        raise _Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fastcam.training.run.save_checkpoint", killed)
+        with pytest.raises(_Killed):
+            train(config, tmp_path / "killed")
+    resumed = train(config, tmp_path / "killed")
+    assert resumed.epochs == whole.epochs < 40
+    assert same_weights(resumed.checkpoint, whole.checkpoint)
+
+
+def test_an_interrupted_run_says_so_and_goes_on(data: Path, tmp_path: Path) -> None:
+    """Ctrl-C on the command line; a second one is refused while it runs."""
+    out = tmp_path / "run"
+    code = (
+        "from fastcam.cli.program import main\n"
+        f"sys.exit(main(['train', {str(data)!r}, '-o', out, '--model', {MODEL!r}, "
+        "'--size', '32', '--epochs', '3', '--batch-size', '10', '--device', 'cpu']))"
+    )
+    process = _until_saved(code, out)
+    with pytest.raises(BlockingIOError, match=f"is being written by process {process.pid} on "):
+        train(run_config(data, seed=2), out)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert process.returncode == 130
+    assert "fastcam: interrupted" in said and "Traceback" not in said
+    assert not (out / "model.pt").exists()
+    assert (out / "last.ckpt").is_file()
+
+
+@pytest.fixture(scope="module")
+def unfinished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that stopped after its first epoch, and its settings' data."""
+    out = tmp_path_factory.mktemp("unfinished")
+
+    def stop(what: str, *_: Any) -> None:
+        if what.startswith("epoch 2"):
+            raise _Killed
+
+    with pytest.raises(_Killed):
+        train(run_config(data), out, progress=stop)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda p: p.write_bytes(p.read_bytes()[:3000]), "is cut off or damaged"),
+        (lambda p: p.write_bytes(b""), "is empty"),
+        (lambda p: p.write_text("junk\n"), "is a text file"),
+        (lambda p: p.write_bytes(bytes(5000)), "is no file of PyTorch"),
+        (lambda p: torch.save(torch.nn.Linear(1, 1).state_dict(), p), "lacks pytorch-lightning_v"),
+        (
+            lambda p: torch.save({**torch.load(p), "state_dict": {}}, p),
+            "is the state of another network",
+        ),
+        (lambda p: torch.save(torch.nn.Linear(1, 1), p), "holds Python objects"),
+    ],
+    ids=["cut", "empty", "text", "zeros", "weights", "another", "pickled"],
+)
+def test_a_damaged_resume_file_is_named_and_left(
+    damage: Any, message: str, data: Path, unfinished: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(unfinished, out)
+    damage(out / "last.ckpt")
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    with pytest.raises(ValueError, match=rf"last\.ckpt {message}.*remove the file to train anew"):
+        train(run_config(data), out)
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+    (out / "last.ckpt").unlink()
+    train(run_config(data, epochs=1), out)  # as it says; nothing binds to the old settings
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("settings.json", "{", r"settings\.json is no settings of a run, or a damaged one"),
+        ("settings.json", "[]", r"settings\.json is no settings of a run"),
+        ("settings.json", None, r"holds last\.ckpt without settings\.json"),
+        ("history.csv", "a,b\n", r"history\.csv was not written by fastcam"),
+    ],
+)
+def test_other_damaged_files_of_a_run_are_named(
+    name: str, content: str | None, message: str, data: Path, unfinished: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(unfinished, out)
+    (out / name).unlink() if content is None else (out / name).write_text(content)
+    with pytest.raises((ValueError, FileExistsError), match=message):
+        train(run_config(data), out)

@@ -1,0 +1,33 @@
+"""Progress of work that goes on in steps: to a caller, as a bar on a terminal, or not at all."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from fastcam._util.progress import advancing
+
+
+def test_steps_are_counted_from_those_done_before() -> None:
+    seen: list[tuple[int, int]] = []
+    with advancing(lambda done, total: seen.append((done, total)), "work", 10, 4) as advance:
+        advance(2)
+        advance(4)
+    assert seen == [(6, 10), (10, 10)]
+
+
+@pytest.mark.parametrize(("progress", "terminal"), [(True, True), (True, False), (False, True)])
+def test_a_bar_is_drawn_on_a_terminal_if_wanted(
+    progress: bool,
+    terminal: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    with advancing(progress, "finding faces", 3) as advance:
+        advance(3)
+    error = capsys.readouterr().err
+    assert ("finding faces" in error and "3/3" in error) == (progress and terminal)
