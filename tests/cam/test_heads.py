@@ -466,3 +466,9 @@ def test_class_activation_maps_with_bad_targets(targets, match):
         logits = net(X)
         with pytest.raises(ValueError, match=match):
             class_activation_maps(logits, tap, targets)
+
+
+def test_maps_have_a_public_home():
+    from fastcam import heads
+
+    assert heads.class_activation_maps is class_activation_maps
