@@ -19,7 +19,7 @@ from fastcam.regions import Region
 
 Schedule = Literal["constant", "cosine"]
 
-#: Chosen on validation data; docs/results.md has what it does, and what other values do.
+#: docs/results.md has what these do, what other values do, and on which faces they were chosen.
 PULL = 1.0
 MAX_PAIR_PULL = 1.0
 FADE = 0.33
