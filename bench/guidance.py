@@ -90,6 +90,7 @@ def matrix(seeds: int = 3) -> list[Cell]:
     cells += [
         Cell("no max_pair_pull", guidance={"max_pair_pull": 0.0}),
         Cell("no fading", guidance={"fade": 0.0}),
+        Cell("no recalibration", guidance={"recalibrate": False}),
         Cell("no sharpness warm-up", guidance={"sharpness_warmup": False}),
         Cell("guide all", guidance={"guide": "all"}),
         Cell("guide true_class", guidance={"guide": "true_class"}),

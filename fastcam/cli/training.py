@@ -113,7 +113,7 @@ def _run(config: TrainConfig, out: Path) -> None:
         f"{result.checkpoint} after {result.epochs} epoch(s){kept}; steps in {result.history}"
     )
     if config.guidance is not None and result.before is not None:
-        typer.echo(summary(config.guidance, result.before, result.after))
+        typer.echo(summary(config.guidance, result.before, result.after, result.biases))
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,7 @@ def demo(
 
 
 def _demo(config: DemoConfig, frame: Frame) -> DemoResult:
+    frame = replace(frame, settings={**frame.settings, "finetune": _finetuning(config)})
     out, stage, progress = frame.out, frame.stage, frame.progress
     data = frame.draw_faces(
         config.images,
@@ -161,6 +162,12 @@ def _tuning(config: DemoConfig, data: Path, start: Path, pull: float, workers: i
     return TrainConfig.finetune(
         start, data, guidance, seed=config.seed + 1, workers=workers, device="cpu"
     )
+
+
+def _finetuning(config: DemoConfig) -> dict[str, Any]:
+    """What the guided run comes to with the library's defaults; results depend on them, too."""
+    settings = _tuning(config, Path(), Path(), config.pull, 0).settings()
+    return {name: settings[name] for name in settings if name not in ("data", "start")}
 
 
 def _evaluate(

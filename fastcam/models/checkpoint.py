@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,22 @@ class Preprocessing:
 
     def normalize(self, images: Tensor) -> Tensor:
         """uint8 [N, 3, H, W] to normalised float32."""
-        shape = (1, 3, 1, 1)
-        scale = images.new_tensor([1 / (255 * s) for s in self.std], dtype=torch.float32)
-        shift = images.new_tensor(
-            [-m / s for m, s in zip(self.mean, self.std, strict=True)], dtype=torch.float32
-        )
+        scale, shift = _scale_and_shift(self.mean, self.std, images.device)
         floats = images.to(torch.float32, copy=True)  # never the caller's own tensor
-        return floats.mul_(scale.view(shape)).add_(shift.view(shape))
+        return floats.mul_(scale).add_(shift)
+
+
+@lru_cache(maxsize=16)  # so that a training step copies nothing to its device for them
+def _scale_and_shift(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """What turns uint8 into normalised images: [1, 3, 1, 1] each."""
+    with torch.inference_mode(False):
+        scale = torch.tensor([1 / (255 * s) for s in std], dtype=torch.float32, device=device)
+        shift = torch.tensor(
+            [-m / s for m, s in zip(mean, std, strict=True)], dtype=torch.float32, device=device
+        )
+    return scale.view(1, 3, 1, 1), shift.view(1, 3, 1, 1)
 
 
 @dataclass

@@ -31,6 +31,8 @@ class ModelSpec:
             are JSON values and are kept in checkpoints.
         weight_grads: how :class:`fastcam.IoUCamLoss` can treat the channel weights of this model;
             ``"full"`` needs a head that can be differentiated twice.
+        logit_bias: name of the parameter [K] that is added to the logits last, or None; a
+            fine-tuning re-fits the guided attributes' entries of it.
     """
 
     build: Callable[..., nn.Module]
@@ -38,13 +40,14 @@ class ModelSpec:
     gradient_at: str | None = None
     options: tuple[str, ...] = ()
     weight_grads: tuple[str, ...] = ("full", "detach")
+    logit_bias: str | None = None
 
 
 _REGISTRY: dict[str, ModelSpec] = {
     # The ReLU after conv5, the last convolution, as in Yang et al.; gradients after its
     # pooling.
-    "alexnet": ModelSpec(alexnet, "features.11", "features.12"),
-    "resnet18": ModelSpec(resnet18, "layer4"),
+    "alexnet": ModelSpec(alexnet, "features.11", "features.12", logit_bias="classifier.6.bias"),
+    "resnet18": ModelSpec(resnet18, "layer4", logit_bias="fc.bias"),
     # The features that all masks share; behind them is a fused op, differentiable once.
     "attention": ModelSpec(
         AttentionNetwork,
@@ -61,6 +64,7 @@ _REGISTRY: dict[str, ModelSpec] = {
             "loss",
         ),
         weight_grads=("detach",),
+        logit_bias="binary.bias",
     ),
 }
 

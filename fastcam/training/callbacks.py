@@ -203,10 +203,12 @@ class History(Callback):
         self.add_validation(trainer)
         self.write()
 
-    def add_validation(self, trainer: Trainer) -> None:
-        """Record a validation, if there was one."""
+    def add_validation(self, trainer: Trainer, epoch: float | None = None) -> None:
+        """Record a validation, if there was one; of the trainer's epoch, or of another."""
         self.read()
         step, logged = self._logged(trainer, "valid/")
+        if epoch is not None:
+            step["epoch"] = epoch
         if logged:
             values = _floats(list(logged.values()))
             self.records.append({**step, **dict(zip(logged, values, strict=True))})

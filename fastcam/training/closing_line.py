@@ -13,12 +13,19 @@ WORSE = 0.01
 _Metrics = Mapping[str, float | None]
 
 
-def summary(guidance: GuidanceConfig, before: _Metrics, after: _Metrics) -> str:
+def summary(
+    guidance: GuidanceConfig,
+    before: _Metrics,
+    after: _Metrics,
+    biases: Mapping[str, float] | None = None,
+) -> str:
     """One line: accuracy and attention on the validation split, before and after.
 
     Args:
         guidance: what was guided.
         before, after: validation metrics, see :class:`fastcam.training.task.AttributeTask`.
+        biases: what was added to the guided attributes' biases, see
+            :class:`fastcam.training.TrainResult`.
 
     Returns:
         The line; it ends in plain words if an accuracy fell by more than a point.
@@ -37,6 +44,9 @@ def summary(guidance: GuidanceConfig, before: _Metrics, after: _Metrics) -> str:
         if was is not None and is_now is not None and was - is_now > WORSE:
             fallen.append(f"the {named[key]} fell by {100 * (was - is_now):.1f} points")
     line = f"validation, before and after: {'; '.join(parts)}"
+    if biases:
+        fitted = ", ".join(f"{name} {shift:+.2f}" for name, shift in biases.items())
+        line += f" (bias re-fit: {fitted})"
     if fallen:
         line += f". The network got worse: {' and '.join(fallen)}"
         line += "; try a lower pull or learning rate" if guidance.guides else ""

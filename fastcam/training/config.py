@@ -93,6 +93,9 @@ class GuidanceConfig:
         sharpness_warmup: raise the sharpness linearly from 1 to its value over the run. A low
             sharpness has gradients where the map is far from the region, so that fewer maps start
             dead.
+        recalibrate: after the last step, re-fit the bias of each guided attribute's score to the
+            validation images. Guidance shifts how often a network says yes; this takes it back, in
+            a control too, so that what is left of a gain is no shifted threshold.
         grid: how a rectangle becomes cells, see :meth:`fastcam.regions.Region.grid`.
 
     Raises:
@@ -112,6 +115,7 @@ class GuidanceConfig:
     max_pair_pull: float | None = None
     fade: float | None = None
     sharpness_warmup: bool = True
+    recalibrate: bool = True
     grid: Literal["coverage", "binary"] = "coverage"
 
     def __post_init__(self) -> None:

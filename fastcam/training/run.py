@@ -49,6 +49,7 @@ from fastcam.training.callbacks import (
 from fastcam.training.config import TrainConfig
 from fastcam.training.data import FaceBatches
 from fastcam.training.diverged import TrainingDiverged, check_weights
+from fastcam.training.recalibrate import recalibrate
 from fastcam.training.task import AttributeTask
 
 CHECKPOINT = "model.pt"
@@ -87,6 +88,8 @@ class TrainResult:
         before, after: validation metrics of the start and of the trained model (see
             :class:`fastcam.training.task.AttributeTask`), None for one that is not defined;
             ``before`` only for a fine-tuning with targets.
+        biases: what was added to the biases of the guided attributes in the end, in logits (see
+            :attr:`fastcam.training.GuidanceConfig.recalibrate`).
     """
 
     checkpoint: Path
@@ -96,6 +99,7 @@ class TrainResult:
     kept: bool = False
     before: Mapping[str, float | None] | None = None
     after: Mapping[str, float | None] = field(default_factory=dict)
+    biases: Mapping[str, float] = field(default_factory=dict)
 
 
 def initial_checkpoint(config: TrainConfig, attributes: list[str]) -> Checkpoint:
@@ -268,22 +272,36 @@ def _train(
         raise KeyboardInterrupt
     if config.patience and (out / BEST).is_file():
         task.load_state_dict(read_run_state(out / BEST, task, resume=False)["state_dict"])
+    biases: dict[str, float] = {}
+    if guidance is not None and guidance.recalibrate:
+        biases = recalibrate(checkpoint, task.targets, batches.val_dataloader(), device)
+    if biases:
+        with _quiet():
+            trainer.validate(task, datamodule=batches, verbose=False)
+        history.add_validation(trainer, history.records[-1]["epoch"])
+        history.write()
     checkpoint.model.to("cpu").eval()
     validations = [r for r in history.records if "valid/loss" in r]
     before = validations.pop(0) if validations and validations[0]["step"] == 0 else None
-    # Early stopping keeps the epoch of the lowest validation loss, the first on a tie.
-    kept = min(validations, key=lambda r: r["valid/loss"]) if config.patience else validations[-1]
+    # Early stopping keeps the epoch of the lowest validation loss, the first on a tie; new biases
+    # were validated last.
+    by_loss = config.patience and not biases
+    kept = min(validations, key=lambda r: r["valid/loss"]) if by_loss else validations[-1]
     metrics = _valid_metrics(kept)
     start = None if before is None else _valid_metrics(before)
-    checkpoint.history.append({"settings": settings, "metrics": metrics})
+    record = {"settings": settings, "metrics": metrics, "biases": biases}
+    checkpoint.history.append(record)
     save_checkpoint(result, checkpoint)
     sources = splits[0].landmark_sources
     epochs = int(history.records[-1]["epoch"]) + 1
-    values = {"epochs": epochs, "before": start, "metrics": metrics, "landmark_sources": sources}
+    found = {"before": start, "metrics": metrics, "biases": biases}
+    values = {"epochs": epochs, **found, "landmark_sources": sources}
     write_json(done, values, ours=_OURS[RESULT])
     for leftover in (RESUME, BEST):
         (out / leftover).unlink(missing_ok=True)
-    return TrainResult(result, out / HISTORY, epochs, sources, before=start, after=metrics)
+    return TrainResult(
+        result, out / HISTORY, epochs, sources, before=start, after=metrics, biases=biases
+    )
 
 
 def _valid_metrics(record: Mapping[str, Any]) -> dict[str, float | None]:
@@ -330,6 +348,7 @@ def _finished(out: Path, settings: dict[str, Any]) -> TrainResult | None:
         kept=True,
         before=stored.get("before"),
         after=stored["metrics"],
+        biases=stored.get("biases", {}),
     )
 
 

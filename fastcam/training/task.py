@@ -172,7 +172,7 @@ class AttributeTask(LightningModule):
         loss = float(record["valid/loss"])
         if not math.isfinite(loss):
             when = f"after step {self.trainer.global_step} of {self._total_steps()}"
-            if self.trainer.state.fn != TrainerFn.FITTING:
+            if self.trainer.state.fn != TrainerFn.FITTING and self.trainer.global_step == 0:
                 when = "before the first step: the model that the run starts from is damaged"
             raise TrainingDiverged(f"the validation loss became {loss} {when}; {ADVICE}")
         for metric in (*means.values(), self.val_accuracy):

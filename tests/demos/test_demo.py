@@ -12,6 +12,8 @@ from PIL import Image
 from tiny_faces import MODEL
 
 from fastcam.demos.guidance import DemoConfig, DemoResult, clear, demo
+from fastcam.training import config as training_config
+from fastcam.training.run import remove_run
 
 CONFIG = DemoConfig(
     images=40, splits=(0.6, 0.05, 0.35), model=MODEL, size=32, epochs=2, batch_size=8
@@ -74,6 +76,29 @@ def test_finished_stages_are_kept(finished: tuple[Path, DemoResult, list[str]]) 
     assert again.differences == result.differences
     with pytest.raises(ValueError, match="other"):
         demo(out, DemoConfig(**{**vars(CONFIG), "epochs": 3}), workers=1, say=lambda text: None)
+
+
+def test_other_defaults_of_the_finetuning_are_evaluated_anew(
+    tmp_path: Path,
+    finished: tuple[Path, DemoResult, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "demo"
+    shutil.copytree(finished[0], out)
+    path = out / "evaluation.json"
+    found = json.loads(path.read_text())
+    stale = json.loads(path.read_text())
+    stale["models"]["guided"]["mean_accuracy"] = -1.0
+    path.write_text(json.dumps(stale))
+    monkeypatch.setattr(training_config, "FADE", 0.0)
+    for name in ("before", "control", "guided"):  # the copy's paths are others
+        remove_run(out / name)
+    demo(out, CONFIG, workers=1, say=lambda text: None)
+    again = json.loads(path.read_text())
+    assert found["settings"]["finetune"]["guidance"]["fade"] == 0.33
+    assert again["settings"]["finetune"]["guidance"]["fade"] == 0.0
+    assert again["models"]["before"] == found["models"]["before"]
+    assert again["models"]["guided"]["mean_accuracy"] > 0
 
 
 def test_clearing_removes_the_demo_alone(

@@ -39,7 +39,10 @@ class TinyNet(nn.Module):
         return self.classifier(self.features(images).flatten(1))
 
 
-models.register(MODEL, models.ModelSpec(TinyNet, "features.3", "features.4"))
+models.register(
+    MODEL,
+    models.ModelSpec(TinyNet, "features.3", "features.4", logit_bias="classifier.3.bias"),
+)
 
 
 def write_faces(

@@ -239,9 +239,10 @@ def test_no_step_waits_for_its_device(
             results[every] = train(config, tmp_path / str(every))
         # Validations, saves and the end of the run wait; no step does.
         waiting = {"validation_step", "on_validation_epoch_end", "check_weights", "_train"}
+        waiting |= {"recalibrate", "fit_bias", "check_scores"}
         assert seen.readers.keys() <= waiting
         reads[every] = sum(1 for count in transfers if count)
-    assert reads == {1: 2 * 6 + 3, 100: 2 + 3}  # 6 steps an epoch, 3 validations
+    assert reads == {1: 2 * 6 + 4, 100: 2 + 4}  # 6 steps an epoch, 4 validations
     assert read_history(results[1].history) == read_history(results[100].history)
     assert same_weights(results[1].checkpoint, results[100].checkpoint)
 

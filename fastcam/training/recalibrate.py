@@ -1,0 +1,79 @@
+"""Re-fits the bias of guided scores, so that guidance does not change how often they say yes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from fastcam._util.modules import evaluating
+from fastcam.data.batches import Batch
+from fastcam.evaluation.attention import check_scores
+from fastcam.models import Checkpoint
+
+
+def fit_bias(logits: Tensor, labels: Tensor) -> Tensor:
+    """What to add to each score so that the binary cross entropy is least.
+
+    There the mean of the probabilities is the share of the images that have the attribute, which
+    is found by bisection, as that mean rises with the bias.
+
+    Args:
+        logits, labels: [N, T]; a label above 0.5 means present.
+
+    Returns:
+        float64 [T]; 0 where only one class occurs, for which no finite bias is best.
+    """
+    scores = logits.double()
+    present = (labels > 0.5).double().mean(0)
+    both = (present > 0) & (present < 1)
+    if not both.any():
+        return torch.zeros_like(present)
+    share = present.clamp(1e-12, 1 - 1e-12).logit()
+    low, high = share - scores.amax(0), share - scores.amin(0)
+    for _ in range(100):  # halves the interval each time, down to rounding
+        middle = (low + high) / 2
+        below = (scores + middle).sigmoid().mean(0) < present
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return torch.where(both, (low + high) / 2, 0)
+
+
+@torch.no_grad()
+def recalibrate(
+    checkpoint: Checkpoint,
+    targets: Sequence[int],
+    batches: Iterable[Batch],
+    device: str | torch.device = "cpu",
+) -> dict[str, float]:
+    """Fit the biases of some scores to images, in place.
+
+    Args:
+        checkpoint: whose model is changed; its :class:`fastcam.models.ModelSpec` names the bias.
+        targets: positions of the attributes.
+        batches: of validation images.
+        device: where to compute.
+
+    Returns:
+        What was added to each attribute's bias; empty if the model has none, or if no image came.
+
+    Raises:
+        ScoresNotFinite: a score is NaN or infinite.
+    """
+    name, chosen = checkpoint.spec.logit_bias, sorted(set(targets))
+    if name is None or not chosen:
+        return {}
+    logits, labels = [], []
+    with evaluating(checkpoint.model, device):
+        for batch in batches:
+            images = checkpoint.preprocessing.normalize(batch["image"].to(device))
+            logits.append(checkpoint.model(images)[:, chosen].float().cpu())
+            labels.append(batch["labels"][:, chosen].cpu())
+    if not logits:
+        return {}
+    check_scores(torch.cat(logits))
+    shift = fit_bias(torch.cat(logits), torch.cat(labels))
+    bias = checkpoint.model.get_parameter(name)
+    bias[chosen] += shift.to(bias)
+    names = [checkpoint.attributes[t] for t in chosen]
+    return dict(zip(names, shift.tolist(), strict=True))
