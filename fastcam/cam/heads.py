@@ -65,7 +65,7 @@ def head_gradients(
         create_graph: keep D differentiable with respect to the head's weights.
         needs_graph: the caller will backpropagate into A, so a forward without a graph is an error
             even where a closed form needs none.
-        valid: bool [N,T]; of the pairs that are not, a closed form may defer D at 0.
+        valid: bool [N,T]; of the pairs that are not, a closed form may leave D at 0.
 
     Returns:
         A [N,C,H,W], and D [N,T,C,H',W']: H'×W' as at the tap's ``gradient_at``; 1×1 from a closed
@@ -117,7 +117,7 @@ def head_gradients(
         if point is not tensor and bypasses(logits, tensor, point):
             raise ValueError(
                 f"gradient_at: the logits depend on '{tap.layer}' by a way around "
-                f"'{tap.gradient_at}' too; defer gradient_at out"
+                f"'{tap.gradient_at}' too; leave gradient_at out"
             )
         if tap.trace.compiled is not None and create_graph:
             raise ValueError(
@@ -161,7 +161,7 @@ class ClosedForm:
         Args:
             tap: entered, after the forward.
             logits: [N,K], the output of that forward.
-            mean_dropout: defer out the dropout in front of the first linear layer (m_0 = 1).
+            mean_dropout: leave out the dropout in front of the first linear layer (m_0 = 1).
         """
         activations = tap.activations
         if activations.requires_grad:

@@ -2,7 +2,7 @@
 
 A :class:`Trace` keeps, for every leaf module that ran after the layer, the tensors that went in and
 came out. Where the forward has a graph, :mod:`fastcam.cam.head_graph` reads from it what those
-modules did; a forward without one is followed by :mod:`fastcam.cam.head_memory`.
+modules did; a forward without one is followed by :mod:`fastcam.cam.head_without_graph`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from fastcam.cam.head_memory import Link, MemoryChain
+from fastcam.cam.head_without_graph import Link, MemoryChain
 from fastcam.cam.layers import describe, is_compiled, version_of
 from fastcam.cam.tap_hooks import is_own
 

@@ -7,13 +7,13 @@ from fastcam._util.extras import require
 for _module in ("torchvision", "torchmetrics"):
     require(_module, extra="train")
 
-from fastcam.evaluation.attention import (  # noqa: E402
+from fastcam.evaluation.bootstrap import bootstrap_interval  # noqa: E402
+from fastcam.evaluation.cam_maps import (  # noqa: E402
     AttentionMaps,
     attention_maps,
     energy_share,
     set_iou,
 )
-from fastcam.evaluation.bootstrap import bootstrap_interval  # noqa: E402
 from fastcam.evaluation.checkpoints import compare, pick_device  # noqa: E402
 from fastcam.evaluation.difference import (  # noqa: E402
     Difference,

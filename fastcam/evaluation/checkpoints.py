@@ -10,7 +10,7 @@ import torch
 
 from fastcam._util.files import check_target, commented, json_with, write_json, write_marked
 from fastcam._util.progress import Report, labelled
-from fastcam.evaluation.attention import ScoresNotFinite
+from fastcam.evaluation.cam_maps import ScoresNotFinite
 from fastcam.evaluation.result import KEYS
 from fastcam.evaluation.scores import evaluate
 from fastcam.evaluation.tables import comparison

@@ -17,7 +17,7 @@ from fastcam._util.names import printable
 from fastcam._util.progress import Count
 from fastcam.data import FitSquare, PreparedFaces
 from fastcam.data.celeba import attribute_index, decode
-from fastcam.evaluation.attention import ScoresNotFinite, attention_maps, check_scores
+from fastcam.evaluation.cam_maps import ScoresNotFinite, attention_maps, check_scores
 from fastcam.evaluation.checkpoints import name_checkpoints
 from fastcam.models import Checkpoint, load_checkpoint
 from fastcam.regions import Region, template_landmarks

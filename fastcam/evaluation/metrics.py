@@ -14,7 +14,7 @@ from torchmetrics.functional.classification import (
     multilabel_specificity,
 )
 
-from fastcam.evaluation.attention import energy_share, set_iou
+from fastcam.evaluation.cam_maps import energy_share, set_iou
 
 
 def judged_right(logits: Tensor, labels: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from fastcam._util.progress import Count
 from fastcam.data import CelebA, PreparedFaces
 from fastcam.data.batches import Collate
 from fastcam.data.celeba import attribute_index, attribute_subsets
-from fastcam.evaluation.attention import attention_maps, check_scores, energy_share, set_iou
+from fastcam.evaluation.cam_maps import attention_maps, check_scores, energy_share, set_iou
 from fastcam.evaluation.metrics import (
     average_precision,
     balanced_accuracy,

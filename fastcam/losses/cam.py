@@ -1,4 +1,4 @@
-"""Losses that direct a classifier's attention, as modules."""
+"""Losses of the Grad-CAM map, as modules."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The attention network: a mask for every attribute and channel, and its transformation.
 
-Source: K = Kimura and Tanaka, "Intentional Attention Mask Transformation for Robust CNN
+Source: Kimura and Tanaka, "Intentional Attention Mask Transformation for Robust CNN
 Classification"; Yu and Koltun, "Multi-Scale Context Aggregation by Dilated Convolutions".
 """
 
@@ -87,10 +87,10 @@ class AttentionNetwork(nn.Module):
     are never held, so that memory does not grow with K·C·h·w, except where ``mask_hidden`` or a
     function of the masks needs them.
 
-    K does not say the input size, the depth and the normalisation of f_f, or what the mask
-    sub-networks, the classifiers and the reconstructor are: the above is this package's choice,
-    light enough for a CPU, and the arguments change it. With stride 8, as in Yu and Koltun, 64
-    pixels give 8×8 cells.
+    Kimura and Tanaka do not say the input size, the depth and the normalisation of f_f, or what the
+    mask sub-networks, the classifiers and the reconstructor are: the above is this package's
+    choice, light enough for a CPU, and the arguments change it. With stride 8, as in Yu and Koltun,
+    64 pixels give 8×8 cells.
 
     Args:
         num_attributes: K.

@@ -24,7 +24,7 @@ from fastcam._util.files import make_folder, write_text
 from fastcam._util.names import printable
 from fastcam._util.progress import advancing
 from fastcam._util.workers import cpus, follow_parent
-from fastcam.regions.model import find_predictor
+from fastcam.regions.predictor import find_predictor
 from fastcam.regions.table import LandmarkSource, LandmarkTable
 from fastcam.regions.template import template_landmarks
 
@@ -49,7 +49,7 @@ class FaceDetector:
     """dlib's frontal face detector and 68-point predictor.
 
     Args:
-        predictor: see :func:`~fastcam.regions.model.find_predictor`.
+        predictor: see :func:`~fastcam.regions.predictor.find_predictor`.
         upsample: how often the image is doubled before the search; finds faces under 80 pixels, at
             about four times the time for each.
 
@@ -114,7 +114,7 @@ def detect_landmarks(
         workers: number of processes; None takes one for each CPU, 1 works in this process.
         progress: show a progress bar and a closing line on stderr.
         predictor: dlib's 68-point model, if it is not where
-            :func:`~fastcam.regions.model.find_predictor` looks.
+            :func:`~fastcam.regions.predictor.find_predictor` looks.
         upsample: how often images are doubled before the search (0 suits CelebA).
         overwrite: search images again that ``out`` already holds.
 

@@ -35,7 +35,7 @@ class Section:
     Attributes:
         heading: plain text.
         text: paragraphs of plain text.
-        tables: HTML tables (as :meth:`fastcam.evaluation.Table.to_html` makes them).
+        tables: HTML tables (as :meth:`fastcam.report.Table.to_html` makes them).
         pictures: (alternative text, PNG bytes).
         code: shown as it is.
     """

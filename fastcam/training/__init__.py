@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from fastcam._util.lazy import attach
 
 if TYPE_CHECKING:
-    from fastcam.training.closing_line import summary as summary
     from fastcam.training.config import GuidanceConfig as GuidanceConfig
     from fastcam.training.config import TrainConfig as TrainConfig
     from fastcam.training.diverged import TrainingDiverged as TrainingDiverged
     from fastcam.training.memory import keep_freed_memory as keep_freed_memory
+    from fastcam.training.outcome import summary as summary
     from fastcam.training.run import TrainResult as TrainResult
     from fastcam.training.run import train as train
 
@@ -24,7 +24,7 @@ _HOMES = {
     "TrainResult": "run",
     "TrainingDiverged": "diverged",
     "keep_freed_memory": "memory",
-    "summary": "closing_line",
+    "summary": "outcome",
     "train": "run",
 }
 

@@ -89,7 +89,7 @@ class GuidanceConfig:
             does not outvote a batch; 0 leaves it. 1 beside ``pull`` and 0 beside ``w_g``, where it
             is not given.
         fade: ``pull`` falls to nothing over this last share of the run, so that the labels have the
-            last word; 0 keeps it to the end. 0.33 where it is not given; ``w_g`` does not fade.
+            last word; 0 keeps it to the end. ``w_g`` does not fade.
         sharpness_warmup: raise the sharpness linearly from 1 to its value over the run. A low
             sharpness has gradients where the map is far from the region, so that fewer maps start
             dead.
@@ -113,7 +113,7 @@ class GuidanceConfig:
     weight_grad: WeightGrad = "full"
     head: Head = "auto"
     max_pair_pull: float | None = None
-    fade: float | None = None
+    fade: float = FADE
     sharpness_warmup: bool = True
     recalibrate: bool = True
     grid: Literal["coverage", "binary"] = "coverage"
@@ -128,15 +128,13 @@ class GuidanceConfig:
             object.__setattr__(self, "pull", PULL)
         if self.max_pair_pull is None:
             object.__setattr__(self, "max_pair_pull", MAX_PAIR_PULL if self.w_g is None else 0.0)
-        if self.fade is None:
-            object.__setattr__(self, "fade", FADE)
-        _check_numbers(self, ("region_weight", "threshold", "sharpness"))
-        for name in ("pull", "w_g", "max_pair_pull", "fade"):
+        _check_numbers(self, ("region_weight", "threshold", "sharpness", "fade"))
+        _check(0 <= self.fade <= 1, f"fade must lie in [0, 1], got {self.fade}")
+        for name in ("pull", "w_g", "max_pair_pull"):
             value = getattr(self, name)
             if value is not None:
                 _check_numbers(self, (name,))
                 _check(0 <= value < math.inf, f"{name} must be at least 0 and finite, got {value}")
-        _check((self.fade or 0) <= 1, f"fade must be at most 1, got {self.fade}")
         _check(self.region_weight > 0, f"region_weight must be above 0, got {self.region_weight}")
         _check(0 < self.threshold < 1, f"threshold must lie in (0, 1), got {self.threshold}")
         _check(

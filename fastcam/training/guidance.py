@@ -104,7 +104,7 @@ class Guidance(nn.Module):
     def set_progress(self, progress: float) -> None:
         """Tell how much of the run is done (0 to 1), for the sharpness warm-up and the fading."""
         if self.config.pull:
-            self.balance.pull = fading_pull(self.config.pull, self.config.fade or 0.0, progress)
+            self.balance.pull = fading_pull(self.config.pull, self.config.fade, progress)
         if self.config.sharpness_warmup:
             self.criterion.sharpness = warm_sharpness(self.config.sharpness, progress)
 

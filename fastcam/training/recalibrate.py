@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastcam._util.modules import evaluating
 from fastcam.data.batches import Batch
-from fastcam.evaluation.attention import check_scores
+from fastcam.evaluation.cam_maps import check_scores
 from fastcam.models import Checkpoint
 
 

@@ -17,7 +17,7 @@ from torchmetrics.classification import MultilabelAccuracy
 from fastcam._util.seeds import derive_seed
 from fastcam.data.batches import Batch
 from fastcam.data.celeba import attribute_index
-from fastcam.evaluation.attention import attention_maps
+from fastcam.evaluation.cam_maps import attention_maps
 from fastcam.evaluation.metrics import CamEnergy, CamIoU, judged_right
 from fastcam.models import Checkpoint
 from fastcam.training.config import TrainConfig

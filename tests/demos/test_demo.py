@@ -90,13 +90,13 @@ def test_other_defaults_of_the_finetuning_are_evaluated_anew(
     stale = json.loads(path.read_text())
     stale["models"]["guided"]["mean_accuracy"] = -1.0
     path.write_text(json.dumps(stale))
-    monkeypatch.setattr(training_config, "FADE", 0.0)
+    monkeypatch.setattr(training_config, "MAX_PAIR_PULL", 2.0)
     for name in ("before", "control", "guided"):  # the copy's paths are others
         remove_run(out / name)
     demo(out, CONFIG, workers=1, say=lambda text: None)
     again = json.loads(path.read_text())
-    assert found["settings"]["finetune"]["guidance"]["fade"] == 0.33
-    assert again["settings"]["finetune"]["guidance"]["fade"] == 0.0
+    assert found["settings"]["finetune"]["guidance"]["max_pair_pull"] == 1.0
+    assert again["settings"]["finetune"]["guidance"]["max_pair_pull"] == 2.0
     assert again["models"]["before"] == found["models"]["before"]
     assert again["models"]["guided"]["mean_accuracy"] > 0
 

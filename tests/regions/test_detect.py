@@ -19,7 +19,7 @@ import pytest
 
 from fastcam.regions import LandmarkSource, LandmarkTable, detect_landmarks, template_landmarks
 from fastcam.regions import detect as detect_module
-from fastcam.regions import model as model_module
+from fastcam.regions import predictor as predictor_module
 
 Image = pytest.importorskip("PIL.Image", reason="detection reads images with Pillow")
 
@@ -342,28 +342,28 @@ def test_a_killed_run_goes_on_where_it_was(fake, tmp_path):
 def test_the_predictor_is_taken_as_given(tmp_path):
     path = tmp_path / "m.dat"
     path.write_bytes(b"x")
-    assert model_module.find_predictor(path) == path
+    assert predictor_module.find_predictor(path) == path
     with pytest.raises(FileNotFoundError, match="predictor: there is no file"):
-        model_module.find_predictor(tmp_path / "none.dat")
+        predictor_module.find_predictor(tmp_path / "none.dat")
 
 
 def test_a_packed_predictor_is_unpacked_once(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = tmp_path / "m.dat.bz2"
     path.write_bytes(bz2.compress(b"the model"))
-    found = model_module.find_predictor(path)
+    found = predictor_module.find_predictor(path)
     assert found.read_bytes() == b"the model"
     stamp = found.stat().st_mtime_ns
-    assert model_module.find_predictor(path) == found
+    assert predictor_module.find_predictor(path) == found
     assert found.stat().st_mtime_ns == stamp
     path.write_bytes(bz2.compress(b"another model"))
-    assert model_module.find_predictor(path).read_bytes() == b"another model"
+    assert predictor_module.find_predictor(path).read_bytes() == b"another model"
     path.write_bytes(b"not packed at all")
     with pytest.raises(OSError, match=r"m\.dat\.bz2 is damaged or not packed with bzip2"):
-        model_module.find_predictor(path)
+        predictor_module.find_predictor(path)
     path.write_bytes(bz2.compress(b"the model" * 100)[:-9])
     with pytest.raises(OSError, match="is damaged"):
-        model_module.find_predictor(path)
+        predictor_module.find_predictor(path)
     assert not list((tmp_path / "cache" / "fastcam").glob("*.tmp"))
 
 
@@ -376,18 +376,18 @@ def test_where_the_predictor_is_searched(tmp_path, monkeypatch):
         submodule_search_locations=[str(package)],
     )
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
-    monkeypatch.setattr(model_module, "SYSTEM_FOLDER", tmp_path / "system")
+    monkeypatch.setattr(predictor_module, "SYSTEM_FOLDER", tmp_path / "system")
     with pytest.raises(
         FileNotFoundError, match=r"pip install 'fastcam\[landmarks\]'.*predictor=PATH"
     ):
-        model_module.find_predictor()
+        predictor_module.find_predictor()
     (tmp_path / "system").mkdir()
-    system = tmp_path / "system" / model_module.MODEL
+    system = tmp_path / "system" / predictor_module.MODEL
     system.write_bytes(b"s")
-    assert model_module.find_predictor() == system
-    ours = package / "models" / model_module.MODEL
+    assert predictor_module.find_predictor() == system
+    ours = package / "models" / predictor_module.MODEL
     ours.write_bytes(b"p")
-    assert model_module.find_predictor() == ours
+    assert predictor_module.find_predictor() == ours
     assert "face_recognition_models" not in sys.modules  # found without importing it
 
 
@@ -397,7 +397,7 @@ def test_where_the_predictor_is_searched(tmp_path, monkeypatch):
 def need_dlib():
     pytest.importorskip("dlib", reason="dlib is not installed (extra landmarks)")
     try:
-        return model_module.find_predictor()
+        return predictor_module.find_predictor()
     except FileNotFoundError as error:
         pytest.skip(str(error))
 

@@ -14,7 +14,7 @@ from torch.nn import functional as nnf
 
 from fastcam import cli, models, reference
 from fastcam.evaluation import evaluate
-from fastcam.evaluation.attention import attention_maps
+from fastcam.evaluation.cam_maps import attention_maps
 from fastcam.evaluation.explain import explain_files
 from fastcam.models import Checkpoint, load_checkpoint, save_checkpoint
 from fastcam.models.checkpoint import Preprocessing

@@ -11,7 +11,7 @@ from tiny_faces import ATTRIBUTES, MODEL, write_faces
 from torch.nn import functional as nnf
 
 from fastcam.evaluation import predict
-from fastcam.evaluation.attention import ScoresNotFinite
+from fastcam.evaluation.cam_maps import ScoresNotFinite
 from fastcam.evaluation.splits import prepare_split
 from fastcam.models import Checkpoint, build, load_checkpoint, save_checkpoint
 from fastcam.models.checkpoint import Preprocessing

@@ -1,4 +1,4 @@
-"""Training and fine-tuning: results, determinism, resumption, control and guidance."""
+"""Training and fine-tuning: results, determinism, control and guidance."""
 
 from __future__ import annotations
 
@@ -291,7 +291,7 @@ def test_settings_of_another_type_are_named(changes: dict[str, Any]) -> None:
         ({"pull": -1.0}, "pull must be at least 0"),
         ({"pull": 1.0, "w_g": 1.0}, "give pull or w_g, not both"),
         ({"max_pair_pull": -1.0}, "max_pair_pull must be at least 0"),
-        ({"fade": 1.5}, "fade must be at most 1"),
+        ({"fade": 1.5}, "fade must lie in \\[0, 1\\]"),
         ({"guide": "none"}, "guide must be one of"),
         ({"threshold": 1.0}, "threshold must lie in"),
         ({"sharpness": 0.5}, "sharpness must be at least 1"),

@@ -1,23 +1,19 @@
-"""Analyses from the command line, their files, and the demo."""
+"""The verbs of the attention network: figure, table and numbers, help, and bad input."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from small_subject import OPTIONS
+from small_subject import make_subject
 from tiny_faces import ATTRIBUTES, MODEL, TinyNet, write_faces
 
 from fastcam import analysis, cli
 from fastcam.data import CelebA
-from fastcam.demos.attention import STAGES, AttentionDemoConfig, _robustness, attention_demo, clear
 from fastcam.models import Checkpoint, save_checkpoint
 from fastcam.models.checkpoint import Preprocessing
-
-# --- command line and files -----------------------------------------------------------------------
 
 VERBS = {
     "attributes": ["MODEL", "DATA"],
@@ -27,6 +23,16 @@ VERBS = {
     "robustness": ["MODEL", "DATA", "--pair", "4,1", "--sigmas", "0,0.4"],
     "ablation": ["DATA", "--seeds", "0", "--size", 32, "--epochs", 1, "--limit-train", 8],
 }
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_faces(tmp_path_factory.mktemp("faces"))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_checkpoint(tmp_path_factory.mktemp("network") / "model.pt", make_subject())
 
 
 def _run(*arguments: object, **places: object) -> int:
@@ -115,54 +121,3 @@ def test_a_group_without_a_command_shows_its_help(capsys: pytest.CaptureFixture[
     output = capsys.readouterr()
     assert "robustness" in output.out + output.err
     assert "error" not in output.err
-
-
-# --- demo -----------------------------------------------------------------------------------------
-
-DEMO = AttentionDemoConfig(
-    images=40, size=32, epochs=1, batch_size=14, model_options=OPTIONS, pairs=((2.0, 0.5),),
-    sigmas=(0.0, 0.5), ablation_images=8, ablation_epochs=1, ablation_seeds=1,
-)  # fmt: skip
-
-
-def test_the_demo_writes_one_page_and_keeps_its_stages(tmp_path: Path) -> None:
-    said: list[str] = []
-    result = attention_demo(tmp_path, DEMO, workers=1, say=said.append)
-    assert list(result.analyses) == list(STAGES)
-    page = result.page.read_text()
-    assert page.count("data:image/png;base64,") == len(STAGES)
-    for saved in result.analyses.values():
-        assert all(table.to_html() in page for table in saved.tables)
-    assert "Validation images choose n = " in page
-    assert [f"analysing: {s}" in "".join(said) for s in STAGES] == [True] * len(STAGES)
-    files = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*.json")}
-    said.clear()
-    again = attention_demo(tmp_path, DEMO, workers=1, say=said.append)
-    assert again.analyses == result.analyses
-    assert {p: p.stat().st_mtime_ns for p in files} == files
-    assert "analysing" not in "".join(said)
-    with pytest.raises(ValueError, match="other"):
-        attention_demo(tmp_path, dataclasses.replace(DEMO, epochs=2), say=said.append)
-    (tmp_path / "notes.txt").write_text("mine")
-    clear(tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
-
-
-@pytest.mark.parametrize(
-    ("n", "noisy", "sentences"),
-    [(2.0, 0.85, []), (0.5, 0.85, ["n below 1 draws"]), (2.0, 0.7, ["At σ = 0.5 the trained"])],
-)
-def test_the_page_says_what_a_pick_means(
-    n: float, noisy: float, sentences: list[str], tmp_path: Path
-) -> None:
-    values = {
-        "sigmas": [0.0, 0.5],
-        "majority": 0.8,
-        "pairs": [{"n": 1.0, "beta": 0.0, "accuracy": [0.9, noisy]}],
-        "search": {"pair": [n, 0.0], "mean_difference": 0.01, "mean_interval": [0.005, 0.02]},
-    }
-    text = " ".join(_robustness(analysis.Saved(tmp_path, [], {}, values)))
-    assert f"Validation images choose n = {n:g}, β = 0" in text
-    assert "changes accuracy by +1.00 points (95% interval +0.50 to +2.00" in text
-    possible = ("n below 1 draws", "At σ = 0.5 the trained")
-    assert [s for s in possible if s in text] == sentences
