@@ -8,9 +8,16 @@ from typing import Any, Literal
 
 import pytest
 
+from fastcam import analysis
+from fastcam.cli import attention as attention_verbs
+from fastcam.cli import data as data_verbs
+from fastcam.cli import evaluation as evaluation_verbs
 from fastcam.cli import training
 from fastcam.cli.settings import Settings, field_help, options
 from fastcam.demos.settings import AttentionDemoConfig, DemoConfig
+from fastcam.evaluation import compare
+from fastcam.evaluation.explain import explain_files
+from fastcam.faces import generate
 from fastcam.training import GuidanceConfig, TrainConfig
 
 
@@ -84,3 +91,32 @@ def test_training_offers_every_setting() -> None:
     }
     settings = {f.name for c in (TrainConfig, GuidanceConfig) for f in dataclasses.fields(c)}
     assert settings - offered == {"start", "guidance", "save_minutes", "targets", "grid"}
+
+
+def _defaults(function: Any) -> dict[str, Any]:
+    found = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in found if p.default is not p.empty}
+
+
+@pytest.mark.parametrize(
+    ("verb", "function"),
+    [
+        (evaluation_verbs.evaluate, compare),
+        (evaluation_verbs.explain, explain_files),
+        (data_verbs.synth, generate),
+        (attention_verbs.attributes, analysis.attributes),
+        (attention_verbs.masks, analysis.top_masks),
+        (attention_verbs.correlation, analysis.correlations),
+        (attention_verbs.robustness, analysis.robustness),
+        (attention_verbs.ablation, analysis.ablation),
+    ],
+)
+def test_a_verb_and_its_function_have_the_same_defaults(verb: Any, function: Any) -> None:
+    offered, own = _defaults(verb), _defaults(function)
+    shared = offered.keys() & own.keys() - {"out", "workers", "progress"}
+    for name in shared & {"sigmas", "seeds"}:  # text on the command line
+        offered[name] = tuple(type(own[name][0])(x) for x in offered[name].split(","))
+    assert shared
+    for name in shared - {"device"}:
+        if offered[name] is not None and own[name] is not None:
+            assert offered[name] == own[name], name
