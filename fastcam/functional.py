@@ -9,15 +9,14 @@ docs/method.md has the mathematics, and the papers that it comes from.
 
 from __future__ import annotations
 
-from fastcam.ops.attend import attend, attend_conv1x1, tone_curve
-from fastcam.ops.cam_iou import cam_iou_loss, valid_targets
-from fastcam.ops.grad_cam import grad_cam
+from fastcam.ops import attend as _attend
+from fastcam.ops import cam_iou as _cam_iou
+from fastcam.ops import grad_cam as _grad_cam
+from fastcam.ops.attend import *  # noqa: F403
+from fastcam.ops.cam_iou import *  # noqa: F403
+from fastcam.ops.grad_cam import *  # noqa: F403
 
-__all__ = [
-    "attend",
-    "attend_conv1x1",
-    "cam_iou_loss",
-    "grad_cam",
-    "tone_curve",
-    "valid_targets",
-]
+__all__: list[str] = []
+__all__ += _attend.__all__
+__all__ += _cam_iou.__all__
+__all__ += _grad_cam.__all__

@@ -1,6 +1,5 @@
-// The raw ops of the tone curve and of attend: argument checks and output allocation, the same for
-// every device. `launch` is a device's kernel: launch(a tensor of the device, params, storage
-// kind).
+// The raw ops of the tone curve and of attend, as ops/cam.h. `launch` is a device's kernel:
+// launch(a tensor of the device, params, storage kind).
 #pragma once
 
 #include <optional>
@@ -142,6 +141,16 @@ attend_backward(const Tensor features, const Tensor logits, const Tensor grad_ou
     launch(features, op, kind);
   }
   return {grad_features, grad_logits};
+}
+
+inline void define_attend(Library& m) {
+  m.def("_tone_curve(Tensor mask, float n, float beta) -> Tensor");
+  m.def("_tone_curve_backward(Tensor mask, Tensor grad, float n, float beta) -> Tensor");
+  m.def("_attend_forward(Tensor features, Tensor logits, float[] n, float[] beta, bool pool)"
+        " -> (Tensor out, Tensor mask_sum)");
+  m.def("_attend_backward(Tensor features, Tensor logits, Tensor grad_out, Tensor? grad_mask_sum,"
+        " float n, float beta, bool pool, bool need_features, bool need_logits)"
+        " -> (Tensor grad_features, Tensor grad_logits)");
 }
 
 }  // namespace fastcam

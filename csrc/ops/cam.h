@@ -1,6 +1,6 @@
-// The raw ops of Grad-CAM and its IoU loss: argument checks and output allocation, the same for
-// every device. `launch` is a device's kernel: launch(a tensor of the device, params, storage kinds
-// of activations and gradients).
+// The raw ops of Grad-CAM and the backward of every loss of its map: schemas, argument checks and
+// output allocation, the same for every device. `launch` is a device's kernel: launch(a tensor of
+// the device, params, storage kinds of activations and gradients).
 #pragma once
 
 #include <optional>
@@ -56,62 +56,6 @@ inline HeldCamInputs hold_cam_inputs(const Tensor& activations, const Tensor& gr
   return held;
 }
 
-// A per-cell argument [N,T,H,W] in the arithmetic dtype; its outer strides may be 0.
-inline Tensor hold_cells(const Tensor& t, const char* name, const Tensor& activations,
-                         const CamInputs& in, ScalarType acc) {
-  STD_TORCH_CHECK(t.dim() == 4 && t.size(0) == in.batch && t.size(1) == in.targets &&
-                      t.size(2) == activations.size(2) && t.size(3) == activations.size(3),
-                  "fastcam: ", name, " must be [N,T,H,W]");
-  STD_TORCH_CHECK(t.scalar_type() == acc, "fastcam: ", name,
-                  " must have the arithmetic dtype of the call");
-  check_device(t, name, activations);
-  return with_contiguous_cells(t);
-}
-
-// The tensors that the parameters of a loss of the map point to, and those parameters without the
-// loss itself and its outputs.
-struct HeldLossInputs {
-  HeldCamInputs maps;
-  Tensor regions;
-  std::optional<Tensor> cell_weights;
-  CamLossForward op;
-};
-
-inline HeldLossInputs hold_loss_inputs(const Tensor& activations, const Tensor& gradients,
-                                       const Tensor& regions,
-                                       const std::optional<Tensor>& cell_weights,
-                                       const std::optional<Tensor>& where) {
-  const HeldCamInputs maps = hold_cam_inputs(activations, gradients);
-  HeldLossInputs held{
-      maps, hold_cells(regions, "regions", activations, maps.in, maps.acc), std::nullopt, {}};
-  CamLossForward& op = held.op;
-  op.in = maps.in;
-  op.params.rows = int32_t(activations.size(2));
-  op.params.cols = int32_t(activations.size(3));
-  op.regions = input_data(held.regions);
-  op.regions_stride_n = held.regions.stride(0);
-  op.regions_stride_t = held.regions.stride(1);
-  if (cell_weights.has_value()) {
-    const Tensor weights =
-        hold_cells(*cell_weights, "cell_weights", activations, maps.in, maps.acc);
-    op.cell_weights = input_data(weights);
-    op.cell_weights_stride_n = weights.stride(0);
-    op.cell_weights_stride_t = weights.stride(1);
-    held.cell_weights = weights;
-  }
-  if (where.has_value()) {
-    STD_TORCH_CHECK(where->dim() == 2 && where->size(0) == maps.in.batch &&
-                        where->size(1) == maps.in.targets &&
-                        where->scalar_type() == ScalarType::Bool,
-                    "fastcam: where must be bool [N,T]");
-    check_device(*where, "where", activations);
-    op.where = static_cast<const uint8_t*>(input_data(*where));
-    op.where_stride_n = where->stride(0);
-    op.where_stride_t = where->stride(1);
-  }
-  return held;
-}
-
 // cam [N,T,H,W], alpha [N,T,C], peak [N,T].
 template <auto launch>
 std::tuple<Tensor, Tensor, Tensor> cam_forward(const Tensor activations, const Tensor gradients,
@@ -127,38 +71,6 @@ std::tuple<Tensor, Tensor, Tensor> cam_forward(const Tensor activations, const T
     launch(activations, op, held.activations_kind, held.gradients_kind);
   }
   return {cam, alpha, peak};
-}
-
-// loss [N,T], alpha [N,T,C], grad_map [N,T,H,W], status [N,T].
-template <auto launch>
-std::tuple<Tensor, Tensor, Tensor, Tensor>
-cam_iou_forward(const Tensor activations, const Tensor gradients, const Tensor regions,
-                const std::optional<Tensor> cell_weights, const std::optional<Tensor> where,
-                double threshold, double sharpness, int64_t binarize, double eps, double max_pull) {
-  const HeldLossInputs held =
-      hold_loss_inputs(activations, gradients, regions, cell_weights, where);
-  STD_TORCH_CHECK(binarize >= 0 && binarize <= 2, "fastcam: binarize must be 0, 1 or 2");
-  const CamInputs& in = held.maps.in;
-  const ScalarType acc = held.maps.acc;
-  const Tensor loss = empty_on(activations, {in.batch, in.targets}, acc);
-  const Tensor alpha = empty_on(activations, {in.batch, in.targets, in.channels}, acc);
-  const Tensor grad_map =
-      empty_on(activations, {in.batch, in.targets, activations.size(2), activations.size(3)}, acc);
-  const Tensor status = empty_on(activations, {in.batch, in.targets}, ScalarType::Byte);
-  if (in.batch > 0 && in.targets > 0) {
-    CamLossForward op = held.op;
-    op.kind = LossKind(binarize);
-    op.params.value[0] = threshold;
-    op.params.value[1] = sharpness;
-    op.params.value[2] = eps;
-    op.max_pull = max_pull;
-    op.alpha = output_data(alpha);
-    op.grad_map = output_data(grad_map);
-    op.loss = output_data(loss);
-    op.status = static_cast<uint8_t*>(output_data(status));
-    launch(activations, op, held.maps.activations_kind, held.maps.gradients_kind);
-  }
-  return {loss, alpha, grad_map, status};
 }
 
 // grad_activations [N,C,H,W], grad_gradients [N,T,C]: each empty unless asked for. `launch` gets no
@@ -235,6 +147,14 @@ std::tuple<Tensor, Tensor> cam_backward(const Tensor activations, const Tensor a
     launch(activations, op, kind);
   }
   return {grad_activations, grad_gradients};
+}
+
+inline void define_cam(Library& m) {
+  m.def("_cam_forward(Tensor activations, Tensor gradients, bool normalize)"
+        " -> (Tensor cam, Tensor alpha, Tensor peak)");
+  m.def("_cam_backward(Tensor activations, Tensor alpha, Tensor grad_map, Tensor? scale,"
+        " Tensor? status, bool need_activations, bool need_gradients)"
+        " -> (Tensor grad_activations, Tensor grad_gradients)");
 }
 
 }  // namespace fastcam

@@ -1,6 +1,8 @@
-// The raw ops of the losses of the map, forward with all gradients and write-only backward, the
-// same for every device.
+// The raw ops of the losses of the map, as ops/cam.h: the value with what _cam_backward needs; the
+// value with all its gradients, and their write-only backward.
 #pragma once
+
+#include <algorithm>
 
 #include "ops/cam.h"
 
@@ -16,6 +18,97 @@ inline ScalarType scalar_type_of(ScalarKind kind) {
   return ScalarType::BFloat16;
 }
 
+// A per-cell argument [N,T,H,W] in the arithmetic dtype; its outer strides may be 0.
+inline Tensor hold_cells(const Tensor& t, const char* name, const Tensor& activations,
+                         const CamInputs& in, ScalarType acc) {
+  STD_TORCH_CHECK(t.dim() == 4 && t.size(0) == in.batch && t.size(1) == in.targets &&
+                      t.size(2) == activations.size(2) && t.size(3) == activations.size(3),
+                  "fastcam: ", name, " must be [N,T,H,W]");
+  STD_TORCH_CHECK(t.scalar_type() == acc, "fastcam: ", name,
+                  " must have the arithmetic dtype of the call");
+  check_device(t, name, activations);
+  return with_contiguous_cells(t);
+}
+
+// What the forward of a loss of the map is called with and gives: tensors, and the parameters that
+// point to them.
+struct HeldLoss {
+  HeldCamInputs maps;
+  Tensor regions;
+  std::optional<Tensor> cell_weights;
+  Tensor loss;      // [N,T]
+  Tensor alpha;     // [N,T,C]
+  Tensor grad_map;  // [N,T,H,W]
+  Tensor status;    // [N,T]
+  CamLossForward op;
+};
+
+inline HeldLoss hold_loss(const Tensor& activations, const Tensor& gradients, const Tensor& regions,
+                          const std::optional<Tensor>& cell_weights,
+                          const std::optional<Tensor>& where, int64_t kind,
+                          const std::vector<double>& params, double max_pull) {
+  STD_TORCH_CHECK(kind >= 0 && kind < kLossKinds, "fastcam: there is no loss of kind ", kind);
+  STD_TORCH_CHECK(int64_t(params.size()) <= kMaxLossParams, "fastcam: too many parameters");
+  const HeldCamInputs maps = hold_cam_inputs(activations, gradients);
+  const int64_t N = maps.in.batch, T = maps.in.targets;
+  const int64_t H = activations.size(2), W = activations.size(3);
+  HeldLoss held{maps,
+                hold_cells(regions, "regions", activations, maps.in, maps.acc),
+                std::nullopt,
+                empty_on(activations, {N, T}, maps.acc),
+                empty_on(activations, {N, T, maps.in.channels}, maps.acc),
+                empty_on(activations, {N, T, H, W}, maps.acc),
+                empty_on(activations, {N, T}, ScalarType::Byte),
+                {}};
+  CamLossForward& op = held.op;
+  op.in = maps.in;
+  op.kind = LossKind(kind);
+  std::copy(params.begin(), params.end(), op.params.value);
+  op.params.rows = int32_t(H);
+  op.params.cols = int32_t(W);
+  op.max_pull = max_pull;
+  op.regions = input_data(held.regions);
+  op.regions_stride_n = held.regions.stride(0);
+  op.regions_stride_t = held.regions.stride(1);
+  if (cell_weights.has_value()) {
+    const Tensor weights =
+        hold_cells(*cell_weights, "cell_weights", activations, maps.in, maps.acc);
+    op.cell_weights = input_data(weights);
+    op.cell_weights_stride_n = weights.stride(0);
+    op.cell_weights_stride_t = weights.stride(1);
+    held.cell_weights = weights;
+  }
+  if (where.has_value()) {
+    STD_TORCH_CHECK(where->dim() == 2 && where->size(0) == maps.in.batch &&
+                        where->size(1) == maps.in.targets &&
+                        where->scalar_type() == ScalarType::Bool,
+                    "fastcam: where must be bool [N,T]");
+    check_device(*where, "where", activations);
+    op.where = static_cast<const uint8_t*>(input_data(*where));
+    op.where_stride_n = where->stride(0);
+    op.where_stride_t = where->stride(1);
+  }
+  op.loss = output_data(held.loss);
+  op.alpha = output_data(held.alpha);
+  op.grad_map = output_data(held.grad_map);
+  op.status = static_cast<uint8_t*>(output_data(held.status));
+  return held;
+}
+
+// loss [N,T], alpha [N,T,C], grad_map [N,T,H,W], status [N,T].
+template <auto launch>
+std::tuple<Tensor, Tensor, Tensor, Tensor>
+cam_iou_forward(const Tensor activations, const Tensor gradients, const Tensor regions,
+                const std::optional<Tensor> cell_weights, const std::optional<Tensor> where,
+                int64_t kind, const std::vector<double> params, double max_pull) {
+  const HeldLoss held =
+      hold_loss(activations, gradients, regions, cell_weights, where, kind, params, max_pull);
+  if (held.op.in.batch > 0 && held.op.in.targets > 0) {
+    launch(activations, held.op, held.maps.activations_kind, held.maps.gradients_kind);
+  }
+  return {held.loss, held.alpha, held.grad_map, held.status};
+}
+
 // loss [N,T], status [N,T], reduced [] and count [] (empty without a reduction), alpha [N,T,C],
 // grad_map [N,T,H,W], grad_gradients [N,T,C] (empty unless asked for).
 using LossOutputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
@@ -26,48 +119,29 @@ LossOutputs cam_loss_forward(const Tensor activations, const Tensor gradients, c
                              const std::optional<Tensor> where, int64_t kind,
                              const std::vector<double> params, double max_pull, int64_t reduction,
                              bool need_gradients) {
-  const HeldLossInputs held =
-      hold_loss_inputs(activations, gradients, regions, cell_weights, where);
+  STD_TORCH_CHECK(reduction >= 0 && reduction <= 2, "fastcam: reduction must be 0, 1 or 2");
+  const HeldLoss held =
+      hold_loss(activations, gradients, regions, cell_weights, where, kind, params, max_pull);
   const CamInputs& in = held.maps.in;
   const int64_t N = in.batch, T = in.targets, C = in.channels;
-  const int64_t H = activations.size(2), W = activations.size(3);
-  STD_TORCH_CHECK(kind >= 0 && kind < kLossKinds, "fastcam: there is no loss of kind ", kind);
-  STD_TORCH_CHECK(int64_t(params.size()) <= kMaxLossParams, "fastcam: too many parameters");
-  STD_TORCH_CHECK(reduction >= 0 && reduction <= 2, "fastcam: reduction must be 0, 1 or 2");
 
   const auto acc = [&](std::vector<int64_t> sizes) {
     return empty_on(activations, std::move(sizes), held.maps.acc);
   };
-  const Tensor loss = acc({N, T});
-  const Tensor status = empty_on(activations, {N, T}, ScalarType::Byte);
   const auto one = [&] { return reduction == 0 ? acc({0}) : acc({}); };
   Tensor reduced = one();
   Tensor count = one();
-  const Tensor alpha = acc({N, T, C});
-  const Tensor grad_map = acc({N, T, H, W});
   const Tensor grad_gradients = need_gradients ? acc({N, T, C}) : acc({0});
   if (N == 0 || T == 0) {
     torch::stable::zero_(reduced);
     torch::stable::zero_(count);
-  }
-  if (N > 0 && T > 0) {
-    CamLossPass op{};
-    CamLossForward& base = op.loss;
-    base = held.op;
-    base.kind = LossKind(kind);
-    for (size_t i = 0; i < params.size(); ++i) base.params.value[i] = params[i];
-    base.max_pull = max_pull;
-    base.alpha = output_data(alpha);
-    base.grad_map = output_data(grad_map);
-    base.loss = output_data(loss);
-    base.status = static_cast<uint8_t*>(output_data(status));
-    op.reduction = Reduction(reduction);
-    op.grad_gradients = need_gradients ? output_data(grad_gradients) : nullptr;
-    op.reduced = output_data(reduced);
-    op.count = output_data(count);
+  } else {
+    const CamLossPass op{held.op, Reduction(reduction),
+                         need_gradients ? output_data(grad_gradients) : nullptr,
+                         output_data(reduced), output_data(count)};
     launch(activations, op, held.maps.activations_kind, held.maps.gradients_kind);
   }
-  return {loss, status, reduced, count, alpha, grad_map, grad_gradients};
+  return {held.loss, held.status, reduced, count, held.alpha, held.grad_map, grad_gradients};
 }
 
 // dA [N,C,H,W] in the given dtype and layout, and dD's constants [N,T,C] times the upstream
@@ -139,6 +213,20 @@ std::tuple<Tensor, Tensor> cam_loss_backward(const Tensor alpha, const Tensor gr
     launch(alpha, op, ScalarKind(kind));
   }
   return {grad_activations, scaled};
+}
+
+inline void define_cam_loss(Library& m) {
+  m.def("_cam_iou_forward(Tensor activations, Tensor gradients, Tensor regions,"
+        " Tensor? cell_weights, Tensor? where, int loss, float[] params, float max_pull)"
+        " -> (Tensor loss, Tensor alpha, Tensor grad_map, Tensor status)");
+  m.def("_cam_loss_forward(Tensor activations, Tensor gradients, Tensor regions,"
+        " Tensor? cell_weights, Tensor? where, int loss, float[] params, float max_pull,"
+        " int reduction, bool need_gradients)"
+        " -> (Tensor loss, Tensor status, Tensor reduced, Tensor count, Tensor alpha,"
+        " Tensor grad_map, Tensor grad_gradients)");
+  m.def("_cam_loss_backward(Tensor alpha, Tensor grad_map, Tensor? grad_gradients, Tensor status,"
+        " Tensor grad, Tensor? count, int dtype, bool channels_last, bool need_activations)"
+        " -> (Tensor grad_activations, Tensor scaled_gradients)");
 }
 
 }  // namespace fastcam

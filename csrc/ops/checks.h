@@ -10,6 +10,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <initializer_list>
 #include <optional>
 #include <vector>
 
@@ -18,6 +19,7 @@
 
 namespace fastcam {
 
+using Library = torch::stable::detail::StableLibrary;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
@@ -39,31 +41,32 @@ inline ScalarType acc_type(ScalarKind kind) {
   return kind == ScalarKind::kDouble ? ScalarType::Double : ScalarType::Float;
 }
 
-// Are the last three axes (channel, row, column) one dense block, channels first or channels last?
-inline bool is_channels_first(const Tensor& t) {
-  const int64_t d = t.dim();
-  const int64_t C = t.size(d - 3), H = t.size(d - 2), W = t.size(d - 1);
-  return (W == 1 || t.stride(d - 1) == 1) && (H == 1 || t.stride(d - 2) == W) &&
-         (C == 1 || t.stride(d - 3) == H * W);
+// Do these axes, counted from the last (-1) and named from the innermost, lie in memory as one
+// dense block? The stride of an axis of one does not matter, nor does any of a tensor without
+// values.
+inline bool is_dense(const Tensor& t, std::initializer_list<int> axes) {
+  if (t.numel() == 0) return true;
+  int64_t stride = 1;
+  for (const int axis : axes) {
+    const int64_t size = t.size(t.dim() + axis);
+    if (size != 1 && t.stride(t.dim() + axis) != stride) return false;
+    stride *= size;
+  }
+  return true;
 }
-inline bool is_channels_last(const Tensor& t) {
-  const int64_t d = t.dim();
-  const int64_t C = t.size(d - 3), H = t.size(d - 2), W = t.size(d - 1);
-  return (C == 1 || t.stride(d - 3) == 1) && (W == 1 || t.stride(d - 1) == C) &&
-         (H == 1 || t.stride(d - 2) == W * C);
-}
+
+// The layouts of (channel, row, column) that kernels read; what is both is channels first. Python
+// has the rule a second time, for tensors that only have shapes (fastcam/ops/library.py); a test
+// compares the two over all orders of strides (tests/ops/test_layouts.py).
+inline bool is_channels_first(const Tensor& t) { return is_dense(t, {-1, -2, -3}); }
+inline bool is_channels_last(const Tensor& t) { return is_dense(t, {-3, -1, -2}); }
 
 // The tensor itself where a kernel can read it as it lies, a contiguous copy elsewhere.
 inline Tensor readable(const Tensor& t) {
-  return t.numel() == 0 || is_channels_first(t) || is_channels_last(t)
-             ? t
-             : torch::stable::contiguous(t);
+  return is_channels_first(t) || is_channels_last(t) ? t : torch::stable::contiguous(t);
 }
 inline Tensor with_contiguous_cells(const Tensor& t) {
-  const int64_t H = t.size(2), W = t.size(3);
-  return t.numel() == 0 || ((W == 1 || t.stride(3) == 1) && (H == 1 || t.stride(2) == W))
-             ? t
-             : torch::stable::contiguous(t);
+  return is_dense(t, {-1, -2}) ? t : torch::stable::contiguous(t);
 }
 
 inline Tensor empty_on(const Tensor& like, std::vector<int64_t> sizes, ScalarType dtype,

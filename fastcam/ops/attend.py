@@ -13,7 +13,9 @@ from fastcam import reference
 from fastcam.ops import attend_conv  # noqa: F401  (registers the chunked ops)
 from fastcam.ops import checks as check
 from fastcam.ops.autograd import differentiable_once, transformed
-from fastcam.ops.library import raw
+from fastcam.ops.library import acc_dtype, raw
+
+__all__ = ["attend", "attend_conv1x1", "tone_curve"]
 
 Setting = float | Sequence[float]
 
@@ -41,6 +43,16 @@ def _curves(n: Setting, beta: Setting) -> tuple[list[float], list[float], bool]:
                 f"got {len(lists[name])} values"
             )
     return lists["n"], lists["beta"], any(isinstance(v, (list, tuple)) for v in given.values())
+
+
+@torch.library.register_fake("fastcam::_tone_curve")
+def _tone_curve_fake(mask: Tensor, n: float, beta: float) -> Tensor:
+    return mask.new_empty(mask.shape)
+
+
+@torch.library.register_fake("fastcam::_tone_curve_backward")
+def _tone_curve_backward_fake(mask: Tensor, grad: Tensor, n: float, beta: float) -> Tensor:
+    return mask.new_empty(mask.shape)
 
 
 class _ToneCurve(torch.autograd.Function):
@@ -86,6 +98,35 @@ def tone_curve(mask: Tensor, n: float = 1.0, beta: float = 0.0) -> Tensor:
     if transformed():
         return reference.tone_curve(mask, ns[0], betas[0])
     return _ToneCurve.apply(mask, ns[0], betas[0])
+
+
+@torch.library.register_fake("fastcam::_attend_forward")
+def _attend_forward_fake(
+    features: Tensor, logits: Tensor, n: list[float], beta: list[float], pool: bool
+) -> tuple[Tensor, Tensor]:
+    shape = logits.shape[:3] if pool else logits.shape
+    return (
+        features.new_empty((len(n), *shape)),
+        features.new_empty(logits.shape[:3], dtype=acc_dtype(features)),
+    )
+
+
+@torch.library.register_fake("fastcam::_attend_backward")
+def _attend_backward_fake(
+    features: Tensor,
+    logits: Tensor,
+    grad_out: Tensor,
+    grad_mask_sum: Tensor | None,
+    n: float,
+    beta: float,
+    pool: bool,
+    need_features: bool,
+    need_logits: bool,
+) -> tuple[Tensor, Tensor]:
+    return (
+        features.new_empty(features.shape if need_features else (0,)),
+        logits.new_empty(logits.shape if need_logits else (0,)),
+    )
 
 
 class _Attend(torch.autograd.Function):

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastcam.ops.library import raw
+from fastcam.ops.library import acc_dtype, raw
 
 # Elements of a chunk's logits; backward holds as many again for their gradient. Whatever K is, this
 # is what is held, as long as N·K·C·H·W exceeds it.
@@ -36,7 +36,7 @@ _library.define(
 )
 
 
-def _plainly(function: Callable[..., Any]) -> Callable[..., Any]:
+def _unrecorded(function: Callable[..., Any]) -> Callable[..., Any]:
     """Nothing is recorded; and autocast would give the GEMM another dtype than the features."""
 
     @wraps(function)
@@ -45,10 +45,6 @@ def _plainly(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(features, *arguments)
 
     return wrapper
-
-
-def _acc(tensor: Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
 def _chunks(features: Tensor, weight: Tensor) -> Iterator[tuple[slice, slice]]:
@@ -95,7 +91,7 @@ class _Logits:
         return made.view(batch, -1, channels, height, width)
 
 
-@_plainly
+@_unrecorded
 def _forward(
     features: Tensor, weight: Tensor, bias: Tensor, n: list[float], beta: list[float]
 ) -> tuple[Tensor, Tensor]:
@@ -103,7 +99,7 @@ def _forward(
     batch, channels = features.shape[:2]
     attributes = weight.shape[0] // max(1, channels)
     out = features.new_empty((len(n), batch, attributes, channels))
-    l1 = features.new_empty((batch, attributes), dtype=_acc(features))
+    l1 = features.new_empty((batch, attributes), dtype=acc_dtype(features))
     logits = _Logits(features, weight, bias)
     for samples, some in _chunks(features, weight):
         made = logits(samples, _rows(some, channels))
@@ -113,7 +109,7 @@ def _forward(
     return out, l1
 
 
-@_plainly
+@_unrecorded
 def _backward(
     features: Tensor,
     weight: Tensor,
@@ -128,7 +124,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     features = features.contiguous()
     channels = features.shape[1]
-    acc = _acc(features)
+    acc = acc_dtype(features)
     need_logits = need_features or need_weight or need_bias
     # Sums over chunks are kept in the arithmetic dtype: half precision would lose the small ones.
     d_features = torch.zeros_like(features, dtype=acc) if need_features else None
@@ -189,7 +185,7 @@ def _forward_fake(
     attributes = weight.shape[0] // channels
     return (
         features.new_empty((len(n), batch, attributes, channels)),
-        features.new_empty((batch, attributes), dtype=_acc(features)),
+        features.new_empty((batch, attributes), dtype=acc_dtype(features)),
     )
 
 

@@ -12,13 +12,31 @@ from torch import Tensor
 from fastcam import reference
 from fastcam.ops import checks as check
 from fastcam.ops.autograd import differentiable_once, transformed
-from fastcam.ops.grad_cam import prepare, spread
-from fastcam.ops.library import DTYPES, is_channels_last, raw
+from fastcam.ops.grad_cam import empty_outputs, prepare, spread
+from fastcam.ops.library import DTYPES, empty_maps, is_channels_last, raw
+
+__all__ = ["cam_iou_loss", "valid_targets"]
 
 Binarize = Literal["tone", "sigmoid", "hard"]
 Reduction = Literal["mean", "sum", "none"]
 
+# LossKind of csrc/common/params.h; the parameters of each are (threshold, sharpness, eps).
 BINARIZE_CODES: dict[str, int] = {name: code for code, name in enumerate(get_args(Binarize))}
+
+
+@torch.library.register_fake("fastcam::_cam_iou_forward")
+def _cam_iou_forward_fake(
+    activations: Tensor,
+    gradients: Tensor,
+    regions: Tensor,
+    cell_weights: Tensor | None,
+    where: Tensor | None,
+    loss: int,
+    params: list[float],
+    max_pull: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    grad_map, alpha, losses = empty_outputs(activations, gradients)
+    return losses, alpha, grad_map, torch.empty_like(losses, dtype=torch.uint8)
 
 
 class _CamIoULoss(torch.autograd.Function):
@@ -30,44 +48,33 @@ class _CamIoULoss(torch.autograd.Function):
         regions: Tensor,
         cell_weights: Tensor | None,
         where: Tensor | None,
-        threshold: float,
-        sharpness: float,
-        binarize: int,
-        eps: float,
+        loss: int,
+        params: list[float],
         max_pull: float,
         reduction: str,
     ) -> tuple[Tensor, Tensor]:
         try:
-            loss, alpha, grad_map, status = raw._cam_iou_forward(
-                activations,
-                gradients,
-                regions,
-                cell_weights,
-                where,
-                threshold,
-                sharpness,
-                binarize,
-                eps,
-                max_pull,
+            value, alpha, grad_map, status = raw._cam_iou_forward(
+                activations, gradients, regions, cell_weights, where, loss, params, max_pull
             )
         except RuntimeError as error:
             raise check.value_error(error) or error from None
         count = None
         if reduction == "mean":
             count = status.count_nonzero().clamp(min=1)  # only a valid pair has a bit set
-            loss = loss.sum() / count
+            value = value.sum() / count
         elif reduction == "sum":
-            loss = loss.sum()
+            value = value.sum()
         ctx.save_for_backward(activations, alpha, grad_map, status, count)
         ctx.gradients_like = gradients.shape, gradients.dtype
         ctx.mark_non_differentiable(status)
         ctx.set_materialize_grads(False)
-        return loss, status
+        return value, status
 
     @staticmethod
     @differentiable_once
     def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> Any:
-        nothing = (None,) * 9
+        nothing = (None,) * 7
         if grad is None:
             return (None, None, *nothing)
         activations, alpha, grad_map, status, count = ctx.saved_tensors
@@ -91,6 +98,50 @@ class _CamIoULoss(torch.autograd.Function):
 
 
 _REDUCTION_CODES = {"none": 0, "mean": 1, "sum": 2}
+
+
+@torch.library.register_fake("fastcam::_cam_loss_forward")
+def _cam_loss_forward_fake(
+    activations: Tensor,
+    gradients: Tensor,
+    regions: Tensor,
+    cell_weights: Tensor | None,
+    where: Tensor | None,
+    loss: int,
+    params: list[float],
+    max_pull: float,
+    reduction: int,
+    need_gradients: bool,
+) -> tuple[Tensor, ...]:
+    grad_map, alpha, losses = empty_outputs(activations, gradients)
+    return (
+        losses,
+        torch.empty_like(losses, dtype=torch.uint8),
+        losses.new_empty(() if reduction else (0,)),
+        losses.new_empty(() if reduction else (0,)),
+        alpha,
+        grad_map,
+        alpha.new_empty(alpha.shape if need_gradients else (0,)),
+    )
+
+
+@torch.library.register_fake("fastcam::_cam_loss_backward")
+def _cam_loss_backward_fake(
+    alpha: Tensor,
+    grad_map: Tensor,
+    grad_gradients: Tensor | None,
+    status: Tensor,
+    grad: Tensor,
+    count: Tensor | None,
+    dtype: int,
+    channels_last: bool,
+    need_activations: bool,
+) -> tuple[Tensor, Tensor]:
+    grad_activations = alpha.new_empty((0,), dtype=DTYPES[dtype])
+    if need_activations:
+        shape = (alpha.shape[0], alpha.shape[2], *grad_map.shape[2:])
+        grad_activations = empty_maps(shape, DTYPES[dtype], alpha, channels_last)
+    return grad_activations, alpha.new_empty((0,) if grad_gradients is None else alpha.shape)
 
 
 class _CamLoss(torch.autograd.Function):
@@ -264,28 +315,15 @@ def cam_iou_with_status(
             eps,
             reduction,
         )
-    if _ONE_PASS:
-        return _CamLoss.apply(
-            activations,
-            gradients,
-            regions,
-            cell_weights,
-            where,
-            BINARIZE_CODES[binarize],
-            [float(threshold), float(sharpness), float(eps)],
-            0.0 if max_pair_pull is None else float(max_pair_pull),
-            reduction,
-        )
-    return _CamIoULoss.apply(
+    function = _CamLoss if _ONE_PASS else _CamIoULoss
+    return function.apply(
         activations,
         gradients,
         regions,
         cell_weights,
         where,
-        float(threshold),
-        float(sharpness),
         BINARIZE_CODES[binarize],
-        float(eps),
+        [float(threshold), float(sharpness), float(eps)],
         0.0 if max_pair_pull is None else float(max_pair_pull),
         reduction,
     )

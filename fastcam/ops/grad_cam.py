@@ -10,7 +10,9 @@ from torch import Tensor
 from fastcam import reference
 from fastcam.ops import checks as check
 from fastcam.ops.autograd import differentiable_once, transformed
-from fastcam.ops.library import raw
+from fastcam.ops.library import acc_dtype, empty_maps, is_channels_last, raw
+
+__all__ = ["grad_cam"]
 
 
 def prepare(activations: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor, torch.dtype]:
@@ -30,6 +32,43 @@ def prepare(activations: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor, tor
 def spread(grad: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
     """∂/∂D is the same for every cell of D: [N,T,C] as an expanded view [N,T,C,H',W']."""
     return grad.to(dtype).unsqueeze(-1).unsqueeze(-1).expand(shape)
+
+
+def empty_outputs(activations: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For fakes: a value of each cell ``[N,T,H,W]``, channel ``[N,T,C]`` and pair ``[N,T]``."""
+    batch, channels, height, width = activations.shape
+    targets = gradients.shape[1]
+    dtype = acc_dtype(activations)
+    return (
+        activations.new_empty((batch, targets, height, width), dtype=dtype),
+        activations.new_empty((batch, targets, channels), dtype=dtype),
+        activations.new_empty((batch, targets), dtype=dtype),
+    )
+
+
+@torch.library.register_fake("fastcam::_cam_forward")
+def _cam_forward_fake(
+    activations: Tensor, gradients: Tensor, normalize: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    return empty_outputs(activations, gradients)
+
+
+@torch.library.register_fake("fastcam::_cam_backward")
+def _cam_backward_fake(
+    activations: Tensor,
+    alpha: Tensor,
+    grad_map: Tensor,
+    scale: Tensor | None,
+    status: Tensor | None,
+    need_activations: bool,
+    need_gradients: bool,
+) -> tuple[Tensor, Tensor]:
+    grad_activations = activations.new_empty((0,))
+    if need_activations:
+        grad_activations = empty_maps(
+            activations.shape, activations.dtype, activations, is_channels_last(activations)
+        )
+    return grad_activations, alpha.new_empty(alpha.shape if need_gradients else (0,))
 
 
 class _GradCam(torch.autograd.Function):

@@ -212,7 +212,7 @@ class Emulator:
     ) -> Any:
         """loss, alpha, grad_map, status."""
         inputs = (activations, gradients, regions, cell_weights, where)
-        options = (threshold, sharpness, BINARIZE_CODES[binarize], eps, max_pull)
+        options = (BINARIZE_CODES[binarize], [threshold, sharpness, eps], max_pull)
         return self.run("_cam_iou_forward", *inputs, *options)
 
     def cam_backward(

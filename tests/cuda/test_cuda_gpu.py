@@ -142,7 +142,7 @@ def test_one_launch_of_each_op_and_no_copy(dtype, layout, targets, batch, device
     """Only the counters of a forward that is split over blocks may be cleared before."""
     sample = many(device, batch, targets, dtype=dtype, layout=layout)
     inputs = sample.activations, sample.gradients
-    loss = (*inputs, sample.regions, None, None, 0.5, 8.0, 0, 1e-6, 0.0)
+    loss = (*inputs, sample.regions, None, None, 0, [0.5, 8.0, 1e-6], 0.0)
     _, alpha, grad_map, status = raw._cam_iou_forward(*loss)
     maps = (sample.activations, alpha, grad_map, None, status, True, True)
     for call, cleared in (

@@ -25,9 +25,9 @@ def _needs_a_gpu(device: torch.device) -> None:
 @pytest.mark.parametrize("which", ("alpha", "grad_map", "scale", "status"))
 def test_backward_looks_at_the_device_of_each_tensor(which, device):
     sample = make(SHAPES[2], device=device)
-    _, alpha, grad_map, status = raw._cam_iou_forward(
-        sample.activations, sample.gradients, sample.regions, None, None, 0.5, 8.0, 0, 1e-6
-    )
+    maps = (sample.activations, sample.gradients, sample.regions)
+    loss = (*maps, None, None, 0, [0.5, 8.0, 1e-6], 0.0)
+    _, alpha, grad_map, status = raw._cam_iou_forward(*loss)
     given = {"alpha": alpha, "grad_map": grad_map, "scale": torch.ones_like(grad_map[..., 0, 0])}
     given["status"] = status
     raw._cam_backward(sample.activations, *given.values(), True, True)

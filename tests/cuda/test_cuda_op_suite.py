@@ -2,41 +2,44 @@
 
 from __future__ import annotations
 
+import pkgutil
+from importlib import import_module
+from pathlib import Path
+
 import pytest
-import test_attend
-import test_cam_iou
-import test_cam_iou_edges
-import test_cam_iou_properties
-import test_cam_iou_pull
-import test_grad_cam
 import torch
 from emulation import EmulatedOps, compiler
 
-from fastcam.ops import attend, attend_conv, cam_iou, grad_cam
+import fastcam.ops
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="the emulator needs a C++ compiler")
 
-# What they test is torch's dispatcher and compiler, which know nothing of the emulator.
+# Every file of tests/ops but these, which say nothing of the CUDA kernels.
+OF_OTHER_CODE = {
+    "test_attend_conv_costs",  # time and memory of the loops around the library's GEMM
+    "test_cam_iou_one_pass",  # test_cuda_one_pass.py
+    "test_cam_iou_transforms",  # the reference
+    "test_cam_iou_values",  # the CPU kernel alone looks at values
+    "test_compile",  # torch's dispatcher and compiler, which know nothing of the emulator
+    "test_layouts",
+}
 OF_THE_DISPATCHER = {"test_opcheck", "test_fullgraph_equals_eager"}
 
 # Under names of their own: two of the files may call a test the same.
-for _module in (
-    test_attend,
-    test_cam_iou,
-    test_cam_iou_edges,
-    test_cam_iou_properties,
-    test_cam_iou_pull,
-    test_grad_cam,
-):
-    for _name, _test in list(vars(_module).items()):
-        if _name.startswith("test_") and _name not in OF_THE_DISPATCHER:
-            globals()[f"{_name}__of_{_module.__name__}"] = _test
+for _file in sorted((Path(__file__).parents[1] / "ops").glob("test_*.py")):
+    if _file.stem in OF_OTHER_CODE:
+        continue
+    for _name, _test in list(vars(import_module(_file.stem)).items()):
+        if _name.startswith("test_") and callable(_test) and _name not in OF_THE_DISPATCHER:
+            globals()[f"{_name}__of_{_file.stem}"] = _test
 
 
 @pytest.fixture(autouse=True)
 def _emulated_cuda_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (grad_cam, cam_iou, attend, attend_conv):
-        monkeypatch.setattr(module, "raw", EmulatedOps())
+    for found in pkgutil.iter_modules(fastcam.ops.__path__, "fastcam.ops."):
+        module = import_module(found.name)
+        if found.name != "fastcam.ops.library" and hasattr(module, "raw"):
+            monkeypatch.setattr(module, "raw", EmulatedOps())
 
 
 @pytest.fixture(scope="session")

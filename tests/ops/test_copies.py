@@ -21,7 +21,7 @@ def copies_of(call) -> int:
 def forward_and_backward(sample) -> dict[str, int]:
     """Copies that each op makes."""
     inputs = sample.activations, sample.gradients
-    loss = (*inputs, sample.regions, None, None, 0.5, 8.0, 0, 1e-6, 0.0)
+    loss = (*inputs, sample.regions, None, None, 0, [0.5, 8.0, 1e-6], 0.0)
     _, alpha, grad_map, status = raw._cam_iou_forward(*loss)
     scale = torch.ones((), dtype=alpha.dtype, device=alpha.device).expand(status.shape)
     return {

@@ -3,7 +3,6 @@
 
 #include "cpu/isa/isa.h"
 #include "cpu/kernels/attend.h"
-#include "cpu/kernels/scratch.h"
 
 namespace fastcam {
 

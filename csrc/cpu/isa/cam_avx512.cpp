@@ -1,4 +1,4 @@
-// The kernels of cpu/kernels/cam_table.h for avx512.
+// The kernels of cpu/kernels/cam.h for avx512.
 #if defined(__x86_64__)
 // Standard headers first: what they define inline must not be compiled for a newer processor.
 #include <cmath>
@@ -10,5 +10,5 @@
 #define FASTCAM_ISA avx512
 #define FASTCAM_VECTOR_BYTES 64
 #define FASTCAM_ISA_NAME "avx512"
-#include "cpu/kernels/cam_table.h"
+#include "cpu/kernels/cam.h"
 #endif

@@ -1,7 +1,6 @@
 // Chooses the Grad-CAM kernels for the processor at hand, once.
 #include "cpu/isa/isa.h"
 #include "cpu/kernels/cam.h"
-#include "cpu/kernels/scratch.h"
 
 namespace fastcam {
 

@@ -1,6 +1,7 @@
 // Which instruction set the processor at hand runs, and the table of kernels for it.
 #pragma once
 
+#include <cstdint>
 #include <cstdlib>
 #include <string_view>
 
@@ -31,5 +32,8 @@ const Table& choose(const Table& plain, const Table& with_avx2, const Table& wit
 #else
 #define FASTCAM_CHOOSE(table) baseline::table
 #endif
+
+// Bytes of a row of scratch, for the widest vectors and the widest arithmetic type.
+inline int64_t padded_row_bytes(int64_t cells) { return (cells + 15) / 16 * 16 * 8; }
 
 }  // namespace fastcam

@@ -1,8 +1,9 @@
-// The CPU kernels of the tone curve and of attend: one table of functions for each instruction set.
+// The CPU kernels of the tone curve and of attend: one table of functions for each instruction set,
+// as cpu/kernels/cam.h.
 #pragma once
 
-#include "common/params.h"
 #include "common/storage.h"
+#include "cpu/kernels/scratch.h"
 
 namespace fastcam {
 
@@ -17,15 +18,6 @@ struct AttendKernels {
   void (*attend_backward)(const AttendBackward&, ScalarKind, int64_t begin, int64_t end,
                           void* scratch);
 };
-
-// Channels that attend's backward takes at once: their features, the gradient with respect to them
-// and what is streamed fit into a first-level cache of 32 KB.
-int64_t attend_block_channels(int64_t cells);
-
-// Rows that attend's forward pools at once under several curves.
-inline constexpr int kAttendRows = 4;
-
-int64_t attend_scratch_bytes(int64_t cells);
 
 const AttendKernels& attend_kernels();
 
@@ -42,3 +34,36 @@ extern const AttendKernels kAttendKernels;
 }
 
 }  // namespace fastcam
+
+#ifdef FASTCAM_ISA
+// The entries: run-time types become compile-time ones.
+#include "cpu/kernels/attend_backward.h"
+#include "cpu/kernels/attend_forward.h"
+#include "cpu/kernels/tone_curve.h"
+
+namespace fastcam::FASTCAM_ISA {
+
+const AttendKernels kAttendKernels = {
+    [](const ToneCurveOp& op, ScalarKind kind, int64_t begin, int64_t end) {
+      with_storage(kind,
+                   [&](auto s) { tone_curve<AccOf<decltype(s)>, decltype(s)>(op, begin, end); });
+    },
+    [](const ToneCurveOp& op, ScalarKind kind, int64_t begin, int64_t end) {
+      with_storage(kind, [&](auto s) {
+        tone_curve_backward<AccOf<decltype(s)>, decltype(s)>(op, begin, end);
+      });
+    },
+    [](const AttendForward& op, ScalarKind kind, int64_t begin, int64_t end, void* scratch) {
+      with_storage(kind, [&](auto s) {
+        attend_forward<AccOf<decltype(s)>, decltype(s)>(op, begin, end, scratch);
+      });
+    },
+    [](const AttendBackward& op, ScalarKind kind, int64_t begin, int64_t end, void* scratch) {
+      with_storage(kind, [&](auto s) {
+        attend_backward<AccOf<decltype(s)>, decltype(s)>(op, begin, end, scratch);
+      });
+    },
+};
+
+}  // namespace fastcam::FASTCAM_ISA
+#endif

@@ -6,7 +6,7 @@
 // half as a whole power of the root of u, any other n through log u = log 2 - |L| - log(1 + e).
 #pragma once
 
-#include "cpu/kernels/attend.h"
+#include "cpu/kernels/scratch.h"
 #include "cpu/simd/vec_math.h"
 
 namespace fastcam::FASTCAM_ISA {

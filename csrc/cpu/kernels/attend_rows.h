@@ -1,7 +1,7 @@
 // How attend walks over rows of cells, for the instruction set FASTCAM_ISA.
 #pragma once
 
-#include "cpu/kernels/attend.h"
+#include "cpu/kernels/scratch.h"
 #include "cpu/simd/vec.h"
 
 namespace fastcam::FASTCAM_ISA {

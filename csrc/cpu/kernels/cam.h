@@ -1,14 +1,12 @@
-// The CPU kernels of Grad-CAM and its losses: one table of functions for each instruction set.
+// The CPU kernels of Grad-CAM and its losses: one table of functions for each instruction set, with
+// its entries where FASTCAM_ISA names one (cpu/isa/).
 // No torch in here, so CMake builds and tests them alone.
 #pragma once
 
-#include "common/params.h"
 #include "common/storage.h"
+#include "cpu/kernels/scratch.h"
 
 namespace fastcam {
-
-// Targets that share one read of the activations.
-inline constexpr int kTargetBlock = 4;
 
 // `begin` and `end` count units of work: samples for the forward kernels, (sample, channel block)
 // pairs for the backward. `scratch` holds *_scratch_bytes(...) bytes for the calling thread alone,
@@ -22,9 +20,6 @@ struct CamKernels {
   void (*cam_backward)(const CamBackward&, ScalarKind activations, int64_t channel_blocks,
                        int64_t begin, int64_t end, void* scratch);
 };
-
-int64_t cam_forward_scratch_bytes(const CamInputs& in);
-int64_t cam_backward_scratch_bytes(const CamBackward& in);
 
 // The best table this processor runs; FASTCAM_CPU_ISA=baseline|avx2 in the environment asks
 // for a lesser one.
@@ -43,3 +38,48 @@ extern const CamKernels kCamKernels;
 }
 
 }  // namespace fastcam
+
+#ifdef FASTCAM_ISA
+// The entries: run-time types become compile-time ones.
+#include "cpu/kernels/cam_backward.h"
+#include "cpu/kernels/cam_loss.h"
+
+namespace fastcam::FASTCAM_ISA {
+
+// D comes in the activations' storage type or in the arithmetic type.
+template <class F>
+FASTCAM_INLINE void with_storages(ScalarKind activations, ScalarKind gradients, const F& f) {
+  with_storage(activations, [&](auto a) {
+    using Acc = AccOf<decltype(a)>;
+    if (gradients == activations) {
+      f(Acc{}, a, a);
+    } else {
+      f(Acc{}, a, Acc{});
+    }
+  });
+}
+
+const CamKernels kCamKernels = {
+    FASTCAM_ISA_NAME,
+    [](const CamForward& op, ScalarKind a, ScalarKind d, int64_t begin, int64_t end,
+       void* scratch) {
+      with_storages(a, d, [&](auto acc, auto sa, auto sd) {
+        cam_forward<decltype(acc), decltype(sa), decltype(sd)>(op, begin, end, scratch);
+      });
+    },
+    [](const CamLossForward& op, ScalarKind a, ScalarKind d, int64_t begin, int64_t end,
+       void* scratch) {
+      with_storages(a, d, [&](auto acc, auto sa, auto sd) {
+        cam_iou_forward<decltype(acc), decltype(sa), decltype(sd)>(op, begin, end, scratch);
+      });
+    },
+    [](const CamBackward& op, ScalarKind a, int64_t channel_blocks, int64_t begin, int64_t end,
+       void* scratch) {
+      with_storage(a, [&](auto s) {
+        cam_backward<AccOf<decltype(s)>, decltype(s)>(op, channel_blocks, begin, end, scratch);
+      });
+    },
+};
+
+}  // namespace fastcam::FASTCAM_ISA
+#endif

@@ -7,7 +7,7 @@
 #pragma once
 
 #include "common/losses.h"
-#include "cpu/kernels/cam.h"
+#include "cpu/kernels/scratch.h"
 #include "cpu/simd/vec.h"
 
 namespace fastcam::FASTCAM_ISA {

@@ -1,11 +1,24 @@
-// Sizes of the scratch memory of the CPU kernels.
+// The blocks that the CPU kernels work in, and the scratch memory of a thread, in bytes, for them.
+// Nothing inline in here: it would be compiled for a newer processor, too.
 #pragma once
 
-#include <cstdint>
+#include "common/params.h"
 
 namespace fastcam {
 
-// Bytes of a row of scratch, for the widest vectors and the widest arithmetic type.
-inline int64_t padded_row_bytes(int64_t cells) { return (cells + 15) / 16 * 16 * 8; }
+// Targets that share one read of the activations.
+inline constexpr int kTargetBlock = 4;
+
+int64_t cam_forward_scratch_bytes(const CamInputs& in);
+int64_t cam_backward_scratch_bytes(const CamBackward& in);
+
+// Rows that attend's forward pools at once under several curves.
+inline constexpr int kAttendRows = 4;
+
+// Channels that attend's backward takes at once: their features, the gradient with respect to them
+// and what is streamed fit into a first-level cache of 32 KB.
+int64_t attend_block_channels(int64_t cells);
+
+int64_t attend_scratch_bytes(int64_t cells);
 
 }  // namespace fastcam

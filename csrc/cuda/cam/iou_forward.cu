@@ -2,7 +2,7 @@
 #include "cuda/launch.cuh"
 // cuda/launch.cuh first: it defines the launch
 #include "cuda/cam/launch.cuh"
-#include "ops/cam.h"
+#include "ops/cam_loss.h"
 
 namespace fastcam {
 
