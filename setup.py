@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import datetime
 import fcntl
-import filecmp
 import importlib.util
 import json
 import os
 import shutil
 import sys
+import sysconfig
 from pathlib import Path
+from types import ModuleType
 from typing import ClassVar
 
 import setuptools
@@ -41,23 +42,14 @@ else:
 class BuildNative(Base):  # type: ignore[misc, valid-type]
     """Preflight, then one ninja build per library, then ``_build_info.json``."""
 
-    user_options: ClassVar = [
-        *build_ext.user_options,
-        ("only=", None, "build these libraries only, e.g. _C_cuda"),
-    ]
+    user_options: ClassVar = [*build_ext.user_options, ("only=", None, "libraries, e.g. _C_cuda")]
 
     def initialize_options(self) -> None:
         super().initialize_options()
         self.only: str | None = None
-
-    def finalize_options(self) -> None:
-        super().finalize_options()
-        if self.editable_mode:  # not setuptools' temporary folder: the next build needs the objects
-            self.build_temp = os.path.join("build", os.path.basename(self._default_temp()))
-
-    def _default_temp(self) -> str:
-        build = self.distribution.get_command_obj("build", create=True)
-        return f"temp.{build.plat_name}-{sys.implementation.cache_tag}"
+        # Also for an editable installation (setuptools would take a temporary folder): the next
+        # build needs the objects.
+        self.build_temp = f"build/temp.{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
 
     def run(self) -> None:
         torch = config.check_torch()
@@ -69,7 +61,7 @@ class BuildNative(Base):  # type: ignore[misc, valid-type]
 
             os.environ["TORCH_CUDA_ARCH_LIST"] = cuda.archs
             config.check_archs(cuda, torch, cpp_extension._get_cuda_arch_flags)
-        skipped = self._configure(torch, cuda)
+        skipped = self._configure(cuda)
         for name, why in skipped.items():
             print(config.box(f"fastcam.{name} IS NOT BUILT", why), file=sys.stderr, flush=True)
 
@@ -78,30 +70,26 @@ class BuildNative(Base):  # type: ignore[misc, valid-type]
             fcntl.flock(lock, fcntl.LOCK_EX)  # two builds at once would write the same objects
             super().run()
             if self.only is None:
-                self._remove_stale(skipped)
-                self._write_build_info(torch, compiler, cuda, skipped)
+                self._finish(torch, compiler, cuda, skipped)
 
-    def _configure(self, torch: config.TorchInfo, cuda: config.CudaPlan) -> dict[str, str]:
-        """Fill in flags; drop what cannot be built and say why."""
-        skipped: dict[str, str] = {}
-        if cuda.home is None:
-            skipped["_C_cuda"] = f"CPU only: {cuda.reason}"
+    def _configure(self, cuda: config.CudaPlan) -> dict[str, str]:
+        """Fill in flags; drop what is not asked for or cannot be built, and say why it cannot."""
         wanted = self.only.split(",") if self.only else list(config.SOURCES)
         unknown = sorted(set(wanted) - set(config.SOURCES))
         if unknown:
             raise config.BuildError(
                 f"--only: unknown library {unknown}; choose from {list(config.SOURCES)}."
             )
-        for ext in list(self.extensions):
-            name = ext.name.rpartition(".")[2]
-            if not ext.sources:
-                skipped.setdefault(name, f"no sources match {', '.join(config.SOURCES[name])}.")
-            if name in skipped or name not in wanted:
-                self.extensions.remove(ext)
-                continue
-            ext.extra_compile_args = config.compile_flags(name, torch, cuda, os.environ)
-            for option, value in config.link_options(name, torch, cuda).items():
-                setattr(ext, option, value)
+        skipped: dict[str, str] = {}
+        for ext in self.extensions:
+            name = ext.name.removeprefix("fastcam.")
+            if name == "_C_cuda" and cuda.home is None:
+                skipped[name] = f"CPU only: {cuda.reason}"
+            elif not ext.sources:
+                skipped[name] = f"no sources match {', '.join(config.SOURCES[name])}."
+            elif name in wanted:
+                vars(ext).update(config.extension_options(name, cuda, os.environ))
+        self.extensions[:] = [ext for ext in self.extensions if ext.extra_compile_args]
         return {name: why for name, why in skipped.items() if name in wanted}
 
     def build_extension(self, ext: Extension) -> None:
@@ -118,61 +106,33 @@ class BuildNative(Base):  # type: ignore[misc, valid-type]
         finally:
             self.build_temp = temp
 
-    def copy_file(
-        self, infile: str, outfile: str, *args: object, **kwargs: object
-    ) -> tuple[str, bool]:
-        """Replace a library in one step and only if it changed: a process may have it mapped."""
-        if os.path.isdir(outfile):
-            outfile = os.path.join(outfile, os.path.basename(infile))
-        if os.path.exists(outfile) and filecmp.cmp(infile, outfile, shallow=False):
-            return outfile, False
-        partial = f"{outfile}.{os.getpid()}.tmp"
-        shutil.copy(infile, partial)
-        os.replace(partial, outfile)
-        return outfile, True
-
-    def _remove_stale(self, skipped: dict[str, str]) -> None:
-        """What an earlier build left behind must not pass for a part of this one."""
-        folders = [Path(self.build_lib) / "fastcam", *([Path("fastcam")] if self.inplace else [])]
-        for library in (p for d in folders for name in skipped for p in d.glob(f"{name}.*so")):
-            library.unlink()
-
-    def _write_build_info(
-        self, torch: config.TorchInfo, compiler: str, cuda: config.CudaPlan, skipped: dict[str, str]
+    def _finish(
+        self, torch: ModuleType, compiler: str, cuda: config.CudaPlan, skipped: dict[str, str]
     ) -> None:
-        built = {ext.name.rpartition(".")[2]: ext for ext in self.extensions}
+        """Remove what an earlier build left of skipped libraries, and write down this one."""
+        package = Path("fastcam") if self.inplace else Path(self.build_lib) / "fastcam"
+        for library in [p for name in skipped for p in package.glob(f"{name}.*so")]:
+            library.unlink()
+        built = [
+            self.get_ext_filename(ext.name).removeprefix("fastcam/") for ext in self.extensions
+        ]
+        cuda = config.CudaPlan() if "_C_cuda" in skipped else cuda
         info = {
             "version": self.distribution.get_version(),
-            "libraries": {
-                name: self.get_ext_filename(ext.name).rpartition("/")[2]
-                for name, ext in built.items()
-            },
+            "libraries": {library.partition(".")[0]: library for library in built},
             "skipped": skipped,
-            "torch": torch.version,
+            "torch": torch.__version__,
             "torch_target": ".".join(map(str, config.MINIMUM_TORCH)),
-            "cuda": cuda.version if "_C_cuda" in built else None,
+            "cuda": cuda.version,
             "cuda_reason": skipped.get("_C_cuda"),
-            "arch_list": cuda.archs.replace(" ", ";").split(";")
-            if cuda.archs and "_C_cuda" in built
-            else [],
+            "arch_list": cuda.archs.replace(" ", ";").split(";") if cuda.archs else [],
             "compiler": compiler,
-            "flags": {
-                "cxx": [*config.CXX_FLAGS, *config.STABLE_ABI_DEFINES],
-                "nvcc": [*config.NVCC_FLAGS, *config.STABLE_ABI_DEFINES, *config.CUDA_DEFINES],
-            },
-            "python": ".".join(map(str, sys.version_info[:3])),
         }
-        package = Path("fastcam") if self.inplace else Path(self.build_lib) / "fastcam"
         path = package / config.BUILD_INFO
-        if path.exists():
-            old = json.loads(path.read_text())
-            old.pop("date", None)
-            if old == info:
-                return
-        info["date"] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-        partial = path.with_suffix(".tmp")
-        partial.write_text(json.dumps(info, indent=2) + "\n")
-        os.replace(partial, path)
+        old = json.loads(path.read_text()) if path.exists() else {}
+        if {**info, "date": old.get("date")} != old:
+            now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+            path.write_text(json.dumps({**info, "date": now}, indent=2) + "\n")
 
 
 setup(

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch.utils import cpp_extension
 
 import build_config
 
@@ -30,7 +31,7 @@ def commands(tmp_path_factory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("cmake")
     options = [
         "-DFASTCAM_CUDA=ON",
-        f"-DFASTCAM_TORCH_INCLUDE={build_config.check_torch().path}/include",
+        f"-DFASTCAM_TORCH_INCLUDE={cpp_extension.include_paths()[0]}",
     ]
     subprocess.run(
         ["cmake", "-G", "Ninja", "-S", str(build_config.ROOT), "-B", str(folder), *options],
