@@ -20,6 +20,7 @@ OF_OTHER_CODE = {
     "test_cam_iou_one_pass",  # test_cuda_one_pass.py
     "test_cam_iou_transforms",  # the reference
     "test_cam_iou_values",  # the CPU kernel alone looks at values
+    "test_copies",  # the CPU kernels, profiled
     "test_compile",  # torch's dispatcher and compiler, which know nothing of the emulator
     "test_layouts",
 }
