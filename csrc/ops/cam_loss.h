@@ -1,5 +1,5 @@
-// The raw ops of the losses of the map, as ops/cam.h: the value with what _cam_backward needs; the
-// value with all its gradients, and their write-only backward.
+// The raw ops of the losses of the map, as ops/cam.h: the value with all its gradients, and a
+// backward that only writes.
 #pragma once
 
 #include <algorithm>
@@ -93,20 +93,6 @@ inline HeldLoss hold_loss(const Tensor& activations, const Tensor& gradients, co
   op.grad_map = output_data(held.grad_map);
   op.status = static_cast<uint8_t*>(output_data(held.status));
   return held;
-}
-
-// loss [N,T], alpha [N,T,C], grad_map [N,T,H,W], status [N,T].
-template <auto launch>
-std::tuple<Tensor, Tensor, Tensor, Tensor>
-cam_iou_forward(const Tensor activations, const Tensor gradients, const Tensor regions,
-                const std::optional<Tensor> cell_weights, const std::optional<Tensor> where,
-                int64_t kind, const std::vector<double> params, double max_pull) {
-  const HeldLoss held =
-      hold_loss(activations, gradients, regions, cell_weights, where, kind, params, max_pull);
-  if (held.op.in.batch > 0 && held.op.in.targets > 0) {
-    launch(activations, held.op, held.maps.activations_kind, held.maps.gradients_kind);
-  }
-  return {held.loss, held.alpha, held.grad_map, held.status};
 }
 
 // loss [N,T], status [N,T], reduced [] and count [] (empty without a reduction), alpha [N,T,C],
@@ -216,9 +202,6 @@ std::tuple<Tensor, Tensor> cam_loss_backward(const Tensor alpha, const Tensor gr
 }
 
 inline void define_cam_loss(Library& m) {
-  m.def("_cam_iou_forward(Tensor activations, Tensor gradients, Tensor regions,"
-        " Tensor? cell_weights, Tensor? where, int loss, float[] params, float max_pull)"
-        " -> (Tensor loss, Tensor alpha, Tensor grad_map, Tensor status)");
   m.def("_cam_loss_forward(Tensor activations, Tensor gradients, Tensor regions,"
         " Tensor? cell_weights, Tensor? where, int loss, float[] params, float max_pull,"
         " int reduction, bool need_gradients)"

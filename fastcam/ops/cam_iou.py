@@ -24,79 +24,6 @@ Reduction = Literal["mean", "sum", "none"]
 BINARIZE_CODES: dict[str, int] = {name: code for code, name in enumerate(get_args(Binarize))}
 
 
-@torch.library.register_fake("fastcam::_cam_iou_forward")
-def _cam_iou_forward_fake(
-    activations: Tensor,
-    gradients: Tensor,
-    regions: Tensor,
-    cell_weights: Tensor | None,
-    where: Tensor | None,
-    loss: int,
-    params: list[float],
-    max_pull: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    grad_map, alpha, losses = empty_outputs(activations, gradients)
-    return losses, alpha, grad_map, torch.empty_like(losses, dtype=torch.uint8)
-
-
-class _CamIoULoss(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        activations: Tensor,
-        gradients: Tensor,
-        regions: Tensor,
-        cell_weights: Tensor | None,
-        where: Tensor | None,
-        loss: int,
-        params: list[float],
-        max_pull: float,
-        reduction: str,
-    ) -> tuple[Tensor, Tensor]:
-        try:
-            value, alpha, grad_map, status = raw._cam_iou_forward(
-                activations, gradients, regions, cell_weights, where, loss, params, max_pull
-            )
-        except RuntimeError as error:
-            raise check.value_error(error) or error from None
-        count = None
-        if reduction == "mean":
-            count = status.count_nonzero().clamp(min=1)  # only a valid pair has a bit set
-            value = value.sum() / count
-        elif reduction == "sum":
-            value = value.sum()
-        ctx.save_for_backward(activations, alpha, grad_map, status, count)
-        ctx.gradients_like = gradients.shape, gradients.dtype
-        ctx.mark_non_differentiable(status)
-        ctx.set_materialize_grads(False)
-        return value, status
-
-    @staticmethod
-    @differentiable_once
-    def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> Any:
-        nothing = (None,) * 7
-        if grad is None:
-            return (None, None, *nothing)
-        activations, alpha, grad_map, status, count = ctx.saved_tensors
-        if count is not None:
-            grad = grad / count
-        need_activations, need_gradients = ctx.needs_input_grad[:2]
-        grad_activations, grad_gradients = raw._cam_backward(
-            activations,
-            alpha,
-            grad_map,
-            grad.to(alpha.dtype).expand(status.shape),
-            status,
-            need_activations,
-            need_gradients,
-        )
-        return (
-            grad_activations if need_activations else None,
-            spread(grad_gradients, *ctx.gradients_like) if need_gradients else None,
-            *nothing,
-        )
-
-
 _REDUCTION_CODES = {"none": 0, "mean": 1, "sum": 2}
 
 
@@ -214,15 +141,14 @@ class _CamLoss(torch.autograd.Function):
         )
 
 
-def _one_pass() -> bool:
-    """Are the experimental kernels asked for?"""
+def _check_kernels() -> None:
+    """Which CUDA kernels are asked for is read by csrc/cuda/launch.cuh; a wrong name, here."""
     value = os.environ.get("FASTCAM_CAM_KERNELS", "")
     if value not in ("", "onepass"):
         raise ValueError(f"FASTCAM_CAM_KERNELS: expected 'onepass' or nothing, got {value!r}")
-    return value == "onepass"
 
 
-_ONE_PASS = _one_pass()
+_check_kernels()
 
 
 def _check_values(regions: Tensor, cell_weights: Tensor | None, where: Tensor | None) -> None:
@@ -315,8 +241,7 @@ def cam_iou_with_status(
             eps,
             reduction,
         )
-    function = _CamLoss if _ONE_PASS else _CamIoULoss
-    return function.apply(
+    return _CamLoss.apply(
         activations,
         gradients,
         regions,

@@ -70,9 +70,16 @@ struct Case {
     return {n, t, c, p, q, a.data(), c * p, last, d.data(), t * c * q, c * q, last};
   }
 
-  void run_loss() {
+  void run_sums(const CamBackward& op, int64_t blocks) {
+    scratch(cam_scratch_bytes(op.targets, op.cells), [&](void* memory) {
+      cam_kernels().cam_backward(op, kKind<T>, blocks, 0, op.batch * blocks, memory);
+    });
+  }
+
+  void run_loss(int64_t blocks = 1) {
     const auto [n, t, c, p, q] = shape;
-    CamLossForward op{};
+    CamLossPass pass{};
+    CamLossForward& op = pass.loss;
     op.in = inputs();
     op.regions = s.data();
     op.regions_stride_n = op.cell_weights_stride_n = t * p;
@@ -87,16 +94,28 @@ struct Case {
     op.grad_map = grad_map.data();
     op.loss = loss.data();
     op.status = status.data();
-    scratch(cam_forward_scratch_bytes(op.in), [&](void* memory) {
-      for (int64_t i = 0; i < n; ++i) {  // one sample a call, as threads would
-        cam_kernels().cam_iou_forward(op, kKind<T>, kKind<T>, i, i + 1, memory);
-      }
-    });
+    pass.grad_gradients = dalpha.data();
+    const int64_t bytes = cam_scratch_bytes(t, p);
+    if (blocks == 1) {
+      scratch(bytes, [&, n = n](void* memory) {
+        for (int64_t i = 0; i < n; ++i) {  // one sample a call, as threads would
+          cam_kernels().cam_loss_forward(pass, kKind<T>, kKind<T>, i, i + 1, memory);
+        }
+      });
+    } else {
+      scratch(n * blocks * bytes, [&, n = n](void* parts) {
+        for (int64_t i = n * blocks; i-- > 0;) {
+          cam_kernels().cam_loss_maps(op, kKind<T>, kKind<T>, blocks, i, i + 1, parts);
+        }
+        cam_kernels().cam_loss_values(op, kKind<T>, blocks, 0, n, parts);
+      });
+      run_sums(sums_of_gradients(pass), blocks);
+    }
   }
 
   void run_map(bool normalize) {
     CamForward op{inputs(), normalize, alpha.data(), cam.data(), peak.data()};
-    scratch(cam_forward_scratch_bytes(op.in), [&](void* memory) {
+    scratch(cam_scratch_bytes(shape.t, shape.p), [&](void* memory) {
       cam_kernels().cam_forward(op, kKind<T>, kKind<T>, 0, shape.n, memory);
     });
   }
@@ -118,9 +137,7 @@ struct Case {
                          status.data(),
                          da.data(),
                          dalpha.data()};
-    scratch(cam_backward_scratch_bytes(op), [&, n = n](void* memory) {
-      cam_kernels().cam_backward(op, kKind<T>, blocks, 0, n * blocks, memory);
-    });
+    run_sums(op, blocks);
   }
 
   template <class F>
@@ -246,6 +263,26 @@ TEST(backward_equals_difference_quotients) {
       // d loss / d D is d loss / d alpha / P ... which is what the kernel returns.
       CHECK_NEAR(k.dalpha[size_t((in * t + it) * c + ic)], quotient(k.D(in, it, ic, iq)), 1e-4,
                  1e-7);
+    }
+  });
+}
+
+// The gradients that the forward makes are those of the backward with a scale of 1, and channel
+// blocks change a sum's order at most.
+TEST(forward_makes_the_gradients_of_d) {
+  for_all_cases<double>([](Case<double>& k) {
+    k.on[k.on.size() / 2] = 0;
+    k.run_loss();
+    const auto made = k.dalpha, loss = k.loss, grad_map = k.grad_map, alpha = k.alpha;
+    const auto status = k.status;
+    k.run_backward(std::vector<double>(k.loss.size(), 1.0), 1);
+    CHECK(made == k.dalpha);
+    k.run_loss(3);
+    CHECK(alpha == k.alpha && status == k.status);
+    for (size_t i = 0; i < loss.size(); ++i) CHECK_NEAR(k.loss[i], loss[i], 1e-12, 1e-12);
+    for (size_t i = 0; i < made.size(); ++i) CHECK_NEAR(k.dalpha[i], made[i], 1e-9, 1e-12);
+    for (size_t i = 0; i < grad_map.size(); ++i) {
+      CHECK_NEAR(k.grad_map[i], grad_map[i], 1e-9, 1e-12);
     }
   });
 }

@@ -150,7 +150,7 @@ class Emulator:
         count: bool = False,
         multiprocessors: int = H100_MULTIPROCESSORS,
         part: tuple[int, int] = (1, 1),
-        cluster_bytes: int = CLUSTER_SHARED_BYTES,
+        cluster_bytes: int = 0,
     ) -> None:
         """
         Args:
@@ -158,7 +158,8 @@ class Emulator:
             count: count the traffic.
             multiprocessors: of the GPU that the launch is planned for.
             part: run only the first a of every b blocks of a launch.
-            cluster_bytes: shared memory of a block of a cluster; 0: a GPU without clusters.
+            cluster_bytes: shared memory of a block of a cluster (CLUSTER_SHARED_BYTES); 0: none
+                are used, as by default on a GPU.
         """
         self._lib = library()
         self._device = ctypes.c_void_p(
@@ -210,10 +211,11 @@ class Emulator:
         eps: float = 1e-6,
         max_pull: float = 0.0,
     ) -> Any:
-        """loss, alpha, grad_map, status."""
+        """loss, alpha, grad_map, status: one launch where nothing else is asked for."""
         inputs = (activations, gradients, regions, cell_weights, where)
-        options = (BINARIZE_CODES[binarize], [threshold, sharpness, eps], max_pull)
-        return self.run("_cam_iou_forward", *inputs, *options)
+        options = (BINARIZE_CODES[binarize], [threshold, sharpness, eps], max_pull, 0, False)
+        loss, status, _, _, alpha, grad_map, _ = self.run("_cam_loss_forward", *inputs, *options)
+        return loss, alpha, grad_map, status
 
     def cam_backward(
         self,

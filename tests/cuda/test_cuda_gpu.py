@@ -142,11 +142,11 @@ def test_one_launch_of_each_op_and_no_copy(dtype, layout, targets, batch, device
     """Only the counters of a forward that is split over blocks may be cleared before."""
     sample = many(device, batch, targets, dtype=dtype, layout=layout)
     inputs = sample.activations, sample.gradients
-    loss = (*inputs, sample.regions, None, None, 0, [0.5, 8.0, 1e-6], 0.0)
-    _, alpha, grad_map, status = raw._cam_iou_forward(*loss)
+    loss = (*inputs, sample.regions, None, None, 0, [0.5, 8.0, 1e-6], 0.0, 0, False)
+    _, status, _, _, alpha, grad_map, _ = raw._cam_loss_forward(*loss)
     maps = (sample.activations, alpha, grad_map, None, status, True, True)
     for call, cleared in (
-        (lambda: raw._cam_iou_forward(*loss), True),
+        (lambda: raw._cam_loss_forward(*loss), True),
         (lambda: raw._cam_forward(*inputs, True), True),
         (lambda: raw._cam_backward(*maps), False),
     ):

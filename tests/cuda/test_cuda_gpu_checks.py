@@ -26,8 +26,8 @@ def _needs_a_gpu(device: torch.device) -> None:
 def test_backward_looks_at_the_device_of_each_tensor(which, device):
     sample = make(SHAPES[2], device=device)
     maps = (sample.activations, sample.gradients, sample.regions)
-    loss = (*maps, None, None, 0, [0.5, 8.0, 1e-6], 0.0)
-    _, alpha, grad_map, status = raw._cam_iou_forward(*loss)
+    loss = (*maps, None, None, 0, [0.5, 8.0, 1e-6], 0.0, 0, False)
+    _, status, _, _, alpha, grad_map, _ = raw._cam_loss_forward(*loss)
     given = {"alpha": alpha, "grad_map": grad_map, "scale": torch.ones_like(grad_map[..., 0, 0])}
     given["status"] = status
     raw._cam_backward(sample.activations, *given.values(), True, True)

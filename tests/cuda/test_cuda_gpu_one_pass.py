@@ -9,7 +9,6 @@ from test_cuda_gpu import assert_all_close, loss_and_grads, on_the_gpu, some_tar
 
 from fastcam import functional as F
 from fastcam import reference
-from fastcam.ops import cam_iou
 
 pytestmark = pytest.mark.cuda
 
@@ -18,7 +17,7 @@ pytestmark = pytest.mark.cuda
 def _one_pass_on_a_gpu(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     if device.type != "cuda":
         pytest.skip("needs --device cuda")
-    monkeypatch.setattr(cam_iou, "_ONE_PASS", True)
+    monkeypatch.setenv("FASTCAM_CAM_KERNELS", "onepass")
 
 
 @pytest.fixture

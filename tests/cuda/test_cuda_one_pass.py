@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from emulation import EmulatedOps, Emulator, compiler
+from emulation import CLUSTER_SHARED_BYTES, EmulatedOps, Emulator, compiler
 from samples import make
 from test_cam_iou import in_float64, loss_and_grads
 
@@ -43,10 +43,9 @@ class Counted(EmulatedOps):
 @pytest.fixture
 def ops(monkeypatch: pytest.MonkeyPatch):
     """``ops(**options)`` puts emulated ops of these options under the one-pass form."""
-    monkeypatch.setattr(cam_iou, "_ONE_PASS", True)
 
     def put(**options: Any) -> Counted:
-        made = Counted(**options)
+        made = Counted(**{"cluster_bytes": CLUSTER_SHARED_BYTES, **options})
         monkeypatch.setattr(cam_iou, "raw", made)
         return made
 

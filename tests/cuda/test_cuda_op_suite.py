@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(compiler() is None, reason="the emulator needs a
 # Every file of tests/ops but these, which say nothing of the CUDA kernels.
 OF_OTHER_CODE = {
     "test_attend_conv_costs",  # time and memory of the loops around the library's GEMM
-    "test_cam_iou_one_pass",  # test_cuda_one_pass.py
+    "test_cam_loss_op",  # torch's dispatcher, and blocks of the CPU kernel
     "test_cam_iou_transforms",  # the reference
     "test_cam_iou_values",  # the CPU kernel alone looks at values
     "test_copies",  # the CPU kernels, profiled

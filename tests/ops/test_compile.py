@@ -25,9 +25,9 @@ def test_opcheck(layout, dtype, shape, device):
     for normalize in (True, False):
         torch.library.opcheck(raw._cam_forward, (a, d, normalize), test_utils=TESTS)
     for extra in ((None, None), (weights, where)):
-        arguments = (a, d, s, *extra, 0, [0.5, 8.0, 1e-6], 0.0)
-        torch.library.opcheck(raw._cam_iou_forward, arguments, test_utils=TESTS)
-    _, alpha, grad_map, status = raw._cam_iou_forward(a, d, s, None, None, 0, [0.5, 8.0, 1e-6], 0.0)
+        arguments = (a, d, s, *extra, 0, [0.5, 8.0, 1e-6], 0.0, 0, False)
+        torch.library.opcheck(raw._cam_loss_forward, arguments, test_utils=TESTS)
+    _, status, _, _, alpha, grad_map, _ = raw._cam_loss_forward(*arguments)
     scale = torch.ones((), device=device).expand(s.shape[:2])
     for need_a, need_d in ((True, True), (True, False), (False, True)):
         for extra in ((scale, status), (None, None)):

@@ -21,11 +21,11 @@ def copies_of(call) -> int:
 def forward_and_backward(sample) -> dict[str, int]:
     """Copies that each op makes."""
     inputs = sample.activations, sample.gradients
-    loss = (*inputs, sample.regions, None, None, 0, [0.5, 8.0, 1e-6], 0.0)
-    _, alpha, grad_map, status = raw._cam_iou_forward(*loss)
+    loss = (*inputs, sample.regions, None, None, 0, [0.5, 8.0, 1e-6], 0.0, 0, True)
+    _, status, _, _, alpha, grad_map, _ = raw._cam_loss_forward(*loss)
     scale = torch.ones((), dtype=alpha.dtype, device=alpha.device).expand(status.shape)
     return {
-        "cam_iou forward": copies_of(lambda: raw._cam_iou_forward(*loss)),
+        "loss forward": copies_of(lambda: raw._cam_loss_forward(*loss)),
         "grad_cam forward": copies_of(lambda: raw._cam_forward(*inputs, True)),
         "backward": copies_of(
             lambda: raw._cam_backward(
@@ -45,7 +45,7 @@ def test_dense_inputs_are_read_where_they_lie(dtype, layout, device):
 def test_a_layout_that_no_kernel_reads_is_copied(device):
     """A and D once in each forward, A once in backward: and so a copy would have been seen."""
     copies = forward_and_backward(make(SHAPE, layout="transposed", device=device))
-    assert copies["cam_iou forward"] >= 2 and copies["grad_cam forward"] >= 2
+    assert copies["loss forward"] >= 2 and copies["grad_cam forward"] >= 2
     assert copies["backward"] >= 1
 
 

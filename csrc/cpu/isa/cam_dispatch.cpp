@@ -6,12 +6,8 @@ namespace fastcam {
 
 const CamKernels& cam_kernels() { return FASTCAM_CHOOSE(kCamKernels); }
 
-int64_t cam_forward_scratch_bytes(const CamInputs& in) {
-  return kTargetBlock * padded_row_bytes(in.cells);
-}
-
-int64_t cam_backward_scratch_bytes(const CamBackward& op) {
-  return op.targets * (padded_row_bytes(op.cells) + 1);
+int64_t cam_scratch_bytes(int64_t targets, int64_t cells) {
+  return targets * (padded_row_bytes(cells) + 1);
 }
 
 }  // namespace fastcam

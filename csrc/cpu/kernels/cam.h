@@ -8,15 +8,21 @@
 
 namespace fastcam {
 
-// `begin` and `end` count units of work: samples for the forward kernels, (sample, channel block)
-// pairs for the backward. `scratch` holds *_scratch_bytes(...) bytes for the calling thread alone,
-// aligned to 64.
+// `begin` and `end` count units of work: samples, or (sample, channel block) pairs where a kernel
+// takes a number of channel blocks. `scratch` holds cam_scratch_bytes(...) bytes for the calling
+// thread alone, `parts` as many for each (sample, channel block), both aligned to 64.
 struct CamKernels {
   const char* isa;
   void (*cam_forward)(const CamForward&, ScalarKind activations, ScalarKind gradients,
                       int64_t begin, int64_t end, void* scratch);
-  void (*cam_iou_forward)(const CamLossForward&, ScalarKind activations, ScalarKind gradients,
-                          int64_t begin, int64_t end, void* scratch);
+  // A loss with all its gradients. Where samples are few, their channels are shared: the maps of
+  // the blocks, then the values, then cam_backward for d loss / d D.
+  void (*cam_loss_forward)(const CamLossPass&, ScalarKind activations, ScalarKind gradients,
+                           int64_t begin, int64_t end, void* scratch);
+  void (*cam_loss_maps)(const CamLossForward&, ScalarKind activations, ScalarKind gradients,
+                        int64_t channel_blocks, int64_t begin, int64_t end, void* parts);
+  void (*cam_loss_values)(const CamLossForward&, ScalarKind activations, int64_t channel_blocks,
+                          int64_t begin, int64_t end, void* parts);
   void (*cam_backward)(const CamBackward&, ScalarKind activations, int64_t channel_blocks,
                        int64_t begin, int64_t end, void* scratch);
 };
@@ -41,7 +47,6 @@ extern const CamKernels kCamKernels;
 
 #ifdef FASTCAM_ISA
 // The entries: run-time types become compile-time ones.
-#include "cpu/kernels/cam_backward.h"
 #include "cpu/kernels/cam_loss.h"
 
 namespace fastcam::FASTCAM_ISA {
@@ -67,10 +72,23 @@ const CamKernels kCamKernels = {
         cam_forward<decltype(acc), decltype(sa), decltype(sd)>(op, begin, end, scratch);
       });
     },
-    [](const CamLossForward& op, ScalarKind a, ScalarKind d, int64_t begin, int64_t end,
+    [](const CamLossPass& op, ScalarKind a, ScalarKind d, int64_t begin, int64_t end,
        void* scratch) {
       with_storages(a, d, [&](auto acc, auto sa, auto sd) {
-        cam_iou_forward<decltype(acc), decltype(sa), decltype(sd)>(op, begin, end, scratch);
+        cam_loss_forward<decltype(acc), decltype(sa), decltype(sd)>(op, begin, end, scratch);
+      });
+    },
+    [](const CamLossForward& op, ScalarKind a, ScalarKind d, int64_t channel_blocks, int64_t begin,
+       int64_t end, void* parts) {
+      with_storages(a, d, [&](auto acc, auto sa, auto sd) {
+        cam_loss_maps<decltype(acc), decltype(sa), decltype(sd)>(op, channel_blocks, begin, end,
+                                                                 parts);
+      });
+    },
+    [](const CamLossForward& op, ScalarKind a, int64_t channel_blocks, int64_t begin, int64_t end,
+       void* parts) {
+      with_acc(a, [&](auto acc) {
+        cam_loss_values<decltype(acc)>(op, channel_blocks, begin, end, parts);
       });
     },
     [](const CamBackward& op, ScalarKind a, int64_t channel_blocks, int64_t begin, int64_t end,

@@ -132,10 +132,7 @@ void cam_backward(const CamBackward& op, int64_t channel_blocks, int64_t begin, 
         for (int64_t p = P; p < row; ++p) to[p] = Acc(0);
       }
     }
-    // Blocks start at whole vectors, so that channels-last blocks never share one.
-    const int64_t width = padded<Acc>((C + channel_blocks - 1) / channel_blocks);
-    const int64_t c_begin = block * width < C ? block * width : C;
-    const int64_t c_end = c_begin + width < C ? c_begin + width : C;
+    const auto [c_begin, c_end] = channel_range<Acc>(C, channel_blocks, block);
     const S* a = static_cast<const S*>(op.activations) + n * op.activations_stride_n;
     S* da = op.grad_activations ? static_cast<S*>(op.grad_activations) + n * C * P : nullptr;
     Acc* dalpha = op.grad_gradients ? static_cast<Acc*>(op.grad_gradients) + n * T * C : nullptr;

@@ -1,12 +1,12 @@
-// The losses of the map on the CPU, for the instruction set FASTCAM_ISA: O(P) scalar work once a
-// pair's map is there.
+// The losses of the map and all their gradients on the CPU, for the instruction set FASTCAM_ISA.
 #pragma once
 
+#include "cpu/kernels/cam_backward.h"
 #include "cpu/kernels/cam_maps.h"
 
 namespace fastcam::FASTCAM_ISA {
 
-// Steps 3 to 5 of one valid pair, and d loss / d (map before ReLU) into `grad_map`.
+// Steps 3 to 5 of one valid pair, O(P) scalar work, and d loss / d (map before ReLU) into `grad_map`.
 template <class Acc, class Loss>
 FASTCAM_INLINE uint8_t loss_of_map(const Loss& loss, Acc* map, const Acc* region, const Acc* weight,
                                    int64_t cells, int width, Acc max_pull, Acc* grad_map,
@@ -55,62 +55,118 @@ FASTCAM_INLINE bool region_is_empty(const Acc* region, const Acc* weight, int64_
   return total == Acc(0);  // NaN is not empty: the loss becomes NaN
 }
 
-template <class Acc, class SA, class SD, class Loss>
-void cam_loss_forward(const CamLossForward& op, const Loss& loss, int64_t begin, int64_t end,
-                      void* scratch) {
-  const CamInputs& in = op.in;
-  const int64_t P = in.cells;
-  Acc* maps = static_cast<Acc*>(scratch);
-  Acc* losses = static_cast<Acc*>(op.loss);
-  const auto region = [&](int64_t n, int64_t t) {
+// The per-cell arguments of a pair.
+template <class Acc>
+struct PairCells {
+  const CamLossForward& op;
+
+  FASTCAM_INLINE const Acc* region(int64_t n, int64_t t) const {
     return static_cast<const Acc*>(op.regions) + n * op.regions_stride_n + t * op.regions_stride_t;
-  };
-  const auto weight = [&](int64_t n, int64_t t) -> const Acc* {
+  }
+  FASTCAM_INLINE const Acc* weight(int64_t n, int64_t t) const {
     if (op.cell_weights == nullptr) return nullptr;
     return static_cast<const Acc*>(op.cell_weights) + n * op.cell_weights_stride_n +
            t * op.cell_weights_stride_t;
+  }
+  FASTCAM_INLINE bool on(int64_t n, int64_t t) const {
+    if (op.where && op.where[n * op.where_stride_n + t * op.where_stride_t] == 0) return false;
+    return !region_is_empty(region(n, t), weight(n, t), op.in.cells);
+  }
+};
+
+// Steps 1 and 2 of one sample's pairs that are on, for the channels of `range`; row t of `maps`.
+template <class Acc, class SA, class SD>
+FASTCAM_INLINE void maps_of_sample(const CamLossForward& op, int64_t n, ChannelRange range,
+                                   Acc* maps) {
+  const PairCells<Acc> cells{op};
+  int64_t block[kTargetBlock];
+  int count = 0;
+  const auto flush = [&] {
+    if (count == 0) return;
+    raw_maps<Acc, SA, SD>(op.in, n, block, count, range, static_cast<Acc*>(op.alpha), maps);
+    count = 0;
   };
-  const auto grad_map = [&](int64_t pair) { return static_cast<Acc*>(op.grad_map) + pair * P; };
-  for (int64_t n = begin; n < end; ++n) {
-    int64_t block[kTargetBlock];
-    int count = 0;
-    const auto flush = [&] {
-      if (count == 0) return;
-      raw_maps<Acc, SA, SD>(in, n, block, count, static_cast<Acc*>(op.alpha), maps);
-      for (int i = 0; i < count; ++i) {
-        const int64_t pair = n * in.targets + block[i];
-        op.status[pair] =
-            loss_of_map(loss, maps + i * padded<Acc>(P), region(n, block[i]), weight(n, block[i]),
-                        P, op.params.cols, Acc(op.max_pull), grad_map(pair), losses + pair);
-        if (op.status[pair] == 0) {
-          std::memset(static_cast<Acc*>(op.alpha) + pair * in.channels, 0,
-                      size_t(in.channels) * sizeof(Acc));
-        }
-      }
-      count = 0;
-    };
-    for (int64_t t = 0; t < in.targets; ++t) {
-      const int64_t pair = n * in.targets + t;
-      const bool off = op.where && op.where[n * op.where_stride_n + t * op.where_stride_t] == 0;
-      if (off || region_is_empty(region(n, t), weight(n, t), P)) {
-        op.status[pair] = 0;
-        losses[pair] = 0;
-        std::memset(grad_map(pair), 0, size_t(P) * sizeof(Acc));
-        std::memset(static_cast<Acc*>(op.alpha) + pair * in.channels, 0,
-                    size_t(in.channels) * sizeof(Acc));
-        continue;
-      }
-      block[count++] = t;
-      if (count == kTargetBlock) flush();
+  for (int64_t t = 0; t < op.in.targets; ++t) {
+    if (!cells.on(n, t)) continue;
+    block[count++] = t;
+    if (count == kTargetBlock) flush();
+  }
+  flush();
+}
+
+// Steps 3 to 5 of one sample's pairs.
+template <class Acc, class Loss>
+FASTCAM_INLINE void losses_of_sample(const CamLossForward& op, const Loss& loss, int64_t n,
+                                     Acc* maps) {
+  const PairCells<Acc> cells{op};
+  const int64_t P = op.in.cells;
+  for (int64_t t = 0; t < op.in.targets; ++t) {
+    const int64_t pair = n * op.in.targets + t;
+    Acc* grad_map = static_cast<Acc*>(op.grad_map) + pair * P;
+    Acc* result = static_cast<Acc*>(op.loss) + pair;
+    if (cells.on(n, t)) {
+      op.status[pair] = loss_of_map(loss, maps + t * padded<Acc>(P), cells.region(n, t),
+                                    cells.weight(n, t), P, op.params.cols, Acc(op.max_pull),
+                                    grad_map, result);
+    } else {
+      op.status[pair] = 0;
+      *result = 0;
+      std::memset(grad_map, 0, size_t(P) * sizeof(Acc));
     }
-    flush();
+    if (op.status[pair] == 0) {
+      std::memset(static_cast<Acc*>(op.alpha) + pair * op.in.channels, 0,
+                  size_t(op.in.channels) * sizeof(Acc));
+    }
   }
 }
 
+// All of it, sample by sample: what d loss / d D needs of A is read while A is still in the cache.
 template <class Acc, class SA, class SD>
-void cam_iou_forward(const CamLossForward& op, int64_t begin, int64_t end, void* scratch) {
+void cam_loss_forward(const CamLossPass& op, int64_t begin, int64_t end, void* scratch) {
+  Acc* maps = static_cast<Acc*>(scratch);
+  const CamInputs& in = op.loss.in;
+  const CamBackward sums = sums_of_gradients(op);
+  visit_loss<Acc>(op.loss.kind, op.loss.params, [&](const auto& loss) {
+    for (int64_t n = begin; n < end; ++n) {
+      maps_of_sample<Acc, SA, SD>(op.loss, n, {0, in.channels}, maps);
+      losses_of_sample(op.loss, loss, n, maps);
+      if (op.grad_gradients != nullptr) cam_backward<Acc, SA>(sums, 1, n, n + 1, scratch);
+    }
+  });
+}
+
+// The same in two steps, for samples whose channels are shared by several threads: each block's
+// maps are rows [n, block, t] of `parts`.
+template <class Acc, class SA, class SD>
+void cam_loss_maps(const CamLossForward& op, int64_t blocks, int64_t begin, int64_t end,
+                   void* parts) {
+  const int64_t size = op.in.targets * padded<Acc>(op.in.cells);
+  for (int64_t item = begin; item < end; ++item) {
+    maps_of_sample<Acc, SA, SD>(op, item / blocks,
+                                channel_range<Acc>(op.in.channels, blocks, item % blocks),
+                                static_cast<Acc*>(parts) + item * size);
+  }
+}
+
+template <class Acc>
+void cam_loss_values(const CamLossForward& op, int64_t blocks, int64_t begin, int64_t end,
+                     void* parts) {
+  const int64_t row = padded<Acc>(op.in.cells);
+  const int64_t size = op.in.targets * row;
+  const PairCells<Acc> cells{op};
   visit_loss<Acc>(op.kind, op.params, [&](const auto& loss) {
-    cam_loss_forward<Acc, SA, SD>(op, loss, begin, end, scratch);
+    for (int64_t n = begin; n < end; ++n) {
+      Acc* maps = static_cast<Acc*>(parts) + n * blocks * size;
+      for (int64_t t = 0; t < op.in.targets; ++t) {
+        if (!cells.on(n, t)) continue;  // there is nothing in its rows
+        for (int64_t i = t * row; i < (t + 1) * row; i += kLanes<Acc>) {
+          Vec<Acc> sum = load(maps + i);
+          for (int64_t block = 1; block < blocks; ++block) sum += load(maps + block * size + i);
+          store(maps + i, sum);
+        }
+      }
+      losses_of_sample(op, loss, n, maps);
+    }
   });
 }
 

@@ -12,18 +12,41 @@
 
 namespace fastcam::FASTCAM_ISA {
 
-// Both layouts are addressed by the same two strides; one of them is 1.
+template <class Acc>
+FASTCAM_INLINE int64_t padded(int64_t count) {
+  return (count + kLanes<Acc> - 1) / kLanes<Acc> * kLanes<Acc>;
+}
+
+struct ChannelRange {
+  int64_t begin;
+  int64_t end;
+};
+
+// Block `block` of `blocks` of C channels. Blocks start at whole vectors, so that channels-last
+// blocks never share one.
+template <class Acc>
+FASTCAM_INLINE ChannelRange channel_range(int64_t channels, int64_t blocks, int64_t block) {
+  const int64_t width = padded<Acc>((channels + blocks - 1) / blocks);
+  const int64_t begin = block * width < channels ? block * width : channels;
+  return {begin, begin + width < channels ? begin + width : channels};
+}
+
+// Some channels of a sample. Channels first, a channel's cells are contiguous and its successor
+// follows; channels last, a cell's channels are, and the next cell is `pitch` further.
 template <class S>
 struct Plane {
   const S* data;
   int64_t channels;
   int64_t cells;
+  int64_t pitch;
   bool channels_last;
 };
 
-template <class Acc>
-FASTCAM_INLINE int64_t padded(int64_t count) {
-  return (count + kLanes<Acc> - 1) / kLanes<Acc> * kLanes<Acc>;
+template <class S>
+FASTCAM_INLINE Plane<S> plane_of(const void* sample, int64_t channels, int64_t cells,
+                                 bool channels_last, ChannelRange range) {
+  const S* data = static_cast<const S*>(sample) + range.begin * (channels_last ? 1 : cells);
+  return {data, range.end - range.begin, cells, channels, channels_last};
 }
 
 // body(c, read, write) for the vectors of channels [begin, end): the last may be cut.
@@ -55,15 +78,15 @@ FASTCAM_INLINE void channel_weights(const Plane<S>& d, Acc cells, Acc* alpha) {
   if (d.channels_last) {
     // Cell after cell, as D lies in memory; the sums of the channels stay in the first-level cache.
     const auto round = [&]<int kCells>(std::integral_constant<int, kCells>, int64_t q) {
-      const S* rows = d.data + q * C;
+      const S* rows = d.data + q * d.pitch;
       const bool first = q == 0;
       const bool last = q + kCells == Q;
       const auto add = [&](int64_t c, const auto& read, const auto& write) {
         Vec<Acc> sum{};
         if (!first) sum = read(alpha + c);
         for (int j = 0; j < kCells; ++j) {
-          prefetch_ahead(rows + j * C + c);
-          sum += read(rows + j * C + c);
+          prefetch_ahead(rows + j * d.pitch + c);
+          sum += read(rows + j * d.pitch + c);
         }
         write(alpha + c, last ? Vec<Acc>(sum / cells) : sum);
       };
@@ -140,7 +163,7 @@ FASTCAM_INLINE void maps_channels_last(const Plane<S>& a, const Acc* const* alph
   constexpr int L = kLanes<Acc>;
   const int64_t C = a.channels;
   for (int64_t p = 0; p < a.cells; ++p) {
-    const S* cell = a.data + p * C;
+    const S* cell = a.data + p * a.pitch;
     Vec<Acc> even[kTargets] = {};
     Vec<Acc> odd[kTargets] = {};
     int64_t c = 0;
@@ -172,22 +195,23 @@ FASTCAM_INLINE void maps(const Plane<S>& a, const Acc* const* alpha, Acc* const*
   }
 }
 
-// Steps 1 and 2 for up to kTargetBlock targets of one sample; `map` rows are padded.
+// Steps 1 and 2 for up to kTargetBlock targets of one sample and the channels of `range`: their
+// alpha, and what they add to the maps; target t's map is row t of `map_rows`, padded.
 template <class Acc, class SA, class SD>
 FASTCAM_INLINE void raw_maps(const CamInputs& in, int64_t n, const int64_t* targets, int count,
-                             Acc* alpha_out, Acc* map_rows) {
-  const Plane<SA> a{static_cast<const SA*>(in.activations) + n * in.activations_stride_n,
-                    in.channels, in.cells, in.activations_channels_last};
+                             ChannelRange range, Acc* alpha_out, Acc* map_rows) {
+  const auto a = plane_of<SA>(static_cast<const SA*>(in.activations) + n * in.activations_stride_n,
+                              in.channels, in.cells, in.activations_channels_last, range);
   const Acc* alpha[kTargetBlock];
   Acc* map[kTargetBlock];
   for (int i = 0; i < count; ++i) {
-    const Plane<SD> d{static_cast<const SD*>(in.gradients) + n * in.gradients_stride_n +
-                          targets[i] * in.gradients_stride_t,
-                      in.channels, in.grad_cells, in.gradients_channels_last};
-    Acc* row = alpha_out + (n * in.targets + targets[i]) * in.channels;
+    const auto d = plane_of<SD>(static_cast<const SD*>(in.gradients) + n * in.gradients_stride_n +
+                                    targets[i] * in.gradients_stride_t,
+                                in.channels, in.grad_cells, in.gradients_channels_last, range);
+    Acc* row = alpha_out + (n * in.targets + targets[i]) * in.channels + range.begin;
     channel_weights(d, Acc(in.cells), row);
     alpha[i] = row;
-    map[i] = map_rows + i * padded<Acc>(in.cells);
+    map[i] = map_rows + targets[i] * padded<Acc>(in.cells);
   }
   switch (count) {
     case 1: maps<1>(a, alpha, map); break;
@@ -224,9 +248,10 @@ void cam_forward(const CamForward& op, int64_t begin, int64_t end, void* scratch
       for (; count < kTargetBlock && first + count < in.targets; ++count) {
         targets[count] = first + count;
       }
-      raw_maps<Acc, SA, SD>(in, n, targets, count, static_cast<Acc*>(op.alpha), maps);
+      raw_maps<Acc, SA, SD>(in, n, targets, count, {0, in.channels}, static_cast<Acc*>(op.alpha),
+                            maps);
       for (int i = 0; i < count; ++i) {
-        Acc* map = maps + i * padded<Acc>(P);
+        Acc* map = maps + targets[i] * padded<Acc>(P);
         const int64_t pair = n * in.targets + targets[i];
         const Peak<Acc> peak = rectify(map, P);
         static_cast<Acc*>(op.peak)[pair] = peak.value;

@@ -9,8 +9,8 @@ namespace fastcam {
 // Targets that share one read of the activations.
 inline constexpr int kTargetBlock = 4;
 
-int64_t cam_forward_scratch_bytes(const CamInputs& in);
-int64_t cam_backward_scratch_bytes(const CamBackward& in);
+// A row of cells for each target, and a byte.
+int64_t cam_scratch_bytes(int64_t targets, int64_t cells);
 
 // Rows that attend's forward pools at once under several curves.
 inline constexpr int kAttendRows = 4;

@@ -49,17 +49,8 @@ void check_values(const CamLossForward& op) {
 void run_forward(const Tensor&, const CamForward& op, ScalarKind a, ScalarKind d) {
   const int64_t work = op.in.channels * op.in.cells * op.in.targets;
   parallel_over(op.in.batch, work, [&](int64_t begin, int64_t end) {
-    const Scratch scratch(cam_forward_scratch_bytes(op.in));
+    const Scratch scratch(cam_scratch_bytes(op.in.targets, op.in.cells));
     cam_kernels().cam_forward(op, a, d, begin, end, scratch.get());
-  });
-}
-
-void run_iou_forward(const Tensor&, const CamLossForward& op, ScalarKind a, ScalarKind d) {
-  with_acc(a, [&](auto acc) { check_values<decltype(acc)>(op); });
-  const int64_t work = op.in.channels * op.in.cells * op.in.targets;
-  parallel_over(op.in.batch, work, [&](int64_t begin, int64_t end) {
-    const Scratch scratch(cam_forward_scratch_bytes(op.in));
-    cam_kernels().cam_iou_forward(op, a, d, begin, end, scratch.get());
   });
 }
 
@@ -71,7 +62,7 @@ void run_backward(const Tensor&, const CamBackward& op, ScalarKind a) {
   const int64_t blocks = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, op.channels / 32));
   const int64_t work = op.channels * op.cells * op.targets / blocks;
   parallel_over(op.batch * blocks, work, [&](int64_t begin, int64_t end) {
-    const Scratch scratch(cam_backward_scratch_bytes(op));
+    const Scratch scratch(cam_scratch_bytes(op.targets, op.cells));
     cam_kernels().cam_backward(op, a, blocks, begin, end, scratch.get());
   });
 }
@@ -93,10 +84,36 @@ void reduce_pairs(const CamLossPass& op) {
   *static_cast<Acc*>(op.count) = count;
 }
 
+// Channel blocks of a sample: several where samples are few and large. By shapes alone, so that
+// results do not depend on the number of threads.
+int64_t forward_blocks(const CamInputs& in) {
+  constexpr int64_t kItems = 16;
+  const int64_t wanted = in.batch >= kItems ? 1 : (kItems + in.batch - 1) / in.batch;
+  const int64_t most = in.channels * in.cells / kGrainElements;
+  return std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, std::min(most, in.channels / 32)));
+}
+
 void run_loss_forward(const Tensor& device, const CamLossPass& op, ScalarKind a, ScalarKind d) {
-  run_iou_forward(device, op.loss, a, d);
-  if (op.grad_gradients != nullptr && op.loss.in.channels > 0) {
-    run_backward(device, sums_of_gradients(op), a);
+  const CamLossForward& loss = op.loss;
+  const CamInputs& in = loss.in;
+  with_acc(a, [&](auto acc) { check_values<decltype(acc)>(loss); });
+  const int64_t work = in.channels * in.cells * in.targets;
+  const int64_t scratch_bytes = cam_scratch_bytes(in.targets, in.cells);
+  const int64_t blocks = forward_blocks(in);
+  if (blocks == 1) {
+    parallel_over(in.batch, work, [&](int64_t begin, int64_t end) {
+      const Scratch scratch(scratch_bytes);
+      cam_kernels().cam_loss_forward(op, a, d, begin, end, scratch.get());
+    });
+  } else {
+    const Scratch parts(in.batch * blocks * scratch_bytes);
+    parallel_over(in.batch * blocks, work / blocks, [&](int64_t begin, int64_t end) {
+      cam_kernels().cam_loss_maps(loss, a, d, blocks, begin, end, parts.get());
+    });
+    parallel_over(in.batch, in.cells * in.targets * 32, [&](int64_t begin, int64_t end) {
+      cam_kernels().cam_loss_values(loss, a, blocks, begin, end, parts.get());
+    });
+    if (op.grad_gradients != nullptr) run_backward(device, sums_of_gradients(op), a);
   }
   if (op.reduction == Reduction::kNone) return;
   with_acc(a, [&](auto acc) { reduce_pairs<decltype(acc)>(op); });
@@ -151,7 +168,6 @@ STABLE_TORCH_LIBRARY_IMPL(fastcam, CPU, m)
 {
   using namespace fastcam;
   m.impl("_cam_forward", TORCH_BOX(&cam_forward<run_forward>));
-  m.impl("_cam_iou_forward", TORCH_BOX(&cam_iou_forward<run_iou_forward>));
   m.impl("_cam_backward", TORCH_BOX(&cam_backward<run_backward>));
   m.impl("_cam_loss_forward", TORCH_BOX(&cam_loss_forward<run_loss_forward>));
   m.impl("_cam_loss_backward", TORCH_BOX(&cam_loss_backward<run_loss_backward>));

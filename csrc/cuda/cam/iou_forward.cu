@@ -1,8 +1,7 @@
-// _cam_iou_forward on CUDA.
+// The forward of a loss of the map on CUDA, without its gradients: a launch of _cam_loss_forward.
 #include "cuda/launch.cuh"
 // cuda/launch.cuh first: it defines the launch
 #include "cuda/cam/launch.cuh"
-#include "ops/cam_loss.h"
 
 namespace fastcam {
 
@@ -12,9 +11,3 @@ void launch_cam_iou_forward_on(const Tensor& device, const CamLossForward& op, S
 }
 
 }  // namespace fastcam
-
-STABLE_TORCH_LIBRARY_IMPL(fastcam, CUDA, m)
-{
-  using namespace fastcam;
-  m.impl("_cam_iou_forward", TORCH_BOX(&cam_iou_forward<launch_cam_iou_forward_on>));
-}
