@@ -45,6 +45,27 @@ def check_logits(logits: object) -> Tensor:
     return logits
 
 
+def activations_of(activations: ActivationTap | Tensor, logits: Tensor) -> Tensor:
+    """A [N,C,H,W] of an entered tap, or the tensor itself.
+
+    Raises:
+        TypeError, ValueError: it does not fit the logits [N,K], or the tap has none.
+    """
+    if isinstance(activations, ActivationTap):
+        activations = activations.activations
+    elif not isinstance(activations, Tensor):
+        raise TypeError(
+            "activations: expected an ActivationTap or a torch.Tensor [N,C,H,W], "
+            f"got {type(activations).__name__}"
+        )
+    if activations.dim() != 4 or activations.shape[0] != logits.shape[0]:
+        raise ValueError(
+            f"activations: expected shape [{logits.shape[0]},C,H,W] (N of logits), "
+            f"got {list(activations.shape)}"
+        )
+    return activations
+
+
 def head_gradients(
     logits: Tensor,
     activations: ActivationTap | Tensor,
@@ -76,21 +97,9 @@ def head_gradients(
             asks for a closed form and there is none.
     """
     check.one_of("head", head, HEADS)
+    tensor = activations_of(activations, logits)
     tap = activations if isinstance(activations, ActivationTap) else None
-    if tap is not None:
-        tensor, point = tap.activations, tap.gradient_point
-    elif isinstance(activations, Tensor):
-        tensor = point = activations
-    else:
-        raise TypeError(
-            "activations: expected an ActivationTap or a torch.Tensor [N,C,H,W], "
-            f"got {type(activations).__name__}"
-        )
-    if tensor.dim() != 4 or tensor.shape[0] != logits.shape[0]:
-        raise ValueError(
-            f"activations: expected shape [{logits.shape[0]},C,H,W] (N of logits), "
-            f"got {list(tensor.shape)}"
-        )
+    point = tensor if tap is None else tap.gradient_point
     if needs_graph:
         _has_graph(tap, tensor)
     if head != "autograd":

@@ -8,12 +8,14 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from fastcam.cam.heads import HEADS, Head, check_logits, head_gradients
+from fastcam.cam.heads import HEADS, Head, activations_of, check_logits, head_gradients
 from fastcam.cam.tap import ActivationTap
 from fastcam.cam.targets import TargetsLike, resolve_with_regions
 from fastcam.ops import checks as check
 from fastcam.ops.autograd import transformed
-from fastcam.ops.cam_iou import Binarize, Reduction, cam_iou_with_status, valid_pairs
+from fastcam.ops.cam_iou import Binarize, Reduction, loss_and_status
+from fastcam.ops.grad_cam import prepare
+from fastcam.ops.pair_cells import PairCells
 
 __all__ = ["CamStats", "IoUCamLoss", "WeightGrad"]
 
@@ -69,16 +71,6 @@ def _restore_stats(valid: int, dead: int) -> CamStats:
     stats = CamStats()
     stats._counts = valid, dead
     return stats
-
-
-def _valid(
-    logits: Tensor, regions: Tensor, cell_weights: Tensor | None, where: Tensor | None
-) -> Tensor | None:
-    """Which pairs count, where that is known without waiting for a device."""
-    given = [t for t in (logits, regions, cell_weights, where) if isinstance(t, Tensor)]
-    if any(tensor.device.type != "cpu" for tensor in given):
-        return None
-    return valid_pairs(regions, cell_weights, where)
 
 
 class IoUCamLoss(nn.Module):
@@ -195,6 +187,11 @@ class IoUCamLoss(nn.Module):
             )
         check_logits(logits)
         chosen, regions = resolve_with_regions(targets, regions, logits)
+        tensor = activations_of(activations, logits)
+        pairs = len(logits), chosen.count
+        cells = PairCells.of(regions, cell_weights, where, tensor, pairs)
+        if tensor.is_cuda:
+            cells.check_values()  # the CPU's kernel does it
         tensor, gradients = head_gradients(
             logits,
             activations,
@@ -202,22 +199,19 @@ class IoUCamLoss(nn.Module):
             head=self.head,
             create_graph=self.weight_grad == "full" and torch.is_grad_enabled(),
             needs_graph=torch.is_grad_enabled(),
-            valid=_valid(logits, regions, cell_weights, where),
+            # Which pairs count, where that is known without waiting for a device.
+            valid=cells.valid() if tensor.device.type == "cpu" else None,
         )
         if signs is not None:
             gradients = gradients * check.signs(signs, gradients)
-        loss, status = cam_iou_with_status(
-            tensor,
-            gradients,
-            regions,
-            cell_weights=cell_weights,
-            where=where,
+        loss, status = loss_and_status(
+            *prepare(tensor, gradients),
+            cells,
             threshold=self.threshold,
             sharpness=self.sharpness,
             binarize=self.binarize,
             reduction=self.reduction,
             max_pair_pull=self.max_pair_pull,
-            look_on_gpu=True,
         )
         self._stats = CamStats(status)
         return loss

@@ -13,7 +13,8 @@ from fastcam import reference
 from fastcam.ops import checks as check
 from fastcam.ops.autograd import differentiable_once, transformed
 from fastcam.ops.grad_cam import empty_outputs, prepare, spread
-from fastcam.ops.library import DTYPES, empty_maps, is_channels_last, raw
+from fastcam.ops.library import DTYPES, acc_dtype, empty_maps, is_channels_last, raw
+from fastcam.ops.pair_cells import PairCells
 
 __all__ = ["cam_iou_loss", "valid_targets"]
 
@@ -151,62 +152,34 @@ def _check_kernels() -> None:
 _check_kernels()
 
 
-def _check_values(regions: Tensor, cell_weights: Tensor | None, where: Tensor | None) -> None:
-    """At the values of full-shaped, checked arguments."""
-    check.values_of_regions(regions, where)
-    if cell_weights is not None:
-        check.values_of_cell_weights(cell_weights, where)
-
-
 def _by_reference(
-    activations: Tensor,
-    gradients: Tensor,
-    regions: Tensor,
-    cell_weights: Tensor | None,
-    where: Tensor | None,
-    threshold: float,
-    sharpness: float,
-    binarize: str,
-    eps: float,
-    reduction: str,
+    activations: Tensor, gradients: Tensor, cells: PairCells, **options: Any
 ) -> tuple[Tensor, Tensor]:
-    """:func:`cam_iou_with_status` under a function transform, of checked arguments."""
-    _check_values(regions, cell_weights, where)
-    loss = reference.cam_iou_loss(
-        activations,
-        gradients,
-        regions,
-        cell_weights=cell_weights,
-        where=where,
-        threshold=threshold,
-        sharpness=sharpness,
-        binarize=binarize,
-        eps=eps,
-        reduction=reduction,
-    )
-    valid = reference.valid_targets(regions, cell_weights, where)
+    """:func:`loss_and_status` under a function transform."""
+    cells.check_values()
+    given: dict[str, Any] = {"cell_weights": cells.cell_weights, "where": cells.where}
+    loss = reference.cam_iou_loss(activations, gradients, cells.regions, **given, **options)
+    valid = reference.valid_targets(cells.regions, **given)
     peak = reference.grad_cam(activations, gradients, normalize=False).amax((-2, -1))
     return loss, valid.to(torch.uint8) | (valid & (peak == 0)).to(torch.uint8) << 1
 
 
-def cam_iou_with_status(
+def loss_and_status(
     activations: Tensor,
     gradients: Tensor,
-    regions: Tensor,
+    cells: PairCells,
     *,
-    cell_weights: Tensor | None = None,
-    where: Tensor | None = None,
-    threshold: float = 0.5,
-    sharpness: float = 8.0,
-    binarize: Binarize = "tone",
+    threshold: float,
+    sharpness: float,
+    binarize: Binarize,
     eps: float = 1e-6,
-    max_pair_pull: float | None = None,
-    reduction: Reduction = "mean",
-    look_on_gpu: bool = False,
+    max_pair_pull: float | None,
+    reduction: Reduction,
 ) -> tuple[Tensor, Tensor]:
     """:func:`cam_iou_loss` and the status of every pair: uint8 [N,T], bit 0 valid, bit 1 dead.
 
-    ``look_on_gpu``: at the values of regions and cell weights on a GPU, too, with some launches.
+    Args:
+        activations, gradients: as :func:`fastcam.ops.grad_cam.prepare` returns them.
     """
     check.one_of("binarize", binarize, get_args(Binarize))
     check.one_of("reduction", reduction, get_args(Reduction))
@@ -214,15 +187,7 @@ def cam_iou_with_status(
     check.number("sharpness", sharpness, "finite and >= 1", lambda x: 1 <= x < math.inf)
     check.number("eps", eps, "finite and > 0", lambda x: 0 < x < math.inf)
     check.max_pair_pull(max_pair_pull)
-    activations, gradients, dtype = prepare(activations, gradients)
-    pairs = gradients.shape[:2]
-    regions = check.regions(regions, activations, pairs).to(dtype)
-    if cell_weights is not None:
-        cell_weights = check.cell_weights(cell_weights, activations, pairs, dtype)
-    if where is not None:
-        where = check.where(where, activations, pairs)
-    if look_on_gpu and activations.is_cuda:
-        _check_values(regions, cell_weights, where)
+    cells = cells.to(acc_dtype(activations))
     if transformed():
         if max_pair_pull is not None:
             raise ValueError(
@@ -230,23 +195,15 @@ def cam_iou_with_status(
                 f"differentiation (they cannot follow a gradient that is cut), got {max_pair_pull}"
             )
         return _by_reference(
-            activations,
-            gradients,
-            regions,
-            cell_weights,
-            where,
-            threshold,
-            sharpness,
-            binarize,
-            eps,
-            reduction,
-        )
+            activations, gradients, cells, threshold=threshold, sharpness=sharpness,
+            binarize=binarize, eps=eps, reduction=reduction,
+        )  # fmt: skip
     return _CamLoss.apply(
         activations,
         gradients,
-        regions,
-        cell_weights,
-        where,
+        cells.regions,
+        cells.cell_weights,
+        cells.where,
         BINARIZE_CODES[binarize],
         [float(threshold), float(sharpness), float(eps)],
         0.0 if max_pair_pull is None else float(max_pair_pull),
@@ -315,19 +272,13 @@ def cam_iou_loss(
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.
     """
-    return cam_iou_with_status(
-        activations,
-        gradients,
-        regions,
-        cell_weights=cell_weights,
-        where=where,
-        threshold=threshold,
-        sharpness=sharpness,
-        binarize=binarize,
-        eps=eps,
-        max_pair_pull=max_pair_pull,
-        reduction=reduction,
-    )[0]
+    activations, gradients = prepare(activations, gradients)
+    cells = PairCells.of(regions, cell_weights, where, activations, gradients.shape[:2])
+    loss, _ = loss_and_status(
+        activations, gradients, cells, threshold=threshold, sharpness=sharpness,
+        binarize=binarize, eps=eps, max_pair_pull=max_pair_pull, reduction=reduction,
+    )  # fmt: skip
+    return loss
 
 
 def valid_targets(
@@ -346,23 +297,8 @@ def valid_targets(
     Raises:
         TypeError, ValueError: as :func:`cam_iou_loss`.
     """
-    return valid_pairs(regions, cell_weights, where, look=True)
-
-
-def valid_pairs(
-    regions: Tensor, cell_weights: Tensor | None, where: Tensor | None, look: bool = False
-) -> Tensor:
-    """:func:`valid_targets`; ``look``: at the values, too."""
     grid = check.region_grid(regions)
-    pairs = grid.shape[:2]
-    on = None if where is None else check.where(where, grid, pairs)
-    total = grid.to(torch.float64 if grid.dtype == torch.float64 else torch.float32)
-    weights = None
-    if cell_weights is not None:
-        weights = check.cell_weights(cell_weights, grid, pairs, total.dtype)
-    if look and not grid.is_cuda:
-        _check_values(grid, weights, on)
-    if weights is not None:
-        total = total * weights
-    valid = total.sum((-2, -1)) != 0
-    return valid if on is None else valid & on
+    cells = PairCells.of(grid, cell_weights, where, grid, grid.shape[:2])
+    if not grid.is_cuda:
+        cells.check_values()
+    return cells.valid()

@@ -7,6 +7,7 @@ need know no broadcasting.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -118,7 +119,7 @@ def region_grid(tensor: Tensor) -> Tensor:
     return tensor.unsqueeze(1) if tensor.dim() == 3 else tensor
 
 
-def regions(tensor: Tensor, activations: Tensor, pairs: torch.Size) -> Tensor:
+def regions(tensor: Tensor, activations: Tensor, pairs: Sequence[int]) -> Tensor:
     full = region_grid(tensor)
     batch, targets = pairs
     height, width = activations.shape[2:]
@@ -134,9 +135,7 @@ def regions(tensor: Tensor, activations: Tensor, pairs: torch.Size) -> Tensor:
     return full
 
 
-def cell_weights(
-    tensor: Tensor, activations: Tensor, pairs: torch.Size, dtype: torch.dtype
-) -> Tensor:
+def cell_weights(tensor: Tensor, activations: Tensor, pairs: Sequence[int]) -> Tensor:
     floating("cell_weights", tensor, and_bool=True, advice="; pass cell_weights.float()")
     _constant("cell_weights", tensor)
     _same_device("cell_weights", tensor, activations)
@@ -151,10 +150,10 @@ def cell_weights(
             f"cell_weights: expected shape [{height},{width}] or "
             f"[{batch} or 1,{targets} or 1,{height},{width}], got {_shape(tensor)}"
         )
-    return tensor.to(dtype).expand(batch, targets, height, width)
+    return tensor.expand(batch, targets, height, width)
 
 
-def where(tensor: Tensor, activations: Tensor, pairs: torch.Size) -> Tensor:
+def where(tensor: Tensor, activations: Tensor, pairs: Sequence[int]) -> Tensor:
     _is_tensor("where", tensor)
     if tensor.dtype != torch.bool:
         raise TypeError(f"where: expected dtype bool (as labels > 0 is), got {tensor.dtype}")

@@ -15,18 +15,15 @@ from fastcam.ops.library import acc_dtype, empty_maps, is_channels_last, raw
 __all__ = ["grad_cam"]
 
 
-def prepare(activations: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor, torch.dtype]:
+def prepare(activations: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
     """Check A and D; D with its axis T, in a dtype that the kernels pair with A's."""
     check.features("activations", activations)
     gradients = check.gradients(gradients, activations)
-    if activations.dtype == torch.float64 or gradients.dtype == torch.float64:
-        dtype = torch.float64
-        activations = activations.to(dtype)
-    else:
-        dtype = torch.float32
+    if gradients.dtype == torch.float64:
+        activations = activations.to(torch.float64)
     if gradients.dtype != activations.dtype:
-        gradients = gradients.to(dtype)
-    return activations, gradients, dtype
+        gradients = gradients.to(acc_dtype(activations))
+    return activations, gradients
 
 
 def spread(grad: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
@@ -127,7 +124,7 @@ def grad_cam(activations: Tensor, gradients: Tensor, normalize: bool = True) -> 
         TypeError, ValueError: an argument is no floating-point tensor, or its shape or device does
             not fit.
     """
-    activations, gradients, _ = prepare(activations, gradients)
+    activations, gradients = prepare(activations, gradients)
     if transformed():
         return reference.grad_cam(activations, gradients, normalize)
     return _GradCam.apply(activations, gradients, normalize)

@@ -6,18 +6,13 @@ import math
 
 import pytest
 import torch
-from samples import SHAPES, make
+from samples import SHAPES, make, status_of
 from test_cam_iou import loss_and_grads
 
 from fastcam import functional as F
 from fastcam import reference
-from fastcam.ops.cam_iou import cam_iou_with_status
 
 MODES = ("tone", "sigmoid", "hard")
-
-
-def status_of(sample, **options):
-    return cam_iou_with_status(sample.activations, sample.gradients, sample.regions, **options)[1]
 
 
 @pytest.mark.parametrize("binarize", MODES)

@@ -15,6 +15,7 @@ from fastcam import functional as F
 from fastcam import reference
 from fastcam.ops.library import DTYPES, raw
 
+
 @pytest.mark.parametrize("value", ("onepass", "twopass"))
 def test_the_variable(value):
     script = "import fastcam.functional"
