@@ -141,7 +141,7 @@ cuda-sanitize: build
 	for tool in memcheck racecheck synccheck; do \
 		PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$$sanitizer" --tool $$tool --error-exitcode 1 \
 			--kernel-name kns=fastcam $(VENV_PYTHON) -m pytest --device cuda -x -o timeout=0 -k "not graph and not launch" \
-			tests/cuda/test_cuda_gpu.py tests/cuda/test_cuda_gpu_attend.py tests/cuda/test_cuda_gpu_one_pass.py tests/ops/test_attend.py tests/ops/test_cam_iou.py tests/ops/test_cam_iou_edges.py tests/ops/test_grad_cam.py \
+			tests/cuda/test_cuda_gpu.py tests/cuda/test_cuda_gpu_attend.py tests/cuda/test_cuda_gpu_onepass.py tests/ops/test_attend.py tests/ops/test_cam_iou.py tests/ops/test_cam_iou_edges.py tests/ops/test_grad_cam.py \
 			|| exit 1; \
 	done
 

@@ -152,17 +152,17 @@ FASTCAM_HD T map_divisor(T peak) {
 // What a pair's gradient is multiplied by so that its sum of |d loss / d x| is at most `limit`; a
 // limit of 0 is none. (NaN passes unchanged.)
 template <class T>
-FASTCAM_HD T pull_cut(T sum_of_slopes, T limit) {
+FASTCAM_HD T gradient_cut(T sum_of_slopes, T limit) {
   return limit > T(0) && sum_of_slopes > limit ? limit / sum_of_slopes : T(1);
 }
 
-// d loss / d (map before ReLU) of one cell. `slope` is d loss / d x of the cell, `pull` the sum of
-// slope * x over all cells: every x = r / peak depends on the peak, so that the peak's own cell
-// gets -pull as well.
+// d loss / d (map before ReLU) of one cell. `slope` is d loss / d x of the cell, `slope_dot_x` the
+// sum of slope * x over all cells: every x = r / peak depends on the peak, so that the peak's own
+// cell gets -slope_dot_x as well.
 template <class T>
-FASTCAM_HD T map_gradient(T r, T slope, T pull, bool is_peak, T peak) {
+FASTCAM_HD T map_gradient(T r, T slope, T slope_dot_x, bool is_peak, T peak) {
   if (r <= T(0)) return T(0);  // ReLU; NaN passes
-  return (is_peak ? slope - pull : slope) / peak;
+  return (is_peak ? slope - slope_dot_x : slope) / peak;
 }
 
 }  // namespace fastcam

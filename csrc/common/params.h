@@ -54,7 +54,7 @@ struct CamForward {
 };
 
 // A loss of the map, with everything backward needs.
-struct CamLossForward {
+struct CamLoss {
   CamInputs in;
 
   const void* regions;  // [N, T, P] acc; strides may be 0
@@ -104,8 +104,8 @@ struct CamBackward {
 // A loss of the map and its gradients in one pass over A and D. `reduced` is their sum or mean.
 enum class Reduction : int32_t { kNone = 0, kMean = 1, kSum = 2 };
 
-struct CamLossPass {
-  CamLossForward loss;
+struct CamLossForward {
+  CamLoss loss;
   Reduction reduction;
   void* grad_gradients;  // [N, T, C] acc, out, or null: d loss[n,t] / d D[n,t,c,q], whatever q
   void* reduced;         // acc, out, unless kNone
@@ -113,8 +113,8 @@ struct CamLossPass {
 };
 
 // The backward that makes a pass's grad_gradients once its grad_map is there.
-inline CamBackward sums_of_gradients(const CamLossPass& op) {
-  const CamLossForward& loss = op.loss;
+inline CamBackward sums_of_gradients(const CamLossForward& op) {
+  const CamLoss& loss = op.loss;
   CamBackward sums{};
   sums.batch = loss.in.batch;
   sums.targets = loss.in.targets;

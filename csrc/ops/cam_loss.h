@@ -40,7 +40,7 @@ struct HeldLoss {
   Tensor alpha;     // [N,T,C]
   Tensor grad_map;  // [N,T,H,W]
   Tensor status;    // [N,T]
-  CamLossForward op;
+  CamLoss op;
 };
 
 inline HeldLoss hold_loss(const Tensor& activations, const Tensor& gradients, const Tensor& regions,
@@ -60,7 +60,7 @@ inline HeldLoss hold_loss(const Tensor& activations, const Tensor& gradients, co
                 empty_on(activations, {N, T, H, W}, maps.acc),
                 empty_on(activations, {N, T}, ScalarType::Byte),
                 {}};
-  CamLossForward& op = held.op;
+  CamLoss& op = held.op;
   op.in = maps.in;
   op.kind = LossKind(kind);
   std::copy(params.begin(), params.end(), op.params.value);
@@ -122,9 +122,9 @@ LossOutputs cam_loss_forward(const Tensor activations, const Tensor gradients, c
     torch::stable::zero_(reduced);
     torch::stable::zero_(count);
   } else {
-    const CamLossPass op{held.op, Reduction(reduction),
-                         need_gradients ? output_data(grad_gradients) : nullptr,
-                         output_data(reduced), output_data(count)};
+    const CamLossForward op{held.op, Reduction(reduction),
+                            need_gradients ? output_data(grad_gradients) : nullptr,
+                            output_data(reduced), output_data(count)};
     launch(activations, op, held.maps.activations_kind, held.maps.gradients_kind);
   }
   return {held.loss, held.status, reduced, count, held.alpha, held.grad_map, grad_gradients};

@@ -78,8 +78,8 @@ struct Case {
 
   void run_loss(int64_t blocks = 1) {
     const auto [n, t, c, p, q] = shape;
-    CamLossPass pass{};
-    CamLossForward& op = pass.loss;
+    CamLossForward pass{};
+    CamLoss& op = pass.loss;
     op.in = inputs();
     op.regions = s.data();
     op.regions_stride_n = op.cell_weights_stride_n = t * p;

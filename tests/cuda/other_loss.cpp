@@ -37,7 +37,7 @@ struct SquaredDistance {
 template <class Acc>
 struct SquaredFamily {
   template <class F>
-  FASTCAM_DEVICE static void visit(const CamLossForward& op, const F& f) {
+  FASTCAM_DEVICE static void visit(const CamLoss& op, const F& f) {
     f(SquaredDistance<Acc>(op.params));
   }
 };
@@ -72,8 +72,8 @@ struct Call {
     device.add_buffer(status.data(), status.size());
   }
 
-  CamLossForward loss_op() {
-    CamLossForward op{};
+  CamLoss loss_op() {
+    CamLoss op{};
     op.in = {N,         T,     C,    P, Q, activations.data(), C * P, false, gradients.data(),
              T * C * Q, C * Q, false};
     op.regions = regions.data();
@@ -99,7 +99,7 @@ struct Call {
 
   // The same with dD's constants at once; and then a backward that does not read A.
   bool one_pass() {
-    CamLossPass op{};
+    CamLossForward op{};
     op.loss = loss_op();
     op.reduction = Reduction::kSum;
     op.grad_gradients = grad_gradients.data();

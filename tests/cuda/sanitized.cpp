@@ -54,7 +54,7 @@ bool run(const Case& c, Mode mode, bool reversed) {
     return c.channels_last ? q * C + ch : ch * Q + q;
   };
 
-  CamLossForward forward{};
+  CamLoss forward{};
   forward.in = {N,
                 T,
                 C,
@@ -80,7 +80,7 @@ bool run(const Case& c, Mode mode, bool reversed) {
   // Before the loss, which then writes alpha once more.
   const CamForward grad_cam{forward.in, true, alpha.data(), cam.data(), peaks.data()};
   launch_forward<S, kTargets, MapFinish<float>>(grad_cam, false, site);
-  launch_forward<S, kTargets, IoUFinish<float>>(forward, false, site);
+  launch_forward<S, kTargets, LossFinish<float>>(forward, false, site);
 
   CamBackward backward{};
   backward.batch = N;

@@ -13,7 +13,7 @@ from emulation import build, compiler
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="the emulator needs a C++ compiler")
 
-PROGRAMS = ("sanitized", "sanitized_pass", "sanitized_attend")
+PROGRAMS = ("sanitized", "sanitized_onepass", "sanitized_attend")
 FLAGS = {
     "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
     "thread": ["-fsanitize=thread"],

@@ -17,11 +17,11 @@ struct CamKernels {
                       int64_t begin, int64_t end, void* scratch);
   // A loss with all its gradients. Where samples are few, their channels are shared: the maps of
   // the blocks, then the values, then cam_backward for d loss / d D.
-  void (*cam_loss_forward)(const CamLossPass&, ScalarKind activations, ScalarKind gradients,
+  void (*cam_loss_forward)(const CamLossForward&, ScalarKind activations, ScalarKind gradients,
                            int64_t begin, int64_t end, void* scratch);
-  void (*cam_loss_maps)(const CamLossForward&, ScalarKind activations, ScalarKind gradients,
+  void (*cam_loss_maps)(const CamLoss&, ScalarKind activations, ScalarKind gradients,
                         int64_t channel_blocks, int64_t begin, int64_t end, void* parts);
-  void (*cam_loss_values)(const CamLossForward&, ScalarKind activations, int64_t channel_blocks,
+  void (*cam_loss_values)(const CamLoss&, ScalarKind activations, int64_t channel_blocks,
                           int64_t begin, int64_t end, void* parts);
   void (*cam_backward)(const CamBackward&, ScalarKind activations, int64_t channel_blocks,
                        int64_t begin, int64_t end, void* scratch);
@@ -72,20 +72,20 @@ const CamKernels kCamKernels = {
         cam_forward<decltype(acc), decltype(sa), decltype(sd)>(op, begin, end, scratch);
       });
     },
-    [](const CamLossPass& op, ScalarKind a, ScalarKind d, int64_t begin, int64_t end,
+    [](const CamLossForward& op, ScalarKind a, ScalarKind d, int64_t begin, int64_t end,
        void* scratch) {
       with_storages(a, d, [&](auto acc, auto sa, auto sd) {
         cam_loss_forward<decltype(acc), decltype(sa), decltype(sd)>(op, begin, end, scratch);
       });
     },
-    [](const CamLossForward& op, ScalarKind a, ScalarKind d, int64_t channel_blocks, int64_t begin,
+    [](const CamLoss& op, ScalarKind a, ScalarKind d, int64_t channel_blocks, int64_t begin,
        int64_t end, void* parts) {
       with_storages(a, d, [&](auto acc, auto sa, auto sd) {
         cam_loss_maps<decltype(acc), decltype(sa), decltype(sd)>(op, channel_blocks, begin, end,
                                                                  parts);
       });
     },
-    [](const CamLossForward& op, ScalarKind a, int64_t channel_blocks, int64_t begin, int64_t end,
+    [](const CamLoss& op, ScalarKind a, int64_t channel_blocks, int64_t begin, int64_t end,
        void* parts) {
       with_acc(a, [&](auto acc) {
         cam_loss_values<decltype(acc)>(op, channel_blocks, begin, end, parts);

@@ -10,7 +10,7 @@ namespace fastcam::FASTCAM_ISA {
 template <class Acc, class S>
 FASTCAM_INLINE void backward_channels_first(const CamBackward& op, const S* a, S* da,
                                             const Acc* alpha, const uint8_t* on,
-                                            const Acc* map_grad, Acc* dalpha, int64_t c_begin,
+                                            const Acc* map_grad, Acc* grad_d, int64_t c_begin,
                                             int64_t c_end) {
   constexpr int L = kLanes<Acc>;
   const int64_t C = op.channels;
@@ -25,7 +25,7 @@ FASTCAM_INLINE void backward_channels_first(const CamBackward& op, const S* a, S
       if (p + L <= P) return load(in + p);
       return spare ? keep_first<Acc>(load(in + p), P - p) : load_partial<Acc>(in + p, P - p);
     };
-    if (dalpha != nullptr) {
+    if (grad_d != nullptr) {
       for (int64_t p = 0; p < P; p += L) prefetch_ahead(in + p);
       for (int64_t t = 0; t < T; ++t) {
         Vec<Acc> sum{};
@@ -33,7 +33,7 @@ FASTCAM_INLINE void backward_channels_first(const CamBackward& op, const S* a, S
           const Acc* g = map_grad + t * row;
           for (int64_t p = 0; p < P; p += L) sum += load(g + p) * read(p);
         }
-        dalpha[t * C + c] = horizontal_sum<Acc>(sum) / Acc(P);
+        grad_d[t * C + c] = horizontal_sum<Acc>(sum) / Acc(P);
       }
     }
     if (da != nullptr) {
@@ -62,7 +62,7 @@ FASTCAM_INLINE void backward_channels_first(const CamBackward& op, const S* a, S
 template <class Acc, class S>
 FASTCAM_INLINE void backward_channels_last(const CamBackward& op, const S* a, S* da,
                                            const Acc* alpha, const uint8_t* on, const Acc* map_grad,
-                                           Acc* dalpha, int64_t c_begin, int64_t c_end) {
+                                           Acc* grad_d, int64_t c_begin, int64_t c_end) {
   const int64_t C = op.channels;
   const int64_t P = op.cells;
   const int64_t T = op.targets;
@@ -70,7 +70,7 @@ FASTCAM_INLINE void backward_channels_last(const CamBackward& op, const S* a, S*
   const auto round = [&]<int kCells>(std::integral_constant<int, kCells>, int64_t p) {
     const bool first = p == 0;
     const bool last = p + kCells == P;
-    const auto pull = [&](int64_t c, const auto& read, const auto& write) {
+    const auto sum_over_cells = [&](int64_t c, const auto& read, const auto& write) {
       Vec<Acc> value[kCells];
       for (int j = 0; j < kCells; ++j) {
         prefetch_ahead(a + (p + j) * C + c);
@@ -79,14 +79,14 @@ FASTCAM_INLINE void backward_channels_last(const CamBackward& op, const S* a, S*
       for (int64_t t = 0; t < T; ++t) {
         Vec<Acc> sum{};
         if (on[t]) {
-          if (!first) sum = read(dalpha + t * C + c);
+          if (!first) sum = read(grad_d + t * C + c);
           for (int j = 0; j < kCells; ++j) sum += map_grad[t * row + p + j] * value[j];
           if (last) sum /= Acc(P);
         }
-        write(dalpha + t * C + c, sum);
+        write(grad_d + t * C + c, sum);
       }
     };
-    const auto push = [&](int64_t c, const auto& read, const auto& write) {
+    const auto write_products = [&](int64_t c, const auto& read, const auto& write) {
       for (int j = 0; j < kCells; ++j) {
         Vec<Acc> sum{};
         for (int64_t t = 0; t < T; ++t) {
@@ -96,8 +96,8 @@ FASTCAM_INLINE void backward_channels_last(const CamBackward& op, const S* a, S*
         write(da + (p + j) * C + c, sum);
       }
     };
-    if (dalpha != nullptr) over_channels<Acc>(c_begin, c_end, pull);
-    if (da != nullptr) over_channels<Acc>(c_begin, c_end, push);
+    if (grad_d != nullptr) over_channels<Acc>(c_begin, c_end, sum_over_cells);
+    if (da != nullptr) over_channels<Acc>(c_begin, c_end, write_products);
   };
   int64_t p = 0;
   for (; p + 4 <= P; p += 4) round(std::integral_constant<int, 4>{}, p);
@@ -135,12 +135,12 @@ void cam_backward(const CamBackward& op, int64_t channel_blocks, int64_t begin, 
     const auto [c_begin, c_end] = channel_range<Acc>(C, channel_blocks, block);
     const S* a = static_cast<const S*>(op.activations) + n * op.activations_stride_n;
     S* da = op.grad_activations ? static_cast<S*>(op.grad_activations) + n * C * P : nullptr;
-    Acc* dalpha = op.grad_gradients ? static_cast<Acc*>(op.grad_gradients) + n * T * C : nullptr;
+    Acc* grad_d = op.grad_gradients ? static_cast<Acc*>(op.grad_gradients) + n * T * C : nullptr;
     const Acc* alpha = static_cast<const Acc*>(op.alpha) + n * T * C;
     if (op.activations_channels_last) {
-      backward_channels_last(op, a, da, alpha, on, map_grad, dalpha, c_begin, c_end);
+      backward_channels_last(op, a, da, alpha, on, map_grad, grad_d, c_begin, c_end);
     } else {
-      backward_channels_first(op, a, da, alpha, on, map_grad, dalpha, c_begin, c_end);
+      backward_channels_first(op, a, da, alpha, on, map_grad, grad_d, c_begin, c_end);
     }
   }
 }

@@ -6,7 +6,8 @@
 
 namespace fastcam::FASTCAM_ISA {
 
-// Steps 3 to 5 of one valid pair, O(P) scalar work, and d loss / d (map before ReLU) into `grad_map`.
+// Steps 3 to 5 of one valid pair, O(P) scalar work, and d loss / d (map before ReLU) into
+// `grad_map`.
 template <class Acc, class Loss>
 FASTCAM_INLINE uint8_t loss_of_map(const Loss& loss, Acc* map, const Acc* region, const Acc* weight,
                                    int64_t cells, int width, Acc max_pull, Acc* grad_map,
@@ -34,16 +35,16 @@ FASTCAM_INLINE uint8_t loss_of_map(const Loss& loss, Acc* map, const Acc* region
   }
   Acc derivative[Loss::kSums];
   *result = loss.combine(sum, derivative);
-  Acc pull = 0;
+  Acc slope_dot_x = 0;
   Acc slopes = 0;
   each_cell([&](int64_t p, const Cell<Acc>& cell) FASTCAM_INLINE_LAMBDA {
     grad_map[p] = loss.slope(cell, derivative);
-    pull += grad_map[p] * cell.x;
+    slope_dot_x += grad_map[p] * cell.x;
     slopes += abs_(grad_map[p]);
   });
-  const Acc cut = pull_cut(slopes, max_pull);
+  const Acc cut = gradient_cut(slopes, max_pull);
   for (int64_t p = 0; p < cells; ++p) {
-    grad_map[p] = cut * map_gradient(map[p], grad_map[p], pull, p == peak.cell, divisor);
+    grad_map[p] = cut * map_gradient(map[p], grad_map[p], slope_dot_x, p == peak.cell, divisor);
   }
   return kStatusValid | (peak.value == Acc(0) ? kStatusDead : 0);
 }
@@ -58,7 +59,7 @@ FASTCAM_INLINE bool region_is_empty(const Acc* region, const Acc* weight, int64_
 // The per-cell arguments of a pair.
 template <class Acc>
 struct PairCells {
-  const CamLossForward& op;
+  const CamLoss& op;
 
   FASTCAM_INLINE const Acc* region(int64_t n, int64_t t) const {
     return static_cast<const Acc*>(op.regions) + n * op.regions_stride_n + t * op.regions_stride_t;
@@ -76,8 +77,7 @@ struct PairCells {
 
 // Steps 1 and 2 of one sample's pairs that are on, for the channels of `range`; row t of `maps`.
 template <class Acc, class SA, class SD>
-FASTCAM_INLINE void maps_of_sample(const CamLossForward& op, int64_t n, ChannelRange range,
-                                   Acc* maps) {
+FASTCAM_INLINE void maps_of_sample(const CamLoss& op, int64_t n, ChannelRange range, Acc* maps) {
   const PairCells<Acc> cells{op};
   int64_t block[kTargetBlock];
   int count = 0;
@@ -96,8 +96,7 @@ FASTCAM_INLINE void maps_of_sample(const CamLossForward& op, int64_t n, ChannelR
 
 // Steps 3 to 5 of one sample's pairs.
 template <class Acc, class Loss>
-FASTCAM_INLINE void losses_of_sample(const CamLossForward& op, const Loss& loss, int64_t n,
-                                     Acc* maps) {
+FASTCAM_INLINE void losses_of_sample(const CamLoss& op, const Loss& loss, int64_t n, Acc* maps) {
   const PairCells<Acc> cells{op};
   const int64_t P = op.in.cells;
   for (int64_t t = 0; t < op.in.targets; ++t) {
@@ -105,9 +104,9 @@ FASTCAM_INLINE void losses_of_sample(const CamLossForward& op, const Loss& loss,
     Acc* grad_map = static_cast<Acc*>(op.grad_map) + pair * P;
     Acc* result = static_cast<Acc*>(op.loss) + pair;
     if (cells.on(n, t)) {
-      op.status[pair] = loss_of_map(loss, maps + t * padded<Acc>(P), cells.region(n, t),
-                                    cells.weight(n, t), P, op.params.cols, Acc(op.max_pull),
-                                    grad_map, result);
+      op.status[pair] =
+          loss_of_map(loss, maps + t * padded<Acc>(P), cells.region(n, t), cells.weight(n, t), P,
+                      op.params.cols, Acc(op.max_pull), grad_map, result);
     } else {
       op.status[pair] = 0;
       *result = 0;
@@ -122,7 +121,7 @@ FASTCAM_INLINE void losses_of_sample(const CamLossForward& op, const Loss& loss,
 
 // All of it, sample by sample: what d loss / d D needs of A is read while A is still in the cache.
 template <class Acc, class SA, class SD>
-void cam_loss_forward(const CamLossPass& op, int64_t begin, int64_t end, void* scratch) {
+void cam_loss_forward(const CamLossForward& op, int64_t begin, int64_t end, void* scratch) {
   Acc* maps = static_cast<Acc*>(scratch);
   const CamInputs& in = op.loss.in;
   const CamBackward sums = sums_of_gradients(op);
@@ -138,8 +137,7 @@ void cam_loss_forward(const CamLossPass& op, int64_t begin, int64_t end, void* s
 // The same in two steps, for samples whose channels are shared by several threads: each block's
 // maps are rows [n, block, t] of `parts`.
 template <class Acc, class SA, class SD>
-void cam_loss_maps(const CamLossForward& op, int64_t blocks, int64_t begin, int64_t end,
-                   void* parts) {
+void cam_loss_maps(const CamLoss& op, int64_t blocks, int64_t begin, int64_t end, void* parts) {
   const int64_t size = op.in.targets * padded<Acc>(op.in.cells);
   for (int64_t item = begin; item < end; ++item) {
     maps_of_sample<Acc, SA, SD>(op, item / blocks,
@@ -149,8 +147,7 @@ void cam_loss_maps(const CamLossForward& op, int64_t blocks, int64_t begin, int6
 }
 
 template <class Acc>
-void cam_loss_values(const CamLossForward& op, int64_t blocks, int64_t begin, int64_t end,
-                     void* parts) {
+void cam_loss_values(const CamLoss& op, int64_t blocks, int64_t begin, int64_t end, void* parts) {
   const int64_t row = padded<Acc>(op.in.cells);
   const int64_t size = op.in.targets * row;
   const PairCells<Acc> cells{op};

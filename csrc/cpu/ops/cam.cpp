@@ -14,8 +14,8 @@ namespace {
 // a weight of -1 would give a loss that looks like any other. fastcam/ops/checks.py knows the
 // prefix.
 template <class Acc>
-void check_values(const CamLossForward& op, const void* cells, int64_t stride_n, int64_t stride_t,
-                  Acc low, Acc high, const char* expected, const char* advice) {
+void check_values(const CamLoss& op, const void* cells, int64_t stride_n, int64_t stride_t, Acc low,
+                  Acc high, const char* expected, const char* advice) {
   for (int64_t n = 0; n < op.in.batch; ++n) {
     for (int64_t t = 0; t < op.in.targets; ++t) {
       if (op.where && op.where[n * op.where_stride_n + t * op.where_stride_t] == 0) continue;
@@ -33,14 +33,14 @@ void check_values(const CamLossForward& op, const void* cells, int64_t stride_n,
 }
 
 template <class Acc>
-void check_values(const CamLossForward& op) {
+void check_values(const CamLoss& op) {
   constexpr double kRounding = 1e-3;  // what resizing a mask may leave beyond [0, 1]
   check_values(op, op.regions, op.regions_stride_n, op.regions_stride_t, Acc(-kRounding),
                Acc(1 + kRounding), "regions: expected values in [0, 1]",
                " (divide a mask of 0 to 255 by 255)");
   if (op.cell_weights == nullptr) return;
   const bool shared = op.cell_weights_stride_n == 0 && op.cell_weights_stride_t == 0;
-  CamLossForward some = op;
+  CamLoss some = op;
   if (shared) some.in.batch = some.in.targets = 1, some.where = nullptr;
   check_values(some, op.cell_weights, op.cell_weights_stride_n, op.cell_weights_stride_t, Acc(0),
                std::numeric_limits<Acc>::max(), "cell_weights: expected finite values >= 0", "");
@@ -70,7 +70,7 @@ void run_backward(const Tensor&, const CamBackward& op, ScalarKind a) {
 // ---- losses with all their gradients ------------------------------------------------------------
 
 template <class Acc>
-void reduce_pairs(const CamLossPass& op) {
+void reduce_pairs(const CamLossForward& op) {
   const int64_t pairs = op.loss.in.batch * op.loss.in.targets;
   const Acc* losses = static_cast<const Acc*>(op.loss.loss);
   Acc sum = 0;
@@ -93,8 +93,8 @@ int64_t forward_blocks(const CamInputs& in) {
   return std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, std::min(most, in.channels / 32)));
 }
 
-void run_loss_forward(const Tensor& device, const CamLossPass& op, ScalarKind a, ScalarKind d) {
-  const CamLossForward& loss = op.loss;
+void run_loss_forward(const Tensor& device, const CamLossForward& op, ScalarKind a, ScalarKind d) {
+  const CamLoss& loss = op.loss;
   const CamInputs& in = loss.in;
   with_acc(a, [&](auto acc) { check_values<decltype(acc)>(loss); });
   const int64_t work = in.channels * in.cells * in.targets;

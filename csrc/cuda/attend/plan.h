@@ -1,4 +1,4 @@
-// How the launches of tone_curve and attend are cut into blocks. Plain C++, as plan.h.
+// How the launches of tone_curve and attend are cut into blocks. Plain C++, as cuda/cam/plan.h.
 #pragma once
 
 #include <numeric>

@@ -1,5 +1,5 @@
 // What happens to a finished map: the policy by which grad_cam and each loss differ on the GPU. A
-// policy has the op's parameters and three functions, each called by all threads of one block:
+// policy has the op's parameters and four functions, each called by all threads of one block:
 //   on(op, n, t)       is the pair wanted at all? (the same answer in every thread)
 //   map_of(op, pair)   global memory of P values that may hold the map until finish() is called
 //   finish(...)        the map before ReLU -> every output of the pair but alpha
@@ -76,7 +76,7 @@ struct MapFinish {
 // Steps 3 to 5 of a pair, and d loss / d (map before ReLU). False if the region is empty: nothing
 // has been written then.
 template <class Loss, class Acc>
-FASTCAM_DEVICE bool finish_loss(const CamLossForward& op, const Loss& loss, const PairMap<Acc>& at,
+FASTCAM_DEVICE bool finish_loss(const CamLoss& op, const Loss& loss, const PairMap<Acc>& at,
                                 Acc* grad_map, const FinishScratch<Acc>& scratch) {
   const int thread = int(threadIdx.x);
   const int threads = int(blockDim.x);
@@ -150,27 +150,28 @@ FASTCAM_DEVICE bool finish_loss(const CamLossForward& op, const Loss& loss, cons
       const auto slope_at = [&](int p, Acc r) {
         return loss.slope(cell_at(p, r / divisor), derivative);
       };
-      struct Pull {
-        Acc weighted, slopes;
+      struct SlopeSums {
+        Acc slope_dot_x, magnitude;
       };
-      Pull pull{Acc(0), Acc(0)};
+      SlopeSums slope_sums{Acc(0), Acc(0)};
 #pragma unroll 1
       for (int p = thread; p < cells; p += threads) {
         const Acc r = load_own(at.map + p);
         const Acc slope = slope_at(p, r);
-        pull.weighted += slope * (r / divisor);
-        pull.slopes += abs_(slope);
+        slope_sums.slope_dot_x += slope * (r / divisor);
+        slope_sums.magnitude += abs_(slope);
       }
-      pull = block_reduce(pull, static_cast<Pull*>(scratch.reduce), [](Pull a, const Pull& b) {
-        return Pull{a.weighted + b.weighted, a.slopes + b.slopes};
-      });
-      const Acc cut = pull_cut(pull.slopes, Acc(op.max_pull));
+      slope_sums = block_reduce(
+          slope_sums, static_cast<SlopeSums*>(scratch.reduce), [](SlopeSums a, const SlopeSums& b) {
+            return SlopeSums{a.slope_dot_x + b.slope_dot_x, a.magnitude + b.magnitude};
+          });
+      const Acc cut = gradient_cut(slope_sums.magnitude, Acc(op.max_pull));
 
 #pragma unroll 1
       for (int p = thread; p < cells; p += threads) {
         const Acc r = load_own(at.map + p);
-        store(grad_map + p,
-              cut * map_gradient(r, slope_at(p, r), pull.weighted, p == first.peak.cell, divisor));
+        store(grad_map + p, cut * map_gradient(r, slope_at(p, r), slope_sums.slope_dot_x,
+                                               p == first.peak.cell, divisor));
       }
       if (thread == 0) {
         store(static_cast<Acc*>(op.loss) + at.pair, value);
@@ -186,7 +187,7 @@ FASTCAM_DEVICE bool finish_loss(const CamLossForward& op, const Loss& loss, cons
 template <class Losses, class AccType>
 struct LossFinish {
   using Acc = AccType;
-  using Params = CamLossForward;
+  using Params = CamLoss;
 
   FASTCAM_DEVICE static bool on(const Params& op, int64_t n, int t) {
     return op.where == nullptr ||
@@ -222,11 +223,11 @@ struct LossFinish {
 template <class Acc>
 struct AllLosses {
   template <class F>
-  FASTCAM_DEVICE static void visit(const CamLossForward& op, const F& f) {
+  FASTCAM_DEVICE static void visit(const CamLoss& op, const F& f) {
     visit_loss<Acc>(op.kind, op.params, f);
   }
 };
 template <class Acc>
-using IoUFinish = LossFinish<AllLosses<Acc>, Acc>;
+using LossFinish = LossFinish<AllLosses<Acc>, Acc>;
 
 }  // namespace fastcam

@@ -107,9 +107,9 @@ void launch_cam_forward(const CamForward& op, ScalarKind activations, ScalarKind
 }
 
 template <class Site>
-void launch_cam_iou_forward(const CamLossForward& op, ScalarKind activations, ScalarKind gradients,
+void launch_cam_loss_values(const CamLoss& op, ScalarKind activations, ScalarKind gradients,
                             const Site& site) {
-  launch_forward_of<IoUFinish>(op, activations, gradients, site);
+  launch_forward_of<LossFinish>(op, activations, gradients, site);
 }
 
 }  // namespace fastcam

@@ -1,7 +1,7 @@
 // Three primitives on a matrix in global memory, each for one block of threads: sums over its rows,
-// sums over its columns, and an outer product written out. Every op of fastcam is made of these:
-// channels-first activations are a matrix of channels x cells, channels-last ones of cells x
-// channels.
+// sums over its columns, and an outer product written out. grad_cam and the losses are made
+// of these: channels-first activations are a matrix of channels x cells, channels-last ones of
+// cells x channels.
 //
 // The matrix is walked in aligned 16-byte vectors, whatever its width: with V values a vector and g
 // = gcd(V, width), V/g rows are a whole number of vectors, a *period*. A thread keeps its slot

@@ -75,29 +75,30 @@ FASTCAM_DEVICE PairLoss<Acc> finish_in_warp(const Loss& loss, const Acc* map, co
   result.value = loss.combine(sum.value, derivative);
   result.status = uint8_t(kStatusValid | (first.peak.value == Acc(0) ? kStatusDead : 0));
 
-  struct Pull {
-    Acc weighted, slopes;
+  struct SlopeSums {
+    Acc slope_dot_x, magnitude;
   };
-  Pull pull{Acc(0), Acc(0)};
+  SlopeSums slope_sums{Acc(0), Acc(0)};
 #pragma unroll
   for (int k = 0; k < kCells; ++k) {
     const int q = lane + kWarp * k;
     if (q < cells) {
       const Acc x = slope[k];
       slope[k] = loss.slope(cell_at(q, x), derivative);
-      pull.weighted += slope[k] * x;
-      pull.slopes += abs_(slope[k]);
+      slope_sums.slope_dot_x += slope[k] * x;
+      slope_sums.magnitude += abs_(slope[k]);
     }
   }
-  pull = subwarp_reduce(pull, kWarp, [](const Pull& a, const Pull& b) {
-    return Pull{a.weighted + b.weighted, a.slopes + b.slopes};
+  slope_sums = subwarp_reduce(slope_sums, kWarp, [](const SlopeSums& a, const SlopeSums& b) {
+    return SlopeSums{a.slope_dot_x + b.slope_dot_x, a.magnitude + b.magnitude};
   });
-  const Acc cut = pull_cut(pull.slopes, max_pull);
+  const Acc cut = gradient_cut(slope_sums.magnitude, max_pull);
 #pragma unroll
   for (int k = 0; k < kCells; ++k) {
     const int q = lane + kWarp * k;
     if (q < cells) {
-      emit(q, cut * map_gradient(r[k], slope[k], pull.weighted, q == first.peak.cell, divisor));
+      emit(q, cut * map_gradient(r[k], slope[k], slope_sums.slope_dot_x, q == first.peak.cell,
+                                 divisor));
     }
   }
   return result;
@@ -106,7 +107,7 @@ FASTCAM_DEVICE PairLoss<Acc> finish_in_warp(const Loss& loss, const Acc* map, co
 // Sum or mean over the valid pairs, and how many they are; by one block, in a fixed order. What
 // other blocks have written is visible. `scratch`: shared memory for one sum and count per warp.
 template <class Acc>
-FASTCAM_DEVICE void reduce_pairs(const CamLossPass& op, void* scratch) {
+FASTCAM_DEVICE void reduce_pairs(const CamLossForward& op, void* scratch) {
   struct Sum {
     Acc value;
     Acc count;

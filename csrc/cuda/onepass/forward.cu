@@ -7,17 +7,16 @@
 namespace fastcam {
 
 // Of cuda/cam: what does not fit into a cluster takes their launches.
-void launch_cam_iou_forward_on(const Tensor& device, const CamLossForward& op, ScalarKind a,
-                               ScalarKind d);
+void launch_cam_loss_values_on(const Tensor& device, const CamLoss& op, ScalarKind a, ScalarKind d);
 void launch_cam_backward_on(const Tensor& device, const CamBackward& op, ScalarKind a);
 
-void launch_cam_loss_forward_on(const Tensor& device, const CamLossPass& op, ScalarKind a,
+void launch_cam_loss_forward_on(const Tensor& device, const CamLossForward& op, ScalarKind a,
                                 ScalarKind d) {
   on_device_of(device, [&](const LaunchSite& site) {
     const int shared = cluster_shared_bytes(device, reduce_pairs_kernel<float>);
     if (shared > 0 && launch_cam_loss_pass(op, a, d, shared, site)) return;
     launch_cam_loss_in_parts(
-        op, a, [&](const CamLossForward& part) { launch_cam_iou_forward_on(device, part, a, d); },
+        op, a, [&](const CamLoss& part) { launch_cam_loss_values_on(device, part, a, d); },
         [&](const CamBackward& part) { launch_cam_backward_on(device, part, a); }, site);
   });
 }

@@ -103,11 +103,11 @@ FASTCAM_DEVICE GradientRows<SD> gradient_rows(const CamInputs& in, int n, int t0
 }
 
 template <class S, int kTargets, class Losses>
-FASTCAM_DEVICE void cam_loss_pass(const CamLossPass& pass, const PassWork& work) {
+FASTCAM_DEVICE void cam_loss_pass(const CamLossForward& pass, const PassWork& work) {
   using Acc = AccOf<S>;
   // Rows or columns of a thread: with two, what is multiplied is read half as often.
   constexpr int kOwn = kTargets > 4 ? 2 : 1;
-  const CamLossForward& op = pass.loss;
+  const CamLoss& op = pass.loss;
   const CamInputs& in = op.in;
   const PassPlan& plan = work.plan;
   const PassLayout& at = plan.at;
@@ -331,7 +331,7 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossPass& pass, const PassWork& work)
 template <class S, int kTargets, class Losses>
 __global__ void __launch_bounds__((kPassThreads<AccOf<S>, kTargets>),
                                   FASTCAM_PASS_BLOCKS(AccOf<S>, kTargets))
-    cam_loss_pass_kernel(const CamLossPass pass, const PassWork work) {
+    cam_loss_pass_kernel(const CamLossForward pass, const PassWork work) {
 #if defined(FASTCAM_HAS_CLUSTERS)
   cam_loss_pass<S, kTargets, Losses>(pass, work);
 #endif

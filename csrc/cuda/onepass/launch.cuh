@@ -39,7 +39,7 @@ PassShape pass_shape(const CamInputs& in, bool weights, int multiprocessors, int
 
 // False, and nothing is launched, if a sample does not fit into a cluster.
 template <class S, int kTargets, class Losses>
-bool launch_pass(const CamLossPass& op, bool gradients_in_acc, int shared_limit,
+bool launch_pass(const CamLossForward& op, bool gradients_in_acc, int shared_limit,
                  const LaunchSite& site) {
   const auto plan = plan_pass(pass_shape<S, kTargets>(op.loss.in, op.loss.cell_weights != nullptr,
                                                       site.multiprocessors, shared_limit));
@@ -58,12 +58,12 @@ bool launch_pass(const CamLossPass& op, bool gradients_in_acc, int shared_limit,
 
 // Each storage type in a file of its own: they take long to compile.
 template <class S>
-bool launch_pass_of(const CamLossPass& op, bool gradients_in_acc, int shared_limit,
+bool launch_pass_of(const CamLossForward& op, bool gradients_in_acc, int shared_limit,
                     const LaunchSite& site);
 
 #define FASTCAM_DEFINE_LAUNCH_PASS(S)                                                            \
   template <>                                                                                    \
-  bool launch_pass_of<S>(const CamLossPass& op, bool gradients_in_acc, int shared_limit,         \
+  bool launch_pass_of<S>(const CamLossForward& op, bool gradients_in_acc, int shared_limit,      \
                          const LaunchSite& site) {                                               \
     return with_pass_targets(op.loss.in.targets, [&](auto targets) {                             \
       return launch_pass<S, decltype(targets)::value, AllLosses<AccOf<S>>>(op, gradients_in_acc, \
@@ -72,17 +72,17 @@ bool launch_pass_of(const CamLossPass& op, bool gradients_in_acc, int shared_lim
   }
 
 template <>
-bool launch_pass_of<float>(const CamLossPass&, bool, int, const LaunchSite&);
+bool launch_pass_of<float>(const CamLossForward&, bool, int, const LaunchSite&);
 template <>
-bool launch_pass_of<double>(const CamLossPass&, bool, int, const LaunchSite&);
+bool launch_pass_of<double>(const CamLossForward&, bool, int, const LaunchSite&);
 template <>
-bool launch_pass_of<Half>(const CamLossPass&, bool, int, const LaunchSite&);
+bool launch_pass_of<Half>(const CamLossForward&, bool, int, const LaunchSite&);
 template <>
-bool launch_pass_of<BFloat16>(const CamLossPass&, bool, int, const LaunchSite&);
+bool launch_pass_of<BFloat16>(const CamLossForward&, bool, int, const LaunchSite&);
 
 // A template, so that a file compiles the kernels that it launches and no others.
 template <class Site>
-bool launch_cam_loss_pass(const CamLossPass& op, ScalarKind activations, ScalarKind gradients,
+bool launch_cam_loss_pass(const CamLossForward& op, ScalarKind activations, ScalarKind gradients,
                           int shared_limit, const Site& site) {
   bool done = false;
   with_storage(activations, [&](auto s) {
@@ -94,14 +94,15 @@ bool launch_cam_loss_pass(const CamLossPass& op, ScalarKind activations, ScalarK
 // The same in up to three launches that read A twice: for what does not fit into a cluster, and for
 // GPUs without. `forward` and `backward` are the launches of the ops of those names.
 template <class Acc>
-__global__ void __launch_bounds__(256) reduce_pairs_kernel(const CamLossPass op) {
+__global__ void __launch_bounds__(256) reduce_pairs_kernel(const CamLossForward op) {
   reduce_pairs<Acc>(op, shared_memory());
 }
 
 template <class Forward, class Backward>
-void launch_cam_loss_in_parts(const CamLossPass& op, ScalarKind activations, const Forward& forward,
-                              const Backward& backward, const LaunchSite& site) {
-  const CamLossForward& loss = op.loss;
+void launch_cam_loss_in_parts(const CamLossForward& op, ScalarKind activations,
+                              const Forward& forward, const Backward& backward,
+                              const LaunchSite& site) {
+  const CamLoss& loss = op.loss;
   forward(loss);
   if (op.grad_gradients != nullptr && loss.in.channels > 0) {
     backward(sums_of_gradients(op));

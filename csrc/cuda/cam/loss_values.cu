@@ -5,9 +5,9 @@
 
 namespace fastcam {
 
-void launch_cam_iou_forward_on(const Tensor& device, const CamLossForward& op, ScalarKind a,
+void launch_cam_loss_values_on(const Tensor& device, const CamLoss& op, ScalarKind a,
                                ScalarKind d) {
-  on_device_of(device, [&](const LaunchSite& site) { launch_cam_iou_forward(op, a, d, site); });
+  on_device_of(device, [&](const LaunchSite& site) { launch_cam_loss_values(op, a, d, site); });
 }
 
 }  // namespace fastcam

@@ -1,7 +1,7 @@
 // The one-pass kernels as a program, to be compiled with a sanitizer. Every result is compared with
 // a few plain loops in double.
 //
-//   sanitized_pass fibers | threads
+//   sanitized_onepass fibers | threads
 #include <cstdio>
 #include <random>
 #include <string>
@@ -48,8 +48,8 @@ bool run(const Case& c, Mode mode, bool reversed) {
   for (int64_t i = 0; i < N * T * P; ++i) regions[i] = uniform(random);
   grad[0] = 3.0f;
 
-  CamLossPass pass{};
-  CamLossForward& op = pass.loss;
+  CamLossForward pass{};
+  CamLoss& op = pass.loss;
   op.in = {N,
            T,
            C,
