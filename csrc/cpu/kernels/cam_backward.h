@@ -8,75 +8,72 @@ namespace fastcam::FASTCAM_ISA {
 // Channels first: row by row, A is read once, dA written once. `map_grad` is G, [T, padded P], with
 // zeros behind the last cell.
 template <class Acc, class S>
-FASTCAM_INLINE void backward_channels_first(const CamBackward& op, const S* a, S* da,
-                                            const Acc* alpha, const uint8_t* on,
-                                            const Acc* map_grad, Acc* grad_d, int64_t c_begin,
-                                            int64_t c_end) {
+FASTCAM_INLINE void sums_channels_first(const CamBackward& op, const S* a, const uint8_t* on,
+                                        const Acc* map_grad, Acc* grad_d, ChannelRange range,
+                                        int64_t ahead) {
   constexpr int L = kLanes<Acc>;
   const int64_t C = op.channels;
   const int64_t P = op.cells;
-  const int64_t T = op.targets;
+  const int64_t whole = P / L * L;
   const int64_t row = padded<Acc>(P);
-  for (int64_t c = c_begin; c < c_end; ++c) {
-    const S* in = a + c * P;
+  // `kRows` channels a round, so that as many sums go on at the same time.
+  const auto round = [&]<int kRows>(std::integral_constant<int, kRows>, int64_t c) {
+    const S* rows[kRows];
+    for (int j = 0; j < kRows; ++j) {
+      rows[j] = a + (c + j) * P;
+      prefetch_further(rows[j], P * int64_t(sizeof(S)), ahead);
+    }
     // Past the row's end the load may touch the next row of this sample, but nothing beyond it.
-    const bool spare = c + 1 < C && P >= L;
-    const auto read = [&](int64_t p) FASTCAM_INLINE_LAMBDA {
-      if (p + L <= P) return load(in + p);
-      return spare ? keep_first<Acc>(load(in + p), P - p) : load_partial<Acc>(in + p, P - p);
-    };
-    if (grad_d != nullptr) {
-      for (int64_t p = 0; p < P; p += L) prefetch_ahead(in + p);
-      for (int64_t t = 0; t < T; ++t) {
-        Vec<Acc> sum{};
-        if (on[t]) {
-          const Acc* g = map_grad + t * row;
-          for (int64_t p = 0; p < P; p += L) sum += load(g + p) * read(p);
+    const bool spare = c + kRows < C && P >= L;
+    for (int64_t t = 0; t < op.targets; ++t) {
+      Vec<Acc> sum[kRows] = {};
+      if (on[t]) {
+        const Acc* g = map_grad + t * row;
+        for (int64_t p = 0; p < whole; p += L) {
+          const Vec<Acc> times = load(g + p);
+          for (int j = 0; j < kRows; ++j) sum[j] += times * load(rows[j] + p);
         }
-        grad_d[t * C + c] = horizontal_sum<Acc>(sum) / Acc(P);
+        if (whole < P) {
+          const Vec<Acc> times = load(g + whole);
+          for (int j = 0; j < kRows; ++j) {
+            const S* rest = rows[j] + whole;
+            sum[j] += times * (spare ? keep_first<Acc>(load(rest), P - whole)
+                                     : load_partial<Acc>(rest, P - whole));
+          }
+        }
       }
+      Acc total[kRows] = {};
+      if constexpr (kRows == 4) {
+        add_four_sums<Acc>(sum, total);
+      } else {
+        for (int j = 0; j < kRows; ++j) total[j] = horizontal_sum<Acc>(sum[j]);
+      }
+      for (int j = 0; j < kRows; ++j) grad_d[t * C + c + j] = total[j] / Acc(P);
     }
-    if (da != nullptr) {
-      S* out = da + c * P;
-      const auto sum_at = [&](int64_t p) FASTCAM_INLINE_LAMBDA {
-        Vec<Acc> sum{};
-        for (int64_t t = 0; t < T; ++t) sum += alpha[t * C + c] * load(map_grad + t * row + p);
-        return sum;
-      };
-      int64_t p = 0;
-      for (; p + L <= P; p += L) {
-        prefetch_ahead_to_write(out + p);
-        store(out + p, sum_at(p));
-      }
-      if (P < L) {
-        store_partial<Acc>(out, sum_at(0), P);
-      } else if (p < P) {  // the row's last vector, part of it once more
-        store(out + P - L, sum_at(P - L));
-      }
-    }
-  }
+  };
+  int64_t c = range.begin;
+  for (; c + 4 <= range.end; c += 4) round(std::integral_constant<int, 4>{}, c);
+  for (; c < range.end; ++c) round(std::integral_constant<int, 1>{}, c);
 }
 
 // Channels last: cell by cell over this block's channels, a few cells for one load and store of the
 // sums.
 template <class Acc, class S>
-FASTCAM_INLINE void backward_channels_last(const CamBackward& op, const S* a, S* da,
-                                           const Acc* alpha, const uint8_t* on, const Acc* map_grad,
-                                           Acc* grad_d, int64_t c_begin, int64_t c_end) {
+FASTCAM_INLINE void sums_channels_last(const CamBackward& op, const S* a, const uint8_t* on,
+                                       const Acc* map_grad, Acc* grad_d, ChannelRange range,
+                                       int64_t ahead) {
   const int64_t C = op.channels;
   const int64_t P = op.cells;
-  const int64_t T = op.targets;
   const int64_t row = padded<Acc>(P);
   const auto round = [&]<int kCells>(std::integral_constant<int, kCells>, int64_t p) {
     const bool first = p == 0;
     const bool last = p + kCells == P;
-    const auto sum_over_cells = [&](int64_t c, const auto& read, const auto& write) {
+    const auto add = [&](int64_t c, const auto& read, const auto& write) {
       Vec<Acc> value[kCells];
       for (int j = 0; j < kCells; ++j) {
-        prefetch_ahead(a + (p + j) * C + c);
         value[j] = read(a + (p + j) * C + c);
       }
-      for (int64_t t = 0; t < T; ++t) {
+      for (int64_t t = 0; t < op.targets; ++t) {
         Vec<Acc> sum{};
         if (on[t]) {
           if (!first) sum = read(grad_d + t * C + c);
@@ -86,27 +83,55 @@ FASTCAM_INLINE void backward_channels_last(const CamBackward& op, const S* a, S*
         write(grad_d + t * C + c, sum);
       }
     };
-    const auto write_products = [&](int64_t c, const auto& read, const auto& write) {
-      for (int j = 0; j < kCells; ++j) {
-        Vec<Acc> sum{};
-        for (int64_t t = 0; t < T; ++t) {
-          sum += map_grad[t * row + p + j] * read(alpha + t * C + c);
-        }
-        prefetch_ahead_to_write(da + (p + j) * C + c);
-        write(da + (p + j) * C + c, sum);
-      }
-    };
-    if (grad_d != nullptr) over_channels<Acc>(c_begin, c_end, sum_over_cells);
-    if (da != nullptr) over_channels<Acc>(c_begin, c_end, write_products);
+    const int64_t width = range.end - range.begin;
+    for (int j = 0; j < kCells; ++j) {
+      prefetch_further(a + (p + j) * C + range.begin, width * int64_t(sizeof(S)), ahead);
+    }
+    over_channels<Acc>(range.begin, range.end, add);
   };
   int64_t p = 0;
   for (; p + 4 <= P; p += 4) round(std::integral_constant<int, 4>{}, p);
   for (; p < P; ++p) round(std::integral_constant<int, 1>{}, p);
 }
 
+// out[i, j] = sum_t u[t, i] v[t, j]: dA of one sample, rows i of `width` contiguous values.
+template <class Acc>
+struct OuterProduct {
+  const Acc* u;
+  int64_t u_stride;
+  const Acc* v;
+  int64_t v_stride;
+  int64_t targets;
+  int64_t width;
+
+  FASTCAM_INLINE Vec<Acc> at(int64_t i, int64_t j) const {
+    Vec<Acc> sum{};
+    for (int64_t t = 0; t < targets; ++t) sum += u[t * u_stride + i] * load(v + t * v_stride + j);
+    return sum;
+  }
+  template <class S>
+  FASTCAM_INLINE void write_row(int64_t i, S* out) const {
+    constexpr int L = kLanes<Acc>;
+    if (width < L) {
+      Vec<Acc> sum{};
+      for (int64_t t = 0; t < targets; ++t) {
+        sum += u[t * u_stride + i] * load_partial<Acc>(v + t * v_stride, width);
+      }
+      store_partial<Acc>(out, sum, width);
+      return;
+    }
+    int64_t j = 0;
+    for (; j + L <= width; j += L) {
+      prefetch_ahead_to_write(out + j);
+      store(out + j, at(i, j));
+    }
+    if (j < width) store(out + width - L, at(i, width - L));  // part of it once more
+  }
+};
+
 template <class Acc, class S>
 void cam_backward(const CamBackward& op, int64_t channel_blocks, int64_t begin, int64_t end,
-                  void* scratch) {
+                  void* scratch, int64_t ahead = kPrefetchBytes) {
   const int64_t T = op.targets;
   const int64_t C = op.channels;
   const int64_t P = op.cells;
@@ -132,15 +157,27 @@ void cam_backward(const CamBackward& op, int64_t channel_blocks, int64_t begin, 
         for (int64_t p = P; p < row; ++p) to[p] = Acc(0);
       }
     }
-    const auto [c_begin, c_end] = channel_range<Acc>(C, channel_blocks, block);
+    const ChannelRange range = channel_range<Acc>(C, channel_blocks, block);
     const S* a = static_cast<const S*>(op.activations) + n * op.activations_stride_n;
-    S* da = op.grad_activations ? static_cast<S*>(op.grad_activations) + n * C * P : nullptr;
-    Acc* grad_d = op.grad_gradients ? static_cast<Acc*>(op.grad_gradients) + n * T * C : nullptr;
     const Acc* alpha = static_cast<const Acc*>(op.alpha) + n * T * C;
-    if (op.activations_channels_last) {
-      backward_channels_last(op, a, da, alpha, on, map_grad, grad_d, c_begin, c_end);
-    } else {
-      backward_channels_first(op, a, da, alpha, on, map_grad, grad_d, c_begin, c_end);
+    if (op.grad_gradients != nullptr) {
+      Acc* grad_d = static_cast<Acc*>(op.grad_gradients) + n * T * C;
+      if (op.activations_channels_last) {
+        sums_channels_last(op, a, on, map_grad, grad_d, range, ahead);
+      } else {
+        sums_channels_first(op, a, on, map_grad, grad_d, range, ahead);
+      }
+    }
+    if (op.grad_activations != nullptr) {
+      S* da = static_cast<S*>(op.grad_activations) + n * C * P;
+      if (op.activations_channels_last) {
+        const auto [c, c_end] = range;
+        const OuterProduct<Acc> product{map_grad, row, alpha + c, C, T, c_end - c};
+        for (int64_t p = 0; p < P; ++p) product.write_row(p, da + p * C + c);
+      } else {
+        const OuterProduct<Acc> product{alpha, C, map_grad, row, T, P};
+        for (int64_t c = range.begin; c < range.end; ++c) product.write_row(c, da + c * P);
+      }
     }
   }
 }

@@ -119,17 +119,25 @@ FASTCAM_INLINE void losses_of_sample(const CamLoss& op, const Loss& loss, int64_
   }
 }
 
+// Half of a small second-level cache.
+inline constexpr int64_t kRoomForTwo = 256 << 10;
+
 // All of it, sample by sample: what d loss / d D needs of A is read while A is still in the cache.
 template <class Acc, class SA, class SD>
 void cam_loss_forward(const CamLossForward& op, int64_t begin, int64_t end, void* scratch) {
   Acc* maps = static_cast<Acc*>(scratch);
   const CamInputs& in = op.loss.in;
   const CamBackward sums = sums_of_gradients(op);
+  // A is in the second-level cache when it is read again; the next sample's is fetched meanwhile,
+  // if there is room for both.
+  const int64_t bytes = in.channels * in.cells * int64_t(sizeof(SA));
+  const int64_t ahead =
+      bytes <= kRoomForTwo ? in.activations_stride_n * int64_t(sizeof(SA)) : kPrefetchBytes;
   visit_loss<Acc>(op.loss.kind, op.loss.params, [&](const auto& loss) {
     for (int64_t n = begin; n < end; ++n) {
       maps_of_sample<Acc, SA, SD>(op.loss, n, {0, in.channels}, maps);
       losses_of_sample(op.loss, loss, n, maps);
-      if (op.grad_gradients != nullptr) cam_backward<Acc, SA>(sums, 1, n, n + 1, scratch);
+      if (op.grad_gradients != nullptr) cam_backward<Acc, SA>(sums, 1, n, n + 1, scratch, ahead);
     }
   });
 }
