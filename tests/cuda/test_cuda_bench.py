@@ -31,14 +31,14 @@ def test_refuses_without_a_gpu(capsys, tmp_path):
 def test_least_bytes_of_alexnet():
     """By hand: A 256·169, D 256·36, S, grad_map and map 169, alpha 256, loss, peak and status."""
     forward, backward, cam, cam_backward = gpu.least_bytes(Case("alexnet", 2)).values()
-    assert forward == 2 * (4 * (256 * 169 + 256 * 36 + 169 + 169 + 256 + 1) + 1)
-    assert backward == 2 * (4 * (2 * 256 * 169 + 169 + 256 + 256 + 1) + 1)
+    assert forward == 2 * (4 * (256 * 169 + 256 * 36 + 169 + 169 + 256 + 256 + 1) + 1)
+    assert backward == 2 * (4 * (256 * 169 + 169 + 256 + 256 + 256 + 1) + 1)
     assert cam == 2 * 4 * (256 * 169 + 256 * 36 + 169 + 256 + 1)
     assert cam_backward == 2 * 4 * (2 * 256 * 169 + 169 + 169 + 256 + 256 + 1)
     half = gpu.least_bytes(Case("alexnet", 2, dtype=torch.bfloat16))["cam_iou forward"]
     assert forward - half == 2 * 2 * (256 * 169 + 256 * 36)
     several = gpu.least_bytes(Case("alexnet", 1, targets=3))["cam_iou forward"]
-    assert several == 4 * 256 * 169 + 3 * (4 * (256 * 36 + 169 + 169 + 256 + 1) + 1)
+    assert several == 4 * 256 * 169 + 3 * (4 * (256 * 36 + 169 + 169 + 256 + 256 + 1) + 1)
 
 
 def test_row():

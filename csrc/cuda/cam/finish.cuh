@@ -228,6 +228,6 @@ struct AllLosses {
   }
 };
 template <class Acc>
-using LossFinish = LossFinish<AllLosses<Acc>, Acc>;
+using AnyLossFinish = LossFinish<AllLosses<Acc>, Acc>;
 
 }  // namespace fastcam

@@ -109,7 +109,7 @@ void launch_cam_forward(const CamForward& op, ScalarKind activations, ScalarKind
 template <class Site>
 void launch_cam_loss_values(const CamLoss& op, ScalarKind activations, ScalarKind gradients,
                             const Site& site) {
-  launch_forward_of<LossFinish>(op, activations, gradients, site);
+  launch_forward_of<AnyLossFinish>(op, activations, gradients, site);
 }
 
 }  // namespace fastcam
