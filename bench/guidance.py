@@ -89,7 +89,6 @@ def matrix(seeds: int = 3) -> list[Cell]:
     cells += [Cell(f"pull {p:g}", guidance={"pull": p}) for p in (0.1, 0.3, 2.0)]
     cells += [
         Cell("no max_pair_pull", guidance={"max_pair_pull": 0.0}),
-        Cell("no fading", guidance={"fade": 0.0}),
         Cell("no recalibration", guidance={"recalibrate": False}),
         Cell("no sharpness warm-up", guidance={"sharpness_warmup": False}),
         Cell("guide all", guidance={"guide": "all"}),

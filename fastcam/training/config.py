@@ -22,7 +22,6 @@ Schedule = Literal["constant", "cosine"]
 #: docs/results.md has what these do, what other values do, and on which faces they were chosen.
 PULL = 1.0
 MAX_PAIR_PULL = 1.0
-FADE = 0.33
 #: Where a fine-tuning differs from the defaults of :class:`TrainConfig`: it is short, in small
 #: batches.
 FINETUNE: dict[str, Any] = {"epochs": 1, "patience": 0, "batch_size": 32}
@@ -88,8 +87,6 @@ class GuidanceConfig:
         max_pair_pull: the gradient of a single image's map is cut down to this, so that one image
             does not outvote a batch; 0 leaves it. 1 beside ``pull`` and 0 beside ``w_g``, where it
             is not given.
-        fade: ``pull`` falls to nothing over this last share of the run, so that the labels have the
-            last word; 0 keeps it to the end. ``w_g`` does not fade.
         sharpness_warmup: raise the sharpness linearly from 1 to its value over the run. A low
             sharpness has gradients where the map is far from the region, so that fewer maps start
             dead.
@@ -113,7 +110,6 @@ class GuidanceConfig:
     weight_grad: WeightGrad = "full"
     head: Head = "auto"
     max_pair_pull: float | None = None
-    fade: float = FADE
     sharpness_warmup: bool = True
     recalibrate: bool = True
     grid: Literal["coverage", "binary"] = "coverage"
@@ -128,8 +124,7 @@ class GuidanceConfig:
             object.__setattr__(self, "pull", PULL)
         if self.max_pair_pull is None:
             object.__setattr__(self, "max_pair_pull", MAX_PAIR_PULL if self.w_g is None else 0.0)
-        _check_numbers(self, ("region_weight", "threshold", "sharpness", "fade"))
-        _check(0 <= self.fade <= 1, f"fade must lie in [0, 1], got {self.fade}")
+        _check_numbers(self, ("region_weight", "threshold", "sharpness"))
         for name in ("pull", "w_g", "max_pair_pull"):
             value = getattr(self, name)
             if value is not None:

@@ -37,11 +37,6 @@ def warm_sharpness(sharpness: float, progress: float) -> float:
     return 1 + (sharpness - 1) * min(max(progress, 0.0), 1.0)
 
 
-def fading_pull(pull: float, fade: float, progress: float) -> float:
-    """Pull after a share ``progress`` of the run: falls to 0 over its last share ``fade``."""
-    return pull * min(1.0, (1 - progress) / fade) if fade else pull
-
-
 @dataclass
 class GuidanceTerm:
     """One batch's Grad-CAM loss and its measures, as tensors on the device.
@@ -102,9 +97,7 @@ class Guidance(nn.Module):
         )
 
     def set_progress(self, progress: float) -> None:
-        """Tell how much of the run is done (0 to 1), for the sharpness warm-up and the fading."""
-        if self.config.pull:
-            self.balance.pull = fading_pull(self.config.pull, self.config.fade, progress)
+        """Tell how much of the run is done (0 to 1), for the sharpness warm-up."""
         if self.config.sharpness_warmup:
             self.criterion.sharpness = warm_sharpness(self.config.sharpness, progress)
 

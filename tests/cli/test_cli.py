@@ -85,7 +85,7 @@ def test_defaults_are_those_of_the_paper_or_measured(
     assert (tuning.epochs, tuning.w_a) == (1, 1.0)
     guidance = tuning.guidance
     assert (guidance.pull, guidance.w_g, guidance.max_pair_pull) == (1.0, None, 1.0)
-    assert (guidance.fade, tuning.schedule) == (0.33, "constant")
+    assert tuning.schedule == "constant"
     assert (guidance.guide, guidance.region_weight) == ("positives", 3.0)
     assert guidance.sharpness_warmup
     assert tuning == TrainConfig.finetune(model, data, guidance)  # the library's are the same

@@ -72,17 +72,6 @@ def test_the_total_is_the_labels_and_the_balanced_guidance() -> None:
     assert not term.loss.requires_grad
 
 
-def test_guidance_fades_out_and_a_fixed_weight_does_not() -> None:
-    guidance, *batch = guidance_of(MOUTH)
-    guidance.set_progress(1.0)
-    attributes, term = guidance(*batch)
-    torch.testing.assert_close(term.total, attributes.loss)
-    fixed, *batch = guidance_of(GuidanceConfig(MOUTH.targets, w_g=0.5))
-    fixed.set_progress(1.0)
-    attributes, term = fixed(*batch)
-    torch.testing.assert_close(term.total, attributes.loss + 0.5 * term.loss)
-
-
 def test_a_fixed_weight_is_that_of_the_paper_and_warns_where_it_is_heavy() -> None:
     guidance, *batch = guidance_of(GuidanceConfig(MOUTH.targets, w_g=1e-9))
     attributes, term = guidance(*batch)

@@ -19,7 +19,7 @@ from fastcam.evaluation import evaluate
 from fastcam.models import load_checkpoint
 from fastcam.training import GuidanceConfig, TrainConfig, TrainingDiverged, train
 from fastcam.training.callbacks import read_history
-from fastcam.training.guidance import cell_weights, fading_pull, guided_pairs, warm_sharpness
+from fastcam.training.guidance import cell_weights, guided_pairs, warm_sharpness
 from fastcam.training.task import AttributeTask
 
 GUIDANCE = GuidanceConfig((("Lips", "mouth"),), sharpness=4.0, sharpness_warmup=True)
@@ -209,8 +209,6 @@ def test_pieces_of_guidance() -> None:
     assert guided_pairs(labels, "positives").tolist() == [[True, False], [False, True]]
     assert guided_pairs(labels, "all").all()
     assert [warm_sharpness(8.0, p) for p in (-1, 0, 0.5, 1, 2)] == [1, 1, 4.5, 8, 8]
-    assert [fading_pull(2.0, 0.5, p) for p in (0, 0.5, 0.75, 1)] == [2, 2, 1, 0]
-    assert fading_pull(2.0, 0.0, 1.0) == 2
 
 
 def test_a_diverging_run_says_so(data: Path, tmp_path: Path) -> None:
@@ -291,7 +289,6 @@ def test_settings_of_another_type_are_named(changes: dict[str, Any]) -> None:
         ({"pull": -1.0}, "pull must be at least 0"),
         ({"pull": 1.0, "w_g": 1.0}, "give pull or w_g, not both"),
         ({"max_pair_pull": -1.0}, "max_pair_pull must be at least 0"),
-        ({"fade": 1.5}, "fade must lie in \\[0, 1\\]"),
         ({"guide": "none"}, "guide must be one of"),
         ({"threshold": 1.0}, "threshold must lie in"),
         ({"sharpness": 0.5}, "sharpness must be at least 1"),
