@@ -63,7 +63,7 @@ def least_bytes(case: Case) -> dict[str, int]:
     a, d = case.input_bytes
     cells, weights = pairs * height * width * acc, pairs * channels * acc
     per_pair = (
-        a + d + 2 * cells + 2 * weights + pairs * (acc + 1),  # regions, grad_map, α, dD; loss, status
+        a + d + 2 * cells + 2 * weights + pairs * (acc + 1),  # S, grad_map, α, dD; loss, status
         a + cells + 3 * weights + pairs * (acc + 1),  # grad_map, α, dD twice; scale, status
         a + d + cells + weights + pairs * acc,  # the map; its peak
         2 * a + 2 * cells + 2 * weights + pairs * acc,  # the map and its gradient; its peak
