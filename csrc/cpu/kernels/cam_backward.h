@@ -5,8 +5,8 @@
 
 namespace fastcam::FASTCAM_ISA {
 
-// Channels first: row by row, A is read once, dA written once. `map_grad` is G, [T, padded P], with
-// zeros behind the last cell.
+// d loss / d D, channels first. `map_grad` is G, [T, padded P], with zeros behind the last cell;
+// meanwhile what lies `ahead` bytes further is fetched.
 template <class Acc, class S>
 FASTCAM_INLINE void sums_channels_first(const CamBackward& op, const S* a, const uint8_t* on,
                                         const Acc* map_grad, Acc* grad_d, ChannelRange range,
@@ -56,8 +56,8 @@ FASTCAM_INLINE void sums_channels_first(const CamBackward& op, const S* a, const
   for (; c < range.end; ++c) round(std::integral_constant<int, 1>{}, c);
 }
 
-// Channels last: cell by cell over this block's channels, a few cells for one load and store of the
-// sums.
+// The same channels last: cell by cell over this block's channels, a few cells for one load and
+// store of the sums.
 template <class Acc, class S>
 FASTCAM_INLINE void sums_channels_last(const CamBackward& op, const S* a, const uint8_t* on,
                                        const Acc* map_grad, Acc* grad_d, ChannelRange range,
