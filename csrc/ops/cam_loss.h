@@ -179,7 +179,7 @@ std::tuple<Tensor, Tensor> cam_loss_backward(const Tensor alpha, const Tensor gr
       constants.has_value() ? empty_on(alpha, {N, T, C}, acc) : empty_on(alpha, {0}, acc);
   if (T == 0 && need_activations) {
     torch::stable::zero_(grad_activations);
-  } else if (N > 0 && C > 0 && (need_activations || constants.has_value())) {
+  } else if (N > 0 && T > 0 && C > 0 && (need_activations || constants.has_value())) {
     CamLossBackward op{};
     op.batch = N;
     op.targets = T;

@@ -15,6 +15,7 @@ from fastcam.ops import checks as check
 from fastcam.ops.autograd import transformed
 from fastcam.ops.cam_iou import Binarize, Reduction, loss_and_status
 from fastcam.ops.grad_cam import prepare
+from fastcam.ops.library import acc_dtype
 from fastcam.ops.pair_cells import PairCells
 
 __all__ = ["CamStats", "IoUCamLoss", "WeightGrad"]
@@ -200,7 +201,7 @@ class IoUCamLoss(nn.Module):
             create_graph=self.weight_grad == "full" and torch.is_grad_enabled(),
             needs_graph=torch.is_grad_enabled(),
             # Which pairs count, where that is known without waiting for a device.
-            valid=cells.valid() if tensor.device.type == "cpu" else None,
+            valid=cells.to(acc_dtype(tensor)).valid() if tensor.device.type == "cpu" else None,
         )
         if signs is not None:
             gradients = gradients * check.signs(signs, gradients)

@@ -40,7 +40,9 @@ class Preprocessing:
 
     def normalize(self, images: Tensor) -> Tensor:
         """uint8 [N, 3, H, W] to normalised float32."""
-        scale, shift = _scale_and_shift(self.mean, self.std, images.device)
+        # What another mode than eager traces must make its own constants.
+        make = _scale_and_shift if type(images) is Tensor else _scale_and_shift.__wrapped__
+        scale, shift = make(tuple(self.mean), tuple(self.std), images.device)
         floats = images.to(torch.float32, copy=True)  # never the caller's own tensor
         return floats.mul_(scale).add_(shift)
 

@@ -46,7 +46,7 @@ def summary(
     line = f"validation, before and after: {'; '.join(parts)}"
     if biases:
         fitted = ", ".join(f"{name} {shift:+.2f}" for name, shift in biases.items())
-        line += f" (bias re-fit: {fitted})"
+        line += f" (bias re-fit to these images: {fitted})"
     if fallen:
         line += f". The network got worse: {' and '.join(fallen)}"
         line += "; try a lower pull or learning rate" if guidance.guides else ""

@@ -12,6 +12,9 @@ from fastcam.data.batches import Batch
 from fastcam.evaluation.cam_maps import check_scores
 from fastcam.models import Checkpoint
 
+# With fewer images of a class than this, a bias is left as it is.
+FEWEST = 10
+
 
 def fit_bias(logits: Tensor, labels: Tensor) -> Tensor:
     """What to add to each score so that the binary cross entropy is least.
@@ -55,7 +58,8 @@ def recalibrate(
         device: where to compute.
 
     Returns:
-        What was added to each attribute's bias; empty if the model has none, or if no image came.
+        What was added to each attribute's bias. Left out are attributes that fewer than
+        ``FEWEST`` images have or lack, and all if the model has no bias.
 
     Raises:
         ScoresNotFinite: a score is NaN or infinite.
@@ -72,8 +76,12 @@ def recalibrate(
     if not logits:
         return {}
     check_scores(torch.cat(logits))
-    shift = fit_bias(torch.cat(logits), torch.cat(labels))
+    present = (torch.cat(labels) > 0.5).sum(0)
+    count = sum(len(part) for part in labels)
+    enough = [i for i, n in enumerate(present.tolist()) if FEWEST <= n <= count - FEWEST]
+    shift = fit_bias(torch.cat(logits)[:, enough], torch.cat(labels)[:, enough])
+    fitted = [chosen[i] for i in enough]
     bias = checkpoint.model.get_parameter(name)
-    bias[chosen] += shift.to(bias)
-    names = [checkpoint.attributes[t] for t in chosen]
+    bias[fitted] += shift.to(bias)
+    names = [checkpoint.attributes[t] for t in fitted]
     return dict(zip(names, shift.tolist(), strict=True))

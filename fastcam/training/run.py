@@ -255,6 +255,7 @@ def _train(
             default_root_dir=out,
         )
         checkpoint.model.train()
+        biases: dict[str, float] = {}
         # now that they have proved to fit
         write_json(out / SETTINGS, settings, ours=_OURS[SETTINGS])
         try:
@@ -263,6 +264,13 @@ def _train(
                 history.add_validation(trainer)
             trainer.fit(task, batches, ckpt_path=str(resume) if resume.is_file() else None)
             check_weights(checkpoint.model, "after the last step")
+            if config.patience and (out / BEST).is_file() and not trainer.interrupted:
+                best_state = read_run_state(out / BEST, task, resume=False)["state_dict"]
+                task.load_state_dict(best_state)
+            if guidance is not None and guidance.recalibrate and not trainer.interrupted:
+                biases = recalibrate(checkpoint, task.targets, batches.val_dataloader(), device)
+            if biases:
+                trainer.validate(task, datamodule=batches, verbose=False)
         except SystemExit:  # Lightning's answer to Ctrl-C; older versions return
             if not trainer.interrupted:
                 raise
@@ -270,14 +278,7 @@ def _train(
             raise _diverged(out, error) from None
     if trainer.interrupted:
         raise KeyboardInterrupt
-    if config.patience and (out / BEST).is_file():
-        task.load_state_dict(read_run_state(out / BEST, task, resume=False)["state_dict"])
-    biases: dict[str, float] = {}
-    if guidance is not None and guidance.recalibrate:
-        biases = recalibrate(checkpoint, task.targets, batches.val_dataloader(), device)
     if biases:
-        with _quiet():
-            trainer.validate(task, datamodule=batches, verbose=False)
         history.add_validation(trainer, history.records[-1]["epoch"])
         history.write()
     checkpoint.model.to("cpu").eval()
@@ -379,6 +380,7 @@ def _check_claim(out: Path, settings: dict[str, Any]) -> None:
         )
     stored = read_json(path, "settings of a run")
     missing = {k for k in ("start_sha256", "labels_sha256") if k not in settings}  # a file is gone
+    stored, settings = _flat(stored), _flat(settings)
     keys = {*stored, *settings} - missing
     changed = sorted(k for k in keys if stored.get(k) != settings.get(k))
     if changed:
@@ -386,6 +388,15 @@ def _check_claim(out: Path, settings: dict[str, Any]) -> None:
             f"{out} holds a run with other settings ({', '.join(changed)});"
             " name another folder, or remove this one"
         )
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with those of the guidance beside the others, as ``guidance.pull``."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        inner = value if isinstance(value, dict) else {}
+        found |= {f"{name}.{k}": v for k, v in inner.items()} if inner else {name: value}
+    return found
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import pytest
 import torch
 from tiny_faces import MODEL, TinyNet
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.models import alexnet as torchvision_alexnet
 
 from fastcam import models
@@ -257,3 +258,16 @@ def test_normalisation() -> None:
     expected = [(0 - 0.1) / 0.5, (0.2 - 0.2) / 0.6, (1 - 0.3) / 0.7]
     torch.testing.assert_close(normal.flatten(), torch.tensor(expected))
     assert images.flatten().tolist() == [0, 51, 255]
+    lists = Preprocessing(32, mean=[0.1, 0.2, 0.3], std=[0.5, 0.6, 0.7])  # as from a file
+    torch.testing.assert_close(lists.normalize(images), normal)
+
+
+def test_a_traced_normalisation_leaves_nothing_behind() -> None:
+    preprocessing = Preprocessing(32, mean=(0.11, 0.2, 0.3))
+    with FakeTensorMode() as mode:
+        traced = preprocessing.normalize(mode.from_tensor(torch.zeros(1, 3, 2, 2)))
+    assert type(traced) is not torch.Tensor
+    real = preprocessing.normalize(torch.zeros(1, 3, 2, 2))
+    assert type(real) is torch.Tensor
+    with FakeTensorMode() as mode:  # nor do real constants get in its way
+        preprocessing.normalize(mode.from_tensor(torch.zeros(1, 3, 2, 2)))

@@ -231,7 +231,8 @@ def test_no_step_waits_for_its_device(
         waiting |= {"recalibrate", "fit_bias", "check_scores"}
         assert seen.readers.keys() <= waiting
         reads[every] = sum(1 for count in transfers if count)
-    assert reads == {1: 2 * 6 + 4, 100: 2 + 4}  # 6 steps an epoch, 4 validations
+    # 6 steps an epoch, 3 validations: there are too few images to re-fit a bias.
+    assert reads == {1: 2 * 6 + 3, 100: 2 + 3}
     assert read_history(results[1].history) == read_history(results[100].history)
     assert same_weights(results[1].checkpoint, results[100].checkpoint)
 

@@ -17,7 +17,7 @@ from fastcam.models import Checkpoint, build, load_checkpoint, save_checkpoint
 from fastcam.models.checkpoint import Preprocessing
 from fastcam.models.registry import model_names, model_spec
 from fastcam.training import GuidanceConfig, TrainConfig, train
-from fastcam.training.recalibrate import fit_bias, recalibrate
+from fastcam.training.recalibrate import FEWEST, fit_bias, recalibrate
 
 MOUTH = GuidanceConfig(targets=(("Lips", "mouth"),))
 
@@ -66,10 +66,10 @@ def test_one_class_alone_says_nothing(label: float) -> None:
     assert shift[1] != 0
 
 
-def _batches(count: int = 30) -> list[dict[str, torch.Tensor]]:
+def _batches(count: int = 60) -> list[dict[str, torch.Tensor]]:
     torch.manual_seed(1)
     images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8)
-    labels = (torch.rand(count, 3) < 0.8).float()
+    labels = (torch.rand(count, 3) < 0.6).float()
     return [
         {"image": i, "labels": j} for i, j in zip(images.split(8), labels.split(8), strict=True)
     ]
@@ -97,6 +97,7 @@ def test_nothing_to_fit(checkpoint: Checkpoint) -> None:
     before = copy.deepcopy(checkpoint.model.state_dict())
     assert recalibrate(checkpoint, [], _batches()) == {}
     assert recalibrate(checkpoint, [0], []) == {}
+    assert recalibrate(checkpoint, [0, 1, 2], _batches(FEWEST + 5)) == {}  # too few of a class
     assert all(torch.equal(v, before[k]) for k, v in checkpoint.model.state_dict().items())
     with torch.no_grad():
         checkpoint.model.get_parameter("classifier.3.bias")[0] = torch.nan
@@ -119,7 +120,7 @@ def test_the_bias_that_a_model_names_is_added_to_its_scores(name: str) -> None:
 
 @pytest.mark.parametrize("patience", [0, 2])
 def test_a_fine_tuning_ends_with_it(checkpoint: Checkpoint, tmp_path: Path, patience: int) -> None:
-    data = write_faces(tmp_path / "faces", 96)
+    data = write_faces(tmp_path / "faces", 192)
     start = tmp_path / "start.pt"
     with torch.no_grad():  # a network that always says yes
         checkpoint.model.get_parameter("classifier.3.bias")[0] = 5.0

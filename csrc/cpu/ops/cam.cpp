@@ -84,13 +84,16 @@ void reduce_pairs(const CamLossForward& op) {
   *static_cast<Acc*>(op.count) = count;
 }
 
-// Channel blocks of a sample: several where samples are few and large. By shapes alone, so that
-// results do not depend on the number of threads.
-int64_t forward_blocks(const CamInputs& in) {
+// Channel blocks of a sample: several where samples are few and large, and their maps, of which
+// each block has its own, take little. By shapes alone, so that results do not depend on the number
+// of threads.
+int64_t forward_blocks(const CamInputs& in, int64_t map_bytes) {
   constexpr int64_t kItems = 16;
+  constexpr int64_t kMostBytes = int64_t(32) << 20;
   const int64_t wanted = in.batch >= kItems ? 1 : (kItems + in.batch - 1) / in.batch;
-  const int64_t most = in.channels * in.cells / kGrainElements;
-  return std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, std::min(most, in.channels / 32)));
+  const int64_t most = std::min({in.channels * in.cells / kGrainElements, in.channels / 32,
+                                 kMostBytes / (in.batch * map_bytes)});
+  return std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, most));
 }
 
 void run_loss_forward(const Tensor& device, const CamLossForward& op, ScalarKind a, ScalarKind d) {
@@ -99,7 +102,7 @@ void run_loss_forward(const Tensor& device, const CamLossForward& op, ScalarKind
   with_acc(a, [&](auto acc) { check_values<decltype(acc)>(loss); });
   const int64_t work = in.channels * in.cells * in.targets;
   const int64_t scratch_bytes = cam_scratch_bytes(in.targets, in.cells);
-  const int64_t blocks = forward_blocks(in);
+  const int64_t blocks = forward_blocks(in, scratch_bytes);
   if (blocks == 1) {
     parallel_over(in.batch, work, [&](int64_t begin, int64_t end) {
       const Scratch scratch(scratch_bytes);
