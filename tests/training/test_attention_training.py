@@ -134,7 +134,7 @@ def test_train_on_the_command_line(
     assert run(*command) == 0  # a finished run is kept
     with_reconstructor = command[:-1]
     assert run(*with_reconstructor) == 2
-    assert "other settings (model_options)" in capsys.readouterr().err
+    assert "other settings (model_options.reconstructor)" in capsys.readouterr().err
     evaluation = ["evaluate", out / "model.pt", data, "-a", "Lips", "-b", "Eyes", "-r", "mouth"]
     assert run(*evaluation, "--device", "cpu") == 0
     picture = explain_files(
