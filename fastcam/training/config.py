@@ -91,8 +91,9 @@ class GuidanceConfig:
             sharpness has gradients where the map is far from the region, so that fewer maps start
             dead.
         recalibrate: after the last step, re-fit the bias of each guided attribute's score to the
-            validation images. Guidance shifts how often a network says yes; this takes it back, in
-            a control too, so that what is left of a gain is no shifted threshold.
+            validation images (where ten have the attribute and ten lack it). Guidance shifts how
+            often a network says yes; this takes it back, in a control too, so that what is left of
+            a gain is no shifted threshold.
         grid: how a rectangle becomes cells, see :meth:`fastcam.regions.Region.grid`.
 
     Raises:

@@ -124,6 +124,17 @@ def test_the_gradient_of_activations_alone(ops):
     assert both - (used.bytes - both) >= 3 * constants
 
 
+def test_nothing_is_launched_without_targets(ops):
+    """Where the gradient of D alone is asked for, too."""
+    used = ops()
+    activations, regions = torch.rand(2, 5, 3, 3), torch.rand(2, 0, 3, 3)
+    gradients = torch.rand(2, 0, 5, 2, 2, requires_grad=True)
+    loss = F.cam_iou_loss(activations, gradients, regions)
+    (grad,) = torch.autograd.grad(loss, gradients)
+    assert loss == 0 and grad.shape == gradients.shape
+    assert used.launches == 0
+
+
 @pytest.mark.parametrize("poison", (torch.nan, torch.inf))
 def test_an_invalid_pair_is_exactly_zero_whatever_it_holds(poison, ops):
     ops()
