@@ -308,6 +308,7 @@ inline void barrier_arrive_expecting(CopyBarrier* barrier, uint32_t bytes) {
 inline void barrier_wait(CopyBarrier* barrier, uint32_t parity) {
   emulator::current.block->barrier_wait(barrier, parity);
 }
+inline void copies_follow_writes() {}  // the copies here are not of another proxy
 inline void bulk_copy(void* to, const void* from, uint32_t bytes, CopyBarrier* barrier) {
   emulator::current.block->bulk_copy(to, from, bytes, barrier);
 }

@@ -18,14 +18,15 @@ inline constexpr int kPassBackwardThreads = 384;
 template <class S>
 inline constexpr int kPassVector = sizeof(S) == 8 ? 2 : 4;
 
-// The factor of a pair's gradients; 0 for an invalid pair, whatever the upstream gradient.
+// The factor of a pair's gradients; 0 for an invalid pair, whatever the upstream gradient. (All is
+// asked for at once.)
 template <class Acc>
 FASTCAM_DEVICE Acc pass_scale(const CamLossBackward& op, int n, int t) {
-  if ((load(op.status + int64_t(n) * op.targets + t) & kStatusValid) == 0) return Acc(0);
+  const uint8_t status = load(op.status + int64_t(n) * op.targets + t);
   const Acc grad =
       load(static_cast<const Acc*>(op.grad) + n * op.grad_stride_n + t * op.grad_stride_t);
-  if (op.count == nullptr) return grad;
-  const Acc count = load(static_cast<const Acc*>(op.count));
+  const Acc count = op.count == nullptr ? Acc(1) : load(static_cast<const Acc*>(op.count));
+  if ((status & kStatusValid) == 0) return Acc(0);
   return count > Acc(1) ? grad / count : grad;
 }
 
@@ -45,7 +46,7 @@ FASTCAM_DEVICE Vec<Acc, V> load_lanes(const Acc* from) {
 
 template <int V, int kTargets, class S, class Acc>
 FASTCAM_DEVICE void write_product(S* out, int rows, int cols, const Acc* row_factor, int row_stride,
-                                  const Acc* column_factor, int targets) {
+                                  const Acc* column_factor, const Acc* scale, int targets) {
   constexpr int kRows = 4;  // at once
   using Vector = Vec<S, V>;
   const int thread = int(threadIdx.x);
@@ -69,7 +70,7 @@ FASTCAM_DEVICE void write_product(S* out, int rows, int cols, const Acc* row_fac
           const Acc* from = column_factor + (t0 + t) * int64_t(cols) + column;
           const Vec<Acc, V> f = load_lanes<V>(from);
 #pragma unroll
-          for (int e = 0; e < V; ++e) factor[t][e] = f.lane[e];
+          for (int e = 0; e < V; ++e) factor[t][e] = scale[t0 + t] * f.lane[e];
         }
       }
     };
@@ -110,6 +111,46 @@ FASTCAM_DEVICE void write_product(S* out, int rows, int cols, const Acc* row_fac
   }
 }
 
+// The same for one target, where rows do not begin at multiples of a vector but blocks of rows do:
+// thread after thread writes a vector, which may begin in one row and end in the next. The column
+// factors lie in shared memory kShifts times, each time one value further on, so that there is an
+// aligned vector of them from any column on.
+template <class S>
+inline constexpr int kFlatVector = kVectorBytes / int(sizeof(S));
+template <class Acc>
+inline constexpr int kShifts = kVectorOf<Acc>;
+
+template <class S, class Acc>
+FASTCAM_DEVICE void write_flat_product(S* out, int rows, int cols, const Acc* row_factor,
+                                       const Acc* column_factor, int column_stride) {
+  constexpr int V = kFlatVector<S>;
+  using Vector = Vec<S, V>;
+  const int threads = int(blockDim.x);
+  const int vectors = int(int64_t(rows) * cols / V);
+  const int row_step = threads * V / cols;
+  const int column_step = threads * V - row_step * cols;
+  int row = int(threadIdx.x) * V / cols;
+  int column = int(threadIdx.x) * V - row * cols;
+#pragma unroll 2
+  for (int i = int(threadIdx.x); i < vectors; i += threads) {
+    Acc f[V];
+    const int shift = (kShifts<Acc> - column % kShifts<Acc>) % kShifts<Acc>;
+    read_factors(column_factor + shift * column_stride + column + shift, f);
+    const Acc here = row_factor[row];
+    const Acc next = row_factor[row + 1 < rows ? row + 1 : row];
+    Vector v;
+#pragma unroll
+    for (int e = 0; e < V; ++e) v.lane[e] = from_acc<S>((column + e < cols ? here : next) * f[e]);
+    store(reinterpret_cast<Vector*>(out) + i, v);
+    row += row_step;
+    column += column_step;
+    if (column >= cols) {
+      column -= cols;
+      ++row;
+    }
+  }
+}
+
 template <class S, int kTargets>
 __global__ void __launch_bounds__(kPassBackwardThreads, (sizeof(S) == 8 || kTargets > 4 ? 1 : 2))
     cam_loss_backward_kernel(const CamLossBackward op, const PassBackwardPlan plan) {
@@ -122,49 +163,72 @@ __global__ void __launch_bounds__(kPassBackwardThreads, (sizeof(S) == 8 || kTarg
   const int split = int(blockIdx.x) - n * plan.splits;
   const int rows = op.channels_last ? int(op.cells) : channels;
   const int cols = op.channels_last ? channels : int(op.cells);
+  const int begin = split * plan.rows;
+  const int here = rows - begin < plan.rows ? rows - begin : plan.rows;
   const Acc* alpha = static_cast<const Acc*>(op.alpha) + int64_t(n) * all * channels;
   const Acc* grad_map = static_cast<const Acc*>(op.grad_map) + int64_t(n) * all * op.cells;
+  const Acc* row_factors = (op.channels_last ? grad_map : alpha) + begin;
+  const Acc* column_factors = op.channels_last ? alpha : grad_map;
+
+  const int stride = (all + kTargets - 1) / kTargets * kTargets;
+  Acc* scale = static_cast<Acc*>(shared_memory());  // [stride]
+  Acc* row_factor = scale + pass_scales(stride);    // [rows of the block, stride]
+  Acc* column_factor = row_factor + (plan.rows * stride + 3) / 4 * 4;
+
+  // Nothing of this waits for anything of it.
+#pragma unroll 1
+  for (int t = thread; t < stride; t += threads) {
+    scale[t] = t < all ? pass_scale<Acc>(op, n, t) : Acc(0);
+  }
+  if (op.grad_activations != nullptr) {
+#pragma unroll 4
+    for (int i = thread; i < here * stride; i += threads) {
+      const int t = i / here;
+      const int r = i - t * here;
+      row_factor[r * stride + t] = t < all ? load(row_factors + int64_t(t) * rows + r) : Acc(0);
+    }
+    if (plan.column_stride > 0) {
+#pragma unroll 2
+      for (int c = thread; c < plan.column_stride - kShifts<Acc>; c += threads) {
+        const Acc f = load(column_factors + c % cols);
+#pragma unroll
+        for (int shift = 0; shift < kShifts<Acc>; ++shift) {
+          column_factor[shift * plan.column_stride + c + shift] = f;
+        }
+      }
+    }
+  }
+  __syncthreads();
 
   if (op.scaled_gradients != nullptr) {
-    const int64_t base = int64_t(n) * all * channels;
     const int each = (channels + plan.splits - 1) / plan.splits;
-    const int begin = split * each;
-    const int here = channels - begin < each ? channels - begin : each;
-#pragma unroll 1
-    for (int t = 0; t < all; ++t) {
-      const Acc scale = pass_scale<Acc>(op, n, t);
-      const int64_t row = base + int64_t(t) * channels + begin;
-#pragma unroll 1
-      for (int c = thread; c < here; c += threads) {
-        store(static_cast<Acc*>(op.scaled_gradients) + row + c,
-              scale * load(static_cast<const Acc*>(op.grad_gradients) + row + c));
-      }
+    const int first = split * each;
+    const int count = channels - first < each ? channels - first : each;
+    const int64_t base = int64_t(n) * all * channels + first;
+#pragma unroll 4
+    for (int i = thread; i < all * count; i += threads) {
+      const int t = i / count;
+      const int64_t at = base + int64_t(t) * channels + (i - t * count);
+      store(static_cast<Acc*>(op.scaled_gradients) + at,
+            scale[t] * load(static_cast<const Acc*>(op.grad_gradients) + at));
     }
   }
 
   if (op.grad_activations != nullptr) {
-    const int begin = split * plan.rows;
-    const int here = rows - begin < plan.rows ? rows - begin : plan.rows;
-    Acc* row_factor = static_cast<Acc*>(shared_memory());  // [rows of the block, stride]
-    const int stride = (all + kTargets - 1) / kTargets * kTargets;
-    const Acc* from = op.channels_last ? grad_map : alpha;
-#pragma unroll 1
-    for (int t = 0; t < stride; ++t) {
-      const Acc scale = t < all ? pass_scale<Acc>(op, n, t) : Acc(0);
-#pragma unroll 1
-      for (int r = thread; r < here; r += threads) {
-        row_factor[r * stride + t] =
-            t < all ? scale * load(from + int64_t(t) * rows + begin + r) : Acc(0);
-      }
-    }
-    __syncthreads();
     S* out = static_cast<S*>(op.grad_activations) + (int64_t(n) * rows + begin) * cols;
-    const Acc* column_factor = op.channels_last ? alpha : grad_map;
     constexpr int kVector = kPassVector<S>;
-    if (plan.vector == kVector) {
-      write_product<kVector, kTargets>(out, here, cols, row_factor, stride, column_factor, all);
+    if (kTargets == 1 && plan.column_stride > 0) {
+      const Acc times = scale[0];
+      __syncthreads();
+#pragma unroll 1
+      for (int r = thread; r < here; r += threads) row_factor[r] *= times;
+      __syncthreads();
+      write_flat_product(out, here, cols, row_factor, column_factor, plan.column_stride);
+    } else if (plan.vector == kVector) {
+      write_product<kVector, kTargets>(out, here, cols, row_factor, stride, column_factors, scale,
+                                       all);
     } else {
-      write_product<1, kTargets>(out, here, cols, row_factor, stride, column_factor, all);
+      write_product<1, kTargets>(out, here, cols, row_factor, stride, column_factors, scale, all);
     }
   }
 }

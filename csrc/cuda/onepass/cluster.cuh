@@ -101,6 +101,11 @@ FASTCAM_DEVICE void bulk_copy(void* to, const void* from, uint32_t bytes, CopyBa
       : "memory");
 }
 
+// Before the barrier after which bulk copies may write where this thread has read or written.
+FASTCAM_DEVICE void copies_follow_writes() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
 // One value or vector of 4, 8 or 16 bytes. The thread itself may read it after copies_wait(),
 // others after a barrier as well.
 template <class T>

@@ -18,10 +18,16 @@ auto with_pass_targets(int64_t targets, const F& f) {
 }
 
 template <class S, int kTargets>
-PassShape pass_shape(const CamInputs& in, bool weights, int multiprocessors, int shared_limit) {
+PassShape pass_shape(const CamInputs& in, bool gradients_in_acc, bool weights, int multiprocessors,
+                     int shared_limit) {
   using Acc = AccOf<S>;
   const bool aligned = reinterpret_cast<uintptr_t>(in.activations) % 16 == 0 &&
                        (in.batch <= 1 || in.activations_stride_n * int64_t(sizeof(S)) % 16 == 0);
+  const int grad_element = gradients_in_acc ? int(sizeof(Acc)) : int(sizeof(S));
+  const bool grad_aligned =
+      reinterpret_cast<uintptr_t>(in.gradients) % 16 == 0 &&
+      (in.batch <= 1 || in.gradients_stride_n * grad_element % 16 == 0) &&
+      (in.targets <= 1 || in.gradients_stride_t * grad_element % 16 == 0);
   return {in.batch,
           in.targets,
           in.channels,
@@ -32,16 +38,21 @@ PassShape pass_shape(const CamInputs& in, bool weights, int multiprocessors, int
           aligned,
           weights,
           kTargets,
-          kPassThreads<Acc, kTargets>,
+          kPassThreads,
           multiprocessors,
-          shared_limit};
+          shared_limit,
+          in.grad_cells,
+          grad_element,
+          in.gradients_channels_last,
+          grad_aligned};
 }
 
 // False, and nothing is launched, if a sample does not fit into a cluster.
 template <class S, int kTargets, class Losses>
 bool launch_pass(const CamLossForward& op, bool gradients_in_acc, int shared_limit,
                  const LaunchSite& site) {
-  const auto plan = plan_pass(pass_shape<S, kTargets>(op.loss.in, op.loss.cell_weights != nullptr,
+  const auto plan = plan_pass(pass_shape<S, kTargets>(op.loss.in, gradients_in_acc,
+                                                      op.loss.cell_weights != nullptr,
                                                       site.multiprocessors, shared_limit));
   if (!plan) return false;
   PassWork work{};

@@ -7,40 +7,55 @@
 #include <optional>
 
 #include "common/params.h"
+#include "common/scalar.h"
 
 namespace fastcam {
 
-// Cells that one lane of the finishing warp holds.
-inline constexpr int kPassCellsPerLane = 7;
-inline constexpr int kPassMaxCells = 32 * kPassCellsPerLane;
 inline constexpr int kPassMaxRanks = 8;  // of a cluster; every Hopper GPU has as many
+inline constexpr int kPassThreads = 384;
+inline constexpr int kPassGroups = 8;  // of threads that share the sums of one column, at most
+inline constexpr int kPassReductions = 3;    // of a finished map
+inline constexpr int kPassReductionBytes = 64;  // of one, in a warp
 
-// Threads of a block, and blocks that a multiprocessor shall hold, for kTargets targets at a time.
-template <class Acc, int kTargets>
-inline constexpr int kPassThreads = sizeof(Acc) == 8 ? 192 : 256;
+// Blocks that a multiprocessor shall hold, for `targets` targets at a time.
 constexpr int pass_blocks(int acc_bytes, int targets) {
-  return acc_bytes == 8 || targets > 4 ? 2 : 3;
+  return acc_bytes == 8 || targets > 4 ? 1 : 2;
 }
-template <class Acc, int kTargets>
-inline constexpr int kPassBlocks = pass_blocks(sizeof(Acc), kTargets);
+// Columns of a thread: with two, what is multiplied is read half as often.
+constexpr int pass_columns(int targets) { return targets > 4 ? 2 : 1; }
+// D of so many targets is on its way at once.
+constexpr int pass_stages(int targets) { return targets > 4 ? 4 : (targets > 1 ? 2 : 1); }
 
-// How A gets into shared memory.
-enum class PassCopy : int32_t {
-  kBulk,   // bulk copies
-  kPlain,  // value by value
+// Groups of threads that share `columns` columns, `own` of them a thread.
+FASTCAM_HD int pass_groups(int threads, int columns, int own) {
+  const int slots = (columns + own - 1) / own;
+  const int groups = slots > 0 ? threads / slots : 1;
+  return groups < 1 ? 1 : (groups > kPassGroups ? kPassGroups : groups);
+}
+
+// How a matrix (channels x cells, or cells x channels where channels are last) gets into shared
+// memory and lies there.
+struct PassMatrix {
+  bool bulk;      // by bulk copies, else value by value
+  bool run;       // rows lie one behind the other in shared memory as they do in the tensor
+  int32_t pitch;  // from row to row in shared memory, in values
+  int32_t walk;   // values that a thread reads at once along a row
 };
 
 // In bytes of a block's shared memory, each a multiple of 16.
 struct PassLayout {
-  int alpha;  // [chunk, kTargets]: channel weights
-  int part;   // [kTargets, P]: what this block's channels add to the maps; later [kTargets, chunk]
-  int maps;   // [owned, P]
-  int grad_map;  // [P, kTargets]
-  int regions;   // [owned, P]
-  int weights;   // [owned, P] if there are any
-  int valid;     // [kTargets] int
-  int scratch;   // [threads]
-  int matrix;    // A
+  int alpha;      // [chunk, kTargets]: channel weights
+  int grad_map;   // [P, kTargets]
+  int maps;       // [owned, P]
+  int regions;    // [owned, P]; later the slopes of the loss
+  int weights;    // [owned, P] if there are any
+  int valid;      // [kTargets] int
+  int on;         // [kTargets] int
+  int scratch;    // of reductions
+  int sums;       // [groups, kTargets, columns]: of this block, over the groups; read by the cluster
+  int gradients;  // D of some targets, in the same place: it is used up before
+  int stage;      // bytes of one target's D
+  int matrix;     // A
   int total;
 };
 
@@ -48,11 +63,10 @@ struct PassPlan {
   int ranks;  // blocks of a sample, which are a cluster
   int chunk;  // channels of each, but for the last ones
   int threads;
+  int stages;
   bool share;  // the blocks of a sample share its targets when they finish the maps
-  PassCopy copy;
-  bool run;   // rows lie one behind the other in shared memory as they do in A
-  int pitch;  // from row to row in shared memory, in values
-  int walk;   // values that a thread reads at once along a row
+  PassMatrix a;
+  PassMatrix d;
   int64_t blocks;
   PassLayout at;
 };
@@ -67,54 +81,68 @@ struct PassShape {
   int threads;
   int multiprocessors;
   int shared_limit;  // bytes that a block can have
+  int64_t grad_cells = 1;
+  int grad_element = 4;
+  bool grad_channels_last = false;
+  bool grad_aligned = true;  // every target's D of a sample starts at a multiple of 16 bytes
 };
 
 inline int64_t pass_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t pass_round_up(int64_t a, int64_t b) { return pass_ceil_div(a, b) * b; }
 
-// How rows lie in shared memory, so that lanes reading along neighbouring rows use different banks:
-// the step from row to row is an odd number of what a lane reads at once.
-inline void plan_rows(const PassShape& s, PassPlan* plan) {
-  const int vector = 16 / s.element;
-  if (s.channels_last) {
-    plan->run = false;
-    plan->pitch = plan->chunk;
-    if (s.aligned && s.channels % vector == 0) {
-      plan->copy = PassCopy::kBulk;
-      plan->walk = vector;
-      if (plan->chunk / vector % 2 == 0) plan->pitch += vector;
+// Lanes that read along neighbouring rows use different banks where the step from row to row is an
+// odd number of what a lane reads at once.
+inline PassMatrix plan_matrix(int64_t channels, int chunk, int64_t cells, int element, bool aligned,
+                              bool channels_last) {
+  const int vector = 16 / element;
+  PassMatrix m{};
+  if (channels_last) {
+    m.run = false;
+    m.pitch = chunk;
+    if (aligned && channels % vector == 0) {
+      m.bulk = true;
+      m.walk = vector;
+      if (chunk / vector % 2 == 0) m.pitch += vector;
     } else {
-      plan->copy = PassCopy::kPlain;
-      plan->walk = 1;
-      plan->pitch |= 1;
+      m.bulk = false;
+      m.walk = 1;
+      m.pitch |= 1;
     }
-    return;
+    return m;
   }
-  const int cells = int(s.cells);
-  plan->copy = PassCopy::kBulk;
-  plan->run = true;
-  plan->pitch = cells;
-  plan->walk = 1;
+  m.bulk = true;
+  m.run = true;
+  m.pitch = int32_t(cells);
+  m.walk = 1;
   const auto odd = [&](int values) { return cells % values == 0 && cells / values % 2 == 1; };
-  if (!s.aligned || cells % 2 == 1) return;
+  if (!aligned || cells % 2 == 1) return m;
   if (odd(vector)) {
-    plan->walk = vector;
-  } else if (s.element == 2 && odd(4)) {
-    plan->walk = 4;
+    m.walk = vector;
+  } else if (element == 2 && odd(4)) {
+    m.walk = 4;
   } else if (cells % vector == 0) {
-    plan->run = false;
-    plan->pitch = cells + vector;
-    plan->walk = vector;
+    m.run = false;
+    m.pitch = int32_t(cells) + vector;
+    m.walk = vector;
   }
+  return m;
+}
+
+inline int64_t matrix_bytes(const PassMatrix& m, int chunk, int64_t cells, int element,
+                            bool channels_last) {
+  return pass_round_up((channels_last ? cells : chunk) * int64_t(m.pitch) * element + 32, 16);
 }
 
 inline PassPlan plan_pass_with(const PassShape& s, int ranks) {
   PassPlan plan{};
   plan.ranks = ranks;
   plan.threads = s.threads;
-  const int64_t granule = 16 / s.element;
+  plan.stages = pass_stages(s.per_pass);
+  const int64_t granule = 16 / std::min(s.element, s.grad_element);
   plan.chunk = int(pass_round_up(pass_ceil_div(s.channels, ranks), granule));
-  plan_rows(s, &plan);
+  plan.a = plan_matrix(s.channels, plan.chunk, s.cells, s.element, s.aligned, s.channels_last);
+  plan.d = plan_matrix(s.channels, plan.chunk, s.grad_cells, s.grad_element, s.grad_aligned,
+                       s.grad_channels_last);
   plan.blocks = s.batch * ranks;
   plan.share = s.per_pass > 4 && ranks > 1;
   return plan;
@@ -122,7 +150,7 @@ inline PassPlan plan_pass_with(const PassShape& s, int ranks) {
 
 inline void place_pass(const PassShape& s, PassPlan* plan) {
   const int64_t owned = plan->share ? pass_ceil_div(s.per_pass, plan->ranks) : s.per_pass;
-  int64_t next = 16;  // the barrier
+  int64_t next = 16 * (1 + pass_ceil_div(plan->stages, 2));  // the barriers
   const auto take = [&](int64_t bytes) {
     const int64_t at = next;
     next += pass_round_up(bytes, 16);
@@ -130,15 +158,27 @@ inline void place_pass(const PassShape& s, PassPlan* plan) {
   };
   PassLayout& at = plan->at;
   at.alpha = take(int64_t(plan->chunk) * s.per_pass * s.acc);
-  at.part = take(s.per_pass * std::max<int64_t>(s.cells, plan->chunk) * s.acc);
-  at.maps = take(owned * s.cells * s.acc);
   at.grad_map = take(s.cells * s.per_pass * s.acc);
+  at.maps = take(owned * s.cells * s.acc);
   at.regions = take(owned * s.cells * s.acc);
   at.weights = take(s.weights ? owned * s.cells * s.acc : 0);
   at.valid = take(int64_t(s.per_pass) * 4);
-  at.scratch = take(int64_t(plan->threads) * 2 * s.acc);
-  const int64_t rows = s.channels_last ? s.cells : plan->chunk;
-  at.matrix = take(rows * plan->pitch * s.element + 32);
+  at.on = take(int64_t(s.per_pass) * 4);
+  at.scratch = take(int64_t(plan->threads) / 32 * kPassReductions * kPassReductionBytes);
+  const int own = pass_columns(s.per_pass);
+  const auto sums = [&](int64_t columns, int values) {
+    return pass_groups(plan->threads, int(std::min<int64_t>(columns, INT32_MAX)), values == 1 ? 1 : own) *
+           columns * values * s.acc;
+  };
+  at.stage = int(std::min<int64_t>(
+      matrix_bytes(plan->d, plan->chunk, s.grad_cells, s.grad_element, s.grad_channels_last),
+      INT32_MAX / 8));
+  int64_t shared = int64_t(at.stage) * plan->stages;
+  shared = std::max(shared, sums(s.cells, s.per_pass));
+  if (s.channels_last) shared = std::max(shared, sums(plan->chunk, s.per_pass));
+  at.sums = take(shared);
+  at.gradients = at.sums;
+  at.matrix = take(matrix_bytes(plan->a, plan->chunk, s.cells, s.element, s.channels_last));
   at.total = int(std::min<int64_t>(next, INT32_MAX));
 }
 
@@ -150,12 +190,13 @@ inline int64_t resident_blocks(const PassShape& s, const PassPlan& plan) {
 
 // Nothing if a sample does not fit into the shared memory of a cluster.
 inline std::optional<PassPlan> plan_pass(const PassShape& s) {
-  if (s.cells < 1 || s.cells > kPassMaxCells || s.channels < 1) return std::nullopt;
+  if (s.cells < 1 || s.channels < 1) return std::nullopt;
   if (s.batch * kPassMaxRanks > INT32_MAX || s.channels * s.cells > (1 << 24)) return std::nullopt;
+  if (s.channels * s.grad_cells > (1 << 24)) return std::nullopt;
   // Two or three blocks a multiprocessor, so that one copies while others compute; the smallest
   // cluster that allows it. Few samples: larger clusters, so that more multiprocessors take part.
   // A block that has its sample alone exchanges nothing; some multiprocessors may then be idle.
-  const int most = std::min(s.shared_limit, (s.per_pass == 1 ? 112 : 74) * 1024);
+  const int most = std::min(s.shared_limit, 112 * 1024);
   std::optional<PassPlan> chosen, at_once;
   for (int ranks = 1; ranks <= kPassMaxRanks; ranks *= 2) {
     PassPlan plan = plan_pass_with(s, ranks);
@@ -187,9 +228,13 @@ struct PassBackwardPlan {
   int splits;
   int rows;    // of each block but the last
   int vector;  // neighbouring columns of a thread
+  int column_stride;  // between copies of the column factors in shared memory; 0: none
   int64_t blocks;
   int shared_bytes;
 };
+
+// Places for that many scales before what is read in vectors.
+FASTCAM_HD int pass_scales(int targets) { return (targets + 3) / 4 * 4; }
 
 // Small blocks, of which many fit, where a thread holds many factors or the samples are few; else
 // as many threads of which most have columns. `slots`: threads that a row of columns needs.
@@ -226,9 +271,22 @@ inline PassBackwardPlan plan_pass_backward(const PassShape& s, int max_vector) {
   plan.rows = int(pass_ceil_div(rows, splits));
   if (plan.rows >= 4)
     plan.rows = int(std::min(pass_round_up(plan.rows, 4), std::max<int64_t>(fit / 4 * 4, 4)));
+  // One target and rows that begin anywhere: blocks of rows that begin at a whole vector.
+  const int flat = 16 / s.element;
+  const int64_t stride = pass_round_up(cols + flat + 16 / s.acc, 16 / s.acc);
+  if (s.targets == 1 && plan.vector == 1 && rows % flat == 0 && cols >= flat &&
+      stride * 16 <= 16 * 1024) {
+    plan.rows = int(pass_round_up(plan.rows, flat));
+    plan.column_stride = int(stride);
+    plan.threads = 256;
+  }
   plan.splits = int(pass_ceil_div(rows, plan.rows));
   plan.blocks = s.batch * plan.splits;
-  plan.shared_bytes = int(std::min<int64_t>(plan.rows * row_bytes, INT32_MAX));
+  plan.shared_bytes =
+      int(std::min<int64_t>(pass_scales(int(pass_round_up(s.targets, s.per_pass))) * s.acc +
+                                pass_round_up(plan.rows * row_bytes, 16) +
+                                plan.column_stride * (16 / s.acc) * int64_t(s.acc),
+                            INT32_MAX));
   return plan;
 }
 
