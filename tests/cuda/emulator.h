@@ -275,6 +275,12 @@ FASTCAM_DEVICE uint32_t shuffle_xor(uint32_t value, int lane_mask) {
   return emulator::current.block->shuffle_xor(value, lane_mask);
 }
 
+inline uint32_t warp_max(uint32_t value) {
+  for (int mask = 16; mask > 0; mask /= 2) value = std::max(value, shuffle_xor(value, mask));
+  return value;
+}
+inline uint32_t warp_min(uint32_t value) { return ~warp_max(~value); }
+
 struct CopyBarrier;
 
 inline int cluster_rank() { return emulator::current.block->rank; }

@@ -12,7 +12,7 @@
 
 namespace fastcam {
 
-inline constexpr int kPassBackwardThreads = 384;
+inline constexpr int kPassBackwardThreads = 256;
 
 // Neighbouring columns of a thread, if all rows begin at a multiple of them.
 template <class S>
@@ -44,10 +44,12 @@ FASTCAM_DEVICE Vec<Acc, V> load_lanes(const Acc* from) {
   return result;
 }
 
+// A thread has V neighbouring columns and writes one row after the other. The first columns' factors
+// are asked for before the block's barrier, behind which `row_factor` and `scale` (shared) are there.
 template <int V, int kTargets, class S, class Acc>
 FASTCAM_DEVICE void write_product(S* out, int rows, int cols, const Acc* row_factor, int row_stride,
                                   const Acc* column_factor, const Acc* scale, int targets) {
-  constexpr int kRows = 4;  // at once
+  constexpr int kRows = kTargets > 4 ? 2 : 4;  // at once
   using Vector = Vec<S, V>;
   const int thread = int(threadIdx.x);
   const int threads = int(blockDim.x);
@@ -59,24 +61,34 @@ FASTCAM_DEVICE void write_product(S* out, int rows, int cols, const Acc* row_fac
 #pragma unroll 1
   for (int first = 0; first < slots; first += width) {
     const int column = (first + slot) * V;
-    if (group >= groups || first + slot >= slots) continue;
+    const bool active = group < groups && first + slot < slots;
     Acc factor[kTargets][V];
     const auto read_columns = [&](int t0) {
 #pragma unroll
       for (int t = 0; t < kTargets; ++t) {
 #pragma unroll
         for (int e = 0; e < V; ++e) factor[t][e] = Acc(0);
-        if (t0 + t < targets) {
+        if (active && t0 + t < targets) {
           const Acc* from = column_factor + (t0 + t) * int64_t(cols) + column;
           const Vec<Acc, V> f = load_lanes<V>(from);
 #pragma unroll
-          for (int e = 0; e < V; ++e) factor[t][e] = scale[t0 + t] * f.lane[e];
+          for (int e = 0; e < V; ++e) factor[t][e] = f.lane[e];
         }
       }
     };
+    const auto scale_columns = [&](int t0) {
+#pragma unroll
+      for (int t = 0; t < kTargets; ++t) {
+#pragma unroll
+        for (int e = 0; e < V; ++e) factor[t][e] *= scale[t0 + t];
+      }
+    };
     read_columns(0);
+    if (first == 0) __syncthreads();
+    scale_columns(0);
+    const int end = active ? rows : 0;
 #pragma unroll 1
-    for (int r0 = group; r0 < rows; r0 += kRows * groups) {
+    for (int r0 = group; r0 < end; r0 += kRows * groups) {
       Acc sum[kRows][V];
 #pragma unroll
       for (int u = 0; u < kRows; ++u) {
@@ -85,7 +97,10 @@ FASTCAM_DEVICE void write_product(S* out, int rows, int cols, const Acc* row_fac
       }
 #pragma unroll 1
       for (int t0 = 0; t0 < targets; t0 += kTargets) {
-        if (targets > kTargets) read_columns(t0);
+        if (targets > kTargets) {
+          read_columns(t0);
+          scale_columns(t0);
+        }
 #pragma unroll
         for (int u = 0; u < kRows; ++u) {
           const int r = r0 + u * groups < rows ? r0 + u * groups : rows - 1;
@@ -122,7 +137,7 @@ inline constexpr int kShifts = kVectorOf<Acc>;
 
 template <class S, class Acc>
 FASTCAM_DEVICE void write_flat_product(S* out, int rows, int cols, const Acc* row_factor,
-                                       const Acc* column_factor, int column_stride) {
+                                       const Acc* column_factor, int column_stride, Acc scale) {
   constexpr int V = kFlatVector<S>;
   using Vector = Vec<S, V>;
   const int threads = int(blockDim.x);
@@ -136,8 +151,8 @@ FASTCAM_DEVICE void write_flat_product(S* out, int rows, int cols, const Acc* ro
     Acc f[V];
     const int shift = (kShifts<Acc> - column % kShifts<Acc>) % kShifts<Acc>;
     read_factors(column_factor + shift * column_stride + column + shift, f);
-    const Acc here = row_factor[row];
-    const Acc next = row_factor[row + 1 < rows ? row + 1 : row];
+    const Acc here = scale * row_factor[row];
+    const Acc next = scale * row_factor[row + 1 < rows ? row + 1 : row];
     Vector v;
 #pragma unroll
     for (int e = 0; e < V; ++e) v.lane[e] = from_acc<S>((column + e < cols ? here : next) * f[e]);
@@ -152,7 +167,7 @@ FASTCAM_DEVICE void write_flat_product(S* out, int rows, int cols, const Acc* ro
 }
 
 template <class S, int kTargets>
-__global__ void __launch_bounds__(kPassBackwardThreads, (sizeof(S) == 8 || kTargets > 4 ? 1 : 2))
+__global__ void __launch_bounds__(kPassBackwardThreads, (sizeof(S) == 8 ? 1 : (kTargets > 4 ? 2 : 4)))
     cam_loss_backward_kernel(const CamLossBackward op, const PassBackwardPlan plan) {
   using Acc = AccOf<S>;
   const int thread = int(threadIdx.x);
@@ -175,61 +190,59 @@ __global__ void __launch_bounds__(kPassBackwardThreads, (sizeof(S) == 8 || kTarg
   Acc* row_factor = scale + pass_scales(stride);    // [rows of the block, stride]
   Acc* column_factor = row_factor + (plan.rows * stride + 3) / 4 * 4;
 
-  // Nothing of this waits for anything of it.
+  // No load waits for another: everything is asked for before the first barrier.
+  const int each = (channels + plan.splits - 1) / plan.splits;
+  const int first = split * each;
+  const int count = channels - first < each ? channels - first : each;
+  const int constants = op.scaled_gradients != nullptr && count > 0 ? all * count : 0;
+  const auto constant_at = [&](int i) {
+    const int t = kTargets == 1 ? 0 : i / count;
+    return (int64_t(n) * all + t) * channels + first + (i - t * count);
+  };
+  const auto constant = [&](int i) {
+    return load(static_cast<const Acc*>(op.grad_gradients) + constant_at(i));
+  };
+  const Acc own_constant = thread < constants ? constant(thread) : Acc(0);
 #pragma unroll 1
   for (int t = thread; t < stride; t += threads) {
     scale[t] = t < all ? pass_scale<Acc>(op, n, t) : Acc(0);
   }
+  const bool flat = kTargets == 1 && plan.column_stride > 0;
   if (op.grad_activations != nullptr) {
 #pragma unroll 4
     for (int i = thread; i < here * stride; i += threads) {
-      const int t = i / here;
+      const int t = kTargets == 1 ? 0 : i / here;
       const int r = i - t * here;
       row_factor[r * stride + t] = t < all ? load(row_factors + int64_t(t) * rows + r) : Acc(0);
     }
-    if (plan.column_stride > 0) {
+    if (flat) {
 #pragma unroll 2
       for (int c = thread; c < plan.column_stride - kShifts<Acc>; c += threads) {
-        const Acc f = load(column_factors + c % cols);
+        const Acc f = load(column_factors + (c < cols ? c : c - cols));
 #pragma unroll
         for (int shift = 0; shift < kShifts<Acc>; ++shift) {
           column_factor[shift * plan.column_stride + c + shift] = f;
         }
       }
     }
-  }
-  __syncthreads();
-
-  if (op.scaled_gradients != nullptr) {
-    const int each = (channels + plan.splits - 1) / plan.splits;
-    const int first = split * each;
-    const int count = channels - first < each ? channels - first : each;
-    const int64_t base = int64_t(n) * all * channels + first;
-#pragma unroll 4
-    for (int i = thread; i < all * count; i += threads) {
-      const int t = i / count;
-      const int64_t at = base + int64_t(t) * channels + (i - t * count);
-      store(static_cast<Acc*>(op.scaled_gradients) + at,
-            scale[t] * load(static_cast<const Acc*>(op.grad_gradients) + at));
-    }
-  }
-
-  if (op.grad_activations != nullptr) {
     S* out = static_cast<S*>(op.grad_activations) + (int64_t(n) * rows + begin) * cols;
     constexpr int kVector = kPassVector<S>;
-    if (kTargets == 1 && plan.column_stride > 0) {
-      const Acc times = scale[0];
+    if (flat) {
       __syncthreads();
-#pragma unroll 1
-      for (int r = thread; r < here; r += threads) row_factor[r] *= times;
-      __syncthreads();
-      write_flat_product(out, here, cols, row_factor, column_factor, plan.column_stride);
+      write_flat_product(out, here, cols, row_factor, column_factor, plan.column_stride, scale[0]);
     } else if (plan.vector == kVector) {
       write_product<kVector, kTargets>(out, here, cols, row_factor, stride, column_factors, scale,
                                        all);
     } else {
       write_product<1, kTargets>(out, here, cols, row_factor, stride, column_factors, scale, all);
     }
+  } else {
+    __syncthreads();
+  }
+#pragma unroll 1
+  for (int i = thread; i < constants; i += threads) {
+    store(static_cast<Acc*>(op.scaled_gradients) + constant_at(i),
+          scale[kTargets == 1 ? 0 : i / count] * (i == thread ? own_constant : constant(i)));
   }
 }
 

@@ -56,6 +56,10 @@ FASTCAM_DEVICE void store_in_block(T* p, int rank, T value) {
   *in_block(p, rank) = value;
 }
 
+// Over the lanes of a warp.
+FASTCAM_DEVICE uint32_t warp_max(uint32_t value) { return __reduce_max_sync(0xffffffffu, value); }
+FASTCAM_DEVICE uint32_t warp_min(uint32_t value) { return __reduce_min_sync(0xffffffffu, value); }
+
 // ---- copies -------------------------------------------------------------------------------------
 
 FASTCAM_DEVICE void barrier_init(CopyBarrier* barrier, int arrivals) {

@@ -9,8 +9,7 @@ namespace fastcam {
 
 #if defined(FASTCAM_HAS_CLUSTERS)
 
-// The copy of a block's part of A or D into shared memory. Every thread starts its share and
-// arrives at the barrier, which counts the bytes.
+// The copy of a block's part of A or D into shared memory. All threads start it, and wait for it.
 template <class S>
 struct MatrixCopy {
   PassMatrix plan;
@@ -32,48 +31,51 @@ struct MatrixCopy {
     const int thread = int(threadIdx.x);
     const int threads = int(blockDim.x);
     S* first = reinterpret_cast<S*>(to + misalignment());
-    if (!plan.bulk) {
+    const int values = rows * cols;
+    if (plan.run) {
+      const int head = head_of(values);
+      const int body = (values - head) / kVectorOf<S> * kVectorOf<S>;
+      if (thread == 0) {
+        barrier_arrive_expecting(barrier, uint32_t(body) * uint32_t(sizeof(S)));
+        if (body > 0) {
+          bulk_copy(first + head, from + head, uint32_t(body) * uint32_t(sizeof(S)), barrier);
+        }
+      }
+      if (thread < values - body) {
+        const int i = thread < head ? thread : thread + body;
+        first[i] = load(from + i);
+      }
+    } else if (plan.bulk) {
+      const uint32_t bytes = uint32_t(cols) * uint32_t(sizeof(S));
+      if (thread == 0) barrier_arrive_expecting(barrier, bytes * uint32_t(rows));
+#pragma unroll 1
+      for (int r = thread; r < rows && bytes > 0; r += threads) {
+        bulk_copy(first + r * plan.pitch, from + r * from_pitch, bytes, barrier);
+      }
+    } else {
 #pragma unroll 4
-      for (int i = thread; i < rows * cols; i += threads) {
+      for (int i = thread; i < values; i += threads) {
         const int r = i / cols;
         const int c = i - r * cols;
         first[r * plan.pitch + c] = load(from + r * from_pitch + c);
       }
-      barrier_arrive(barrier);
-    } else if (plan.run) {
-      const int values = rows * cols;
-      const int misplaced = misalignment() / int(sizeof(S));
-      int head = misplaced == 0 ? 0 : kVectorOf<S> - misplaced;
-      if (head > values) head = values;
-      const int body = (values - head) / kVectorOf<S> * kVectorOf<S>;
-      const int tail = values - head - body;
-      if (thread < head + tail) {
-        const int i = thread < head ? thread : thread + body;
-        first[i] = load(from + i);
-      }
-      copy(first + head, from + head, body, 1);
-    } else {
-      copy(first, from, cols, rows);
     }
   }
-  FASTCAM_DEVICE void wait(uint32_t parity) const { barrier_wait(barrier, parity); }
+
+  // `parity` of the barrier's phase. A block barrier where threads have copied values themselves.
+  FASTCAM_DEVICE void wait(uint32_t parity) const {
+    if (plan.bulk) barrier_wait(barrier, parity);
+    const int values = rows * cols;
+    if (!plan.bulk || (plan.run && (misalignment() != 0 || values % kVectorOf<S> != 0))) {
+      __syncthreads();
+    }
+  }
 
 private:
-  // `count` rows of whole vectors, and this thread's arrival.
-  FASTCAM_DEVICE void copy(S* target, const S* source, int values, int count) const {
-    const int thread = int(threadIdx.x);
-    const int threads = int(blockDim.x);
-    const uint32_t bytes = uint32_t(values) * uint32_t(sizeof(S));
-    const int mine = bytes == 0 || thread >= count ? 0 : (count - thread + threads - 1) / threads;
-    if (mine == 0) {
-      barrier_arrive(barrier);
-      return;
-    }
-    barrier_arrive_expecting(barrier, bytes * uint32_t(mine));
-#pragma unroll 1
-    for (int r = thread; r < count; r += threads) {
-      bulk_copy(target + r * plan.pitch, source + r * from_pitch, bytes, barrier);
-    }
+  FASTCAM_DEVICE int head_of(int values) const {
+    const int misplaced = misalignment() / int(sizeof(S));
+    const int head = misplaced == 0 ? 0 : kVectorOf<S> - misplaced;
+    return head < values ? head : values;
   }
 };
 

@@ -3,48 +3,73 @@
 #pragma once
 
 #include "common/losses.h"
-#include "cuda/device.cuh"
+#include "cuda/onepass/cluster.cuh"
 #include "cuda/onepass/plan.h"
 
 namespace fastcam {
 
+// Warps side by side that have a map. The block has `plan.teams` of them, and warps left over.
 struct Team {
-  int at_once;     // teams of the block
-  int index;       // of this thread's; at least at_once for the warps left over
-  int warps;       // of a team
-  int first_warp;  // of this thread's
+  int index;
+  int warps;
+  int first_warp;  // 0 for the warps left over
   int member;      // this thread's place
+
+  FASTCAM_DEVICE explicit Team(const PassPlan& plan) {
+    warps = plan.team_warps;
+    index = int(threadIdx.x) / kWarp / warps;
+    first_warp = index < plan.teams ? index * warps : 0;
+    member = int(threadIdx.x) - first_warp * kWarp;
+  }
 };
 
-// Teams for `maps` maps: as large as the block allows and the cells need.
-FASTCAM_DEVICE Team team_of(int maps, int cells) {
-  const int warps = int(blockDim.x) / kWarp;
-  const int needed = (cells + kWarp - 1) / kWarp;
-  Team team{};
-  team.warps = maps < warps ? warps / maps : 1;
-  if (team.warps > needed) team.warps = needed;
-  team.at_once = warps / team.warps;
-  team.index = int(threadIdx.x) / kWarp / team.warps;
-  team.first_warp = team.index < team.at_once ? team.index * team.warps : 0;
-  team.member = int(threadIdx.x) - team.first_warp * kWarp;
-  return team;
+// The highest peak of a warp's lanes.
+template <class Acc>
+FASTCAM_DEVICE Peak<Acc> warp_peak(const Peak<Acc>& mine) {
+  if constexpr (sizeof(Acc) == 4) {  // not negative: the bits are in the order of the values
+    const uint32_t bits = is_nan(mine.value) ? 0xffffffffu : __builtin_bit_cast(uint32_t, mine.value);
+    const uint32_t highest = warp_max(bits);
+    const uint32_t cell = warp_min(bits == highest ? uint32_t(mine.cell) : 0xffffffffu);
+    return {__builtin_bit_cast(Acc, highest), int32_t(cell)};
+  } else {
+    return subwarp_reduce(mine, kWarp, [](auto a, auto b) { return higher_peak(a, b); });
+  }
 }
 
-// Over the team, in a fixed order. `slots` is free for one T per warp, and not used again before
-// the block's next barrier but one.
-template <class T, class Op>
-FASTCAM_DEVICE T team_reduce(T value, const Team& team, void* slots, const Op& op) {
-  static_assert(sizeof(T) <= size_t(kPassReductionBytes));
-  value = subwarp_reduce(value, kWarp, op);
-  if (team.warps == 1) return value;
-  T* mine = static_cast<T*>(slots);
-  const int thread = int(threadIdx.x);
-  if (thread % kWarp == 0) mine[thread / kWarp] = value;
+// What a team adds up of its map, and its peak.
+template <class Acc, int kSums>
+struct Totals {
+  Peak<Acc> peak;
+  Acc sum[kSums];
+};
+
+// Over the team, in a fixed order. `slots` is free for one value per warp, and not used again before
+// the block's next barrier but one. One warp: no barrier, which is the same for all teams.
+template <bool kPeak, class Acc, int kSums>
+FASTCAM_DEVICE void add_team(const Team& team, char* slots, Totals<Acc, kSums>& mine) {
+  static_assert(sizeof(mine) <= size_t(kPassReductionBytes));
+  constexpr int kWarps = kPassThreads / kWarp;
+  const int lane = int(threadIdx.x) % kWarp;
+  const auto add = [&](auto lanes) {
+    if constexpr (kPeak) mine.peak = warp_peak(mine.peak);
+#pragma unroll
+    for (int mask = decltype(lanes)::value / 2; mask > 0; mask /= 2) {
+#pragma unroll
+      for (int j = 0; j < kSums; ++j) mine.sum[j] += shuffle_xor_of(mine.sum[j], mask);
+    }
+  };
+  add(std::integral_constant<int, kWarp>{});
+  if (team.warps == 1) return;
+  auto* all = reinterpret_cast<Totals<Acc, kSums>*>(slots);
+  if (lane == 0) all[int(threadIdx.x) / kWarp] = mine;
   __syncthreads();
-  value = mine[team.first_warp];
-#pragma unroll 1
-  for (int w = 1; w < team.warps; ++w) value = op(value, mine[team.first_warp + w]);
-  return value;
+  const int other = lane % kWarps;
+  mine = all[team.first_warp + (other < team.warps ? other : 0)];
+  if (other >= team.warps) {
+#pragma unroll
+    for (int j = 0; j < kSums; ++j) mine.sum[j] = Acc(0);
+  }
+  add(std::integral_constant<int, kWarps>{});
 }
 
 template <class Acc>
@@ -65,76 +90,60 @@ FASTCAM_DEVICE PairLoss<Acc> finish_in_team(const Loss& loss, const Team& team, 
                                             const Load& load, const Emit& emit) {
   const int stride = team.warps * kWarp;
   const int begin = active ? team.member : cells;
-  const int slot_bytes = int(blockDim.x) / kWarp * kPassReductionBytes;
-  struct First {
-    Peak<Acc> peak;
-    Acc area;
-  };
-  First first{{Acc(-1), INT32_MAX}, Acc(0)};
+  constexpr int kSlots = kPassThreads / kWarp * kPassReductionBytes;
+  Totals<Acc, 1> area{{Acc(0), INT32_MAX}, {Acc(0)}};
 #pragma unroll 1
   for (int q = begin; q < cells; q += stride) {
     const Acc r = relu(load(q));
     map[q] = r;
-    first.peak = higher_peak(first.peak, Peak<Acc>{r, q});
-    first.area += weight == nullptr ? slopes[q] : weight[q] * slopes[q];
+    area.peak = higher_peak(area.peak, Peak<Acc>{r, q});
+    area.sum[0] += weight == nullptr ? slopes[q] : weight[q] * slopes[q];
   }
-  first = team_reduce(first, team, scratch, [](const First& a, const First& b) {
-    return First{higher_peak(a.peak, b.peak), a.area + b.area};
-  });
+  add_team<true>(team, scratch, area);
 
-  const Acc divisor = map_divisor(first.peak.value);
+  const Acc peak = area.peak.value;
+  const Acc divisor = map_divisor(peak);
   const auto cell_at = [&](int q, Acc x) {
     return Cell<Acc>{x, slopes[q], weight == nullptr ? Acc(1) : weight[q], q / width, q % width};
   };
-  struct Terms {
-    Acc value[Loss::kSums];
-  };
-  Terms sum{};
+  Totals<Acc, Loss::kSums> terms{};
 #pragma unroll 1
   for (int q = begin; q < cells; q += stride) {
+    const Acc r = map[q];
+    const Acc x = r / divisor;
+    map[q] = r <= Acc(0) ? Acc(-1) : x;  // whether the ReLU passes it is kept, too
     Acc term[Loss::kSums];
-    loss.terms(cell_at(q, map[q] / divisor), term);
+    loss.terms(cell_at(q, x), term);
 #pragma unroll
-    for (int j = 0; j < Loss::kSums; ++j) sum.value[j] += term[j];
+    for (int j = 0; j < Loss::kSums; ++j) terms.sum[j] += term[j];
   }
-  sum = team_reduce(sum, team, scratch + slot_bytes, [](Terms a, const Terms& b) {
-#pragma unroll
-    for (int j = 0; j < Loss::kSums; ++j) a.value[j] += b.value[j];
-    return a;
-  });
+  add_team<false>(team, scratch + kSlots, terms);
   PairLoss<Acc> result{Acc(0), 0};
   Acc derivative[Loss::kSums];
-  const Acc value = loss.combine(sum.value, derivative);
+  const Acc value = loss.combine(terms.sum, derivative);
   // An area of NaN is not empty: the loss becomes NaN.
-  if (active && first.area != Acc(0) && loss.defined(sum.value)) {
+  if (active && area.sum[0] != Acc(0) && loss.defined(terms.sum)) {
     result.value = value;
-    result.status = uint8_t(kStatusValid | (first.peak.value == Acc(0) ? kStatusDead : 0));
+    result.status = uint8_t(kStatusValid | (peak == Acc(0) ? kStatusDead : 0));
   }
 
-  struct SlopeSums {
-    Acc slope_dot_x, magnitude;
-  };
-  SlopeSums slope_sums{Acc(0), Acc(0)};
+  Totals<Acc, 2> pull{};  // sum of slope * x, and of |slope|
 #pragma unroll 1
   for (int q = begin; q < cells; q += stride) {
-    const Acc x = map[q] / divisor;
+    const Acc x = relu(map[q]);
     const Acc slope = loss.slope(cell_at(q, x), derivative);
     slopes[q] = slope;
-    slope_sums.slope_dot_x += slope * x;
-    slope_sums.magnitude += abs_(slope);
+    pull.sum[0] += slope * x;
+    pull.sum[1] += abs_(slope);
   }
-  slope_sums =
-      team_reduce(slope_sums, team, scratch + 2 * slot_bytes,
-                  [](const SlopeSums& a, const SlopeSums& b) {
-                    return SlopeSums{a.slope_dot_x + b.slope_dot_x, a.magnitude + b.magnitude};
-                  });
-  const Acc cut = gradient_cut(slope_sums.magnitude, max_pull);
+  add_team<false>(team, scratch + 2 * kSlots, pull);
+  const Acc cut = gradient_cut(pull.sum[1], max_pull);
 #pragma unroll 1
   for (int q = emits ? team.member : cells; q < cells; q += stride) {
     Acc gradient = Acc(0);
     if (result.status != 0) {
-      gradient = cut * map_gradient(map[q], slopes[q], slope_sums.slope_dot_x,
-                                    q == first.peak.cell, divisor);
+      const Acc passes = map[q] < Acc(0) ? Acc(0) : Acc(1);
+      gradient = cut * map_gradient(passes, slopes[q], pull.sum[0], q == area.peak.cell, divisor);
     }
     emit(q, gradient);
   }

@@ -25,7 +25,7 @@ struct PassWork {
 #if defined(FASTCAM_HAS_CLUSTERS)
 
 // alpha[c, t] of the block's channels, for kTargets targets: copies of D, of which plan.stages are
-// on their way at once, and the sums over their rows.
+// on their way at once, and the sums over their cells.
 template <class SD, int kTargets, class Acc>
 struct ChannelWeights {
   const CamInputs& in;
@@ -51,42 +51,57 @@ struct ChannelWeights {
             last ? in.channels : cells};
   }
 
-  // The copies of the first targets.
-  FASTCAM_DEVICE void start() const {
+  // The copies of some targets.
+  FASTCAM_DEVICE void start(int t, int targets) const {
 #pragma unroll 1
-    for (int t = 0; t < plan.stages; ++t) copy(t).start();
+    for (int i = 0; i < targets; ++i) copy(t + i).start();
   }
 
-  // Ends with a barrier.
-  FASTCAM_DEVICE void make(Acc* alpha) const {
-    const Acc divisor = Acc(int(in.cells));
+  // emit(t, c, sum) for all targets and channels; the sum of a target that is off is anything.
+  // `partial` is as in PassLayout. Ends with a barrier.
+  template <class Emit>
+  FASTCAM_DEVICE void make(Acc* partial, const Emit& emit) const {
+    const int parts = plan.rows_meet ? 1 : plan.together;  // that are summed up one by one
+    const int targets = plan.together / parts;
+    const int rows = targets > 1 ? targets * plan.chunk : count;
+    const int groups = pass_groups(int(blockDim.x), rows, 1);
 #pragma unroll 1
-    for (int t = 0; t < kTargets; ++t) {
-      const MatrixCopy<SD> d = copy(t);
-      d.wait(uint32_t((t0 + t) / plan.stages) & 1);
-      if (on[t] == 0) {
+    for (int t = 0; t < kTargets; t += plan.together) {
+      Acc* sums = partial + (t / plan.together % 2) * groups * rows * parts;
 #pragma unroll 1
-        for (int c = int(threadIdx.x); c < count; c += int(blockDim.x)) {
-          alpha[c * kTargets + t] = Acc(0);
+      for (int i = 0; i < plan.together; ++i) {
+        copy(t + i).wait(uint32_t((t0 + t + i) / plan.stages) & 1);
+      }
+#pragma unroll 1
+      for (int i = 0; i < parts; ++i) {
+        SharedMatrix<SD> m = copy(t + i).held();
+        Acc* to = sums + i * groups * rows;
+        if (!in.gradients_channels_last) {
+          m.rows = rows;
+          sums_along<false, 1>(m, plan.d.walk, static_cast<const Acc*>(nullptr), to);
+          continue;
         }
-      } else if (in.gradients_channels_last) {
-        const SharedMatrix<SD> m = d.held();
 #pragma unroll 1
         for (int c = int(threadIdx.x); c < count; c += int(blockDim.x)) {
           Acc sum = Acc(0);
-#pragma unroll 4
+#pragma unroll 8
           for (int q = 0; q < m.rows; ++q) sum += to_acc(m.data[q * m.pitch + c]);
-          alpha[c * kTargets + t] = sum / divisor;
+          to[c] = sum;
         }
-      } else {
-        sums_along<false, 1>(d.held(), plan.d.walk, static_cast<const Acc*>(nullptr),
-                             [&](int c, const Acc(&sum)[1]) {
-                               alpha[c * kTargets + t] = sum[0] / divisor;
-                             });
       }
       __syncthreads();
-      if (t + plan.stages < kTargets) copy(t + plan.stages).start();
+      if (t + plan.stages < kTargets) start(t + plan.stages, plan.together);
+#pragma unroll 1
+      for (int i = 0; i < parts; ++i) {
+        add_groups<1>(sums + i * groups * rows, in.gradients_channels_last ? 1 : groups, rows,
+                      [&](int, int row, Acc sum) {
+                        const int part = targets > 1 ? row / plan.chunk : 0;
+                        const int c = row - part * plan.chunk;
+                        if (c < count) emit(t + i + part, c, sum);
+                      });
+      }
     }
+    __syncthreads();
   }
 };
 
@@ -131,15 +146,28 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossForward& pass, const PassWork& wo
                              channels_last ? count : cells,
                              channels_last ? channels : cells};
   const SharedMatrix<S> a = matrix.held();
-  if (thread <= plan.stages) barrier_init(barriers + thread, threads);
-  if (thread <= plan.stages) barrier_init_fence();
+  if (thread <= plan.stages) {
+    barrier_init(barriers + thread, 1);
+    barrier_init_fence();
+  }
 
   // Target t of a pass is finished by every block, or by one of them.
   const int owned = plan.share ? (kTargets + ranks - 1) / ranks : kTargets;
   const auto target_of = [&](int i) { return plan.share ? rank + i * ranks : i; };
   const bool writes = plan.share || rank == 0;
-  const Team team = team_of(owned, cells);
+  const Team team(plan);
+  const Acc share_of_cell = Acc(1) / Acc(cells);
   bool any = all > kTargets;  // A is needed
+  const bool counts = pass.reduction != Reduction::kNone && rank == 0;
+  unsigned ticket = 0;
+  const auto sync_sample = [&] {
+    if (ranks == 1) {
+      __syncthreads();
+    } else {
+      cluster_arrive();
+      cluster_wait();
+    }
+  };
 
 #pragma unroll 1
   for (int t0 = 0; t0 < all; t0 += kTargets) {
@@ -171,7 +199,7 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossForward& pass, const PassWork& wo
       }
     };
     if (any) {
-      with_gradients([&](const auto& d) { d.start(); });
+      with_gradients([&](const auto& d) { d.start(0, plan.stages); });
       if (t0 == 0) matrix.start();
     }
 #pragma unroll 1
@@ -189,28 +217,35 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossForward& pass, const PassWork& wo
         for (int p = thread; p < cells; p += threads) copy_later(weights + i * cells + p, w + p);
       }
     }
+    // What is invalid is stored as 0, whatever A and D hold: here if it is off.
+    Acc* alpha_out = static_cast<Acc*>(op.alpha) + pair_of(0) * channels + channel;
     if (any) {
-      with_gradients([&](const auto& d) { d.make(alpha); });
-      if (t0 == 0) matrix.wait(0);
-      if (channels_last) {
-        sums_along<true, kTargets>(a, plan.a.walk, alpha, [&](int p, const Acc(&sum)[kTargets]) {
-#pragma unroll
-          for (int t = 0; t < kTargets; ++t) sums[t * cells + p] = sum[t];
+      with_gradients([&](const auto& d) {
+        d.make(reinterpret_cast<Acc*>(shared + at.partial), [&](int t, int c, Acc sum) {
+          const Acc weight = on[t] != 0 ? sum * share_of_cell : Acc(0);
+          alpha[c * kTargets + t] = weight;
+          if (t < targets) store(alpha_out + int64_t(t) * channels + c, weight);
         });
-      } else {
-        sums_down<S, kTargets>(a, alpha, sums);
+      });
+      if (t0 == 0) matrix.wait(0);
+      const int groups = channels_last
+                             ? sums_along<true, kTargets>(a, plan.a.walk, alpha, sums)
+                             : sums_down<S, kTargets>(a, alpha, sums);
+      if (groups > 1) {
+        __syncthreads();
+        add_groups<kTargets>(sums, groups, cells,
+                             [&](int t, int p, Acc sum) { sums[t * cells + p] = sum; });
       }
     }
     copies_wait();
-    cluster_arrive();
-    cluster_wait();
+    sync_sample();
 
     Losses::visit(op, [&](const auto& loss) {
 #pragma unroll 1
-      for (int first = 0; first < owned; first += team.at_once) {
+      for (int first = 0; first < owned; first += plan.teams) {
         const int i = first + team.index;
         const int t = target_of(i);
-        const bool mine = team.index < team.at_once && i < owned && t < kTargets;
+        const bool mine = team.index < plan.teams && i < owned && t < kTargets;
         const bool real = mine && t < targets;
         const bool active = real && on[t] != 0;
         const int row = mine ? i : 0;
@@ -220,9 +255,16 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossForward& pass, const PassWork& wo
             op.cell_weights == nullptr ? nullptr : weights + row * cells, cells,
             int(op.params.cols), Acc(op.max_pull), scratch,
             [&](int p) {
-              Acc sum = Acc(0);
-#pragma unroll 4
-              for (int b = 0; b < ranks; ++b) sum += load_of_block(sums + t * cells + p, b);
+              const Acc* at = sums + t * cells + p;
+              if (ranks == 1) return *at;
+              Acc part[kPassMaxRanks];
+#pragma unroll
+              for (int b = 0; b < kPassMaxRanks; ++b) {
+                part[b] = b < ranks ? load_of_block(at, b) : Acc(0);
+              }
+              Acc sum = part[0];
+#pragma unroll
+              for (int b = 1; b < kPassMaxRanks; ++b) sum += part[b];
               return sum;
             },
             [&](int p, Acc value) {
@@ -251,46 +293,38 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossForward& pass, const PassWork& wo
       }
     });
     // The others have their gradients; and nobody needs this block's sums any more.
-    cluster_arrive();
-    cluster_wait();
+    sync_sample();
+    if (counts && in.batch > 1 && thread == 0 && t0 + kTargets >= all) ticket = take_ticket(work.ticket);
 
-    // What is invalid is stored as 0, whatever A and D hold.
+    // Here if it has no region, or no loss.
 #pragma unroll 1
     for (int t = 0; t < targets; ++t) {
-      Acc* out = static_cast<Acc*>(op.alpha) + pair_of(t) * channels + channel;
+      if (valid[t] != 0 && any) continue;
 #pragma unroll 1
       for (int c = thread; c < count; c += threads) {
-        store(out + c, valid[t] != 0 ? alpha[c * kTargets + t] : Acc(0));
+        store(alpha_out + int64_t(t) * channels + c, Acc(0));
       }
     }
     if (pass.grad_gradients != nullptr) {
       Acc* out = static_cast<Acc*>(pass.grad_gradients) + pair_of(0) * channels + channel;
-      const auto emit = [&](int c, int t, Acc sum) {
-        if (t < targets) {
-          store(out + int64_t(t) * channels + c, valid[t] != 0 ? sum / Acc(cells) : Acc(0));
-        }
-      };
-      if (!any || channels_last) {
-        if (any) sums_down<S, kTargets>(a, grad_map, sums);
-#pragma unroll 1
-        for (int t = 0; t < targets; ++t) {
-#pragma unroll 1
-          for (int c = thread; c < count; c += threads) emit(c, t, any ? sums[t * count + c] : Acc(0));
-        }
-      } else {
-        sums_along<true, kTargets>(a, plan.a.walk, grad_map,
-                                   [&](int c, const Acc(&sum)[kTargets]) {
-#pragma unroll
-                                     for (int t = 0; t < kTargets; ++t) emit(c, t, sum[t]);
-                                   });
+      int groups = 0;
+      if (any) {
+        groups = channels_last ? sums_down<S, kTargets>(a, grad_map, sums)
+                               : sums_along<true, kTargets>(a, plan.a.walk, grad_map, sums);
+        __syncthreads();
       }
+      add_groups<kTargets>(sums, groups, count, [&](int t, int c, Acc sum) {
+        if (t >= targets) return;
+        store(out + int64_t(t) * channels + c, valid[t] != 0 ? sum * share_of_cell : Acc(0));
+      });
     }
     __syncthreads();  // before the next targets
   }
 
-  if (pass.reduction != Reduction::kNone && rank == 0) {
-    unsigned* flag = reinterpret_cast<unsigned*>(valid);
-    if (in.batch == 1 || last_block(work.ticket, unsigned(in.batch), flag)) {
+  if (counts) {
+    if (thread == 0) *valid = in.batch == 1 || ticket == unsigned(in.batch) - 1 ? 1 : 0;
+    __syncthreads();
+    if (*valid != 0) {
       reduce_pairs<Acc>(pass, scratch);
     }
   }

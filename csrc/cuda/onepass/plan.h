@@ -12,19 +12,18 @@
 namespace fastcam {
 
 inline constexpr int kPassMaxRanks = 8;  // of a cluster; every Hopper GPU has as many
-inline constexpr int kPassThreads = 384;
-inline constexpr int kPassGroups = 8;  // of threads that share the sums of one column, at most
+inline constexpr int kPassThreads = 256;
+inline constexpr int kPassGroups = 16;  // of threads that share the sums of one column, at most
 inline constexpr int kPassReductions = 3;    // of a finished map
 inline constexpr int kPassReductionBytes = 64;  // of one, in a warp
 
 // Blocks that a multiprocessor shall hold, for `targets` targets at a time.
 constexpr int pass_blocks(int acc_bytes, int targets) {
-  return acc_bytes == 8 || targets > 4 ? 1 : 2;
+  return acc_bytes == 8 ? 1 : (targets > 1 ? 2 : 3);
 }
 // Columns of a thread: with two, what is multiplied is read half as often.
 constexpr int pass_columns(int targets) { return targets > 4 ? 2 : 1; }
-// D of so many targets is on its way at once.
-constexpr int pass_stages(int targets) { return targets > 4 ? 4 : (targets > 1 ? 2 : 1); }
+inline constexpr int kPassStages = 4;  // targets whose D is on its way at once, at most
 
 // Groups of threads that share `columns` columns, `own` of them a thread.
 FASTCAM_HD int pass_groups(int threads, int columns, int own) {
@@ -52,7 +51,8 @@ struct PassLayout {
   int valid;      // [kTargets] int
   int on;         // [kTargets] int
   int scratch;    // of reductions
-  int sums;       // [groups, kTargets, columns]: of this block, over the groups; read by the cluster
+  int partial;    // [2, groups, together * chunk]: sums of D
+  int sums;       // [groups, kTargets, P or chunk]: sums of A; the maps are read by the cluster
   int gradients;  // D of some targets, in the same place: it is used up before
   int stage;      // bytes of one target's D
   int matrix;     // A
@@ -63,7 +63,11 @@ struct PassPlan {
   int ranks;  // blocks of a sample, which are a cluster
   int chunk;  // channels of each, but for the last ones
   int threads;
-  int stages;
+  int stages;      // targets whose D is on its way at once, a divisor of kTargets
+  int together;    // targets whose D is summed up at once, a divisor of stages
+  bool rows_meet;  // from one to the next in shared memory there is nothing between their rows
+  int team_warps;  // warps that finish a map
+  int teams;       // maps that a block finishes at once
   bool share;  // the blocks of a sample share its targets when they finish the maps
   PassMatrix a;
   PassMatrix d;
@@ -133,28 +137,18 @@ inline int64_t matrix_bytes(const PassMatrix& m, int chunk, int64_t cells, int e
   return pass_round_up((channels_last ? cells : chunk) * int64_t(m.pitch) * element + 32, 16);
 }
 
-inline PassPlan plan_pass_with(const PassShape& s, int ranks) {
-  PassPlan plan{};
-  plan.ranks = ranks;
-  plan.threads = s.threads;
-  plan.stages = pass_stages(s.per_pass);
-  const int64_t granule = 16 / std::min(s.element, s.grad_element);
-  plan.chunk = int(pass_round_up(pass_ceil_div(s.channels, ranks), granule));
-  plan.a = plan_matrix(s.channels, plan.chunk, s.cells, s.element, s.aligned, s.channels_last);
-  plan.d = plan_matrix(s.channels, plan.chunk, s.grad_cells, s.grad_element, s.grad_aligned,
-                       s.grad_channels_last);
-  plan.blocks = s.batch * ranks;
-  plan.share = s.per_pass > 4 && ranks > 1;
-  return plan;
-}
-
 inline void place_pass(const PassShape& s, PassPlan* plan) {
   const int64_t owned = plan->share ? pass_ceil_div(s.per_pass, plan->ranks) : s.per_pass;
-  int64_t next = 16 * (1 + pass_ceil_div(plan->stages, 2));  // the barriers
+  int64_t next = 16 * (1 + kPassStages / 2);  // the barriers
   const auto take = [&](int64_t bytes) {
     const int64_t at = next;
     next += pass_round_up(bytes, 16);
     return int(std::min<int64_t>(at, INT32_MAX));
+  };
+  // Bytes of partial[groups, values, count].
+  const auto sums = [&](int64_t count, int values, int own) {
+    const int most = int(std::min<int64_t>(count, INT32_MAX));
+    return int64_t(pass_groups(plan->threads, most, own)) * count * values * s.acc;
   };
   PassLayout& at = plan->at;
   at.alpha = take(int64_t(plan->chunk) * s.per_pass * s.acc);
@@ -165,21 +159,41 @@ inline void place_pass(const PassShape& s, PassPlan* plan) {
   at.valid = take(int64_t(s.per_pass) * 4);
   at.on = take(int64_t(s.per_pass) * 4);
   at.scratch = take(int64_t(plan->threads) / 32 * kPassReductions * kPassReductionBytes);
+  at.partial = take((s.per_pass > 1 ? 2 : 1) *
+                    std::max(sums(plan->chunk, 1, 1), sums(int64_t(plan->together) * plan->chunk, 1, 1)));
   const int own = pass_columns(s.per_pass);
-  const auto sums = [&](int64_t columns, int values) {
-    return pass_groups(plan->threads, int(std::min<int64_t>(columns, INT32_MAX)), values == 1 ? 1 : own) *
-           columns * values * s.acc;
-  };
-  at.stage = int(std::min<int64_t>(
-      matrix_bytes(plan->d, plan->chunk, s.grad_cells, s.grad_element, s.grad_channels_last),
-      INT32_MAX / 8));
-  int64_t shared = int64_t(at.stage) * plan->stages;
-  shared = std::max(shared, sums(s.cells, s.per_pass));
-  if (s.channels_last) shared = std::max(shared, sums(plan->chunk, s.per_pass));
-  at.sums = take(shared);
+  const int64_t stage =
+      plan->rows_meet ? int64_t(plan->chunk) * plan->d.pitch * s.grad_element
+                      : matrix_bytes(plan->d, plan->chunk, s.grad_cells, s.grad_element,
+                                     s.grad_channels_last);
+  at.stage = int(std::min<int64_t>(stage, INT32_MAX / 8));
+  at.sums = take(std::max({int64_t(at.stage) * plan->stages, sums(s.cells, s.per_pass, own),
+                           sums(plan->chunk, s.per_pass, own)}));
   at.gradients = at.sums;
   at.matrix = take(matrix_bytes(plan->a, plan->chunk, s.cells, s.element, s.channels_last));
   at.total = int(std::min<int64_t>(next, INT32_MAX));
+}
+
+inline PassPlan plan_pass_with(const PassShape& s, int ranks, int stages) {
+  PassPlan plan{};
+  plan.ranks = ranks;
+  plan.threads = s.threads;
+  plan.stages = std::min(stages, s.per_pass);
+  plan.together = std::min(plan.stages, 2);
+  const int64_t granule = 16 / std::min(s.element, s.grad_element);
+  plan.chunk = int(pass_round_up(pass_ceil_div(s.channels, ranks), granule));
+  plan.a = plan_matrix(s.channels, plan.chunk, s.cells, s.element, s.aligned, s.channels_last);
+  plan.d = plan_matrix(s.channels, plan.chunk, s.grad_cells, s.grad_element, s.grad_aligned,
+                       s.grad_channels_last);
+  plan.rows_meet = !s.grad_channels_last && s.grad_aligned;
+  plan.blocks = s.batch * ranks;
+  plan.share = s.per_pass > 4 && ranks > 1;
+  const int maps = int(plan.share ? pass_ceil_div(s.per_pass, ranks) : s.per_pass);
+  const int warps = s.threads / 32;
+  plan.team_warps = int(std::clamp<int64_t>(warps / maps, 1, pass_ceil_div(s.cells, 32)));
+  plan.teams = warps / plan.team_warps;
+  place_pass(s, &plan);
+  return plan;
 }
 
 // Blocks of this plan that a multiprocessor holds at once: of its 228 KiB of shared memory every
@@ -199,8 +213,11 @@ inline std::optional<PassPlan> plan_pass(const PassShape& s) {
   const int most = std::min(s.shared_limit, 112 * 1024);
   std::optional<PassPlan> chosen, at_once;
   for (int ranks = 1; ranks <= kPassMaxRanks; ranks *= 2) {
-    PassPlan plan = plan_pass_with(s, ranks);
-    place_pass(s, &plan);
+    PassPlan plan = plan_pass_with(s, ranks, kPassStages);
+    // What is on its way is worth less than a second block.
+    for (int stages = kPassStages / 2; stages > 0 && plan.at.total > most; stages /= 2) {
+      plan = plan_pass_with(s, ranks, stages);
+    }
     if (plan.at.total > s.shared_limit) continue;
     chosen = plan;
     if (!at_once && 4 * plan.blocks >= 3 * s.multiprocessors &&

@@ -2,7 +2,9 @@
 // columns and along its rows. Rows are channels and columns cells, or the other way round where
 // channels are last; the map is the one sum, the gradient of the channel weights the other.
 //
-// What is multiplied is read by many lanes of a warp at once. The order of every sum is fixed.
+// A thread has kOwn columns, or rows; groups of threads share the sum, and leave their parts in
+// partial[group, t, i] (shared memory). All lanes of a warp then read the same factors at once, and
+// their values from different banks. add_groups() adds the parts in the order of the groups.
 #pragma once
 
 #include "cuda/device.cuh"
@@ -36,34 +38,61 @@ FASTCAM_DEVICE void read_factors(const Acc* from, Acc (&to)[kCount]) {
   }
 }
 
-// out[t, c] = sum_r factor[r, t] m[r, c], t < kTargets. A thread has kOwn columns; groups of threads
-// share the rows, leave their sums in out[group, t, c], and are added up in the order of groups.
-// Ends with a barrier.
+// How the threads of a block share `count` columns or rows.
+template <int kOwn>
+struct Share {
+  int slots;   // threads that are needed
+  int groups;  // of threads with the same slots
+  int width;   // slots that are handled side by side
+  int group, slot;
+
+  FASTCAM_DEVICE explicit Share(int count) {
+    const int threads = int(blockDim.x);
+    const int thread = int(threadIdx.x);
+    slots = (count + kOwn - 1) / kOwn;
+    groups = pass_groups(threads, count, kOwn);
+    width = groups > 1 ? slots : threads;
+    group = groups > 1 ? thread / width : 0;
+    slot = group < groups ? thread - group * width : slots;
+  }
+};
+
+// emit(t, i, sum) for every target and column or row i, by one thread. After a barrier.
+template <int kTargets, class Acc, class Emit>
+FASTCAM_DEVICE void add_groups(const Acc* partial, int groups, int count, const Emit& emit) {
+  const int values = kTargets * count;
+#pragma unroll 1
+  for (int i = int(threadIdx.x); i < values; i += int(blockDim.x)) {
+    Acc sum = partial[i];
+#pragma unroll 4
+    for (int g = 1; g < groups; ++g) sum += partial[g * values + i];
+    const int t = kTargets == 1 ? 0 : i / count;
+    emit(t, i - t * count, sum);
+  }
+}
+
+// partial[group, t, c] with sum_r factor[r, t] m[r, c] over the group's rows. Returns how many
+// groups there are.
 template <class S, int kTargets, class Acc>
-FASTCAM_DEVICE void sums_down(const SharedMatrix<S>& m, const Acc* factor, Acc* out) {
+FASTCAM_DEVICE int sums_down(const SharedMatrix<S>& m, const Acc* factor, Acc* partial) {
   constexpr int kOwn = pass_columns(kTargets);
   constexpr int kRows = kTargets == 1 ? 4 : 1;  // at once: their factors are one vector
   [[maybe_unused]] constexpr int kUnroll = 4;
-  const int thread = int(threadIdx.x);
-  const int threads = int(blockDim.x);
-  const int slots = (m.cols + kOwn - 1) / kOwn;
-  const int groups = pass_groups(threads, m.cols, kOwn);
-  const int width = groups > 1 ? slots : threads;
-  const int group = thread / width;
+  const Share<kOwn> share(m.cols);
 #pragma unroll 1
-  for (int slot = thread - group * width; group < groups && slot < slots; slot += width) {
+  for (int slot = share.slot; slot < share.slots; slot += share.width) {
     const S* column[kOwn];
     Acc sum[kOwn][kTargets];
 #pragma unroll
     for (int k = 0; k < kOwn; ++k) {
-      const int c = slot + k * slots;
+      const int c = slot + k * share.slots;
       column[k] = m.data + (c < m.cols ? c : m.cols - 1);  // read, and dropped
 #pragma unroll
       for (int t = 0; t < kTargets; ++t) sum[k][t] = Acc(0);
     }
     const int whole = m.rows / kRows * kRows;
 #pragma unroll kUnroll
-    for (int r = kRows * group; r < whole; r += kRows * groups) {
+    for (int r = kRows * share.group; r < whole; r += kRows * share.groups) {
       Acc f[kRows * kTargets];
       read_factors(factor + r * kTargets, f);
 #pragma unroll
@@ -78,60 +107,47 @@ FASTCAM_DEVICE void sums_down(const SharedMatrix<S>& m, const Acc* factor, Acc* 
     }
     if constexpr (kRows > 1) {
 #pragma unroll 1
-      for (int r = whole + group; r < m.rows; r += groups) {
+      for (int r = whole + share.group; r < m.rows; r += share.groups) {
         sum[0][0] += factor[r] * to_acc(column[0][r * m.pitch]);
       }
     }
 #pragma unroll
     for (int k = 0; k < kOwn; ++k) {
-      const int c = slot + k * slots;
+      const int c = slot + k * share.slots;
       if (c >= m.cols) continue;
 #pragma unroll
-      for (int t = 0; t < kTargets; ++t) out[(group * kTargets + t) * m.cols + c] = sum[k][t];
+      for (int t = 0; t < kTargets; ++t) {
+        partial[(share.group * kTargets + t) * m.cols + c] = sum[k][t];
+      }
     }
   }
-  __syncthreads();
-  if (groups == 1) return;
-  const int values = kTargets * m.cols;
-#pragma unroll 1
-  for (int i = thread; i < values; i += threads) {
-    Acc sum = out[i];
-#pragma unroll 1
-    for (int g = 1; g < groups; ++g) sum += out[g * values + i];
-    out[i] = sum;
-  }
-  __syncthreads();
+  return share.groups;
 }
 
-// emit(r, sums) with sums[t] = sum_c factor[c, t] m[r, c], for every row r by one thread; without
-// factors (null) the sums themselves. A row's values are read kWalk at a time, by several lanes if
-// there are few rows.
-template <int kWalk, bool kWeighted, int kTargets, class S, class Acc, class Emit>
-FASTCAM_DEVICE void sums_along_in(const SharedMatrix<S>& m, const Acc* factor, const Emit& emit) {
-  constexpr int kOwn = kWeighted ? pass_columns(kTargets) : 1;
+// partial[group, t, r] with sum_c factor[c, t] m[r, c] over the group's columns; without kWeighted
+// every factor is one. A row's values are read kWalk at a time.
+template <int kWalk, bool kWeighted, int kTargets, class S, class Acc>
+FASTCAM_DEVICE int sums_along_in(const SharedMatrix<S>& m, const Acc* factor, Acc* partial) {
+  constexpr int kOwn = pass_columns(kTargets);
   constexpr int kStep = kWalk > 4 ? kWalk : 4;
+  constexpr int kFactors = kTargets == 1 ? kStep : 1;  // columns whose factors are read at once
+  [[maybe_unused]] constexpr int kUnroll = kTargets == 1 ? 4 : (kTargets <= 4 ? 2 : 1);
   using Vector = Vec<S, kWalk>;
-  const int thread = int(threadIdx.x);
-  const int threads = int(blockDim.x);
-  const int slots = (m.rows + kOwn - 1) / kOwn;
+  const Share<kOwn> share(m.rows);
   const int whole = m.cols / kStep * kStep;
-  int lanes = 1;
-  while (lanes < kWarp && 2 * lanes * slots <= threads && 2 * lanes * kStep <= whole) lanes *= 2;
-  const int member = thread & (lanes - 1);
 #pragma unroll 1
-  for (int first = 0; first < slots; first += threads / lanes) {
-    const int slot = first + thread / lanes;
+  for (int slot = share.slot; slot < share.slots; slot += share.width) {
     const S* row[kOwn];
     Acc sum[kOwn][kTargets];
 #pragma unroll
     for (int k = 0; k < kOwn; ++k) {
-      const int r = slot + k * slots;
-      row[k] = m.data + (r < m.rows ? r : m.rows - 1) * m.pitch;
+      const int r = slot + k * share.slots;
+      row[k] = m.data + (r < m.rows ? r : m.rows - 1) * m.pitch;  // read, and dropped
 #pragma unroll
       for (int t = 0; t < kTargets; ++t) sum[k][t] = Acc(0);
     }
-#pragma unroll(kTargets == 1 ? 4 : 1)
-    for (int c = kStep * member; c < whole; c += kStep * lanes) {
+#pragma unroll kUnroll
+    for (int c = kStep * share.group; c < whole; c += kStep * share.groups) {
       Vector x[kOwn][kStep / kWalk];
 #pragma unroll
       for (int k = 0; k < kOwn; ++k) {
@@ -140,7 +156,6 @@ FASTCAM_DEVICE void sums_along_in(const SharedMatrix<S>& m, const Acc* factor, c
           x[k][i] = *reinterpret_cast<const Vector*>(row[k] + c + i * kWalk);
         }
       }
-      constexpr int kFactors = kTargets == 1 ? kStep : 1;  // of one read
       Acc f[kFactors * kTargets];
 #pragma unroll
       for (int e = 0; e < kStep; ++e) {
@@ -158,46 +173,40 @@ FASTCAM_DEVICE void sums_along_in(const SharedMatrix<S>& m, const Acc* factor, c
       }
     }
 #pragma unroll 1
-    for (int c = whole + member; c < m.cols; c += lanes) {
+    for (int c = whole + share.group; c < m.cols; c += share.groups) {
+      Acc f[kTargets];
+      if constexpr (kWeighted) read_factors(factor + c * kTargets, f);
 #pragma unroll
       for (int k = 0; k < kOwn; ++k) {
         const Acc value = to_acc(row[k][c]);
 #pragma unroll
-        for (int t = 0; t < kTargets; ++t) {
-          sum[k][t] += kWeighted ? factor[c * kTargets + t] * value : value;
-        }
+        for (int t = 0; t < kTargets; ++t) sum[k][t] += kWeighted ? f[t] * value : value;
       }
     }
-    if (lanes > 1) {
 #pragma unroll
-      for (int k = 0; k < kOwn; ++k) {
+    for (int k = 0; k < kOwn; ++k) {
+      const int r = slot + k * share.slots;
+      if (r >= m.rows) continue;
 #pragma unroll
-        for (int t = 0; t < kTargets; ++t) {
-          sum[k][t] = subwarp_reduce(sum[k][t], lanes, [](Acc a, Acc b) { return a + b; });
-        }
-      }
-    }
-    if (member == 0 && slot < slots) {
-#pragma unroll
-      for (int k = 0; k < kOwn; ++k) {
-        if (slot + k * slots < m.rows) emit(slot + k * slots, sum[k]);
+      for (int t = 0; t < kTargets; ++t) {
+        partial[(share.group * kTargets + t) * m.rows + r] = sum[k][t];
       }
     }
   }
+  return share.groups;
 }
 
 // The same, with as many values at a time as the plan says.
-template <bool kWeighted, int kTargets, class S, class Acc, class Emit>
-FASTCAM_DEVICE void sums_along(const SharedMatrix<S>& m, int walk, const Acc* factor,
-                               const Emit& emit) {
+template <bool kWeighted, int kTargets, class S, class Acc>
+FASTCAM_DEVICE int sums_along(const SharedMatrix<S>& m, int walk, const Acc* factor, Acc* partial) {
   constexpr int kVector = kVectorOf<S>;
   if (walk == kVector) {
-    sums_along_in<kVector, kWeighted, kTargets>(m, factor, emit);
-  } else if (kVector == 8 && walk == 4) {
-    sums_along_in<kVector == 8 ? 4 : kVector, kWeighted, kTargets>(m, factor, emit);
-  } else {
-    sums_along_in<1, kWeighted, kTargets>(m, factor, emit);
+    return sums_along_in<kVector, kWeighted, kTargets>(m, factor, partial);
   }
+  if (kVector == 8 && walk == 4) {
+    return sums_along_in<kVector == 8 ? 4 : kVector, kWeighted, kTargets>(m, factor, partial);
+  }
+  return sums_along_in<1, kWeighted, kTargets>(m, factor, partial);
 }
 
 }  // namespace fastcam
