@@ -8,6 +8,7 @@
 #include <torch/csrc/stable/macros.h>
 #include <torch/headeronly/util/shim_utils.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <string_view>
 
@@ -30,7 +31,30 @@
 #define FASTCAM_CLEAR(pointer, bytes, stream) \
   STD_CUDA_CHECK(cudaMemsetAsync(pointer, 0, size_t(bytes), static_cast<cudaStream_t>(stream)))
 
+// Counters of a source file on every device, zero when it is loaded.
+#define FASTCAM_TICKETS(name) static __device__ unsigned name[::fastcam::kTickets]
+
 namespace fastcam {
+
+inline constexpr unsigned kTickets = 1 << 14;
+
+// The next of the counters, so that launches of different streams have their own: no more than
+// kTickets of them are under way. What is captured into a CUDA graph has one to itself, cleared by
+// the graph: it may run beside launches that came round to the same counter.
+inline unsigned* next_ticket(unsigned (&tickets)[kTickets], const LaunchSite& site) {
+  const auto stream = static_cast<cudaStream_t>(site.stream);
+  cudaStreamCaptureStatus status{};
+  STD_CUDA_CHECK(cudaStreamIsCapturing(stream, &status));
+  if (status != cudaStreamCaptureStatusNone) {
+    auto* const own = static_cast<unsigned*>(site.workspace(256));
+    FASTCAM_CLEAR(own, sizeof(unsigned), site.stream);
+    return own;
+  }
+  static std::atomic<unsigned> count{0};
+  void* first = nullptr;
+  STD_CUDA_CHECK(cudaGetSymbolAddress(&first, tickets));
+  return static_cast<unsigned*>(first) + count++ % kTickets;
+}
 
 template <class... Params, class... Args>
 void launch_cluster(void (*kernel)(Params...), int blocks, int threads, int shared_bytes, int ranks,

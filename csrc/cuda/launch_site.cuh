@@ -10,11 +10,12 @@
 namespace fastcam {
 
 // Where a launch goes. `workspace(bytes)` hands out device memory, aligned to 256, that lives as
-// long as the launch does.
+// long as the launch does; `ticket()` a counter that is zero, and that the launch leaves zero.
 struct LaunchSite {
   int multiprocessors;
   void* stream;
   std::function<void*(int64_t)> workspace;
+  std::function<unsigned*()> ticket;
 };
 
 inline int grid_of(int64_t blocks) {

@@ -34,7 +34,11 @@ private:
 };
 
 inline fastcam::LaunchSite site_of(Device& device, int multiprocessors) {
-  return {multiprocessors, &device, Workspace(&device)};
+  fastcam::LaunchSite site{multiprocessors, &device, Workspace(&device), {}};
+  site.ticket = [workspace = site.workspace] {
+    return static_cast<unsigned*>(std::memset(workspace(256), 0, 256));
+  };
+  return site;
 }
 
 }  // namespace emulator

@@ -194,15 +194,11 @@ __global__ void __launch_bounds__(kPassBackwardThreads, (sizeof(S) == 8 ? 1 : (k
   const int each = (channels + plan.splits - 1) / plan.splits;
   const int first = split * each;
   const int count = channels - first < each ? channels - first : each;
-  const int constants = op.scaled_gradients != nullptr && count > 0 ? all * count : 0;
-  const auto constant_at = [&](int i) {
-    const int t = kTargets == 1 ? 0 : i / count;
-    return (int64_t(n) * all + t) * channels + first + (i - t * count);
-  };
-  const auto constant = [&](int i) {
-    return load(static_cast<const Acc*>(op.grad_gradients) + constant_at(i));
-  };
-  const Acc own_constant = thread < constants ? constant(thread) : Acc(0);
+  const int64_t constants = int64_t(n) * all * channels + first;  // where they begin
+  Acc own_constant = Acc(0);
+  if (kTargets == 1 && op.scaled_gradients != nullptr && thread < count) {
+    own_constant = load(static_cast<const Acc*>(op.grad_gradients) + constants + thread);
+  }
 #pragma unroll 1
   for (int t = thread; t < stride; t += threads) {
     scale[t] = t < all ? pass_scale<Acc>(op, n, t) : Acc(0);
@@ -239,10 +235,20 @@ __global__ void __launch_bounds__(kPassBackwardThreads, (sizeof(S) == 8 ? 1 : (k
   } else {
     __syncthreads();
   }
+  if (op.scaled_gradients == nullptr) return;
+  const Acc* from_constant = static_cast<const Acc*>(op.grad_gradients) + constants;
+  Acc* to_constant = static_cast<Acc*>(op.scaled_gradients) + constants;
 #pragma unroll 1
-  for (int i = thread; i < constants; i += threads) {
-    store(static_cast<Acc*>(op.scaled_gradients) + constant_at(i),
-          scale[kTargets == 1 ? 0 : i / count] * (i == thread ? own_constant : constant(i)));
+  for (int c = thread; c < count; c += threads) {
+    if (kTargets == 1 && c == thread) {
+      store(to_constant + c, scale[0] * own_constant);
+      continue;
+    }
+#pragma unroll 4
+    for (int t = 0; t < all; ++t) {
+      store(to_constant + int64_t(t) * channels + c,
+            scale[t] * load(from_constant + int64_t(t) * channels + c));
+    }
   }
 }
 

@@ -48,7 +48,7 @@ struct Totals {
 template <bool kPeak, class Acc, int kSums>
 FASTCAM_DEVICE void add_team(const Team& team, char* slots, Totals<Acc, kSums>& mine) {
   static_assert(sizeof(mine) <= size_t(kPassReductionBytes));
-  constexpr int kWarps = kPassThreads / kWarp;
+  constexpr int kWarps = kPassMaxThreads / kWarp;
   const int lane = int(threadIdx.x) % kWarp;
   const auto add = [&](auto lanes) {
     if constexpr (kPeak) mine.peak = warp_peak(mine.peak);
@@ -90,7 +90,7 @@ FASTCAM_DEVICE PairLoss<Acc> finish_in_team(const Loss& loss, const Team& team, 
                                             const Load& load, const Emit& emit) {
   const int stride = team.warps * kWarp;
   const int begin = active ? team.member : cells;
-  constexpr int kSlots = kPassThreads / kWarp * kPassReductionBytes;
+  constexpr int kSlots = kPassMaxThreads / kWarp * kPassReductionBytes;
   Totals<Acc, 1> area{{Acc(0), INT32_MAX}, {Acc(0)}};
 #pragma unroll 1
   for (int q = begin; q < cells; q += stride) {

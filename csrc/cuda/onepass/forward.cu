@@ -4,6 +4,8 @@
 #include "cuda/onepass/launch.cuh"
 #include "ops/cam_loss.h"
 
+FASTCAM_TICKETS(tickets);
+
 namespace fastcam {
 
 // Of cuda/cam: what does not fit into a cluster takes their launches.
@@ -12,7 +14,8 @@ void launch_cam_backward_on(const Tensor& device, const CamBackward& op, ScalarK
 
 void launch_cam_loss_forward_on(const Tensor& device, const CamLossForward& op, ScalarKind a,
                                 ScalarKind d) {
-  on_device_of(device, [&](const LaunchSite& site) {
+  on_device_of(device, [&](LaunchSite site) {
+    site.ticket = [&] { return next_ticket(tickets, site); };
     const int shared = cluster_shared_bytes(device, reduce_pairs_kernel<float>);
     if (shared > 0 && launch_cam_loss_pass(op, a, d, shared, site)) return;
     launch_cam_loss_in_parts(

@@ -19,7 +19,7 @@ namespace fastcam {
 struct PassWork {
   PassPlan plan;
   bool gradients_in_acc;  // D has the arithmetic dtype, A has not
-  unsigned* ticket;       // one zero, if there are several samples to sum up
+  unsigned* ticket;       // zero before and after, if there are several samples to sum up
 };
 
 #if defined(FASTCAM_HAS_CLUSTERS)
@@ -35,50 +35,81 @@ struct ChannelWeights {
   int n, t0, channel, count;
   const int* on;  // [kTargets]
 
+  FASTCAM_DEVICE int stages_at_once() const {
+    return kTargets == 1 ? 1 : 1 << plan.log2_stages;
+  }
   FASTCAM_DEVICE MatrixCopy<SD> copy(int t) const {
     const bool last = in.gradients_channels_last;
     const int cells = int(in.grad_cells);
-    const int wanted = on[t] != 0 ? 1 : 0;  // nothing to copy: the barrier is passed all the same
     const SD* from = static_cast<const SD*>(in.gradients) + n * in.gradients_stride_n +
                      (t0 + t) * in.gradients_stride_t + int64_t(channel) * (last ? 1 : cells);
-    const int stage = t % plan.stages;
+    const int stage = t & (stages_at_once() - 1);
+    const int rows = last ? cells : count;
     return {plan.d,
             barriers + stage,
             stages + stage * plan.at.stage,
             from,
-            wanted * (last ? cells : count),
+            on[t] != 0 ? rows : 0,  // nothing to copy: the barrier is passed all the same
             last ? count : cells,
             last ? in.channels : cells};
   }
 
-  // The copies of some targets.
+  // What a block reads of a target is one run of whole vectors where rows meet, which is the rule.
+  // Then one thread copies, and the others have nothing to do.
   FASTCAM_DEVICE void start(int t, int targets) const {
 #pragma unroll 1
-    for (int i = 0; i < targets; ++i) copy(t + i).start();
+    for (int i = 0; i < targets; ++i) {
+      if (!plan.rows_meet) {
+        copy(t + i).start();
+      } else if (threadIdx.x == 0) {
+        const MatrixCopy<SD> d = copy(t + i);
+        const uint32_t bytes = uint32_t(d.rows * d.cols) * uint32_t(sizeof(SD));
+        barrier_arrive_expecting(d.barrier, bytes);
+        if (bytes > 0) bulk_copy(d.to, d.from, bytes, d.barrier);
+      }
+    }
+  }
+  FASTCAM_DEVICE void wait(int t) const {
+    const uint32_t parity = uint32_t(kTargets == 1 ? t0 : (t0 + t) >> plan.log2_stages) & 1;
+    if (plan.rows_meet) {
+      barrier_wait(barriers + (t & (stages_at_once() - 1)), parity);
+    } else {
+      copy(t).wait(parity);
+    }
   }
 
   // emit(t, c, sum) for all targets and channels; the sum of a target that is off is anything.
   // `partial` is as in PassLayout. Ends with a barrier.
   template <class Emit>
   FASTCAM_DEVICE void make(Acc* partial, const Emit& emit) const {
-    const int parts = plan.rows_meet ? 1 : plan.together;  // that are summed up one by one
-    const int targets = plan.together / parts;
-    const int rows = targets > 1 ? targets * plan.chunk : count;
-    const int groups = pass_groups(int(blockDim.x), rows, 1);
+    const int together = kTargets == 1 ? 1 : 1 << plan.log2_together;
+    const int parts = plan.rows_meet ? 1 : together;  // that are summed up one by one
+    const bool both = parts < together;
+    const int rows = both ? 2 * plan.chunk : count;
+    const bool last = in.gradients_channels_last;
+    const Share<1> share(rows);
+    const int groups = last ? 1 : share.groups;
+    int half = 0;
 #pragma unroll 1
-    for (int t = 0; t < kTargets; t += plan.together) {
-      Acc* sums = partial + (t / plan.together % 2) * groups * rows * parts;
+    for (int t = 0; t < kTargets; t += together) {
+      Acc* sums = partial + half * groups * rows * parts;
+      half ^= 1;
 #pragma unroll 1
-      for (int i = 0; i < plan.together; ++i) {
-        copy(t + i).wait(uint32_t((t0 + t + i) / plan.stages) & 1);
-      }
+      for (int i = 0; i < together; ++i) wait(t + i);
 #pragma unroll 1
       for (int i = 0; i < parts; ++i) {
-        SharedMatrix<SD> m = copy(t + i).held();
+        SharedMatrix<SD> m;
+        if (plan.rows_meet) {
+          const int stage = t & (stages_at_once() - 1);
+          m = {reinterpret_cast<const SD*>(stages + stage * plan.at.stage), rows,
+               int(in.grad_cells), plan.d.pitch};
+        } else {
+          m = copy(t + i).held();
+        }
         Acc* to = sums + i * groups * rows;
-        if (!in.gradients_channels_last) {
+        if (!last) {
           m.rows = rows;
-          sums_along<false, 1>(m, plan.d.walk, static_cast<const Acc*>(nullptr), to);
+          sums_along<false, 1>(share, m, plan.d.walk, static_cast<const Acc*>(nullptr), to);
           continue;
         }
 #pragma unroll 1
@@ -90,15 +121,14 @@ struct ChannelWeights {
         }
       }
       __syncthreads();
-      if (t + plan.stages < kTargets) start(t + plan.stages, plan.together);
+      if (t + stages_at_once() < kTargets) start(t + stages_at_once(), together);
 #pragma unroll 1
       for (int i = 0; i < parts; ++i) {
-        add_groups<1>(sums + i * groups * rows, in.gradients_channels_last ? 1 : groups, rows,
-                      [&](int, int row, Acc sum) {
-                        const int part = targets > 1 ? row / plan.chunk : 0;
-                        const int c = row - part * plan.chunk;
-                        if (c < count) emit(t + i + part, c, sum);
-                      });
+        add_groups<1>(sums + i * groups * rows, groups, rows, [&](int, int row, Acc sum) {
+          const int part = both && row >= plan.chunk ? 1 : 0;
+          const int c = row - part * plan.chunk;
+          if (c < count) emit(t + i + part, c, sum);
+        });
       }
     }
     __syncthreads();
@@ -108,6 +138,7 @@ struct ChannelWeights {
 template <class S, int kTargets, class Losses>
 FASTCAM_DEVICE void cam_loss_pass(const CamLossForward& pass, const PassWork& work) {
   using Acc = AccOf<S>;
+  constexpr int kOwn = pass_columns(kTargets);
   const CamLoss& op = pass.loss;
   const CamInputs& in = op.in;
   const PassPlan& plan = work.plan;
@@ -146,7 +177,7 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossForward& pass, const PassWork& wo
                              channels_last ? count : cells,
                              channels_last ? channels : cells};
   const SharedMatrix<S> a = matrix.held();
-  if (thread <= plan.stages) {
+  if (thread <= 1 << plan.log2_stages) {
     barrier_init(barriers + thread, 1);
     barrier_init_fence();
   }
@@ -155,8 +186,6 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossForward& pass, const PassWork& wo
   const int owned = plan.share ? (kTargets + ranks - 1) / ranks : kTargets;
   const auto target_of = [&](int i) { return plan.share ? rank + i * ranks : i; };
   const bool writes = plan.share || rank == 0;
-  const Team team(plan);
-  const Acc share_of_cell = Acc(1) / Acc(cells);
   bool any = all > kTargets;  // A is needed
   const bool counts = pass.reduction != Reduction::kNone && rank == 0;
   unsigned ticket = 0;
@@ -199,7 +228,7 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossForward& pass, const PassWork& wo
       }
     };
     if (any) {
-      with_gradients([&](const auto& d) { d.start(0, plan.stages); });
+      with_gradients([&](const auto& d) { d.start(0, 1 << plan.log2_stages); });
       if (t0 == 0) matrix.start();
     }
 #pragma unroll 1
@@ -218,28 +247,34 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossForward& pass, const PassWork& wo
       }
     }
     // What is invalid is stored as 0, whatever A and D hold: here if it is off.
-    Acc* alpha_out = static_cast<Acc*>(op.alpha) + pair_of(0) * channels + channel;
+    const auto alpha_out = [&](int t, int c) {
+      return static_cast<Acc*>(op.alpha) + pair_of(t) * channels + channel + c;
+    };
     if (any) {
       with_gradients([&](const auto& d) {
         d.make(reinterpret_cast<Acc*>(shared + at.partial), [&](int t, int c, Acc sum) {
-          const Acc weight = on[t] != 0 ? sum * share_of_cell : Acc(0);
+          const Acc weight = on[t] != 0 ? sum / Acc(cells) : Acc(0);
           alpha[c * kTargets + t] = weight;
-          if (t < targets) store(alpha_out + int64_t(t) * channels + c, weight);
+          if (t < targets) store(alpha_out(t, c), weight);
         });
       });
       if (t0 == 0) matrix.wait(0);
-      const int groups = channels_last
-                             ? sums_along<true, kTargets>(a, plan.a.walk, alpha, sums)
-                             : sums_down<S, kTargets>(a, alpha, sums);
-      if (groups > 1) {
+      const Share<kOwn> of_cells(cells);
+      if (channels_last) {
+        sums_along<true, kTargets>(of_cells, a, plan.a.walk, alpha, sums);
+      } else {
+        sums_down<S, kTargets>(of_cells, a, alpha, sums);
+      }
+      if (of_cells.groups > 1) {
         __syncthreads();
-        add_groups<kTargets>(sums, groups, cells,
+        add_groups<kTargets>(sums, of_cells.groups, cells,
                              [&](int t, int p, Acc sum) { sums[t * cells + p] = sum; });
       }
     }
     copies_wait();
     sync_sample();
 
+    const Team team(plan);
     Losses::visit(op, [&](const auto& loss) {
 #pragma unroll 1
       for (int first = 0; first < owned; first += plan.teams) {
@@ -302,20 +337,23 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossForward& pass, const PassWork& wo
       if (valid[t] != 0 && any) continue;
 #pragma unroll 1
       for (int c = thread; c < count; c += threads) {
-        store(alpha_out + int64_t(t) * channels + c, Acc(0));
+        store(alpha_out(t, c), Acc(0));
       }
     }
     if (pass.grad_gradients != nullptr) {
-      Acc* out = static_cast<Acc*>(pass.grad_gradients) + pair_of(0) * channels + channel;
-      int groups = 0;
+      const Share<kOwn> of_channels(count);
       if (any) {
-        groups = channels_last ? sums_down<S, kTargets>(a, grad_map, sums)
-                               : sums_along<true, kTargets>(a, plan.a.walk, grad_map, sums);
+        if (channels_last) {
+          sums_down<S, kTargets>(of_channels, a, grad_map, sums);
+        } else {
+          sums_along<true, kTargets>(of_channels, a, plan.a.walk, grad_map, sums);
+        }
         __syncthreads();
       }
-      add_groups<kTargets>(sums, groups, count, [&](int t, int c, Acc sum) {
+      add_groups<kTargets>(sums, of_channels.groups, count, [&](int t, int c, Acc sum) {
         if (t >= targets) return;
-        store(out + int64_t(t) * channels + c, valid[t] != 0 ? sum * share_of_cell : Acc(0));
+        store(static_cast<Acc*>(pass.grad_gradients) + pair_of(t) * channels + channel + c,
+              valid[t] != 0 ? sum / Acc(cells) : Acc(0));
       });
     }
     __syncthreads();  // before the next targets
@@ -325,6 +363,7 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossForward& pass, const PassWork& wo
     if (thread == 0) *valid = in.batch == 1 || ticket == unsigned(in.batch) - 1 ? 1 : 0;
     __syncthreads();
     if (*valid != 0) {
+      if (in.batch > 1 && thread == 0) store(work.ticket, 0u);  // for the next launch
       reduce_pairs<Acc>(pass, scratch);
     }
   }
@@ -333,7 +372,8 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossForward& pass, const PassWork& wo
 #endif  // FASTCAM_HAS_CLUSTERS
 
 template <class S, int kTargets, class Losses>
-__global__ void __launch_bounds__(kPassThreads, pass_blocks(sizeof(AccOf<S>), kTargets))
+__global__ void __launch_bounds__((pass_threads(sizeof(AccOf<S>), kTargets)),
+                                  (pass_blocks(sizeof(AccOf<S>), kTargets)))
     cam_loss_pass_kernel(const CamLossForward pass, const PassWork work) {
 #if defined(FASTCAM_HAS_CLUSTERS)
   cam_loss_pass<S, kTargets, Losses>(pass, work);

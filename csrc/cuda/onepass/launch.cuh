@@ -38,7 +38,7 @@ PassShape pass_shape(const CamInputs& in, bool gradients_in_acc, bool weights, i
           aligned,
           weights,
           kTargets,
-          kPassThreads,
+          pass_threads(sizeof(Acc), kTargets),
           multiprocessors,
           shared_limit,
           in.grad_cells,
@@ -59,8 +59,7 @@ bool launch_pass(const CamLossForward& op, bool gradients_in_acc, int shared_lim
   work.plan = *plan;
   work.gradients_in_acc = gradients_in_acc;
   if (op.reduction != Reduction::kNone && op.loss.in.batch > 1) {
-    work.ticket = static_cast<unsigned*>(site.workspace(256));
-    FASTCAM_CLEAR(work.ticket, sizeof(unsigned), site.stream);
+    work.ticket = site.ticket();
   }
   FASTCAM_LAUNCH_CLUSTER((cam_loss_pass_kernel<S, kTargets, Losses>), grid_of(plan->blocks),
                          plan->threads, plan->at.total, plan->ranks, site.stream, op, work);

@@ -12,18 +12,22 @@
 namespace fastcam {
 
 inline constexpr int kPassMaxRanks = 8;  // of a cluster; every Hopper GPU has as many
-inline constexpr int kPassThreads = 256;
+inline constexpr int kPassMaxThreads = 512;
+// Several targets: more warps, each of which has its part of a map to finish.
+constexpr int pass_threads(int acc_bytes, int targets) {
+  return acc_bytes == 8 || targets == 1 ? 256 : 512;
+}
 inline constexpr int kPassGroups = 16;  // of threads that share the sums of one column, at most
 inline constexpr int kPassReductions = 3;    // of a finished map
 inline constexpr int kPassReductionBytes = 64;  // of one, in a warp
 
 // Blocks that a multiprocessor shall hold, for `targets` targets at a time.
 constexpr int pass_blocks(int acc_bytes, int targets) {
-  return acc_bytes == 8 ? 1 : (targets > 1 ? 2 : 3);
+  return acc_bytes == 8 || targets > 1 ? 1 : 3;
 }
 // Columns of a thread: with two, what is multiplied is read half as often.
 constexpr int pass_columns(int targets) { return targets > 4 ? 2 : 1; }
-inline constexpr int kPassStages = 4;  // targets whose D is on its way at once, at most
+inline constexpr int kPassLog2Stages = 2;  // of the targets whose D is on its way at once, at most
 
 // Groups of threads that share `columns` columns, `own` of them a thread.
 FASTCAM_HD int pass_groups(int threads, int columns, int own) {
@@ -63,8 +67,8 @@ struct PassPlan {
   int ranks;  // blocks of a sample, which are a cluster
   int chunk;  // channels of each, but for the last ones
   int threads;
-  int stages;      // targets whose D is on its way at once, a divisor of kTargets
-  int together;    // targets whose D is summed up at once, a divisor of stages
+  int log2_stages;    // of the targets whose D is on its way at once, a divisor of kTargets
+  int log2_together;  // of those whose D is summed up at once, a divisor of the stages
   bool rows_meet;  // from one to the next in shared memory there is nothing between their rows
   int team_warps;  // warps that finish a map
   int teams;       // maps that a block finishes at once
@@ -139,7 +143,7 @@ inline int64_t matrix_bytes(const PassMatrix& m, int chunk, int64_t cells, int e
 
 inline void place_pass(const PassShape& s, PassPlan* plan) {
   const int64_t owned = plan->share ? pass_ceil_div(s.per_pass, plan->ranks) : s.per_pass;
-  int64_t next = 16 * (1 + kPassStages / 2);  // the barriers
+  int64_t next = 16 + (8 << kPassLog2Stages);  // the barriers
   const auto take = [&](int64_t bytes) {
     const int64_t at = next;
     next += pass_round_up(bytes, 16);
@@ -160,32 +164,34 @@ inline void place_pass(const PassShape& s, PassPlan* plan) {
   at.on = take(int64_t(s.per_pass) * 4);
   at.scratch = take(int64_t(plan->threads) / 32 * kPassReductions * kPassReductionBytes);
   at.partial = take((s.per_pass > 1 ? 2 : 1) *
-                    std::max(sums(plan->chunk, 1, 1), sums(int64_t(plan->together) * plan->chunk, 1, 1)));
+                    std::max(sums(plan->chunk, 1, 1) << plan->log2_together,
+                             sums(int64_t(plan->chunk) << plan->log2_together, 1, 1)));
   const int own = pass_columns(s.per_pass);
   const int64_t stage =
       plan->rows_meet ? int64_t(plan->chunk) * plan->d.pitch * s.grad_element
                       : matrix_bytes(plan->d, plan->chunk, s.grad_cells, s.grad_element,
                                      s.grad_channels_last);
   at.stage = int(std::min<int64_t>(stage, INT32_MAX / 8));
-  at.sums = take(std::max({int64_t(at.stage) * plan->stages, sums(s.cells, s.per_pass, own),
+  at.sums = take(std::max({int64_t(at.stage) << plan->log2_stages, sums(s.cells, s.per_pass, own),
                            sums(plan->chunk, s.per_pass, own)}));
   at.gradients = at.sums;
   at.matrix = take(matrix_bytes(plan->a, plan->chunk, s.cells, s.element, s.channels_last));
   at.total = int(std::min<int64_t>(next, INT32_MAX));
 }
 
-inline PassPlan plan_pass_with(const PassShape& s, int ranks, int stages) {
+inline PassPlan plan_pass_with(const PassShape& s, int ranks, int log2_stages) {
   PassPlan plan{};
   plan.ranks = ranks;
   plan.threads = s.threads;
-  plan.stages = std::min(stages, s.per_pass);
-  plan.together = std::min(plan.stages, 2);
+  plan.log2_stages = s.per_pass == 1 ? 0 : log2_stages;
+  plan.log2_together = std::min(plan.log2_stages, 1);
   const int64_t granule = 16 / std::min(s.element, s.grad_element);
   plan.chunk = int(pass_round_up(pass_ceil_div(s.channels, ranks), granule));
   plan.a = plan_matrix(s.channels, plan.chunk, s.cells, s.element, s.aligned, s.channels_last);
   plan.d = plan_matrix(s.channels, plan.chunk, s.grad_cells, s.grad_element, s.grad_aligned,
                        s.grad_channels_last);
-  plan.rows_meet = !s.grad_channels_last && s.grad_aligned;
+  plan.rows_meet = !s.grad_channels_last && s.grad_aligned &&
+                   s.channels * s.grad_cells * s.grad_element % 16 == 0;
   plan.blocks = s.batch * ranks;
   plan.share = s.per_pass > 4 && ranks > 1;
   const int maps = int(plan.share ? pass_ceil_div(s.per_pass, ranks) : s.per_pass);
@@ -210,13 +216,15 @@ inline std::optional<PassPlan> plan_pass(const PassShape& s) {
   // Two or three blocks a multiprocessor, so that one copies while others compute; the smallest
   // cluster that allows it. Few samples: larger clusters, so that more multiprocessors take part.
   // A block that has its sample alone exchanges nothing; some multiprocessors may then be idle.
-  const int most = std::min(s.shared_limit, 112 * 1024);
+  // Several targets: one block with many threads, and D of some targets on its way.
+  const int most = s.per_pass > 1 ? s.shared_limit : std::min(s.shared_limit, 112 * 1024);
+  const int fewest = s.per_pass > 1 ? 1 : 0;
   std::optional<PassPlan> chosen, at_once;
   for (int ranks = 1; ranks <= kPassMaxRanks; ranks *= 2) {
-    PassPlan plan = plan_pass_with(s, ranks, kPassStages);
-    // What is on its way is worth less than a second block.
-    for (int stages = kPassStages / 2; stages > 0 && plan.at.total > most; stages /= 2) {
-      plan = plan_pass_with(s, ranks, stages);
+    int log2_stages = kPassLog2Stages;
+    PassPlan plan = plan_pass_with(s, ranks, log2_stages);
+    while (plan.at.total > most && log2_stages > 0) {
+      plan = plan_pass_with(s, ranks, --log2_stages);
     }
     if (plan.at.total > s.shared_limit) continue;
     chosen = plan;
@@ -224,9 +232,8 @@ inline std::optional<PassPlan> plan_pass(const PassShape& s) {
         plan.blocks <= s.multiprocessors * resident_blocks(s, plan)) {
       at_once = plan;
     }
-    const int64_t enough = (ranks == 1 ? 7 : 8) * s.multiprocessors;  // quarters of a block
-    const bool fills = 4 * plan.blocks >= enough || plan.chunk <= 16;
-    if (plan.at.total <= most && fills) break;
+    const bool fills = 10 * plan.blocks >= 9 * s.multiprocessors || plan.chunk <= 16;
+    if (plan.at.total <= most && log2_stages >= fewest && fills) break;
   }
   // With several targets a second wave of blocks costs more than the lower occupancy of larger
   // ones.
@@ -257,7 +264,8 @@ FASTCAM_HD int pass_scales(int targets) { return (targets + 3) / 4 * 4; }
 // as many threads of which most have columns. `slots`: threads that a row of columns needs.
 inline int pass_backward_threads(const PassShape& s, int64_t slots) {
   const bool few = !s.channels_last && s.batch < s.multiprocessors;
-  if (s.per_pass <= 4 && slots > 128 && slots <= 192) return 192;
+  if (s.per_pass > 1 && slots <= 64) return 256;
+  if (slots > 128 && slots <= 192) return 192;
   if (s.per_pass > 1 || few) return 128;
   int chosen = 128;
   int64_t best = 0;
@@ -278,9 +286,10 @@ inline PassBackwardPlan plan_pass_backward(const PassShape& s, int max_vector) {
   const int64_t cols = s.channels_last ? s.channels : s.cells;
   plan.vector = cols % max_vector == 0 ? max_vector : 1;
   plan.threads = pass_backward_threads(s, cols / plan.vector);
-  const int64_t wanted = pass_ceil_div(8 * s.multiprocessors, std::max<int64_t>(1, s.batch));
+  const int64_t wanted = pass_ceil_div((s.per_pass > 4 ? 2 : 4) * s.multiprocessors,
+                                       std::max<int64_t>(1, s.batch));
   const int64_t sample = rows * cols * s.element;
-  int64_t splits = std::max(pass_ceil_div(sample, 32 * 1024), std::min(wanted, sample / 4096));
+  int64_t splits = std::max(pass_ceil_div(sample, 64 * 1024), std::min(wanted, sample / 4096));
   // The rows' factors, for all targets, have to fit into 32 KiB of shared memory.
   const int64_t row_bytes = pass_round_up(s.targets, s.per_pass) * s.acc;
   const int64_t fit = std::max<int64_t>(1, 32 * 1024 / row_bytes);
@@ -295,7 +304,7 @@ inline PassBackwardPlan plan_pass_backward(const PassShape& s, int max_vector) {
       stride * 16 <= 16 * 1024) {
     plan.rows = int(pass_round_up(plan.rows, flat));
     plan.column_stride = int(stride);
-    plan.threads = 256;
+    plan.threads = 192;
   }
   plan.splits = int(pass_ceil_div(rows, plan.rows));
   plan.blocks = s.batch * plan.splits;

@@ -46,6 +46,7 @@ struct Share {
   int width;   // slots that are handled side by side
   int group, slot;
 
+  Share() = default;
   FASTCAM_DEVICE explicit Share(int count) {
     const int threads = int(blockDim.x);
     const int thread = int(threadIdx.x);
@@ -71,14 +72,12 @@ FASTCAM_DEVICE void add_groups(const Acc* partial, int groups, int count, const 
   }
 }
 
-// partial[group, t, c] with sum_r factor[r, t] m[r, c] over the group's rows. Returns how many
-// groups there are.
-template <class S, int kTargets, class Acc>
-FASTCAM_DEVICE int sums_down(const SharedMatrix<S>& m, const Acc* factor, Acc* partial) {
-  constexpr int kOwn = pass_columns(kTargets);
+// partial[group, t, c] with sum_r factor[r, t] m[r, c] over the group's rows.
+template <class S, int kTargets, class Acc, int kOwn>
+FASTCAM_DEVICE void sums_down(const Share<kOwn>& share, const SharedMatrix<S>& m, const Acc* factor,
+                              Acc* partial) {
   constexpr int kRows = kTargets == 1 ? 4 : 1;  // at once: their factors are one vector
   [[maybe_unused]] constexpr int kUnroll = 4;
-  const Share<kOwn> share(m.cols);
 #pragma unroll 1
   for (int slot = share.slot; slot < share.slots; slot += share.width) {
     const S* column[kOwn];
@@ -121,19 +120,17 @@ FASTCAM_DEVICE int sums_down(const SharedMatrix<S>& m, const Acc* factor, Acc* p
       }
     }
   }
-  return share.groups;
 }
 
 // partial[group, t, r] with sum_c factor[c, t] m[r, c] over the group's columns; without kWeighted
 // every factor is one. A row's values are read kWalk at a time.
-template <int kWalk, bool kWeighted, int kTargets, class S, class Acc>
-FASTCAM_DEVICE int sums_along_in(const SharedMatrix<S>& m, const Acc* factor, Acc* partial) {
-  constexpr int kOwn = pass_columns(kTargets);
+template <int kWalk, bool kWeighted, int kTargets, class S, class Acc, int kOwn>
+FASTCAM_DEVICE void sums_along_in(const Share<kOwn>& share, const SharedMatrix<S>& m,
+                                  const Acc* factor, Acc* partial) {
   constexpr int kStep = kWalk > 4 ? kWalk : 4;
   constexpr int kFactors = kTargets == 1 ? kStep : 1;  // columns whose factors are read at once
   [[maybe_unused]] constexpr int kUnroll = kTargets == 1 ? 4 : (kTargets <= 4 ? 2 : 1);
   using Vector = Vec<S, kWalk>;
-  const Share<kOwn> share(m.rows);
   const int whole = m.cols / kStep * kStep;
 #pragma unroll 1
   for (int slot = share.slot; slot < share.slots; slot += share.width) {
@@ -193,20 +190,20 @@ FASTCAM_DEVICE int sums_along_in(const SharedMatrix<S>& m, const Acc* factor, Ac
       }
     }
   }
-  return share.groups;
 }
 
 // The same, with as many values at a time as the plan says.
-template <bool kWeighted, int kTargets, class S, class Acc>
-FASTCAM_DEVICE int sums_along(const SharedMatrix<S>& m, int walk, const Acc* factor, Acc* partial) {
+template <bool kWeighted, int kTargets, class S, class Acc, int kOwn>
+FASTCAM_DEVICE void sums_along(const Share<kOwn>& share, const SharedMatrix<S>& m, int walk,
+                               const Acc* factor, Acc* partial) {
   constexpr int kVector = kVectorOf<S>;
   if (walk == kVector) {
-    return sums_along_in<kVector, kWeighted, kTargets>(m, factor, partial);
+    sums_along_in<kVector, kWeighted, kTargets>(share, m, factor, partial);
+  } else if (kVector == 8 && walk == 4) {
+    sums_along_in<kVector == 8 ? 4 : kVector, kWeighted, kTargets>(share, m, factor, partial);
+  } else {
+    sums_along_in<1, kWeighted, kTargets>(share, m, factor, partial);
   }
-  if (kVector == 8 && walk == 4) {
-    return sums_along_in<kVector == 8 ? 4 : kVector, kWeighted, kTargets>(m, factor, partial);
-  }
-  return sums_along_in<1, kWeighted, kTargets>(m, factor, partial);
 }
 
 }  // namespace fastcam

@@ -12,7 +12,13 @@
 #undef STABLE_TORCH_LIBRARY_IMPL
 #define STABLE_TORCH_LIBRARY_IMPL(ns, device, m) _STABLE_TORCH_LIBRARY_IMPL(ns, CPU, m, C10_UID)
 
+#define FASTCAM_TICKETS(name) [[maybe_unused]] static unsigned name[1]
+
 namespace fastcam {
+
+inline unsigned* next_ticket(unsigned (&)[1], const LaunchSite& site) {
+  return static_cast<unsigned*>(std::memset(site.workspace(256), 0, 256));
+}
 
 template <class Launch>
 void on_device_of(const Tensor&, const Launch& launch) {
