@@ -94,12 +94,12 @@ void on_device_of(const Tensor& tensor, const Launch& launch) {
   launch(site);
 }
 
-// Shared memory that a block on the tensor's device can have, if FASTCAM_CAM_KERNELS asks for
-// clusters, the device has them and this library code of `kernel` for it; 0 if not.
+// Shared memory that a block on the tensor's device can have, if the device has clusters and this
+// library code of `kernel` for it; 0 if not, or if FASTCAM_CAM_KERNELS=parts asks for none.
 template <class Kernel>
 int cluster_shared_bytes(const Tensor& tensor, Kernel* kernel) {
   const char* asked = std::getenv("FASTCAM_CAM_KERNELS");
-  if (asked == nullptr || std::string_view(asked) != "onepass") return 0;
+  if (asked != nullptr && std::string_view(asked) == "parts") return 0;
   const int32_t device = tensor.get_device_index();
   int major = 0;
   int bytes = 0;

@@ -79,6 +79,7 @@ CASES = {
     "many targets": ((1, 16, 40, (5, 5), (3, 3)), "contiguous", {}),
     "targets in turns": ((1, 18, 24, (3, 3), (2, 2)), "channels_last", {}),
     "one cell": ((2, 2, 9, (1, 1), (1, 1)), "contiguous", {}),
+    "larger than a block": ((1, 2, 13, (18, 30), (2, 2)), "contiguous", {}),
     "switched off": ((2, 2, 24, (6, 6), (3, 3)), "contiguous", {"where": where(1, 0)}),
 }
 
@@ -147,7 +148,7 @@ def test_an_invalid_pair_is_exactly_zero_whatever_it_holds(poison, ops):
 
 def test_what_does_not_fit_into_a_cluster_takes_more_launches(ops):
     used = ops()
-    assert_reference(make((1, 2, 13, (15, 20), (2, 2)), sharpness=3.0))  # P > 224
+    assert_reference(make((1, 1, 512, (28, 28), (2, 2)), sharpness=3.0, dtype=torch.float64))
     assert used.launches == 4  # maps and loss, dD's constants, mean; backward
 
 

@@ -44,8 +44,9 @@ FASTCAM_DEVICE Vec<Acc, V> load_lanes(const Acc* from) {
   return result;
 }
 
-// A thread has V neighbouring columns and writes one row after the other. The first columns' factors
-// are asked for before the block's barrier, behind which `row_factor` and `scale` (shared) are there.
+// A thread has V neighbouring columns and writes one row after the other. The first columns'
+// factors are asked for before the block's barrier, behind which `row_factor` and `scale` (shared)
+// are there.
 template <int V, int kTargets, class S, class Acc>
 FASTCAM_DEVICE void write_product(S* out, int rows, int cols, const Acc* row_factor, int row_stride,
                                   const Acc* column_factor, const Acc* scale, int targets) {
@@ -167,7 +168,8 @@ FASTCAM_DEVICE void write_flat_product(S* out, int rows, int cols, const Acc* ro
 }
 
 template <class S, int kTargets>
-__global__ void __launch_bounds__(kPassBackwardThreads, (sizeof(S) == 8 ? 1 : (kTargets > 4 ? 2 : 4)))
+__global__ void __launch_bounds__(kPassBackwardThreads,
+                                  (sizeof(S) == 8 ? 1 : (kTargets > 4 ? 2 : 4)))
     cam_loss_backward_kernel(const CamLossBackward op, const PassBackwardPlan plan) {
   using Acc = AccOf<S>;
   const int thread = int(threadIdx.x);

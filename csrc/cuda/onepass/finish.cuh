@@ -27,7 +27,8 @@ struct Team {
 template <class Acc>
 FASTCAM_DEVICE Peak<Acc> warp_peak(const Peak<Acc>& mine) {
   if constexpr (sizeof(Acc) == 4) {  // not negative: the bits are in the order of the values
-    const uint32_t bits = is_nan(mine.value) ? 0xffffffffu : __builtin_bit_cast(uint32_t, mine.value);
+    const uint32_t bits =
+        is_nan(mine.value) ? 0xffffffffu : __builtin_bit_cast(uint32_t, mine.value);
     const uint32_t highest = warp_max(bits);
     const uint32_t cell = warp_min(bits == highest ? uint32_t(mine.cell) : 0xffffffffu);
     return {__builtin_bit_cast(Acc, highest), int32_t(cell)};
@@ -43,8 +44,8 @@ struct Totals {
   Acc sum[kSums];
 };
 
-// Over the team, in a fixed order. `slots` is free for one value per warp, and not used again before
-// the block's next barrier but one. One warp: no barrier, which is the same for all teams.
+// Over the team, in a fixed order. `slots` is free for one value per warp, and not used again
+// before the block's next barrier but one. One warp: no barrier, which is the same for all teams.
 template <bool kPeak, class Acc, int kSums>
 FASTCAM_DEVICE void add_team(const Team& team, char* slots, Totals<Acc, kSums>& mine) {
   static_assert(sizeof(mine) <= size_t(kPassReductionBytes));
@@ -79,10 +80,10 @@ struct PairLoss {
 };
 
 // One map per team. `load(cell)` gives the map's value, `emit(cell, d loss / d map before ReLU)`
-// takes a cell's gradient, 0 for an invalid pair. Teams without a pair (`active` false) take part in
-// the barriers, and emit zeros if they have a place for them (`emits`). A thread comes back to its
-// own cells only: `map` and `slopes` ([P], shared) keep what it knows of them. `slopes` holds the
-// region when it comes in. `weight` may be null.
+// takes a cell's gradient, 0 for an invalid pair. Teams without a pair (`active` false) take part
+// in the barriers, and emit zeros if they have a place for them (`emits`). A thread comes back to
+// its own cells only: `map` and `slopes` ([P], shared) keep what it knows of them. `slopes` holds
+// the region when it comes in. `weight` may be null.
 template <class Loss, class Acc, class Load, class Emit>
 FASTCAM_DEVICE PairLoss<Acc> finish_in_team(const Loss& loss, const Team& team, bool active,
                                             bool emits, Acc* map, Acc* slopes, const Acc* weight,

@@ -4,7 +4,8 @@
 // for kTargets targets at a time,
 //   1. alpha[t, c] = sum_q D[t, c, q] / P, D in shared memory for a moment, while A is on its way
 //   2. its part of the maps, sum_c alpha[t, c] A[c, p]
-//   3. the maps: the blocks' parts in the order of the blocks, read from each other's shared memory,
+//   3. the maps: the blocks' parts in the order of the blocks, read from each other's shared
+//   memory,
 //      and of them loss, status and grad_map = d loss / d map, a team of warps a target
 //   4. d loss / d D = sum_p grad_map[t, p] A[c, p] / P, from the A that is still there
 // The last cluster of the launch sums up the losses.
@@ -35,9 +36,7 @@ struct ChannelWeights {
   int n, t0, channel, count;
   const int* on;  // [kTargets]
 
-  FASTCAM_DEVICE int stages_at_once() const {
-    return kTargets == 1 ? 1 : 1 << plan.log2_stages;
-  }
+  FASTCAM_DEVICE int stages_at_once() const { return kTargets == 1 ? 1 : 1 << plan.log2_stages; }
   FASTCAM_DEVICE MatrixCopy<SD> copy(int t) const {
     const bool last = in.gradients_channels_last;
     const int cells = int(in.grad_cells);
@@ -203,9 +202,9 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossForward& pass, const PassWork& wo
     const int targets = all - t0 < kTargets ? all - t0 : kTargets;
     const auto pair_of = [&](int t) { return int64_t(n) * all + t0 + t; };
     if (thread < kTargets) {
-      on[thread] = thread < targets &&
-                   (op.where == nullptr || load(op.where + n * op.where_stride_n +
-                                                (t0 + thread) * op.where_stride_t) != 0);
+      on[thread] =
+          thread < targets && (op.where == nullptr || load(op.where + n * op.where_stride_n +
+                                                           (t0 + thread) * op.where_stride_t) != 0);
     }
     if (t0 > 0) copies_follow_writes();
     __syncthreads();
@@ -329,7 +328,8 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossForward& pass, const PassWork& wo
     });
     // The others have their gradients; and nobody needs this block's sums any more.
     sync_sample();
-    if (counts && in.batch > 1 && thread == 0 && t0 + kTargets >= all) ticket = take_ticket(work.ticket);
+    if (counts && in.batch > 1 && thread == 0 && t0 + kTargets >= all)
+      ticket = take_ticket(work.ticket);
 
     // Here if it has no region, or no loss.
 #pragma unroll 1

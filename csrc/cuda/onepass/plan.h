@@ -17,8 +17,8 @@ inline constexpr int kPassMaxThreads = 512;
 constexpr int pass_threads(int acc_bytes, int targets) {
   return acc_bytes == 8 || targets == 1 ? 256 : 512;
 }
-inline constexpr int kPassGroups = 16;  // of threads that share the sums of one column, at most
-inline constexpr int kPassReductions = 3;    // of a finished map
+inline constexpr int kPassGroups = 16;     // of threads that share the sums of one column, at most
+inline constexpr int kPassReductions = 3;  // of a finished map
 inline constexpr int kPassReductionBytes = 64;  // of one, in a warp
 
 // Blocks that a multiprocessor shall hold, for `targets` targets at a time.
@@ -69,10 +69,10 @@ struct PassPlan {
   int threads;
   int log2_stages;    // of the targets whose D is on its way at once, a divisor of kTargets
   int log2_together;  // of those whose D is summed up at once, a divisor of the stages
-  bool rows_meet;  // from one to the next in shared memory there is nothing between their rows
-  int team_warps;  // warps that finish a map
-  int teams;       // maps that a block finishes at once
-  bool share;  // the blocks of a sample share its targets when they finish the maps
+  bool rows_meet;     // from one to the next in shared memory there is nothing between their rows
+  int team_warps;     // warps that finish a map
+  int teams;          // maps that a block finishes at once
+  bool share;         // the blocks of a sample share its targets when they finish the maps
   PassMatrix a;
   PassMatrix d;
   int64_t blocks;
@@ -167,10 +167,9 @@ inline void place_pass(const PassShape& s, PassPlan* plan) {
                     std::max(sums(plan->chunk, 1, 1) << plan->log2_together,
                              sums(int64_t(plan->chunk) << plan->log2_together, 1, 1)));
   const int own = pass_columns(s.per_pass);
-  const int64_t stage =
-      plan->rows_meet ? int64_t(plan->chunk) * plan->d.pitch * s.grad_element
-                      : matrix_bytes(plan->d, plan->chunk, s.grad_cells, s.grad_element,
-                                     s.grad_channels_last);
+  const int64_t stage = plan->rows_meet ? int64_t(plan->chunk) * plan->d.pitch * s.grad_element
+                                        : matrix_bytes(plan->d, plan->chunk, s.grad_cells,
+                                                       s.grad_element, s.grad_channels_last);
   at.stage = int(std::min<int64_t>(stage, INT32_MAX / 8));
   at.sums = take(std::max({int64_t(at.stage) << plan->log2_stages, sums(s.cells, s.per_pass, own),
                            sums(plan->chunk, s.per_pass, own)}));
@@ -190,8 +189,8 @@ inline PassPlan plan_pass_with(const PassShape& s, int ranks, int log2_stages) {
   plan.a = plan_matrix(s.channels, plan.chunk, s.cells, s.element, s.aligned, s.channels_last);
   plan.d = plan_matrix(s.channels, plan.chunk, s.grad_cells, s.grad_element, s.grad_aligned,
                        s.grad_channels_last);
-  plan.rows_meet = !s.grad_channels_last && s.grad_aligned &&
-                   s.channels * s.grad_cells * s.grad_element % 16 == 0;
+  plan.rows_meet =
+      plan.d.run && s.grad_aligned && s.channels * s.grad_cells * s.grad_element % 16 == 0;
   plan.blocks = s.batch * ranks;
   plan.share = s.per_pass > 4 && ranks > 1;
   const int maps = int(plan.share ? pass_ceil_div(s.per_pass, ranks) : s.per_pass);
@@ -250,8 +249,8 @@ inline std::optional<PassPlan> plan_pass(const PassShape& s) {
 struct PassBackwardPlan {
   int threads;
   int splits;
-  int rows;    // of each block but the last
-  int vector;  // neighbouring columns of a thread
+  int rows;           // of each block but the last
+  int vector;         // neighbouring columns of a thread
   int column_stride;  // between copies of the column factors in shared memory; 0: none
   int64_t blocks;
   int shared_bytes;
@@ -265,7 +264,7 @@ FASTCAM_HD int pass_scales(int targets) { return (targets + 3) / 4 * 4; }
 inline int pass_backward_threads(const PassShape& s, int64_t slots) {
   const bool few = !s.channels_last && s.batch < s.multiprocessors;
   if (s.per_pass > 1 && slots <= 64) return 256;
-  if (slots > 128 && slots <= 192) return 192;
+  if (s.per_pass <= 4 && slots > 128 && slots <= 192) return 192;
   if (s.per_pass > 1 || few) return 128;
   int chosen = 128;
   int64_t best = 0;
@@ -286,8 +285,9 @@ inline PassBackwardPlan plan_pass_backward(const PassShape& s, int max_vector) {
   const int64_t cols = s.channels_last ? s.channels : s.cells;
   plan.vector = cols % max_vector == 0 ? max_vector : 1;
   plan.threads = pass_backward_threads(s, cols / plan.vector);
-  const int64_t wanted = pass_ceil_div((s.per_pass > 4 ? 2 : 4) * s.multiprocessors,
-                                       std::max<int64_t>(1, s.batch));
+  const bool narrow = s.per_pass > 4 && cols / plan.vector <= 64;
+  const int64_t wanted =
+      pass_ceil_div((narrow ? 2 : 4) * s.multiprocessors, std::max<int64_t>(1, s.batch));
   const int64_t sample = rows * cols * s.element;
   int64_t splits = std::max(pass_ceil_div(sample, 64 * 1024), std::min(wanted, sample / 4096));
   // The rows' factors, for all targets, have to fit into 32 KiB of shared memory.
@@ -301,7 +301,7 @@ inline PassBackwardPlan plan_pass_backward(const PassShape& s, int max_vector) {
   const int flat = 16 / s.element;
   const int64_t stride = pass_round_up(cols + flat + 16 / s.acc, 16 / s.acc);
   if (s.targets == 1 && plan.vector == 1 && rows % flat == 0 && cols >= flat &&
-      stride * 16 <= 16 * 1024) {
+      stride * 16 <= 15 * 1024) {
     plan.rows = int(pass_round_up(plan.rows, flat));
     plan.column_stride = int(stride);
     plan.threads = 192;
