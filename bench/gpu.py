@@ -205,7 +205,7 @@ def plan(
             if compiled or loop != COMPILED
         ]
 
-    loss = cam("cam_iou")
+    loss, maps = cam("cam_iou"), cam("grad_cam")
     return [
         *steps(EAGER, 64, 256),
         *loss[: gpu_cam.GATES],
@@ -214,7 +214,7 @@ def plan(
         *steps(EAGER, 32, 1024),
         *steps(GRAPH, 32, 1024),
         *loss[gpu_cam.GATES :],
-        *cam("grad_cam"),
+        *maps[: gpu_cam.GATES],
         *(
             op_task(
                 "attend",
@@ -226,6 +226,7 @@ def plan(
             for case in gpu_attend.cases(device)
         ),
         *steps(COMPILED, 32, 1024),
+        *maps[gpu_cam.GATES :],
     ]
 
 

@@ -154,12 +154,13 @@ def captured(step: Step) -> Step:
                 step()
             with torch.cuda.graph(graph, stream=side):
                 step()
-    except BaseException:
+    except Exception as error:
         # A capture that failed leaves the random generator in it.
         with contextlib.suppress(Exception):
             generator = torch.cuda.default_generators[torch.cuda.current_device()]
             generator.graphsafe_set_state(torch.Generator("cuda").graphsafe_get_state())
-        raise
+        # The end of a capture that was broken off raises, too; what broke it off tells more.
+        raise error.__context__ or error from None
     here.wait_stream(side)
     return graph.replay
 

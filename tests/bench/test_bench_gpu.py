@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench import __main__ as bench
 from bench import gpu, gpu_attend, gpu_cam
 from bench.budget import Budget
 from bench.cases import Case
@@ -26,6 +28,7 @@ from bench.training_step import (
     PLAIN,
     FineTuning,
     StepRow,
+    captured,
     measure_step,
     step_tables,
 )
@@ -138,6 +141,8 @@ def test_gates_come_first(tasks):
         "cam_iou vgg16 N=64 T=16 bfloat16 channels_last",
         "grad_cam alexnet N=32 T=1 float32 contiguous",
         "attend attention N=8 K=40 float32",
+        "step N=1024 compiled trunk",
+        "grad_cam alexnet N=1 T=1 float32 contiguous",
     ]
     assert sorted(order, key=names.index) == order
     assert {kind: kinds.count(kind) for kind in set(kinds)} == {
@@ -152,6 +157,30 @@ def test_nothing_is_compiled_if_told_so():
         "cpu", WallTimer(2), WallTimer(2), partial(wall_clock, synchronize=list), 1e9, False
     )
     assert not any(COMPILED in task.name for task in plan)
+
+
+def test_the_command(tmp_path, monkeypatch, capsys):
+    """All of it on the CPU, but for the timer."""
+    plan = gpu.plan
+    monkeypatch.setattr(gpu, "missing_gpu", lambda: None)
+    monkeypatch.setattr(gpu, "EventTimer", lambda *_, **__: WallTimer(2))
+    monkeypatch.setattr(gpu, "copy_bandwidth", lambda *_: 1e9)
+    monkeypatch.setattr(gpu, "plan", lambda _, *rest, **more: plan("cpu", *rest, **more))
+    monkeypatch.setenv("FASTCAM_CAM_KERNELS", "onepass")
+    options = ["gpu", "--no-compile", "--out", str(tmp_path), "--only"]
+    config = torch._dynamo.config
+    limits = {"recompile_limit": 8, "accumulated_recompile_limit": 8}
+    with config.patch(limits), torch._functorch.config.patch(donated_buffer=True):
+        assert bench.main([*options, "cam_iou alexnet N=1 T=1 float32"]) == 0
+        assert bench.main([*options, "no such case"]) == 2
+        assert config.recompile_limit > 100 and not torch._functorch.config.donated_buffer
+    assert "no case holds 'no such case'" in capsys.readouterr().err
+    about = json.loads((tmp_path / "gpu.json").read_text())["machine"]
+    assert {"gpu", "torch", "cuda", "date"} <= about.keys()
+    assert about["FASTCAM_CAM_KERNELS"] == "onepass" and about["copy_GB_per_s"] == 1.0
+    table = (tmp_path / "gpu.md").read_text()
+    assert "| cam_iou forward + backward | alexnet N=1" in table and "not measured" not in table
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gpu.json", "gpu.md"]
 
 
 # ---- rows, gates and the table ----
@@ -392,6 +421,53 @@ def test_a_step_that_cannot_be_captured_is_a_row():
     assert [row.loss for row in rows] == [PLAIN, EXACT, DROPOUT]
     assert all(row.error and row.wall is None for row in rows)
     assert rows[0].error in step_tables(rows)
+
+
+@pytest.mark.parametrize("breaks", (False, True))
+def test_a_step_is_captured_after_steps_that_make_the_optimizers_state(monkeypatch, breaks):
+    done: list[str] = []
+
+    class Stream:
+        def __init__(self, name="side"):
+            self.name = name
+
+        def wait_stream(self, other):
+            done.append(f"{self.name} waits for {other.name}")
+
+    class Graph:
+        def replay(self):
+            done.append("replay")
+
+    @contextlib.contextmanager
+    def inside(name):
+        done.append(name)
+        try:
+            yield
+        finally:
+            done.append(f"end of {name}")
+            if breaks and name == "graph":
+                raise RuntimeError("the capture was broken off")
+
+    def step():
+        if breaks and "graph" in done:
+            raise ValueError("this waits for the device")
+        done.append("step")
+
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: Stream("here"))
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: inside(stream.name))
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, stream: inside("graph"))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    before = ["side waits for here", "side", "step", "step", "step", "graph"]
+    if breaks:
+        with pytest.raises(ValueError, match="this waits for the device"):
+            captured(step)
+        assert done == [*before, "end of graph", "end of side"]
+    else:
+        captured(step)()
+        after = ["step", "end of graph", "end of side", "here waits for side", "replay"]
+        assert done == [*before, *after]
 
 
 def test_a_compiled_trunk_computes_the_same(monkeypatch):

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 import types
+from functools import partial
 
 import pytest
 import torch
+from torch.autograd import DeviceType
 
 from bench import __main__ as bench
-from bench import cuda_resources, gpu_attend, gpu_cam, report
+from bench import cuda_resources, gpu, gpu_attend, gpu_cam, report
 from bench.cases import Case
-from bench.gpu_timing import EventTimer, WallTimer, copy_bandwidth
+from bench.gpu_timing import EventTimer, WallTimer, copy_bandwidth, wall_clock
 from bench.timing import Timing
-from bench.training_step import FineTuning
+from bench.training_step import EAGER, GRAPH, FineTuning, measure_step
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -216,6 +218,48 @@ def test_event_timer_runs_a_long_call_less_often(monkeypatch):
     assert timer(lambda: None).runs == 40
     assert 10 < timer(lambda: time.sleep(1e-3)).runs <= 20  # 2 ms to wait and 1 to run
     assert timer(lambda: time.sleep(5e-3)).runs == 10
+
+
+def test_launches_are_what_the_gpu_does_in_one_call(monkeypatch):
+    fake = FakeGpu(monkeypatch)
+
+    class Profile:
+        def __init__(self, activities) -> None:
+            assert activities == [torch.profiler.ProfilerActivity.CUDA]
+
+        def __enter__(self):
+            fake.queued.clear()
+            return self
+
+        def __exit__(self, *_) -> None: ...
+
+        def events(self):
+            done = [types.SimpleNamespace(name=n, device_type=DeviceType.CUDA) for n in fake.queued]
+            return [*done, types.SimpleNamespace(name="aten::mul", device_type=DeviceType.CPU)]
+
+    monkeypatch.setattr(torch.profiler, "profile", Profile)
+    timer = EventTimer(torch.device("cpu"), warm_up=1)
+    counts = timer.launches(lambda: fake.queued.extend(["k<float>", "Memset (Device)"]))
+    assert counts == {"kernels": 1, "memsets": 1, "memcpys": 0}
+    assert timer.launches(lambda: None) is None
+
+
+@pytest.mark.cuda
+def test_measuring_on_a_gpu(device):
+    if device.type != "cuda":
+        pytest.skip("needs --device cuda")
+    timer, clock = EventTimer(device, 12), partial(wall_clock, synchronize=torch.cuda.synchronize)
+    case = Case("alexnet", 2, device="cuda")
+    make = partial(gpu_cam.calls, "cam_iou", gpu_cam.candidates(False)["cam_iou"], case)
+    rows = gpu.measure(case.name, gpu_cam.least_bytes("cam_iou", case), make, timer, 1e12, 2.0)
+    for loop in (EAGER, GRAPH):
+        steps = measure_step(loop, 4, timer, clock, "cuda", size=96)
+        assert [step.error for step in steps] == len(steps) * [None]
+        assert all(step.wall.median > 0 < step.gpu.median for step in steps)
+    gpu.count_launches(rows, make, timer)
+    for row in rows:
+        assert 1e-6 < row.times["fused"].median < 1e-2
+        assert 1 <= row.launches["fused"]["kernels"] < row.launches["eager"]["kernels"]
 
 
 RESOURCES = """
