@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,15 +62,16 @@ class Case:
     def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
         channels = NETWORKS[self.network][0]
         cells, grad_cells = self.cells
-        rng = torch.Generator().manual_seed(0)
-        activations = torch.randn((self.batch, channels, *cells), generator=rng).relu()
-        gradients = torch.randn((self.batch, self.targets, channels, *grad_cells), generator=rng)
-        regions = torch.rand((self.batch, self.targets, *cells), generator=rng)
+        rng = torch.Generator(self.device).manual_seed(0)
+        some: dict[str, Any] = {"generator": rng, "device": self.device}
+        activations = torch.randn((self.batch, channels, *cells), **some).relu_()
+        gradients = torch.randn((self.batch, self.targets, channels, *grad_cells), **some)
+        regions = torch.rand((self.batch, self.targets, *cells), **some)
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         return (
-            activations.to(self.device, self.dtype, memory_format=layout).requires_grad_(),
-            (0.1 * gradients + 0.02).to(self.device, self.dtype).requires_grad_(),
-            regions.to(self.device),
+            activations.to(self.dtype, memory_format=layout).requires_grad_(),
+            gradients.mul_(0.1).add_(0.02).to(self.dtype).requires_grad_(),
+            regions,
         )
 
     def steps(self, losses: dict[str, Callable[..., Tensor]]) -> dict[str, Step]:

@@ -1,36 +1,42 @@
 """The ops on a GPU: each forward and backward against the eager reference and ``torch.compile``.
 
 One command measures everything and writes JSON and a table: median GPU time of many runs with a
-cold L2, the share of the machine's own copy bandwidth, peak memory, and the AlexNet training step
-with and without guidance.
+cold L2, the share of the machine's own copy bandwidth, launches, peak memory, and AlexNet's
+training step with and without guidance. With ``--budget`` the most important comes first, and the
+table says what was left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from bench import gpu_attend
-from bench.cases import NETWORKS, Case
-from bench.gpu_timing import EventTimer, Timer, copy_bandwidth
-from bench.report import machine, markdown, markdown_rows, write
+from bench import gpu_attend, gpu_cam
+from bench.budget import Budget
+from bench.gpu_timing import EventTimer, Timer, copy_bandwidth, wall_clock
+from bench.report import first_line, machine, markdown, write
 from bench.timing import Timing
-from bench.training_step import measure_step, step_table
-from fastcam import functional, reference
+from bench.training_step import (
+    COMPILED,
+    EAGER,
+    GRAPH,
+    Clock,
+    StepRow,
+    measure_step,
+    step_tables,
+)
 from fastcam._util.claim import claim
 from fastcam._util.files import describe
 
-BATCHES = (1, 32, 256, 1024)
-STEP_BATCHES = (64, 256, 1024)
 COLUMNS = (
     "op",
     "case",
@@ -38,37 +44,16 @@ COLUMNS = (
     "share of copy bandwidth",
     "eager / fused",
     "compiled / fused",
+    "gate",
+    "kernels+memsets+memcpys: fused, eager, compiled",
     "peak memory: fused, eager, compiled (MiB)",
 )
-
-
-def cases(device: str) -> tuple[Case, ...]:
-    kinds = [(torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True)]
-    return tuple(
-        Case(network, batch, dtype=dtype, channels_last=channels_last, device=device)
-        for network in NETWORKS
-        for dtype, channels_last in kinds
-        for batch in BATCHES
-    ) + tuple(Case("alexnet", 64, targets=targets, device=device) for targets in (4, 16))
-
-
-OPS = ("cam_iou forward", "cam_iou backward", "grad_cam forward", "grad_cam backward")
-
-
-def least_bytes(case: Case) -> dict[str, int]:
-    """Bytes that each op has to move at least: inputs, outputs, and what backward needs of both."""
-    channels, (height, width) = NETWORKS[case.network][0], case.cells[0]
-    pairs = case.batch * case.targets
-    acc = 8 if case.dtype == torch.float64 else 4
-    a, d = case.input_bytes
-    cells, weights = pairs * height * width * acc, pairs * channels * acc
-    per_pair = (
-        a + d + 2 * cells + 2 * weights + pairs * (acc + 1),  # S, grad_map, α, dD; loss, status
-        a + cells + 3 * weights + pairs * (acc + 1),  # grad_map, α, dD twice; scale, status
-        a + d + cells + weights + pairs * acc,  # the map; its peak
-        2 * a + 2 * cells + 2 * weights + pairs * acc,  # the map and its gradient; its peak
-    )
-    return dict(zip(OPS, per_pair, strict=True))
+CANDIDATES = ("fused", "eager", "compiled")
+GUESSES = {  # seconds of the first task of a kind, what torch.compile loads once included
+    **{"cam_iou": 20.0, "grad_cam": 10.0, "attend": 25.0, "launches": 2.0},
+    **{f"step, {EAGER}": 10.0, f"step, {COMPILED}": 25.0, f"step, {GRAPH}": 10.0},
+}
+FOR_LAUNCHES = 0.1  # of the budget; they are counted last
 
 
 @dataclass(frozen=True)
@@ -80,149 +65,249 @@ class Row:
     times: dict[str, Timing]
     peaks: dict[str, int | None]
     bandwidth_share: float
+    bound: float | None = None  # at least so many times faster than compiled
+    launches: dict[str, dict[str, int] | None] = field(default_factory=dict)
 
-    def ratio(self, other: str) -> float:
+    def ratio(self, other: str) -> float | None:
+        if other not in self.times:
+            return None
         return self.times[other].median / self.times["fused"].median
 
+    def verdict(self) -> str:
+        ratio = self.ratio("compiled")
+        if self.bound is None or ratio is None:
+            return ""
+        return f"≥ {self.bound:g}: {'met' if ratio >= self.bound else '**missed**'}"
+
     def cells(self) -> list[str]:
-        fused = self.times["fused"]
-        peaks = [self.peaks.get(name) for name in ("fused", "eager", "compiled")]
+        fused, ratios = self.times["fused"], map(self.ratio, ("eager", "compiled"))
+        peaks = [self.peaks.get(name) for name in CANDIDATES]
+        launches = [self.launches.get(name) for name in CANDIDATES]
         return [
             self.op,
             self.case,
             f"{1e6 * fused.median:.1f} ({1e6 * fused.p20:.1f} to {1e6 * fused.p80:.1f})",
             f"{100 * self.bandwidth_share:.0f} %",
-            *(f"{self.ratio(n):.2f}" if n in self.times else "" for n in ("eager", "compiled")),
-            ", ".join("?" if peak is None else f"{peak / 2**20:.1f}" for peak in peaks),
+            *("" if ratio is None else f"{ratio:.2f}" for ratio in ratios),
+            self.verdict(),
+            _joined(launches, lambda counts: "+".join(map(str, counts.values()))),
+            _joined(peaks, lambda peak: f"{peak / 2**20:.1f}"),
         ]
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+
+def _joined(values: Sequence[Any], text: Callable[[Any], str]) -> str:
+    """Nothing where no candidate has a value."""
+    if all(value is None for value in values):
+        return ""
+    return ", ".join("?" if value is None else text(value) for value in values)
 
 
-Loss = Callable[..., Tensor]
 Call = Callable[[], Any]
-
-
-def candidates(compiled: bool) -> dict[str, tuple[Loss, Loss]]:
-    """Name to (cam_iou_loss, grad_cam)."""
-    found: dict[str, tuple[Loss, Loss]] = {
-        "fused": (functional.cam_iou_loss, functional.grad_cam),
-        "eager": (reference.cam_iou_loss, reference.grad_cam),
-    }
-    if compiled:
-        found["compiled"] = (
-            torch.compile(reference.cam_iou_loss, dynamic=False),
-            torch.compile(reference.grad_cam, dynamic=False),
-        )
-    return found
-
-
-def calls(losses: dict[str, tuple[Loss, Loss]], case: Case) -> dict[str, dict[str, Call]]:
-    """Op to candidate to call. Raises if a candidate's value is not the reference's."""
-    activations, gradients, regions = case.inputs()
-    map_gradient = torch.rand(regions.shape, dtype=torch.float32, device=regions.device)
-
-    def forward(function: Loss, *more: Tensor) -> Call:
-        return lambda: function(activations, gradients, *more)
-
-    def backward(value: Tensor, gradient: Tensor | None = None) -> Call:
-        leaves = (activations, gradients)
-        return lambda: torch.autograd.grad(value, leaves, gradient, retain_graph=True)
-
-    found: dict[str, dict[str, Call]] = {op: {} for op in OPS}
-    values = {}
-    for name, (loss, cam) in losses.items():
-        steps = forward(loss, regions), forward(cam)
-        values[name] = tuple(step() for step in steps)
-        made = (
-            steps[0],
-            backward(values[name][0]),
-            steps[1],
-            backward(values[name][1], map_gradient),
-        )
-        for op, call in zip(OPS, made, strict=True):
-            found[op][name] = call
-    for name, value in values.items():  # nothing is timed that is not right
-        try:
-            torch.testing.assert_close(value, values["eager"], rtol=2e-3, atol=2e-3)
-        except AssertionError as error:
-            raise AssertionError(f"{case.name}, {name}: {error}") from None
-    return found
+Calls = Mapping[str, Mapping[str, Call]]  # op to candidate to call
 
 
 def measure(
-    case: Case, timer: Timer, bandwidth: float, losses: dict[str, tuple[Loss, Loss]]
-) -> Iterator[Row]:
-    """Every op of one case."""
-    yield from rows_of(case.name, least_bytes(case), calls(losses, case), timer, bandwidth)
-
-
-def measure_attend(
-    case: gpu_attend.AttendCase,
-    timer: Timer,
-    bandwidth: float,
-    functions: dict[str, gpu_attend.Functions],
-) -> Iterator[Row]:
-    """The attention ops of one case."""
-    found = gpu_attend.calls(functions, case)
-    yield from rows_of(case.name, gpu_attend.least_bytes(case), found, timer, bandwidth)
-
-
-def rows_of(
     case: str,
-    moved: dict[str, int],
-    found: dict[str, dict[str, Call]],
+    moved: Mapping[str, int],
+    make: Callable[[], Calls],
     timer: Timer,
     bandwidth: float,
-) -> Iterator[Row]:
-    """``found``: op to candidate to call."""
-    for op, by_name in found.items():
+    bound: float | None = None,
+) -> list[Row]:
+    """Every op of one case; with a bound, the sum of the two in a row of its own."""
+    rows = []
+    for op, by_name in make().items():
         times = {name: timer(run) for name, run in by_name.items()}
         peaks = {name: timer.peak_bytes(run) for name, run in by_name.items()}
-        yield Row(op, case, times, peaks, moved[op] / times["fused"].median / bandwidth)
+        share = moved[op] / times["fused"].median / bandwidth
+        rows.append(Row(op, case, times, peaks, share))
+    if bound is not None:
+        forward, backward = rows
+        times = {n: _sum(forward.times[n], backward.times[n]) for n in forward.times}
+        share = sum(moved.values()) / times["fused"].median / bandwidth
+        rows.append(Row(f"{forward.op} + backward", case, times, {}, share, bound))
+    return rows
+
+
+def _sum(one: Timing, other: Timing) -> Timing:
+    """Of two calls after each other, each with a cold L2."""
+    return Timing(
+        one.p20 + other.p20,
+        one.median + other.median,
+        one.p80 + other.p80,
+        min(one.runs, other.runs),
+    )
+
+
+def count_launches(rows: Sequence[Row], make: Callable[[], Calls], timer: Timer) -> None:
+    """Enter into the rows of one case what each call launches."""
+    for op, by_name in make().items():
+        for row in rows:
+            if row.op == op:
+                row.launches.update({name: timer.launches(run) for name, run in by_name.items()})
+    if rows[-1].bound is not None:
+        forward, backward, both = rows
+        for name, one in forward.launches.items():
+            other = backward.launches[name]
+            if one is not None and other is not None:
+                both.launches[name] = {kind: one[kind] + other[kind] for kind in one}
+
+
+@dataclass(frozen=True)
+class Task:
+    """Tasks of one kind take about as long as each other."""
+
+    name: str
+    kind: str
+    run: Callable[[], list[Row] | list[StepRow]]
+    count: Callable[[Sequence[Row]], None] | None = None  # launches, into the rows that it made
+
+
+def plan(
+    device: str,
+    timer: Timer,
+    step_timer: Timer,
+    clock: Clock,
+    bandwidth: float,
+    compiled: bool = True,
+) -> list[Task]:
+    """Everything, the most important first."""
+    functions, attend = gpu_cam.candidates(compiled), gpu_attend.candidates(compiled)
+
+    def op_task(kind: str, case: str, moved: Mapping[str, int], make: Any, bound: Any) -> Task:
+        return Task(
+            f"{kind} {case}",
+            kind,
+            partial(measure, case, moved, make, timer, bandwidth, bound),
+            partial(count_launches, make=make, timer=timer),
+        )
+
+    def cam(family: str) -> list[Task]:
+        return [
+            op_task(
+                family,
+                case.name,
+                gpu_cam.least_bytes(family, case),
+                partial(gpu_cam.calls, family, functions[family], case),
+                gpu_cam.bound(case) if family == "cam_iou" else None,
+            )
+            for case in gpu_cam.cases(device)
+        ]
+
+    def steps(loop: str, *batches: int) -> list[Task]:
+        return [
+            Task(
+                f"step N={batch} {loop}",
+                f"step, {loop}",
+                partial(measure_step, loop, batch, step_timer, clock, device),
+            )
+            for batch in batches
+            if compiled or loop != COMPILED
+        ]
+
+    loss, maps = cam("cam_iou"), cam("grad_cam")
+    return [
+        *steps(EAGER, 64, 256),
+        *loss[: gpu_cam.GATES],
+        *steps(GRAPH, 64, 256),
+        *steps(COMPILED, 64, 256),
+        *steps(EAGER, 32, 1024),
+        *steps(GRAPH, 32, 1024),
+        *loss[gpu_cam.GATES :],
+        *maps[: gpu_cam.GATES],
+        *(
+            op_task(
+                "attend",
+                case.name,
+                gpu_attend.least_bytes(case),
+                partial(gpu_attend.calls, attend, case),
+                None,
+            )
+            for case in gpu_attend.cases(device)
+        ),
+        *steps(COMPILED, 32, 1024),
+        *maps[gpu_cam.GATES :],
+    ]
+
+
+class Report:
+    """What was measured so far, and what was not; ``gpu.json`` and ``gpu.md`` in ``out``."""
+
+    def __init__(self, out: Path, about: Mapping[str, Any], tasks: Sequence[Task]) -> None:
+        self.out, self.about = out, about
+        self.rows: dict[str, list[Row]] = {}  # of each task
+        self.steps: list[StepRow] = []
+        self.missing = {task.name: "" for task in tasks}  # and why, if it raised
+
+    def add(self, task: str, found: Iterable[Row | StepRow]) -> None:
+        for row in found:
+            if isinstance(row, Row):
+                self.rows.setdefault(task, []).append(row)
+            else:
+                self.steps.append(row)
+        del self.missing[task]
+
+    def table(self) -> str:
+        cells = [row.cells() for rows in self.rows.values() for row in rows]
+        parts = [step_tables(self.steps), markdown(COLUMNS, cells)]
+        if self.missing:
+            named = [f"{name} ({why})" if why else name for name, why in self.missing.items()]
+            parts.append(f"not measured: {'; '.join(named)}\n")
+        return "\n".join(part for part in parts if part)
+
+    def write(self) -> None:
+        results = [asdict(row) for row in self.steps]
+        results += [asdict(row) for rows in self.rows.values() for row in rows]
+        about = {**self.about, "not_measured": None}
+        if self.missing:
+            about["not_measured"] = f"{len(self.missing)} cases, named below the table"
+        write(self.out, "gpu", about, results, self.table())
 
 
 def report(
-    chosen: Sequence[Case],
-    timer: Timer,
-    device: str,
-    out: Path,
-    *,
-    attend: Sequence[gpu_attend.AttendCase] = (),
-    compiled: bool = True,
-    steps: Sequence[Callable[[], dict[str, Any]]] = (),
-    copy_megabytes: int = 1024,
-) -> None:
-    """Measure everything; ``gpu.json`` and ``gpu.md`` in ``out`` are written after each case."""
-    bandwidth = copy_bandwidth(timer, device, copy_megabytes)
-    about = {**machine(), **gpu_versions(), "copy_GB_per_s": round(bandwidth / 1e9, 1)}
-    losses = candidates(compiled)
-    functions = gpu_attend.candidates(compiled)
-    table = ""
-    results: list[dict[str, Any]] = []
+    tasks: Sequence[Task], timer: Timer, out: Path, about: Mapping[str, Any], budget: Budget
+) -> bool:
+    """Measure what fits; the files are written after each case. Whether nothing raised."""
+    made = Report(out, about, tasks)
+    made.write()
+    keep = 0.0 if budget.left() == float("inf") else FOR_LAUNCHES * budget.left()
+    failed = False
+    for task in tasks:
+        if not budget.fits(task.kind, keep):
+            continue
+        print(f"{task.name} ...", flush=True)
+        try:
+            with budget.spend(task.kind):
+                found = task.run()
+        except Exception as error:
+            failed = True
+            made.missing[task.name] = first_line(error)
+            print(made.missing[task.name], flush=True)
+        else:
+            made.add(task.name, found)
+        made.write()
+    try:
+        _count(tasks, made, budget)
+    except Exception as error:
+        failed = True
+        print(f"launches are not counted: {first_line(error)}")
+    made.write()
+    print(f"{made.table()}\nwritten to {out}/gpu.json and gpu.md")
+    return not failed
 
-    def add(text: str, measured: Sequence[dict[str, Any]]) -> None:
-        nonlocal table
-        table += text
-        results.extend(measured)
-        write(out, "gpu", about, results, table)
 
-    for step in steps:
-        measured = step()
-        seconds = {k: asdict(t) for k, t in measured["seconds"].items()}
-        add(step_table(measured) + "\n", [{**measured, "seconds": seconds}])
-        print(step_table(measured), flush=True)
-    add(markdown(COLUMNS, []), [])
-    for made in (
-        *(measure(case, timer, bandwidth, losses) for case in chosen),
-        *(measure_attend(case, timer, bandwidth, functions) for case in attend),
-    ):
-        rows = list(made)
-        text = markdown_rows([row.cells() for row in rows])
-        add(text, [row.as_json() for row in rows])
-        print(text, end="", flush=True)
-    print(f"written to {out}/gpu.json and gpu.md")
+def _count(tasks: Sequence[Task], made: Report, budget: Budget) -> None:
+    """Last of all: a profiler that has run once may slow down what the host does."""
+    for task in tasks:
+        if task.count is None or task.name not in made.rows:
+            continue
+        if not budget.fits("launches"):
+            return
+        with budget.spend("launches"):
+            task.count(made.rows[task.name])
+        if made.rows[task.name][0].launches.get("fused") is None:
+            return  # the profiler cannot see this GPU
+        made.write()
 
 
 def gpu_versions() -> dict[str, Any]:
@@ -232,11 +317,13 @@ def gpu_versions() -> dict[str, Any]:
         driver = subprocess.run(query, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         driver = ""
+    set_here = {name: value for name, value in os.environ.items() if name.startswith("FASTCAM_")}
     return {
         "cuda": torch.version.cuda,
         "driver": driver.strip().partition("\n")[0] or None,
         "cudnn": torch.backends.cudnn.version() if torch.cuda.is_available() else None,
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        **set_here,
     }
 
 
@@ -249,39 +336,57 @@ def missing_gpu() -> str | None:
     return cuda_missing
 
 
+def prepare_compile() -> None:
+    """Each case is compiled once, and its backward may run again and again."""
+    import torch._dynamo.config
+    import torch._functorch.config
+
+    torch._dynamo.config.recompile_limit = 1024
+    torch._dynamo.config.accumulated_recompile_limit = 1024
+    torch._functorch.config.donated_buffer = False
+
+
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench gpu", description=__doc__)
-    parser.add_argument("--runs", type=int, default=100, help="timed runs of each call")
+    parser.add_argument("--runs", type=int, default=50, help="timed runs of each call, at most")
     parser.add_argument(
-        "--only", default="", help='cases whose name holds this, e.g. "alexnet N=8 "'
+        "--budget",
+        type=float,
+        metavar="SECONDS",
+        help="end after so many seconds, with what matters most (default: measure everything); if "
+        "a case does not end by then, the table has all others and the exit status is 1",
+    )
+    parser.add_argument(
+        "--only", default="", help='cases whose name holds this, e.g. "alexnet N=8 " or "step"'
     )
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder to write")
     options = parser.parse_args(arguments)
+    budget = Budget(options.budget, GUESSES)
     why = missing_gpu()
     if why is not None:
         print(f"bench gpu: {why}", file=sys.stderr)
         return 2
-    chosen = [case for case in cases("cuda") if options.only in case.name]
-    attend = [case for case in gpu_attend.cases("cuda") if options.only in case.name]
-    if not chosen and not attend:
-        print(f"bench gpu: no case holds {options.only!r} in its name", file=sys.stderr)
-        return 2
-    timer = EventTimer(torch.device("cuda"), options.runs)
-    step_timer = EventTimer(torch.device("cuda"), max(10, options.runs // 5))
-    torch._dynamo.config.recompile_limit = 256  # one entry for each case
+    prepare_compile()
+    device = torch.device("cuda")
     try:
-        with claim(options.out):
-            report(
-                chosen,
-                timer,
+        with budget.enforced(), claim(options.out):
+            timer = EventTimer(device, options.runs)
+            bandwidth = copy_bandwidth(timer, device)
+            about = {**machine(), **gpu_versions(), "copy_GB_per_s": round(bandwidth / 1e9, 1)}
+            tasks = plan(
                 "cuda",
-                options.out,
-                attend=attend,
+                timer,
+                EventTimer(device, options.runs, seconds=0.4, warm_up=2),
+                partial(wall_clock, synchronize=torch.cuda.synchronize),
+                bandwidth,
                 compiled=not options.no_compile,
-                steps=[partial(measure_step, step_timer, "cuda", batch) for batch in STEP_BATCHES],
             )
+            chosen = [task for task in tasks if options.only in task.name]
+            if not chosen:
+                print(f"bench gpu: no case holds {options.only!r} in its name", file=sys.stderr)
+                return 2
+            return 0 if report(chosen, timer, options.out, about, budget) else 1
     except OSError as error:
         print(f"bench gpu: {describe(error)}", file=sys.stderr)
         return 2
-    return 0

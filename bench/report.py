@@ -47,6 +47,12 @@ def markdown_rows(rows: Sequence[Sequence[str]]) -> str:
     return "".join("| " + " | ".join(row) + " |\n" for row in rows)
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says first, short enough for a cell of a table."""
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text}"[:200].replace("|", "/")
+
+
 def write(
     folder: Path,
     name: str,

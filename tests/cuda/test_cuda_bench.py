@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import time
 import types
+from functools import partial
 
 import pytest
 import torch
+from torch.autograd import DeviceType
 
 from bench import __main__ as bench
-from bench import cuda_resources, gpu, gpu_attend, report
+from bench import cuda_resources, gpu, gpu_attend, gpu_cam, report
 from bench.cases import Case
-from bench.gpu_timing import EventTimer, WallTimer, copy_bandwidth
+from bench.gpu_timing import EventTimer, WallTimer, copy_bandwidth, wall_clock
 from bench.timing import Timing
-from bench.training_step import FineTuning, measure_step, step_table
-
-
-def timing(milliseconds: float) -> Timing:
-    return Timing(1e-3 * milliseconds * 0.9, 1e-3 * milliseconds, 1e-3 * milliseconds * 1.2, 10)
+from bench.training_step import EAGER, GRAPH, FineTuning, measure_step
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -30,46 +27,20 @@ def test_refuses_without_a_gpu(capsys, tmp_path):
 
 def test_least_bytes_of_alexnet():
     """By hand: A 256·169, D 256·36, S, grad_map and map 169, alpha 256, loss, peak and status."""
-    forward, backward, cam, cam_backward = gpu.least_bytes(Case("alexnet", 2)).values()
+    forward, backward = gpu_cam.least_bytes("cam_iou", Case("alexnet", 2)).values()
     assert forward == 2 * (4 * (256 * 169 + 256 * 36 + 169 + 169 + 256 + 256 + 1) + 1)
-    assert backward == 2 * (4 * (256 * 169 + 169 + 256 + 256 + 256 + 1) + 1)
+    assert backward == 2 * (4 * (256 * 169 + 169 + 256 + 256 + 256 + 1) + 1)  # dA is written
+    cam, cam_backward = gpu_cam.least_bytes("grad_cam", Case("alexnet", 2)).values()
     assert cam == 2 * 4 * (256 * 169 + 256 * 36 + 169 + 256 + 1)
     assert cam_backward == 2 * 4 * (2 * 256 * 169 + 169 + 169 + 256 + 256 + 1)
-    half = gpu.least_bytes(Case("alexnet", 2, dtype=torch.bfloat16))["cam_iou forward"]
+
+    def forward_of(case):
+        return gpu_cam.least_bytes("cam_iou", case)["cam_iou forward"]
+
+    half = forward_of(Case("alexnet", 2, dtype=torch.bfloat16))
     assert forward - half == 2 * 2 * (256 * 169 + 256 * 36)
-    several = gpu.least_bytes(Case("alexnet", 1, targets=3))["cam_iou forward"]
+    several = forward_of(Case("alexnet", 1, targets=3))
     assert several == 4 * 256 * 169 + 3 * (4 * (256 * 36 + 169 + 169 + 256 + 256 + 1) + 1)
-
-
-def test_row():
-    row = gpu.Row(
-        "cam_iou forward",
-        "alexnet N=1",
-        {"fused": timing(0.5), "eager": timing(1.5), "compiled": timing(0.75)},
-        {"fused": 1 << 20, "eager": 3 << 20, "compiled": None},
-        0.5,
-    )
-    assert row.cells() == [
-        "cam_iou forward",
-        "alexnet N=1",
-        "500.0 (450.0 to 600.0)",
-        "50 %",
-        "3.00",
-        "1.50",
-        "1.0, 3.0, ?",
-    ]
-
-
-def test_step_table():
-    text = step_table(
-        {
-            "step": "AlexNet",
-            "seconds": {"plain": timing(10), "guided, fused": timing(11)},
-            "peak_bytes": {"plain": 1 << 30, "guided, fused": None},
-        }
-    )
-    assert "| plain | 10.00 (9.00 to 12.00) | +0 % | 1024 |" in text
-    assert "| guided, fused | 11.00 (9.90 to 13.20) | +10 % | ? |" in text
 
 
 def test_guided_steps_compute_the_same_loss_fused_and_eager():
@@ -94,12 +65,6 @@ def test_a_step_moves_the_weights():
     assert all(not torch.equal(one, other) for one, other in zip(before, after, strict=True))
 
 
-def test_step_is_measured():
-    measured = measure_step(WallTimer(2), "cpu", batch=2, size=96)
-    assert all(timing.median > 0 for timing in measured["seconds"].values())
-    assert set(measured["seconds"]) == set(measured["peak_bytes"]) and len(measured["seconds"]) == 4
-
-
 def test_copy_bandwidth_counts_both_directions():
     class OneSecond(WallTimer):
         def __call__(self, run):
@@ -109,45 +74,21 @@ def test_copy_bandwidth_counts_both_directions():
     assert copy_bandwidth(OneSecond(), "cpu", megabytes=3) == 6 * 2**20
 
 
-def test_whole_report_on_the_cpu(tmp_path, capsys):
-    case = Case("alexnet", 1)
-    step = {
-        "step": "AlexNet",
-        "seconds": {"plain": timing(1), "guided, fused": timing(2)},
-        "peak_bytes": {"plain": None, "guided, fused": None},
-    }
-    gpu.report(
-        [case],
-        WallTimer(2),
-        "cpu",
-        tmp_path,
-        attend=[small_attend()],
-        compiled=False,
-        steps=[lambda: step],
-        copy_megabytes=4,
-    )
-    written = json.loads((tmp_path / "gpu.json").read_text())
-    assert [row["op"] for row in written["results"][1:]] == [*gpu.OPS, *gpu_attend.OPS]
-    assert {"gpu", "torch", "cuda", "date", "copy_GB_per_s"} <= written["machine"].keys()
-    first = written["results"][1]
-    assert first["times"]["fused"]["median"] > 0 and first["bandwidth_share"] > 0
-    table = (tmp_path / "gpu.md").read_text()
-    assert "| cam_iou backward | alexnet N=1" in table and "| guided, fused |" in table
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["gpu.json", "gpu.md"]
-
-
 def test_a_wrong_candidate_is_not_timed():
-    good = gpu.candidates(compiled=False)
-    bad = {**good, "fused": (lambda *inputs: 1.01 * good["fused"][0](*inputs), good["fused"][1])}
-    gpu.calls(good, Case("alexnet", 1))
+    good = gpu_cam.candidates(compiled=False)["cam_iou"]
+    bad = {**good, "fused": lambda *inputs: 1.01 * good["fused"](*inputs)}
+    gpu_cam.calls("cam_iou", good, Case("alexnet", 1))
     with pytest.raises(AssertionError, match="alexnet N=1 .*, fused: "):
-        gpu.calls(bad, Case("alexnet", 1))
+        gpu_cam.calls("cam_iou", bad, Case("alexnet", 1))
 
 
-def test_every_call_computes_what_it_says():
-    """Forward values, and both gradients of both ops, of fused and eager alike."""
-    found = gpu.calls(gpu.candidates(compiled=False), Case("alexnet", 2, targets=2))
-    assert set(found) == set(gpu.OPS)
+@pytest.mark.parametrize("family", gpu_cam.FAMILIES)
+def test_every_call_computes_what_it_says(family):
+    """Forward values, and both gradients, of fused and eager alike."""
+    case, functions = Case("alexnet", 2, targets=2), gpu_cam.candidates(compiled=False)
+    found = gpu_cam.calls(family, functions[family], case)
+    assert list(found) == [f"{family} forward", f"{family} backward"]
+    assert list(found) == list(gpu_cam.least_bytes(family, case))
     for op, by_name in found.items():
         assert set(by_name) == {"fused", "eager"}
         got, wanted = by_name["fused"](), by_name["eager"]()
@@ -270,10 +211,55 @@ def test_event_timer_times_the_call_alone(monkeypatch):
     assert waited / 4 > 2e-3
 
 
-def test_cases_reach_from_one_sample_to_a_thousand():
-    batches = {case.batch for case in gpu.cases("cpu")}
-    assert min(batches) == 1 and max(batches) == 1024
-    assert len({case.name for case in gpu.cases("cpu")}) == len(gpu.cases("cpu"))
+def test_event_timer_runs_a_long_call_less_often(monkeypatch):
+    FakeGpu(monkeypatch)
+    timer = EventTimer(torch.device("cpu"), runs=40, seconds=0.06, warm_up=1)
+    timer._flush = types.SimpleNamespace(zero_=lambda: None)
+    assert timer(lambda: None).runs == 40
+    assert 10 < timer(lambda: time.sleep(1e-3)).runs <= 20  # 2 ms to wait and 1 to run
+    assert timer(lambda: time.sleep(5e-3)).runs == 10
+
+
+def test_launches_are_what_the_gpu_does_in_one_call(monkeypatch):
+    fake = FakeGpu(monkeypatch)
+
+    class Profile:
+        def __init__(self, activities) -> None:
+            assert activities == [torch.profiler.ProfilerActivity.CUDA]
+
+        def __enter__(self):
+            fake.queued.clear()
+            return self
+
+        def __exit__(self, *_) -> None: ...
+
+        def events(self):
+            done = [types.SimpleNamespace(name=n, device_type=DeviceType.CUDA) for n in fake.queued]
+            return [*done, types.SimpleNamespace(name="aten::mul", device_type=DeviceType.CPU)]
+
+    monkeypatch.setattr(torch.profiler, "profile", Profile)
+    timer = EventTimer(torch.device("cpu"), warm_up=1)
+    counts = timer.launches(lambda: fake.queued.extend(["k<float>", "Memset (Device)"]))
+    assert counts == {"kernels": 1, "memsets": 1, "memcpys": 0}
+    assert timer.launches(lambda: None) is None
+
+
+@pytest.mark.cuda
+def test_measuring_on_a_gpu(device):
+    if device.type != "cuda":
+        pytest.skip("needs --device cuda")
+    timer, clock = EventTimer(device, 12), partial(wall_clock, synchronize=torch.cuda.synchronize)
+    case = Case("alexnet", 2, device="cuda")
+    make = partial(gpu_cam.calls, "cam_iou", gpu_cam.candidates(False)["cam_iou"], case)
+    rows = gpu.measure(case.name, gpu_cam.least_bytes("cam_iou", case), make, timer, 1e12, 2.0)
+    for loop in (EAGER, GRAPH):
+        steps = measure_step(loop, 4, timer, clock, "cuda", size=96)
+        assert [step.error for step in steps] == len(steps) * [None]
+        assert all(step.wall.median > 0 < step.gpu.median for step in steps)
+    gpu.count_launches(rows, make, timer)
+    for row in rows:
+        assert 1e-6 < row.times["fused"].median < 1e-2
+        assert 1 <= row.launches["fused"]["kernels"] < row.launches["eager"]["kernels"]
 
 
 RESOURCES = """
