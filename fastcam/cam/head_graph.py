@@ -3,7 +3,8 @@
 The graph is what autograd would differentiate, so a closed form that is read from it, values that
 its nodes saved included, is the same function. Two things it does not show. Hooks on tensors: every
 tensor on the way must have been seen at a module's border, where :class:`fastcam.cam.trace.Trace`
-has kept it, and must carry none. Hooks on nodes: torch tells of them when one more is registered.
+has kept it, and must carry none. Hooks on nodes: torch tells of them when one more is registered,
+which is done only if somebody has registered any hook since the layer returned.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def follow(trace: Trace, end: Tensor) -> list[Step] | str:
     """
     layer = trace.layer.output
     start, start_nr = edge_of(layer)
-    borders = _Borders(trace)
+    borders, quiet = _Borders(trace), trace.quiet()
     node, nr = edge_of(end)
     wrong = borders.unseen(end) or borders.unseen(layer)
     if wrong is not None:
@@ -92,12 +93,12 @@ def follow(trace: Trace, end: Tensor) -> list[Step] | str:
         if node is None or node.name() == _LEAF:
             return f"the logits do not depend on '{trace.layer.name}' by way of the graph"
         try:
-            step, after = _read(node, borders)
+            step, after = _read(node, borders, quiet)
         except _Unusable as error:
             return str(error)
         if step is None or nr != 0:
             return _other_code(trace, borders, node, user)
-        if _hooked_node(node):
+        if not quiet and _hooked_node(node):
             return f"the node of {step.what} in autograd's graph carries a hook"
         steps.append(step)
         user = step
@@ -211,7 +212,7 @@ class _Borders:
 _NOTHING: tuple[None, _Edge] = None, (None, 0)
 
 
-def _read(node: Node, borders: _Borders) -> tuple[Step | None, _Edge]:
+def _read(node: Node, borders: _Borders, quiet: bool) -> tuple[Step | None, _Edge]:
     """What a node did, and the edge to its input; None if no closed form has such a node."""
     name = node.name()
     call = borders.made.get(node)
@@ -221,11 +222,11 @@ def _read(node: Node, borders: _Borders) -> tuple[Step | None, _Edge]:
     if name == "AsStridedBackward1" and edges[0][0] is not None:
         # AdaptiveAvgPool2d(1) of a channels_last tensor: the mean, with its strides set.
         pool = edges[0][0]
-        if pool.name() != "MeanBackward1" or _hooked_node(pool):
+        if pool.name() != "MeanBackward1" or (not quiet and _hooked_node(pool)):
             return _NOTHING
         kind, edges = "pool", pool.next_functions
     if kind is None:
-        return _read_reshape(node, name, edges)
+        return _read_reshape(node, name, edges, quiet)
     if call is None or kind_of(call.module) != kind:
         return _NOTHING
     step = Step(kind, describe(call.name, call.module))
@@ -253,7 +254,7 @@ def _read(node: Node, borders: _Borders) -> tuple[Step | None, _Edge]:
     return step, into
 
 
-def _read_reshape(node: Node, name: str, edges: Any) -> tuple[Step | None, _Edge]:
+def _read_reshape(node: Node, name: str, edges: Any, quiet: bool) -> tuple[Step | None, _Edge]:
     if len(edges) != 1:
         return _NOTHING
     if name in _COPIES:
@@ -263,7 +264,7 @@ def _read_reshape(node: Node, name: str, edges: Any) -> tuple[Step | None, _Edge
     inner = edges[0][0]
     if name == "UnsafeViewBackward0" and inner is not None and inner.name() == "CloneBackward0":
         # reshape() of what is not contiguous: one function, nothing within can be reached
-        if _hooked_node(inner):
+        if not quiet and _hooked_node(inner):
             return _NOTHING
         return Step("reshape", name), inner.next_functions[0]
     return Step("reshape", name), edges[0]
