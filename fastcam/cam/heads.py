@@ -21,10 +21,22 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from fastcam import functional
+from fastcam.cam.accumulation import FusedAccumulation
 from fastcam.cam.head_autograd import autograd_gradients, differentiable_twice, retained_grads
 from fastcam.cam.head_graph import bypasses, follow
 from fastcam.cam.layers import Step
-from fastcam.cam.products import FusedAccumulation, first_product, product
+from fastcam.cam.products import (
+    ByImage,
+    KeptSum,
+    MaskedProduct,
+    Multiplied,
+    Output,
+    Product,
+    Rows,
+    Stage,
+    SummedProduct,
+    chain,
+)
 from fastcam.cam.tap import ActivationTap
 from fastcam.cam.targets import Targets, TargetsLike, resolve
 from fastcam.ops import checks as check
@@ -238,55 +250,61 @@ class ClosedForm:
             create_graph: keep D differentiable with respect to the weights.
             valid: bool [N,T] on the CPU; D of the other pairs is left at 0.
         """
-        channels = self.channels
-        pairs = self.batch, targets.count
         weights = self.weights if create_graph else [weight.detach() for weight in self.weights]
-        v = targets.rows(weights[-1])
+        return chain(self._stages(targets, valid, create_graph), weights)
+
+    def _stages(self, targets: Targets, valid: Tensor | None, accumulate: bool) -> list[Stage]:
+        pairs = self.batch, targets.count
+        last = len(self.weights) - 1
+        index = targets.index
         chosen: tuple[Tensor, ...] | None = None
-        by_pair = v.shape[0] > 1 or any(self.multipliers)
-        if by_pair and len(weights) > 1 and valid is not None and not bool(valid.all()):
+        by_pair = len(index) > 1 or any(self.multipliers)
+        if by_pair and last > 0 and valid is not None and not bool(valid.all()):
             # Each valid pair becomes an image with one target.
             chosen = valid.nonzero(as_tuple=True)
-            images, columns = chosen
-            if v.shape[0] > 1 or v.shape[1] > 1:
-                v = v[images if v.shape[0] > 1 else 0, columns].unsqueeze(1)
-        for layer in range(len(weights) - 2, -1, -1):
-            for factor in reversed(self.multipliers[layer + 1]):
-                v = _through(v, factor if chosen is None else _of_images(factor, chosen[0]))
-            accumulation = (
-                FusedAccumulation.of(weights[layer], self.nodes[layer]) if create_graph else None
-            )
-            if layer > 0:
-                v = product(v, weights[layer], accumulation)
+            if index.numel() > 1:
+                index = index[chosen[0] if len(index) > 1 else 0, chosen[1]].unsqueeze(1)
+        stages: list[Stage] = [Rows(index, number=last)]
+        for layer in range(last - 1, -1, -1):
+            self._multiply(stages, layer + 1, chosen)
+            weight, node = self.weights[layer], self.nodes[layer]
+            options: Any = {"number": layer}
+            if accumulate:
+                options["accumulation"] = FusedAccumulation.of(weight, node)
+            kept = None if layer else _product_of(self.multipliers[0])
+            positions = 1 if layer else weight.shape[1] // self.channels
+            if positions > 1 and kept is None:
+                stages.append(SummedProduct(positions, **options))
                 continue
-            kept = _product_of(self.multipliers[0])
             if kept is not None:
-                if chosen is not None and targets.count > 1:
-                    v, chosen = _by_image(v, chosen, pairs), None
+                if chosen is not None and pairs[1] > 1:
+                    stages.append(ByImage(chosen, pairs))
+                    chosen = None
                 elif chosen is not None:
                     kept = _of_images(kept, chosen[0])
-                rows = pairs[0] if chosen is None else len(chosen[0])
-                v = v.expand(rows, -1, -1)
-                kept = kept.to(v.dtype).expand(rows, weights[0].shape[1])
-            features = channels, weights[0].shape[1] // channels
-            v = first_product(v, weights[0], features, kept, accumulation)
-        if len(weights) == 1:
-            for factor in reversed(self.multipliers[0]):
-                v = _through(v, factor)
-            if v.shape[-1] != channels:
-                v = v.unflatten(-1, (channels, -1)).sum(-1)
+                rows = self.batch if chosen is None else len(chosen[0])
+                kept = kept.to(weight.dtype).expand(rows, weight.shape[1])
+            if kept is None or positions == 1 or pairs[1] == 1:
+                stages.append(Product(**options))
+                if kept is not None:
+                    stages.append(KeptSum(positions, kept))
+            else:
+                stages.append(MaskedProduct(kept.unflatten(1, (self.channels, -1)), **options))
+        if last == 0:
+            self._multiply(stages, 0, chosen)
+            stages.append(KeptSum(self.weights[0].shape[1] // self.channels))
         if chosen is not None:
-            v = _by_image(v, chosen, pairs)
-        return v.to(self.dtype).expand(*pairs, channels)[..., None, None]
+            stages.append(ByImage(chosen, pairs))
+        stages.append(Output(self.batch, self.dtype))
+        return stages
 
-
-def _through(v: Tensor, factor: Tensor) -> Tensor:
-    """v [1 or R,T,J] behind a dropout's factors [R,J] or scalar, or a ReLU's blocks (bool)."""
-    if factor.dim():
-        factor = factor.unsqueeze(1)
-    if factor.dtype == torch.bool:
-        return v.masked_fill(factor, 0)
-    return v * factor.to(v.dtype)
+    def _multiply(self, stages: list[Stage], layer: int, chosen: tuple[Tensor, ...] | None) -> None:
+        """By what multiplies in front of a layer."""
+        factors = self.multipliers[layer][::-1]
+        if factors and chosen is not None:
+            factors = [_of_images(factor, chosen[0]) for factor in factors]
+        if factors:
+            stages.append(Multiplied(factors))
 
 
 def _of_images(factor: Tensor, images: Tensor) -> Tensor:
@@ -298,13 +316,6 @@ def _product_of(factors: list[Tensor]) -> Tensor | None:
     for factor in factors:
         result = factor if result is None else result * factor
     return result
-
-
-def _by_image(v: Tensor, chosen: tuple[Tensor, ...], pairs: tuple[int, int]) -> Tensor:
-    """Rows of the chosen pairs [R or 1, 1, J] at their places among all [N,T,J], 0 elsewhere."""
-    images, columns = chosen
-    rows = v.squeeze(1).expand(len(images), -1)
-    return v.new_zeros(*pairs, v.shape[-1]).index_put((images, columns), rows)
 
 
 def class_activation_maps(
