@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
+from fastcam.cam.tap_hooks import own_handle
 from fastcam.ops.autograd import running_backward
 
 __all__ = ["Contribution", "FusedAccumulation", "contributed"]
@@ -49,7 +50,8 @@ class FusedAccumulation:
     def __init__(self, source: Node, layer: Node) -> None:
         self._layer = layer
         self._pending = _Pending()
-        source.register_hook(self._pending.collect)  # holds no node, so that nothing is circular
+        # It holds no node, so that nothing is circular.
+        own_handle(source.register_hook, self._pending.collect)
 
     @classmethod
     def of(cls, weight: Tensor, layer: Node | None) -> FusedAccumulation | None:

@@ -16,15 +16,19 @@ from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 from fastcam.cam.layers import Step, describe, kind_of
-from fastcam.cam.trace import Call, Trace, is_hooked
+from fastcam.cam.tap_hooks import own_handle
+from fastcam.cam.trace import Call, Known, Trace, is_hooked
 
 __all__ = [
+    "again",
     "bypasses",
     "edge_of",
     "follow",
     "has_python_nodes",
     "no_second_derivative",
     "only_pools",
+    "path",
+    "roles",
 ]
 
 _POOLS = frozenset(
@@ -81,24 +85,24 @@ def follow(trace: Trace, end: Tensor) -> list[Step] | str:
     two of them was seen and carries no hook, and no node does.
     """
     layer = trace.layer.output
-    start, start_nr = edge_of(layer)
-    borders, quiet = _Borders(trace), trace.quiet()
-    node, nr = edge_of(end)
+    borders = _Borders(trace)
     wrong = borders.unseen(end) or borders.unseen(layer)
     if wrong is not None:
         return wrong
+    start, start_nr = edge_of(layer)
+    node, nr = edge_of(end)
     steps: list[Step] = []
     user: Step | None = None  # the step that took what `node` made
     while node is not start or nr != start_nr:
         if node is None or node.name() == _LEAF:
             return f"the logits do not depend on '{trace.layer.name}' by way of the graph"
         try:
-            step, after = _read(node, borders, quiet)
+            step, after = _read(node, borders)
         except _Unusable as error:
             return str(error)
         if step is None or nr != 0:
             return _other_code(trace, borders, node, user)
-        if not quiet and _hooked_node(node):
+        if borders.hooked_node(node):
             return f"the node of {step.what} in autograd's graph carries a hook"
         steps.append(step)
         user = step
@@ -111,6 +115,58 @@ def follow(trace: Trace, end: Tensor) -> list[Step] | str:
         if state:
             return f"the input of {step.what} carries a hook, or has its own arithmetic"
     return steps[::-1]
+
+
+# ---- a head that was recognised before -----------------------------------------------------------
+
+
+def path(layer: Tensor, end: Tensor) -> list[Node] | None:
+    """The nodes from ``end`` back to the layer, each by the edge of its data; None if it is lost."""
+    start, start_nr = edge_of(layer)
+    node, nr = edge_of(end)
+    nodes: list[Node] = []
+    while node is not start or nr != start_nr:
+        edges = () if node is None or nr != 0 or len(nodes) > _LONGEST else node.next_functions
+        if not edges:
+            return None
+        nodes.append(node)
+        node, nr = edges[1] if len(edges) == 3 and node.name() == "AddmmBackward0" else edges[0]
+    return nodes
+
+
+_LONGEST = 200
+
+
+def roles(nodes: list[Node], steps: list[Step]) -> list[tuple[str, str]]:
+    """What each node is in the steps that :func:`follow` found."""
+    by_node = {id(step.node): (step.kind, step.what) for step in steps}
+    return [by_node.get(id(node), ("", "")) for node in nodes]
+
+
+def again(trace: Trace, end: Tensor) -> tuple[list[Step], Known] | None:
+    """The steps of a head of which one with the same nodes is known; None if there is none.
+
+    Nodes between the layer and ``end`` have arisen since the layer returned; if nobody has
+    registered a hook since, they and the tensors between them carry none.
+    """
+    layer = trace.layer.output
+    if not trace.quiet() or type(layer) is not Tensor or type(end) is not Tensor:
+        return None
+    nodes = path(layer, end)
+    known = None if nodes is None else trace.known.get(tuple([node.name() for node in nodes]))
+    if nodes is None or known is None:
+        return None
+    steps = []
+    for node, (kind, what) in zip(nodes, known.roles, strict=True):
+        if kind:
+            step = Step(kind, what, node=node)
+            try:
+                if not _READERS[kind](step, node, node.next_functions):
+                    return None
+            except _Unusable:
+                return None
+            steps.append(step)
+    return steps[::-1], known
 
 
 def only_pools(trace: Trace, end: Tensor) -> bool:
@@ -179,6 +235,7 @@ class _Borders:
     def __init__(self, trace: Trace) -> None:
         self.seen: dict[Node | None, bool] = {}  # of each node's output: does it carry a hook?
         self.made: dict[Node | None, Call] = {}
+        self._quiet = trace.quiet()
         for call in trace.calls:
             taken, output = call.taken, call.output
             if call.overwrites is not None:
@@ -203,6 +260,9 @@ class _Borders:
             return "a hook is registered on the output of the layer, or on the logits"
         return None
 
+    def hooked_node(self, node: Node) -> bool:
+        return not self._quiet and _hooked_node(node)
+
     def input_node(self, call: Call) -> Node | None:
         if call.overwrites is not None:
             return call.overwrites[0]
@@ -212,39 +272,32 @@ class _Borders:
 _NOTHING: tuple[None, _Edge] = None, (None, 0)
 
 
-def _read(node: Node, borders: _Borders, quiet: bool) -> tuple[Step | None, _Edge]:
+def _read(node: Node, borders: _Borders) -> tuple[Step | None, _Edge]:
     """What a node did, and the edge to its input; None if no closed form has such a node."""
     name = node.name()
     call = borders.made.get(node)
     edges = node.next_functions
     kind = _KINDS.get(name)
-    pool = node
     if name == "AsStridedBackward1" and edges[0][0] is not None:
         # AdaptiveAvgPool2d(1) of a channels_last tensor: the mean, with its strides set.
         pool = edges[0][0]
-        if pool.name() != "MeanBackward1" or (not quiet and _hooked_node(pool)):
+        if pool.name() != "MeanBackward1" or borders.hooked_node(pool):
             return _NOTHING
-        kind, edges = "pool", pool.next_functions
+        kind = "pool"
     if kind is None:
-        return _read_reshape(node, name, edges, quiet)
-    if call is None or kind_of(call.module) != kind:
+        return _read_reshape(node, name, edges, borders)
+    if call is None or kind_of(call.module) != kind or call.taken is None:
         return _NOTHING
-    step = Step(kind, describe(call.name, call.module))
+    step = Step(kind, describe(call.name, call.module), node=node)
+    if not _READERS[kind](step, node, edges):
+        return _NOTHING
     into = edges[0]
-    if kind == "pool":
-        if not _pools(pool):
-            return _NOTHING
-    elif kind == "linear":
-        into = edges[1] if name == "AddmmBackward0" else edges[0]
-        if not _read_linear(step, node, call, edges):
-            return _NOTHING
-    elif kind == "relu":
-        result = _saved(step, node, "result")
-        step.factor = None if result is None else result.detach() <= 0
-    elif not _read_dropout(step, node, edges):
-        return _NOTHING
-    if kind in ("relu", "dropout") and step.factor is None:
-        return _NOTHING
+    if name == "AsStridedBackward1":
+        into = edges[0][0].next_functions[0]
+    elif name == "AddmmBackward0":
+        into = edges[1]
+    if kind == "linear":
+        step.taken = tuple(call.taken.shape)
     taken = borders.input_node(call)
     if kind == "linear" and into[0] is not taken and into[0] is not None and _is_cast(into[0]):
         into = into[0].next_functions[0]  # autocast, within the module
@@ -254,23 +307,25 @@ def _read(node: Node, borders: _Borders, quiet: bool) -> tuple[Step | None, _Edg
     return step, into
 
 
-def _read_reshape(node: Node, name: str, edges: Any, quiet: bool) -> tuple[Step | None, _Edge]:
+def _read_reshape(
+    node: Node, name: str, edges: Any, borders: _Borders
+) -> tuple[Step | None, _Edge]:
     if len(edges) != 1:
         return _NOTHING
     if name in _COPIES:
-        return Step("copy", name), edges[0]
+        return Step("copy", name, node=node), edges[0]
     if name not in _RESHAPES:
         return _NOTHING
     inner = edges[0][0]
     if name == "UnsafeViewBackward0" and inner is not None and inner.name() == "CloneBackward0":
         # reshape() of what is not contiguous: one function, nothing within can be reached
-        if not quiet and _hooked_node(inner):
+        if borders.hooked_node(inner):
             return _NOTHING
-        return Step("reshape", name), inner.next_functions[0]
-    return Step("reshape", name), edges[0]
+        return Step("reshape", name, node=node), inner.next_functions[0]
+    return Step("reshape", name, node=node), edges[0]
 
 
-def _read_linear(step: Step, node: Any, call: Call, edges: Any) -> bool:
+def _read_linear(step: Step, node: Any, edges: Any) -> bool:
     """addmm(bias, x, W.t()) or mm(x, W.t()), whose weight and bias are leaves or constants."""
     if len(edges) == 3 and (node._saved_alpha != 1 or not _is_constant(edges[0][0])):
         return False
@@ -280,10 +335,12 @@ def _read_linear(step: Step, node: Any, call: Call, edges: Any) -> bool:
     ):
         return False
     transposed = _saved(step, node, "mat2")
-    if transposed is None or call.taken is None:
+    if transposed is None:
         return False
-    step.weight, step.node = transposed.t(), node
-    step.taken = tuple(call.taken.shape)
+    step.weight = transposed.t()
+    step.taken = tuple(
+        node._saved_mat1_sym_sizes if len(edges) == 3 else node._saved_self_sym_sizes
+    )
     return True
 
 
@@ -298,6 +355,26 @@ def _read_dropout(step: Step, node: Any, edges: Any) -> bool:
     elif edges[1][0] is None:  # the factor is a constant
         step.factor = _saved(step, node, "other")
     return step.factor is not None
+
+
+def _read_relu(step: Step, node: Any, edges: Any) -> bool:
+    result = _saved(step, node, "result")
+    step.factor = None if result is None else result <= 0
+    return result is not None
+
+
+def _read_pool(step: Step, node: Any, edges: Any) -> bool:
+    return _pools(edges[0][0] if node.name() == "AsStridedBackward1" else node)
+
+
+_READERS = {
+    "linear": _read_linear,
+    "dropout": _read_dropout,
+    "relu": _read_relu,
+    "pool": _read_pool,
+    "copy": lambda *_: True,
+    "reshape": lambda *_: True,
+}
 
 
 class _Unusable(Exception):
@@ -356,7 +433,7 @@ def _hooked_node(node: Node) -> bool:
     """Whether a hook was registered on the node itself; seen by registering two that do nothing."""
     found = 0
     for register in (node.register_prehook, node.register_hook):
-        handle: Any = register(_nothing)
+        handle = own_handle(register, _nothing)
         hooks = handle.hooks_dict_ref()
         found += len(hooks) - 1
         del hooks[handle.id]

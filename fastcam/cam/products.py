@@ -1,6 +1,7 @@
 """The products of a closed-form head, as one function of its weights.
 
-D is a chain of stages v → v from the last linear layer to the first: :class:`Rows` of the last
+D is a chain of stages v → v from the last linear layer to the first, where v is [B·T,·]: T targets of
+each image, or of all images at once (B = 1). There are :class:`Rows` of the last
 weight, :class:`Multiplied` by what ReLUs and dropouts let through, a :class:`Product` with a
 weight, a sum over positions. Each is linear in v, and :func:`chain` runs them as one node of the
 graph: one for each operation would keep the host busy for longer.
@@ -33,6 +34,8 @@ __all__ = [
     "position_sums",
 ]
 
+# Multiplications of a product of which it is worth knowing which rows are zero.
+LARGE = 1 << 22
 # Elements of the largest temporary of a masked product.
 _CHUNK_ELEMENTS = 1 << 20
 
@@ -43,12 +46,10 @@ def position_sums(weight: Tensor, positions: int) -> Tensor:
 
 
 def _live(grad: Tensor) -> Tensor | None:
-    """Indices of the rows that are not zero; None where looking would wait for the device, or all.
+    """Indices of the rows that are not zero; None for all.
 
     The map of an image that is switched off or dead has no gradient, and needs no product.
     """
-    if not grad.is_cpu:
-        return None
     rows = grad.any(1)
     return None if bool(rows.all()) else rows.nonzero().squeeze(1)
 
@@ -58,7 +59,7 @@ Gradients = tuple[Tensor | None, Tensor | None]
 
 @dataclass(eq=False)
 class Stage:
-    """A linear map of v [B,T,·] and, if ``number`` is not None, of a layer's weight W [J,I]."""
+    """A linear map of v and, if ``number`` is not None, of a layer's weight W [J,I]."""
 
     number: int | None = field(default=None, kw_only=True)  # of the weight; 0: the first layer's
     accumulation: FusedAccumulation | None = field(default=None, kw_only=True)
@@ -73,25 +74,33 @@ class Stage:
         Args:
             grad: ∂/∂(what ``forward`` returned).
             v, weight: what it was given; v of a stage without a weight is None.
+
+        Returns:
+            ∂/∂v may have N·T rows where v has T: the images' sum is meant.
         """
         raise NotImplementedError
 
 
 @dataclass(eq=False)
 class Rows(Stage):
-    """Rows of W, by their index [B,T]; there is no v."""
+    """Rows of W: one, or by their index [B·T]. There is no v."""
 
-    index: Tensor
+    index: Tensor | int
 
     def forward(self, v: Any, weight: Any) -> Tensor:
-        rows = weight.index_select(0, self.index.reshape(-1))
-        return rows.view(*self.index.shape, weight.shape[1])
+        if isinstance(self.index, int):
+            return weight[self.index : self.index + 1]
+        return weight.index_select(0, self.index)
 
     def backward(self, grad: Tensor, v: Any, weight: Any, of_v: bool, of_weight: bool) -> Gradients:
         if not of_weight:
             return None, None
         result = torch.zeros_like(weight, memory_format=torch.contiguous_format)
-        return None, result.index_add_(0, self.index.reshape(-1), grad.flatten(0, 1))
+        if isinstance(self.index, int):
+            result[self.index] = grad[0]
+        else:
+            result.index_add_(0, self.index, grad)
+        return None, result
 
 
 @dataclass(eq=False)
@@ -99,22 +108,23 @@ class Multiplied(Stage):
     """By what dropouts multiplied, [B,J] or scalar, and by 0 where a ReLU blocks (bool)."""
 
     factors: list[Tensor]
+    targets: int
 
     def forward(self, v: Any, weight: Any) -> Tensor:
+        if self.targets > 1:
+            v = v.unflatten(0, (-1, self.targets))
         for factor in self.factors:
-            v = _through(v, factor)
-        return v
+            v = _through(v, factor.unsqueeze(1) if self.targets > 1 and factor.dim() else factor)
+        return v.flatten(0, 1) if self.targets > 1 else v
 
     def backward(self, grad: Tensor, v: Any, weight: Any, of_v: bool, of_weight: bool) -> Gradients:
         return self.forward(grad, None), None
 
 
 def _through(v: Tensor, factor: Tensor) -> Tensor:
-    if factor.dim():
-        factor = factor.unsqueeze(1)
     if factor.dtype == torch.bool:
         return v.masked_fill(factor, 0)
-    return v * factor.to(v.dtype)
+    return v * (factor if factor.dtype == v.dtype else factor.to(v.dtype))
 
 
 @dataclass(eq=False)
@@ -125,21 +135,21 @@ class Product(Stage):
         return v @ weight
 
     def backward(self, grad: Tensor, v: Any, weight: Any, of_v: bool, of_weight: bool) -> Gradients:
-        grad = grad.flatten(0, 1)
-        rows, shape, live = v.flatten(0, 1), v.shape, _live(grad)
-        if live is not None:
-            rows, grad = rows[live], grad[live]
         grad_v = grad_weight = None
-        if of_v:
+        rows, live = len(v), None
+        if large := grad.is_cpu and rows * weight.numel() >= LARGE:
+            live = _live(grad)
+            if live is not None:
+                v, grad = v[live], grad[live]
+        if of_v and not large:
+            grad_v = grad @ weight.t()
+        elif of_v:
             # A tall weight times a narrow matrix: up to 1.6 times as fast as the transpose.
             grad_v = (weight @ grad.t().contiguous()).t()
             if live is not None:
-                grad_v = grad_v.new_zeros(shape[0] * shape[1], shape[2]).index_copy_(
-                    0, live, grad_v
-                )
-            grad_v = grad_v.unflatten(0, shape[:2])
+                grad_v = grad_v.new_zeros(rows, grad_v.shape[1]).index_copy_(0, live, grad_v)
         if of_weight:
-            grad_weight = contributed(self.accumulation, _Outer(rows, grad))
+            grad_weight = contributed(self.accumulation, _Outer(v, grad))
         return grad_v, grad_weight
 
 
@@ -166,28 +176,30 @@ class _Outer:
 
 @dataclass(eq=False)
 class KeptSum(Stage):
-    """v [B,T,C·P], times what a dropout kept, [B,C·P] or None for 1, summed over P."""
+    """v [B·T, C·P], times what a dropout kept, [B,C·P] for T = 1 or None, summed over P."""
 
     positions: int
     kept: Tensor | None = None
 
     def forward(self, v: Any, weight: Any) -> Tensor:
         if self.kept is not None:
-            v = v * self.kept.unsqueeze(1)
-        return v if self.positions == 1 else v.unflatten(-1, (-1, self.positions)).sum(-1)
+            v = v * self.kept
+        return v if self.positions == 1 else position_sums(v, self.positions)
 
     def backward(self, grad: Tensor, v: Any, weight: Any, of_v: bool, of_weight: bool) -> Gradients:
-        if self.positions > 1:
-            grad = grad.unsqueeze(-1).expand(-1, -1, -1, self.positions)
+        if self.positions == 1:
+            return (grad if self.kept is None else grad * self.kept), None
+        grad = grad.unsqueeze(-1)
         if self.kept is None:
-            return grad.flatten(2), None
-        kept = self.kept.unsqueeze(1)
-        return (grad * kept.view(*kept.shape[:2], *grad.shape[2:])).flatten(2), None
+            grad = grad.expand(-1, -1, self.positions)
+        else:
+            grad = grad * self.kept.view(len(self.kept), -1, self.positions)
+        return grad.flatten(1), None
 
 
 @dataclass(eq=False)
 class SummedProduct(Stage):
-    """v [B,T,J] @ (W [J,C·P] summed over P)."""
+    """v @ (W [J,C·P] summed over P)."""
 
     positions: int
     sums: Tensor | None = None
@@ -204,7 +216,7 @@ class SummedProduct(Stage):
             assert self.sums is not None
             grad_v = grad @ self.sums.t()
         if of_weight:
-            outer = _SpreadOuter(v.flatten(0, 1), grad.flatten(0, 1), self.positions)
+            outer = _SpreadOuter(v, grad, self.positions)
             grad_weight = contributed(self.accumulation, outer)
         return grad_v, grad_weight
 
@@ -239,21 +251,26 @@ class MaskedProduct(Stage):
     """
 
     kept: Tensor
+    targets: int
+
+    def _by_image(self, v: Tensor) -> Tensor:
+        return v.reshape(-1, self.targets, v.shape[-1]).expand(len(self.kept), -1, -1)
 
     def forward(self, v: Any, weight: Any) -> Tensor:
-        v = v.expand(len(self.kept), -1, -1)
+        v = self._by_image(v)
         result = v.new_zeros(*v.shape[:2], self.kept.shape[1])
         for rows, sums in _chunks(weight, self.kept):
             result = result.baddbmm(v[:, :, rows], sums.transpose(1, 2))
-        return result
+        return result.flatten(0, 1)
 
     def backward(self, grad: Tensor, v: Any, weight: Any, of_v: bool, of_weight: bool) -> Gradients:
-        v = v.expand(len(self.kept), -1, -1)
+        v, grad = self._by_image(v), self._by_image(grad)
         grad_v = grad_weight = None
         if of_v:
             grad_v = torch.empty_like(v, memory_format=torch.contiguous_format)
             for rows, sums in _chunks(weight, self.kept):
                 grad_v[:, :, rows] = torch.bmm(grad, sums)
+            grad_v = grad_v.flatten(0, 1)
         if of_weight:
             grad_weight = contributed(self.accumulation, _MaskedOuter(v, grad, self.kept))
         return grad_v, grad_weight
@@ -304,31 +321,33 @@ class _MaskedOuter:
 
 @dataclass(eq=False)
 class ByImage(Stage):
-    """Chosen pairs v [R or 1, 1, J] at their places (images, columns) in [N,T,J], 0 elsewhere."""
+    """Chosen pairs v [R or 1, J] at their places (images, columns) among all, 0 elsewhere: [N·T,J]."""
 
     chosen: tuple[Tensor, ...]
     pairs: tuple[int, int]
 
     def forward(self, v: Any, weight: Any) -> Tensor:
-        rows = v.squeeze(1).expand(len(self.chosen[0]), -1)
-        return v.new_zeros(*self.pairs, v.shape[-1]).index_put(self.chosen, rows)
+        rows = v.expand(len(self.chosen[0]), -1)
+        return v.new_zeros(*self.pairs, v.shape[-1]).index_put(self.chosen, rows).flatten(0, 1)
 
     def backward(self, grad: Tensor, v: Any, weight: Any, of_v: bool, of_weight: bool) -> Gradients:
-        return grad[self.chosen].unsqueeze(1), None
+        return grad.view(*self.pairs, -1)[self.chosen], None
 
 
 @dataclass(eq=False)
 class Output(Stage):
-    """v [N or 1, T, C] as D [N,T,C,1,1], in its dtype."""
+    """v [N·T or T, C] as D [N,T,C,1,1], in its dtype."""
 
-    batch: int
+    pairs: tuple[int, int]
     dtype: torch.dtype
 
     def forward(self, v: Any, weight: Any) -> Tensor:
-        return v.to(self.dtype).expand(self.batch, -1, -1)[..., None, None]
+        images, targets = self.pairs
+        v = v.to(self.dtype).reshape(-1, targets, v.shape[-1], 1, 1)
+        return v if len(v) == images else v.expand(images, -1, -1, -1, -1)
 
     def backward(self, grad: Tensor, v: Any, weight: Any, of_v: bool, of_weight: bool) -> Gradients:
-        return grad.flatten(2), None
+        return grad.reshape(-1, grad.shape[2]), None
 
 
 # ---- all of them ---------------------------------------------------------------------------------
@@ -384,8 +403,9 @@ class _Chain(torch.autograd.Function):
             if not earlier:
                 break
             rows, dtype = ctx.rows[number]
-            grad = grad_v.sum(0, keepdim=True) if len(grad_v) != rows else grad_v
-            grad = grad.to(dtype)
+            grad = grad_v if len(grad_v) == rows else grad_v.view(-1, rows, grad_v.shape[1]).sum(0)
+            if grad.dtype != dtype:
+                grad = grad.to(dtype)
         return None, *result
 
 

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastcam.cam.head_graph import only_pools
-from fastcam.cam.layers import describe, is_compiled, preserves_spatial_sum
+from fastcam.cam.head_graph import only_pools, path, roles
+from fastcam.cam.layers import Step, describe, is_compiled, preserves_spatial_sum
 from fastcam.cam.tap_hooks import Hook, Hooks, is_opaque, of_this_forward, taps_entered
-from fastcam.cam.trace import Capture, Trace
+from fastcam.cam.trace import Capture, Known, Trace
 from fastcam.ops.autograd import transformed
 
 __all__ = ["ActivationTap"]
@@ -80,8 +80,13 @@ class ActivationTap:
         _resolve(model, "layer", layer)
         if self.gradient_at is not None:
             _resolve(model, "gradient_at", self.gradient_at)
-        self._leaves = _Leaves(model)
+        self._forget()
         self._clear()
+
+    def _forget(self) -> None:
+        self._leaves: _Leaves | None = None
+        self._known: dict[tuple[str, ...], Known] = {}
+        self._varies = False
 
     def _clear(self) -> None:
         self._hooks = Hooks()
@@ -97,7 +102,7 @@ class ActivationTap:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._leaves = _Leaves(self.model)
+        self._forget()
         self._clear()
 
     def __repr__(self) -> str:
@@ -178,10 +183,30 @@ class ActivationTap:
             )
         return self._trace
 
+    def learn(self, logits: Tensor, steps: list[Step], compared: Any) -> None:
+        """Remember a head that was recognised, and found to be autograd's in a dtype on a device."""
+        nodes = path(self.activations, logits)
+        if nodes is None or self._varies or not self.trace.watched:
+            return
+        modules = []
+        for call in self.trace.calls:
+            parent, _, key = call.name.rpartition(".")
+            siblings: Any = self.model.get_submodule(parent)._modules
+            modules.append((siblings, key, call.module, call.module.training))
+        names = tuple([node.name() for node in nodes])
+        known = self._known.setdefault(names, Known(modules, roles(nodes, steps)))
+        known.modules = modules
+        known.compared.add(compared)
+
+    def varies(self) -> None:
+        """The head did not run as the ones that are known: watch the modules from now on."""
+        self._varies = True
+        self._known = {}
+
     def _watch_leaves(self) -> None:
-        """From the layer on. What runs before it is not slowed down by hooks that nobody needs."""
+        """From the layer on: what ran before it needs no hooks."""
         self._leaves_hooked = True
-        if not self._leaves.current():
+        if self._leaves is None or not self._leaves.current():
             self._leaves = _Leaves(self.model)
         add = self._hooks.add
         for module, before, after in self._leaves.hooks(self):
@@ -270,9 +295,12 @@ def _on_layer(tap: ActivationTap, module: nn.Module, output: Any) -> Tensor | No
         # autograd's in the forward, and without the tap there would be none.
         output = output.detach().requires_grad_()
         handed_on = output.clone()
-    tap._trace, tap._instead = Trace(Capture.of(tap.layer, output)), None
+    tap._trace, tap._instead = Trace(Capture.of(tap.layer, output), known=tap._known), None
     if not tap._leaves_hooked:
-        tap._watch_leaves()
+        if tap._known and tap._trace.memory is None:
+            tap._trace.watched = not any(known.may_come() for known in tap._known.values())
+        if tap._trace.watched:
+            tap._watch_leaves()
     return handed_on
 
 

@@ -26,11 +26,13 @@ __all__ = [
     "is_opaque",
     "is_own",
     "of_this_forward",
+    "own_handle",
     "taps_entered",
 ]
 
 _LOCK = threading.Lock()
 _entered = 0
+_own_handles = 0
 _reduce_before: Callable[[Any], Any] | None = None  # what copied OrderedDicts before the first tap
 
 
@@ -112,9 +114,21 @@ def _without_hooks(mapping: OrderedDict[Any, Any]) -> Any:
 def handles_made() -> int | None:
     """How many hooks torch has numbered: on tensors, nodes of a graph and modules, in any thread.
 
-    As long as it stays the same, nobody has registered one. None if this torch does not tell.
+    As long as it stays the same, nobody has registered one, but for :func:`own_handle`. None if
+    this torch does not tell.
     """
-    return getattr(RemovableHandle, "next_id", None)
+    with _LOCK:
+        made = getattr(RemovableHandle, "next_id", None)
+        return None if made is None else made - _own_handles
+
+
+def own_handle(register: Callable[[Any], Any], hook: Callable[..., Any]) -> Any:
+    """Register a hook that is not to count."""
+    global _own_handles
+    with _LOCK:
+        handle = register(hook)
+        _own_handles += 1
+    return handle
 
 
 def is_own(hook: Any) -> bool:

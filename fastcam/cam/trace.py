@@ -77,6 +77,23 @@ class Call:
     link: Link | None = None  # in a forward without a graph
 
 
+@dataclass(eq=False)
+class Known:
+    """A head that was recognised: what its modules are, and what each node of its graph does."""
+
+    # That ran after the layer: where it stood, and whether it was in training.
+    modules: list[tuple[dict[str, Any], str, nn.Module, bool]]
+    roles: list[tuple[str, str]]  # of each node, from the logits on: kind, and in words
+    compared: set[Any] = field(default_factory=set)  # dtypes and devices found to be autograd's
+
+    def may_come(self) -> bool:
+        """Whether the modules stand where they stood, in the mode that they were in."""
+        for siblings, key, module, training in self.modules:
+            if siblings.get(key) is not module or module.training is not training:
+                return False
+        return True
+
+
 @dataclass(slots=True)
 class Trace:
     """The tapped output, what was captured at ``gradient_at``, and the calls that followed."""
@@ -87,6 +104,10 @@ class Trace:
     calls: list[Call] = field(default_factory=list)  # in the order in which they began
     compiled: str | None = None  # the first torch.compile'd module after the layer
     memory: MemoryChain | None = None  # of a forward without a graph
+    # Heads of forwards before, by the names of their nodes; and whether modules are watched, as they
+    # are as long as none is known.
+    known: dict[tuple[str, ...], Known] = field(default_factory=dict)
+    watched: bool = True
     # When the layer returned; what comes after it in the graph did not exist before.
     handles: int | None = field(default_factory=handles_made)
     _running: list[Call] = field(default_factory=list)

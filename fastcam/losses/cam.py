@@ -201,7 +201,7 @@ class IoUCamLoss(nn.Module):
             create_graph=self.weight_grad == "full" and torch.is_grad_enabled(),
             needs_graph=torch.is_grad_enabled(),
             # Which pairs count, where that is known without waiting for a device.
-            valid=cells.to(acc_dtype(tensor)).valid() if tensor.device.type == "cpu" else None,
+            valid=cells.to(acc_dtype(tensor)).valid if tensor.is_cpu else None,
         )
         if signs is not None:
             gradients = gradients * check.signs(signs, gradients)
