@@ -21,6 +21,8 @@ from fastcam.ops.autograd import running_backward
 
 __all__ = ["Contribution", "FusedAccumulation", "contributed"]
 
+# Elements of a weight whose second gradient costs more to write and add than a hook to register.
+LARGE = 1 << 16
 # What a torch without these private functions does not tell, autograd adds as usual.
 _ENGINE_TELLS = all(
     hasattr(torch._C, name) for name in ("_current_graph_task_id", "_will_engine_execute_node")
@@ -58,11 +60,12 @@ class FusedAccumulation:
         """For the weight of a layer ``addmm(bias, x, weight.t())``; None if it has no such form.
 
         Args:
-            weight: [J,I], the transposition's output transposed back, so that what is not
-                deferred comes to the transposition by autograd.
+            weight: [J,I].
             layer: the layer's node; None of a forward without a graph.
         """
-        if not _ENGINE_TELLS or layer is None or not (weight.is_cpu or weight.is_cuda):
+        if layer is None or weight.numel() < LARGE or not _ENGINE_TELLS:
+            return None
+        if not (weight.is_cpu or weight.is_cuda):
             return None
         transposition = layer.next_functions[-1][0]
         if transposition is None:

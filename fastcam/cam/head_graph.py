@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
@@ -337,11 +337,26 @@ def _read_linear(step: Step, node: Any, edges: Any) -> bool:
     transposed = _saved(step, node, "mat2")
     if transposed is None:
         return False
-    step.weight = transposed.t()
+    origin: Any = None if transposition is None else transposition.next_functions[0][0]
+    weight = getattr(origin, "variable", None)
+    if type(weight) is nn.Parameter and _is_same_memory(weight, transposed):
+        step.weight = weight
+    else:
+        step.weight = transposed.t()
     step.taken = tuple(
         node._saved_mat1_sym_sizes if len(edges) == 3 else node._saved_self_sym_sizes
     )
     return True
+
+
+def _is_same_memory(weight: Tensor, transposed: Tensor) -> bool:
+    """Not if ``weight.data`` was set since, or the transposition is of a part of it."""
+    return (
+        weight.data_ptr() == transposed.data_ptr()
+        and weight.dtype == transposed.dtype
+        and weight.shape == transposed.shape[::-1]
+        and weight.stride() == transposed.stride()[::-1]
+    )
 
 
 def _read_dropout(step: Step, node: Any, edges: Any) -> bool:
@@ -383,14 +398,14 @@ class _Unusable(Exception):
 
 def _saved(step: Step, node: Node, name: str) -> Tensor | None:
     """What a node saved; None if that is no plain tensor."""
-    raw = getattr(node, f"_raw_saved_{name}", None)
+    raw = getattr(node, "_raw_saved_" + name, None)
     if getattr(raw, "unpack_hook", None) is not None:
         raise _Unusable(
             f"what {step.what} saved is packed away by a hook (saved_tensors_hooks, or activation "
             "checkpointing, which would compute it again)"
         )
     try:
-        value = getattr(node, f"_saved_{name}", None)
+        value = getattr(node, "_saved_" + name, None)
     except RuntimeError:  # autograd would refuse, too
         what = "the weight of" if step.kind == "linear" else "what was saved by"
         raise _Unusable(f"{what} {step.what} changed after the forward") from None

@@ -390,12 +390,11 @@ class _Chain(torch.autograd.Function):
             )
             return None, *(next(found) if need else None for need in needed)
         result: list[Tensor | None] = [None] * count
+        last = max(number for number, need in enumerate(needed) if need)  # in the first such stage
         for number in range(len(ctx.stages) - 1, -1, -1):
             stage = ctx.stages[number]
-            earlier = any(s.number is not None and needed[s.number] for s in ctx.stages[:number])
             own = stage.number is not None and needed[stage.number]
-            if not (earlier or own):
-                break
+            earlier = stage.number != last
             weight = None if stage.number is None else weights[stage.number]
             grad_v, of_weight = stage.backward(grad, taken[number], weight, earlier, own)
             if own:
