@@ -121,7 +121,7 @@ def follow(trace: Trace, end: Tensor) -> list[Step] | str:
 
 
 def path(layer: Tensor, end: Tensor) -> list[Node] | None:
-    """The nodes from ``end`` back to the layer, each by the edge of its data; None if it is lost."""
+    """The nodes from ``end`` back to the layer, each by its data's edge; None if they lead past."""
     start, start_nr = edge_of(layer)
     node, nr = edge_of(end)
     nodes: list[Node] = []
@@ -130,17 +130,17 @@ def path(layer: Tensor, end: Tensor) -> list[Node] | None:
         if not edges:
             return None
         nodes.append(node)
-        node, nr = edges[1] if len(edges) == 3 and node.name() == "AddmmBackward0" else edges[0]
+        node, nr = edges[node.name() == "AddmmBackward0"]
     return nodes
 
 
 _LONGEST = 200
 
 
-def roles(nodes: list[Node], steps: list[Step]) -> list[tuple[str, str]]:
-    """What each node is in the steps that :func:`follow` found."""
+def roles(nodes: list[Node], steps: list[Step]) -> list[tuple[str, str, str]]:
+    """The name of each node, and its kind and words among the steps that :func:`follow` found."""
     by_node = {id(step.node): (step.kind, step.what) for step in steps}
-    return [by_node.get(id(node), ("", "")) for node in nodes]
+    return [(node.name(), *by_node.get(id(node), ("", ""))) for node in nodes]
 
 
 def again(trace: Trace, end: Tensor) -> tuple[list[Step], Known] | None:
@@ -150,23 +150,32 @@ def again(trace: Trace, end: Tensor) -> tuple[list[Step], Known] | None:
     registered a hook since, they and the tensors between them carry none.
     """
     layer = trace.layer.output
-    if not trace.quiet() or type(layer) is not Tensor or type(end) is not Tensor:
-        return None
-    nodes = path(layer, end)
-    known = None if nodes is None else trace.known.get(tuple([node.name() for node in nodes]))
-    if nodes is None or known is None:
-        return None
-    steps = []
-    for node, (kind, what) in zip(nodes, known.roles, strict=True):
-        if kind:
-            step = Step(kind, what, node=node)
+    if type(layer) is Tensor and type(end) is Tensor and trace.quiet():
+        for known in trace.known:
             try:
-                if not _READERS[kind](step, node, node.next_functions):
-                    return None
+                steps = _as_before(known.roles, edge_of(layer), edge_of(end))
             except _Unusable:
                 return None
+            if steps is not None:
+                return steps[::-1], known
+    return None
+
+
+def _as_before(roles: list[tuple[str, str, str]], start: _Edge, at: _Edge) -> list[Step] | None:
+    steps = []
+    node, nr = at
+    for name, kind, what in roles:
+        if node is None or nr != 0 or node.name() != name:
+            return None
+        edges = node.next_functions
+        if kind:
+            step = Step(kind, what, node=node)
+            reader = _READERS.get(kind)
+            if reader is not None and not reader(step, node, edges):
+                return None
             steps.append(step)
-    return steps[::-1], known
+        node, nr = edges[name == "AddmmBackward0"]
+    return steps if node is start[0] and nr == start[1] else None
 
 
 def only_pools(trace: Trace, end: Tensor) -> bool:
@@ -387,8 +396,6 @@ _READERS = {
     "dropout": _read_dropout,
     "relu": _read_relu,
     "pool": _read_pool,
-    "copy": lambda *_: True,
-    "reshape": lambda *_: True,
 }
 
 

@@ -130,8 +130,8 @@ def head_gradients(
                 return tensor, gradients
             form = wrong
         if tap is not None and not tap.trace.watched:
-            # Once for a tap: the modules were not watched, so that a head like none before cannot be
-            # recognised. What it computes is differentiated as it is, a dropout in front included.
+            # Once for a tap: the modules were not watched, so that a head like none before cannot
+            # be recognised. It is differentiated as it is, a dropout in front included.
             tap.varies()
         elif head != "auto":
             raise ValueError(f"head: expected a head with a closed form for {head!r}, but {form}")
@@ -255,7 +255,8 @@ class ClosedForm:
         for factor in group:
             if factor.dim() and factor.numel() != rows * inputs:
                 return f"what comes before {step.what} does not act on its input"
-            flat.append(factor.reshape(rows, inputs) if factor.dim() else factor)
+            as_it_is = factor.dim() == 0 or factor.shape == (rows, inputs)
+            flat.append(factor if as_it_is else factor.reshape(rows, inputs))
         self.weights.append(weight)
         self.nodes.append(step.node)
         self.multipliers.append(flat)
@@ -308,7 +309,9 @@ class ClosedForm:
             elif chosen is not None:
                 kept = _of_images(kept, chosen[0])
             rows = self.batch if chosen is None else len(chosen[0])
-            kept = kept.to(weight.dtype).expand(rows, weight.shape[1])
+            kept = kept.to(weight.dtype)
+            if kept.shape != (rows, weight.shape[1]):
+                kept = kept.expand(rows, weight.shape[1])
             if each == 1:
                 stages += [Product(**options), KeptSum(positions, kept)]
             elif positions == 1:
@@ -404,11 +407,11 @@ def _differs(
     with the model, once there was anything to compare: not of gradients that are all zero, or not
     finite.
     """
-    if not tap.activations.requires_grad:
-        return None  # nothing to compare with
     where = gradients.dtype, logits.device
     if form.known is not None and where in form.known.compared:
         return None
+    if not tap.activations.requires_grad:
+        return None  # nothing to compare with
     key = (tap.layer, *where, *form.structure)
     verdicts = _compared.setdefault(tap.model, {})
     if key not in verdicts:

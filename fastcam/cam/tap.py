@@ -85,7 +85,7 @@ class ActivationTap:
 
     def _forget(self) -> None:
         self._leaves: _Leaves | None = None
-        self._known: dict[tuple[str, ...], Known] = {}
+        self._known: list[Known] = []
         self._varies = False
 
     def _clear(self) -> None:
@@ -184,7 +184,7 @@ class ActivationTap:
         return self._trace
 
     def learn(self, logits: Tensor, steps: list[Step], compared: Any) -> None:
-        """Remember a head that was recognised, and found to be autograd's in a dtype on a device."""
+        """Remember a head that was recognised, and compared in a dtype on a device."""
         nodes = path(self.activations, logits)
         if nodes is None or self._varies or not self.trace.watched:
             return
@@ -193,15 +193,18 @@ class ActivationTap:
             parent, _, key = call.name.rpartition(".")
             siblings: Any = self.model.get_submodule(parent)._modules
             modules.append((siblings, key, call.module, call.module.training))
-        names = tuple([node.name() for node in nodes])
-        known = self._known.setdefault(names, Known(modules, roles(nodes, steps)))
+        new = Known(modules, roles(nodes, steps))
+        same = [known for known in self._known if known.roles == new.roles]
+        if not same:
+            self._known.append(new)
+        known = same[0] if same else new
         known.modules = modules
         known.compared.add(compared)
 
     def varies(self) -> None:
         """The head did not run as the ones that are known: watch the modules from now on."""
         self._varies = True
-        self._known = {}
+        self._known = []
 
     def _watch_leaves(self) -> None:
         """From the layer on: what ran before it needs no hooks."""
@@ -298,7 +301,7 @@ def _on_layer(tap: ActivationTap, module: nn.Module, output: Any) -> Tensor | No
     tap._trace, tap._instead = Trace(Capture.of(tap.layer, output), known=tap._known), None
     if not tap._leaves_hooked:
         if tap._known and tap._trace.memory is None:
-            tap._trace.watched = not any(known.may_come() for known in tap._known.values())
+            tap._trace.watched = not any([known.may_come() for known in tap._known])
         if tap._trace.watched:
             tap._watch_leaves()
     return handed_on

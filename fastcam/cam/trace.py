@@ -83,7 +83,8 @@ class Known:
 
     # That ran after the layer: where it stood, and whether it was in training.
     modules: list[tuple[dict[str, Any], str, nn.Module, bool]]
-    roles: list[tuple[str, str]]  # of each node, from the logits on: kind, and in words
+    # Of each node, from the logits on: its name, kind, and in words.
+    roles: list[tuple[str, str, str]]
     compared: set[Any] = field(default_factory=set)  # dtypes and devices found to be autograd's
 
     def may_come(self) -> bool:
@@ -104,9 +105,8 @@ class Trace:
     calls: list[Call] = field(default_factory=list)  # in the order in which they began
     compiled: str | None = None  # the first torch.compile'd module after the layer
     memory: MemoryChain | None = None  # of a forward without a graph
-    # Heads of forwards before, by the names of their nodes; and whether modules are watched, as they
-    # are as long as none is known.
-    known: dict[tuple[str, ...], Known] = field(default_factory=dict)
+    # Heads of forwards before, and whether modules are watched, as they are if none is known.
+    known: list[Known] = field(default_factory=list)
     watched: bool = True
     # When the layer returned; what comes after it in the graph did not exist before.
     handles: int | None = field(default_factory=handles_made)
