@@ -36,11 +36,12 @@ class FineTuning:
         self.name = f"{network}, {batch} images of {size} px, float32"
         self.model = torchvision.models.get_model(network, num_classes=ATTRIBUTES).to(device)
         self.layer, self.gradient_at = LAYERS[network]
+        self._tap = fastcam.ActivationTap(self.model, self.layer, self.gradient_at)
         self._optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-4, momentum=0.9)
         self._images = torch.randn(batch, 3, size, size, device=device)
         self._labels = (torch.rand(batch, ATTRIBUTES, device=device) > 0.5).float()
         self.model.eval()
-        with torch.no_grad(), self._tap() as tap:
+        with torch.no_grad(), self._tap as tap:
             self.model(self._images[:1])
             cells = tap.activations.shape[-2:]
         self.model.train()
@@ -51,9 +52,6 @@ class FineTuning:
         """Made once: indexing with a list would wait for the GPU in every step."""
         return self._regions[:, _chosen(targets)].contiguous()
 
-    def _tap(self) -> fastcam.ActivationTap:
-        return fastcam.ActivationTap(self.model, self.layer, self.gradient_at)
-
     def _bce(self, logits: Tensor) -> Tensor:
         return torch.nn.functional.binary_cross_entropy_with_logits(logits, self._labels)
 
@@ -62,7 +60,7 @@ class FineTuning:
 
     def fused(self, targets: int = 1, head: Head = "auto") -> Tensor:
         chosen = _chosen(targets)
-        with self._tap() as tap:
+        with self._tap as tap:
             logits = self.model(self._images)
             guide = fastcam.IoUCamLoss(head=head)(
                 logits, tap, self._chosen_regions(targets), targets=chosen
