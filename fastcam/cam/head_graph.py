@@ -126,11 +126,10 @@ def path(layer: Tensor, end: Tensor) -> list[Node] | None:
     node, nr = edge_of(end)
     nodes: list[Node] = []
     while node is not start or nr != start_nr:
-        edges = () if node is None or nr != 0 or len(nodes) > _LONGEST else node.next_functions
-        if not edges:
+        if node is None or nr != 0 or not node.next_functions or len(nodes) > _LONGEST:
             return None
         nodes.append(node)
-        node, nr = edges[node.name() == "AddmmBackward0"]
+        node, nr = node.next_functions[node.name() == "AddmmBackward0"]
     return nodes
 
 
@@ -286,7 +285,7 @@ def _read(node: Node, borders: _Borders) -> tuple[Step | None, _Edge]:
     name = node.name()
     call = borders.made.get(node)
     edges = node.next_functions
-    kind = _KINDS.get(name)
+    kind, pool = _KINDS.get(name), node
     if name == "AsStridedBackward1" and edges[0][0] is not None:
         # AdaptiveAvgPool2d(1) of a channels_last tensor: the mean, with its strides set.
         pool = edges[0][0]
@@ -302,7 +301,7 @@ def _read(node: Node, borders: _Borders) -> tuple[Step | None, _Edge]:
         return _NOTHING
     into = edges[0]
     if name == "AsStridedBackward1":
-        into = edges[0][0].next_functions[0]
+        into = pool.next_functions[0]
     elif name == "AddmmBackward0":
         into = edges[1]
     if kind == "linear":
@@ -338,20 +337,18 @@ def _read_linear(step: Step, node: Any, edges: Any) -> bool:
     """addmm(bias, x, W.t()) or mm(x, W.t()), whose weight and bias are leaves or constants."""
     if len(edges) == 3 and (node._saved_alpha != 1 or not _is_constant(edges[0][0])):
         return False
-    transposition = edges[-1][0]
-    if transposition is not None and (
-        transposition.name() != "TBackward0" or not _is_constant(transposition.next_functions[0][0])
-    ):
-        return False
+    transposition, origin = edges[-1][0], None
+    if transposition is not None:
+        origin = transposition.next_functions[0][0]
+        if transposition.name() != "TBackward0" or not _is_constant(origin):
+            return False
     transposed = _saved(step, node, "mat2")
     if transposed is None:
         return False
-    origin: Any = None if transposition is None else transposition.next_functions[0][0]
-    weight = getattr(origin, "variable", None)
-    if type(weight) is nn.Parameter and _is_same_memory(weight, transposed):
-        step.weight = weight
-    else:
-        step.weight = transposed.t()
+    weight: Any = getattr(origin, "variable", None)
+    if type(weight) is not nn.Parameter or not _is_same_memory(weight, transposed):
+        weight = transposed.t()
+    step.weight = weight
     step.taken = tuple(
         node._saved_mat1_sym_sizes if len(edges) == 3 else node._saved_self_sym_sizes
     )

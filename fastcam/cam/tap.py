@@ -39,6 +39,9 @@ class ActivationTap:
 
     It can be entered again and again; within one entry the last forward wins. The references are
     dropped on exit (a loss computed before keeps its own graph, so ``backward`` may come after).
+    Make it once and enter it in every step: a head that it has recognised it finds again in the
+    graph, without hooks on the modules. If that fails, the head having changed in a way that no
+    module shows, one forward is differentiated by autograd, and all modules are watched again.
     It sees forwards of the thread that entered it; other threads may run the same model, and tap
     it, at the same time. Copies of the model, and what is saved of it, carry no hooks of the tap.
 

@@ -116,8 +116,8 @@ def resolve_with_regions(
             raise ValueError(
                 f"regions: expected shape [{batch},{count},H,W] ({what}), got {list(regions.shape)}"
             )
-        given = _all(logits) if index is None else _one(index, logits)
-        return Targets(given, logits.device), full
+        columns = _all(logits) if index is None else _one(index, logits)
+        return Targets(columns, logits.device), full
 
     if index.dim() == 1:
         expected = batch if single else given
