@@ -51,11 +51,12 @@ class FineTuning:
         with torch.device(device):
             self.model = torchvision.models.get_model(network, num_classes=ATTRIBUTES)
         self.layer, self.gradient_at = LAYERS[network]
+        self._tap = fastcam.ActivationTap(self.model, self.layer, self.gradient_at)
         self._optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-4, momentum=0.9)
         self._images = torch.randn(batch, 3, size, size, device=device)
         self._labels = (torch.rand(batch, ATTRIBUTES, device=device) > 0.5).float()
         self.model.eval()
-        with torch.no_grad(), self._tap() as tap:
+        with torch.no_grad(), self._tap as tap:
             self.model(self._images[:1])
             cells = tap.activations.shape[-2:]
         self.model.train()
@@ -79,9 +80,6 @@ class FineTuning:
         self.model.features = nn.Sequential(OrderedDict([("trunk", trunk), *rest]))
         self.layer = "features.trunk"
 
-    def _tap(self) -> fastcam.ActivationTap:
-        return fastcam.ActivationTap(self.model, self.layer, self.gradient_at)
-
     def _bce(self, logits: Tensor) -> Tensor:
         return torch.nn.functional.binary_cross_entropy_with_logits(logits, self._labels)
 
@@ -90,7 +88,7 @@ class FineTuning:
 
     def fused(self, targets: int = 1, head: Head = "auto") -> Tensor:
         chosen = _chosen(targets)
-        with self._tap() as tap:
+        with self._tap as tap:
             logits = self.model(self._images)
             guide = self._criteria[head](logits, tap, self._chosen_regions(targets), targets=chosen)
         return self._bce(logits) + 5.0 * guide

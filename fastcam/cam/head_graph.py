@@ -3,27 +3,32 @@
 The graph is what autograd would differentiate, so a closed form that is read from it, values that
 its nodes saved included, is the same function. Two things it does not show. Hooks on tensors: every
 tensor on the way must have been seen at a module's border, where :class:`fastcam.cam.trace.Trace`
-has kept it, and must carry none. Hooks on nodes: torch tells of them when one more is registered.
+has kept it, and must carry none. Hooks on nodes: torch tells of them when one more is registered,
+which is done only if somebody has registered any hook since the layer returned.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 from fastcam.cam.layers import Step, describe, kind_of
-from fastcam.cam.trace import Call, Trace, is_hooked
+from fastcam.cam.tap_hooks import own_handle
+from fastcam.cam.trace import Call, Known, Trace, is_hooked
 
 __all__ = [
+    "again",
     "bypasses",
     "edge_of",
     "follow",
     "has_python_nodes",
     "no_second_derivative",
     "only_pools",
+    "path",
+    "roles",
 ]
 
 _POOLS = frozenset(
@@ -80,12 +85,12 @@ def follow(trace: Trace, end: Tensor) -> list[Step] | str:
     two of them was seen and carries no hook, and no node does.
     """
     layer = trace.layer.output
-    start, start_nr = edge_of(layer)
     borders = _Borders(trace)
-    node, nr = edge_of(end)
     wrong = borders.unseen(end) or borders.unseen(layer)
     if wrong is not None:
         return wrong
+    start, start_nr = edge_of(layer)
+    node, nr = edge_of(end)
     steps: list[Step] = []
     user: Step | None = None  # the step that took what `node` made
     while node is not start or nr != start_nr:
@@ -97,7 +102,7 @@ def follow(trace: Trace, end: Tensor) -> list[Step] | str:
             return str(error)
         if step is None or nr != 0:
             return _other_code(trace, borders, node, user)
-        if _hooked_node(node):
+        if borders.hooked_node(node):
             return f"the node of {step.what} in autograd's graph carries a hook"
         steps.append(step)
         user = step
@@ -110,6 +115,66 @@ def follow(trace: Trace, end: Tensor) -> list[Step] | str:
         if state:
             return f"the input of {step.what} carries a hook, or has its own arithmetic"
     return steps[::-1]
+
+
+# ---- a head that was recognised before -----------------------------------------------------------
+
+
+def path(layer: Tensor, end: Tensor) -> list[Node] | None:
+    """The nodes from ``end`` back to the layer, each by its data's edge; None if they lead past."""
+    start, start_nr = edge_of(layer)
+    node, nr = edge_of(end)
+    nodes: list[Node] = []
+    while node is not start or nr != start_nr:
+        if node is None or nr != 0 or not node.next_functions or len(nodes) > _LONGEST:
+            return None
+        nodes.append(node)
+        node, nr = node.next_functions[node.name() == "AddmmBackward0"]
+    return nodes
+
+
+_LONGEST = 200
+
+
+def roles(nodes: list[Node], steps: list[Step]) -> list[tuple[str, str, str]]:
+    """The name of each node, and its kind and words among the steps that :func:`follow` found."""
+    by_node = {id(step.node): (step.kind, step.what) for step in steps}
+    return [(node.name(), *by_node.get(id(node), ("", ""))) for node in nodes]
+
+
+def again(trace: Trace, end: Tensor) -> tuple[list[Step], Known] | None:
+    """The steps of a head of which one with the same nodes is known; None if there is none.
+
+    Nodes between the layer and ``end`` have arisen since the layer returned; if nobody has
+    registered a hook since, they and the tensors between them carry none.
+    """
+    layer = trace.layer.output
+    if type(layer) is Tensor and type(end) is Tensor and trace.quiet():
+        for known in trace.known:
+            try:
+                steps = _as_before(known.roles, edge_of(layer), edge_of(end))
+            except _Unusable:
+                return None
+            if steps is not None:
+                return steps[::-1], known
+    return None
+
+
+def _as_before(roles: list[tuple[str, str, str]], start: _Edge, at: _Edge) -> list[Step] | None:
+    steps = []
+    node, nr = at
+    for name, kind, what in roles:
+        if node is None or nr != 0 or node.name() != name:
+            return None
+        edges = node.next_functions
+        if kind:
+            step = Step(kind, what, node=node)
+            reader = _READERS.get(kind)
+            if reader is not None and not reader(step, node, edges):
+                return None
+            steps.append(step)
+        node, nr = edges[name == "AddmmBackward0"]
+    return steps if node is start[0] and nr == start[1] else None
 
 
 def only_pools(trace: Trace, end: Tensor) -> bool:
@@ -178,6 +243,7 @@ class _Borders:
     def __init__(self, trace: Trace) -> None:
         self.seen: dict[Node | None, bool] = {}  # of each node's output: does it carry a hook?
         self.made: dict[Node | None, Call] = {}
+        self._quiet = trace.quiet()
         for call in trace.calls:
             taken, output = call.taken, call.output
             if call.overwrites is not None:
@@ -202,6 +268,9 @@ class _Borders:
             return "a hook is registered on the output of the layer, or on the logits"
         return None
 
+    def hooked_node(self, node: Node) -> bool:
+        return not self._quiet and _hooked_node(node)
+
     def input_node(self, call: Call) -> Node | None:
         if call.overwrites is not None:
             return call.overwrites[0]
@@ -216,34 +285,27 @@ def _read(node: Node, borders: _Borders) -> tuple[Step | None, _Edge]:
     name = node.name()
     call = borders.made.get(node)
     edges = node.next_functions
-    kind = _KINDS.get(name)
-    pool = node
+    kind, pool = _KINDS.get(name), node
     if name == "AsStridedBackward1" and edges[0][0] is not None:
         # AdaptiveAvgPool2d(1) of a channels_last tensor: the mean, with its strides set.
         pool = edges[0][0]
-        if pool.name() != "MeanBackward1" or _hooked_node(pool):
+        if pool.name() != "MeanBackward1" or borders.hooked_node(pool):
             return _NOTHING
-        kind, edges = "pool", pool.next_functions
+        kind = "pool"
     if kind is None:
-        return _read_reshape(node, name, edges)
-    if call is None or kind_of(call.module) != kind:
+        return _read_reshape(node, name, edges, borders)
+    if call is None or kind_of(call.module) != kind or call.taken is None:
         return _NOTHING
-    step = Step(kind, describe(call.name, call.module))
+    step = Step(kind, describe(call.name, call.module), node=node)
+    if not _READERS[kind](step, node, edges):
+        return _NOTHING
     into = edges[0]
-    if kind == "pool":
-        if not _pools(pool):
-            return _NOTHING
-    elif kind == "linear":
-        into = edges[1] if name == "AddmmBackward0" else edges[0]
-        if not _read_linear(step, node, call, edges):
-            return _NOTHING
-    elif kind == "relu":
-        result = _saved(step, node, "result")
-        step.factor = None if result is None else result.detach() <= 0
-    elif not _read_dropout(step, node, edges):
-        return _NOTHING
-    if kind in ("relu", "dropout") and step.factor is None:
-        return _NOTHING
+    if name == "AsStridedBackward1":
+        into = pool.next_functions[0]
+    elif name == "AddmmBackward0":
+        into = edges[1]
+    if kind == "linear":
+        step.taken = tuple(call.taken.shape)
     taken = borders.input_node(call)
     if kind == "linear" and into[0] is not taken and into[0] is not None and _is_cast(into[0]):
         into = into[0].next_functions[0]  # autocast, within the module
@@ -253,37 +315,54 @@ def _read(node: Node, borders: _Borders) -> tuple[Step | None, _Edge]:
     return step, into
 
 
-def _read_reshape(node: Node, name: str, edges: Any) -> tuple[Step | None, _Edge]:
+def _read_reshape(
+    node: Node, name: str, edges: Any, borders: _Borders
+) -> tuple[Step | None, _Edge]:
     if len(edges) != 1:
         return _NOTHING
     if name in _COPIES:
-        return Step("copy", name), edges[0]
+        return Step("copy", name, node=node), edges[0]
     if name not in _RESHAPES:
         return _NOTHING
     inner = edges[0][0]
     if name == "UnsafeViewBackward0" and inner is not None and inner.name() == "CloneBackward0":
         # reshape() of what is not contiguous: one function, nothing within can be reached
-        if _hooked_node(inner):
+        if borders.hooked_node(inner):
             return _NOTHING
-        return Step("reshape", name), inner.next_functions[0]
-    return Step("reshape", name), edges[0]
+        return Step("reshape", name, node=node), inner.next_functions[0]
+    return Step("reshape", name, node=node), edges[0]
 
 
-def _read_linear(step: Step, node: Any, call: Call, edges: Any) -> bool:
+def _read_linear(step: Step, node: Any, edges: Any) -> bool:
     """addmm(bias, x, W.t()) or mm(x, W.t()), whose weight and bias are leaves or constants."""
     if len(edges) == 3 and (node._saved_alpha != 1 or not _is_constant(edges[0][0])):
         return False
-    transposition = edges[-1][0]
-    if transposition is not None and (
-        transposition.name() != "TBackward0" or not _is_constant(transposition.next_functions[0][0])
-    ):
-        return False
+    transposition, origin = edges[-1][0], None
+    if transposition is not None:
+        origin = transposition.next_functions[0][0]
+        if transposition.name() != "TBackward0" or not _is_constant(origin):
+            return False
     transposed = _saved(step, node, "mat2")
-    if transposed is None or call.taken is None:
+    if transposed is None:
         return False
-    step.weight, step.node = transposed.t(), node
-    step.taken = tuple(call.taken.shape)
+    weight: Any = getattr(origin, "variable", None)
+    if type(weight) is not nn.Parameter or not _is_same_memory(weight, transposed):
+        weight = transposed.t()
+    step.weight = weight
+    step.taken = tuple(
+        node._saved_mat1_sym_sizes if len(edges) == 3 else node._saved_self_sym_sizes
+    )
     return True
+
+
+def _is_same_memory(weight: Tensor, transposed: Tensor) -> bool:
+    """Not if ``weight.data`` was set since, or the transposition is of a part of it."""
+    return (
+        weight.data_ptr() == transposed.data_ptr()
+        and weight.dtype == transposed.dtype
+        and weight.shape == transposed.shape[::-1]
+        and weight.stride() == transposed.stride()[::-1]
+    )
 
 
 def _read_dropout(step: Step, node: Any, edges: Any) -> bool:
@@ -299,20 +378,38 @@ def _read_dropout(step: Step, node: Any, edges: Any) -> bool:
     return step.factor is not None
 
 
+def _read_relu(step: Step, node: Any, edges: Any) -> bool:
+    result = _saved(step, node, "result")
+    step.factor = None if result is None else result <= 0
+    return result is not None
+
+
+def _read_pool(step: Step, node: Any, edges: Any) -> bool:
+    return _pools(edges[0][0] if node.name() == "AsStridedBackward1" else node)
+
+
+_READERS = {
+    "linear": _read_linear,
+    "dropout": _read_dropout,
+    "relu": _read_relu,
+    "pool": _read_pool,
+}
+
+
 class _Unusable(Exception):
     """What a node saved cannot be had; says why."""
 
 
 def _saved(step: Step, node: Node, name: str) -> Tensor | None:
     """What a node saved; None if that is no plain tensor."""
-    raw = getattr(node, f"_raw_saved_{name}", None)
+    raw = getattr(node, "_raw_saved_" + name, None)
     if getattr(raw, "unpack_hook", None) is not None:
         raise _Unusable(
             f"what {step.what} saved is packed away by a hook (saved_tensors_hooks, or activation "
             "checkpointing, which would compute it again)"
         )
     try:
-        value = getattr(node, f"_saved_{name}", None)
+        value = getattr(node, "_saved_" + name, None)
     except RuntimeError:  # autograd would refuse, too
         what = "the weight of" if step.kind == "linear" else "what was saved by"
         raise _Unusable(f"{what} {step.what} changed after the forward") from None
@@ -355,7 +452,7 @@ def _hooked_node(node: Node) -> bool:
     """Whether a hook was registered on the node itself; seen by registering two that do nothing."""
     found = 0
     for register in (node.register_prehook, node.register_hook):
-        handle: Any = register(_nothing)
+        handle = own_handle(register, _nothing)
         hooks = handle.hooks_dict_ref()
         found += len(hooks) - 1
         del hooks[handle.id]

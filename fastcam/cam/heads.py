@@ -12,6 +12,7 @@ docs/method.md has the formula.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 from weakref import WeakKeyDictionary
@@ -21,12 +22,26 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from fastcam import functional
+from fastcam.cam import products
+from fastcam.cam.accumulation import FusedAccumulation
 from fastcam.cam.head_autograd import autograd_gradients, differentiable_twice, retained_grads
-from fastcam.cam.head_graph import bypasses, follow
+from fastcam.cam.head_graph import again, bypasses, follow
 from fastcam.cam.layers import Step
-from fastcam.cam.products import FusedAccumulation, first_product, product
+from fastcam.cam.products import (
+    ByImage,
+    KeptSum,
+    MaskedProduct,
+    Multiplied,
+    Output,
+    Product,
+    Rows,
+    Stage,
+    SummedProduct,
+    chain,
+)
 from fastcam.cam.tap import ActivationTap
 from fastcam.cam.targets import Targets, TargetsLike, resolve
+from fastcam.cam.trace import Known
 from fastcam.ops import checks as check
 
 __all__ = ["ClosedForm", "Head", "autograd_gradients", "class_activation_maps", "head_gradients"]
@@ -74,7 +89,7 @@ def head_gradients(
     head: Head = "auto",
     create_graph: bool = True,
     needs_graph: bool = True,
-    valid: Tensor | None = None,
+    valid: Callable[[], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The activations A and the gradients D of the targets' scores with respect to them.
 
@@ -86,7 +101,8 @@ def head_gradients(
         create_graph: keep D differentiable with respect to the head's weights.
         needs_graph: the caller will backpropagate into A, so a forward without a graph is an error
             even where a closed form needs none.
-        valid: bool [N,T]; of the pairs that are not, a closed form may leave D at 0.
+        valid: which pairs count, bool [N,T] on the CPU, for a closed form that then leaves D of the
+            others at 0; None where that cannot be known without waiting for a device.
 
     Returns:
         A [N,C,H,W], and D [N,T,C,H',W']: H'×W' as at the tap's ``gradient_at``; 1×1 from a closed
@@ -107,12 +123,17 @@ def head_gradients(
         if tap is not None:
             form = ClosedForm.of(tap, logits, mean_dropout=head == "mean_dropout")
         if isinstance(form, ClosedForm) and tap is not None:
-            gradients = form.gradients(targets, create_graph, valid)
-            wrong = _differs(tap, logits, form, targets, gradients, head, valid)
+            pairs = valid() if valid is not None and form.is_large(targets) else None
+            gradients = form.gradients(targets, create_graph, pairs)
+            wrong = _differs(tap, logits, form, targets, gradients, head, pairs)
             if wrong is None:
                 return tensor, gradients
             form = wrong
-        if head != "auto":
+        if tap is not None and not tap.trace.watched:
+            # Once for a tap: the modules were not watched, so that a head like none before cannot
+            # be recognised. It is differentiated as it is, a dropout in front included.
+            tap.varies()
+        elif head != "auto":
             raise ValueError(f"head: expected a head with a closed form for {head!r}, but {form}")
     _has_graph(tap, tensor)
     if not logits.requires_grad:
@@ -158,7 +179,13 @@ class ClosedForm:
     nodes: list[Node | None] = field(default_factory=list)  # of the linear layers, in the graph
     # In front of each linear layer: [N, inputs] or scalars, ReLUs as bool masks of what they block.
     multipliers: list[list[Tensor]] = field(default_factory=list)
-    structure: tuple[Any, ...] = ()  # equal for forwards that ran the same head
+    steps: list[Step] = field(default_factory=list)
+    known: Known | None = None  # if it was recognised in a forward before
+
+    @property
+    def structure(self) -> tuple[Any, ...]:
+        """Equal for forwards that ran the same head."""
+        return tuple((step.kind, step.what) for step in self.steps)
 
     @classmethod
     def of(cls, tap: ActivationTap, logits: Tensor, mean_dropout: bool = False) -> ClosedForm | str:
@@ -172,8 +199,14 @@ class ClosedForm:
             logits: [N,K], the output of that forward.
             mean_dropout: leave out the dropout in front of the first linear layer (m_0 = 1).
         """
-        activations = tap.activations
-        if activations.requires_grad:
+        activations, known = tap.activations, None
+        steps: list[Step] | str
+        if not tap.trace.watched:
+            found = again(tap.trace, logits)
+            if found is None:
+                return "it did not run as in the forwards before"
+            steps, known = found
+        elif activations.requires_grad:
             steps = follow(tap.trace, logits)
         elif tap.trace.memory is not None and not tap.trace.layer.grad_enabled:
             steps = tap.trace.memory.steps(logits, tap.layer)
@@ -206,7 +239,7 @@ class ClosedForm:
             return "there is no linear layer between the layer and the logits"
         if group:
             return f"{last.what} changes the logits"
-        form.structure = tuple((step.kind, step.what) for step in steps)
+        form.steps, form.known = steps, known
         return form
 
     def _append(self, step: Step, group: list[Tensor]) -> str | None:
@@ -222,11 +255,17 @@ class ClosedForm:
         for factor in group:
             if factor.dim() and factor.numel() != rows * inputs:
                 return f"what comes before {step.what} does not act on its input"
-            flat.append(factor.reshape(rows, inputs) if factor.dim() else factor)
+            as_it_is = factor.dim() == 0 or factor.shape == (rows, inputs)
+            flat.append(factor if as_it_is else factor.reshape(rows, inputs))
         self.weights.append(weight)
         self.nodes.append(step.node)
         self.multipliers.append(flat)
         return None
+
+    def is_large(self, targets: Targets) -> bool:
+        """Whether leaving pairs out can save more time than it takes to find them."""
+        rows = self.batch * targets.count
+        return rows * sum(weight.numel() for weight in self.weights[:-1]) >= products.LARGE
 
     def gradients(
         self, targets: Targets, create_graph: bool, valid: Tensor | None = None
@@ -238,55 +277,65 @@ class ClosedForm:
             create_graph: keep D differentiable with respect to the weights.
             valid: bool [N,T] on the CPU; D of the other pairs is left at 0.
         """
-        channels = self.channels
-        pairs = self.batch, targets.count
         weights = self.weights if create_graph else [weight.detach() for weight in self.weights]
-        v = targets.rows(weights[-1])
+        return chain(self._stages(targets, valid, create_graph), weights)
+
+    def _stages(self, targets: Targets, valid: Tensor | None, accumulate: bool) -> list[Stage]:
+        pairs = self.batch, targets.count
+        last = len(self.weights) - 1
         chosen: tuple[Tensor, ...] | None = None
-        by_pair = v.shape[0] > 1 or any(self.multipliers)
-        if by_pair and len(weights) > 1 and valid is not None and not bool(valid.all()):
+        by_pair = targets.by_image or any(self.multipliers)
+        if by_pair and last > 0 and valid is not None and not bool(valid.all()):
             # Each valid pair becomes an image with one target.
             chosen = valid.nonzero(as_tuple=True)
-            images, columns = chosen
-            if v.shape[0] > 1 or v.shape[1] > 1:
-                v = v[images if v.shape[0] > 1 else 0, columns].unsqueeze(1)
-        for layer in range(len(weights) - 2, -1, -1):
-            for factor in reversed(self.multipliers[layer + 1]):
-                v = _through(v, factor if chosen is None else _of_images(factor, chosen[0]))
-            accumulation = (
-                FusedAccumulation.of(weights[layer], self.nodes[layer]) if create_graph else None
-            )
-            if layer > 0:
-                v = product(v, weights[layer], accumulation)
+        each = 1 if chosen is not None else pairs[1]
+        stages: list[Stage] = [Rows(targets.flat(chosen), number=last)]
+        for layer in range(last - 1, -1, -1):
+            self._multiply(stages, layer + 1, each, chosen)
+            weight, node = self.weights[layer], self.nodes[layer]
+            options: Any = {"number": layer}
+            if accumulate:
+                options["accumulation"] = FusedAccumulation.of(weight, node)
+            kept = None if layer else _product_of(self.multipliers[0])
+            positions = 1 if layer else weight.shape[1] // self.channels
+            if kept is None:
+                stages.append(
+                    Product(**options) if positions == 1 else SummedProduct(positions, **options)
+                )
                 continue
-            kept = _product_of(self.multipliers[0])
-            if kept is not None:
-                if chosen is not None and targets.count > 1:
-                    v, chosen = _by_image(v, chosen, pairs), None
-                elif chosen is not None:
-                    kept = _of_images(kept, chosen[0])
-                rows = pairs[0] if chosen is None else len(chosen[0])
-                v = v.expand(rows, -1, -1)
-                kept = kept.to(v.dtype).expand(rows, weights[0].shape[1])
-            features = channels, weights[0].shape[1] // channels
-            v = first_product(v, weights[0], features, kept, accumulation)
-        if len(weights) == 1:
-            for factor in reversed(self.multipliers[0]):
-                v = _through(v, factor)
-            if v.shape[-1] != channels:
-                v = v.unflatten(-1, (channels, -1)).sum(-1)
+            if chosen is not None and pairs[1] > 1:
+                stages.append(ByImage(chosen, pairs))
+                chosen, each = None, pairs[1]
+            elif chosen is not None:
+                kept = _of_images(kept, chosen[0])
+            rows = self.batch if chosen is None else len(chosen[0])
+            kept = kept.to(weight.dtype)
+            if kept.shape != (rows, weight.shape[1]):
+                kept = kept.expand(rows, weight.shape[1])
+            if each == 1:
+                stages += [Product(**options), KeptSum(positions, kept)]
+            elif positions == 1:
+                stages += [Product(**options), Multiplied([kept], each)]
+            else:
+                kept = kept.unflatten(1, (self.channels, -1))
+                stages.append(MaskedProduct(kept, each, **options))
+        if last == 0:
+            self._multiply(stages, 0, each, chosen)
+            stages.append(KeptSum(self.weights[0].shape[1] // self.channels))
         if chosen is not None:
-            v = _by_image(v, chosen, pairs)
-        return v.to(self.dtype).expand(*pairs, channels)[..., None, None]
+            stages.append(ByImage(chosen, pairs))
+        stages.append(Output(pairs, self.dtype))
+        return stages
 
-
-def _through(v: Tensor, factor: Tensor) -> Tensor:
-    """v [1 or R,T,J] behind a dropout's factors [R,J] or scalar, or a ReLU's blocks (bool)."""
-    if factor.dim():
-        factor = factor.unsqueeze(1)
-    if factor.dtype == torch.bool:
-        return v.masked_fill(factor, 0)
-    return v * factor.to(v.dtype)
+    def _multiply(
+        self, stages: list[Stage], layer: int, targets: int, chosen: tuple[Tensor, ...] | None
+    ) -> None:
+        """By what multiplies in front of a layer."""
+        factors = self.multipliers[layer][::-1]
+        if factors and chosen is not None:
+            factors = [_of_images(factor, chosen[0]) for factor in factors]
+        if factors:
+            stages.append(Multiplied(factors, targets))
 
 
 def _of_images(factor: Tensor, images: Tensor) -> Tensor:
@@ -298,13 +347,6 @@ def _product_of(factors: list[Tensor]) -> Tensor | None:
     for factor in factors:
         result = factor if result is None else result * factor
     return result
-
-
-def _by_image(v: Tensor, chosen: tuple[Tensor, ...], pairs: tuple[int, int]) -> Tensor:
-    """Rows of the chosen pairs [R or 1, 1, J] at their places among all [N,T,J], 0 elsewhere."""
-    images, columns = chosen
-    rows = v.squeeze(1).expand(len(images), -1)
-    return v.new_zeros(*pairs, v.shape[-1]).index_put((images, columns), rows)
 
 
 def class_activation_maps(
@@ -365,10 +407,12 @@ def _differs(
     with the model, once there was anything to compare: not of gradients that are all zero, or not
     finite.
     """
-    activations = tap.activations
-    if not activations.requires_grad:
+    where = gradients.dtype, logits.device
+    if form.known is not None and where in form.known.compared:
+        return None
+    if not tap.activations.requires_grad:
         return None  # nothing to compare with
-    key = (tap.layer, gradients.dtype, logits.device, *form.structure)
+    key = (tap.layer, *where, *form.structure)
     verdicts = _compared.setdefault(tap.model, {})
     if key not in verdicts:
         if logits.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
@@ -383,7 +427,10 @@ def _differs(
         if verdict is None:
             return None
         verdicts[key] = verdict
-    return None if verdicts[key] else _OTHERWISE
+    if not verdicts[key]:
+        return _OTHERWISE
+    tap.learn(logits, form.steps, where)
+    return None
 
 
 def _compare(

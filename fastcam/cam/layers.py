@@ -30,9 +30,8 @@ class Step:
     kind: str
     what: str  # in words
     taken: tuple[int, ...] = ()  # shape of a linear layer's input
-    # Of a linear layer: W [J,I] as the forward used it, and its node in the graph, if there is one.
-    weight: Tensor | None = None
-    node: Node | None = None
+    weight: Tensor | None = None  # of a linear layer: W [J,I] as the forward used it
+    node: Node | None = None  # in the graph, if there is one
     # Of a ReLU which entries it blocks (bool), of a dropout by what it multiplied: of the shape of
     # the output, or a scalar. None where that cannot be seen.
     factor: Tensor | None = None

@@ -1,149 +1,156 @@
-"""Products with the weights of a closed-form head, and a cheap way for their gradients to be added.
+"""The products of a closed-form head, as one function of its weights.
 
-A weight of the head gets its gradient from two sides: from the layer's own backward, and from the
-closed form. Left to autograd, the second is a tensor of its own (151 MB for AlexNet's first linear
-layer), written into fresh memory and then added: more time than the product itself takes. Here it
-goes straight into the first, as a product with beta = 1 (:class:`FusedAccumulation`, the one place
-where this is done), where that is provably the same; otherwise autograd adds the two as usual.
+D is a chain of stages v → v from the last linear layer to the first, where v is [B·T,·]: T targets
+of each image, or of all images at once (B = 1). There are :class:`Rows` of the last weight,
+:class:`Multiplied` by what ReLUs and dropouts let through, a :class:`Product` with a weight, a sum
+over positions. Each is linear in v, and :func:`chain` runs them as one node of the graph: one for
+each operation would keep the host busy for longer.
 
 The closed form: docs/method.md.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.autograd.graph import Node
+from torch import Tensor
 
-from fastcam.ops.autograd import running_backward
+from fastcam.cam.accumulation import FusedAccumulation, contributed
 
-__all__ = ["FusedAccumulation", "first_product", "product"]
+__all__ = [
+    "ByImage",
+    "KeptSum",
+    "MaskedProduct",
+    "Multiplied",
+    "Output",
+    "Product",
+    "Rows",
+    "Stage",
+    "SummedProduct",
+    "chain",
+    "position_sums",
+]
 
-# Elements of the largest temporary of a masked first product.
+# Multiplications of a product of which it is worth knowing which rows are zero.
+LARGE = 1 << 22
+# Elements of the largest temporary of a masked product.
 _CHUNK_ELEMENTS = 1 << 20
 
 
-# What a torch without these private functions does not tell, autograd adds as usual.
-_ENGINE_TELLS = all(
-    hasattr(torch._C, name) for name in ("_current_graph_task_id", "_will_engine_execute_node")
-)
-
-
-class _Contribution(Protocol):
-    """A gradient that has yet to be computed."""
-
-    def fresh(self) -> Tensor: ...
-    def add_to(self, grad: Tensor) -> None: ...
-
-
-class FusedAccumulation:
-    """Adds a contribution to a weight's gradient in place, once the layer's own backward made it.
-
-    A hook on ``source``, the autograd node from which that gradient goes to the weight, adds what
-    was deferred. Something is deferred only if, in the very backward that runs, the engine will
-    execute the layer's own backward, and ``source`` has not run yet; in any other (a backward of
-    the map's loss alone, ``torch.autograd.grad`` of other inputs, ``create_graph``) the
-    contribution is returned to autograd. The weight's hooks and accumulation see one gradient, the
-    sum, as ever.
-    """
-
-    def __init__(self, source: Node, layer: Node) -> None:
-        self._layer = layer
-        self._pending = _Pending()
-        source.register_hook(self._pending.collect)  # holds no node, so that nothing is circular
-
-    @classmethod
-    def of(cls, weight: Tensor, layer: Node | None) -> FusedAccumulation | None:
-        """For the weight of a layer ``addmm(bias, x, weight.t())``; None if it has no such form.
-
-        Args:
-            weight: [J,I], the transposition's output transposed back, so that what is not
-                deferred comes to the transposition by autograd.
-            layer: the layer's node; None of a forward without a graph.
-        """
-        if not _ENGINE_TELLS or layer is None or weight.device.type != "cpu":
-            return None  # on a GPU the two sides could run on different streams
-        transposition = layer.next_functions[-1][0]
-        if transposition is None:
-            return None
-        origin = transposition.next_functions[0][0]
-        if origin is None or type(getattr(origin, "variable", None)) is not nn.Parameter:
-            return None
-        return cls(transposition, layer)
-
-    def defer(self, contribution: _Contribution) -> bool:
-        """Defer a contribution in the backward that runs; False if nothing would add it."""
-        pending = self._pending
-        task = running_backward()
-        if (
-            task == -1
-            or torch.is_grad_enabled()
-            or pending.contribution is not None
-            or task in pending.passed
-        ):
-            return False
-        if _compiled_backward() or not torch._C._will_engine_execute_node(self._layer):
-            return False
-        pending.task, pending.contribution = task, contribution
-        return True
-
-
-def _compiled_backward() -> bool:
-    """Whether compiled autograd runs this backward: its order is its own, and hooks are traced."""
-    module = sys.modules.get("torch._dynamo.compiled_autograd")
-    return module is not None and bool(getattr(module, "in_compiled_autograd_region", True))
-
-
-class _Pending:
-    def __init__(self) -> None:
-        self.task = -1
-        self.contribution: _Contribution | None = None
-        self.passed: set[int] = set()  # the backwards in which the hook has run
-
-    def collect(self, outputs: tuple[Tensor | None, ...], _: Any) -> tuple[Tensor] | None:
-        task = running_backward()
-        self.passed.add(task)
-        if self.contribution is None or self.task != task:
-            return None  # nothing there, or what a backward that failed has left behind
-        contribution, self.contribution = self.contribution, None
-        grad = outputs[0]
-        if grad is None:
-            return (contribution.fresh(),)
-        if type(grad) is Tensor and grad.is_contiguous() and not grad.requires_grad:
-            contribution.add_to(grad)  # made by the layer's own backward just now
-            return None
-        return (grad + contribution.fresh(),)
-
-
-def _deferred(accumulation: FusedAccumulation | None, contribution: _Contribution) -> Tensor | None:
-    if accumulation is not None and accumulation.defer(contribution):
-        return None
-    return contribution.fresh()
+def position_sums(weight: Tensor, positions: int) -> Tensor:
+    """Σ_p W[j, c·P + p]: [J,C] from [J,C·P]."""
+    return weight.unflatten(1, (-1, positions)).sum(-1)
 
 
 def _live(grad: Tensor) -> Tensor | None:
-    """Indices of the rows that are not zero; None where looking would wait for the device, or all.
+    """Indices of the rows that are not zero; None for all.
 
     The map of an image that is switched off or dead has no gradient, and needs no product.
     """
-    if grad.device.type != "cpu" or torch.is_grad_enabled():
-        return None
-    rows = grad.ne(0).any(1)
-    count = int(rows.sum())
-    return rows.nonzero().squeeze(1) if count < len(rows) else None
+    rows = grad.any(1)
+    return None if bool(rows.all()) else rows.nonzero().squeeze(1)
 
 
-def _spread(sums: Tensor, positions: int) -> Tensor:
-    """[J,C] to [J,C·P]: the gradient of a sum over positions."""
-    return sums.unsqueeze(-1).expand(-1, -1, positions).flatten(1)
+Gradients = tuple[Tensor | None, Tensor | None]
 
 
-# ---- v @ W ---------------------------------------------------------------------------------------
+@dataclass(eq=False)
+class Stage:
+    """A linear map of v and, if ``number`` is not None, of a layer's weight W [J,I]."""
+
+    number: int | None = field(default=None, kw_only=True)  # of the weight; 0: the first layer's
+    accumulation: FusedAccumulation | None = field(default=None, kw_only=True)
+
+    def forward(self, v: Any, weight: Any) -> Tensor:
+        """In operations that autograd knows."""
+        raise NotImplementedError
+
+    def backward(self, grad: Tensor, v: Any, weight: Any, of_v: bool, of_weight: bool) -> Gradients:
+        """∂/∂v, if ``of_v``, and ∂/∂W, if ``of_weight`` and nothing adds it elsewhere.
+
+        Args:
+            grad: ∂/∂(what ``forward`` returned).
+            v, weight: what it was given; v of a stage without a weight is None.
+
+        Returns:
+            ∂/∂v may have N·T rows where v has T: the images' sum is meant.
+        """
+        raise NotImplementedError
+
+
+@dataclass(eq=False)
+class Rows(Stage):
+    """Rows of W: one, or by their index [B·T]. There is no v."""
+
+    index: Tensor | int
+
+    def forward(self, v: Any, weight: Any) -> Tensor:
+        if isinstance(self.index, int):
+            return weight[self.index : self.index + 1]
+        return weight.index_select(0, self.index)
+
+    def backward(self, grad: Tensor, v: Any, weight: Any, of_v: bool, of_weight: bool) -> Gradients:
+        if not of_weight:
+            return None, None
+        result = torch.zeros_like(weight, memory_format=torch.contiguous_format)
+        if isinstance(self.index, int):
+            result[self.index : self.index + 1].copy_(grad)
+        else:
+            result.index_add_(0, self.index, grad)
+        return None, result
+
+
+@dataclass(eq=False)
+class Multiplied(Stage):
+    """By what dropouts multiplied, [B,J] or scalar, and by 0 where a ReLU blocks (bool)."""
+
+    factors: list[Tensor]
+    targets: int
+
+    def forward(self, v: Any, weight: Any) -> Tensor:
+        if self.targets > 1:
+            v = v.unflatten(0, (-1, self.targets))
+        for factor in self.factors:
+            v = _through(v, factor.unsqueeze(1) if self.targets > 1 and factor.dim() else factor)
+        return v.flatten(0, 1) if self.targets > 1 else v
+
+    def backward(self, grad: Tensor, v: Any, weight: Any, of_v: bool, of_weight: bool) -> Gradients:
+        return self.forward(grad, None), None
+
+
+def _through(v: Tensor, factor: Tensor) -> Tensor:
+    if factor.dtype == torch.bool:
+        return v.masked_fill(factor, 0)
+    return v * (factor if factor.dtype == v.dtype else factor.to(v.dtype))
+
+
+@dataclass(eq=False)
+class Product(Stage):
+    """v @ W."""
+
+    def forward(self, v: Any, weight: Any) -> Tensor:
+        return torch.mm(v, weight)
+
+    def backward(self, grad: Tensor, v: Any, weight: Any, of_v: bool, of_weight: bool) -> Gradients:
+        grad_v = grad_weight = None
+        rows, live = len(v), None
+        if large := grad.is_cpu and rows * weight.numel() >= LARGE:
+            live = _live(grad)
+            if live is not None:
+                v, grad = v[live], grad[live]
+        if of_v and not large:
+            grad_v = torch.mm(grad, weight.t())
+        elif of_v:
+            # A tall weight times a narrow matrix: up to 1.6 times as fast as the transpose.
+            grad_v = (weight @ grad.t().contiguous()).t()
+            if live is not None:
+                grad_v = grad_v.new_zeros(rows, grad_v.shape[1]).index_copy_(0, live, grad_v)
+        if of_weight:
+            grad_weight = contributed(self.accumulation, _Outer(v, grad))
+        return grad_v, grad_weight
 
 
 @dataclass
@@ -153,6 +160,10 @@ class _Outer:
     v: Tensor
     grad: Tensor
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.v, self.grad
+
     def fresh(self) -> Tensor:
         return self.v.t() @ self.grad
 
@@ -160,44 +171,54 @@ class _Outer:
         grad.addmm_(self.v.t(), self.grad)
 
 
-class _Product(torch.autograd.Function):
-    """v [R,J] @ W [J,I]."""
+# ---- the first layer, whose product is summed over positions -------------------------------------
 
-    @staticmethod
-    def forward(
-        ctx: Any, v: Tensor, weight: Tensor, accumulation: FusedAccumulation | None
-    ) -> Tensor:
-        ctx.save_for_backward(v, weight)
-        ctx.accumulation = accumulation
-        return v @ weight
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        v, weight = ctx.saved_tensors
-        rows = len(v)
-        live = _live(grad)
-        if live is not None:
-            v, grad = v[live], grad[live]
+@dataclass(eq=False)
+class KeptSum(Stage):
+    """v [B·T, C·P], times what a dropout kept, [B,C·P] for T = 1 or None, summed over P."""
+
+    positions: int
+    kept: Tensor | None = None
+
+    def forward(self, v: Any, weight: Any) -> Tensor:
+        if self.kept is not None:
+            v = v * self.kept
+        return v if self.positions == 1 else position_sums(v, self.positions)
+
+    def backward(self, grad: Tensor, v: Any, weight: Any, of_v: bool, of_weight: bool) -> Gradients:
+        if self.positions == 1:
+            return (grad if self.kept is None else grad * self.kept), None
+        grad = grad.unsqueeze(-1)
+        if self.kept is None:
+            grad = grad.expand(-1, -1, self.positions)
+        else:
+            grad = grad * self.kept.view(len(self.kept), -1, self.positions)
+        return grad.flatten(1), None
+
+
+@dataclass(eq=False)
+class SummedProduct(Stage):
+    """v @ (W [J,C·P] summed over P)."""
+
+    positions: int
+    sums: Tensor | None = None
+
+    def forward(self, v: Any, weight: Any) -> Tensor:
+        sums = position_sums(weight, self.positions)
+        if not torch.is_grad_enabled():
+            self.sums = sums
+        return v @ sums
+
+    def backward(self, grad: Tensor, v: Any, weight: Any, of_v: bool, of_weight: bool) -> Gradients:
         grad_v = grad_weight = None
-        if ctx.needs_input_grad[0]:
-            # A tall weight times a narrow matrix: up to 1.6 times as fast as the transpose.
-            grad_v = (weight @ grad.t().contiguous()).t()
-            if live is not None:
-                grad_v = grad_v.new_zeros(rows, grad_v.shape[1]).index_copy_(0, live, grad_v)
-        if ctx.needs_input_grad[1]:
-            grad_weight = _deferred(ctx.accumulation, _Outer(v, grad))
-        return grad_v, grad_weight, None
-
-
-def product(v: Tensor, weight: Tensor, accumulation: FusedAccumulation | None = None) -> Tensor:
-    """``v @ weight`` for v [N,T,J] and weight [J,I]; its gradient may be accumulated."""
-    if torch.is_autocast_enabled(v.device.type) or not torch.is_grad_enabled():
-        return v @ weight  # autocast chooses the dtypes
-    rows = _Product.apply(v.flatten(0, 1), weight, accumulation)
-    return rows.unflatten(0, v.shape[:2])
-
-
-# ---- the first layer: v @ W, summed over positions -----------------------------------------------
+        if of_v:
+            assert self.sums is not None
+            grad_v = grad @ self.sums.t()
+        if of_weight:
+            outer = _SpreadOuter(v, grad, self.positions)
+            grad_weight = contributed(self.accumulation, outer)
+        return grad_v, grad_weight
 
 
 @dataclass
@@ -208,37 +229,51 @@ class _SpreadOuter:
     grad: Tensor
     positions: int
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.v, self.grad
+
     def fresh(self) -> Tensor:
-        return _spread(self.v.t() @ self.grad, self.positions)
+        sums = self.v.t() @ self.grad
+        return sums.unsqueeze(-1).expand(-1, -1, self.positions).flatten(1)
 
     def add_to(self, grad: Tensor) -> None:
         sums = self.v.t() @ self.grad
         grad.view(*sums.shape, self.positions).add_(sums.unsqueeze(-1))
 
 
-class _SummedProduct(torch.autograd.Function):
-    """v [R,J] @ (W [J,C·P] summed over P)."""
+@dataclass(eq=False)
+class MaskedProduct(Stage):
+    """Σ_pos (v [N,T,J] @ W [J,C·P])·kept [N,C,P], without its T·P products for each image.
 
-    @staticmethod
-    def forward(
-        ctx: Any, v: Tensor, weight: Tensor, positions: int, accumulation: FusedAccumulation | None
-    ) -> Tensor:
-        sums = weight.unflatten(1, (-1, positions)).sum(-1)
-        ctx.save_for_backward(v, weight, sums)
-        ctx.positions, ctx.accumulation = positions, accumulation
-        return v @ sums
+    Σ_pos W·kept does not depend on the target: each image pays for it once, and each of its targets
+    for a product P times smaller. What is as large as N·J·C is held by the chunk.
+    """
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        v, weight, sums = ctx.saved_tensors
+    kept: Tensor
+    targets: int
+
+    def _by_image(self, v: Tensor) -> Tensor:
+        return v.reshape(-1, self.targets, v.shape[-1]).expand(len(self.kept), -1, -1)
+
+    def forward(self, v: Any, weight: Any) -> Tensor:
+        v = self._by_image(v)
+        result = v.new_zeros(*v.shape[:2], self.kept.shape[1])
+        for rows, sums in _chunks(weight, self.kept):
+            result = result.baddbmm(v[:, :, rows], sums.transpose(1, 2))
+        return result.flatten(0, 1)
+
+    def backward(self, grad: Tensor, v: Any, weight: Any, of_v: bool, of_weight: bool) -> Gradients:
+        v, grad = self._by_image(v), self._by_image(grad)
         grad_v = grad_weight = None
-        if ctx.needs_input_grad[0]:
-            if torch.is_grad_enabled():  # to be differentiated again
-                sums = weight.unflatten(1, (-1, ctx.positions)).sum(-1)
-            grad_v = grad @ sums.t()
-        if ctx.needs_input_grad[1]:
-            grad_weight = _deferred(ctx.accumulation, _SpreadOuter(v, grad, ctx.positions))
-        return grad_v, grad_weight, None, None
+        if of_v:
+            grad_v = torch.empty_like(v, memory_format=torch.contiguous_format)
+            for rows, sums in _chunks(weight, self.kept):
+                grad_v[:, :, rows] = torch.bmm(grad, sums)
+            grad_v = grad_v.flatten(0, 1)
+        if of_weight:
+            grad_weight = contributed(self.accumulation, _MaskedOuter(v, grad, self.kept))
+        return grad_v, grad_weight
 
 
 def _chunks(weight: Tensor, kept: Tensor) -> Iterator[tuple[slice, Tensor]]:
@@ -264,6 +299,10 @@ class _MaskedOuter:
     grad: Tensor  # [N,T,C]
     kept: Tensor  # [N,C,P]
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.v, self.grad, self.kept
+
     def fresh(self) -> Tensor:
         result = self.v.new_zeros(self.v.shape[2], self.kept[0].numel())
         self.add_to(result)
@@ -277,71 +316,103 @@ class _MaskedOuter:
             whole[rows] += torch.bmm(hidden.permute(1, 2, 0), multipliers).transpose(0, 1)
 
 
-class _MaskedProduct(torch.autograd.Function):
-    """Σ_pos (v [N,T,J] @ W [J,C·P])·kept [N,1,C,P], without its T·P products for each image.
+# ---- the end -------------------------------------------------------------------------------------
 
-    Σ_pos W·kept does not depend on the target: each image pays for it once, and each of its targets
-    for a product P times smaller. What is as large as N·J·C is held by the chunk.
-    """
 
+@dataclass(eq=False)
+class ByImage(Stage):
+    """Chosen pairs v [R or 1, J] at their places (images, columns) in [N·T,J], 0 elsewhere."""
+
+    chosen: tuple[Tensor, ...]
+    pairs: tuple[int, int]
+
+    def forward(self, v: Any, weight: Any) -> Tensor:
+        rows = v.expand(len(self.chosen[0]), -1)
+        return v.new_zeros(*self.pairs, v.shape[-1]).index_put(self.chosen, rows).flatten(0, 1)
+
+    def backward(self, grad: Tensor, v: Any, weight: Any, of_v: bool, of_weight: bool) -> Gradients:
+        return grad.view(*self.pairs, -1)[self.chosen], None
+
+
+@dataclass(eq=False)
+class Output(Stage):
+    """v [N·T or T, C] as D [N,T,C,1,1], in its dtype."""
+
+    pairs: tuple[int, int]
+    dtype: torch.dtype
+
+    def forward(self, v: Any, weight: Any) -> Tensor:
+        images, targets = self.pairs
+        v = v.to(self.dtype).reshape(-1, targets, v.shape[-1], 1, 1)
+        return v if len(v) == images else v.expand(images, -1, -1, -1, -1)
+
+    def backward(self, grad: Tensor, v: Any, weight: Any, of_v: bool, of_weight: bool) -> Gradients:
+        return grad.reshape(-1, grad.shape[2]), None
+
+
+# ---- all of them ---------------------------------------------------------------------------------
+
+
+def _run(stages: list[Stage], weights: list[Tensor], taken: list[Any] | None = None) -> Tensor:
+    v: Any = None
+    for stage in stages:
+        if taken is not None:
+            taken.append(v)
+        v = stage.forward(v, None if stage.number is None else weights[stage.number])
+    return v
+
+
+class _Chain(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, v: Tensor, weight: Tensor, kept: Tensor, accumulation: FusedAccumulation | None
-    ) -> Tensor:
-        ctx.save_for_backward(v, weight, kept)
-        ctx.accumulation = accumulation
-        result = v.new_zeros(*v.shape[:2], kept.shape[1])
-        for rows, sums in _chunks(weight, kept):
-            result.baddbmm_(v[:, :, rows], sums.transpose(1, 2))
+    def forward(ctx: Any, stages: list[Stage], *weights: Tensor) -> Tensor:
+        taken: list[Tensor] = []
+        result = _run(stages, list(weights), taken)
+        ctx.stages, ctx.rows = stages, [None if v is None else (len(v), v.dtype) for v in taken]
+        kept = [v if s.number is not None else None for s, v in zip(stages, taken, strict=True)]
+        ctx.save_for_backward(*weights, *kept)
         return result
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        v, weight, kept = ctx.saved_tensors
-        grad_v = grad_weight = None
-        if torch.is_grad_enabled():  # to be differentiated again: the plain way
-            spread = (grad.unsqueeze(-1) * kept.unsqueeze(1)).flatten(2)
-            return (
-                spread @ weight.t(),
-                v.flatten(0, 1).t() @ spread.flatten(0, 1),
-                None,
-                None,
+        count = len(ctx.needs_input_grad) - 1
+        weights, taken = list(ctx.saved_tensors[:count]), ctx.saved_tensors[count:]
+        needed = ctx.needs_input_grad[1:]
+        if (
+            torch.is_grad_enabled()
+        ):  # to be differentiated again: by autograd, operation by operation
+            found = iter(
+                torch.autograd.grad(
+                    _run(ctx.stages, weights),
+                    [weight for weight, need in zip(weights, needed, strict=True) if need],
+                    grad,
+                    create_graph=True,
+                )
             )
-        if ctx.needs_input_grad[0]:
-            grad_v = torch.empty_like(v)
-            for rows, sums in _chunks(weight, kept):
-                grad_v[:, :, rows] = torch.bmm(grad, sums)
-        if ctx.needs_input_grad[1]:
-            grad_weight = _deferred(ctx.accumulation, _MaskedOuter(v, grad, kept))
-        return grad_v, grad_weight, None, None
+            return None, *(next(found) if need else None for need in needed)
+        result: list[Tensor | None] = [None] * count
+        last = max(number for number, need in enumerate(needed) if need)  # in the first such stage
+        for number in range(len(ctx.stages) - 1, -1, -1):
+            stage = ctx.stages[number]
+            own = stage.number is not None and needed[stage.number]
+            earlier = stage.number != last
+            weight = None if stage.number is None else weights[stage.number]
+            grad_v, of_weight = stage.backward(grad, taken[number], weight, earlier, own)
+            if own:
+                result[stage.number] = of_weight
+            if not earlier:
+                break
+            rows, dtype = ctx.rows[number]
+            grad = grad_v if len(grad_v) == rows else grad_v.view(-1, rows, grad_v.shape[1]).sum(0)
+            if grad.dtype != dtype:
+                grad = grad.to(dtype)
+        return None, *result
 
 
-def first_product(
-    v: Tensor,
-    weight: Tensor,
-    features: tuple[int, int],
-    kept: Tensor | None,
-    accumulation: FusedAccumulation | None = None,
-) -> Tensor:
-    """``v @ weight``, times what the dropout in front kept, summed over positions: [B,T,C].
+def chain(stages: list[Stage], weights: list[Tensor]) -> Tensor:
+    """What the last stage returns; differentiable in the weights, W_1 … W_L, any number of times.
 
-    Args:
-        v: [B,T,J].
-        weight: [J,C·P].
-        features: C and P.
-        kept: multipliers [B,C·P]; None for 1.
-        accumulation: where the weight's gradient may be added in place.
+    Under autocast, which chooses a dtype for each operation, it is as many nodes as operations.
     """
-    positions = features[1]
-    plain = torch.is_autocast_enabled(v.device.type)  # autocast chooses the dtypes
-    if kept is None:
-        if positions == 1:
-            return product(v, weight, accumulation)
-        if plain or not torch.is_grad_enabled():
-            return v @ weight.unflatten(1, features).sum(-1)
-        rows = _SummedProduct.apply(v.flatten(0, 1), weight, positions, accumulation)
-        return rows.unflatten(0, v.shape[:2])
-    if plain or positions == 1 or v.shape[1] == 1:
-        masked = product(v, weight, accumulation) * kept.unsqueeze(1)
-        return masked if positions == 1 else masked.unflatten(-1, features).sum(-1)
-    return _MaskedProduct.apply(v, weight, kept.unflatten(1, features), accumulation)
+    if torch.is_autocast_enabled(weights[0].device.type) or not torch.is_grad_enabled():
+        return _run(stages, weights)
+    return _Chain.apply(stages, *weights)

@@ -11,17 +11,17 @@ from __future__ import annotations
 import difflib
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastcam.cam.head_graph import only_pools
-from fastcam.cam.layers import describe, is_compiled, preserves_spatial_sum
-from fastcam.cam.tap_hooks import forget_hooks, is_opaque, of_this_forward, register
-from fastcam.cam.trace import Capture, Trace
+from fastcam.cam.head_graph import only_pools, path, roles
+from fastcam.cam.layers import Step, describe, is_compiled, preserves_spatial_sum
+from fastcam.cam.tap_hooks import Hook, Hooks, is_opaque, of_this_forward, taps_entered
+from fastcam.cam.trace import Capture, Known, Trace
 from fastcam.ops.autograd import transformed
 
 __all__ = ["ActivationTap"]
@@ -39,6 +39,9 @@ class ActivationTap:
 
     It can be entered again and again; within one entry the last forward wins. The references are
     dropped on exit (a loss computed before keeps its own graph, so ``backward`` may come after).
+    Make it once and enter it in every step: a head that it has recognised it finds again in the
+    graph, without hooks on the modules. If that fails, the head having changed in a way that no
+    module shows, one forward is differentiated by autograd, and all modules are watched again.
     It sees forwards of the thread that entered it; other threads may run the same model, and tap
     it, at the same time. Copies of the model, and what is saved of it, carry no hooks of the tap.
 
@@ -80,14 +83,21 @@ class ActivationTap:
         _resolve(model, "layer", layer)
         if self.gradient_at is not None:
             _resolve(model, "gradient_at", self.gradient_at)
+        self._forget()
         self._clear()
 
+    def _forget(self) -> None:
+        self._leaves: _Leaves | None = None
+        self._known: list[Known] = []
+        self._varies = False
+
     def _clear(self) -> None:
-        self._handles: list[Any] = []
+        self._hooks = Hooks()
         self._trace: Trace | None = None
         self._thread = 0
         self._unseen: str | None = None  # why a forward did not count
         self._instead: str | None = None  # what could be tapped in place of what it overwrote
+        self._leaves_hooked = False
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy is not entered, and holds nothing of a forward."""
@@ -95,6 +105,7 @@ class ActivationTap:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._forget()
         self._clear()
 
     def __repr__(self) -> str:
@@ -102,21 +113,18 @@ class ActivationTap:
         return f"{type(self).__name__}({type(self.model).__name__}, {self.layer!r}{after})"
 
     def __enter__(self) -> ActivationTap:
-        if self._handles:
+        if self._hooks:
             raise RuntimeError(f"{self!r} is entered already")
         target = _resolve(self.model, "layer", self.layer)
+        point = None
+        if self.gradient_at is not None:
+            point = _resolve(self.model, "gradient_at", self.gradient_at)
         self._thread, self._unseen = threading.get_ident(), None
-        try:
-            self._watch(self.model, before=_on_forward)
-            for name, module in _leaves(self.model):
-                self._watch(module, before=_on_call(name), after=_on_return(name))
-            self._watch(target, captures=_on_layer)
-            if self.gradient_at is not None:
-                point = _resolve(self.model, "gradient_at", self.gradient_at)
-                self._watch(point, captures=_on_gradient)
-        except BaseException:
-            self._release()
-            raise
+        taps_entered(1)
+        self._hooks.add(self.model, _hook(self, self.model, _on_forward), pre=True, first=True)
+        self._hooks.add(target, _hook(self, target, _on_layer))
+        if point is not None:
+            self._hooks.add(point, _hook(self, point, _on_gradient))
         return self
 
     def __exit__(
@@ -161,7 +169,7 @@ class ActivationTap:
     @property
     def trace(self) -> Trace:
         """What ran from the layer on in the last forward."""
-        if not self._handles:
+        if not self._hooks:
             raise ValueError(
                 f"activations: {self!r} is not entered (what it held was dropped on exit); "
                 "compute the loss inside the with block"
@@ -178,24 +186,39 @@ class ActivationTap:
             )
         return self._trace
 
-    def _watch(
-        self,
-        module: nn.Module,
-        before: _Action | None = None,
-        after: _Action | None = None,
-        captures: _Action | None = None,
-    ) -> None:
-        reference = weakref.ref(self)
-        if before is not None:
-            # The model's own pre-hook comes first; a leaf's comes last, to see the input as it is.
-            hook = _pre_hook(reference, module, before)
-            self._handles.append(register(module, hook, pre=True, first=module is self.model))
-        if after is not None:  # first: a user's hook that changes the output then breaks the trace
-            hook = _post_hook(reference, module, after)
-            self._handles.append(register(module, hook, first=True))
-        if captures is not None:
-            hook = _post_hook(reference, module, captures)
-            self._handles.append(register(module, hook))
+    def learn(self, logits: Tensor, steps: list[Step], compared: Any) -> None:
+        """Remember a head that was recognised, and compared in a dtype on a device."""
+        nodes = path(self.activations, logits)
+        if nodes is None or self._varies or not self.trace.watched:
+            return
+        modules = []
+        for call in self.trace.calls:
+            parent, _, key = call.name.rpartition(".")
+            siblings: Any = self.model.get_submodule(parent)._modules
+            modules.append((siblings, key, call.module, call.module.training))
+        new = Known(modules, roles(nodes, steps))
+        same = [known for known in self._known if known.roles == new.roles]
+        if not same:
+            self._known.append(new)
+        known = same[0] if same else new
+        known.modules = modules
+        known.compared.add(compared)
+
+    def varies(self) -> None:
+        """The head did not run as the ones that are known: watch the modules from now on."""
+        self._varies = True
+        self._known = []
+
+    def _watch_leaves(self) -> None:
+        """From the layer on: what ran before it needs no hooks."""
+        self._leaves_hooked = True
+        if self._leaves is None or not self._leaves.current():
+            self._leaves = _Leaves(self.model)
+        add = self._hooks.add
+        for module, before, after in self._leaves.hooks(self):
+            add(module, before, pre=True)  # last, to see the input as it is
+            # first: a user's hook that changes the output then breaks the trace
+            add(module, after, first=True)
 
     def _counts(self, module: nn.Module, own: int) -> bool:
         """Whether a call belongs to a forward that the tap is to see; where not, why."""
@@ -216,49 +239,32 @@ class ActivationTap:
         return True
 
     def _release(self) -> None:
-        forget_hooks(self._handles)
+        if self._hooks:
+            self._hooks.remove()
+            taps_entered(-1)
         self._clear()
 
 
-_Action = Callable[[ActivationTap, nn.Module, Any], Any]
+def _hook(tap: ActivationTap, watched: nn.Module, action: Callable[..., Any]) -> Hook:
+    """A hook that calls action(tap, module, what the module took, or returned)."""
+    reference, own = weakref.ref(tap), id(watched)
 
-
-def _pre_hook(
-    reference: weakref.ref[ActivationTap], watched: nn.Module, action: _Action
-) -> Callable[..., Any]:
-    own = id(watched)
-
-    def hook(module: nn.Module, args: Any) -> None:
+    def hook(module: nn.Module, *values: Any) -> Any:
         if torch.compiler.is_compiling():
-            return  # a compiled region shows no tensors; the tap treats its wrapper as one module
-        tap = reference()
-        if tap is not None and tap._counts(module, own):
-            action(tap, module, args)
-
-    return hook
-
-
-def _post_hook(
-    reference: weakref.ref[ActivationTap], watched: nn.Module, action: _Action
-) -> Callable[..., Any]:
-    own = id(watched)
-
-    def hook(module: nn.Module, args: Any, output: Any) -> Any:
-        if torch.compiler.is_compiling():
-            return None
+            return None  # a compiled region shows no tensors; its wrapper is treated as one module
         tap = reference()
         if tap is None or not tap._counts(module, own):
             return None
-        return action(tap, module, output)
+        return action(tap, module, values[-1])
 
-    return hook
+    return Hook(hook)
 
 
 def _on_forward(tap: ActivationTap, module: nn.Module, args: Any) -> None:
     tap._trace = tap._unseen = None
 
 
-def _on_call(name: str) -> _Action:
+def _on_call(name: str) -> Callable[..., None]:
     def action(tap: ActivationTap, module: nn.Module, args: Any) -> None:
         trace = tap._trace
         if trace is not None:
@@ -267,7 +273,7 @@ def _on_call(name: str) -> _Action:
     return action
 
 
-def _on_return(name: str) -> _Action:
+def _on_return(name: str) -> Callable[..., None]:
     def action(tap: ActivationTap, module: nn.Module, output: Any) -> None:
         trace = tap._trace
         if trace is None:
@@ -295,7 +301,12 @@ def _on_layer(tap: ActivationTap, module: nn.Module, output: Any) -> Tensor | No
         # autograd's in the forward, and without the tap there would be none.
         output = output.detach().requires_grad_()
         handed_on = output.clone()
-    tap._trace, tap._instead = Trace(Capture.of(tap.layer, output)), None
+    tap._trace, tap._instead = Trace(Capture.of(tap.layer, output), known=tap._known), None
+    if not tap._leaves_hooked:
+        if tap._known and tap._trace.memory is None:
+            tap._trace.watched = not any(known.may_come() for known in tap._known)
+        if tap._trace.watched:
+            tap._watch_leaves()
     return handed_on
 
 
@@ -366,21 +377,53 @@ def _only_pooling(trace: Trace, point: Tensor) -> None:
     )
 
 
-def _leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every module without children, once, with its first name; a compiled one counts as one."""
-    seen: set[int] = set()
-    stack = [("", model)]
-    while stack:
-        name, module = stack.pop()
-        if id(module) in seen:
-            continue
-        seen.add(id(module))
-        children = [(key, child) for key, child in module._modules.items() if child is not None]
-        if not children or is_compiled(module) or is_opaque(module):
-            yield name, module
-            continue
-        prefix = f"{name}." if name else ""
-        stack.extend((prefix + key, child) for key, child in reversed(children))
+class _Leaves:
+    """Every module without children, once, with its first name; a compiled one counts as one.
+
+    Found once, and looked up again when some module has got or lost a child.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._found: list[tuple[str, nn.Module]] = []
+        self._containers: list[tuple[nn.Module, list[int]]] = []
+        self._childless: list[nn.Module] = []
+        self._closed: list[nn.Module] = []
+        self._hooks: list[tuple[nn.Module, Hook, Hook]] = []
+        seen: set[int] = set()
+        stack = [("", model)]
+        while stack:
+            name, module = stack.pop()
+            if id(module) in seen:
+                continue
+            seen.add(id(module))
+            children = [(key, child) for key, child in module._modules.items() if child is not None]
+            closed = is_compiled(module) or is_opaque(module)
+            if closed or not children:
+                self._found.append((name, module))
+                (self._closed if closed else self._childless).append(module)
+                continue
+            self._containers.append((module, list(map(id, module._modules.values()))))
+            prefix = f"{name}." if name else ""
+            stack.extend((prefix + key, child) for key, child in reversed(children))
+
+    def current(self) -> bool:
+        return (
+            all(
+                list(map(id, module._modules.values())) == children and not is_compiled(module)
+                for module, children in self._containers
+            )
+            and not any(module._modules for module in self._childless)
+            and all(is_compiled(module) or is_opaque(module) for module in self._closed)
+        )
+
+    def hooks(self, tap: ActivationTap) -> list[tuple[nn.Module, Hook, Hook]]:
+        """Of each leaf, what is called before and after it."""
+        if not self._hooks:
+            self._hooks = [
+                (module, _hook(tap, module, _on_call(name)), _hook(tap, module, _on_return(name)))
+                for name, module in self._found
+            ]
+        return self._hooks
 
 
 def _resolve(model: nn.Module, argument: str, name: str) -> nn.Module:

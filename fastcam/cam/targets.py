@@ -22,26 +22,46 @@ _INDEX_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 class Targets:
     """T columns of the logits for each image.
 
-    index: int64 [1,T], the same for all images, or [N,T]; on the logits' device.
+    given: int64 [1,T], the same for all images, or [N,T], on the logits' device; or one column.
     """
 
-    index: Tensor
+    given: Tensor | int
+    device: torch.device
+
+    @property
+    def index(self) -> Tensor:
+        """int64 [1,T] or [N,T]."""
+        if isinstance(self.given, int):
+            return torch.full((1, 1), self.given, dtype=torch.int64, device=self.device)
+        return self.given
 
     @property
     def count(self) -> int:
         """T."""
-        return self.index.shape[1]
+        return 1 if isinstance(self.given, int) else self.given.shape[1]
+
+    @property
+    def by_image(self) -> bool:
+        """Whether images have targets of their own."""
+        return not isinstance(self.given, int) and len(self.given) > 1
 
     def one_hot(self, logits: Tensor) -> Tensor:
         """[T,N,K]: for each target the gradient of Σ_n score[n,t] with respect to the logits."""
         batch, classes = logits.shape
         hot = torch.zeros(self.count, batch, classes, dtype=logits.dtype, device=logits.device)
-        return hot.scatter_(2, self.index.expand(batch, -1).t().unsqueeze(-1), 1)
+        if isinstance(self.given, int):
+            hot[..., self.given] = 1
+            return hot
+        return hot.scatter_(2, self.given.expand(batch, -1).t().unsqueeze(-1), 1)
 
-    def rows(self, weight: Tensor) -> Tensor:
-        """The targets' rows of the last layer's weight [K,D]: [1 or N, T, D]."""
-        picked = weight.index_select(0, self.index.reshape(-1))
-        return picked.view(*self.index.shape, weight.shape[1])
+    def flat(self, pairs: tuple[Tensor, ...] | None = None) -> Tensor | int:
+        """The column, or columns [B·T] image by image; of the chosen (images, targets) alone."""
+        index = self.given
+        if isinstance(index, int):
+            return index
+        if pairs is not None and index.numel() > 1:
+            index = index[pairs[0] if len(index) > 1 else 0, pairs[1]]
+        return index.reshape(-1)
 
 
 def resolve(targets: TargetsLike, logits: Tensor) -> Targets:
@@ -52,16 +72,16 @@ def resolve(targets: TargetsLike, logits: Tensor) -> Targets:
     """
     batch = logits.shape[0]
     if targets is None:
-        return Targets(_all(logits))
+        return Targets(_all(logits), logits.device)
     index = _index(targets)
     if isinstance(index, int):
-        return Targets(_one(index, logits))
+        return Targets(_one(index, logits), logits.device)
     if index.dim() not in (1, 2) or (index.dim() == 2 and index.shape[0] != batch):
         raise ValueError(
             f"targets: expected an int, [T], or [{batch},T] (N of logits), got shape "
             f"{list(index.shape)}"
         )
-    return Targets(torch.atleast_2d(_on_device(index, logits)))
+    return Targets(torch.atleast_2d(_on_device(index, logits)), logits.device)
 
 
 def resolve_with_regions(
@@ -96,7 +116,8 @@ def resolve_with_regions(
             raise ValueError(
                 f"regions: expected shape [{batch},{count},H,W] ({what}), got {list(regions.shape)}"
             )
-        return Targets(_all(logits) if index is None else _one(index, logits)), full
+        columns = _all(logits) if index is None else _one(index, logits)
+        return Targets(columns, logits.device), full
 
     if index.dim() == 1:
         expected = batch if single else given
@@ -119,7 +140,7 @@ def resolve_with_regions(
         raise ValueError(
             f"targets: expected an int, [N], [T] or [N,T], got shape {list(index.shape)}"
         )
-    return Targets(torch.atleast_2d(_on_device(index, logits))), full
+    return Targets(torch.atleast_2d(_on_device(index, logits)), logits.device), full
 
 
 def _index(targets: Any) -> int | Tensor:
@@ -153,9 +174,9 @@ def _all(logits: Tensor) -> Tensor:
     return torch.arange(logits.shape[1], device=logits.device).unsqueeze(0)
 
 
-def _one(index: int, logits: Tensor) -> Tensor:
+def _one(index: int, logits: Tensor) -> int:
     _in_range(index, index, logits.shape[1])
-    return torch.full((1, 1), index, dtype=torch.int64, device=logits.device)
+    return index
 
 
 def _on_device(index: Tensor, logits: Tensor) -> Tensor:

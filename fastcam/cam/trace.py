@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from fastcam.cam.head_without_graph import Link, MemoryChain
-from fastcam.cam.layers import describe, is_compiled, version_of
-from fastcam.cam.tap_hooks import is_own
+from fastcam.cam.layers import describe, is_compiled
+from fastcam.cam.tap_hooks import handles_made, is_own
 
 __all__ = ["Call", "Capture", "Trace", "is_hooked"]
 
@@ -37,22 +37,25 @@ class Capture:
     name: str
     output: Any
     grad_enabled: bool
+    # The output, if torch counts its versions, and the one that it had.
+    counted: Tensor | None = None
     version: int = -1
-    overwriter: tuple[str | None, str] | None = (
-        None  # name of the module if it was one, and in words
-    )
+    # The name of the module that overwrote the output, if it was one; and in words.
+    overwriter: tuple[str | None, str] | None = None
 
     @classmethod
     def of(cls, name: str, output: Any) -> Capture:
-        version = version_of(output) if isinstance(output, Tensor) else -1
-        return cls(name, output, torch.is_grad_enabled(), version)
+        capture = cls(name, output, torch.is_grad_enabled())
+        if isinstance(output, Tensor) and not output.is_inference():
+            capture.counted, capture.version = output, output._version
+        return capture
 
     def overwritten(self) -> bool:
-        return isinstance(self.output, Tensor) and version_of(self.output) != self.version
+        return self.counted is not None and self.counted._version != self.version
 
     def note_overwriter(self, name: str, module: nn.Module, returned: bool) -> None:
         """Remember who overwrote the output: the module, or code that ran before it was called."""
-        if self.overwriter is None and self.overwritten():
+        if self.overwriter is None:
             self.overwriter = (
                 (name, describe(name, module))
                 if returned
@@ -74,6 +77,24 @@ class Call:
     link: Link | None = None  # in a forward without a graph
 
 
+@dataclass(eq=False)
+class Known:
+    """A head that was recognised: what its modules are, and what each node of its graph does."""
+
+    # That ran after the layer: where it stood, and whether it was in training.
+    modules: list[tuple[dict[str, Any], str, nn.Module, bool]]
+    # Of each node, from the logits on: its name, kind, and in words.
+    roles: list[tuple[str, str, str]]
+    compared: set[Any] = field(default_factory=set)  # dtypes and devices found to be autograd's
+
+    def may_come(self) -> bool:
+        """Whether the modules stand where they stood, in the mode that they were in."""
+        for siblings, key, module, training in self.modules:
+            if siblings.get(key) is not module or module.training is not training:
+                return False
+        return True
+
+
 @dataclass(slots=True)
 class Trace:
     """The tapped output, what was captured at ``gradient_at``, and the calls that followed."""
@@ -84,7 +105,16 @@ class Trace:
     calls: list[Call] = field(default_factory=list)  # in the order in which they began
     compiled: str | None = None  # the first torch.compile'd module after the layer
     memory: MemoryChain | None = None  # of a forward without a graph
+    # Heads of forwards before, and whether modules are watched, as they are if none is known.
+    known: list[Known] = field(default_factory=list)
+    watched: bool = True
+    # When the layer returned; what comes after it in the graph did not exist before.
+    handles: int | None = field(default_factory=handles_made)
     _running: list[Call] = field(default_factory=list)
+
+    def quiet(self) -> bool:
+        """Whether nobody can have registered a hook on a node after the layer."""
+        return self.handles is not None and self.handles == handles_made()
 
     def __post_init__(self) -> None:
         if isinstance(self.layer.output, Tensor) and not self.layer.output.requires_grad:
@@ -108,18 +138,22 @@ class Trace:
     def after(self, name: str, module: nn.Module, output: Any) -> None:
         """The leaf module has run; ``output`` is what its own forward returned."""
         self._note_overwriter(name, module, returned=True)
-        if not any(call.module is module for call in self._running):
-            return
-        while (call := self._running.pop()).module is not module:
-            pass  # left by a forward that raised
+        running = self._running
+        if not running or running[-1].module is not module:
+            if not any(call.module is module for call in running):
+                return
+            while running[-1].module is not module:
+                running.pop()  # left by a forward that raised
+        call = running.pop()
         if isinstance(output, Tensor):
             call.output, call.node = output, output.grad_fn
         if self.memory is not None:
             self.memory.after(call.link, output)
 
     def _note_overwriter(self, name: str, module: nn.Module, returned: bool) -> None:
-        self.layer.note_overwriter(name, module, returned)
-        if self.gradient is not None:
+        if self.layer.overwritten():
+            self.layer.note_overwriter(name, module, returned)
+        if self.gradient is not None and self.gradient.overwritten():
             self.gradient.note_overwriter(name, module, returned)
 
 

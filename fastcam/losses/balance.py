@@ -162,12 +162,13 @@ class Balance(nn.Module):
         return f"pull={self.pull}, every={self.every}, sync={self.sync!r}"
 
     def get_extra_state(self) -> dict[str, Any]:
-        return {"calls": self._calls, "ratios": self._ratios, "first": self._first}
+        ratios, first = ([kept.clone() for kept in both] for both in (self._ratios, self._first))
+        return {"calls": self._calls, "ratios": ratios, "first": first}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         self._calls = int(state["calls"])
-        self._ratios = [torch.as_tensor(ratio) for ratio in state["ratios"]]
-        self._first = [torch.as_tensor(first) for first in state["first"]]
+        self._ratios = [torch.as_tensor(ratio).clone() for ratio in state["ratios"]]
+        self._first = [torch.as_tensor(first).clone() for first in state["first"]]
 
     def _terms(
         self, label_loss: Tensor, guidance: Any, tap: ActivationTap | None
@@ -212,9 +213,11 @@ class Balance(nn.Module):
                         dist.all_reduce(gradients, group=self.process_group)
         for number, gradients in enumerate(weights):
             labels, guided = squares[number].unbind()
-            self._ratios[number], self._first[number] = _updated(
-                self._ratios[number], self._first[number], labels.sqrt(), guided.sqrt(), gradients
-            )
+            ratio, first = self._ratios[number], self._first[number]
+            new = _updated(ratio, first, labels.sqrt(), guided.sqrt(), gradients)
+            # In place: a captured CUDA graph finds its last ratios where it has left them.
+            ratio.copy_(new[0])
+            first.copy_(new[1])
 
 
 def _check_scalar(name: str, loss: object) -> None:

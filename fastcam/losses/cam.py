@@ -21,6 +21,7 @@ from fastcam.ops.pair_cells import PairCells
 __all__ = ["CamStats", "IoUCamLoss", "WeightGrad"]
 
 WeightGrad = Literal["full", "detach"]
+_WEIGHT_GRADS = get_args(WeightGrad)
 
 
 class CamStats:
@@ -122,7 +123,7 @@ class IoUCamLoss(nn.Module):
         check.number("threshold", threshold, "in (0, 1)", lambda x: 0 < x < 1)
         check.number("sharpness", sharpness, "finite and >= 1", lambda x: 1 <= x < math.inf)
         check.one_of("binarize", binarize, get_args(Binarize))
-        check.one_of("weight_grad", weight_grad, get_args(WeightGrad))
+        check.one_of("weight_grad", weight_grad, _WEIGHT_GRADS)
         check.one_of("head", head, HEADS)
         check.one_of("reduction", reduction, get_args(Reduction))
         check.max_pair_pull(max_pair_pull)
@@ -179,7 +180,7 @@ class IoUCamLoss(nn.Module):
                 the tapped forward carries no graph, when the logits do not depend on the
                 activations, or when ``head`` asks for a closed form that there is not.
         """
-        check.one_of("weight_grad", self.weight_grad, get_args(WeightGrad))
+        check.one_of("weight_grad", self.weight_grad, _WEIGHT_GRADS)
         if transformed():
             raise ValueError(
                 f"logits: {type(self).__name__} takes gradients with torch.autograd, which does "
@@ -201,7 +202,7 @@ class IoUCamLoss(nn.Module):
             create_graph=self.weight_grad == "full" and torch.is_grad_enabled(),
             needs_graph=torch.is_grad_enabled(),
             # Which pairs count, where that is known without waiting for a device.
-            valid=cells.to(acc_dtype(tensor)).valid() if tensor.device.type == "cpu" else None,
+            valid=cells.to(acc_dtype(tensor)).valid if tensor.is_cpu else None,
         )
         if signs is not None:
             gradients = gradients * check.signs(signs, gradients)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import torch
@@ -90,7 +91,7 @@ class _CamLoss(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         need_gradients = ctx.needs_input_grad[1]
         try:
-            outputs = raw._cam_loss_forward(
+            outputs = raw._cam_loss_forward.default(
                 activations,
                 gradients,
                 regions,
@@ -125,7 +126,7 @@ class _CamLoss(torch.autograd.Function):
         if grad is None:
             return (None, None, *nothing)
         alpha, grad_map, grad_gradients, status, count = ctx.saved_tensors
-        grad_activations, scaled = raw._cam_loss_backward(
+        grad_activations, scaled = raw._cam_loss_backward.default(
             alpha,
             grad_map,
             grad_gradients,
@@ -164,6 +165,25 @@ def _by_reference(
     return loss, valid.to(torch.uint8) | (valid & (peak == 0)).to(torch.uint8) << 1
 
 
+@lru_cache(maxsize=64, typed=True)
+def _params(
+    binarize: Binarize,
+    reduction: Reduction,
+    threshold: float,
+    sharpness: float,
+    eps: float,
+    max_pair_pull: float | None,
+) -> tuple[float, float, float]:
+    """(threshold, sharpness, eps), checked with the other options."""
+    check.one_of("binarize", binarize, get_args(Binarize))
+    check.one_of("reduction", reduction, get_args(Reduction))
+    check.number("threshold", threshold, "in (0, 1)", lambda x: 0 < x < 1)
+    check.number("sharpness", sharpness, "finite and >= 1", lambda x: 1 <= x < math.inf)
+    check.number("eps", eps, "finite and > 0", lambda x: 0 < x < math.inf)
+    check.max_pair_pull(max_pair_pull)
+    return float(threshold), float(sharpness), float(eps)
+
+
 def loss_and_status(
     activations: Tensor,
     gradients: Tensor,
@@ -181,12 +201,11 @@ def loss_and_status(
     Args:
         activations, gradients: as :func:`fastcam.ops.grad_cam.prepare` returns them.
     """
-    check.one_of("binarize", binarize, get_args(Binarize))
-    check.one_of("reduction", reduction, get_args(Reduction))
-    check.number("threshold", threshold, "in (0, 1)", lambda x: 0 < x < 1)
-    check.number("sharpness", sharpness, "finite and >= 1", lambda x: 1 <= x < math.inf)
-    check.number("eps", eps, "finite and > 0", lambda x: 0 < x < math.inf)
-    check.max_pair_pull(max_pair_pull)
+    given = binarize, reduction, threshold, sharpness, eps, max_pair_pull
+    try:
+        params = _params(*given)
+    except TypeError:  # what cannot be hashed is no number: the check says so
+        params = _params.__wrapped__(*given)
     cells = cells.to(acc_dtype(activations))
     if transformed():
         if max_pair_pull is not None:
@@ -205,7 +224,7 @@ def loss_and_status(
         cells.cell_weights,
         cells.where,
         BINARIZE_CODES[binarize],
-        [float(threshold), float(sharpness), float(eps)],
+        [*params],
         0.0 if max_pair_pull is None else float(max_pair_pull),
         reduction,
     )

@@ -28,7 +28,7 @@ def prepare(activations: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
 
 def spread(grad: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
     """∂/∂D is the same for every cell of D: [N,T,C] as an expanded view [N,T,C,H',W']."""
-    return grad.to(dtype).unsqueeze(-1).unsqueeze(-1).expand(shape)
+    return grad.to(dtype).view(*grad.shape, 1, 1).expand(shape)
 
 
 def empty_outputs(activations: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -50,6 +50,8 @@ class PairCells:
 
     def to(self, dtype: torch.dtype) -> PairCells:
         """In the arithmetic dtype of a call."""
+        if self.cell_weights is None and self.regions.dtype == dtype:
+            return self
         weights = None if self.cell_weights is None else self.cell_weights.to(dtype)
         return PairCells(self.regions.to(dtype), weights, self.where)
 

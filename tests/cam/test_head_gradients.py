@@ -10,7 +10,7 @@ import torch
 from networks import grids, small_cnn
 from torch import Tensor, nn
 
-from fastcam.cam import products
+from fastcam.cam import accumulation, products
 from fastcam.cam.tap import ActivationTap
 from fastcam.losses.cam import IoUCamLoss
 
@@ -88,7 +88,7 @@ def test_without_the_engines_answers_autograd_adds(case, count, monkeypatch):
     net, options, head = case
     should = expected(case)
     count.clear()
-    monkeypatch.setattr(products, "_ENGINE_TELLS", False)
+    monkeypatch.setattr(accumulation, "_ENGINE_TELLS", False)
     plain, guide = forward(net, head, **options)
     (plain + guide).backward()
     assert count == []
@@ -213,7 +213,7 @@ def test_nothing_outlives_the_graph():
         total = plain + guide
         nodes = [node for node, _ in total.grad_fn.next_functions]
         watched = weakref.ref(nodes[1])
-        pending = [o for o in gc.get_objects() if type(o) is products._Pending]
+        pending = [o for o in gc.get_objects() if type(o) is accumulation._Pending]
         assert len(pending) == 1
         refs = [weakref.ref(box) for box in pending]
         total.backward()
@@ -249,24 +249,34 @@ def test_no_pair_at_all():
 
 @pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize("targets", [1, 3])
-def test_gradcheck_and_a_second_derivative(kept, targets):
+@pytest.mark.parametrize("by_image", [True, False])
+def test_gradcheck_and_a_second_derivative(kept, targets, by_image):
+    """Of two linear layers [4,6] and [5,4], with 3 channels at 2 positions, and two images."""
     rng = torch.Generator().manual_seed(5)
 
     def some(*shape):
         return torch.randn(*shape, generator=rng, dtype=torch.float64)
 
-    v, weight = some(2, targets, 4).requires_grad_(), some(4, 6).requires_grad_()
-    mask = (some(2, 6) > 0).double() * 2 if kept else None
+    first, last = some(4, 6).requires_grad_(), some(5, 4).requires_grad_()
+    index = torch.tensor([[4, 0, 4][:targets], [1, 2, 2][:targets]][: 1 + by_image])
+    mask, blocks = (some(2, 6) > 0).double() * 2 if kept else None, some(2, 4) > 0
+    stages = [products.Rows(index.flatten(), number=1), products.Multiplied([blocks], targets)]
+    if mask is None:
+        stages.append(products.SummedProduct(2, number=0))
+    elif targets == 1:
+        stages += [products.Product(number=0), products.KeptSum(2, mask)]
+    else:
+        stages.append(products.MaskedProduct(mask.unflatten(1, (3, 2)), targets, number=0))
+    stages.append(products.Output((2, targets), torch.float64))
 
-    def product(v, weight):
-        return products.first_product(v, weight, (3, 2), mask)
+    def product(first, last):
+        return products.chain(stages, [first, last])
 
-    plain = v @ weight if mask is None else (v @ weight) * mask.unsqueeze(1)
-    torch.testing.assert_close(product(v, weight), plain.unflatten(-1, (3, 2)).sum(-1))
-    assert torch.autograd.gradcheck(product, (v, weight))
-    assert torch.autograd.gradgradcheck(product, (v, weight))
-    assert torch.autograd.gradcheck(products.product, (v, weight))
-    assert torch.autograd.gradgradcheck(products.product, (v, weight))
+    v = last[index].masked_fill(blocks.unsqueeze(1), 0) @ first
+    plain = (v if mask is None else v * mask.unsqueeze(1)).unflatten(-1, (3, 2)).sum(-1)
+    torch.testing.assert_close(product(first, last)[..., 0, 0], plain)
+    assert torch.autograd.gradcheck(product, (first, last))
+    assert torch.autograd.gradgradcheck(product, (first, last))
 
 
 def test_chunks_of_the_hidden_layer(monkeypatch):

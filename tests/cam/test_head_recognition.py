@@ -17,7 +17,7 @@ from torch.nn import functional as tf
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules import module as torch_module
 
-from fastcam.cam import heads
+from fastcam.cam import heads, products
 from fastcam.cam.heads import ClosedForm, class_activation_maps
 from fastcam.cam.tap import ActivationTap
 from fastcam.losses.cam import IoUCamLoss
@@ -330,7 +330,7 @@ def test_nothing_is_remembered_where_nothing_could_be_compared(compared):
 @pytest.mark.parametrize("head", ["auto", "mean_dropout"])
 def test_a_head_whose_closed_form_differs_has_none(head, monkeypatch):
     """As if something acted on gradients that neither graph nor hooks show."""
-    monkeypatch.setattr(heads, "_through", lambda v, factor: v * 0.5)
+    monkeypatch.setattr(products, "_through", lambda v, factor: v * 0.5)
     net = Net()
     if head == "auto":
         assert_auto_is_autograd(net)
@@ -437,5 +437,5 @@ def test_a_thousand_random_heads():
 
 def test_the_fuzz_notices_a_wrong_closed_form(monkeypatch):
     monkeypatch.setattr(heads, "_compare", lambda *_: True)
-    monkeypatch.setattr(heads, "_through", lambda v, factor: negated(v))
+    monkeypatch.setattr(products, "_through", lambda v, factor: negated(v))
     assert any(fuzz_heads.check(seed) for seed in range(100))

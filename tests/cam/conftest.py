@@ -1,0 +1,13 @@
+"""The networks of these tests are small; what is done for large ones only is done for them, too."""
+
+from __future__ import annotations
+
+import pytest
+
+from fastcam.cam import accumulation, products
+
+
+@pytest.fixture(autouse=True)
+def _large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "LARGE", 0)
+    monkeypatch.setattr(accumulation, "LARGE", 0)
