@@ -41,8 +41,16 @@ _CHUNK_ELEMENTS = 1 << 20
 
 
 def position_sums(weight: Tensor, positions: int) -> Tensor:
-    """Σ_p W[j, c·P + p]: [J,C] from [J,C·P]."""
-    return weight.unflatten(1, (-1, positions)).sum(-1)
+    """Σ_p W[j, c·P + p]: [J,C] from [J,C·P].
+
+    On a GPU as a product with ones: a sum over a short last axis reads memory at a fifth of its
+    speed there (H200, [4096, 256·36]: 237 µs against 73 in float32, 231 against 40 in bfloat16).
+    """
+    parts = weight.unflatten(1, (-1, positions))
+    if not weight.is_cuda:
+        return parts.sum(-1)
+    with torch.autocast("cuda", enabled=False):
+        return torch.mv(parts.flatten(0, 1), weight.new_ones(positions)).view(parts.shape[:2])
 
 
 def _live(grad: Tensor) -> Tensor | None:
