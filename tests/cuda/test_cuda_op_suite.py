@@ -1,4 +1,4 @@
-"""The ops' own tests, run on the CUDA kernels under emulation instead of the CPU kernels."""
+"""The ops' own tests, run on the CUDA kernels of sm_90 under emulation instead of the CPU kernels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from emulation import EmulatedOps, compiler
+from emulation import CLUSTER_SHARED_BYTES, EmulatedOps, compiler
 
 import fastcam.ops
 
@@ -40,7 +40,7 @@ def _emulated_cuda_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     for found in pkgutil.iter_modules(fastcam.ops.__path__, "fastcam.ops."):
         module = import_module(found.name)
         if found.name != "fastcam.ops.library" and hasattr(module, "raw"):
-            monkeypatch.setattr(module, "raw", EmulatedOps())
+            monkeypatch.setattr(module, "raw", EmulatedOps(cluster_bytes=CLUSTER_SHARED_BYTES))
 
 
 @pytest.fixture(scope="session")
