@@ -79,6 +79,7 @@ class FineTuning:
         rest = list(features.named_children())[last + 1 :]
         self.model.features = nn.Sequential(OrderedDict([("trunk", trunk), *rest]))
         self.layer = "features.trunk"
+        self._tap = fastcam.ActivationTap(self.model, self.layer, self.gradient_at)
 
     def _bce(self, logits: Tensor) -> Tensor:
         return torch.nn.functional.binary_cross_entropy_with_logits(logits, self._labels)

@@ -368,10 +368,9 @@ def _is_same_memory(weight: Tensor, transposed: Tensor) -> bool:
 def _read_dropout(step: Step, node: Any, edges: Any) -> bool:
     """x * noise, or the fused form with a mask."""
     if len(edges) == 1:  # fused
+        # Whether it was called for training is not kept; torch's dropout never calls it otherwise.
         mask = _saved(step, node, "result1")
-        scale = 1.0
-        if node._saved_train:
-            scale = 0.0 if node._saved_p == 1 else 1.0 / (1.0 - node._saved_p)
+        scale = 0.0 if node._saved_p == 1 else 1.0 / (1.0 - node._saved_p)
         step.factor = None if mask is None else mask * scale
     elif edges[1][0] is None:  # the factor is a constant
         step.factor = _saved(step, node, "other")
