@@ -371,7 +371,8 @@ def _read_dropout(step: Step, node: Any, edges: Any) -> bool:
         # Whether it was called for training is not kept; torch's dropout never calls it otherwise.
         mask = _saved(step, node, "result1")
         scale = 0.0 if node._saved_p == 1 else 1.0 / (1.0 - node._saved_p)
-        step.factor = None if mask is None else mask * scale
+        dtype = node._input_metadata[0].dtype  # of the output: a mask and a number would be float32
+        step.factor = None if mask is None else mask.to(dtype) * scale
     elif edges[1][0] is None:  # the factor is a constant
         step.factor = _saved(step, node, "other")
     return step.factor is not None
