@@ -105,7 +105,7 @@ def _forward(
         made = logits(samples, _rows(some, channels))
         pooled, mask_sum = raw._attend_forward(features[samples], made, n, beta, True)
         out[:, samples, some] = pooled
-        l1[samples, some] = mask_sum.sum(-1)
+        l1[samples, some] = mask_sum
     return out, l1
 
 
