@@ -170,7 +170,7 @@ struct ToneCurveOp {
 };
 
 // attend: Z = (1 + g(sigmoid(L); n, beta)) * F. K attributes; every tensor of one storage type,
-// sums in acc; contiguous, but for the logits on CUDA.
+// sums in acc; contiguous, but for the logits, whose rows of cells may lie anywhere.
 struct AttendShape {
   int64_t batch;       // N
   int64_t attributes;  // K
@@ -190,7 +190,7 @@ struct AttendForward {
   const ToneCurve* curves;  // [J]
   const void* features;     // [N, C, P]
   const void* logits;       // [N, K, C, P]
-  RowStrides strides;       // of the logits, CUDA only
+  RowStrides strides;       // of the logits
   void* out;                // [J, N, K, C, P], pooled: [J, N, K, C], out
   void* mask_sum;           // [N, K] acc, out: sum_{c,p} sigmoid(L)
 };
@@ -201,12 +201,12 @@ struct AttendBackward {
   ToneCurve curve;
   const void* features;       // [N, C, P]
   const void* logits;         // [N, K, C, P]
-  RowStrides strides;         // of the logits, CUDA only
+  RowStrides strides;         // of the logits
   const void* grad_out;       // [N, K, C, P], pooled: [N, K, C]
   const void* grad_mask_sum;  // [N, K] acc, or null
   void* grad_features;        // [N, C, P], out, or null
   void* grad_logits;          // [N, K, C, P], out, or null
-  RowStrides grad_strides;    // of it, CUDA only
+  RowStrides grad_strides;    // of it
 };
 
 }  // namespace fastcam

@@ -87,8 +87,7 @@ inline Tensor empty_like_logits(const Tensor& logits) {
 }
 
 // out [J,N,K,C,H,W], pooled [J,N,K,C], and mask_sum [N,K].
-// kAnyRows: the kernel takes logits whose rows of cells lie anywhere.
-template <auto launch, bool kAnyRows>
+template <auto launch>
 std::tuple<Tensor, Tensor> attend_forward(const Tensor features, const Tensor logits,
                                           const std::vector<double> n,
                                           const std::vector<double> beta, bool pool) {
@@ -96,7 +95,7 @@ std::tuple<Tensor, Tensor> attend_forward(const Tensor features, const Tensor lo
   const ScalarKind kind = kind_of(features, "features");
   const std::vector<ToneCurve> curves = curves_of(n, beta);
   const Tensor f = torch::stable::contiguous(features);
-  const Tensor l = kAnyRows ? with_contiguous_cells(logits) : torch::stable::contiguous(logits);
+  const Tensor l = with_contiguous_cells(logits);
   std::vector<int64_t> sizes{int64_t(curves.size()), shape.batch, shape.attributes, shape.channels};
   if (!pool) {
     sizes.push_back(features.size(2));
@@ -115,7 +114,7 @@ std::tuple<Tensor, Tensor> attend_forward(const Tensor features, const Tensor lo
 }
 
 // grad_features [N,C,H,W], grad_logits [N,K,C,H,W]: each empty unless asked for.
-template <auto launch, bool kAnyRows>
+template <auto launch>
 std::tuple<Tensor, Tensor>
 attend_backward(const Tensor features, const Tensor logits, const Tensor grad_out,
                 const std::optional<Tensor> grad_mask_sum, double n, double beta, bool pool,
@@ -123,7 +122,7 @@ attend_backward(const Tensor features, const Tensor logits, const Tensor grad_ou
   const AttendShape shape = attend_shape(features, logits);
   const ScalarKind kind = kind_of(features, "features");
   const Tensor f = torch::stable::contiguous(features);
-  const Tensor l = kAnyRows ? with_contiguous_cells(logits) : torch::stable::contiguous(logits);
+  const Tensor l = with_contiguous_cells(logits);
   check_device(grad_out, "grad_out", features);
   const Tensor g = torch::stable::contiguous(grad_out);
   STD_TORCH_CHECK(g.scalar_type() == features.scalar_type() &&

@@ -55,6 +55,6 @@ STABLE_TORCH_LIBRARY_IMPL(fastcam, CPU, m)
   using namespace fastcam;
   m.impl("_tone_curve", TORCH_BOX(&tone_curve<run_tone_curve>));
   m.impl("_tone_curve_backward", TORCH_BOX(&tone_curve_backward<run_tone_curve>));
-  m.impl("_attend_forward", TORCH_BOX((&attend_forward<run_attend_forward, false>)));
-  m.impl("_attend_backward", TORCH_BOX((&attend_backward<run_attend_backward, false>)));
+  m.impl("_attend_forward", TORCH_BOX(&attend_forward<run_attend_forward>));
+  m.impl("_attend_backward", TORCH_BOX(&attend_backward<run_attend_backward>));
 }

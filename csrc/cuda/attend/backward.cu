@@ -15,5 +15,5 @@ void launch_attend_backward_on(const Tensor& device, const AttendBackward& op, S
 STABLE_TORCH_LIBRARY_IMPL(fastcam, CUDA, m)
 {
   using namespace fastcam;
-  m.impl("_attend_backward", TORCH_BOX((&attend_backward<launch_attend_backward_on, true>)));
+  m.impl("_attend_backward", TORCH_BOX(&attend_backward<launch_attend_backward_on>));
 }

@@ -15,5 +15,5 @@ void launch_attend_forward_on(const Tensor& device, const AttendForward& op, Sca
 STABLE_TORCH_LIBRARY_IMPL(fastcam, CUDA, m)
 {
   using namespace fastcam;
-  m.impl("_attend_forward", TORCH_BOX((&attend_forward<launch_attend_forward_on, true>)));
+  m.impl("_attend_forward", TORCH_BOX(&attend_forward<launch_attend_forward_on>));
 }
