@@ -34,8 +34,6 @@ FASTCAM_HD float exp_(float x) { return ::expf(x); }
 FASTCAM_HD double exp_(double x) { return ::exp(x); }
 FASTCAM_HD float log_(float x) { return ::logf(x); }
 FASTCAM_HD double log_(double x) { return ::log(x); }
-FASTCAM_HD float log1p_(float x) { return ::log1pf(x); }
-FASTCAM_HD double log1p_(double x) { return ::log1p(x); }
 FASTCAM_HD float pow_(float x, float y) { return ::powf(x, y); }
 FASTCAM_HD double pow_(double x, double y) { return ::pow(x, y); }
 

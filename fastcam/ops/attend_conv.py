@@ -144,7 +144,8 @@ def _backward(
     acc = acc_dtype(features)
     d_cells = torch.zeros_like(logits.cells[:channels], dtype=acc)
     d_weight = weight.new_zeros(len(weight), len(logits.cells), dtype=acc)  # and of the bias
-    for samples, some in _chunks(features, weight):
+
+    def add_chunk(samples: slice, some: slice) -> None:
         rows = _rows(some, channels)
         direct, d_logits = raw._attend_backward(
             features[samples],
@@ -164,6 +165,9 @@ def _backward(
             _add_product(here.flatten(1), weight[rows].t(), d_rows)
         if need_weight or need_bias:
             _add_product(d_weight[rows], d_rows, logits.cells[:, samples].flatten(1).t())
+
+    for chunk in _chunks(features, weight):
+        add_chunk(*chunk)  # a function: its logits are not held by the time the results are
 
     def finished(needed: bool, grad: Tensor, like: Tensor) -> Tensor:
         # In memory of its own: what an op returns shares none.

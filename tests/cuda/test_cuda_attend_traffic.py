@@ -39,5 +39,5 @@ def test_attend_traffic(dtype, output, batch):
 def test_odd_maps_are_read_in_whole_sectors_too(output, dtype, side):
     for result in measure(8, dtype, output, (10, 32, side)):
         # Backward, few rows: four warps of a block share ten attributes and all read the features.
-        assert result.ratio <= 1.15
-        assert result.traffic.sector_efficiency >= 0.75
+        assert result.ratio <= 1.16
+        assert result.traffic.sector_efficiency >= 0.7
