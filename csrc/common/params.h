@@ -169,13 +169,18 @@ struct ToneCurveOp {
   void* out;         // [count], out: g, or d loss / d mask
 };
 
-// attend: Z = (1 + g(sigmoid(L); n, beta)) * F. K attributes; every tensor contiguous and of one
-// storage type, sums in acc.
+// attend: Z = (1 + g(sigmoid(L); n, beta)) * F. K attributes; every tensor of one storage type,
+// sums in acc; contiguous, but for the logits, whose rows of cells may lie anywhere.
 struct AttendShape {
   int64_t batch;       // N
   int64_t attributes;  // K
   int64_t channels;    // C
   int64_t cells;       // P
+};
+
+// Where the row (n, k, c) of P logits begins, in values.
+struct RowStrides {
+  int64_t n, k, c;
 };
 
 struct AttendForward {
@@ -185,8 +190,9 @@ struct AttendForward {
   const ToneCurve* curves;  // [J]
   const void* features;     // [N, C, P]
   const void* logits;       // [N, K, C, P]
+  RowStrides strides;       // of the logits
   void* out;                // [J, N, K, C, P], pooled: [J, N, K, C], out
-  void* mask_sum;           // [N, K, C] acc, out: sum_p sigmoid(L)
+  void* mask_sum;           // [N, K] acc, out: sum_{c,p} sigmoid(L)
 };
 
 struct AttendBackward {
@@ -195,10 +201,12 @@ struct AttendBackward {
   ToneCurve curve;
   const void* features;       // [N, C, P]
   const void* logits;         // [N, K, C, P]
+  RowStrides strides;         // of the logits
   const void* grad_out;       // [N, K, C, P], pooled: [N, K, C]
-  const void* grad_mask_sum;  // [N, K] acc (the same for every channel), or null
+  const void* grad_mask_sum;  // [N, K] acc, or null
   void* grad_features;        // [N, C, P], out, or null
   void* grad_logits;          // [N, K, C, P], out, or null
+  RowStrides grad_strides;    // of it
 };
 
 }  // namespace fastcam

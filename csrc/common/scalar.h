@@ -28,17 +28,12 @@ FASTCAM_HD T max_nan(T a, T b) {
   return (a > b || is_nan(a)) ? a : b;
 }
 
-template <class T>
-FASTCAM_HD T abs_(T x) {
-  return x < T(0) ? -x : x;
-}
-
+FASTCAM_HD float abs_(float x) { return ::fabsf(x); }
+FASTCAM_HD double abs_(double x) { return ::fabs(x); }
 FASTCAM_HD float exp_(float x) { return ::expf(x); }
 FASTCAM_HD double exp_(double x) { return ::exp(x); }
 FASTCAM_HD float log_(float x) { return ::logf(x); }
 FASTCAM_HD double log_(double x) { return ::log(x); }
-FASTCAM_HD float log1p_(float x) { return ::log1pf(x); }
-FASTCAM_HD double log1p_(double x) { return ::log1p(x); }
 FASTCAM_HD float pow_(float x, float y) { return ::powf(x, y); }
 FASTCAM_HD double pow_(double x, double y) { return ::pow(x, y); }
 

@@ -55,6 +55,44 @@ FASTCAM_DEVICE S from_acc(AccOf<S> x) {
   }
 }
 
+// ---- arithmetic ---------------------------------------------------------------------------------
+
+// In float approximations, within 2 ulp; log2_near within 2^-22 where the logarithm is near 0.
+// Subnormal numbers count as 0.
+FASTCAM_DEVICE float exp2_near(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+FASTCAM_DEVICE float log2_near(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+FASTCAM_DEVICE float reciprocal_near(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+FASTCAM_DEVICE double exp2_near(double x) { return ::exp2(x); }
+FASTCAM_DEVICE double log2_near(double x) { return ::log2(x); }
+FASTCAM_DEVICE double reciprocal_near(double x) { return 1.0 / x; }
+FASTCAM_DEVICE float copy_sign(float x, float sign) { return ::copysignf(x, sign); }
+FASTCAM_DEVICE double copy_sign(double x, double sign) { return ::copysign(x, sign); }
+FASTCAM_DEVICE int sign_bit(float x) { return int(__float_as_uint(x) >> 31); }
+FASTCAM_DEVICE int sign_bit(double x) { return int(uint32_t(__double2hiint(x)) >> 31); }
+
+// The same value, of which the compiler knows nothing: it is computed once, here.
+template <class T>
+FASTCAM_DEVICE T* opaque(T* p) {
+  asm volatile("" : "+l"(p));
+  return p;
+}
+FASTCAM_DEVICE int opaque(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
 // ---- memory -------------------------------------------------------------------------------------
 
 // The word that one access of kBytes moves.
@@ -96,6 +134,15 @@ FASTCAM_DEVICE T load_fresh(const T* p) {
 template <class T>
 FASTCAM_DEVICE void store(T* p, T value) {
   *reinterpret_cast<Word<T>*>(p) = __builtin_bit_cast(Word<T>, value);
+}
+// With a condition for each lane.
+template <class T>
+FASTCAM_DEVICE T load_if(bool here, const T* p, T otherwise) {
+  return here ? load(p) : otherwise;
+}
+template <class T>
+FASTCAM_DEVICE void store_if(bool here, T* p, T value) {
+  if (here) store(p, value);
 }
 // Memory of either kind that only this block writes.
 template <class T>
@@ -150,6 +197,29 @@ FASTCAM_DEVICE T subwarp_reduce(T value, int subwarp, const Op& op) {
 #pragma unroll 1
   for (int mask = subwarp / 2; mask > 0; mask /= 2) value = op(value, shuffle_xor_of(value, mask));
   return value;
+}
+
+// The sums of kCount (a power of two) values over the warp: lane l gets that of value
+// l / (32 / kCount). Each step halves what a lane holds, so that few shuffles serve all values.
+template <int kCount, class Acc>
+FASTCAM_DEVICE Acc warp_sums(Acc (&value)[kCount]) {
+  const int lane = int(threadIdx.x) % kWarp;
+#pragma unroll
+  for (int held = kCount / 2; held > 0; held /= 2) {
+    const int mask = held * kWarp / kCount;
+    const bool upper = (lane & mask) != 0;
+#pragma unroll
+    for (int i = 0; i < held; ++i) {
+      const Acc low = value[i];  // read both: no address depends on the lane
+      const Acc high = value[i + held];
+      value[i] = (upper ? high : low) + shuffle_xor_of(upper ? low : high, mask);
+    }
+  }
+#pragma unroll
+  for (int mask = kWarp / kCount / 2; mask > 0; mask /= 2) {
+    value[0] += shuffle_xor_of(value[0], mask);
+  }
+  return value[0];
 }
 
 // Over the block, in a fixed order; every thread gets the result. `scratch` is shared memory for

@@ -72,7 +72,21 @@ inline AttendShape attend_shape(const Tensor& features, const Tensor& logits) {
   return shape;
 }
 
-// out [J,N,K,C,H,W], pooled [J,N,K,C], and mask_sum [N,K,C].
+inline RowStrides strides_of(const Tensor& logits) {
+  return {logits.stride(0), logits.stride(1), logits.stride(2)};
+}
+// As `logits`, contiguous, or with N inside K and C where the logits have it there.
+inline Tensor empty_like_logits(const Tensor& logits) {
+  std::vector<int64_t> sizes = sizes_of(logits);
+  if (!is_dense(logits, {-1, -2, -5, -3, -4})) {
+    return empty_on(logits, sizes, logits.scalar_type());
+  }
+  const Tensor made =
+      empty_on(logits, {sizes[1], sizes[2], sizes[0], sizes[3], sizes[4]}, logits.scalar_type());
+  return torch::stable::transpose(torch::stable::transpose(made, 1, 2), 0, 1);
+}
+
+// out [J,N,K,C,H,W], pooled [J,N,K,C], and mask_sum [N,K].
 template <auto launch>
 std::tuple<Tensor, Tensor> attend_forward(const Tensor features, const Tensor logits,
                                           const std::vector<double> n,
@@ -81,19 +95,19 @@ std::tuple<Tensor, Tensor> attend_forward(const Tensor features, const Tensor lo
   const ScalarKind kind = kind_of(features, "features");
   const std::vector<ToneCurve> curves = curves_of(n, beta);
   const Tensor f = torch::stable::contiguous(features);
-  const Tensor l = torch::stable::contiguous(logits);
+  const Tensor l = with_contiguous_cells(logits);
   std::vector<int64_t> sizes{int64_t(curves.size()), shape.batch, shape.attributes, shape.channels};
   if (!pool) {
     sizes.push_back(features.size(2));
     sizes.push_back(features.size(3));
   }
   const Tensor out = empty_on(features, sizes, features.scalar_type());
-  const Tensor mask_sum =
-      empty_on(features, {shape.batch, shape.attributes, shape.channels}, acc_type(kind));
+  Tensor mask_sum = empty_on(features, {shape.batch, shape.attributes}, acc_type(kind));
+  if (logits.numel() == 0) torch::stable::zero_(mask_sum);
   if (logits.numel() > 0) {
     const AttendForward op{
-        shape,         pool,          int64_t(curves.size()), curves.data(),
-        input_data(f), input_data(l), output_data(out),       output_data(mask_sum)};
+        shape,         pool,          int64_t(curves.size()), curves.data(),        input_data(f),
+        input_data(l), strides_of(l), output_data(out),       output_data(mask_sum)};
     launch(features, op, kind);
   }
   return {out, mask_sum};
@@ -108,7 +122,7 @@ attend_backward(const Tensor features, const Tensor logits, const Tensor grad_ou
   const AttendShape shape = attend_shape(features, logits);
   const ScalarKind kind = kind_of(features, "features");
   const Tensor f = torch::stable::contiguous(features);
-  const Tensor l = torch::stable::contiguous(logits);
+  const Tensor l = with_contiguous_cells(logits);
   check_device(grad_out, "grad_out", features);
   const Tensor g = torch::stable::contiguous(grad_out);
   STD_TORCH_CHECK(g.scalar_type() == features.scalar_type() &&
@@ -125,19 +139,20 @@ attend_backward(const Tensor features, const Tensor logits, const Tensor grad_ou
   const Tensor grad_features = need_features
                                    ? empty_on(features, sizes_of(features), features.scalar_type())
                                    : empty_on(features, {0}, features.scalar_type());
-  const Tensor grad_logits = need_logits
-                                 ? empty_on(features, sizes_of(logits), features.scalar_type())
-                                 : empty_on(features, {0}, features.scalar_type());
+  const Tensor grad_logits =
+      need_logits ? empty_like_logits(l) : empty_on(features, {0}, features.scalar_type());
   if (features.numel() > 0 && (need_features || need_logits)) {
     const AttendBackward op{shape,
                             pool,
                             {n, beta},
                             input_data(f),
                             input_data(l),
+                            strides_of(l),
                             input_data(g),
                             sums.has_value() ? input_data(*sums) : nullptr,
                             need_features ? output_data(grad_features) : nullptr,
-                            need_logits ? output_data(grad_logits) : nullptr};
+                            need_logits ? output_data(grad_logits) : nullptr,
+                            need_logits ? strides_of(grad_logits) : RowStrides{}};
     launch(features, op, kind);
   }
   return {grad_features, grad_logits};

@@ -107,7 +107,7 @@ def _attend_forward_fake(
     shape = logits.shape[:3] if pool else logits.shape
     return (
         features.new_empty((len(n), *shape)),
-        features.new_empty(logits.shape[:3], dtype=acc_dtype(features)),
+        features.new_empty(logits.shape[:2], dtype=acc_dtype(features)),
     )
 
 
@@ -134,11 +134,11 @@ class _Attend(torch.autograd.Function):
     def forward(
         ctx: Any, features: Tensor, logits: Tensor, n: float, beta: float, pool: bool
     ) -> tuple[Tensor, Tensor]:
-        out, mask_sum = raw._attend_forward(features, logits, [n], [beta], pool)
+        out, l1 = raw._attend_forward(features, logits, [n], [beta], pool)
         ctx.save_for_backward(features, logits)
         ctx.options = n, beta, pool
         ctx.set_materialize_grads(False)
-        return out.squeeze(0), mask_sum.sum(-1)
+        return out.squeeze(0), l1
 
     @staticmethod
     @differentiable_once
@@ -209,8 +209,7 @@ def attend(
     _inference_only(several, features, mask_logits)
     features, mask_logits = _together(features, mask_logits)
     if several:
-        out, mask_sum = raw._attend_forward(features, mask_logits, ns, betas, pool)
-        return out, mask_sum.sum(-1)
+        return raw._attend_forward(features, mask_logits, ns, betas, pool)
     return _Attend.apply(features, mask_logits, ns[0], betas[0], pool)
 
 

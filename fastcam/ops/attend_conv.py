@@ -68,27 +68,42 @@ def _rows(attributes: slice, channels: int) -> slice:
 
 
 class _Logits:
-    """The logits of chunk after chunk, in the same memory."""
+    """The logits of chunk after chunk, in the same memory.
+
+    One product of matrices a chunk, ``[k·C, C] @ [C, n·H·W]``: whole tiles whatever H·W is, and no
+    pass for the bias, which is the weight of a channel of ones (among ``PAD`` more channels: the
+    library wants rows of whole 16 bytes).
+    """
+
+    PAD = 8
 
     def __init__(self, features: Tensor, weight: Tensor, bias: Tensor) -> None:
-        self._tensors = features, weight, bias
+        batch, channels, height, width = features.shape
+        self._size = height, width
+        self.cells = features.new_zeros(channels + self.PAD, batch, height * width)
+        self.cells[:channels] = features.flatten(2).transpose(0, 1)
+        self.cells[channels] = 1
+        more = torch.nn.functional.pad(bias[:, None], (0, self.PAD - 1))
+        self._weight = torch.cat([weight, more], 1)
         self._memory = features.new_empty(0)
 
     def __call__(self, samples: slice, rows: slice) -> Tensor:
-        """``[n,k,C,H,W]`` of these samples and these rows of the weight."""
-        features, weight, bias = self._tensors
-        here, weight, bias = features[samples], weight[rows], bias[rows, None]
-        batch, channels, height, width = here.shape
-        cells = here.view(batch, channels, -1)
-        size = batch * weight.shape[0] * height * width
+        """``[n,k,C,H,W]`` of these samples and these rows of the weight; n lies inside k and C."""
+        weight, cells = self._weight[rows], self.cells[:, samples]
+        shape = len(weight), cells[0].numel()
+        size = shape[0] * shape[1]
         if self._memory.numel() < size:  # the first chunk is the largest
-            self._memory = features.new_empty(size)
-        made = self._memory[:size].view(batch, weight.shape[0], -1)
-        if batch == 1:
-            torch.addmm(bias, weight, cells[0], out=made[0])
-        else:
-            torch.baddbmm(bias[None], weight.expand(batch, -1, -1), cells, out=made)
-        return made.view(batch, -1, channels, height, width)
+            self._memory = cells.new_empty(size)
+        made = torch.mm(weight, cells.flatten(1), out=self._memory[:size].view(shape))
+        channels = len(self.cells) - self.PAD
+        return made.view(-1, channels, cells.shape[1], *self._size).permute(2, 0, 1, 3, 4)
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    else:
+        total += a @ b
 
 
 @_unrecorded
@@ -103,9 +118,9 @@ def _forward(
     logits = _Logits(features, weight, bias)
     for samples, some in _chunks(features, weight):
         made = logits(samples, _rows(some, channels))
-        pooled, mask_sum = raw._attend_forward(features[samples], made, n, beta, True)
-        out[:, samples, some] = pooled
-        l1[samples, some] = mask_sum.sum(-1)
+        out[:, samples, some], l1[samples, some] = raw._attend_forward(
+            features[samples], made, n, beta, True
+        )
     return out, l1
 
 
@@ -124,18 +139,16 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     features = features.contiguous()
     channels = features.shape[1]
-    acc = acc_dtype(features)
-    need_logits = need_features or need_weight or need_bias
-    # Sums over chunks are kept in the arithmetic dtype: half precision would lose the small ones.
-    d_features = torch.zeros_like(features, dtype=acc) if need_features else None
-    d_weight = torch.zeros_like(weight, dtype=acc) if need_weight else None
-    d_bias = torch.zeros_like(bias, dtype=acc) if need_bias else None
     logits = _Logits(features, weight, bias)
-    for samples, some in _chunks(features, weight):
+    # Sums over chunks are kept in the arithmetic dtype: half precision would lose the small ones.
+    acc = acc_dtype(features)
+    d_cells = torch.zeros_like(logits.cells[:channels], dtype=acc)
+    d_weight = weight.new_zeros(len(weight), len(logits.cells), dtype=acc)  # and of the bias
+
+    def add_chunk(samples: slice, some: slice) -> None:
         rows = _rows(some, channels)
-        here = features[samples]
         direct, d_logits = raw._attend_backward(
-            here,
+            features[samples],
             logits(samples, rows),
             grad_out[samples, some],
             None if grad_l1 is None else grad_l1[samples, some],
@@ -143,33 +156,29 @@ def _backward(
             beta,
             True,
             need_features,
-            need_logits,
+            need_features or need_weight or need_bias,
         )
-        d_rows = d_logits.flatten(1, 2).flatten(2)  # [n, k·C, H·W]
-        if d_features is not None:
-            d_here = d_features[samples]
-            d_here += direct
-            transposed = weight[rows].t().expand(len(here), -1, -1)
-            if acc == weight.dtype:
-                d_here.flatten(2).baddbmm_(transposed, d_rows)
-            else:
-                d_here += torch.bmm(transposed, d_rows).view(here.shape)
-        if d_weight is not None:
-            if features.is_cuda:  # one launch, and the chunk's samples side by side
-                d_weight[rows] += torch.bmm(d_rows, here.flatten(2).mT).sum(0, dtype=acc)
-            else:
-                for one, cells in zip(d_rows, here.flatten(2), strict=True):
-                    if acc == weight.dtype:
-                        d_weight[rows].addmm_(one, cells.t())
-                    else:
-                        d_weight[rows] += one @ cells.t()
-        if d_bias is not None:
-            d_bias[rows] += d_rows.sum((0, 2), dtype=acc)
+        d_rows = d_logits.permute(1, 2, 0, 3, 4).flatten(2).flatten(0, 1)  # [k·C, n·H·W]
+        if need_features:
+            here = d_cells[:, samples]
+            here += direct.flatten(2).transpose(0, 1)
+            _add_product(here.flatten(1), weight[rows].t(), d_rows)
+        if need_weight or need_bias:
+            _add_product(d_weight[rows], d_rows, logits.cells[:, samples].flatten(1).t())
 
-    def finished(grad: Tensor | None, like: Tensor) -> Tensor:
-        return like.new_empty((0,)) if grad is None else grad.to(like.dtype)
+    for chunk in _chunks(features, weight):
+        add_chunk(*chunk)  # a function: its logits are not held by the time the results are
 
-    return finished(d_features, features), finished(d_weight, weight), finished(d_bias, bias)
+    def finished(needed: bool, grad: Tensor, like: Tensor) -> Tensor:
+        # In memory of its own: what an op returns shares none.
+        return like.new_empty(like.shape).copy_(grad) if needed else like.new_empty((0,))
+
+    d_features = d_cells.transpose(0, 1).unflatten(2, features.shape[2:])
+    return (
+        finished(need_features, d_features, features),
+        finished(need_weight, d_weight[:, :channels], weight),
+        finished(need_bias, d_weight[:, channels], bias),
+    )
 
 
 for _device in ("CPU", "CUDA"):

@@ -213,38 +213,6 @@ TEST(tone_curve_of_a_mask_and_its_slope) {
   CHECK_NEAR(MaskToneSlope<double>({0, 0.5})(0.0), 0, 0, 0);
 }
 
-TEST(attention_of_a_logit_and_its_gradient) {
-  for (const ToneCurve& curve : {ToneCurve{1, 0}, {4, 0.3}, {2.5, 1}, {0.5, 0.2}, {0, 0.5}}) {
-    const Attention<double> attention(curve);
-    const auto factor = [&](double logit) {
-      const MaskLogit<double> mask[1] = {MaskLogit<double>(logit)};
-      double lower[1];
-      attention.lower(mask, lower);
-      return attention.factor(mask[0], lower[0]);
-    };
-    const auto gradient = [&](double logit, double of_factor, double of_mask) {
-      const MaskLogit<double> mask[1] = {MaskLogit<double>(logit)};
-      double lower[1];
-      attention.lower(mask, lower);
-      return attention.logit_gradient(mask[0], lower[0], of_factor, of_mask);
-    };
-    for (double logit = -8.1; logit < 8; logit += 0.37) {
-      const double m = 1 / (1 + std::exp(-logit));
-      CHECK_NEAR(factor(logit), 1 + tone_of_mask(m, curve.n, curve.beta), 1e-12, 1e-13);
-      CHECK_NEAR(gradient(logit, 2, 0), 2 * central_difference(factor, logit), 1e-4, 1e-8);
-      CHECK_NEAR(gradient(logit, 0, 3), 3 * m * (1 - m), 1e-12, 0);
-    }
-    for (double logit : {-1e4, 1e4}) {
-      CHECK(std::isfinite(factor(logit)) && std::isfinite(gradient(logit, 1, 1)));
-    }
-  }
-  // exp(-800) is 0, its 0.01th power is not.
-  const MaskLogit<float> mask[1] = {MaskLogit<float>(-800.0f)};
-  float lower[1];
-  Attention<float>({0.01, 0}).lower(mask, lower);
-  CHECK_NEAR(lower[0], 0.5 * std::exp(0.01 * (std::log(2.0) - 800)), 1e-5, 0);
-}
-
 TEST(peak_of_a_tie_is_the_first_cell_and_nan_wins) {
   const auto cell = [](Peak<double> a, Peak<double> b) { return higher_peak(a, b).cell; };
   for (bool swap : {false, true}) {

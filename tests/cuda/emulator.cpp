@@ -14,6 +14,7 @@ thread_local Thread current;
 
 void Counter::add(Group& group, Traffic* total) {
   std::vector<Span>& spans = group.spans;
+  if (spans.empty()) return;
   if (!std::is_sorted(spans.begin(), spans.end(),
                       [](Span a, Span b) { return a.begin < b.begin; })) {
     std::sort(spans.begin(), spans.end(), [](Span a, Span b) { return a.begin < b.begin; });

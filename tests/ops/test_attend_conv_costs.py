@@ -73,7 +73,7 @@ def test_conv1x1_holds_no_more_for_more_attributes():
     for few, many in zip(most[4], most[40], strict=True):
         assert many <= 1.1 * few, most
     logits = 4 * 32 * 40 * 32 * 14 * 14
-    assert most[40][1] < 0.2 * logits, most
+    assert most[40][1] < 0.21 * logits, most
 
 
 def test_conv1x1_takes_little_longer_than_holding_the_logits():

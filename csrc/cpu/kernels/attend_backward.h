@@ -6,8 +6,8 @@
 
 namespace fastcam::FASTCAM_ISA {
 
-// A block of channels at a time: their rows are one piece of memory under each attribute, and their
-// features and the gradient with respect to them stay in the cache for all attributes.
+// A block of channels at a time: their features and the gradient with respect to them stay in the
+// cache for all attributes.
 template <bool kPool, class Acc, class S, class Curve>
 FASTCAM_INLINE void attend_backward_with(const AttendBackward& op, const Curve& curve,
                                          int64_t begin, int64_t end, Acc* sums) {
@@ -32,18 +32,22 @@ FASTCAM_INLINE void attend_backward_with(const AttendBackward& op, const Curve& 
       // Of sum M; halved, because it is multiplied by u = 2 q.
       const Acc grad_sum =
           op.grad_mask_sum ? static_cast<const Acc*>(op.grad_mask_sum)[n * K + k] / 2 : Acc(0);
+      const auto at = [&](const RowStrides& s, int64_t i) {
+        return n * s.n + k * s.k + (first + i) * s.c;
+      };
       for (int64_t i = 0; i < count; ++i) {
         const int64_t row = (n * K + k) * C + first + i;
         const S* f = features + i * P;
-        const S* logits = static_cast<const S*>(op.logits) + row * P;
+        const S* logits = static_cast<const S*>(op.logits) + at(op.strides, i);
         const S* grad_out = static_cast<const S*>(op.grad_out) + (kPool ? row : row * P);
-        S* grad_logits = op.grad_logits ? static_cast<S*>(op.grad_logits) + row * P : nullptr;
+        S* grad_logits =
+            op.grad_logits ? static_cast<S*>(op.grad_logits) + at(op.grad_strides, i) : nullptr;
         Acc* sum = sums + i * padded;
         const Vec<Acc> pooled =
             kPool ? splat(load_partial<Acc>(grad_out, 1)[0] / Acc(P)) : Vec<Acc>{};
         cells.each([&](int64_t p, int64_t slot, const auto& how) FASTCAM_INLINE_LAMBDA {
           const Mask<Acc> m = mask_of<Acc>(how.template read<Acc>(logits + p));
-          prefetch_line(logits + C * P + p);  // the same cells under the next attribute
+          prefetch_line(logits + op.strides.k + p);  // the same cells under the next attribute
           if constexpr (!kPool) prefetch_line(grad_out + C * P + p);
           const Vec<Acc> t = curve.template raised<Acc>(m);
           Vec<Acc> dz = pooled;

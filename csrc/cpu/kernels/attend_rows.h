@@ -107,7 +107,8 @@ public:
   }
   FASTCAM_INLINE int64_t index() const { return row_; }
   FASTCAM_INLINE const S* logits() const {
-    return static_cast<const S*>(op_.logits) + row_ * op_.shape.cells;
+    const RowStrides& s = op_.strides;
+    return static_cast<const S*>(op_.logits) + image_ * s.n + attribute_ * s.k + channel_ * s.c;
   }
   FASTCAM_INLINE const S* features() const {
     const int64_t row = image_ * op_.shape.channels + channel_;

@@ -7,7 +7,7 @@
 
 namespace fastcam::FASTCAM_ISA {
 
-// x^n of 0 <= x <= 1 for any n, lane by lane where n is not whole.
+// x^n of 0 <= x <= 1 for any n > -1.
 template <class Acc>
 struct AnyPower {
   Acc n;
@@ -15,9 +15,7 @@ struct AnyPower {
     if (n >= 0 && n < 1024 && n == Acc(int(n))) {
       return AnyWholePower{int(n)}(Block<1, Acc>{{x}}).v[0];
     }
-    Vec<Acc> y;
-    for (int i = 0; i < kLanes<Acc>; ++i) y[i] = pow_(x[i], n);
-    return y;
+    return pow_unit(x, n);
   }
 };
 

@@ -1,6 +1,9 @@
 // The tone curve and attend on the CPU: splits the work over torch's threads and calls the kernels
 // of cpu/kernels/attend.h.
 #include "ops/attend.h"
+
+#include <numeric>
+
 #include "cpu/kernels/attend.h"
 #include "cpu/ops/pages.h"
 #include "cpu/ops/parallel.h"
@@ -19,9 +22,19 @@ void run_attend_forward(const Tensor&, const AttendForward& op, ScalarKind kind)
   const AttendShape& s = op.shape;
   const int64_t rows = s.batch * s.attributes * s.channels;
   prefer_huge_pages(op.out, rows * op.curve_count * (op.pool ? 1 : s.cells) * bytes_of(kind));
+  const Scratch row_sums(rows * int64_t(sizeof(double)));
+  AttendForward by_row = op;
+  by_row.mask_sum = row_sums.get();
   parallel_over(rows, s.cells * op.curve_count, [&](int64_t begin, int64_t end) {
     const Scratch scratch(attend_scratch_bytes(s.cells));
-    attend_kernels().attend_forward(op, kind, begin, end, scratch.get());
+    attend_kernels().attend_forward(by_row, kind, begin, end, scratch.get());
+  });
+  with_acc(kind, [&](auto acc) {
+    using Acc = decltype(acc);
+    const Acc* from = static_cast<const Acc*>(row_sums.get());
+    for (int64_t i = 0; i < s.batch * s.attributes; ++i, from += s.channels) {
+      static_cast<Acc*>(op.mask_sum)[i] = Acc(std::accumulate(from, from + s.channels, 0.0));
+    }
   });
 }
 

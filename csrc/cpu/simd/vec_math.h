@@ -86,6 +86,39 @@ FASTCAM_INLINE Vec<float> log1p_unit(const Vec<float>& e) {
   return p * e;
 }
 
+// x^n of x in [0, 1], n > -1: within 2 ulp and |log(x^n)| more.
+FASTCAM_INLINE Vec<double> pow_unit(const Vec<double>& x, double n) {
+  Vec<double> y;
+  for (int i = 0; i < kLanes<double>; ++i) y[i] = ::pow(x[i], n);
+  return y;
+}
+FASTCAM_INLINE Vec<float> pow_unit(const Vec<float>& x, float n) {
+  // log x = k ln2 + log(1 + f), f in [-0.3, 0.42]; the polynomial of Cephes' logf.
+  const auto subnormal = x < std::numeric_limits<float>::min();
+  const IntVec bits = (IntVec)(subnormal ? x * 16777216.0f : x);
+  const IntVec exponent = (bits - 0x3f3504f3) >> 23;
+  const Vec<float> f = (Vec<float>)(bits - (exponent << 23)) - 1.0f;
+  const Vec<float> k =
+      __builtin_convertvector(exponent, Vec<float>) - (subnormal ? splat(24.0f) : Vec<float>{});
+  Vec<float> p = splat(7.0376836292e-2f);
+  p = p * f - 1.1514610310e-1f;
+  p = p * f + 1.1676998740e-1f;
+  p = p * f - 1.2420140846e-1f;
+  p = p * f + 1.4249322787e-1f;
+  p = p * f - 1.6668057665e-1f;
+  p = p * f + 2.0000714765e-1f;
+  p = p * f - 2.4999993993e-1f;
+  p = p * f + 3.3333331174e-1f;
+  const Vec<float> f2 = f * f;
+  const Vec<float> log = (p * f * f2 - 2.12194440e-4f * k - 0.5f * f2 + f) + 0.693359375f * k;
+  const Vec<float> y = exp_(Vec<float>(n * log));
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  const Vec<float> large = (n * log > 88.7f) ? splat(kInfinity) : y;
+  // 0, and what is not in [0, 1].
+  const Vec<float> rest = (x == 0.0f) ? splat(n > 0 ? 0.0f : kInfinity) : splat(NAN);
+  return (x > 0.0f) ? large : rest;
+}
+
 // Vectors that go through the same steps side by side.
 template <int kCount, class Acc>
 struct Block {

@@ -3,165 +3,112 @@
 //   grad_logits[n,k,c,p]   = dZ F dg/dL + grad_mask_sum[n,k] dsigmoid/dL
 // with dZ[n,k,c,p] = grad_out[n,k,c,p], pooled: grad_out[n,k,c] / P.
 //
-// No sums over cells: a block takes any run of vectors of one sample, under all attributes
-// (plan.h). A thread has one vector of F. Where a sample has few vectors, groups of threads
-// share the attributes and add up their sums at the end, in a fixed order.
+// The warps are as in the forward. If rows are few, several warps of a block (its members) share
+// the attributes of the same rows and add up their sums at the end, in a fixed order.
 #pragma once
 
 #include "cuda/attend/forward_kernel.cuh"
 
 namespace fastcam {
 
-// Vectors in flight of one thread, each of L, and of dZ if there is one for each cell.
-inline constexpr int kAttendBackwardUnroll = 2;
-
-template <class S, bool kPool, int V>
-FASTCAM_DEVICE void attend_backward_block(const AttendBackward& op, const AttendPlan& plan) {
+template <class S, bool kPool, int kRounds>
+__global__ void __launch_bounds__(kAttendWarps* kLanes, kAttendFewBlocks<AccOf<S>>)
+    attend_backward_kernel(const AttendBackward op, const AttendPlan plan,
+                           const AttendCurve<AccOf<S>> curve) {
   using Acc = AccOf<S>;
-  using Vector = Vec<S, V>;
-  constexpr int kUnroll = kAttendBackwardUnroll;
-  const int thread = int(threadIdx.x);
-  const int threads = int(blockDim.x);
+  constexpr int A = kAtOnce<kRounds, !kPool>;
+  const int warp = int(threadIdx.x) / kLanes;
+  const int lane = int(threadIdx.x) % kLanes;
   const int cells = int(op.shape.cells);
-  const int attributes = int(op.shape.attributes);
-  const int channels = int(op.shape.channels);
-  const int sample = channels * cells;
+  const int C = int(op.shape.channels);
+  const int K = int(op.shape.attributes);
 
   const int n = int(blockIdx.x) / plan.tiles;
-  const int first_slot = (int(blockIdx.x) - n * plan.tiles) * plan.width;
-  const int left = sample / V - first_slot;
-  const int slots = left < plan.width ? left : plan.width;
-  const int group = thread / plan.width;
-  const int slot = thread - group * plan.width;
-  const bool active = group < plan.groups && slot < slots;
-  const int at = active ? (first_slot + slot) * V : 0;
+  const int tile = int(blockIdx.x) - n * plan.tiles;
+  const int member = warp % plan.members;
+  const int channel = tile * (plan.warps / plan.members) + warp / plan.members;
+  const bool there = channel < C;
+  Acc* others = static_cast<Acc*>(shared_memory());  // [warps, kRounds, lanes]
 
-  char* shared = static_cast<char*>(shared_memory());
-  Vector* staged = reinterpret_cast<Vector*>(shared);
-  Acc* of_mask = reinterpret_cast<Acc*>(shared + plan.staged_bytes);  // [batch]
-  Acc* of_rows = of_mask + plan.batch;  // [batch, batch_channels], pooled
-  Acc* group_sums = of_mask;            // [V, threads], at the end
+  const Acc slope = curve.half * curve.n;
+  const Acc share = Acc(1) / Acc(cells);
 
-  // All groups want the same features: read once.
-  const S* features = static_cast<const S*>(op.features) + int64_t(n) * sample;
-  if (thread < slots) {
-    staged[thread] = load(reinterpret_cast<const Vector*>(features) + first_slot + thread);
-  }
-  const int channel = first_slot * V / cells;  // the block's first
-  const int channels_met = ((first_slot + slots) * V - 1) / cells - channel + 1;
-  const int my_channel = at / cells - channel;
-  const int row_left = cells - at % cells;
-  const int row_end = row_left < V ? row_left : V;  // values of the vector's first row
+#pragma unroll 1
+  for (int first = 0; first < cells; first += plan.piece) {
+    const int64_t feature = (int64_t(n) * C + channel) * cells + first;
+    const S* features = static_cast<const S*>(op.features) + feature;
+    const int count = cells - first < plan.piece ? cells - first : plan.piece;
+    RowOfWarp<kRounds> row(features, there ? count : 0);
+    S f[kRounds];
+    Acc grad_f[kRounds] = {};
+    row.read(features, S{}, f);
 
-  const Attention<Acc> attention(op.curve);
-  const int64_t row0 = int64_t(n) * attributes * channels;
-  Acc sum[V];
+#pragma unroll 1
+    for (int k = member * A; k < K && there; k += plan.members * A) {
+      row.here = opaque(row.here);  // as in the forward
+      const auto row_at = [&](const RowStrides& s, int a) {
+        return n * s.n + (k + a) * s.k + channel * s.c + first;
+      };
+      const int64_t out_row = (int64_t(n) * K + k) * C + channel;
+      S x[A][kRounds];
+      S dz[A][kRounds];
+      Acc of_row[A];
+      Acc of_mask[A];
 #pragma unroll
-  for (int e = 0; e < V; ++e) sum[e] = Acc(0);
-
-#pragma unroll 1
-  for (int k0 = 0; k0 < attributes; k0 += plan.batch) {
-    const int count = attributes - k0 < plan.batch ? attributes - k0 : plan.batch;
-    __syncthreads();
-#pragma unroll 1
-    for (int i = thread; i < count; i += threads) {
-      of_mask[i] =
-          op.grad_mask_sum == nullptr
-              ? Acc(0)
-              : load(static_cast<const Acc*>(op.grad_mask_sum) + int64_t(n) * attributes + k0 + i);
-    }
-    if constexpr (kPool) {
-      const S* grad_out = static_cast<const S*>(op.grad_out) + row0 + channel;
-#pragma unroll 1
-      for (int i = thread; i < count * channels_met; i += threads) {
-        const int k = i / channels_met;
-        const int c = i - k * channels_met;
-        of_rows[k * plan.batch_channels + c] =
-            to_acc(load(grad_out + int64_t(k0 + k) * channels + c)) / Acc(cells);
-      }
-    }
-    __syncthreads();
-
-#pragma unroll 1
-    for (int first = group; first < count && active; first += kUnroll * plan.groups) {
-      Vector x[kUnroll];
-      Vector dz[kUnroll];
-#pragma unroll
-      for (int u = 0; u < kUnroll; ++u) {
-        const int k = first + u * plan.groups;
-        if (k >= count) continue;
-        const int64_t from = (row0 + int64_t(k0 + k) * channels) * cells + at;
-        x[u] = load(reinterpret_cast<const Vector*>(static_cast<const S*>(op.logits) + from));
-        if constexpr (!kPool) {
-          dz[u] = load(reinterpret_cast<const Vector*>(static_cast<const S*>(op.grad_out) + from));
-        }
-      }
-      const Vector f = staged[slot];
-#pragma unroll
-      for (int u = 0; u < kUnroll; ++u) {
-        const int k = first + u * plan.groups;
-        if (k >= count) continue;
-        const Acc mask_gradient = of_mask[k];
-        Acc low = Acc(0);
-        Acc high = Acc(0);
+      for (int a = 0; a < A; ++a) {
+        if (k + a >= K) continue;
+        row.read(static_cast<const S*>(op.logits) + row_at(op.strides, a), S{}, x[a]);
+        const S* grad_out = static_cast<const S*>(op.grad_out);
         if constexpr (kPool) {
-          const Acc* row = of_rows + k * plan.batch_channels + my_channel;
-          low = row[0];
-          if (row_end < V) high = row[1];
+          of_row[a] = to_acc(load(grad_out + out_row + a * C));
+        } else {
+          row.read(grad_out + (out_row + a * C) * cells + first, S{}, dz[a]);
         }
-        MaskLogit<Acc> mask[V];
-        Acc lower[V];
+        of_mask[a] = op.grad_mask_sum == nullptr
+                         ? Acc(0)
+                         : load(static_cast<const Acc*>(op.grad_mask_sum) + int64_t(n) * K + k + a);
+      }
 #pragma unroll
-        for (int e = 0; e < V; ++e) mask[e] = MaskLogit<Acc>(to_acc(x[u].lane[e]));
-        attention.lower(mask, lower);
-        Vector out;
+      for (int a = 0; a < A; ++a) {
+        if (k + a >= K) continue;
+        Acc u[kRounds];
+        Acc t[kRounds];
 #pragma unroll
-        for (int e = 0; e < V; ++e) {
-          Acc gradient;
-          if constexpr (kPool) {
-            gradient = e < row_end ? low : high;
-          } else {
-            gradient = to_acc(dz[u].lane[e]);
-          }
-          sum[e] += gradient * attention.factor(mask[e], lower[e]);
-          out.lane[e] = from_acc<S>(attention.logit_gradient(
-              mask[e], lower[e], gradient * to_acc(f.lane[e]), mask_gradient));
+        for (int i = 0; i < kRounds; ++i) {
+          u[i] = twice_lower_mask(to_acc(x[a][i]));
         }
-        if (op.grad_logits != nullptr) {
-          const int64_t to = (row0 + int64_t(k0 + k) * channels) * cells + at;
-          store(reinterpret_cast<Vector*>(static_cast<S*>(op.grad_logits) + to), out);
+        curve.raise_logits(x[a], u, t);
+        S* to = opaque(static_cast<S*>(op.grad_logits) + row_at(op.grad_strides, a) + row.cell);
+#pragma unroll
+        for (int i = 0; i < kRounds; ++i) {
+          const Acc gradient = kPool ? share * of_row[a] : to_acc(dz[a][i]);
+          grad_f[i] += gradient * curve.factor(to_acc(x[a][i]), t[i]);
+          const Acc both = gradient * to_acc(f[i]) * (slope * t[i]) + Acc(0.5) * of_mask[a] * u[i];
+          const Acc grad_logit = both * (Acc(1) - Acc(0.5) * u[i]);
+          store_if(op.grad_logits != nullptr && row.has(i), to + i * kLanes,
+                   from_acc<S>(grad_logit));
         }
       }
     }
-  }
 
-  __syncthreads();  // what was staged is not needed any more
+    if (plan.members > 1) {
+      Acc* mine = others + warp * (kRounds * kLanes) + lane;
+      __syncthreads();
 #pragma unroll
-  for (int e = 0; e < V; ++e) group_sums[e * threads + thread] = sum[e];
-  __syncthreads();
-  if (op.grad_features != nullptr && thread < slots) {
-    Vector out;
-#pragma unroll
-    for (int e = 0; e < V; ++e) {
-      Acc total = Acc(0);
+      for (int i = 0; i < kRounds; ++i) mine[i * kLanes] = grad_f[i];
+      __syncthreads();
 #pragma unroll 1
-      for (int g = 0; g < plan.groups; ++g) {
-        total += group_sums[e * threads + g * plan.width + thread];
+      for (int other = 1; other < plan.members && member == 0; ++other) {
+#pragma unroll
+        for (int i = 0; i < kRounds; ++i) grad_f[i] += mine[(other * kRounds + i) * kLanes];
       }
-      out.lane[e] = from_acc<S>(total);
     }
-    S* to = static_cast<S*>(op.grad_features) + int64_t(n) * sample;
-    store(reinterpret_cast<Vector*>(to) + first_slot + thread, out);
-  }
-}
-
-template <class S, bool kPool>
-__global__ void FASTCAM_ATTEND_BOUNDS(S)
-    attend_backward_kernel(const AttendBackward op, const AttendPlan plan) {
-  if (plan.vectors) {
-    attend_backward_block<S, kPool, kVectorOf<S>>(op, plan);
-  } else {
-    attend_backward_block<S, kPool, 1>(op, plan);
+    if (op.grad_features == nullptr || member != 0) continue;
+    S* to = static_cast<S*>(op.grad_features) + feature + row.cell;
+#pragma unroll
+    for (int i = 0; i < kRounds; ++i) {
+      store_if(row.has(i), to + i * kLanes, from_acc<S>(grad_f[i]));
+    }
   }
 }
 

@@ -1,259 +1,238 @@
 // attend forward in one launch: Z = (1 + g(sigmoid(L); n, beta)) F under several curves, or its
-// mean over the cells, and sum_p sigmoid(L), from one read of L.
+// mean over the cells, and sum_{c,p} sigmoid(L), from one read of L.
 //
-// A block takes whole channels of one sample and some attributes (plan.h). Its channels are
-// a run of vectors in F, in L under each attribute, and in Z. A thread has one vector of F in
-// registers and uses it for one attribute after the other. Sums over a row (one channel under
-// one attribute): each vector leaves what belongs to its first row and to its second in shared
-// memory, and subwarps of lanes add these up, in a fixed order.
+// A warp has a row of F in registers and meets all attributes, the loads of a few in flight at
+// once; nothing waits for another warp but the sums at the end. The masks' sums of a sample's
+// blocks are added up by the last of them.
 #pragma once
 
-#include "common/tone_curve.h"
-#include "cuda/attend/plan.h"
-#include "cuda/device.cuh"
+#include <cmath>
+
+#include "cuda/attend/curve.cuh"
+#include "cuda/attend/row.cuh"
 
 namespace fastcam {
 
+template <class Acc>
 struct AttendForwardWork {
   AttendPlan plan;
-  int first_curve;  // of the op's
-  int curves;       // of this launch
-  ToneCurve curve[kCurvesPerLaunch];
+  int first_curve;    // of the op's
+  int curves;         // of this launch
+  unsigned* tickets;  // [N, splits] zeros
+  void* mask_parts;   // [N, tiles, K] acc
+  AttendCurve<Acc> curve[kCurvesPerLaunch];
 };
 
-// Vectors of L in flight of one thread: registers hold as many values for each dtype.
-template <class S>
-inline constexpr int kAttendForwardUnroll = sizeof(S) == 4 ? 4 : 2;
+// What a block has: some attributes of some channels of a sample. (opaque(): decoded where it is
+// used, not held in registers all along.)
+template <class Acc>
+struct ForwardPart {
+  int n, split, tile;
+  int first_k, attributes;
+  int first_channel, channels;
+  Acc* sums;  // [masks, curve after curve][attributes, warps], shared
+  int k_stride, index_stride;
 
-#define FASTCAM_ATTEND_BOUNDS(S) \
-  __launch_bounds__((kAttendThreads<AccOf<S>>), (kAttendBlocks<AccOf<S>>))
-
-// sums[k - first, row] += the row's share of `parts`, for the attributes of one round. A vector's
-// low part is of the row it begins in, its high part of the next.
-template <int V, int kUnroll, class Acc>
-FASTCAM_DEVICE void add_rows(const AttendPlan& plan, const Acc* parts, int round, int pass_slot,
-                             int slots, int cells, int attributes, Acc* sums) {
-  const int threads = int(blockDim.x);
-  const int thread = int(threadIdx.x);
-  const int first_row = pass_slot * V / cells;
-  const int rows = ((pass_slot + slots) * V - 1) / cells - first_row + 1;
-  const int attributes_here = kUnroll * plan.groups;
-  const int tasks = attributes_here * rows;
-  const int row_vectors = cells / V + 2;
-  int subwarp_bits = 5;
-  while (subwarp_bits > 0 &&
-         ((threads >> subwarp_bits) < tasks || (1 << subwarp_bits) >= 2 * row_vectors)) {
-    --subwarp_bits;
+  FASTCAM_DEVICE ForwardPart(const AttendShape& shape, const AttendPlan& plan) {
+    // blockIdx: attributes fastest, so that blocks that share features run together.
+    const int block = opaque(int(blockIdx.x));
+    split = block % plan.splits;
+    n = block / plan.splits / plan.tiles;
+    tile = block / plan.splits - n * plan.tiles;
+    first_k = split * plan.attributes;
+    attributes = int(shape.attributes) - first_k;
+    if (attributes > plan.attributes) attributes = plan.attributes;
+    first_channel = tile * plan.warps;
+    channels = int(shape.channels) - first_channel;
+    if (channels > plan.warps) channels = plan.warps;
+    sums = reinterpret_cast<Acc*>(static_cast<char*>(shared_memory()) + 16);
+    k_stride = plan.warps;
+    index_stride = plan.attributes * plan.warps;
   }
-  const int subwarp = 1 << subwarp_bits;
-  const int rank = thread & (subwarp - 1);
-#pragma unroll 1
-  for (int task0 = 0; task0 < tasks; task0 += threads >> subwarp_bits) {
-    const int task = task0 + (thread >> subwarp_bits);
-    const int member = task / rows;  // of the attributes of the round
-    const int row = first_row + task - member * rows;
-    const int k = round * attributes_here + member;
-    const bool wanted = task < tasks && k < attributes;
-    Acc total = Acc(0);
-    if (wanted) {
-      const int begin = row * cells;
-      const int first = begin / V;
-      const int last = (begin + cells - 1) / V;
-      const int from = first < pass_slot ? pass_slot : first;
-      const int to = last < pass_slot + slots ? last + 1 : pass_slot + slots;
-      const Acc* low = parts + member * 2 * plan.width - pass_slot;
-#pragma unroll 1
-      for (int v = from + rank; v < to; v += subwarp) {
-        const bool second = V > 1 && v == first && begin % V != 0;
-        total += second ? low[plan.width + v] : low[v];
-      }
-    }
-    total = subwarp_reduce(total, subwarp, [](Acc a, Acc b) { return a + b; });
-    if (wanted && rank == 0) sums[k * plan.chunk + row] += total;
+  FASTCAM_DEVICE Acc* sums_of(int index, int k) const {
+    return sums + index * index_stride + k * k_stride;
   }
-}
+};
 
-template <class S, bool kPool, int V>
-FASTCAM_DEVICE void attend_forward_block(const AttendForward& op, const AttendForwardWork& work) {
+// A warp's row, or its piece from the cell `first` on.
+template <class S, bool kPool, bool kSeveral, int kRounds>
+FASTCAM_DEVICE void attend_forward_row(const AttendForward& op,
+                                       const AttendForwardWork<AccOf<S>>& work, int first) {
   using Acc = AccOf<S>;
-  using Vector = Vec<S, V>;
-  constexpr int kUnroll = kAttendForwardUnroll<S>;
-  const AttendPlan& plan = work.plan;
-  const int thread = int(threadIdx.x);
-  const int threads = int(blockDim.x);
+  constexpr int A = kAtOnce<kRounds>;
+  const ForwardPart<Acc> part(op.shape, work.plan);
+  const int warp = int(threadIdx.x) / kLanes;
+  const int lane = int(threadIdx.x) % kLanes;
+  if (warp >= part.channels) return;
   const int cells = int(op.shape.cells);
-  const int all_attributes = int(op.shape.attributes);
-  const int all_channels = int(op.shape.channels);
-
-  // blockIdx: attributes fastest, so that blocks that share features run together.
-  const int split = int(blockIdx.x) % plan.splits;
-  const int rest = int(blockIdx.x) / plan.splits;
-  const int n = rest / plan.tiles;
-  const int channel = (rest - n * plan.tiles) * plan.chunk;
-  const int channels = all_channels - channel < plan.chunk ? all_channels - channel : plan.chunk;
-  const int k0 = split * plan.attributes;
-  const int attributes =
-      all_attributes - k0 < plan.attributes ? all_attributes - k0 : plan.attributes;
-  const int all_slots = channels * cells / V;  // a whole number by the choice of the plan
-  const int group = thread / plan.width;
-  const int slot = thread - group * plan.width;
-
-  char* shared = static_cast<char*>(shared_memory());
-  Vector* staged = reinterpret_cast<Vector*>(shared);
-  Acc* parts = reinterpret_cast<Acc*>(shared + plan.staged_bytes);  // [2, unroll, groups, 2, width]
-  Acc* sums = parts + 2 * plan.parts_values;  // [1 + curves, attributes, chunk]
-  const int sum_stride = plan.attributes * plan.chunk;
+  const int C = int(op.shape.channels);
+  const int K = int(op.shape.attributes);
+  const int channel = part.first_channel + warp;
+  const int64_t out_curve = op.shape.batch * K * C * cells;  // not pooled
 
   const S* features =
-      static_cast<const S*>(op.features) + (int64_t(n) * all_channels + channel) * int64_t(cells);
-  // The block's first channel under its attribute k, among all rows [N, K, C].
-  const auto row_of = [&](int k) {
-    return (int64_t(n) * all_attributes + k0 + k) * all_channels + channel;
-  };
+      static_cast<const S*>(op.features) + (int64_t(part.n) * C + channel) * cells + first;
+  const S* logits = static_cast<const S*>(op.logits) + part.n * op.strides.n +
+                    part.first_k * op.strides.k + channel * op.strides.c + first;
+  RowOfWarp<kRounds> row(features,
+                         cells - first < work.plan.piece ? cells - first : work.plan.piece);
+  S f[kRounds];
+  row.read(features, S{}, f);
+  const int64_t image = int64_t(work.first_curve) * op.shape.batch + part.n;
+  S* out = static_cast<S*>(op.out) + ((image * K + part.first_k) * C + channel) * cells + first +
+           row.cell;
 
 #pragma unroll 1
-  for (int i = thread; i < plan.sums_values; i += threads) sums[i] = Acc(0);
-
-  int buffer = 0;
-#pragma unroll 1
-  for (int pass_slot = 0; pass_slot < all_slots; pass_slot += plan.width) {
-    const int slots = all_slots - pass_slot < plan.width ? all_slots - pass_slot : plan.width;
-    // All groups want the same features: read once.
-    if (thread < slots) {
-      staged[thread] = load(reinterpret_cast<const Vector*>(features) + pass_slot + thread);
+  for (int k = 0; k < part.attributes; k += A) {
+    row.here = opaque(row.here);  // tests again: answers held in registers cost more
+    S x[A][kRounds];
+#pragma unroll
+    for (int a = 0; a < A; ++a) {
+      if (k + a < part.attributes) {
+        row.read(logits + a * op.strides.k, from_acc<S>(Acc(-INFINITY)), x[a]);  // no mask there
+      }
     }
-    __syncthreads();
-    const bool active = group < plan.groups && slot < slots;
-    const Vector f = active ? staged[slot] : Vector{};
-    const int at = (pass_slot + slot) * V;
-    const int left = cells - at % cells;
-    const int row_end = left < V ? left : V;  // values of the vector's first row
-
-#pragma unroll 1
-    for (int round = 0; round * kUnroll * plan.groups < attributes; ++round) {
-      const auto attribute = [&](int u) { return (round * kUnroll + u) * plan.groups + group; };
-      Vector x[kUnroll];
-      bool used[kUnroll];
+    // u of a row; returns sum sigmoid(L) = (logits >= 0) + sum +-u / 2.
+    const auto lower_masks = [&](int a, Acc(&u)[kRounds]) {
+      int negative = 0;
+      Acc twice = Acc(0);
 #pragma unroll
-      for (int u = 0; u < kUnroll; ++u) {
-        const int k = attribute(u);
-        used[u] = active && k < attributes;
-        x[u] = Vector{};
-        if (!used[u]) continue;
-        x[u] = load(reinterpret_cast<const Vector*>(static_cast<const S*>(op.logits) +
-                                                    row_of(k) * cells + at));
+      for (int i = 0; i < kRounds; ++i) {
+        const Acc logit = to_acc(x[a][i]);
+        u[i] = twice_lower_mask(logit);
+        negative += sign_bit(logit);
+        twice -= copy_sign(u[i], logit);
       }
-      // Of the masks only u, which takes an exp, is kept; the logits stay in their storage type.
-      Acc held[kUnroll][V];
+      return Acc(0.5) * twice + Acc(kRounds - negative);
+    };
+    // Z of a row, or its sum.
+    const auto attended = [&](int j, int a, const AttendCurve<Acc>& curve, const Acc(&t)[kRounds]) {
+      Acc sum = Acc(0);
+      S* to = kPool ? nullptr : opaque(out + j * out_curve + int64_t(a) * C * cells);
 #pragma unroll
-      for (int u = 0; u < kUnroll; ++u) {
-#pragma unroll
-        for (int e = 0; e < V; ++e) held[u][e] = MaskLogit<Acc>(to_acc(x[u].lane[e])).u;
-      }
-      const auto mask_of = [&](int u, int e) {
-        MaskLogit<Acc> mask;
-        mask.logit = to_acc(x[u].lane[e]);
-        mask.u = held[u][e];
-        return mask;
-      };
-      // Sums over the rows of what make(u, terms) makes.
-      const auto sum_up = [&](const auto& make, Acc* to) {
-        Acc* here = parts + buffer * plan.parts_values;
-#pragma unroll
-        for (int u = 0; u < kUnroll; ++u) {
-          if (!used[u]) continue;
-          Acc term[V];
-          make(u, term);
-          Acc low = Acc(0);
-          Acc high = Acc(0);
-#pragma unroll
-          for (int e = 0; e < V; ++e) {
-            if (e < row_end) {
-              low += term[e];
-            } else {
-              high += term[e];
-            }
-          }
-          Acc* mine = here + (u * plan.groups + group) * 2 * plan.width + slot;
-          mine[0] = low;
-          if constexpr (V > 1) mine[plan.width] = high;
+      for (int i = 0; i < kRounds; ++i) {
+        const Acc z = curve.factor(to_acc(x[a][i]), t[i]) * to_acc(f[i]);
+        if constexpr (kPool) {
+          sum += z;
+        } else {
+          store_if(k + a < part.attributes && row.has(i), to + i * kLanes, from_acc<S>(z));
         }
-        __syncthreads();  // one is enough: the next sums go through the other buffer
-        add_rows<V, kUnroll>(plan, here, round, pass_slot, slots, cells, attributes, to);
-        buffer ^= 1;
-      };
+      }
+      return sum;
+    };
+    // Each A lanes' sums are of one index.
+    const auto keep = [&](int index, auto& values) {
+      constexpr int kCount = int(sizeof(values) / sizeof(Acc));
+      constexpr int kLeaders = kLanes / kCount;
+      const Acc sum = warp_sums(values);
+      const int value = lane / kLeaders;
+      const int at = k + value % A;
+      if (lane % kLeaders == 0 && at < part.attributes) {
+        Acc& kept = part.sums_of(index + value / A, at)[warp];
+        kept = first == 0 ? sum : kept + sum;
+      }
+    };
 
-      const auto masks = [&](int u, Acc(&term)[V]) {
+    if constexpr (kSeveral) {
+      Acc u[A][kRounds];
+      Acc log2_u[A][kRounds];
+      Acc masks[A];
 #pragma unroll
-        for (int e = 0; e < V; ++e) term[e] = mask_of(u, e).mask();
-      };
-      sum_up(masks, sums);
+      for (int a = 0; a < A; ++a) {
+        masks[a] = lower_masks(a, u[a]);
+        log2_lower_masks(x[a], u[a], log2_u[a]);
+      }
+      keep(0, masks);
 #pragma unroll 1
       for (int j = 0; j < work.curves; ++j) {
-        const Attention<Acc> attention(work.curve[j]);
-        const auto attended = [&](int u, Acc(&z)[V]) {
-          constexpr int kAtOnce = V < 2 ? V : 2;  // more would not fit into registers
+        const AttendCurve<Acc>& curve = work.curve[j];
+        Acc z[A];
 #pragma unroll
-          for (int first = 0; first < V; first += kAtOnce) {
-            MaskLogit<Acc> mask[kAtOnce];
-            Acc lower[kAtOnce];
+        for (int a = 0; a < A; ++a) {
+          Acc t[kRounds];
+          curve.raise(u[a], log2_u[a], t);
+          z[a] = attended(j, a, curve, t);
+        }
+        keep(1 + j, z);
+      }
+    } else {
+      Acc both[kPool ? 2 * A : A];  // masks, and pooled Z
 #pragma unroll
-            for (int e = 0; e < kAtOnce; ++e) mask[e] = mask_of(u, first + e);
-            attention.lower(mask, lower);
-#pragma unroll
-            for (int e = 0; e < kAtOnce; ++e) {
-              z[first + e] = attention.factor(mask[e], lower[e]) * to_acc(f.lane[first + e]);
-            }
-          }
-        };
-        if constexpr (kPool) {
-          sum_up(attended, sums + (1 + j) * sum_stride);
-        } else {
-          const int64_t first_row =
-              (work.first_curve + j) * op.shape.batch * all_attributes * all_channels;
-#pragma unroll
-          for (int u = 0; u < kUnroll; ++u) {
-            if (!used[u]) continue;
-            Acc z[V];
-            attended(u, z);
-            Vector rounded;
-#pragma unroll
-            for (int e = 0; e < V; ++e) rounded.lane[e] = from_acc<S>(z[e]);
-            S* to = static_cast<S*>(op.out) + (first_row + row_of(attribute(u))) * cells + at;
-            store(reinterpret_cast<Vector*>(to), rounded);
-          }
+      for (int a = 0; a < A; ++a) {
+        Acc u[kRounds];
+        Acc t[kRounds];
+        both[a] = lower_masks(a, u);
+#pragma unroll 1
+        for (int j = 0; j < (kPool ? 1 : work.curves); ++j) {
+          work.curve[j].raise_logits(x[a], u, t);
+          const Acc z = attended(j, a, work.curve[j], t);
+          if constexpr (kPool) both[A + a] = z;
         }
       }
+      keep(0, both);
+    }
+    logits += A * op.strides.k;
+    out += int64_t(A) * C * cells;
+  }
+}
+
+// From the sums of the rows: means, and the masks' sums of all channels.
+template <class S, bool kPool>
+FASTCAM_DEVICE void attend_forward_sums(const AttendForward& op,
+                                        const AttendForwardWork<AccOf<S>>& work) {
+  using Acc = AccOf<S>;
+  const ForwardPart<Acc> part(op.shape, work.plan);
+  const int thread = int(threadIdx.x);
+  const int threads = int(blockDim.x);
+  const int tiles = work.plan.tiles;
+  const int K = int(op.shape.attributes);
+  if constexpr (kPool) {
+    const Acc cells = Acc(op.shape.cells);
+#pragma unroll 1
+    for (int i = thread; i < work.curves * part.attributes * part.channels; i += threads) {
+      const int c = i % part.channels;
+      const int j = i / part.channels / part.attributes;
+      const int k = i / part.channels - j * part.attributes;
+      const int64_t image = (work.first_curve + j) * op.shape.batch + part.n;
+      S* out = static_cast<S*>(op.out) + (image * K + part.first_k + k) * op.shape.channels;
+      store(out + part.first_channel + c, from_acc<S>(part.sums_of(1 + j, k)[c] / cells));
     }
   }
-
-  __syncthreads();
+  Acc* of_tiles = static_cast<Acc*>(work.mask_parts) + int64_t(part.n) * tiles * K + part.first_k;
 #pragma unroll 1
-  for (int i = thread; i < attributes * channels; i += threads) {
-    const int k = i / channels;
-    const int c = i - k * channels;
-    const int64_t row = row_of(k) + c;
-    const Acc* sum = sums + k * plan.chunk + c;
-    store(static_cast<Acc*>(op.mask_sum) + row, sum[0]);
-    if constexpr (kPool) {
+  for (int k = thread; k < part.attributes; k += threads) {
+    Acc sum = Acc(0);
 #pragma unroll 1
-      for (int j = 0; j < work.curves; ++j) {
-        const int64_t rows = op.shape.batch * all_attributes * all_channels;
-        store(static_cast<S*>(op.out) + (work.first_curve + j) * rows + row,
-              from_acc<S>(sum[(1 + j) * sum_stride] / Acc(cells)));
-      }
+    for (int c = 0; c < part.channels; ++c) sum += part.sums_of(0, k)[c];
+    store(of_tiles + int64_t(part.tile) * K + k, sum);
+  }
+  unsigned* ticket = work.tickets + part.n * work.plan.splits + part.split;
+  if (last_block(ticket, unsigned(tiles), static_cast<unsigned*>(shared_memory()))) {
+    Acc* to = static_cast<Acc*>(op.mask_sum) + int64_t(part.n) * K + part.first_k;
+#pragma unroll 1
+    for (int k = thread; k < part.attributes; k += threads) {
+      Acc sum = Acc(0);
+#pragma unroll 1
+      for (int t = 0; t < tiles; ++t) sum += load_fresh(of_tiles + int64_t(t) * K + k);
+      store(to + k, sum);
     }
   }
 }
 
-template <class S, bool kPool>
-__global__ void FASTCAM_ATTEND_BOUNDS(S)
-    attend_forward_kernel(const AttendForward op, const AttendForwardWork work) {
-  if (work.plan.vectors) {
-    attend_forward_block<S, kPool, kVectorOf<S>>(op, work);
-  } else {
-    attend_forward_block<S, kPool, 1>(op, work);
+template <class Acc, bool kPool, bool kSeveral>
+inline constexpr int kForwardBlocks =
+    kPool && !kSeveral ? kAttendBlocks<Acc> : kAttendFewBlocks<Acc>;
+
+// kSeveral: pooled under several curves, which share u and its logarithm.
+template <class S, bool kPool, bool kSeveral, int kRounds>
+__global__ void __launch_bounds__(kAttendWarps* kLanes, kForwardBlocks<AccOf<S>, kPool, kSeveral>)
+    attend_forward_kernel(const AttendForward op, const AttendForwardWork<AccOf<S>> work) {
+#pragma unroll 1
+  for (int first = 0; first < int(op.shape.cells); first += work.plan.piece) {
+    attend_forward_row<S, kPool, kSeveral, kRounds>(op, work, first);
   }
+  __syncthreads();
+  attend_forward_sums<S, kPool>(op, work);
 }
 
 }  // namespace fastcam

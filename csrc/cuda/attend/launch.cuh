@@ -36,23 +36,42 @@ void launch_tone_curve(const ToneCurveOp& op, ScalarKind kind, const Site& site)
   });
 }
 
+template <class S, bool kPool, bool kSeveral>
+void launch_attend_forward_as(const AttendForward& op, const AttendForwardWork<AccOf<S>>& work,
+                              const LaunchSite& site) {
+  const AttendPlan& plan = work.plan;
+  if (plan.long_rows) {
+    FASTCAM_LAUNCH((attend_forward_kernel<S, kPool, kSeveral, kLongRounds>), grid_of(plan.blocks),
+                   plan.warps * kLanes, plan.shared_bytes, site.stream, op, work);
+  } else {
+    FASTCAM_LAUNCH((attend_forward_kernel<S, kPool, kSeveral, kShortRounds>), grid_of(plan.blocks),
+                   plan.warps * kLanes, plan.shared_bytes, site.stream, op, work);
+  }
+}
+
 template <class S, bool kPool>
 void launch_attend_forward_of(const AttendForward& op, const LaunchSite& site) {
-  const AttendShape& shape = op.shape;
-  const int64_t sample = shape.channels * shape.cells;
-  const auto aligned = [&](const void* p) { return in_vectors(p, sample, int(sizeof(S))); };
   // For every 64 curves (in practice: for all) L is read once.
   for (int64_t first = 0; first < op.curve_count; first += kCurvesPerLaunch) {
-    AttendForwardWork work{};
+    AttendForwardWork<AccOf<S>> work{};
     work.first_curve = int(first);
     work.curves = int(std::min<int64_t>(op.curve_count - first, kCurvesPerLaunch));
-    std::copy_n(op.curves + first, work.curves, work.curve);
-    work.plan = plan_attend_forward(
-        {shape, kPool, aligned(op.features) && aligned(op.logits) && (kPool || aligned(op.out)),
-         work.curves, int(sizeof(S)), int(sizeof(AccOf<S>)), kAttendThreads<AccOf<S>>,
-         kAttendForwardUnroll<S>, site.multiprocessors});
-    FASTCAM_LAUNCH((attend_forward_kernel<S, kPool>), grid_of(work.plan.blocks), work.plan.threads,
-                   work.plan.shared_bytes, site.stream, op, work);
+    for (int j = 0; j < work.curves; ++j)
+      work.curve[j] = AttendCurve<AccOf<S>>(op.curves[first + j]);
+    const bool several = kPool && work.curves > 1;
+    work.plan = plan_attend_forward({op.shape, kPool ? work.curves : 0, kPool ? 1 : 1 + work.curves,
+                                     int(sizeof(S)), int(sizeof(AccOf<S>)), site.multiprocessors,
+                                     several ? kForwardBlocks<AccOf<S>, kPool, kPool>
+                                             : kForwardBlocks<AccOf<S>, kPool, false>});
+    char* workspace = static_cast<char*>(site.workspace(work.plan.workspace_bytes));
+    work.tickets = reinterpret_cast<unsigned*>(workspace);
+    work.mask_parts = workspace + work.plan.tickets_bytes;
+    FASTCAM_CLEAR(workspace, work.plan.tickets_bytes, site.stream);
+    if (several) {
+      launch_attend_forward_as<S, kPool, kPool>(op, work, site);
+    } else {
+      launch_attend_forward_as<S, kPool, false>(op, work, site);
+    }
   }
 }
 
@@ -70,18 +89,17 @@ void launch_attend_forward(const AttendForward& op, ScalarKind kind, const Site&
 
 template <class S, bool kPool>
 void launch_attend_backward_of(const AttendBackward& op, const LaunchSite& site) {
-  const AttendShape& shape = op.shape;
-  const int64_t sample = shape.channels * shape.cells;
-  bool aligned = true;
-  for (const void* p : {op.features, op.logits, static_cast<const void*>(op.grad_features),
-                        static_cast<const void*>(op.grad_logits), kPool ? nullptr : op.grad_out}) {
-    aligned = aligned && in_vectors(p, sample, int(sizeof(S)));  // null is aligned
+  const AttendPlan plan = plan_attend_backward(
+      {op.shape, 0, 0, int(sizeof(S)), int(sizeof(AccOf<S>)), site.multiprocessors, 0});
+  if (plan.long_rows) {
+    FASTCAM_LAUNCH((attend_backward_kernel<S, kPool, kLongRounds>), grid_of(plan.blocks),
+                   plan.warps * kLanes, plan.shared_bytes, site.stream, op, plan,
+                   AttendCurve<AccOf<S>>(op.curve));
+  } else {
+    FASTCAM_LAUNCH((attend_backward_kernel<S, kPool, kShortRounds>), grid_of(plan.blocks),
+                   plan.warps * kLanes, plan.shared_bytes, site.stream, op, plan,
+                   AttendCurve<AccOf<S>>(op.curve));
   }
-  const AttendPlan plan =
-      plan_attend_backward({shape, kPool, aligned, 1, int(sizeof(S)), int(sizeof(AccOf<S>)),
-                            kAttendThreads<AccOf<S>>, kAttendBackwardUnroll, site.multiprocessors});
-  FASTCAM_LAUNCH((attend_backward_kernel<S, kPool>), grid_of(plan.blocks), plan.threads,
-                 plan.shared_bytes, site.stream, op, plan);
 }
 
 template <class Site>
