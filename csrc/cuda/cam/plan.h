@@ -138,8 +138,7 @@ inline CamPlan plan_backward(const PlanShape& s, bool need_activations, bool nee
   CamPlan plan{};
   // Every block reads the maps: at most 3 % of the rest. Of several targets they come from a cache,
   // mostly, so that 32 channels a block are enough.
-  const int64_t moved =
-      (int(need_activations) + int(need_gradients)) * s.channels * s.cells * s.element;
+  const int64_t moved = 2 * s.channels * s.cells * s.element;  // whatever is needed: so are results
   const int64_t maps = 2 * s.targets * s.cells * s.acc;
   const int64_t affordable =
       std::max(3 * moved / (100 * maps), s.targets > 1 ? s.channels / 32 : int64_t(1));
