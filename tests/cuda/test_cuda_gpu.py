@@ -10,7 +10,6 @@ from torch.autograd import DeviceType
 
 from fastcam import functional as F
 from fastcam import reference
-from fastcam.ops.library import raw
 
 pytestmark = pytest.mark.cuda
 

@@ -41,12 +41,3 @@ def test_four_targets_share_one_read_of_the_activations(layout):
     forward, backward = measure("AlexNet", 8, torch.float32, layout, targets=4)
     assert forward.ratio <= MOST_BYTES
     assert backward.ratio <= MOST_BYTES_OF_SEVERAL
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_most_accesses_of_an_odd_map_are_sixteen_bytes_wide(dtype):
-    """13 x 13 cells: no row of A but every fourth (eighth) is aligned. The rest is O(C + P)."""
-    for result in measure("AlexNet", 8, dtype, "contiguous"):
-        traffic = result.traffic
-        wide = traffic.vector_accesses * 32 * 16
-        assert wide >= 0.9 * result.minimum
