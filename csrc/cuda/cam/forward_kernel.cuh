@@ -45,7 +45,7 @@ FASTCAM_DEVICE void gradient_sums(const CamInputs& in, int64_t n, int t, int cha
 }
 
 template <class S, int kTargets, class Finish>
-__global__ void __launch_bounds__(kCamThreads, (kCamBlocks<AccOf<S>, kTargets>))
+__global__ void __launch_bounds__(kCamThreads, FASTCAM_CAM_BLOCKS(AccOf<S>, kTargets))
     cam_forward_kernel(const typename Finish::Params op, const ForwardWork work) {
   using Acc = AccOf<S>;
   const CamInputs& in = Finish::inputs(op);

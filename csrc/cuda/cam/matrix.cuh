@@ -13,6 +13,13 @@
 #include "cuda/cam/plan.h"
 #include "cuda/device.cuh"
 
+// Chips other than Hopper need more registers for the same code.
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ < 900 || __CUDA_ARCH__ >= 1000)
+#define FASTCAM_CAM_BLOCKS(Acc, kTargets) (kTargets == 1 && sizeof(Acc) == 4 ? 2 : 1)
+#else
+#define FASTCAM_CAM_BLOCKS(Acc, kTargets) (kCamBlocks<Acc, kTargets>)
+#endif
+
 namespace fastcam {
 
 // Value (r, c) is data[r * pitch + c].
@@ -57,10 +64,9 @@ FASTCAM_DEVICE void read_run(const Acc* from, Acc (&to)[kCount]) {
   }
 }
 
-// Loads of V values that a thread has in flight.
+// Loads of V values that a thread has in flight: 32 bytes and more, but of 16-bit values.
 template <class S, int V, int kTargets>
-inline constexpr int kInFlight =
-    sizeof(S) * V == kVectorBytes ? (kTargets == 1 ? 4 : 2) : (sizeof(S) * V == 8 ? 4 : 8);
+inline constexpr int kInFlight = sizeof(S) * V < 8 ? 8 : (kTargets == 1 && V <= 4 ? 4 : 2);
 
 // Value `at` of a matrix, and V - 1 more. 32 bits are enough, and leave registers for what is
 // loaded.
@@ -69,6 +75,11 @@ FASTCAM_DEVICE Vec<S, V> load_vector(const S* data, unsigned at) {
   return load(reinterpret_cast<const Vec<S, V>*>(reinterpret_cast<const char*>(data) +
                                                  at * unsigned(sizeof(S))));
 }
+
+// Neighbouring values that a thread takes at once: a vector, unless several targets would need too
+// many registers.
+template <class S, int kTargets>
+inline constexpr int kLanesOf = kTargets > 1 && kVectorOf<S> > 4 ? 4 : kVectorOf<S>;
 
 template <int V>
 FASTCAM_DEVICE int rows_of_fold(int cols) {
@@ -150,18 +161,12 @@ FASTCAM_DEVICE void column_sums_of(const Matrix<const S>& m, const Factors<const
     walk.enter(first, m.cols);
     const unsigned from = unsigned(walk.row) * unsigned(m.pitch) + unsigned(walk.column);
     const int end = walk.active ? walk.folds : 0;
-    Acc sum[kTargets][V];
-#pragma unroll
-    for (int t = 0; t < kTargets; ++t) {
-#pragma unroll
-      for (int e = 0; e < V; ++e) sum[t][e] = Acc(0);
-    }
+    Acc sum[kTargets][V] = {};
 #pragma unroll 1
     for (int q = kLoads * walk.group; q < end; q += kLoads * walk.groups) {
-      Vector x[kLoads];
+      Vector x[kLoads] = {};
 #pragma unroll
       for (int u = 0; u < kLoads; ++u) {
-        x[u] = Vector{};
         if (q + u < end)
           x[u] = load_vector<V>(m.data, from + unsigned(q + u) * unsigned(walk.step));
       }
@@ -175,21 +180,14 @@ FASTCAM_DEVICE void column_sums_of(const Matrix<const S>& m, const Factors<const
       }
 #pragma unroll
       for (int t = 0; t < kTargets; ++t) {
-        if constexpr (V == 1) {
-          Acc w[kLoads];
-          read_run(weight.of(t) + q, w);
 #pragma unroll
-          for (int u = 0; u < kLoads; ++u) sum[t][0] += w[u] * to_acc(x[u].lane[0]);
-        } else {
+        for (int u = 0; u < kLoads; ++u) {
+          const Acc* w = weight.of(t) + (q + u) * walk.fold + walk.row;
+          const Acc low = q + u < end ? w[0] : Acc(0);
+          const Acc high = V > 1 && q + u < end ? w[1] : Acc(0);
 #pragma unroll
-          for (int u = 0; u < kLoads; ++u) {
-            const Acc* w = weight.of(t) + (q + u) * walk.fold + walk.row;
-            const Acc low = q + u < end ? w[0] : Acc(0);
-            const Acc high = q + u < end ? w[1] : Acc(0);
-#pragma unroll
-            for (int e = 0; e < V; ++e) {
-              sum[t][e] += (e < walk.split ? low : high) * to_acc(x[u].lane[e]);
-            }
+          for (int e = 0; e < V; ++e) {
+            sum[t][e] += (e < walk.split ? low : high) * to_acc(x[u].lane[e]);
           }
         }
       }
@@ -243,15 +241,10 @@ FASTCAM_DEVICE void row_sums_of(const Matrix<const S>& m, const Factors<const Ac
 #pragma unroll 1
   for (int first = 0; first < m.rows; first += kRows * subwarps) {
     const int row = first + thread / lanes;
-    Acc sum[kRows][kTargets];
-#pragma unroll
-    for (int u = 0; u < kRows; ++u) {
-#pragma unroll
-      for (int t = 0; t < kTargets; ++t) sum[u][t] = Acc(0);
-    }
+    Acc sum[kRows][kTargets] = {};
 #pragma unroll 1
     for (int begin = lane; begin < vectors; begin += kLoads * lanes) {
-      Vector x[kRows][kLoads];
+      Vector x[kRows][kLoads] = {};
 #pragma unroll
       for (int u = 0; u < kRows; ++u) {
         const int r = row + u * subwarps;
@@ -259,7 +252,6 @@ FASTCAM_DEVICE void row_sums_of(const Matrix<const S>& m, const Factors<const Ac
 #pragma unroll
         for (int i = 0; i < kLoads; ++i) {
           const int at = begin + i * lanes;
-          x[u][i] = Vector{};
           if (r < m.rows && at < vectors) x[u][i] = load_vector<V>(m.data, from + unsigned(at * V));
         }
       }
@@ -301,7 +293,7 @@ template <int kTargets, class S, class Acc, class Put>
 FASTCAM_DEVICE void sums_of(const Matrix<const S>& m, bool of_columns,
                             const Factors<const Acc>& weight, int targets, Acc* scratch,
                             const Put& put) {
-  constexpr int kVector = kVectorOf<S>;
+  constexpr int kVector = kLanesOf<S, kTargets>;
   constexpr int kPair = sizeof(S) == 2 ? 2 : 1;  // four bytes at least, if they can be
   if (of_columns) {
     if (in_folds<kVector>(m)) {
@@ -323,7 +315,7 @@ FASTCAM_DEVICE void sums_of(const Matrix<const S>& m, bool of_columns,
 template <int V, int kTargets, class S, class Acc>
 FASTCAM_DEVICE void outer_product_of(const Matrix<S>& m, const Factors<const Acc>& row,
                                      const Factors<const Acc>& column) {
-  constexpr int kFolds = V <= 4 ? 4 : (kTargets == 1 ? 2 : 1);  // at once
+  constexpr int kFolds = V > 4 ? 2 : 4;  // at once
   using Vector = Vec<S, V>;
   const int targets = kTargets == 1 ? 1 : row.count;
   Walk<V> walk(m);
@@ -345,12 +337,7 @@ FASTCAM_DEVICE void outer_product_of(const Matrix<S>& m, const Factors<const Acc
     if (targets <= kTargets) read_columns(0);
 #pragma unroll 1
     for (int q = kFolds * walk.group; q < walk.folds; q += kFolds * walk.groups) {
-      Acc sum[kFolds][V];
-#pragma unroll
-      for (int u = 0; u < kFolds; ++u) {
-#pragma unroll
-        for (int e = 0; e < V; ++e) sum[u][e] = Acc(0);
-      }
+      Acc sum[kFolds][V] = {};
 #pragma unroll 1
       for (int t0 = 0; t0 < targets; t0 += kTargets) {
         if (targets > kTargets) read_columns(t0);
@@ -358,21 +345,13 @@ FASTCAM_DEVICE void outer_product_of(const Matrix<S>& m, const Factors<const Acc
         for (int t = 0; t < kTargets; ++t) {
           if (t0 + t >= targets) continue;
           const Acc* f = row.of(t0 + t);
-          Acc w[kFolds];
-          if constexpr (V == 1) read_run(f + q, w);
 #pragma unroll
           for (int u = 0; u < kFolds; ++u) {
-            if constexpr (V == 1) {
-              sum[u][0] += w[u] * factor[t][0];
-            } else {
-              const int r = (q + u < walk.folds ? q + u : q) * walk.fold + walk.row;
-              const Acc low = f[r];
-              const Acc high = f[r + 1];
+            const int r = (q + u < walk.folds ? q + u : q) * walk.fold + walk.row;
+            const Acc low = f[r];
+            const Acc high = V > 1 ? f[r + 1] : Acc(0);
 #pragma unroll
-              for (int e = 0; e < V; ++e) {
-                sum[u][e] += (e < walk.split ? low : high) * factor[t][e];
-              }
-            }
+            for (int e = 0; e < V; ++e) sum[u][e] += (e < walk.split ? low : high) * factor[t][e];
           }
         }
       }
@@ -391,7 +370,7 @@ FASTCAM_DEVICE void outer_product_of(const Matrix<S>& m, const Factors<const Acc
 template <int kTargets, class S, class Acc>
 FASTCAM_DEVICE void outer_product(const Matrix<S>& m, const Factors<const Acc>& row,
                                   const Factors<const Acc>& column) {
-  constexpr int kVector = kVectorOf<S>;
+  constexpr int kVector = kLanesOf<S, kTargets>;
   if (in_folds<kVector>(m)) {
     outer_product_of<kVector, kTargets>(m, row, column);
   } else {

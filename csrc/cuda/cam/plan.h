@@ -15,7 +15,7 @@ inline constexpr int kTargetsPerBlock = 4;
 // Threads of a block, and blocks that a multiprocessor shall hold.
 inline constexpr int kCamThreads = 256;
 template <class Acc, int kTargets>
-inline constexpr int kCamBlocks = kTargets == 1 && sizeof(Acc) == 4 ? 3 : 2;
+inline constexpr int kCamBlocks = (sizeof(Acc) == 4 ? 2 : 1) + (kTargets == 1 ? 1 : 0);
 // Channels of a forward's block: their weights for kTargets targets take 4 KiB of shared memory.
 template <class Acc, int kTargets>
 inline constexpr int kMaxChunk = 4096 / (kTargets * int(sizeof(Acc)));
@@ -136,12 +136,12 @@ inline CamPlan plan_backward(const PlanShape& s, bool need_activations, bool nee
     throw std::runtime_error("fastcam: a backward without targets or without gradients");
   }
   CamPlan plan{};
-  // Every block reads the maps: at most 3 % of the rest. Of several targets they come from a cache,
-  // mostly, so that 32 channels a block are enough.
+  // Every block reads the maps, from memory or a cache: at most 2.5 % of the rest each time. Of
+  // several targets they come from a cache, mostly, so that 32 channels a block are enough.
   const int64_t moved = 2 * s.channels * s.cells * s.element;  // whatever is needed: so are results
   const int64_t maps = 2 * s.targets * s.cells * s.acc;
   const int64_t affordable =
-      std::max(3 * moved / (100 * maps), s.targets > 1 ? s.channels / 32 : int64_t(1));
+      std::max(moved / (40 * maps), s.targets > 1 ? s.channels / 32 : int64_t(1));
   // Small blocks, several of which share a multiprocessor and hide each other's latency.
   const int64_t wanted = std::max(ceil_div(6 * s.multiprocessors, s.batch),
                                   s.channels * s.cells * s.element / (48 * 1024));
