@@ -122,16 +122,13 @@ __global__ void __launch_bounds__(kCamThreads, FASTCAM_CAM_BLOCKS(AccOf<S>, kTar
 #pragma unroll 1
       for (int t1 = 0; t1 < here && op.grad_gradients != nullptr; t1 += kTargets) {
         const int targets = here - t1 < kTargets ? here - t1 : kTargets;
-        unsigned valid = 0;  // bit t
-#pragma unroll 1
-        for (int t = 0; t < targets; ++t) valid |= gradient.valid(t0 + t1 + t) ? 1u << t : 0u;
-        Acc* out =
-            static_cast<Acc*>(op.grad_gradients) + gradient.pair(t0 + t1) * channels + channel;
         const auto put = [&](int t, int c, Acc total) {
-          Acc* at = out + (t * int64_t(channels) + c);
+          t += t0 + t1;
+          Acc* out =
+              static_cast<Acc*>(op.grad_gradients) + gradient.pair(t) * channels + channel + c;
           // Not a product with 0: an invalid pair's gradient is 0 whatever A holds.
-          const Acc share = (valid >> t & 1) != 0 ? total / Acc(cells) : Acc(0);
-          store_own(at, p0 > 0 ? load_own(at) + share : share);
+          const Acc share = gradient.valid(t) ? total / Acc(cells) : Acc(0);
+          store_own(out, p0 > 0 ? load_own(out) + share : share);
         };
         sums_of<kTargets>(
             part(static_cast<const S*>(op.activations) + n * op.activations_stride_n, p0),
