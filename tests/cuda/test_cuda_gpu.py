@@ -137,9 +137,10 @@ def on_the_gpu(call) -> list[str]:
 @some_targets
 @pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16))
-def test_one_launch_each_way_and_no_copy(dtype, layout, targets, batch, device):
+def test_one_launch_each_way_and_no_copy(dtype, layout, targets, batch, device, monkeypatch):
     """Of the public functions. Only the counters of a forward whose blocks wait for each other may
     be cleared before. The loss in its form for any GPU reads A a second time for dD."""
+    monkeypatch.setenv("FASTCAM_CAM_KERNELS", "parts")
     sample = many(device, batch, targets, dtype=dtype, layout=layout)
     leaves = sample.leaves()
     cam = F.grad_cam(*leaves)

@@ -10,7 +10,9 @@ from traffic_table import BATCHES, DTYPES, HEADER, LAYOUTS, MEASURED, NETWORKS, 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="the emulator needs a C++ compiler")
 
 MOST_BYTES = 1.05
-MOST_BYTES_OF_SEVERAL = 1.25  # backward, targets > 1: more blocks read the maps, mostly from a cache
+MOST_BYTES_OF_SEVERAL = (
+    1.25  # backward, targets > 1: more blocks read the maps, mostly from a cache
+)
 # Rows of odd lengths begin anywhere in a sector, whose rest the warp's next access or a neighbour
 # finds in the first-level cache.
 LEAST_EFFICIENCY = {"contiguous": 0.5, "channels_last": 0.9}
