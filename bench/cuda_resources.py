@@ -23,22 +23,13 @@ from bench.report import markdown, replace_between
 ROOT = Path(__file__).resolve().parent.parent
 MEASURED = ROOT / "csrc" / "MEASURED.md"
 
-# 65536 registers of a multiprocessor for two blocks of the largest size (csrc/cuda/cam/plan.h), in
-# float for three of attend's, in double for one (attend/plan.h).
+# 65536 registers of a multiprocessor for three blocks of 256 threads in float, or two of 192; the
+# launch bounds of grad_cam and the losses (csrc/cuda/cam/matrix.cuh, csrc/cuda/onepass) say more.
 REGISTER_BUDGET = {"float": 80, "other": 168, "attend in double": 255}
-# A kernel's unrolled loop: kColumnUnroll vectors of A. (Attend reads value by value, many at once.)
-# The first prefix that fits. The one-pass backward reads no more than its factors.
-LEAST_WIDE_LOADS = {"cam_loss_backward_": 1, "cam_": 4, "tone_": 4}
-# Results that are a vector for each of what is read. (The one-pass backward has four columns a
-# thread, which are 8 bytes of a 16-bit type.)
-WIDE_STORES = re.compile(r"cam_backward|cam_loss_backward_kernel<(float|double)|tone_curve")
-# Without code where there are no clusters.
-CLUSTERS = ("cam_loss_pass_", 90)
 
 # Instructions that are counted in the disassembly.
 SASS = {
     "wide loads": re.compile(r"\bLDG\.E\.128\b"),
-    "wide stores": re.compile(r"\bSTG\.E\.128\b"),
     "local": re.compile(r"\b(LDL|STL)\b"),
     "float atomics": re.compile(r"\b(ATOM[GS]?|REDG?)\.\S*\b(B?F16\S*|F32|F64)\b"),
 }
@@ -61,7 +52,7 @@ class Kernel:
         if self.short_name.startswith("attend_") and "<double" in self.name:
             return REGISTER_BUDGET["attend in double"]
         lean = re.search(r"<(float|fastcam::\w+), (1|true|false)\b", self.name) is not None
-        lean = lean and not self.short_name.startswith(CLUSTERS[0])  # their launch bounds say more
+        lean = lean and not self.short_name.startswith("cam_")
         return REGISTER_BUDGET["float" if lean else "other"]
 
     @property
@@ -74,15 +65,6 @@ class Kernel:
             lambda match: ">" if match[1] == "AllLosses" else f", {match[1]}>",
             name,
         ).strip()
-
-    @property
-    def least_wide_loads(self) -> int:
-        """128-bit loads that must be there."""
-        prefix, first = CLUSTERS
-        if self.short_name.startswith(prefix) and int(re.sub(r"\D", "", self.arch)) < first:
-            return 0
-        fits = (n for start, n in LEAST_WIDE_LOADS.items() if self.short_name.startswith(start))
-        return next(fits, 0)
 
 
 def cuobjdump() -> str | None:
@@ -160,10 +142,6 @@ def broken_rules(kernels: Iterable[Kernel], sass: SassCounts) -> list[str]:
                 wrong.append(f"{counts['local']} accesses to local memory")
             if counts["float atomics"]:
                 wrong.append(f"{counts['float atomics']} floating-point atomics")
-            if counts["wide loads"] < kernel.least_wide_loads:
-                wrong.append(f"{counts['wide loads']} 128-bit loads")
-            if WIDE_STORES.search(kernel.short_name) and counts["wide stores"] < 1:
-                wrong.append("no 128-bit store")
         found += [f"{kernel.arch} {kernel.short_name}: {what}" for what in wrong]
     return found
 

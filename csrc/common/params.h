@@ -77,9 +77,11 @@ struct CamLoss {
   uint8_t* status;  // [N, T] out: kStatusValid | kStatusDead
 };
 
-// The backward of both, given G[n,t,p] = scale[n,t] * grad_map[n,t,p]:
+// The backward of both, from G = d loss / d (map before ReLU):
 //   grad_activations[n,c,p] = sum_t G[n,t,p] * alpha[n,t,c]
 //   grad_gradients[n,t,c]   = sum_p G[n,t,p] * A[n,c,p] / P     (the same for every cell of D)
+// G is a loss's grad_map, 0 for an invalid pair, or made of grad_cam's map and its upstream
+// gradient.
 struct CamBackward {
   int64_t batch;
   int64_t targets;
@@ -90,12 +92,23 @@ struct CamBackward {
   int64_t activations_stride_n;
   bool activations_channels_last;
 
-  const void* alpha;     // [N, T, C] acc
-  const void* grad_map;  // [N, T, P] acc
-  const void* scale;     // [N, T] acc or null (all ones); strides may be 0
-  int64_t scale_stride_n;
-  int64_t scale_stride_t;
+  const void* alpha;  // [N, T, C] acc
+
+  // of a loss
+  const void* grad_map;   // [N, T, P] acc
+  const void* scale;      // [N, T] acc: what grad_map is multiplied by; or null
   const uint8_t* status;  // [N, T] or null (all valid)
+
+  // of grad_cam
+  const void* cam;         // [N, T, P] acc, as it was returned; null: G is grad_map
+  const void* peak;        // [N, T] acc: max of the ReLU map
+  const void* grad;        // [N, T, H, W] acc: d loss / d cam; strides may be 0
+  int64_t grad_stride_n;
+  int64_t grad_stride_t;
+  int64_t grad_stride_h;
+  int64_t grad_stride_w;
+  int64_t cols;  // W
+  bool normalize;
 
   void* grad_activations;  // [N, C, P] dense in A's layout and dtype, out, or null
   void* grad_gradients;    // [N, T, C] acc, out, or null

@@ -1,6 +1,6 @@
-// The raw ops of Grad-CAM and the backward of every loss of its map: schemas, argument checks and
-// output allocation, the same for every device. `launch` is a device's kernel: launch(a tensor of
-// the device, params, storage kinds of activations and gradients).
+// The raw ops of Grad-CAM: schemas, argument checks and output allocation, the same for every
+// device. `launch` is a device's kernel: launch(a tensor of the device, params, storage kinds of
+// activations and gradients).
 #pragma once
 
 #include <optional>
@@ -73,45 +73,40 @@ std::tuple<Tensor, Tensor, Tensor> cam_forward(const Tensor activations, const T
   return {cam, alpha, peak};
 }
 
-// grad_activations [N,C,H,W], grad_gradients [N,T,C]: each empty unless asked for. `launch` gets no
-// kind of the gradients.
+// The gradients of grad_cam from its outputs and the upstream gradient of cam, which may lie in
+// memory in any way: grad_activations [N,C,H,W] and grad_gradients [N,T,C], each empty unless asked
+// for. `launch` gets no kind of the gradients.
 template <auto launch>
-std::tuple<Tensor, Tensor> cam_backward(const Tensor activations, const Tensor alpha,
-                                        const Tensor grad_map, const std::optional<Tensor> scale,
-                                        const std::optional<Tensor> status, bool need_activations,
-                                        bool need_gradients) {
-  STD_TORCH_CHECK(activations.dim() == 4 && alpha.dim() == 3 && grad_map.dim() == 4,
-                  "fastcam: expected activations [N,C,H,W], alpha [N,T,C], grad_map [N,T,H,W]");
+std::tuple<Tensor, Tensor>
+cam_backward(const Tensor activations, const Tensor alpha, const Tensor cam, const Tensor peak,
+             const Tensor grad, bool normalize, bool need_activations, bool need_gradients) {
+  STD_TORCH_CHECK(activations.dim() == 4 && alpha.dim() == 3 && cam.dim() == 4 && peak.dim() == 2 &&
+                      grad.dim() == 4,
+                  "fastcam: expected activations [N,C,H,W], alpha [N,T,C], cam [N,T,H,W], peak"
+                  " [N,T], grad [N,T,H,W]");
   const Tensor held = readable(activations);
   const ScalarKind kind = kind_of(activations, "activations");
   const ScalarType acc = acc_type(kind);
   const int64_t N = activations.size(0), C = activations.size(1), T = alpha.size(1);
-  STD_TORCH_CHECK(alpha.size(0) == N && alpha.size(2) == C && grad_map.size(0) == N &&
-                      grad_map.size(1) == T && grad_map.size(2) == activations.size(2) &&
-                      grad_map.size(3) == activations.size(3),
-                  "fastcam: alpha or grad_map do not agree with activations");
-  STD_TORCH_CHECK(alpha.scalar_type() == acc && grad_map.scalar_type() == acc,
-                  "fastcam: alpha and grad_map must have the arithmetic dtype of the activations");
+  STD_TORCH_CHECK(alpha.size(0) == N && alpha.size(2) == C && alpha.scalar_type() == acc,
+                  "fastcam: alpha must be [N,T,C] in the arithmetic dtype of the activations");
+  STD_TORCH_CHECK(peak.size(0) == N && peak.size(1) == T && peak.scalar_type() == acc,
+                  "fastcam: peak must be [N,T] in the arithmetic dtype of the activations");
+  for (const Tensor* map : {&cam, &grad}) {
+    STD_TORCH_CHECK(map->size(0) == N && map->size(1) == T && map->size(2) == activations.size(2) &&
+                        map->size(3) == activations.size(3) && map->scalar_type() == acc,
+                    "fastcam: cam and grad must be [N,T,H,W] in the arithmetic dtype of the"
+                    " activations");
+  }
   STD_TORCH_CHECK(activations.size(2) * activations.size(3) > 0,
                   "fastcam: activations have no cells");
   check_device(alpha, "alpha", activations);
-  check_device(grad_map, "grad_map", activations);
-  if (scale.has_value()) check_device(*scale, "scale", activations);
-  if (status.has_value()) check_device(*status, "status", activations);
+  check_device(cam, "cam", activations);
+  check_device(peak, "peak", activations);
+  check_device(grad, "grad", activations);
   const Tensor alpha_held = torch::stable::contiguous(alpha);
-  const Tensor grad_map_held = torch::stable::contiguous(grad_map);
-  if (scale.has_value()) {
-    STD_TORCH_CHECK(scale->dim() == 2 && scale->size(0) == N && scale->size(1) == T &&
-                        scale->scalar_type() == acc,
-                    "fastcam: scale must be [N,T] in the arithmetic dtype");
-  }
-  std::optional<Tensor> status_held;
-  if (status.has_value()) {
-    STD_TORCH_CHECK(status->dim() == 2 && status->size(0) == N && status->size(1) == T &&
-                        status->scalar_type() == ScalarType::Byte,
-                    "fastcam: status must be uint8 [N,T]");
-    status_held = torch::stable::contiguous(*status);
-  }
+  const Tensor cam_held = torch::stable::contiguous(cam);
+  const Tensor peak_held = torch::stable::contiguous(peak);
 
   const bool channels_last = !is_channels_first(held);
   const Tensor grad_activations =
@@ -133,15 +128,15 @@ std::tuple<Tensor, Tensor> cam_backward(const Tensor activations, const Tensor a
     op.activations_stride_n = held.stride(0);
     op.activations_channels_last = channels_last;
     op.alpha = input_data(alpha_held);
-    op.grad_map = input_data(grad_map_held);
-    if (scale.has_value()) {
-      op.scale = input_data(*scale);
-      op.scale_stride_n = scale->stride(0);
-      op.scale_stride_t = scale->stride(1);
-    }
-    if (status_held.has_value()) {
-      op.status = static_cast<const uint8_t*>(input_data(*status_held));
-    }
+    op.cam = input_data(cam_held);
+    op.peak = input_data(peak_held);
+    op.grad = input_data(grad);
+    op.grad_stride_n = grad.stride(0);
+    op.grad_stride_t = grad.stride(1);
+    op.grad_stride_h = grad.stride(2);
+    op.grad_stride_w = grad.stride(3);
+    op.cols = activations.size(3);
+    op.normalize = normalize;
     op.grad_activations = need_activations ? output_data(grad_activations) : nullptr;
     op.grad_gradients = need_gradients ? output_data(grad_gradients) : nullptr;
     launch(activations, op, kind);
@@ -152,8 +147,8 @@ std::tuple<Tensor, Tensor> cam_backward(const Tensor activations, const Tensor a
 inline void define_cam(Library& m) {
   m.def("_cam_forward(Tensor activations, Tensor gradients, bool normalize)"
         " -> (Tensor cam, Tensor alpha, Tensor peak)");
-  m.def("_cam_backward(Tensor activations, Tensor alpha, Tensor grad_map, Tensor? scale,"
-        " Tensor? status, bool need_activations, bool need_gradients)"
+  m.def("_cam_backward(Tensor activations, Tensor alpha, Tensor cam, Tensor peak, Tensor grad,"
+        " bool normalize, bool need_activations, bool need_gradients)"
         " -> (Tensor grad_activations, Tensor grad_gradients)");
 }
 

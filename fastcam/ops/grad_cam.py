@@ -54,9 +54,10 @@ def _cam_forward_fake(
 def _cam_backward_fake(
     activations: Tensor,
     alpha: Tensor,
-    grad_map: Tensor,
-    scale: Tensor | None,
-    status: Tensor | None,
+    cam: Tensor,
+    peak: Tensor,
+    grad: Tensor,
+    normalize: bool,
     need_activations: bool,
     need_gradients: bool,
 ) -> tuple[Tensor, Tensor]:
@@ -81,19 +82,13 @@ class _GradCam(torch.autograd.Function):
     @differentiable_once
     def backward(ctx: Any, grad: Tensor) -> Any:
         activations, alpha, cam, peak = ctx.saved_tensors
-        grad_map = grad.to(cam.dtype)
-        if ctx.normalize:  # x = r / max r; the maximum's gradient goes to the first arg-max
-            flat, weighted = cam.flatten(-2), (grad_map * cam).sum((-2, -1))
-            top = torch.zeros_like(flat).scatter_(-1, flat.max(-1, keepdim=True).indices, 1.0)
-            grad_map = grad_map - top.view_as(cam) * weighted[..., None, None]
-            grad_map = grad_map / torch.where(peak == 0, 1.0, peak)[..., None, None]
-        grad_map = torch.where(cam <= 0, 0.0, grad_map)
         grad_activations, grad_gradients = raw._cam_backward(
             activations,
             alpha,
-            grad_map,
-            None,
-            None,
+            cam,
+            peak,
+            grad.to(cam.dtype),
+            ctx.normalize,
             ctx.needs_input_grad[0],
             ctx.needs_input_grad[1],
         )

@@ -122,21 +122,20 @@ struct Case {
 
   void run_backward(const std::vector<T>& scale, int64_t blocks) {
     const auto [n, t, c, p, q] = shape;
-    const CamBackward op{n,
-                         t,
-                         c,
-                         p,
-                         a.data(),
-                         c * p,
-                         last,
-                         alpha.data(),
-                         grad_map.data(),
-                         scale.data(),
-                         t,
-                         1,
-                         status.data(),
-                         da.data(),
-                         dalpha.data()};
+    CamBackward op{};
+    op.batch = n;
+    op.targets = t;
+    op.channels = c;
+    op.cells = p;
+    op.activations = a.data();
+    op.activations_stride_n = c * p;
+    op.activations_channels_last = last;
+    op.alpha = alpha.data();
+    op.grad_map = grad_map.data();
+    op.scale = scale.data();
+    op.status = status.data();
+    op.grad_activations = da.data();
+    op.grad_gradients = dalpha.data();
     run_sums(op, blocks);
   }
 

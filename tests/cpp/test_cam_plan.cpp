@@ -10,7 +10,6 @@ using namespace fastcam;
 namespace {
 
 constexpr int kMultiprocessors = 132;
-int scratch(int threads) { return 16 * threads; }
 
 PlanShape shape_of(int64_t batch, int64_t targets, int64_t channels, int64_t cells,
                    int64_t grad_cells, int element, bool channels_last = false) {
@@ -25,7 +24,6 @@ PlanShape shape_of(int64_t batch, int64_t targets, int64_t channels, int64_t cel
           4,
           channels_last,
           one ? 1 : kTargetsPerBlock,
-          one ? kMaxThreads<float, 1> : kMaxThreads<float, kTargetsPerBlock>,
           one ? kMaxChunk<float, 1> : kMaxChunk<float, kTargetsPerBlock>,
           kMultiprocessors};
 }
@@ -36,8 +34,7 @@ void check_plan(const PlanShape& s, const CamPlan& plan, int64_t roles) {
   CHECK(int64_t(plan.splits) * plan.chunk >= s.channels);
   CHECK(int64_t(plan.splits - 1) * plan.chunk < std::max<int64_t>(1, s.channels));
   CHECK(plan.blocks == s.batch * roles * plan.splits);
-  CHECK(plan.threads % 32 == 0 && plan.threads >= 32 && plan.threads <= s.max_threads);
-  CHECK(plan.scratch_values >= scratch(plan.threads));
+  CHECK(plan.threads % 32 == 0 && plan.threads >= 32 && plan.threads <= kCamThreads);
   CHECK(plan.shared_bytes <= kSharedBytes);
   if (plan.splits > 1) CHECK(plan.chunk * s.element % 32 == 0);  // whole sectors, channels last
 }
@@ -52,20 +49,15 @@ TEST(any_shape) {
                    std::to_string(s.channels) + ", P " + std::to_string(s.cells) + ", Q " +
                    std::to_string(s.grad_cells);
     const int64_t target_blocks = ceil_div(s.targets, s.per_block);
-    const CamPlan forward = plan_forward(s, scratch);
+    const CamPlan forward = plan_forward(s);
     check_plan(s, forward, target_blocks);
-    if (forward.splits > 1) {
-      const int64_t groups = s.batch * target_blocks;
-      CHECK(forward.tickets_bytes >= 4 * groups && forward.tickets_bytes % 256 == 0);
-      CHECK(forward.workspace_bytes - forward.tickets_bytes >=
-            groups * forward.splits * s.per_block * s.cells * s.acc);
-    } else {
-      CHECK(forward.workspace_bytes == 0);
-    }
+    CHECK(forward.parts_bytes ==
+          (forward.splits > 1 ? forward.blocks * s.per_block * s.cells * s.acc : 0));
     s.grad_cells = 0;
-    check_plan(s, plan_backward(s, true, true, scratch), target_blocks + 1);
-    check_plan(s, plan_backward(s, true, false, scratch), 1);
-    check_plan(s, plan_backward(s, false, true, scratch), target_blocks);
+    const CamPlan backward = plan_backward(s, true, true);
+    check_plan(s, backward, 1);
+    CHECK(backward.tile >= 1 && backward.tile <= s.cells && backward.map_stride > backward.tile);
+    CHECK(backward.held >= s.per_block && backward.held % s.per_block == 0);
   }
 }
 
@@ -83,7 +75,7 @@ TEST(few_samples_are_split_as_far_as_the_traffic_allows) {
         check::where = std::string(net.name) + ", N " + std::to_string(batch) + ", " +
                        std::to_string(element) + " bytes";
         const PlanShape s = shape_of(batch, 1, net.channels, net.cells, net.grad_cells, element);
-        const CamPlan plan = plan_forward(s, scratch);
+        const CamPlan plan = plan_forward(s);
         const bool fills = plan.blocks >= kMultiprocessors;
         const double parts = plan.splits > 1 ? 2.0 * double(net.cells) * 4 * plan.splits : 0;
         const double share = parts / double(forward_bytes(s));
@@ -98,7 +90,7 @@ TEST(few_samples_are_split_as_far_as_the_traffic_allows) {
 TEST(many_samples_are_not_split) {
   for (const Network& net : kNetworks) {
     const PlanShape s = shape_of(1024, 1, net.channels, net.cells, net.grad_cells, 4);
-    const CamPlan plan = plan_forward(s, scratch);
+    const CamPlan plan = plan_forward(s);
     CHECK(plan.splits == ceil_div(net.channels, s.max_chunk));
   }
 }
@@ -108,7 +100,7 @@ TEST(what_cannot_be_indexed_is_refused) {
        {shape_of(1, 1, 2, int64_t(1) << 26, 1, 4), shape_of(1, 1, int64_t(1) << 20, 4096, 1, 4)}) {
     bool refused = false;
     try {
-      plan_forward(s, scratch);
+      plan_forward(s);
     } catch (const std::runtime_error&) {
       refused = true;
     }
@@ -119,12 +111,13 @@ TEST(what_cannot_be_indexed_is_refused) {
 TEST(a_backward_of_nothing_is_refused) {
   const auto refused = [](int64_t targets, bool need_activations, bool need_gradients) {
     try {
-      plan_backward(shape_of(2, targets, 8, 9, 9, 4), need_activations, need_gradients, scratch);
+      plan_backward(shape_of(2, targets, 8, 9, 9, 4), need_activations, need_gradients);
     } catch (const std::runtime_error&) {
       return true;
     }
     return false;
   };
+  CHECK(refused(20000, true, true));  // what a target needs of shared memory
   CHECK(refused(0, false, true) && refused(0, true, true) && refused(1, false, false));
   CHECK(!refused(1, false, true));
 }

@@ -25,7 +25,7 @@ from torch import Tensor
 import build_config
 from fastcam.ops import attend_conv
 from fastcam.ops.cam_iou import BINARIZE_CODES
-from fastcam.ops.library import DTYPES
+from fastcam.ops.library import DTYPES, is_channels_last
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -210,25 +210,43 @@ class Emulator:
         binarize: str = "tone",
         eps: float = 1e-6,
         max_pull: float = 0.0,
+        need_gradients: bool = False,
     ) -> Any:
-        """loss, alpha, grad_map, status: one launch where nothing else is asked for."""
+        """loss, alpha, grad_map, status, grad_gradients: one launch without, two with the last."""
         inputs = (activations, gradients, regions, cell_weights, where)
-        options = (BINARIZE_CODES[binarize], [threshold, sharpness, eps], max_pull, 0, False)
-        loss, status, _, _, alpha, grad_map, _ = self.run("_cam_loss_forward", *inputs, *options)
-        return loss, alpha, grad_map, status
+        options = (BINARIZE_CODES[binarize], [threshold, sharpness, eps], max_pull, 0)
+        outputs = self.run("_cam_loss_forward", *inputs, *options, need_gradients)
+        loss, status, _, _, alpha, grad_map, grad_gradients = outputs
+        return loss, alpha, grad_map, status, grad_gradients
+
+    def cam_iou_backward(
+        self,
+        activations: Tensor,
+        alpha: Tensor,
+        grad_map: Tensor,
+        status: Tensor,
+        grad_gradients: Tensor | None,
+        scale: Tensor | None = None,
+    ) -> Any:
+        """grad_activations, grad_gradients, times ``scale`` (of each pair)."""
+        scale = torch.ones_like(alpha[..., 0]) if scale is None else scale
+        like = KINDS[activations.dtype], is_channels_last(activations)
+        saved = (alpha, grad_map, grad_gradients, status, scale, None)
+        return self.run("_cam_loss_backward", *saved, *like, True)
 
     def cam_backward(
         self,
         activations: Tensor,
         alpha: Tensor,
-        grad_map: Tensor,
-        scale: Tensor | None = None,
-        status: Tensor | None = None,
+        cam: Tensor,
+        peak: Tensor,
+        grad: Tensor,
+        normalize: bool = True,
         need_activations: bool = True,
         need_gradients: bool = True,
     ) -> Any:
         """grad_activations, grad_gradients; empty if not needed."""
-        inputs = (activations, alpha, grad_map, scale, status)
+        inputs = (activations, alpha, cam, peak, grad, normalize)
         return self.run("_cam_backward", *inputs, need_activations, need_gradients)
 
     def tone_curve(self, mask: Tensor, n: float, beta: float, grad: Tensor | None = None) -> Tensor:

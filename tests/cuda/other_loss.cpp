@@ -88,27 +88,32 @@ struct Call {
     return op;
   }
 
-  // The sum over all pairs.
-  double forward() {
-    launch_forward<double, kTargetsPerBlock, LossFinish<SquaredFamily<double>, double>>(
-        loss_op(), false, site_of(device, 1));
-    double total = 0;
-    for (const double value : loss) total += value;
-    return total;
-  }
-
-  // The same with dD's constants at once; and then a backward that does not read A.
-  bool one_pass() {
+  CamLossForward forward_op() {
     CamLossForward op{};
     op.loss = loss_op();
     op.reduction = Reduction::kSum;
     op.grad_gradients = grad_gradients.data();
     op.reduced = &reduced;
     op.count = &pairs;
-    return launch_pass<double, 4, SquaredFamily<double>>(op, false, kClusterSharedBytes,
+    return op;
+  }
+
+  // The sum over all pairs.
+  double forward() {
+    launch_forward<double, kTargetsPerBlock, LossFinish<SquaredFamily<double>, double>>(
+        forward_op(), false, site_of(device, 1));
+    return reduced;
+  }
+  void constants() {
+    launch_backward<double, kTargetsPerBlock>(sums_of_gradients(forward_op()), site_of(device, 1));
+  }
+
+  // Both at once.
+  bool one_pass() {
+    return launch_pass<double, 4, SquaredFamily<double>>(forward_op(), false, kClusterSharedBytes,
                                                          site_of(device, 1));
   }
-  void one_pass_backward() {
+  void backward() {
     CamLossBackward op{};
     op.batch = N;
     op.targets = T;
@@ -122,22 +127,6 @@ struct Call {
     op.grad_activations = grad_activations.data();
     op.scaled_gradients = scaled_gradients.data();
     launch_pass_backward<double, 4>(op, site_of(device, 1));
-  }
-
-  void backward() {
-    CamBackward op{};
-    op.batch = N;
-    op.targets = T;
-    op.channels = C;
-    op.cells = P;
-    op.activations = activations.data();
-    op.activations_stride_n = C * P;
-    op.alpha = alpha.data();
-    op.grad_map = grad_map.data();
-    op.status = status.data();
-    op.grad_activations = grad_activations.data();
-    op.grad_gradients = grad_gradients.data();
-    launch_backward<double, kTargetsPerBlock>(op, site_of(device, 1));
   }
 
   double difference(double* value) {
@@ -194,23 +183,23 @@ int main() {
     size += std::fabs(by_a[i] = call.difference(&call.activations[i]));
   for (int64_t i = 0; i < N * T * C; ++i)
     size += std::fabs(by_d[i] = call.difference(&call.gradients[i * Q]));
-  const auto compare = [&](const std::vector<double>& grad_gradients) {
+  const auto compare = [&] {
+    call.backward();
     for (int64_t i = 0; i < N * C * P; ++i) {
       good = near("grad_activations", call.grad_activations[i], by_a[i], 1e-7) && good;
     }
     for (int64_t i = 0; i < N * T * C; ++i) {
-      good = near("grad_gradients", grad_gradients[i], by_d[i], 1e-7) && good;
+      good = near("grad_gradients", call.scaled_gradients[i], by_d[i], 1e-7) && good;
     }
   };
   call.forward();
-  call.backward();
-  compare(call.grad_gradients);
-  std::fill(call.grad_activations.begin(), call.grad_activations.end(), 0.0);
+  call.constants();
+  compare();
+  std::fill(call.grad_gradients.begin(), call.grad_gradients.end(), 0.0);
   good = call.one_pass() && good;
   good =
       near("one pass", call.reduced, total, 1e-12) && near("pairs", call.pairs, N * T, 0) && good;
-  call.one_pass_backward();
-  compare(call.scaled_gradients);
+  compare();
   if (size < 0.1) std::puts("no gradient");
   return good && size >= 0.1 ? 0 : 1;
 }

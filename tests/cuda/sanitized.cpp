@@ -3,6 +3,7 @@
 //
 //   sanitized fibers | threads          forward and backward of several shapes
 //   sanitized planted "<bug>" fibers | threads
+#include <algorithm>
 #include <cstdio>
 #include <random>
 
@@ -36,6 +37,7 @@ bool run(const Case& c, Mode mode, bool reversed) {
   Array<float> regions(&device, N * T * P), loss(&device, N * T), alpha(&device, N * T * C);
   Array<float> grad_map(&device, N * T * P), grad_gradients(&device, N * T * C);
   Array<float> cam(&device, N * T * P), peaks(&device, N * T);
+  Array<float> reduced(&device, 1), counted(&device, 1);
   Array<uint8_t> status(&device, N * T);
   std::mt19937 random(1);
   std::uniform_real_distribution<float> uniform(0.0f, 1.0f);
@@ -77,11 +79,19 @@ bool run(const Case& c, Mode mode, bool reversed) {
   forward.grad_map = grad_map.data();
   forward.loss = loss.data();
   forward.status = status.data();
-  // Before the loss, which then writes alpha once more.
+  CamLossForward loss_op{forward, Reduction::kSum, grad_gradients.data(), reduced.data(),
+                         counted.data()};
+  launch_forward<S, kTargets, AnyLossFinish<float>>(loss_op, false, site);
+  launch_backward<S, kTargets>(sums_of_gradients(loss_op), site);
+  std::vector<float> constants(size_t(N * T * C));
+  double sum = 0;
+  for (int64_t i = 0; i < N * T; ++i) sum += double(loss[i]);
+  if (!near(reduced[0], sum, 1e-4) || counted[0] != float(N * T)) return false;
+  for (int64_t i = 0; i < N * T * C; ++i) constants[size_t(i)] = grad_gradients[i];
+
+  // alpha once more; and as upstream gradient the regions.
   const CamForward grad_cam{forward.in, true, alpha.data(), cam.data(), peaks.data()};
   launch_forward<S, kTargets, MapFinish<float>>(grad_cam, false, site);
-  launch_forward<S, kTargets, LossFinish<float>>(forward, false, site);
-
   CamBackward backward{};
   backward.batch = N;
   backward.targets = T;
@@ -91,11 +101,30 @@ bool run(const Case& c, Mode mode, bool reversed) {
   backward.activations_stride_n = C * P;
   backward.activations_channels_last = c.channels_last;
   backward.alpha = alpha.data();
-  backward.grad_map = grad_map.data();
-  backward.status = status.data();
+  backward.cam = cam.data();
+  backward.peak = peaks.data();
+  backward.grad = regions.data();
+  backward.grad_stride_n = T * P;
+  backward.grad_stride_t = P;
+  backward.grad_stride_h = P;
+  backward.grad_stride_w = 1;
+  backward.cols = P;
+  backward.normalize = true;
   backward.grad_activations = grad_activations.data();
   backward.grad_gradients = grad_gradients.data();
   launch_backward<S, kTargets>(backward, site);
+  std::vector<double> of_cam(size_t(N * T * P));
+  for (int64_t pair = 0; pair < N * T; ++pair) {
+    const float* x = cam.data() + pair * P;
+    const float* grad = regions.data() + pair * P;
+    const int64_t top = std::max_element(x, x + P) - x;
+    double weighted = 0;
+    for (int64_t p = 0; p < P; ++p) weighted += double(grad[p]) * double(x[p]);
+    for (int64_t p = 0; p < P; ++p) {
+      const double slope = double(grad[p]) - (p == top ? weighted : 0);
+      of_cam[size_t(pair * P + p)] = x[p] > 0 ? slope / double(peaks[pair]) : 0;
+    }
+  }
 
   const double stored = sizeof(S) == 2 ? 1e-2 : 1e-4;
   for (int64_t n = 0; n < N; ++n) {
@@ -121,19 +150,21 @@ bool run(const Case& c, Mode mode, bool reversed) {
       const double wanted_loss = loss_of(c.kind, map, peak, regions.data() + pair * P);
       if (!near(loss[pair], wanted_loss, 1e-3)) return false;
       for (int64_t ch = 0; ch < C; ++ch) {
-        double wanted = 0;
+        double wanted = 0, wanted_of_cam = 0;
         for (int64_t p = 0; p < P; ++p) {
-          wanted += double(grad_map[pair * P + p]) *
-                    double(to_acc(activations[n * C * P + a_at(ch, p)])) / double(P);
+          const double a = double(to_acc(activations[n * C * P + a_at(ch, p)])) / double(P);
+          wanted += double(grad_map[pair * P + p]) * a;
+          wanted_of_cam += of_cam[size_t(pair * P + p)] * a;
         }
-        if (!near(grad_gradients[pair * C + ch], wanted, 1e-4)) return false;
+        if (!near(constants[size_t(pair * C + ch)], wanted, 1e-4)) return false;
+        if (!near(grad_gradients[pair * C + ch], wanted_of_cam, 1e-3)) return false;
       }
     }
     for (int64_t ch = 0; ch < C; ++ch) {
       for (int64_t p = 0; p < P; ++p) {
         double wanted = 0;
         for (int64_t t = 0; t < T; ++t) {
-          wanted += double(grad_map[(n * T + t) * P + p]) * double(alpha[(n * T + t) * C + ch]);
+          wanted += of_cam[size_t((n * T + t) * P + p)] * double(alpha[(n * T + t) * C + ch]);
         }
         if (!near(to_acc(grad_activations[n * C * P + a_at(ch, p)]), wanted, stored)) return false;
       }

@@ -10,7 +10,6 @@ from torch.autograd import DeviceType
 
 from fastcam import functional as F
 from fastcam import reference
-from fastcam.ops.library import raw
 
 pytestmark = pytest.mark.cuda
 
@@ -138,22 +137,30 @@ def on_the_gpu(call) -> list[str]:
 @some_targets
 @pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16))
-def test_one_launch_of_each_op_and_no_copy(dtype, layout, targets, batch, device):
-    """Only the counters of a forward that is split over blocks may be cleared before."""
+def test_one_launch_each_way_and_no_copy(dtype, layout, targets, batch, device, monkeypatch):
+    """Of the public functions. Only the counters of a forward whose blocks wait for each other may
+    be cleared before. The loss in its form for any GPU reads A a second time for dD."""
+    monkeypatch.setenv("FASTCAM_CAM_KERNELS", "parts")
     sample = many(device, batch, targets, dtype=dtype, layout=layout)
-    inputs = sample.activations, sample.gradients
-    loss = (*inputs, sample.regions, None, None, 0, [0.5, 8.0, 1e-6], 0.0, 0, False)
-    _, status, _, _, alpha, grad_map, _ = raw._cam_loss_forward(*loss)
-    maps = (sample.activations, alpha, grad_map, None, status, True, True)
-    for call, cleared in (
-        (lambda: raw._cam_loss_forward(*loss), True),
-        (lambda: raw._cam_forward(*inputs, True), True),
-        (lambda: raw._cam_backward(*maps), False),
+    leaves = sample.leaves()
+    cam = F.grad_cam(*leaves)
+    loss = F.cam_iou_loss(*leaves, sample.regions)
+    upstream, one = torch.rand_like(cam), torch.full_like(loss, 0.5)
+
+    def gradients(of, upstream):
+        return torch.autograd.grad(of, leaves, upstream, retain_graph=True)
+
+    for call, launches, cleared in (
+        (lambda: F.grad_cam(*leaves), 1, True),
+        (lambda: gradients(cam, upstream), 1, False),
+        (lambda: F.cam_iou_loss(leaves[0], leaves[1].detach(), sample.regions), 1, True),
+        (lambda: F.cam_iou_loss(*leaves, sample.regions), 2, True),
+        (lambda: gradients(loss, one), 1, False),
     ):
         done = on_the_gpu(call)
         kernels = [name for name in done if "fastcam" in name]
         others = [name for name in done if "fastcam" not in name]
-        assert len(kernels) == 1
+        assert len(kernels) == launches
         assert len(others) <= int(cleared) and all("Memset" in name for name in others)
 
 

@@ -22,18 +22,15 @@ def _needs_a_gpu(device: torch.device) -> None:
         pytest.skip("needs --device cuda")
 
 
-@pytest.mark.parametrize("which", ("alpha", "grad_map", "scale", "status"))
+@pytest.mark.parametrize("which", ("alpha", "cam", "peak", "grad"))
 def test_backward_looks_at_the_device_of_each_tensor(which, device):
     sample = make(SHAPES[2], device=device)
-    maps = (sample.activations, sample.gradients, sample.regions)
-    loss = (*maps, None, None, 0, [0.5, 8.0, 1e-6], 0.0, 0, False)
-    _, status, _, _, alpha, grad_map, _ = raw._cam_loss_forward(*loss)
-    given = {"alpha": alpha, "grad_map": grad_map, "scale": torch.ones_like(grad_map[..., 0, 0])}
-    given["status"] = status
-    raw._cam_backward(sample.activations, *given.values(), True, True)
+    cam, alpha, peak = raw._cam_forward(sample.activations, sample.gradients, True)
+    given = {"alpha": alpha, "cam": cam, "peak": peak, "grad": torch.ones_like(cam)}
+    raw._cam_backward(sample.activations, *given.values(), True, True, True)
     given[which] = given[which].cpu()
     with pytest.raises(RuntimeError, match=f"{which} is on another device"):
-        raw._cam_backward(sample.activations, *given.values(), True, True)
+        raw._cam_backward(sample.activations, *given.values(), True, True, True)
 
 
 def test_attend_looks_at_the_device_of_each_tensor(device):
@@ -54,8 +51,8 @@ def test_attend_looks_at_the_device_of_each_tensor(device):
 def test_a_backward_without_targets_writes_zeros(need, device):
     activations = torch.rand(2, 3, 4, 4, device=device)
     alpha = torch.rand(2, 0, 3, device=device)
-    grad_map = torch.rand(2, 0, 4, 4, device=device)
-    grad_a, grad_d = raw._cam_backward(activations, alpha, grad_map, None, None, *need)
+    cam, peak = torch.rand(2, 0, 4, 4, device=device), torch.rand(2, 0, device=device)
+    grad_a, grad_d = raw._cam_backward(activations, alpha, cam, peak, cam, True, *need)
     assert not grad_a.any() and grad_d.numel() == 0
     assert grad_a.shape == (activations.shape if need[0] else (0,))
 

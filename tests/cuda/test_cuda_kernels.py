@@ -24,8 +24,8 @@ SHAPES = {
     "one cell": (3, 2, 50, (1, 1), (1, 1)),
     "fewer cells than a vector": (2, 1, 33, (1, 3), (2, 1)),
     "one channel": (2, 1, 1, (9, 11), (4, 4)),
-    "period longer than a block, odd": (1, 2, 11, (23, 29), (25, 27)),
-    "period longer than a block, even": (1, 1, 10, (40, 44), (42, 46)),
+    "rows longer than a block, odd": (1, 2, 11, (23, 29), (25, 27)),
+    "rows longer than a block, even": (1, 1, 10, (40, 44), (42, 46)),
     "map too large for shared memory": (1, 4, 4, (61, 67), (3, 3)),
     "all of CelebA's attributes": (1, 40, 136, (13, 13), (2, 2)),
     "many targets, maps too large for shared memory": (1, 6, 5, (61, 67), (3, 3)),
@@ -65,12 +65,19 @@ def assert_near(got: Tensor, wanted: Tensor, tolerance: float) -> None:
 
 
 def run(emulator, sample, scale, **options):
+    """The loss in two launches, and its backward."""
     activations, gradients, regions, weights = sample
     n = gradients.shape[0]
-    loss, alpha, grad_map, status = emulator.cam_iou_forward(
-        activations, gradients, regions, weights.expand(n, -1, -1, -1), **options
+    loss, alpha, grad_map, status, constants = emulator.cam_iou_forward(
+        activations,
+        gradients,
+        regions,
+        weights.expand(n, -1, -1, -1),
+        need_gradients=True,
+        **options,
     )
-    grads = emulator.cam_backward(activations, alpha, grad_map, scale, status)
+    assert emulator.traffic.launches == 2
+    grads = emulator.cam_iou_backward(activations, alpha, grad_map, status, constants, scale)
     return loss, alpha, grad_map, status, *grads
 
 
@@ -112,19 +119,60 @@ def test_iou_forward_and_backward(shape, layout, dtype):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 def test_grad_cam(shape, layout, dtype, normalize):
-    activations, gradients, _, _ = make(shape, dtype, layout)
-    wanted = reference.grad_cam(activations.double(), gradients.double(), normalize)
+    activations, gradients, upstream, _ = make(shape, dtype, layout)
+    a = activations.double().requires_grad_()
+    d = gradients.double().requires_grad_()
+    wanted = reference.grad_cam(a, d, normalize)
     raw = reference.grad_cam(activations.double(), gradients.double(), False)
+    wanted_a, wanted_d = torch.autograd.grad((wanted * upstream).sum(), (a, d))
     results = []
     for backwards in (False, True):
         emulator = Emulator(reversed=backwards)
         cam, alpha, peak = emulator.cam_forward(activations, gradients, normalize)
-        assert_near(cam, wanted, TOLERANCE[dtype])
+        assert_near(cam, wanted.detach(), TOLERANCE[dtype])
         assert_near(peak, raw.flatten(-2).amax(-1), TOLERANCE[dtype])
-        assert emulator.traffic.launches == 1
-        results.append((cam, alpha, peak))
+        grads = emulator.cam_backward(activations, alpha, cam, peak, upstream, normalize)
+        assert emulator.traffic.launches == 2
+        assert_near(grads[0], wanted_a, STORED[dtype])
+        assert_near(grads[1], wanted_d[..., 0, 0], 10 * TOLERANCE[dtype])
+        results.append((cam, alpha, peak, *grads))
     for first, second in zip(*results, strict=True):
         assert torch.equal(first, second)
+
+
+UPSTREAM = {
+    "one value": lambda g: g[:1, :1, :1, :1].expand(g.shape),
+    "one for each pair": lambda g: g[..., :1, :1].expand(g.shape),
+    "targets last": lambda g: g.movedim(1, -1).contiguous().movedim(-1, 1),
+    "rows last": lambda g: g.mT.contiguous().mT,
+    "every other column": lambda g: g.repeat_interleave(2, -1)[..., ::2],
+}
+
+
+@pytest.mark.parametrize("lay", UPSTREAM.values(), ids=UPSTREAM.keys())
+def test_grad_cam_reads_any_upstream_gradient_where_it_lies(lay):
+    shape = SHAPES["more targets than a block takes"]
+    activations, gradients, upstream, _ = make(shape, torch.float32, "contiguous")
+    upstream = lay(upstream)
+    cam, alpha, peak = Emulator().cam_forward(activations, gradients)
+    got, wanted = (
+        Emulator().cam_backward(activations, alpha, cam, peak, grad)
+        for grad in (upstream, upstream.contiguous())
+    )
+    for one, other in zip(got, wanted, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
+def test_grad_cam_of_more_targets_than_shared_memory_holds(layout):
+    activations, gradients, upstream, _ = make((1, 400, 5, (3, 4), (1, 1)), torch.float32, layout)
+    a = activations.double().requires_grad_()
+    d = gradients.double().requires_grad_()
+    wanted = torch.autograd.grad((reference.grad_cam(a, d) * upstream).sum(), (a, d))
+    cam, alpha, peak = Emulator().cam_forward(activations, gradients)
+    grad_a, grad_d = Emulator().cam_backward(activations, alpha, cam, peak, upstream)
+    assert_near(grad_a, wanted[0], 2e-5)
+    assert_near(grad_d, wanted[1][..., 0, 0], 2e-4)
 
 
 @pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16), ids=str)
@@ -165,16 +213,16 @@ def test_any_number_of_multiprocessors(shape, layout, dtype, multiprocessors):
 @pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
 @pytest.mark.parametrize("only", ("activations", "gradients"))
 def test_only_one_gradient(only, layout):
-    activations, gradients, regions, _ = make(SHAPES["AlexNet"], torch.float32, layout)
+    activations, gradients, upstream, _ = make(SHAPES["AlexNet"], torch.float32, layout)
     emulator = Emulator()
-    _, alpha, grad_map, status = emulator.cam_iou_forward(activations, gradients, regions)
-    both = emulator.cam_backward(activations, alpha, grad_map, None, status)
+    cam, alpha, peak = emulator.cam_forward(activations, gradients)
+    both = emulator.cam_backward(activations, alpha, cam, peak, upstream)
     one = emulator.cam_backward(
         activations,
         alpha,
-        grad_map,
-        None,
-        status,
+        cam,
+        peak,
+        upstream,
         need_activations=only == "activations",
         need_gradients=only == "gradients",
     )
@@ -196,10 +244,10 @@ def test_invalid_pairs_are_zero_whatever_the_inputs_hold(layout, splits, poison)
     where[0, 0] = False
     where[1] = False
     emulator = Emulator(multiprocessors=splits)
-    loss, alpha, grad_map, status = emulator.cam_iou_forward(
-        activations, gradients, regions, where=where
+    loss, alpha, grad_map, status, constants = emulator.cam_iou_forward(
+        activations, gradients, regions, where=where, need_gradients=True
     )
-    grad_a, grad_d = emulator.cam_backward(activations, alpha, grad_map, None, status)
+    grad_a, grad_d = emulator.cam_iou_backward(activations, alpha, grad_map, status, constants)
     valid = torch.zeros(3, 3, dtype=torch.bool)
     valid[0, 2] = True
     assert torch.equal(status & 1, valid.to(torch.uint8))
@@ -212,9 +260,11 @@ def test_invalid_pairs_are_zero_whatever_the_inputs_hold(layout, splits, poison)
 def test_nan_of_a_valid_pair_stays_visible():
     activations, gradients, regions, _ = make(SHAPES["AlexNet"], torch.float32, "contiguous")
     activations[1, 3, 2, 2] = torch.nan
-    loss, alpha, grad_map, status = Emulator().cam_iou_forward(activations, gradients, regions)
+    loss, alpha, grad_map, status, constants = Emulator().cam_iou_forward(
+        activations, gradients, regions, need_gradients=True
+    )
     assert torch.isfinite(loss[0]).all() and loss[1].isnan().all() and (status & 1).all()
-    grad_a, _ = Emulator().cam_backward(activations, alpha, grad_map, None, status)
+    grad_a, _ = Emulator().cam_iou_backward(activations, alpha, grad_map, status, constants)
     assert grad_a[1].isnan().any() and torch.isfinite(grad_a[0]).all()
 
 
@@ -222,7 +272,7 @@ def test_dead_map_and_first_peak_of_a_tie():
     activations = torch.zeros(2, 8, 6, 6)
     activations[1, :, 1, 4] = activations[1, :, 3, 0] = 2.0
     gradients = torch.ones(2, 1, 8, 3, 3)
-    loss, _, grad_map, status = Emulator().cam_iou_forward(
+    loss, _, grad_map, status, _ = Emulator().cam_iou_forward(
         activations, gradients, torch.rand(2, 1, 6, 6)
     )
     assert status.flatten().tolist() == [3, 1]
@@ -233,5 +283,5 @@ def test_dead_map_and_first_peak_of_a_tie():
     wanted = reference.cam_iou_loss(a, d, torch.ones(2, 1, 6, 6).double(), reduction="none")
     wanted_a = torch.autograd.grad(wanted.sum(), a)[0]
     out = Emulator().cam_iou_forward(activations, gradients, torch.ones(2, 1, 6, 6))
-    grad_a, _ = Emulator().cam_backward(activations, out[1], out[2], None, out[3])
+    grad_a, _ = Emulator().cam_iou_backward(activations, *out[1:4], None)
     assert_near(grad_a, wanted_a, 1e-5)

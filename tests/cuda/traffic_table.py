@@ -1,6 +1,7 @@
-"""Global memory traffic of the CUDA kernels, counted by the emulator.
+"""Global memory traffic of grad_cam's CUDA kernels, counted by the emulator.
 
-The minimum: forward A + D + S + outputs; backward A + dA + dα + what forward saved for it. Run as a
+The minimum: forward A + D + outputs; backward A + dA + dα + what forward saved for it, and the
+upstream gradient. Run as a
 script (or ``pytest -s test_cuda_traffic.py``) this prints the table.
 
 Of 256 samples the first 4 are run: all samples of a launch move the same.
@@ -61,7 +62,7 @@ def count_bytes(*tensors: torch.Tensor, samples: int) -> int:
 def measure(
     network: str, batch: int, dtype: torch.dtype, layout: str, targets: int = 1
 ) -> tuple[Measured, Measured]:
-    """Forward and backward of ``cam_iou``."""
+    """Forward and backward of ``grad_cam``."""
     channels, side, grad_side = NETWORKS[network]
     run = batch if batch <= 8 else RUN_OF_MANY
 
@@ -76,19 +77,16 @@ def measure(
 
     activations = some(batch, channels, side, side)
     gradients = some(batch, targets, channels, grad_side, grad_side)
-    regions = torch.rand(batch, targets, side, side)
-    scale = torch.ones(batch, targets)
+    grad = torch.rand(batch, targets, side, side)
 
     device = Emulator(count=True, part=(run, batch))
-    loss, alpha, grad_map, status = device.cam_iou_forward(activations, gradients, regions)
-    outputs = (loss, alpha, grad_map, status)
-    forward = Measured(
-        device.traffic, count_bytes(activations, gradients, regions, *outputs, samples=run)
-    )
+    cam, alpha, peak = device.cam_forward(activations, gradients)
+    moved = (activations, gradients, cam, alpha, peak)
+    forward = Measured(device.traffic, count_bytes(*moved, samples=run))
 
     device = Emulator(count=True, part=(run, batch))
-    grad_a, grad_d = device.cam_backward(activations, alpha, grad_map, scale, status)
-    moved = (activations, grad_a, grad_d, alpha, grad_map, scale, status)
+    grad_a, grad_d = device.cam_backward(activations, alpha, cam, peak, grad)
+    moved = (activations, grad_a, grad_d, alpha, cam, peak, grad)
     return forward, Measured(device.traffic, count_bytes(*moved, samples=run))
 
 

@@ -27,11 +27,10 @@ def test_opcheck(layout, dtype, shape, device):
     for extra in ((None, None), (weights, where)):
         arguments = (a, d, s, *extra, 0, [0.5, 8.0, 1e-6], 0.0, 0, False)
         torch.library.opcheck(raw._cam_loss_forward, arguments, test_utils=TESTS)
-    _, status, _, _, alpha, grad_map, _ = raw._cam_loss_forward(*arguments)
-    scale = torch.ones((), device=device).expand(s.shape[:2])
+    cam, alpha, peak = raw._cam_forward(a, d, True)
     for need_a, need_d in ((True, True), (True, False), (False, True)):
-        for extra in ((scale, status), (None, None)):
-            arguments = (a, alpha, grad_map, *extra, need_a, need_d)
+        for grad in (torch.rand_like(cam), torch.ones((), device=device).expand(cam.shape)):
+            arguments = (a, alpha, cam, peak, grad, need_a, need_a, need_d)
             torch.library.opcheck(raw._cam_backward, arguments, test_utils=TESTS)
 
 

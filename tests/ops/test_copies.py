@@ -22,16 +22,13 @@ def forward_and_backward(sample) -> dict[str, int]:
     """Copies that each op makes."""
     inputs = sample.activations, sample.gradients
     loss = (*inputs, sample.regions, None, None, 0, [0.5, 8.0, 1e-6], 0.0, 0, True)
-    _, status, _, _, alpha, grad_map, _ = raw._cam_loss_forward(*loss)
-    scale = torch.ones((), dtype=alpha.dtype, device=alpha.device).expand(status.shape)
+    cam, alpha, peak = raw._cam_forward(*inputs, True)
+    grad = torch.ones((), dtype=cam.dtype, device=cam.device).expand(cam.shape)
+    saved = sample.activations, alpha, cam, peak
     return {
         "loss forward": copies_of(lambda: raw._cam_loss_forward(*loss)),
         "grad_cam forward": copies_of(lambda: raw._cam_forward(*inputs, True)),
-        "backward": copies_of(
-            lambda: raw._cam_backward(
-                sample.activations, alpha, grad_map, scale, status, True, True
-            )
-        ),
+        "backward": copies_of(lambda: raw._cam_backward(*saved, grad, True, True, True)),
     }
 
 
@@ -50,7 +47,7 @@ def test_a_layout_that_no_kernel_reads_is_copied(device):
 
 
 def test_expanded_arguments_are_not_spread_out(device):
-    """One region for all targets, one scale for all pairs: strides of 0."""
+    """One region for all targets, one upstream gradient for all cells: strides of 0."""
     sample = make(SHAPE, device=device)
     sample.regions = sample.regions[:1, :1].expand(sample.regions.shape)
     assert set(forward_and_backward(sample).values()) == {0}

@@ -32,8 +32,9 @@ def layouts() -> Iterator[Tensor]:
 def backward_of(activations: Tensor) -> Tensor:
     batch, channels, *cells = activations.shape
     alpha = activations.new_empty((batch, 1, channels)).fill_(1.0)
-    grad_map = activations.new_empty((batch, 1, *cells)).fill_(1.0)
-    return raw._cam_backward(activations, alpha, grad_map, None, None, True, False)[0]
+    cam = activations.new_empty((batch, 1, *cells)).fill_(1.0)
+    peak = activations.new_empty((batch, 1)).fill_(1.0)
+    return raw._cam_backward(activations, alpha, cam, peak, cam, True, True, False)[0]
 
 
 def test_outputs_of_kernels_and_fakes_have_the_same_strides():

@@ -112,19 +112,17 @@ def test_a_missing_extra_says_how_to_get_it():
 
 def test_a_backward_without_targets_writes_zeros():
     activations = torch.rand(2, 3, 4, 4)
-    alpha, grad_map = torch.rand(2, 0, 3), torch.rand(2, 0, 4, 4)
+    alpha, cam, peak = torch.rand(2, 0, 3), torch.rand(2, 0, 4, 4), torch.rand(2, 0)
     for need_a, need_d in ((True, True), (True, False), (False, True)):
-        grad_a, grad_d = raw._cam_backward(activations, alpha, grad_map, None, None, need_a, need_d)
+        grad_a, grad_d = raw._cam_backward(activations, alpha, cam, peak, cam, True, need_a, need_d)
         assert torch.equal(grad_a, torch.zeros_like(activations) if need_a else torch.empty(0))
         assert grad_d.shape == ((2, 0, 3) if need_d else (0,))
 
 
 def test_raw_ops_refuse_maps_without_cells():
-    nothing = torch.empty(2, 3, 0, 4)
+    nothing, cam = torch.empty(2, 3, 0, 4), torch.empty(2, 1, 0, 4)
     with pytest.raises(RuntimeError, match="no cells"):
-        raw._cam_backward(
-            nothing, torch.empty(2, 1, 3), torch.empty(2, 1, 0, 4), None, None, True, True
-        )
+        raw._cam_backward(nothing, torch.empty(2, 1, 3), cam, torch.empty(2, 1), cam, *(True,) * 3)
     for a, d in ((nothing, torch.rand(2, 1, 3, 2, 2)), (torch.rand(2, 3, 4, 4), nothing[:, None])):
         with pytest.raises(RuntimeError, match="no cells"):
             raw._cam_forward(a, d, True)

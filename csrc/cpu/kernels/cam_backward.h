@@ -129,6 +129,36 @@ struct OuterProduct {
   }
 };
 
+// G of one pair, from what a loss has stored or from grad_cam's map (params.h).
+template <class Acc>
+FASTCAM_INLINE void map_gradients(const CamBackward& op, int64_t n, int64_t t, bool on, Acc* to) {
+  const int64_t P = op.cells;
+  const int64_t pair = n * op.targets + t;
+  if (op.cam == nullptr) {
+    const Acc* from = static_cast<const Acc*>(op.grad_map) + pair * P;
+    const Acc scale = op.scale == nullptr ? Acc(1) : static_cast<const Acc*>(op.scale)[pair];
+    for (int64_t p = 0; p < P; ++p) to[p] = on ? scale * from[p] : Acc(0);
+    return;
+  }
+  const Acc* cam = static_cast<const Acc*>(op.cam) + pair * P;
+  const Acc* grad = static_cast<const Acc*>(op.grad) + n * op.grad_stride_n + t * op.grad_stride_t;
+  for (int64_t row = 0, p = 0; p < P; ++row) {
+    for (int64_t col = 0; col < op.cols; ++col, ++p) {
+      to[p] = grad[row * op.grad_stride_h + col * op.grad_stride_w];
+    }
+  }
+  Peak<Acc> peak{cam[0], 0};
+  Acc weighted = 0;
+  for (int64_t p = 0; op.normalize && p < P; ++p) {
+    peak = higher_peak(peak, {cam[p], typename Peak<Acc>::Cell(p)});
+    weighted += to[p] * cam[p];
+  }
+  const Acc divisor = op.normalize ? map_divisor(static_cast<const Acc*>(op.peak)[pair]) : Acc(1);
+  for (int64_t p = 0; p < P; ++p) {
+    to[p] = map_gradient(cam[p], to[p], weighted, op.normalize && p == peak.cell, divisor);
+  }
+}
+
 template <class Acc, class S>
 void cam_backward(const CamBackward& op, int64_t channel_blocks, int64_t begin, int64_t end,
                   void* scratch, int64_t ahead = kPrefetchBytes) {
@@ -147,13 +177,8 @@ void cam_backward(const CamBackward& op, int64_t channel_blocks, int64_t begin, 
       for (int64_t t = 0; t < T; ++t) {
         const int64_t pair = n * T + t;
         on[t] = op.status == nullptr || (op.status[pair] & kStatusValid) != 0;
-        const Acc scale =
-            op.scale == nullptr
-                ? Acc(1)
-                : static_cast<const Acc*>(op.scale)[n * op.scale_stride_n + t * op.scale_stride_t];
-        const Acc* from = static_cast<const Acc*>(op.grad_map) + pair * P;
         Acc* to = map_grad + t * row;
-        for (int64_t p = 0; p < P; ++p) to[p] = on[t] ? scale * from[p] : Acc(0);
+        map_gradients(op, n, t, on[t] != 0, to);
         for (int64_t p = P; p < row; ++p) to[p] = Acc(0);
       }
     }

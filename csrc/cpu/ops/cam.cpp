@@ -155,8 +155,6 @@ void run_loss_backward(const Tensor& device, const CamLossBackward& op, ScalarKi
   product.alpha = op.alpha;
   product.grad_map = op.grad_map;
   product.scale = scales.get();
-  product.scale_stride_n = op.targets;
-  product.scale_stride_t = 1;
   product.status = op.status;
   product.grad_activations = op.grad_activations;
   run_backward(device, product, a);

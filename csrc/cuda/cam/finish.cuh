@@ -1,14 +1,17 @@
 // What happens to a finished map: the policy by which grad_cam and each loss differ on the GPU. A
-// policy has the op's parameters and four functions, each called by all threads of one block:
+// policy has the op's parameters, where these have inputs and channel weights, and what is called
+// by all threads of one block:
 //   on(op, n, t)       is the pair wanted at all? (the same answer in every thread)
 //   map_of(op, pair)   global memory of P values that may hold the map until finish() is called
 //   finish(...)        the map before ReLU -> every output of the pair but alpha
 //   skip(...)          the outputs of a pair that is off, alpha excepted
+//   reduce(...)        what all pairs have in common, once they are finished, if reduces(op)
 #pragma once
 
 #include "common/losses.h"
 #include "cuda/cam/plan.h"
 #include "cuda/device.cuh"
+#include "cuda/onepass/finish.cuh"
 
 namespace fastcam {
 
@@ -49,6 +52,10 @@ struct MapFinish {
   using Acc = AccType;
   using Params = CamForward;
 
+  FASTCAM_HD static const CamInputs& inputs(const Params& op) { return op.in; }
+  FASTCAM_HD static Acc* alpha(const Params& op) { return static_cast<Acc*>(op.alpha); }
+  FASTCAM_HD static bool reduces(const Params&) { return false; }
+  FASTCAM_DEVICE static void reduce(const Params&, void*) {}
   FASTCAM_DEVICE static bool on(const Params&, int64_t, int) { return true; }
   FASTCAM_DEVICE static Acc* map_of(const Params& op, int64_t pair) {
     return static_cast<Acc*>(op.cam) + pair * op.in.cells;
@@ -187,32 +194,39 @@ FASTCAM_DEVICE bool finish_loss(const CamLoss& op, const Loss& loss, const PairM
 template <class Losses, class AccType>
 struct LossFinish {
   using Acc = AccType;
-  using Params = CamLoss;
+  using Params = CamLossForward;
 
+  FASTCAM_HD static const CamInputs& inputs(const Params& op) { return op.loss.in; }
+  FASTCAM_HD static Acc* alpha(const Params& op) { return static_cast<Acc*>(op.loss.alpha); }
+  FASTCAM_HD static bool reduces(const Params& op) { return op.reduction != Reduction::kNone; }
+  FASTCAM_DEVICE static void reduce(const Params& op, void* scratch) {
+    reduce_pairs<Acc>(op, scratch);
+  }
   FASTCAM_DEVICE static bool on(const Params& op, int64_t n, int t) {
-    return op.where == nullptr ||
-           load(op.where + n * op.where_stride_n + t * op.where_stride_t) != 0;
+    const CamLoss& loss = op.loss;
+    return loss.where == nullptr ||
+           load(loss.where + n * loss.where_stride_n + t * loss.where_stride_t) != 0;
   }
   FASTCAM_DEVICE static Acc* map_of(const Params& op, int64_t pair) {
-    return static_cast<Acc*>(op.grad_map) + pair * op.in.cells;
+    return static_cast<Acc*>(op.loss.grad_map) + pair * op.loss.in.cells;
   }
   FASTCAM_DEVICE static void skip(const Params& op, int64_t pair) {
     Acc* grad_map = map_of(op, pair);
 #pragma unroll 1
-    for (int p = int(threadIdx.x); p < int(op.in.cells); p += int(blockDim.x)) {
+    for (int p = int(threadIdx.x); p < int(op.loss.in.cells); p += int(blockDim.x)) {
       store(grad_map + p, Acc(0));
     }
     if (threadIdx.x == 0) {
-      store(static_cast<Acc*>(op.loss) + pair, Acc(0));
-      store(op.status + pair, uint8_t(0));
+      store(static_cast<Acc*>(op.loss.loss) + pair, Acc(0));
+      store(op.loss.status + pair, uint8_t(0));
     }
   }
 
   FASTCAM_DEVICE static bool finish(const Params& op, const PairMap<Acc>& at,
                                     const FinishScratch<Acc>& scratch) {
     bool valid = false;
-    Losses::visit(op, [&](const auto& loss) {
-      valid = finish_loss(op, loss, at, map_of(op, at.pair), scratch);
+    Losses::visit(op.loss, [&](const auto& loss) {
+      valid = finish_loss(op.loss, loss, at, map_of(op, at.pair), scratch);
     });
     if (!valid) skip(op, at.pair);
     return valid;

@@ -6,117 +6,49 @@
 //   2. part[t, p]  = sum_c alpha[t, c] A[c, p]     each element of A read once
 //   3. with several blocks a sample: leave the part in the workspace; the last block adds them up
 //   4. finish: normalise, loss, gradient with respect to the map
+//   5. the last block of the launch: mean and count, if they are asked for
 #pragma once
 
 #include "cuda/cam/finish.cuh"
 #include "cuda/cam/matrix.cuh"
-#include "cuda/cam/plan.h"
 
 namespace fastcam {
 
 struct ForwardWork {
   CamPlan plan;
   bool gradients_in_acc;  // D has the arithmetic dtype, A has not
-  unsigned* tickets;      // [N, target blocks] zeros
+  unsigned* tickets;      // zeros: one for each sample and target block, if blocks share a sample
+  unsigned* finished;     // one more, if several samples or target blocks are reduced
   void* parts;            // [N, target blocks, splits, kTargets, P] acc
 };
 
-// Vectors in flight of one thread.
-template <int kTargets>
-inline constexpr int kColumnUnroll = kTargets == 1 ? 4 : 2;
-template <int kTargets>
-inline constexpr int kRowUnroll = kTargets == 1 ? 2 : 1;
-
-// Two blocks of the largest size fit on a multiprocessor: at most 80 registers a thread for one
-// target in float, 168 otherwise.
-#define FASTCAM_BOUNDS(S, kTargets) __launch_bounds__((kMaxThreads<AccOf<S>, kTargets>), 2)
-
-template <class S, int kTargets>
-int forward_scratch(int threads) {
-  constexpr int kVector = kVectorOf<S>;
-  return std::max({column_sums_scratch<kVector>(threads),
-                   row_sums_scratch<kVector, kTargets, kRowUnroll<kTargets>>(threads),
-                   row_sums_scratch<kVector, 1, kRowUnroll<1>>(threads)});
-}
-
 // Rows are what the last axis lies in: channels x cells, or cells x channels. `count` channels from
-// `channel` on. One channel or one cell is the same either way, and then reads as one long row.
+// `channel` on. One cell is a row of channels.
 template <class S>
 FASTCAM_DEVICE Matrix<S> channel_block(S* sample, bool channels_last, int channels, int cells,
                                        int channel, int count) {
-  if (channels_last) {
-    return {sample + channel, cells, count, count == channels || cells == 1 ? count : channels};
-  }
+  if (channels_last) return {sample + channel, cells, count, channels};
   return {sample + int64_t(channel) * cells, count, cells, cells};
 }
 
-// column_sums() or row_sums() of a matrix, in vectors where it allows them.
-template <int kTargets, class S, class Acc>
-FASTCAM_DEVICE void sums_of(const Matrix<const S>& m, bool of_columns,
-                            const Factors<const Acc>& weight, const Factors<Acc>& to,
-                            Acc* scratch) {
-  constexpr int kVector = kVectorOf<S>;
-  if (walks_in_vectors<kVector>(m)) {
-    if (of_columns) {
-      column_sums<kVector, kTargets, kColumnUnroll<kTargets>>(m, weight, to, scratch);
-    } else {
-      row_sums<kVector, kTargets, kRowUnroll<kTargets>>(m, weight, to, scratch);
-    }
-  } else {
-    if (of_columns) {
-      column_sums<1, kTargets, kColumnUnroll<kTargets>>(m, weight, to, scratch);
-    } else {
-      row_sums<1, kTargets, kRowUnroll<kTargets>>(m, weight, to, scratch);
-    }
-  }
-}
-
-// sum_q D[c, q] of one target.
-template <class SD, class Acc>
-FASTCAM_DEVICE void gradient_sums_of(const CamInputs& in, int64_t n, int t, int channel, int count,
-                                     Acc* to, Acc* scratch) {
+// put(c, sum_q D[c, q]) for one target.
+template <class SD, class Acc, class Put>
+FASTCAM_DEVICE void gradient_sums(const CamInputs& in, int64_t n, int t, int channel, int count,
+                                  Acc* scratch, const Put& put) {
   const SD* sample =
       static_cast<const SD*>(in.gradients) + n * in.gradients_stride_n + t * in.gradients_stride_t;
   const bool channels_last = in.gradients_channels_last || in.grad_cells == 1;
-  const Matrix<const SD> d =
-      channel_block(sample, channels_last, int(in.channels), int(in.grad_cells), channel, count);
-  const Factors<const Acc> one{nullptr, 0, 1};
-  const Factors<Acc> sums{to, 0, 1};
-  sums_of<1>(d, channels_last, one, sums, scratch);
-}
-
-template <class S, class Acc>
-FASTCAM_DEVICE void gradient_sums(const CamInputs& in, bool in_acc, int64_t n, int t, int channel,
-                                  int count, Acc* to, Acc* scratch) {
-  if constexpr (!std::is_same_v<S, Acc>) {
-    if (in_acc) {
-      gradient_sums_of<Acc>(in, n, t, channel, count, to, scratch);
-    } else {
-      gradient_sums_of<S>(in, n, t, channel, count, to, scratch);
-    }
-  } else {
-    gradient_sums_of<S>(in, n, t, channel, count, to, scratch);
-  }
-}
-
-// to[t, p] = sum_c alpha[t, c] A[c, p] over the block's channels.
-template <class S, int kTargets, class Acc>
-FASTCAM_DEVICE void map_part(const CamInputs& in, int64_t n, int channel, int count,
-                             const Acc* alpha, int chunk, const Factors<Acc>& to, Acc* scratch) {
-  const S* sample = static_cast<const S*>(in.activations) + n * in.activations_stride_n;
-  // Without channels: no rows, the map is zero.
-  const bool channels_last = count > 0 && (in.activations_channels_last || in.cells == 1);
-  const Matrix<const S> a =
-      channel_block(sample, channels_last, int(in.channels), int(in.cells), channel, count);
-  const Factors<const Acc> weight{alpha, chunk, kTargets};
-  sums_of<kTargets>(a, !channels_last, weight, to, scratch);
+  sums_of<1>(
+      channel_block(sample, channels_last, int(in.channels), int(in.grad_cells), channel, count),
+      channels_last, Factors<const Acc>{nullptr, 0, 1}, 1, scratch,
+      [&](int, int c, Acc sum) { put(c, sum); });
 }
 
 template <class S, int kTargets, class Finish>
-__global__ void FASTCAM_BOUNDS(S, kTargets)
+__global__ void __launch_bounds__(kCamThreads, FASTCAM_CAM_BLOCKS(AccOf<S>, kTargets))
     cam_forward_kernel(const typename Finish::Params op, const ForwardWork work) {
   using Acc = AccOf<S>;
-  const CamInputs& in = op.in;
+  const CamInputs& in = Finish::inputs(op);
   const CamPlan& plan = work.plan;
   const int thread = int(threadIdx.x);
   const int threads = int(blockDim.x);
@@ -132,15 +64,13 @@ __global__ void FASTCAM_BOUNDS(S, kTargets)
   const int channel = split * plan.chunk;
   const int count = in.channels - channel < plan.chunk ? int(in.channels) - channel : plan.chunk;
   const auto pair_of = [&](int t) { return int64_t(n) * in.targets + t0 + t; };
-  const auto alpha_of = [&](int t) {
-    return static_cast<Acc*>(op.alpha) + pair_of(t) * in.channels;
-  };
+  const auto alpha_of = [&](int t) { return Finish::alpha(op) + pair_of(t) * in.channels; };
 
   char* shared = static_cast<char*>(shared_memory());
   unsigned* flag = reinterpret_cast<unsigned*>(shared + kReduceBytes);
   Acc* scratch = reinterpret_cast<Acc*>(shared + kReservedBytes);
-  Acc* alpha = scratch + plan.scratch_values;       // [kTargets, chunk]
-  Acc* shared_map = alpha + kTargets * plan.chunk;  // [kTargets, P] if it fits
+  const Factors<Acc> alpha{scratch + plan.scratch_values, plan.alpha_stride, kTargets};
+  Acc* map = plan.map_shared ? alpha.of(kTargets) : Finish::map_of(op, pair_of(0));  // [targets, P]
   const FinishScratch<Acc> finish_scratch{shared, scratch, plan.scratch_values};
 
   unsigned on = 0;  // bit t: the pair (n, t0 + t) is wanted
@@ -148,65 +78,76 @@ __global__ void FASTCAM_BOUNDS(S, kTargets)
   for (int t = 0; t < targets; ++t) on |= Finish::on(op, n, t0 + t) ? 1u << t : 0u;
 
   // 1. channel weights
+  fill_factors(alpha, 0, [](int, int) { return Acc(0); });
+  __syncthreads();
 #pragma unroll 1
-  for (int t = 0; t < kTargets; ++t) {
-    const bool made = (on >> t & 1) != 0 && in.grad_cells > 0 && count > 0;
-    Acc* row = alpha + t * plan.chunk;
-    if (made) gradient_sums<S>(in, work.gradients_in_acc, n, t0 + t, channel, count, row, scratch);
-    __syncthreads();
+  for (int t = 0; t < targets; ++t) {
+    Acc* out = alpha_of(t) + channel;
+    const auto put = [&](int c, Acc sum) {
+      const Acc weight = sum / Acc(cells);
+      alpha.of(t)[c] = weight;
+      store(out + c, weight);
+    };
+    if ((on >> t & 1) == 0 || count == 0) {
 #pragma unroll 1
-    for (int c = thread; c < count; c += threads) {
-      const Acc weight = made ? row[c] / Acc(cells) : Acc(0);
-      row[c] = weight;
-      if (t < targets) store(alpha_of(t) + channel + c, weight);
+      for (int c = thread; c < count; c += threads) store(out + c, Acc(0));
+    } else if (std::is_same_v<S, Acc> || !work.gradients_in_acc) {
+      gradient_sums<S>(in, n, t0 + t, channel, count, scratch, put);
+    } else {
+      gradient_sums<Acc>(in, n, t0 + t, channel, count, scratch, put);
     }
   }
-  __syncthreads();
 
   // 2. the map, or this block's part of it
-  const Factors<Acc> map{plan.map_shared ? shared_map : Finish::map_of(op, pair_of(0)), cells,
-                         targets};
   const int64_t part_values = int64_t(kTargets) * cells;
   Acc* parts = static_cast<Acc*>(work.parts) + int64_t(group) * plan.splits * part_values;
   bool last = true;
   if (on != 0) {
-    const Factors<Acc> to =
-        plan.splits > 1 ? Factors<Acc>{parts + split * part_values, cells, targets} : map;
-    map_part<S, kTargets>(in, n, channel, count, alpha, plan.chunk, to, scratch);
+    Acc* to = plan.splits > 1 ? parts + split * part_values : map;
+    // Without channels: no rows, the map is zero.
+    const bool channels_last = count > 0 && (in.activations_channels_last || cells == 1);
+    const S* sample = static_cast<const S*>(in.activations) + n * in.activations_stride_n;
+    sums_of<kTargets>(channel_block(sample, channels_last, int(in.channels), cells, channel, count),
+                      !channels_last, Factors<const Acc>{alpha.data, alpha.stride, kTargets},
+                      targets, scratch,
+                      [&](int t, int p, Acc sum) { store_own(to + t * int64_t(cells) + p, sum); });
     // 3. all parts of it
     if (plan.splits > 1) {
       last = last_block(work.tickets + group, unsigned(plan.splits), flag);
       if (last) {
 #pragma unroll 1
-        for (int t = 0; t < targets; ++t) {
-#pragma unroll 1
-          for (int p = thread; p < cells; p += threads) {
-            Acc sum = Acc(0);
+        for (int64_t i = thread; i < int64_t(targets) * cells; i += threads) {
+          Acc sum = Acc(0);
 #pragma unroll 4
-            for (int s = 0; s < plan.splits; ++s) {
-              sum += load_fresh(parts + s * part_values + t * int64_t(cells) + p);
-            }
-            store_own(map.of(t) + p, sum);
-          }
+          for (int s = 0; s < plan.splits; ++s) sum += load_fresh(parts + s * part_values + i);
+          store_own(map + i, sum);
         }
+        __syncthreads();
       }
     }
-    __syncthreads();
   } else {
     last = split == 0;
   }
+  if (!last) return;
 
   // 4. the rest is the policy's
-  if (last) {
 #pragma unroll 1
-    for (int t = 0; t < targets; ++t) {
-      if ((on >> t & 1) == 0) {
-        Finish::skip(op, pair_of(t));
-      } else if (!Finish::finish(op, {n, t0 + t, pair_of(t), map.of(t)}, finish_scratch)) {
-        // No region: the channel weights that are already out count as those of a pair that is off.
+  for (int t = 0; t < targets; ++t) {
+    if ((on >> t & 1) == 0) {
+      Finish::skip(op, pair_of(t));
+    } else if (!Finish::finish(op, {n, t0 + t, pair_of(t), map + t * int64_t(cells)},
+                               finish_scratch)) {
+      // No region: the channel weights that are already out count as those of a pair that is off.
 #pragma unroll 1
-        for (int c = thread; c < int(in.channels); c += threads) store(alpha_of(t) + c, Acc(0));
-      }
+      for (int c = thread; c < int(in.channels); c += threads) store(alpha_of(t) + c, Acc(0));
+    }
+  }
+
+  // 5. mean and count
+  if (Finish::reduces(op)) {
+    const unsigned groups = unsigned(in.batch) * unsigned(plan.target_blocks);
+    if (work.finished == nullptr || last_block(work.finished, groups, flag)) {
+      Finish::reduce(op, shared);
     }
   }
 }

@@ -12,8 +12,14 @@ namespace fastcam {
 
 // Targets that share one read of the activations.
 inline constexpr int kTargetsPerBlock = 4;
-// A block's part of a matrix is indexed with 32 bits, with room for the largest period
-// (matrix.cuh).
+// Threads of a block, and blocks that a multiprocessor shall hold.
+inline constexpr int kCamThreads = 256;
+template <class Acc, int kTargets>
+inline constexpr int kCamBlocks = (sizeof(Acc) == 4 ? 2 : 1) + (kTargets == 1 ? 1 : 0);
+// Channels of a forward's block: their weights for kTargets targets take 4 KiB of shared memory.
+template <class Acc, int kTargets>
+inline constexpr int kMaxChunk = 4096 / (kTargets * int(sizeof(Acc)));
+// A block's part of a matrix has so many values, and is indexed with 32 bits.
 inline constexpr int64_t kMaxElements = int64_t(1) << 25;
 // Shared memory of a block that no device attribute has to be set for.
 inline constexpr int kSharedBytes = 48 * 1024;
@@ -21,24 +27,25 @@ inline constexpr int kSharedBytes = 48 * 1024;
 inline constexpr int kReduceBytes = 1024;
 inline constexpr int kReservedBytes = kReduceBytes + 16;
 
-template <class Acc, int kTargets>
-inline constexpr int kMaxThreads = kTargets == 1 && sizeof(Acc) == 4 ? 384 : 192;
-// Channels of a block: its channel weights for kTargets targets take 4 KiB of shared memory.
-template <class Acc, int kTargets>
-inline constexpr int kMaxChunk = 4096 / (kTargets * int(sizeof(Acc)));
-
+// A launch over N samples x target blocks x channel blocks.
 struct CamPlan {
   int threads;
-  int target_blocks;  // of kTargets each
-  int splits;         // channel blocks of a sample
-  int chunk;          // channels of each but the last
+  int splits;  // channel blocks of a sample
+  int chunk;   // channels of each but the last
   int64_t blocks;
-  bool map_shared;     // P values a target fit into shared memory
-  bool many_shared;    // backward: so do P + chunk values for each of more targets than kTargets
-  int scratch_values;  // Acc values the primitives need
+  int scratch_values;  // Acc values that column_sums() needs, first in shared memory
+  int alpha_stride;    // from the channel weights of one target to the next
   int shared_bytes;
-  int64_t tickets_bytes;  // of the workspace, zeroed before the launch; first in it
-  int64_t workspace_bytes;
+
+  // forward
+  int target_blocks;
+  bool map_shared;      // P values a target fit into shared memory
+  int64_t parts_bytes;  // what blocks of a sample leave for the last one
+
+  // backward, where a block has all targets of its channels
+  int held;  // targets at a time; a multiple of kTargets
+  int tile;  // cells at a time
+  int map_stride;
 };
 
 // What a plan is made from, whatever the op.
@@ -49,53 +56,43 @@ struct PlanShape {
   int acc;  // bytes of an arithmetic value
   bool channels_last;
   int per_block;  // kTargets
-  int max_threads;
   int max_chunk;
   int multiprocessors;
 };
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Threads of a block, so that most of them have a slot in a period of `period` vectors. Small
-// blocks are preferred, several of which share a multiprocessor and hide each other's latency,
-// unless there are too few blocks for that.
-inline int plan_threads(int64_t period, int max_threads, bool few_blocks) {
-  const auto busy = [&](int threads) {  // of 1024 resident threads
-    const int64_t slots = period >= threads
-                              ? period * threads / (ceil_div(period, threads) * threads)
-                              : threads / period * period;
-    return (1024 / threads) * slots;
-  };
+// From the factors of one target to the next: whole runs of 16, and a zero at least behind them.
+inline int64_t factor_stride(int64_t count) { return (count / 16 + 1) * 16; }
+
+// Most of a block's threads shall have a place in a fold (matrix.cuh).
+inline int plan_threads(const PlanShape& s, int64_t chunk) {
+  const int64_t cols = std::max<int64_t>(1, s.channels_last ? chunk : s.cells);
+  const int64_t places =
+      std::max<int64_t>(1, cols / std::min<int64_t>(cols & -cols, 16 / s.element));
+  int chosen = kCamThreads;
   int64_t best = 0;
-  for (int threads = 128; threads <= max_threads; threads += 32)
-    best = std::max(best, busy(threads));
-  int chosen = 128;
-  for (int threads = 128; threads <= max_threads; threads += 32) {
-    if (10 * busy(threads) >= 8 * best) {
+  for (int threads = kCamThreads; threads >= 128; threads -= 32) {
+    const int64_t busy =
+        places < threads ? threads / places * places : ceil_div(places, ceil_div(places, threads));
+    if (100 * busy / threads > best + 5) {
+      best = 100 * busy / threads;
       chosen = threads;
-      if (!few_blocks) break;
     }
   }
   return chosen;
 }
 
-// Vectors in a period of the walk over A (matrix.cuh).
-inline int64_t plan_period(int64_t width, int vector) {
-  const int64_t pow2 = std::max<int64_t>(1, width & -width);
-  return std::max<int64_t>(1, width / std::min<int64_t>(pow2, vector));
-}
-
 // Channels of a block. `wanted` blocks a sample fill the GPU, `affordable` of them keep the extra
 // traffic small.
 inline void split_channels(const PlanShape& s, int64_t wanted, int64_t affordable, CamPlan* plan) {
-  const int64_t granule = 32 / s.element;  // whole 32-byte sectors in either layout
+  const int64_t granule = 32 / s.element;  // whole 32-byte sectors and whole folds in either layout
   // Below 8 KiB of A a block has too little to do.
   const int64_t useful = ceil_div(s.channels * s.cells * s.element, 8192);
   int64_t splits = std::max<int64_t>(1, std::min({wanted, affordable, useful}));
   int64_t largest = std::min<int64_t>(s.max_chunk, kMaxElements / std::max(s.cells, s.grad_cells));
-  if (s.channels * std::max(s.cells, s.grad_cells) > INT32_MAX) {
-    throw std::runtime_error("fastcam: a sample of more than 2^31 values");
-  }
+  const int64_t bytes = s.channels * std::max(s.cells * s.element, s.grad_cells * s.grad_element);
+  if (bytes > UINT32_MAX) throw std::runtime_error("fastcam: a sample of more than 4 GiB");
   if (largest < 1) throw std::runtime_error("fastcam: a map of more than 2^25 cells");
   if (largest >= granule) largest = largest / granule * granule;
   splits = std::max(splits, ceil_div(s.channels, largest));
@@ -103,6 +100,9 @@ inline void split_channels(const PlanShape& s, int64_t wanted, int64_t affordabl
   if (splits > 1) chunk = std::min(ceil_div(chunk, granule) * granule, largest);
   plan->chunk = int(chunk);
   plan->splits = int(std::max<int64_t>(1, ceil_div(s.channels, chunk)));
+  plan->alpha_stride = int(factor_stride(chunk));
+  plan->threads = plan_threads(s, chunk);
+  plan->scratch_values = plan->threads * (16 / s.element);
 }
 
 // Bytes of A and D that a forward must read.
@@ -112,75 +112,53 @@ inline int64_t forward_bytes(const PlanShape& s) {
 
 // Forward: a block makes the channel weights of its channels and their part of the map; if a sample
 // has several blocks, each leaves its part in the workspace and the last to finish adds them up.
-inline CamPlan plan_forward(const PlanShape& s, int scratch_values(int threads)) {
+inline CamPlan plan_forward(const PlanShape& s) {
   CamPlan plan{};
   plan.target_blocks = int(ceil_div(s.targets, s.per_block));
-  const int64_t base = s.batch * plan.target_blocks;
-  const int64_t wanted = base >= 2 * s.multiprocessors ? 1 : ceil_div(2 * s.multiprocessors, base);
+  const int64_t groups = s.batch * plan.target_blocks;
   // Parts are written and read once more: at most 4 % of what has to be read anyway.
   const int64_t part = 2 * s.targets * s.cells * s.acc;
-  split_channels(s, wanted, forward_bytes(s) / (25 * part), &plan);
-  plan.blocks = base * plan.splits;
-
-  const int vector = 16 / s.element;
-  const int64_t period = plan_period(s.channels_last ? plan.chunk : s.cells, vector);
-  plan.threads = plan_threads(period, s.max_threads, plan.blocks < 2 * s.multiprocessors);
-  plan.scratch_values = scratch_values(plan.threads);
-  const int64_t fixed =
-      kReservedBytes + int64_t(s.acc) * (plan.scratch_values + s.per_block * plan.chunk);
+  split_channels(s, ceil_div(2 * s.multiprocessors, groups), forward_bytes(s) / (25 * part), &plan);
+  plan.blocks = groups * plan.splits;
+  const int64_t values = plan.scratch_values + s.per_block * plan.alpha_stride;
+  const int64_t fixed = kReservedBytes + values * s.acc;
   const int64_t map = int64_t(s.acc) * s.per_block * s.cells;
   plan.map_shared = fixed + map <= kSharedBytes;
   plan.shared_bytes = int(fixed + (plan.map_shared ? map : 0));
-  if (plan.splits > 1) {
-    plan.tickets_bytes = ceil_div(base * 4, 256) * 256;
-    plan.workspace_bytes = plan.tickets_bytes + base * plan.splits * s.per_block * s.cells * s.acc;
-  }
+  if (plan.splits > 1) plan.parts_bytes = plan.blocks * map;
   return plan;
 }
 
-// Backward: some blocks of a sample sum over A (the gradient of D), one for each target block;
-// others write the gradient of A, which does not need A. `roles` is how many of both a channel
-// block has.
-inline CamPlan plan_backward(const PlanShape& s, bool need_activations, bool need_gradients,
-                             int scratch_values(int threads)) {
+// Backward: a block makes the map's gradient of all targets, from it the sums over its channels of
+// A, and writes these channels' gradient.
+inline CamPlan plan_backward(const PlanShape& s, bool need_activations, bool need_gradients) {
   if (s.targets < 1 || !(need_activations || need_gradients)) {
     throw std::runtime_error("fastcam: a backward without targets or without gradients");
   }
   CamPlan plan{};
-  plan.target_blocks = need_gradients ? int(ceil_div(s.targets, s.per_block)) : 0;
-  const int64_t roles = plan.target_blocks + (need_activations ? 1 : 0);
-  const int64_t base = s.batch * roles;
-  const int64_t wanted = base >= 8 * s.multiprocessors ? 1 : ceil_div(8 * s.multiprocessors, base);
-  // Every block reads the map gradient: at most 3 % of the rest; of several targets, whose blocks
-  // are long, 10 %, mostly from a cache (N = 64, T = 4 takes half the time on an H100).
-  const int64_t percent = s.per_block > 1 ? 10 : 3;
-  const int64_t moved = roles * s.channels * s.cells * s.element;
-  const int64_t maps = roles * std::min<int64_t>(s.targets, s.per_block) * s.cells * s.acc;
-  split_channels(s, wanted, percent * moved / (100 * maps), &plan);
-  // More targets than registers hold: fewer channels, if shared memory then holds what is read for
-  // each of them.
-  const int64_t granule = 32 / s.element;
-  const int64_t room = (kSharedBytes - kReservedBytes) / s.acc / s.targets - s.cells;  // channels
-  plan.many_shared = need_activations && s.targets > s.per_block && room >= granule;
-  if (plan.many_shared && room < plan.chunk) {
-    plan.chunk = int(room / granule * granule);
-    plan.splits = int(ceil_div(s.channels, plan.chunk));
-  }
-  plan.blocks = base * plan.splits;
-
-  const int vector = 16 / s.element;
-  const int64_t period = plan_period(s.channels_last ? plan.chunk : s.cells, vector);
-  plan.threads = plan_threads(period, s.max_threads, plan.blocks < 2 * s.multiprocessors);
-  plan.scratch_values = scratch_values(plan.threads);
-  const int64_t fixed =
-      kReservedBytes + int64_t(s.acc) * (plan.scratch_values + s.per_block * plan.chunk);
-  const int64_t map = int64_t(s.acc) * s.per_block * s.cells;
-  plan.map_shared = fixed + map <= kSharedBytes;
-  plan.shared_bytes = int(fixed + (plan.map_shared ? map : 0));
-  if (plan.many_shared) {
-    const int64_t many = kReservedBytes + s.acc * s.targets * (plan.chunk + s.cells);
-    plan.shared_bytes = std::max(plan.shared_bytes, int(many));
-  }
+  // Every block reads the maps, from memory or a cache: at most 2.5 % of the rest each time. Of
+  // several targets they come from a cache, mostly, so that 32 channels a block are enough.
+  const int64_t moved = 2 * s.channels * s.cells * s.element;  // whatever is needed: so are results
+  const int64_t maps = 2 * s.targets * s.cells * s.acc;
+  const int64_t affordable =
+      std::max(moved / (40 * maps), s.targets > 1 ? s.channels / 32 : int64_t(1));
+  // Small blocks, several of which share a multiprocessor and hide each other's latency.
+  const int64_t wanted = std::max(ceil_div(6 * s.multiprocessors, s.batch),
+                                  s.channels * s.cells * s.element / (48 * 1024));
+  split_channels(s, wanted, affordable, &plan);
+  plan.blocks = s.batch * plan.splits;
+  if (!s.channels_last) plan.scratch_values = 0;
+  // For each target: a sum and a peak; and as far as there is room, factors of the channels and of
+  // a tile of cells.
+  const int64_t room = kSharedBytes / s.acc - plan.scratch_values - 2 * s.targets;
+  const int64_t all = ceil_div(s.targets, s.per_block) * s.per_block;
+  const int64_t tile = (room / all - plan.alpha_stride) / 16 * 16 - 1;
+  plan.tile = int(std::min(s.cells, std::max<int64_t>(31, tile)));
+  plan.map_stride = int(factor_stride(plan.tile));
+  const int64_t each = plan.alpha_stride + plan.map_stride;
+  plan.held = int(std::min(all, room / each / s.per_block * s.per_block));
+  if (plan.held < 1) throw std::runtime_error("fastcam: a backward of too many targets");
+  plan.shared_bytes = int((plan.scratch_values + 2 * s.targets + plan.held * each) * s.acc);
   return plan;
 }
 

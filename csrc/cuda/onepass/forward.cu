@@ -9,18 +9,21 @@ FASTCAM_TICKETS(tickets);
 namespace fastcam {
 
 // Of cuda/cam: what does not fit into a cluster takes their launches.
-void launch_cam_loss_values_on(const Tensor& device, const CamLoss& op, ScalarKind a, ScalarKind d);
+void launch_cam_loss_values_on(const Tensor& device, const CamLossForward& op, ScalarKind a,
+                               ScalarKind d);
 void launch_cam_backward_on(const Tensor& device, const CamBackward& op, ScalarKind a);
 
 void launch_cam_loss_forward_on(const Tensor& device, const CamLossForward& op, ScalarKind a,
                                 ScalarKind d) {
   on_device_of(device, [&](LaunchSite site) {
     site.ticket = [&] { return next_ticket(tickets, site); };
-    const int shared = cluster_shared_bytes(device, reduce_pairs_kernel<float>);
+    const int shared = cluster_shared_bytes(device, cluster_probe_kernel);
     if (shared > 0 && launch_cam_loss_pass(op, a, d, shared, site)) return;
-    launch_cam_loss_in_parts(
-        op, a, [&](const CamLoss& part) { launch_cam_loss_values_on(device, part, a, d); },
-        [&](const CamBackward& part) { launch_cam_backward_on(device, part, a); }, site);
+    // In two launches that read A twice: what does not fit into a cluster, and GPUs without.
+    launch_cam_loss_values_on(device, op, a, d);
+    if (op.grad_gradients != nullptr && op.loss.in.channels > 0) {
+      launch_cam_backward_on(device, sums_of_gradients(op), a);
+    }
   });
 }
 
