@@ -40,4 +40,4 @@ def test_odd_maps_are_read_in_whole_sectors_too(output, dtype, side):
     for result in measure(8, dtype, output, (10, 32, side)):
         # Backward, few rows: four warps of a block share ten attributes and all read the features.
         assert result.ratio <= 1.16
-        assert result.traffic.sector_efficiency >= 0.7
+        assert result.traffic.sector_efficiency >= 0.65
