@@ -100,9 +100,9 @@ struct CamBackward {
   const uint8_t* status;  // [N, T] or null (all valid)
 
   // of grad_cam
-  const void* cam;         // [N, T, P] acc, as it was returned; null: G is grad_map
-  const void* peak;        // [N, T] acc: max of the ReLU map
-  const void* grad;        // [N, T, H, W] acc: d loss / d cam; strides may be 0
+  const void* cam;   // [N, T, P] acc, as it was returned; null: G is grad_map
+  const void* peak;  // [N, T] acc: max of the ReLU map
+  const void* grad;  // [N, T, H, W] acc: d loss / d cam; strides may be 0
   int64_t grad_stride_n;
   int64_t grad_stride_t;
   int64_t grad_stride_h;

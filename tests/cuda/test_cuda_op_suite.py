@@ -1,4 +1,4 @@
-"""The ops' own tests, run on the CUDA kernels of sm_90 under emulation instead of the CPU kernels."""
+"""The ops' own tests, run on the emulated CUDA kernels of sm_90 instead of the CPU kernels."""
 
 from __future__ import annotations
 
