@@ -14,10 +14,9 @@ pytestmark = pytest.mark.cuda
 
 
 @pytest.fixture(autouse=True)
-def _one_pass_on_a_gpu(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+def _on_a_gpu(device: torch.device) -> None:
     if device.type != "cuda":
         pytest.skip("needs --device cuda")
-    monkeypatch.setenv("FASTCAM_CAM_KERNELS", "onepass")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The one-pass form of the loss (``FASTCAM_CAM_KERNELS=onepass``) on emulated CUDA kernels."""
+"""The one-pass form of the loss on emulated CUDA kernels."""
 
 from __future__ import annotations
 
