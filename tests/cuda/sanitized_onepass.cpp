@@ -143,11 +143,11 @@ const Case kCases[] = {
     {"odd map", 2, 1, 12, 35, 9, false, kWhole},
     {"odd map, one value off", 2, 1, 12, 35, 9, false, kWhole, 1, LossKind::kIoUSigmoid},
     {"channels last", 2, 1, 16, 35, 9, true, kWhole, 0, LossKind::kIoUHard},
-    {"two blocks a sample", 2, 1, 24, 35, 4, false, 5 * 1024},
+    {"two blocks a sample", 2, 1, 24, 35, 4, false, 6 * 1024},
 };
 const Case kTargetCases[] = {
     {"five targets", 1, 5, 12, 35, 4, false, kWhole},
-    {"two blocks a sample, channels last", 1, 3, 24, 35, 4, true, 7 * 1024},
+    {"two blocks a sample, channels last", 1, 3, 24, 35, 4, true, 17 * 1024},
 };
 
 }  // namespace
