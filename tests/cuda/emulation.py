@@ -276,7 +276,9 @@ class EmulatedOps:
         return Emulator(**self.options)
 
     def __getattr__(self, op: str) -> Any:
-        return functools.partial(self._run, op)
+        run = functools.partial(self._run, op)
+        run.default = run  # type: ignore[attr-defined]  # as of torch's ops: the one overload
+        return run
 
     def _run(self, op: str, *arguments: Any) -> Any:
         return self.emulator().run(op, *arguments)
