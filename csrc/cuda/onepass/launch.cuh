@@ -100,9 +100,6 @@ bool launch_cam_loss_pass(const CamLossForward& op, ScalarKind activations, Scal
   return done;
 }
 
-// Its code tells for which architecture the library has any.
-inline __global__ void cluster_probe_kernel() {}
-
 template <class S, int kTargets>
 void launch_pass_backward(const CamLossBackward& op, const LaunchSite& site) {
   using Acc = AccOf<S>;
