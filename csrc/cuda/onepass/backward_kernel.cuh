@@ -167,9 +167,14 @@ FASTCAM_DEVICE void write_flat_product(S* out, int rows, int cols, const Acc* ro
   }
 }
 
+// Blocks of the largest size that fit on a multiprocessor. (Sixteen targets of 16-bit values need a
+// few registers more than two blocks leave.)
 template <class S, int kTargets>
-__global__ void __launch_bounds__(kPassBackwardThreads,
-                                  (sizeof(S) == 8 ? 1 : (kTargets > 4 ? 2 : 4)))
+inline constexpr int pass_backward_blocks =
+    sizeof(S) == 8 || (sizeof(S) == 2 && kTargets > 4) ? 1 : (kTargets > 4 ? 2 : 4);
+
+template <class S, int kTargets>
+__global__ void __launch_bounds__(kPassBackwardThreads, (pass_backward_blocks<S, kTargets>))
     cam_loss_backward_kernel(const CamLossBackward op, const PassBackwardPlan plan) {
   using Acc = AccOf<S>;
   const int thread = int(threadIdx.x);
