@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fastcam.data.celeba import CelebA as CelebA
     from fastcam.data.celeba import Sample as Sample
     from fastcam.data.celeba import Subsets as Subsets
+    from fastcam.data.hiding import hide as hide
     from fastcam.data.prepared import PreparedFaces as PreparedFaces
     from fastcam.data.source import ImageSource as ImageSource
     from fastcam.data.tables import read_attributes as read_attributes
@@ -34,6 +35,7 @@ _HOMES = {
     "Sample": "celeba",
     "Subsets": "celeba",
     "augmentation": "transforms",
+    "hide": "hiding",
     "read_attributes": "tables",
     "read_five_points": "tables",
     "read_partition": "tables",
@@ -41,5 +43,7 @@ _HOMES = {
 
 __all__ = sorted(_HOMES)
 __getattr__, __dir__ = attach(
-    __name__, _HOMES, needs={m: ["torchvision"] for m in ("celeba", "prepared", "transforms")}
+    __name__,
+    _HOMES,
+    needs={m: ["torchvision"] for m in ("celeba", "hiding", "prepared", "transforms")},
 )
