@@ -8,6 +8,7 @@ them into the grid [N, H, W] that ``fastcam.functional.cam_iou_loss`` takes.
 from __future__ import annotations
 
 from fastcam.regions.detect import ImageReader, detect_landmarks
+from fastcam.regions.masks import from_masks
 from fastcam.regions.region import REGION_NAMES, Region, grids, rectangles
 from fastcam.regions.table import LandmarkSource, LandmarkTable
 from fastcam.regions.template import (
@@ -30,6 +31,7 @@ __all__ = [
     "detect_landmarks",
     "five_points",
     "flip_landmarks",
+    "from_masks",
     "grids",
     "landmarks_from_five_points",
     "rectangles",

@@ -1,0 +1,95 @@
+"""Masks become grids by exact area."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastcam.regions import from_masks, grids
+
+
+def _by_hand(mask: np.ndarray, rows: int, cols: int) -> np.ndarray:
+    """Each cell's covered share, pixel by pixel in fractions."""
+    height, width = mask.shape
+    found = np.zeros((rows, cols))
+    for i in range(rows):
+        for j in range(cols):
+            covered = Fraction(0)
+            for y, x in zip(*np.nonzero(mask), strict=True):
+                tall = min(Fraction(height * (i + 1), rows), y + 1) - max(
+                    Fraction(height * i, rows), int(y)
+                )
+                wide = min(Fraction(width * (j + 1), cols), x + 1) - max(
+                    Fraction(width * j, cols), int(x)
+                )
+                if tall > 0 and wide > 0:
+                    covered += tall * wide
+            found[i, j] = float(covered * rows * cols / (height * width))
+    return found
+
+
+@given(
+    st.integers(1, 7), st.integers(1, 7), st.integers(1, 5), st.integers(1, 5), st.integers(0, 9)
+)
+def test_equals_areas_worked_out_pixel_by_pixel(
+    height: int, width: int, rows: int, cols: int, seed: int
+) -> None:
+    mask = np.random.default_rng(seed).random((height, width)) < 0.5
+    found = from_masks(mask[None], (rows, cols))
+    np.testing.assert_allclose(found[0], _by_hand(mask, rows, cols), atol=1e-6)
+
+
+def test_equals_the_grid_of_a_rectangle() -> None:
+    mask = np.zeros((2, 50, 60), bool)
+    mask[0, 10:30, 5:47] = True
+    wanted = grids(np.array([[[5.0, 10, 47, 30]], [[0, 0, 0, 0]]]), (50, 60), (13, 13))
+    np.testing.assert_allclose(from_masks(mask, 13), wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.float64, torch.float16])
+def test_tensors_as_arrays(dtype: torch.dtype) -> None:
+    masks = torch.rand(2, 3, 32, 40).round().to(dtype)
+    found = from_masks(masks, (7, 5))
+    assert found.dtype == torch.float32 and found.shape == (2, 3, 7, 5)
+    wanted = from_masks(masks.double().numpy(), (7, 5))
+    assert isinstance(wanted, np.ndarray) and wanted.dtype == np.float32
+    np.testing.assert_allclose(found.numpy(), wanted, atol=1e-6)
+
+
+def test_area_is_kept_and_full_is_one() -> None:
+    masks = torch.rand(4, 1, 224, 224)
+    found = from_masks(masks, 13)
+    torch.testing.assert_close(found.mean((2, 3)), masks.mean((2, 3)))
+    assert torch.equal(from_masks(torch.ones(1, 17, 19), 5).round(decimals=5), torch.ones(1, 5, 5))
+
+
+def test_no_images_and_strides() -> None:
+    assert from_masks(torch.zeros(0, 8, 8), 4).shape == (0, 4, 4)
+    masks = torch.rand(3, 20, 30)
+    torch.testing.assert_close(from_masks(masks.mT, 4), from_masks(masks.mT.contiguous(), 4))
+
+
+@pytest.mark.parametrize(
+    ("masks", "size", "error", "words"),
+    [
+        (torch.full((1, 4, 4), 255), 2, ValueError, r"values in \[0, 1\], got 255 to 255.*label"),
+        (torch.full((1, 4, 4), float("nan")), 2, ValueError, "got nan"),
+        (torch.zeros(4, 4), 2, ValueError, r"\[N,h,w\] or \[N,T,h,w\].*got \[4, 4\]"),
+        (torch.zeros(1, 0, 4), 2, ValueError, r"got \[1, 0, 4\]"),
+        ([[1, 0]], 2, TypeError, "masks: expected a torch.Tensor or a numpy array.*list"),
+        (np.array([["a"]]), 2, TypeError, "masks: .*<U1"),
+        (torch.zeros(1, 4, 4), 0, ValueError, "size: expected H, W >= 1, got 0"),
+        (torch.zeros(1, 4, 4), (2.0, 2), TypeError, "size: expected a whole number or two"),
+        (torch.zeros(1, 4, 4), (2, 2, 2), TypeError, "size: "),
+    ],
+)
+def test_wrong_arguments_are_named(
+    masks: object, size: object, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        from_masks(masks, size)  # type: ignore[type-var, arg-type]
