@@ -20,7 +20,18 @@ from fastcam.evaluation.difference import (  # noqa: E402
     accuracy_differences,
     difference_table,
 )
+from fastcam.evaluation.drops import (  # noqa: E402
+    RegionDrops,
+    region_drops,
+    reliance,
+    score_drops,
+)
 from fastcam.evaluation.metrics import CamEnergy, CamIoU  # noqa: E402
+from fastcam.evaluation.reliance_result import (  # noqa: E402
+    HiddenRegion,
+    Reliance,
+    reliance_table,
+)
 from fastcam.evaluation.result import Evaluation, SubsetScore  # noqa: E402
 from fastcam.evaluation.scores import Predictions, evaluate, predict, summarize  # noqa: E402
 from fastcam.evaluation.tables import comparison  # noqa: E402
@@ -31,7 +42,10 @@ __all__ = [
     "CamIoU",
     "Difference",
     "Evaluation",
+    "HiddenRegion",
     "Predictions",
+    "RegionDrops",
+    "Reliance",
     "SubsetScore",
     "accuracy_differences",
     "attention_maps",
@@ -43,6 +57,10 @@ __all__ = [
     "evaluate",
     "pick_device",
     "predict",
+    "region_drops",
+    "reliance",
+    "reliance_table",
+    "score_drops",
     "set_iou",
     "summarize",
 ]

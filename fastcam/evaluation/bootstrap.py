@@ -27,10 +27,30 @@ def bootstrap_interval(
     data = np.asarray(values, np.float64)
     if data.ndim != 1 or not len(data):
         raise ValueError(f"values: expected [N] with N >= 1, got shape {list(data.shape)}")
-    check.fraction("level", level)
+    return percentiles(bootstrap_means(data, samples=samples, seed=seed), level=level)
+
+
+def bootstrap_means(values: np.ndarray, *, samples: int = 2000, seed: int = 0) -> np.ndarray:
+    """Means over images drawn with replacement: [samples, ...] from ``values`` [N, ...], N >= 1.
+
+    Columns are drawn together: a function of their means has its paired bootstrap from the rows.
+
+    Raises:
+        ValueError: a number of samples below 1.
+    """
     check.at_least("samples", samples, 1)
     rng = np.random.default_rng(seed)
     # One sample at a time: all at once would take samples × N indices.
-    means = [data[rng.integers(0, len(data), len(data))].mean() for _ in range(samples)]
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    draws = [values[rng.integers(0, len(values), len(values))].mean(0) for _ in range(samples)]
+    return np.stack(draws)
+
+
+def percentiles(draws: np.ndarray, *, level: float = 0.95) -> tuple[float, float]:
+    """The middle ``level`` of bootstrap draws [samples].
+
+    Raises:
+        ValueError: a level outside (0, 1).
+    """
+    check.fraction("level", level)
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

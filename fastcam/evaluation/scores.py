@@ -24,7 +24,7 @@ from fastcam.evaluation.metrics import (
     mean_accuracy,
 )
 from fastcam.evaluation.result import Evaluation, SubsetScore
-from fastcam.evaluation.splits import prepare_split
+from fastcam.evaluation.splits import prepare_split, prepared_for
 from fastcam.models import Checkpoint, grid_size
 from fastcam.regions import Region
 
@@ -75,20 +75,8 @@ def predict(
     """
     target = attribute_index(checkpoint.attributes, attribute)
     chosen = Region.parse(region) if isinstance(region, str) else region
-    if list(faces.attributes) != list(checkpoint.attributes):
-        raise ValueError(
-            f"the checkpoint knows {len(checkpoint.attributes)} attributes"
-            f" ({', '.join(checkpoint.attributes[:3])}, …), the data has {len(faces.attributes)}"
-            f" ({', '.join(faces.attributes[:3])}, …): they must be the same, in the same order"
-        )
+    faces = prepared_for(checkpoint, faces)
     preprocessing, spec = checkpoint.preprocessing, checkpoint.spec
-    if isinstance(faces, CelebA):
-        faces = PreparedFaces(faces, preprocessing.size, fit=preprocessing.fit, cache=False)
-    if (faces.size, faces.fit) != (preprocessing.size, preprocessing.fit):
-        raise ValueError(
-            f"faces were prepared at {faces.size} pixels with fit {faces.fit!r}, the model takes"
-            f" {preprocessing.size} and {preprocessing.fit!r}"
-        )
     model = checkpoint.model
     size = (preprocessing.size, preprocessing.size)
     cells = grid_size(model, spec.target_layer, size)

@@ -1,4 +1,4 @@
-"""A split of a data folder as a checkpoint takes it."""
+"""Images as a checkpoint takes them: a split of a data folder, or a data set at hand."""
 
 from __future__ import annotations
 
@@ -57,3 +57,26 @@ def prepare_split(
         workers=workers,
         progress=labelled(progress, f"reading {split} images"),
     )
+
+
+def prepared_for(checkpoint: Checkpoint, faces: CelebA | PreparedFaces) -> PreparedFaces:
+    """``faces`` at the checkpoint's input size and fit.
+
+    Raises:
+        ValueError: attributes that are not the classifier's, or faces prepared otherwise.
+    """
+    if list(faces.attributes) != list(checkpoint.attributes):
+        raise ValueError(
+            f"the checkpoint knows {len(checkpoint.attributes)} attributes"
+            f" ({', '.join(checkpoint.attributes[:3])}, …), the data has {len(faces.attributes)}"
+            f" ({', '.join(faces.attributes[:3])}, …): they must be the same, in the same order"
+        )
+    wanted = checkpoint.preprocessing
+    if isinstance(faces, CelebA):
+        return PreparedFaces(faces, wanted.size, fit=wanted.fit, cache=False)
+    if (faces.size, faces.fit) != (wanted.size, wanted.fit):
+        raise ValueError(
+            f"faces were prepared at {faces.size} pixels with fit {faces.fit!r}, the model takes"
+            f" {wanted.size} and {wanted.fit!r}"
+        )
+    return faces

@@ -1,0 +1,246 @@
+"""Hidden regions: drops of a linear score, which are known, and what is made of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tiny_faces import ATTRIBUTES, MODEL, TinyNet, write_faces
+from torch import Tensor, nn
+
+from fastcam.data import CelebA, PreparedFaces, hide
+from fastcam.evaluation import (
+    RegionDrops,
+    Reliance,
+    bootstrap_interval,
+    region_drops,
+    reliance,
+    reliance_table,
+    score_drops,
+)
+from fastcam.evaluation.drops import stratified_sample
+from fastcam.evaluation.reliance_result import relied_share
+from fastcam.models import Checkpoint
+from fastcam.models.checkpoint import Preprocessing
+from fastcam.regions import REGION_NAMES, Region
+
+
+class Linear(nn.Module):
+    """Scores that are a weighted sum of the pixels."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1) @ self.weight.flatten(1).T
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> PreparedFaces:
+    root = write_faces(tmp_path_factory.mktemp("faces"), 60)
+    return PreparedFaces(CelebA(root, "all"), 32, cache=True)
+
+
+@pytest.fixture
+def checkpoint() -> Checkpoint:
+    torch.manual_seed(0)
+    return Checkpoint(TinyNet(3).eval(), MODEL, list(ATTRIBUTES), Preprocessing(32))
+
+
+def test_drops_of_a_linear_score_by_hand() -> None:
+    # One image of four pixels, mean 3; the score counts the first pixel twice and the last once.
+    images = torch.tensor([[[[1.0, 2.0], [4.0, 5.0]]]])
+    model = Linear(torch.tensor([[0.0, 0, 0, 0], [2.0, 0, 0, 1]]))
+    masks = torch.tensor([[[[1.0, 0], [0, 0]]], [[[0.0, 1], [1, 0]]], [[[0.0, 0], [0, 0.5]]]])
+    found = score_drops(model, images, masks, 1)
+    assert found.scores.tolist() == [7]
+    # 2 (1 - 3); nothing; half of 5 - 3.
+    assert found.drops.tolist() == [[-4], [0], [1]]
+    assert not found.drops.requires_grad
+    other = torch.full_like(images, 10)
+    assert score_drops(model, images, masks, 1, fill=other).drops.tolist() == [[-18], [0], [-2.5]]
+    bools = score_drops(model, images, masks > 0.6, 1)
+    assert bools.drops.tolist() == [[-4], [0], [0]]
+
+
+@pytest.mark.parametrize("fill", ["mean", "blur", "swap"])
+def test_drops_equal_those_of_images_hidden_one_by_one(fill: str) -> None:
+    images, masks = torch.randn(3, 3, 16, 16), torch.rand(2, 3, 16, 16)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout(), nn.Flatten(), nn.LazyLinear(2)).eval()
+    scores = model(images)[:, 1]
+    expected = [scores - model(hide(images, mask, fill))[:, 1] for mask in masks]
+    found = score_drops(model.train(), images, masks, 1, fill=fill)
+    torch.testing.assert_close(found.drops, torch.stack(expected).detach())
+    assert all(module.training for module in model.modules())
+
+
+def test_drops_refuse_what_does_not_fit() -> None:
+    images, masks = torch.rand(2, 3, 4, 4), torch.rand(1, 2, 4, 4)
+    model = Linear(torch.rand(1, 48))
+    with pytest.raises(TypeError, match="images: expected a floating dtype, got torch.uint8"):
+        score_drops(model, images.byte(), masks)
+    with pytest.raises(ValueError, match="images and masks: expected"):
+        score_drops(model, images, masks[0])
+    with pytest.raises(ValueError, match="fill: expected the images' shape"):
+        score_drops(model, images, masks, fill=images[:1])
+    with pytest.raises(ValueError, match="fill: expected one of"):
+        score_drops(model, images, masks, fill="black")
+    with pytest.raises(ValueError, match="two or more to swap"):
+        score_drops(model, images[:1], masks[:, :1], fill="swap")
+
+
+def test_the_sample_takes_turns_and_begins_alike() -> None:
+    labels = (torch.rand(41) < 0.3).float()
+    labels[:3] = 1
+    labels[3:9] = 0
+    whole = stratified_sample(labels, 100)
+    assert sorted(whole.tolist()) == list(range(41))
+    pairs = int(min(labels.sum(), (1 - labels).sum()))
+    assert labels[whole[: 2 * pairs]].tolist() == [1, 0] * pairs
+    assert stratified_sample(labels, 7).equal(whole[:7])
+    assert sorted(stratified_sample(torch.zeros(5), 3).tolist()) != [0, 1, 2]
+    with pytest.raises(ValueError, match="images: expected at least 1"):
+        stratified_sample(labels, 0)
+
+
+def _drops(**changes: object) -> RegionDrops:
+    values: dict[str, object] = {
+        "attribute": "A", "names": ("mouth", "all but mouth", "nose"), "region": "mouth",
+        "fill": "mean", "scores": torch.tensor([1.0, 3.0, -1.0]),
+        "drops": torch.tensor([[1.0, 3.0, -2.0], [2.0, 8.0, 0.0], [4.0, -1.0, 1.0]]),
+        "present": torch.tensor([True, True, False]),
+        "visible": torch.tensor([[True] * 3, [True] * 3, [True, False, True]]),
+        # The sample's two images with A stand for a quarter of the split each.
+        "weights": torch.tensor([0.25, 0.25, 0.5], dtype=torch.float64),
+    }  # fmt: skip
+    return RegionDrops(**(values | changes))  # type: ignore[arg-type]
+
+
+def test_summary_by_hand() -> None:
+    found = _drops().summarize()
+    # Mean .25 + .75 - .5 = .5; squares .25 * .25 + .25 * 6.25 + .5 * 2.25.
+    deviation = (0.0625 + 1.5625 + 1.125) ** 0.5
+    assert found.deviation == pytest.approx(deviation)
+    mouth = found["mouth"]
+    assert (mouth.images, mouth.drop) == (2, pytest.approx(2 / deviation))
+    assert (mouth.low, mouth.high) == pytest.approx(
+        bootstrap_interval([1, 3] / np.array(deviation))
+    )
+    assert mouth.change == pytest.approx((0.25 * 1 + 0.25 * 3 + 0.5 * 2) / deviation)
+    # The second image does not show the nose.
+    nose = found["nose"]
+    assert (nose.images, nose.drop) == (1, pytest.approx(4 / deviation))
+    assert nose.change == pytest.approx((0.25 * 4 + 0.5 * 1) / 0.75 / deviation)
+    assert found.share is not None
+    assert found.share.value == pytest.approx(2 / (2 + 5))
+    assert 0 <= found.share.low <= found.share.value <= found.share.high <= 1
+    assert Reliance.from_json(found.to_json()) == found
+    table = found.table().to_markdown()
+    assert f"| mouth | {2 / deviation:.2f} (" in table
+    beside = reliance_table({"one": found, "two": found}).to_markdown()
+    assert "| share of the reliance in mouth | 0.29 (" in beside
+    assert "| nose hidden (n = 1) |" in beside
+    with pytest.raises(KeyError):
+        found["chin"]
+
+
+def test_what_is_undefined_is_none() -> None:
+    constant = _drops(scores=torch.ones(3)).summarize()
+    assert constant.deviation == 0
+    assert [(h.drop, h.low, h.change) for h in constant.hidden] == [(None, None, None)] * 3
+    assert constant.share is None
+    absent = _drops(present=torch.zeros(3, dtype=torch.bool)).summarize()
+    assert (absent["mouth"].images, absent["mouth"].drop, absent.share) == (0, None, None)
+    assert absent["mouth"].change is not None
+    unseen = _drops(visible=torch.zeros(3, 3, dtype=torch.bool)).summarize()
+    assert (unseen["nose"].images, unseen["nose"].drop, unseen["nose"].change) == (0, None, None)
+    assert "–" in unseen.table().to_markdown()
+    assert "–" in reliance_table({"one": unseen}).to_markdown()
+    with pytest.raises(ValueError, match="cannot be compared"):
+        reliance_table({"one": unseen, "two": _drops(fill="blur").summarize()})
+    with pytest.raises(ValueError, match="no reliance"):
+        reliance_table({})
+
+
+def test_share_of_the_reliance() -> None:
+    ones = np.ones(5)
+    assert relied_share(3 * ones, ones).value == 0.75  # type: ignore[union-attr]
+    assert relied_share(-ones, ones).value == 0  # type: ignore[union-attr]
+    assert relied_share(ones, -ones).value == 1  # type: ignore[union-attr]
+    assert relied_share(-ones, -ones) is None
+    assert relied_share(ones[:0], ones[:0]) is None
+
+
+@pytest.mark.parametrize("fill", ["mean", "blur", "swap"])
+def test_reliance_of_a_network_is_that_of_a_plain_loop(
+    faces: PreparedFaces, checkpoint: Checkpoint, fill: str
+) -> None:
+    seen: list[tuple[int, int]] = []
+    found = region_drops(
+        checkpoint, faces, attribute="Lips", region="mouth", images=21, fill=fill, batch_size=5,
+        progress=lambda done, total: seen.append((done, total)),
+    )  # fmt: skip
+    assert seen == [(5, 21), (10, 21), (15, 21), (20, 21), (21, 21)]
+    assert found.names == ("mouth", "all but mouth", *(n for n in REGION_NAMES if n != "mouth"))
+    rows = stratified_sample(faces.labels[:, 0], 21)
+    samples = [faces[int(i)] for i in rows]
+    images = checkpoint.preprocessing.normalize(
+        torch.stack([torch.as_tensor(s["image"]) for s in samples])
+    )
+    landmarks = torch.stack([torch.as_tensor(s["landmarks"]) for s in samples]).numpy()
+    mouth = torch.from_numpy(Region.parse("mouth").grid(landmarks, (32, 32), (32, 32)))
+    nose = torch.from_numpy(Region.parse("nose").grid(landmarks, (32, 32), (32, 32)))
+    with torch.no_grad():
+        scores = checkpoint.model(images)[:, 0]
+        for name, mask in [("mouth", mouth), ("all but mouth", 1 - mouth), ("nose", nose)]:
+            drops = scores - checkpoint.model(hide(images, mask, fill))[:, 0]
+            torch.testing.assert_close(found.drops[found.index(name)], drops, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(found.scores, scores)
+    assert found.present.equal(faces.labels[rows, 0] > 0.5)
+    assert float(found.weights[found.present].sum()) == pytest.approx(
+        float(faces.labels[:, 0].mean())
+    )
+
+
+def test_a_score_of_one_part_relies_on_that_part(faces: PreparedFaces) -> None:
+    # Faces differ by two pixels; the weight lies on what the region covers in all of them.
+    region, weight = "nose,mouth,chin", torch.zeros(3, 3, 32, 32)
+    points = torch.stack([torch.as_tensor(faces[i]["landmarks"]) for i in range(len(faces))])
+    covered = Region.parse(region).grid(points.numpy(), (32, 32), (32, 32)).min(0) == 1
+    assert covered.sum() > 5
+    weight[0, 0] = torch.from_numpy(covered)
+    model = Checkpoint(Linear(weight), MODEL, list(ATTRIBUTES), Preprocessing(32))
+    found = reliance(model, faces, attribute="Lips", region=region)
+    assert found.images == 60
+    assert found[region].drop > 0.3  # type: ignore[operator]
+    assert found[f"all but {region}"].drop == pytest.approx(0, abs=1e-5)
+    assert found["forehead"].drop == pytest.approx(0, abs=1e-5)
+    assert found.share.value == pytest.approx(1, abs=1e-4)  # type: ignore[union-attr]
+
+
+def test_reliance_without_a_region_and_on_one_image(
+    faces: PreparedFaces, checkpoint: Checkpoint
+) -> None:
+    found = reliance(checkpoint, faces, attribute="Lips", others=["left_eye,right_eye"], images=6)
+    assert [h.name for h in found.hidden] == ["left_eye,right_eye"]
+    assert (found.region, found.share) == (None, None)
+    unprepared = reliance(
+        checkpoint,
+        faces.faces,
+        attribute="Lips",
+        others=["left_eye,right_eye"],
+        images=6,
+        workers=0,
+    )
+    assert unprepared == found
+    single = reliance(checkpoint, faces, attribute="Lips", region="mouth", images=1)
+    assert (single.images, single.deviation, single["mouth"].drop) == (1, 0, None)
+    with pytest.raises(ValueError, match="two or more to swap"):
+        reliance(checkpoint, faces, attribute="Lips", images=1, fill="swap")
+    with pytest.raises(ValueError, match="others: expected one region or more"):
+        reliance(checkpoint, faces, attribute="Lips", others=[])
+    with pytest.raises(ValueError, match="fill: expected one of"):
+        reliance(checkpoint, faces, attribute="Lips", fill="grey")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="Lipps"):
+        reliance(checkpoint, faces, attribute="Lipps")
