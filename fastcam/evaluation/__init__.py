@@ -10,9 +10,12 @@ for _module in ("torchvision", "torchmetrics"):
 from fastcam.evaluation.bootstrap import bootstrap_interval  # noqa: E402
 from fastcam.evaluation.cam_maps import (  # noqa: E402
     AttentionMaps,
+    attention_iou,
     attention_maps,
     energy_share,
+    peak_in_region,
     set_iou,
+    size_corrected_energy,
 )
 from fastcam.evaluation.checkpoints import compare, pick_device  # noqa: E402
 from fastcam.evaluation.difference import (  # noqa: E402
@@ -26,7 +29,13 @@ from fastcam.evaluation.drops import (  # noqa: E402
     reliance,
     score_drops,
 )
-from fastcam.evaluation.metrics import CamEnergy, CamIoU  # noqa: E402
+from fastcam.evaluation.metrics import (  # noqa: E402
+    CamAttentionIoU,
+    CamEnergy,
+    CamIoU,
+    CamPointingGame,
+    CamSizeCorrectedEnergy,
+)
 from fastcam.evaluation.reliance_result import (  # noqa: E402
     HiddenRegion,
     Reliance,
@@ -38,8 +47,11 @@ from fastcam.evaluation.tables import comparison  # noqa: E402
 
 __all__ = [
     "AttentionMaps",
+    "CamAttentionIoU",
     "CamEnergy",
     "CamIoU",
+    "CamPointingGame",
+    "CamSizeCorrectedEnergy",
     "Difference",
     "Evaluation",
     "HiddenRegion",
@@ -48,6 +60,7 @@ __all__ = [
     "Reliance",
     "SubsetScore",
     "accuracy_differences",
+    "attention_iou",
     "attention_maps",
     "bootstrap_interval",
     "compare",
@@ -55,6 +68,7 @@ __all__ = [
     "difference_table",
     "energy_share",
     "evaluate",
+    "peak_in_region",
     "pick_device",
     "predict",
     "region_drops",
@@ -62,5 +76,6 @@ __all__ = [
     "reliance_table",
     "score_drops",
     "set_iou",
+    "size_corrected_energy",
     "summarize",
 ]

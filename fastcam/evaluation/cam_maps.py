@@ -77,3 +77,52 @@ def set_iou(cams: Tensor, regions: Tensor, threshold: float = 0.5) -> Tensor:
     intersection = (inside * regions).sum((-2, -1))
     union = (inside + regions - inside * regions).sum((-2, -1))
     return torch.where(union > 0, intersection / union.clamp(min=1e-12), 0)
+
+
+def size_corrected_energy(cams: Tensor, regions: Tensor) -> Tensor:
+    """Share of each map's energy in its region over the region's share of the area: [N, T].
+
+    From two [N, T, h, w]. 1 for a map that is the same everywhere, so that small and large regions
+    compare; NaN for a dead map and for a region without area.
+
+    Source:
+        Kohlbrenner et al., "Towards Best Practice in Explaining Neural Network Decisions with
+        LRP", weighted attribution localisation (μ times total area over the object's).
+    """
+    return energy_share(cams, regions) / regions.mean((-2, -1))
+
+
+def peak_in_region(cams: Tensor, regions: Tensor) -> Tensor:
+    """Whether each map's peak lies in its region: 1 or 0, [N, T] from two [N, T, h, w].
+
+    The peak is the first of the largest cells, row by row. A cell lies in the region if that covers
+    at least half of it; a region too small to cover half of any cell lies in the cells that it
+    covers most. 0 for a dead map and for a region without area.
+
+    Source:
+        Zhang et al., "Top-down Neural Attention by Excitation Backprop" (the pointing game), on the
+        map's own cells and without their tolerance of 15 pixels.
+    """
+    cells, cover = cams.flatten(2), regions.flatten(2)
+    peak, most = cells.amax(-1, keepdim=True), cover.amax(-1)
+    positions = torch.arange(cells.shape[-1], device=cells.device)
+    # argmax does not promise the first of several.
+    first = torch.where(cells == peak, positions, positions[-1]).amin(-1, keepdim=True)
+    hit = cover.gather(-1, first).squeeze(-1) >= most.clamp(max=0.5)
+    return (hit & (peak.squeeze(-1) > 0) & (most > 0)).to(cams.dtype)
+
+
+def attention_iou(cams: Tensor, regions: Tensor) -> Tensor:
+    """Likeness of each map and its region as distributions: [N, T] in [0, 1] from two [N, T, h, w].
+
+    With both divided by their sums, Σ cam·region over Σ ((cam + region)/2)²: 1 where they are the
+    same, 0 where they do not meet. Needs no threshold, and neither the map's scale nor the region's
+    matters. 0 for a dead map and for a region without area.
+
+    Source:
+        Serianni et al., "Attention IoU: Examining Biases in CelebA using Attention Maps".
+    """
+    tiny = torch.finfo(cams.dtype).tiny
+    first, second = (x / x.sum((-2, -1), keepdim=True).clamp(min=tiny) for x in (cams, regions))
+    squared = ((first + second) / 2).square().sum((-2, -1))
+    return (first * second).sum((-2, -1)) / squared.clamp(min=tiny)

@@ -8,13 +8,21 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.classification import (
+    binary_calibration_error,
     multilabel_accuracy,
+    multilabel_auroc,
     multilabel_average_precision,
     multilabel_recall,
     multilabel_specificity,
 )
 
-from fastcam.evaluation.cam_maps import energy_share, set_iou
+from fastcam.evaluation.cam_maps import (
+    attention_iou,
+    energy_share,
+    peak_in_region,
+    set_iou,
+    size_corrected_energy,
+)
 
 
 def judged_right(logits: Tensor, labels: Tensor) -> Tensor:
@@ -59,12 +67,38 @@ def average_precision(logits: Tensor, labels: Tensor) -> Tensor:
     Returns:
         float32 [K] from two [N, K]; NaN where only one class occurs.
     """
+    return _of_ranking(multilabel_average_precision, logits, labels)
+
+
+def auc(logits: Tensor, labels: Tensor) -> Tensor:
+    """Area under the receiver operating characteristic of each attribute.
+
+    Returns:
+        float32 [K] from two [N, K]; NaN where only one class occurs.
+    """
+    return _of_ranking(multilabel_auroc, logits, labels)
+
+
+def calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> Tensor:
+    """Expected calibration error of each attribute.
+
+    The images are put into ``bins`` of equal width by the probability σ(logit) of the attribute;
+    averaged is the distance of a bin's mean probability from its share of images that have the
+    attribute, weighted by its images (Guo et al., "On Calibration of Modern Neural Networks", eq. 3,
+    for the class that is present).
+
+    Returns:
+        float32 [K] from two [N, K], N >= 1.
+    """
+    columns = zip(logits.sigmoid().T, (labels > 0.5).int().T, strict=True)
+    return torch.stack([binary_calibration_error(p, y, bins) for p, y in columns])
+
+
+def _of_ranking(metric: Any, logits: Tensor, labels: Tensor) -> Tensor:
     both = _both_classes(labels)
     found = torch.full(both.shape, torch.nan)
     if both.any():
-        found[both] = _by_attribute(
-            multilabel_average_precision, logits[:, both].sigmoid(), labels[:, both]
-        )
+        found[both] = _by_attribute(metric, logits[:, both].sigmoid(), labels[:, both])
     return found
 
 
@@ -94,7 +128,23 @@ class _MapMean(Metric):
         self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
-    def _add(self, values: Tensor) -> None:
+    def _measure(self, cams: Tensor, regions: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _counts(self, cams: Tensor, regions: Tensor) -> Tensor:
+        """Which pairs have such a measure: bool [N, T]."""
+        return torch.ones(cams.shape[:2], dtype=torch.bool, device=cams.device)
+
+    def update(self, cams: Tensor, regions: Tensor, where: Tensor | None = None) -> None:
+        """Count a batch.
+
+        Args:
+            cams: floating [N, T, h, w], >= 0.
+            regions: [N, T, h, w], the share of each cell that the region covers.
+            where: bool [N, T], which pairs count; None counts all.
+        """
+        counts = self._counts(cams, regions)
+        values = self._measure(cams, regions)[counts if where is None else where & counts]
         self.total += values.sum()
         self.count += values.numel()
 
@@ -110,16 +160,44 @@ class CamEnergy(_MapMean):
         options: of :class:`torchmetrics.Metric`.
     """
 
-    def update(self, cams: Tensor, regions: Tensor, where: Tensor | None = None) -> None:
-        """Count a batch.
+    def _measure(self, cams: Tensor, regions: Tensor) -> Tensor:
+        return energy_share(cams, regions)
 
-        Args:
-            cams: floating [N, T, h, w], >= 0.
-            regions: [N, T, h, w], the share of each cell that the region covers.
-            where: bool [N, T], which pairs count; None counts all.
-        """
-        live = cams.flatten(2).any(-1)
-        self._add(energy_share(cams, regions)[live if where is None else where & live])
+    def _counts(self, cams: Tensor, regions: Tensor) -> Tensor:
+        return cams.flatten(2).any(-1)
+
+
+class CamSizeCorrectedEnergy(CamEnergy):
+    """That share over the region's share of the area; regions without area are left out, too.
+
+    See :func:`fastcam.evaluation.size_corrected_energy`; options as for :class:`CamEnergy`.
+    """
+
+    def _measure(self, cams: Tensor, regions: Tensor) -> Tensor:
+        return size_corrected_energy(cams, regions)
+
+    def _counts(self, cams: Tensor, regions: Tensor) -> Tensor:
+        return super()._counts(cams, regions) & regions.flatten(2).any(-1)
+
+
+class CamPointingGame(_MapMean):
+    """Share of the maps whose peak lies in their region; an all-zero map counts 0.
+
+    See :func:`fastcam.evaluation.peak_in_region`; options as for :class:`CamEnergy`.
+    """
+
+    def _measure(self, cams: Tensor, regions: Tensor) -> Tensor:
+        return peak_in_region(cams, regions)
+
+
+class CamAttentionIoU(_MapMean):
+    """Mean likeness of map and region as distributions; an all-zero map counts 0.
+
+    See :func:`fastcam.evaluation.attention_iou`; options as for :class:`CamEnergy`.
+    """
+
+    def _measure(self, cams: Tensor, regions: Tensor) -> Tensor:
+        return attention_iou(cams, regions)
 
 
 class CamIoU(_MapMean):
@@ -136,7 +214,5 @@ class CamIoU(_MapMean):
         super().__init__(**options)
         self.threshold = threshold
 
-    def update(self, cams: Tensor, regions: Tensor, where: Tensor | None = None) -> None:
-        """Count a batch; arguments as in :meth:`CamEnergy.update`."""
-        values = set_iou(cams, regions, self.threshold)
-        self._add(values.flatten() if where is None else values[where])
+    def _measure(self, cams: Tensor, regions: Tensor) -> Tensor:
+        return set_iou(cams, regions, self.threshold)

@@ -9,16 +9,30 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import (
     binary_accuracy,
+    binary_auroc,
     binary_average_precision,
     binary_recall,
     binary_specificity,
 )
 
-from fastcam.evaluation import CamEnergy, CamIoU, energy_share, set_iou
+from fastcam.evaluation import (
+    CamAttentionIoU,
+    CamEnergy,
+    CamIoU,
+    CamPointingGame,
+    CamSizeCorrectedEnergy,
+    attention_iou,
+    energy_share,
+    peak_in_region,
+    set_iou,
+    size_corrected_energy,
+)
 from fastcam.evaluation.metrics import (
     accuracy,
+    auc,
     average_precision,
     balanced_accuracy,
+    calibration_error,
     judged_right,
     mean_accuracy,
 )
@@ -45,7 +59,45 @@ def test_energy_and_iou_of_maps_by_hand() -> None:
     assert iou.compute().item() == pytest.approx(0.5 / 6)
 
 
-@pytest.mark.parametrize("kind", [CamEnergy, CamIoU])
+def test_other_measures_of_maps_by_hand() -> None:
+    sized, pointing, likeness = CamSizeCorrectedEnergy(), CamPointingGame(), CamAttentionIoU()
+    for metric in (sized, pointing, likeness):
+        metric.update(CAMS, REGIONS)
+    # Regions of 3/8, 1/4 and 1/2 of the area.
+    assert sized.compute().item() == pytest.approx((0.7 / 1.8 / 0.375 + 1 / 0.25 + 0) / 3)
+    # The first map's peak is a cell that is half covered; the third has two peaks, both outside.
+    assert pointing.compute().item() == 0.5
+    # Maps over 1.8 and regions over 1.5: [0, 1, 5, 3] / 9 and [0, 6, 3, 0] / 9.
+    first = (1 * 6 + 5 * 3) / ((7**2 + 8**2 + 3**2) / 4)
+    assert likeness.compute().item() == pytest.approx((first + 1 + 0 + 0) / 4)
+    none = torch.zeros(1, 1, 2, 2)
+    sized.reset()
+    sized.update(CAMS[:1, :1], none)
+    assert math.isnan(sized.compute())
+    assert size_corrected_energy(CAMS[:1, :1], none).isnan().all()
+    for measure in (peak_in_region, attention_iou):
+        assert measure(CAMS[:1, :1], none).item() == 0
+        assert measure(none, none).item() == 0
+    even = torch.full((1, 1, 4, 5), 0.3)
+    assert size_corrected_energy(even, torch.rand(1, 1, 4, 5)).item() == pytest.approx(1)
+
+
+def test_the_peak_is_the_first_and_small_regions_have_a_cell() -> None:
+    cams = torch.tensor([0.2, 1.0, 1.0, 0.0]).view(1, 1, 2, 2)
+    regions = torch.tensor([[0, 0.6, 0, 0], [0, 0.4, 0.6, 0], [0, 0, 1.0, 0], [0, 0.2, 0.2, 0.1]])
+    found = [peak_in_region(cams, region.view(1, 1, 2, 2)).item() for region in regions]
+    assert found == [1, 0, 0, 1]
+
+
+def test_attention_iou_minds_neither_scale_nor_order() -> None:
+    cams, regions = torch.rand(6, 2, 5, 4).double(), torch.rand(6, 2, 5, 4).double()
+    found = attention_iou(cams, regions)
+    assert ((found > 0) & (found < 1)).all()
+    torch.testing.assert_close(attention_iou(7 * regions, cams / 3), found)
+    torch.testing.assert_close(attention_iou(cams, 2 * cams), torch.ones(6, 2).double())
+
+
+@pytest.mark.parametrize("kind", [CamEnergy, CamIoU, CamPointingGame, CamAttentionIoU])
 def test_batches_add_up(kind: type[CamEnergy | CamIoU]) -> None:
     cams, regions = torch.rand(12, 2, 5, 4), torch.rand(12, 2, 5, 4)
     cams[3:5, 1] = 0
@@ -56,7 +108,8 @@ def test_batches_add_up(kind: type[CamEnergy | CamIoU]) -> None:
         parts.update(cams[rows], regions[rows], where[rows])
     torch.testing.assert_close(parts.compute(), whole.compute())
     live = cams.flatten(2).any(-1)
-    measured = {CamEnergy: energy_share(cams, regions), CamIoU: set_iou(cams, regions)}[kind]
+    functions = {CamEnergy: energy_share, CamIoU: set_iou, CamPointingGame: peak_in_region}
+    measured = functions.get(kind, attention_iou)(cams, regions)
     chosen = where & live if kind is CamEnergy else where
     torch.testing.assert_close(whole.compute(), measured[chosen].mean())
     none = kind()
@@ -74,6 +127,10 @@ def test_measures_by_attribute_are_those_of_its_column(attributes: int) -> None:
         sides: list[Tensor] = [f(score, truth) for f in (binary_recall, binary_specificity)]
         assert float(found[1][k]) == sum(map(float, sides)) / 2
         assert float(found[2][k]) == float(binary_average_precision(score, truth))
+        ranked = float(auc(logits, labels)[k])
+        assert ranked == float(binary_auroc(score, truth))
+        above = logits[truth == 1, k, None] > logits[truth == 0, k]
+        assert ranked == pytest.approx(float(above.double().mean()), abs=1e-6)
     assert judged_right(logits, labels).mean(0).tolist() == found[0].tolist()
     assert float(mean_accuracy(logits, labels)) == pytest.approx(float(found[0].mean()))
 
@@ -82,6 +139,16 @@ def test_an_attribute_of_one_class_has_only_an_accuracy() -> None:
     logits = torch.tensor([[1.0, 1, -1], [-1, -2, 1], [1, 3, 2]])
     labels = torch.tensor([[1.0, 1, 0], [1, 0, 0], [1, 1, 0]])
     assert accuracy(logits, labels).tolist() == pytest.approx([2 / 3, 1, 1 / 3])
-    for measure in (balanced_accuracy, average_precision):
+    for measure in (balanced_accuracy, average_precision, auc):
         assert measure(logits, labels).isnan().tolist() == [True, False, True]
         assert measure(logits[:, :1], labels[:, :1]).isnan().all()
+
+
+def test_calibration_error_by_hand() -> None:
+    # Probabilities .5 and .9 (bins of a fifth), of which 1 of 2 and 1 of 3 are present.
+    odds = torch.tensor([0.0, 0, math.log(9), math.log(9), math.log(9)])
+    labels = torch.tensor([1.0, 0, 1, 0, 0])
+    found = calibration_error(torch.stack([odds, odds], 1), torch.stack([labels, 1 - labels], 1), 5)
+    assert found.tolist() == pytest.approx(
+        [2 / 5 * 0 + 3 / 5 * (0.9 - 1 / 3), 3 / 5 * (0.9 - 2 / 3)]
+    )
