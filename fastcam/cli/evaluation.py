@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
+from fastcam._util import checks as check
 from fastcam.cli.options import (
     REGION_HELP,
     Attribute,
@@ -21,6 +22,9 @@ from fastcam.cli.options import (
 )
 from fastcam.cli.settings import Settings, options
 from fastcam.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from fastcam.data.hiding import Fill
 
 
 @options("machine", TrainConfig, only=("device", "workers"))
@@ -44,10 +48,29 @@ def evaluate(
     landmarks: Landmarks = None,
     limit: Limit = None,
     batch_size: BatchSize = 64,
+    reliance: Annotated[
+        bool,
+        typer.Option(
+            help="Also measure how far the score drops when regions are hidden: REGION, all but "
+            "it, each of the ten, and pairs."
+        ),
+    ] = True,
+    reliance_images: Annotated[
+        int, typer.Option(help="On at most so many images, half with the attribute if possible.")
+    ] = 500,
+    hide: Annotated[
+        list[str] | None, typer.Option("--hide", help="A further region to hide; repeat.")
+    ] = None,
+    fill: Annotated[
+        str, typer.Option(help="What is shown in place of a region: mean (colour), blur or swap.")
+    ] = "mean",
     *,
     machine: Settings,
 ) -> None:
-    """Measure accuracy, also where two attributes part, and where the Grad-CAM lies.
+    """Measure accuracy, where the Grad-CAM lies, and what the score relies on.
+
+    With two checkpoints or more and a region, also says what changed against the one named
+    "control", or the first.
 
     Example: `fastcam evaluate runs/train/model.pt runs/mouth/model.pt faces -a Wearing_Lipstick
     -b Heavy_Makeup -r mouth`
@@ -55,6 +78,10 @@ def evaluate(
     from fastcam._util.claim import claim
     from fastcam._util.progress import progress_bars
     from fastcam.evaluation import compare
+    from fastcam.evaluation.verdicts import THRESHOLDS
+
+    if reliance:
+        check.at_least("--reliance-images", reliance_images, 1)
 
     if len(checkpoints) < 2:
         raise ValueError("name at least one checkpoint, then the data folder")
@@ -67,12 +94,17 @@ def evaluate(
         )
     out = out and bare_prefix(out, ".json", ".md")
     with progress_bars() as report, claim(out, folder=False) if out else nullcontext():
-        table = compare(
+        result = compare(
             models, data, attribute=attribute, other=other, region=region, split=split,
             threshold=threshold, landmarks=landmarks, limit=limit, batch_size=batch_size,
-            out=out, progress=report, **machine,
+            reliance_images=reliance_images if reliance else 0, hide=hide or (),
+            fill=cast("Fill", fill), out=out, progress=report, **machine,
         )  # fmt: skip
-    print_tables(table)
+    print_tables(*result.tables)
+    for verdict in result.verdicts:
+        typer.echo(f"\n{verdict}")
+    if result.verdicts:
+        typer.echo(f"\n{THRESHOLDS}")
 
 
 def explain(

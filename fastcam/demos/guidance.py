@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastcam._util.files import (
     commented,
@@ -29,22 +29,38 @@ from fastcam.demos.settings import DemoConfig
 from fastcam.evaluation import (
     Difference,
     Evaluation,
-    Predictions,
+    Verdict,
     accuracy_differences,
     comparison,
     difference_table,
     predict,
-    summarize,
+    region_drops,
+    reliance_table,
 )
+from fastcam.evaluation.checkpoints import Measured, summarize_all
+from fastcam.evaluation.drops import IMAGES, OTHERS
 from fastcam.evaluation.explain import explain_dataset
 from fastcam.evaluation.splits import prepare_split
+from fastcam.evaluation.verdicts import THRESHOLDS
 from fastcam.models import Checkpoint, load_checkpoint
-from fastcam.report import Section, Table, curves_figure, faces_figure, png_bytes, save_figure
+from fastcam.report import (
+    Section,
+    Table,
+    bars_figure,
+    curves_figure,
+    faces_figure,
+    png_bytes,
+    save_figure,
+)
+from fastcam.report.bars import Bar
 from fastcam.report.numbers import percent
 from fastcam.training import GuidanceConfig, TrainConfig, TrainResult, train
 from fastcam.training.callbacks import read_history
 from fastcam.training.config import PULL
 from fastcam.training.run import remove_run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["DemoConfig", "DemoResult", "clear", "demo"]
 
@@ -55,6 +71,7 @@ LAYOUT = Layout(
         "evaluation.json": json_with(*KEYS),
         "table.md": commented,
         "faces.png": marked,
+        "reliance.png": marked,
         "curves.png": marked,
     },
 )
@@ -67,6 +84,8 @@ class DemoResult:
     Attributes:
         evaluations, table: on the test split, by ``"before"``, ``"control"`` and ``"guided"``.
         differences, difference_table: guided minus control, and control minus before.
+        verdict: what changed from the control to the guided one.
+        reliance_table: drops of the score when regions are hidden.
         page: the HTML page.
     """
 
@@ -74,6 +93,8 @@ class DemoResult:
     table: Table
     differences: Mapping[str, Sequence[Difference]]
     difference_table: Table
+    verdict: Verdict
+    reliance_table: Table
     page: Path
 
 
@@ -89,7 +110,7 @@ def demo(
 
     Args:
         out: folder for everything: ``index.html``, ``table.md``, ``faces.png``, ``curves.png``,
-            ``evaluation.json``, and a folder for each stage.
+            ``reliance.png``, ``evaluation.json``, and a folder for each stage.
         config: the settings.
         workers: processes that draw faces, and threads that read them.
         progress: called with (what, done, total).
@@ -107,7 +128,9 @@ def demo(
 
 
 def _demo(config: DemoConfig, frame: Frame) -> DemoResult:
-    frame = replace(frame, settings={**frame.settings, "finetune": _finetuning(config)})
+    hidden = {"images": IMAGES, "others": list(OTHERS)}
+    settings = {**frame.settings, "finetune": _finetuning(config), "reliance": hidden}
+    frame = replace(frame, settings=settings)
     out, stage, progress = frame.out, frame.stage, frame.progress
     data = frame.draw_faces(
         config.images,
@@ -132,15 +155,20 @@ def _demo(config: DemoConfig, frame: Frame) -> DemoResult:
         models["before"], data, "test", cache=True, workers=frame.workers, progress=progress
     )
     evaluations, differences = _evaluate(config, models, test, frame)
+    relied = {name: e.reliance for name, e in evaluations.items() if e.reliance is not None}
+    verdict = evaluations["guided"].verdict
+    assert verdict is not None, "the demo has a region"
     tables = (
         comparison(evaluations),
         difference_table(differences, attribute=config.attribute, other=config.other),
+        reliance_table(relied),
     )
-    write_marked(out / "table.md", "\n".join(table.to_markdown() for table in tables))
+    parts = [f"{verdict}\n", f"{THRESHOLDS}\n", *(table.to_markdown() for table in tables)]
+    write_marked(out / "table.md", "\n".join(parts))
     stage("drawing figures")
     histories = {name: read_history(trained.history) for name, trained in runs.items()}
     page = _write_page(config, frame, models, test, evaluations, tables, histories)
-    return DemoResult(evaluations, tables[0], differences, tables[1], page)
+    return DemoResult(evaluations, tables[0], differences, tables[1], verdict, tables[2], page)
 
 
 def clear(out: str | Path) -> None:
@@ -199,19 +227,24 @@ def _found(
     """The evaluations of the models and the differences between them, as JSON values."""
     what: dict[str, Any] = {"attribute": config.attribute, "region": config.region}
     names = models["before"].attributes
-    found: dict[str, Predictions] = {}
+    found: dict[str, Measured] = {}
     for name, checkpoint in models.items():
         report = labelled(progress, f"evaluating {name}")
-        found[name] = predict(checkpoint, test, **what, progress=report)
+        predictions = predict(checkpoint, test, **what, progress=report)
+        report = labelled(progress, f"hiding regions, {name}")
+        found[name] = Measured(
+            names, predictions, region_drops(checkpoint, test, **what, progress=report)
+        )
     pair: dict[str, Any] = {"attribute": config.attribute, "other": config.other}
+    evaluations = summarize_all(found, **pair, region=config.region, data="faces")
     return {
-        "models": {
-            name: summarize(predictions, names, **what, other=config.other, data="faces").to_json()
-            for name, predictions in found.items()
-        },
+        "models": {name: evaluation.to_json() for name, evaluation in evaluations.items()},
         "differences": {
             f"{one} − {other}": [
-                asdict(d) for d in accuracy_differences(found[one], found[other], names, **pair)
+                asdict(d)
+                for d in accuracy_differences(
+                    found[one].predictions, found[other].predictions, names, **pair
+                )
             ]
             for one, other in (("guided", "control"), ("control", "before"))
         },
@@ -224,7 +257,7 @@ def _write_page(
     models: Mapping[str, Checkpoint],
     test: PreparedFaces,
     evaluations: Mapping[str, Evaluation],
-    tables: tuple[Table, Table],
+    tables: tuple[Table, Table, Table],
     histories: Mapping[str, Any],
 ) -> Path:
     parts = test.subset(config.attribute, config.other)
@@ -236,8 +269,10 @@ def _write_page(
     )
     face_figure = faces_figure(faces, title=f"Where the network looks for {config.attribute}")
     curve_figure = curves_figure(histories)
+    bar_figure = _bars(config, evaluations)
     save_figure(face_figure, frame.out / "faces.png")
     save_figure(curve_figure, frame.out / "curves.png")
+    save_figure(bar_figure, frame.out / "reliance.png")
     a, b = config.attribute, config.other
     return frame.write_page(
         "Directing a classifier's attention",
@@ -246,8 +281,19 @@ def _write_page(
         [
             Section(
                 "What changed",
-                _findings(config, evaluations),
-                [table.to_html() for table in tables],
+                [*_verdict(evaluations), *_findings(config, evaluations)],
+                [table.to_html() for table in tables[:2]],
+            ),
+            Section(
+                f"What the score of {a} relies on",
+                [
+                    "A map shows where the network looks; whether it needs what it sees there "
+                    "shows when that is hidden. Each region is painted over with the image's mean colour "
+                    "on the same test faces; the drop of the score is given in standard "
+                    f"deviations of the score, averaged over faces with {a}.",
+                ],
+                [tables[2].to_html()],
+                [("drop of the score for each hidden region", png_bytes(bar_figure))],
             ),
             Section(
                 "Ten test faces",
@@ -263,6 +309,33 @@ def _write_page(
         by_hand=_commands(config),
         command="fastcam demo",
     )
+
+
+def _bars(config: DemoConfig, evaluations: Mapping[str, Evaluation]) -> Figure:
+    """The drop for each hidden region, control and guided."""
+    relied = {
+        name: found
+        for name in ("control", "guided")
+        if (found := evaluations[name].reliance) is not None
+    }
+    bars: dict[str, list[Bar]] = {
+        name: [h.bar for h in reliance.hidden] for name, reliance in relied.items()
+    }
+    names = [h.name for h in relied["control"].hidden]
+    label = f"drop of the score of {config.attribute} when hidden, in its standard deviations"
+    return bars_figure(names, bars, label)
+
+
+def _verdict(evaluations: Mapping[str, Evaluation]) -> list[str]:
+    """What changed, in words; what that rests on; and how it was decided."""
+    verdict = evaluations["guided"].verdict
+    assert verdict is not None, "the demo has a region"
+    return [
+        f"With guidance, against the control: {verdict.words}.",
+        f"{verdict.evidence[0].upper()}{verdict.evidence[1:]} (control → guided, in brackets the "
+        "95% interval of the change over images).",
+        THRESHOLDS,
+    ]
 
 
 _percent = partial(percent, missing="not defined")

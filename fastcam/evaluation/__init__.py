@@ -17,7 +17,7 @@ from fastcam.evaluation.cam_maps import (  # noqa: E402
     set_iou,
     size_corrected_energy,
 )
-from fastcam.evaluation.checkpoints import compare, pick_device  # noqa: E402
+from fastcam.evaluation.checkpoints import Comparison, compare, pick_device  # noqa: E402
 from fastcam.evaluation.difference import (  # noqa: E402
     Difference,
     accuracy_differences,
@@ -36,14 +36,17 @@ from fastcam.evaluation.metrics import (  # noqa: E402
     CamPointingGame,
     CamSizeCorrectedEnergy,
 )
+from fastcam.evaluation.operating_point import equal_specificity  # noqa: E402
+from fastcam.evaluation.predictions import Predictions, predict  # noqa: E402
 from fastcam.evaluation.reliance_result import (  # noqa: E402
     HiddenRegion,
     Reliance,
     reliance_table,
 )
-from fastcam.evaluation.result import Evaluation, SubsetScore  # noqa: E402
-from fastcam.evaluation.scores import Predictions, evaluate, predict, summarize  # noqa: E402
+from fastcam.evaluation.result import EqualSpecificity, Evaluation, SubsetScore  # noqa: E402
+from fastcam.evaluation.scores import evaluate, summarize  # noqa: E402
 from fastcam.evaluation.tables import comparison  # noqa: E402
+from fastcam.evaluation.verdicts import Verdict, verdict  # noqa: E402
 
 __all__ = [
     "AttentionMaps",
@@ -52,13 +55,16 @@ __all__ = [
     "CamIoU",
     "CamPointingGame",
     "CamSizeCorrectedEnergy",
+    "Comparison",
     "Difference",
+    "EqualSpecificity",
     "Evaluation",
     "HiddenRegion",
     "Predictions",
     "RegionDrops",
     "Reliance",
     "SubsetScore",
+    "Verdict",
     "accuracy_differences",
     "attention_iou",
     "attention_maps",
@@ -67,6 +73,7 @@ __all__ = [
     "comparison",
     "difference_table",
     "energy_share",
+    "equal_specificity",
     "evaluate",
     "peak_in_region",
     "pick_device",
@@ -78,4 +85,5 @@ __all__ = [
     "set_iou",
     "size_corrected_energy",
     "summarize",
+    "verdict",
 ]

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
+from fastcam._util import checks as check
 from fastcam._util.files import check_target, commented, json_with, write_json, write_marked
 from fastcam._util.progress import Report, labelled
+from fastcam.data.celeba import attribute_index
+from fastcam.data.hiding import Fill
 from fastcam.evaluation.cam_maps import ScoresNotFinite
-from fastcam.evaluation.result import KEYS
-from fastcam.evaluation.scores import evaluate
+from fastcam.evaluation.drops import IMAGES, OTHERS, RegionDrops, region_drops
+from fastcam.evaluation.operating_point import equal_specificity
+from fastcam.evaluation.predictions import Predictions, predict
+from fastcam.evaluation.reliance_result import reliance_table
+from fastcam.evaluation.result import KEYS, Evaluation
+from fastcam.evaluation.scores import summarize
+from fastcam.evaluation.splits import prepare_split
 from fastcam.evaluation.tables import comparison
+from fastcam.evaluation.verdicts import THRESHOLDS, Verdict, verdict
 from fastcam.models import load_checkpoint
+from fastcam.regions import Region
 from fastcam.report.table import Table
 
 
@@ -31,47 +42,176 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Checkpoints on the same images.
+
+    Attributes:
+        evaluations: by the checkpoint's name.
+        tables: of accuracy and attention; with reliance, also of that.
+    """
+
+    evaluations: Mapping[str, Evaluation]
+    tables: tuple[Table, ...]
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """What changed against the reference, for each other checkpoint; none without a region."""
+        return [e.verdict for e in self.evaluations.values() if e.verdict is not None]
+
+
 def compare(
     checkpoints: Sequence[str | Path] | Mapping[str, str | Path],
     data: str | Path,
     *,
+    attribute: str,
+    other: str | None = None,
+    region: str | None = None,
+    split: str = "test",
+    threshold: float = 0.5,
+    landmarks: str | Path | None = None,
+    limit: int | None = None,
+    reliance_images: int = IMAGES,
+    hide: Sequence[str] = (),
+    fill: Fill = "mean",
+    batch_size: int = 64,
+    workers: int = 2,
     out: str | Path | None = None,
     device: str = "auto",
     progress: Report | None = None,
-    **options: Any,
-) -> Table:
+) -> Comparison:
     """Evaluate checkpoints and put them side by side.
+
+    The reference, for E2 at equal specificity and for the verdicts, is the checkpoint named
+    ``control`` if there is one, else the first.
 
     Args:
         checkpoints: paths, or names with paths; a path alone is named by its folder.
         data: folder in the CelebA layout.
-        out: also write ``out.json`` (every evaluation) and ``out.md`` (the table).
+        attribute, other, region, split, threshold, landmarks, limit, batch_size, workers: see
+            :func:`fastcam.evaluation.evaluate`.
+        reliance_images: at most so many images to hide regions in; 0 leaves the reliance out.
+        hide: regions to hide besides ``region``, all but it, the ten and the pairs.
+        fill: what is shown in place of what is hidden, see :func:`fastcam.data.hide`.
+        out: also write ``out.json`` (every evaluation) and ``out.md`` (tables and verdicts).
         device: see :func:`pick_device`.
         progress: called with (what, done, total).
-        options: of :func:`fastcam.evaluation.evaluate`.
 
     Raises:
+        ValueError: as :func:`fastcam.evaluation.evaluate` and :func:`fastcam.evaluation.reliance`.
         FileExistsError: ``out.json`` or ``out.md`` is there and not fastcam's.
     """
+    check.fraction("threshold", threshold)
     if out is not None:
         check_prefix(out)
     named = dict(checkpoints) if isinstance(checkpoints, Mapping) else name_checkpoints(checkpoints)
-    where = pick_device(device)
-    results = {}
+    running: dict[str, Any] = {
+        "attribute": attribute, "region": region, "batch_size": batch_size,
+        "device": pick_device(device), "workers": workers,
+    }  # fmt: skip
+    others = tuple(dict.fromkeys([*OTHERS, *hide]))
+    check.one_of("fill", fill, get_args(Fill))
+    for part in others:
+        Region.parse(part)
+    found: dict[str, Measured] = {}
     for name, path in named.items():
-        report = labelled(progress, f"evaluating {name}")
         model = load_checkpoint(path)
+        for wanted in (attribute, *([other] if other is not None else [])):
+            attribute_index(model.attributes, wanted)
+        faces = prepare_split(model, data, split, landmarks=landmarks, limit=limit, cache=False)
         try:
-            results[name] = evaluate(model, data, device=where, progress=report, **options)
+            predictions = predict(
+                model, faces, threshold=threshold, **running,
+                progress=labelled(progress, f"evaluating {name}"),
+            )  # fmt: skip
+            drops = None
+            if reliance_images:
+                drops = region_drops(
+                    model, faces, others=others, images=reliance_images, fill=fill, **running,
+                    progress=labelled(progress, f"hiding regions, {name}"),
+                )  # fmt: skip
         except ScoresNotFinite as error:
             raise ScoresNotFinite(f"{path}: {error}") from None
-    table = comparison(results)
+        found[name] = Measured(model.attributes, predictions, drops)
+    evaluations = summarize_all(
+        found, attribute=attribute, other=other, region=region, data=str(data),
+        split=split, threshold=threshold,
+    )  # fmt: skip
+    tables = [comparison(evaluations)]
+    measured = {n: e.reliance for n, e in evaluations.items() if e.reliance is not None}
+    if measured:
+        tables.append(reliance_table(measured))
+    result = Comparison(evaluations, tuple(tables))
     if out is not None:
         base = str(out)
-        values = {name: result.to_json() for name, result in results.items()}
+        values = {name: evaluation.to_json() for name, evaluation in evaluations.items()}
         write_json(f"{base}.json", values, ours=_OURS[".json"])
-        write_marked(f"{base}.md", table.to_markdown())
-    return table
+        parts = [f"{verdict}\n" for verdict in result.verdicts]
+        parts += [f"{THRESHOLDS}\n"] * bool(parts)
+        parts += [table.to_markdown() for table in tables]
+        write_marked(f"{base}.md", "\n".join(parts))
+    return result
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one checkpoint said of the images.
+
+    Attributes:
+        attributes: names of its logits.
+        predictions: of all images.
+        drops: with regions hidden, of some.
+    """
+
+    attributes: list[str]
+    predictions: Predictions
+    drops: RegionDrops | None
+
+    def of(self, names: list[str]) -> Predictions:
+        """The predictions of these attributes alone; checkpoints may know different ones."""
+        columns = [attribute_index(self.attributes, name) for name in names]
+        p = self.predictions
+        return replace(p, logits=p.logits[:, columns], labels=p.labels[:, columns])
+
+
+def summarize_all(
+    found: Mapping[str, Measured],
+    *,
+    attribute: str,
+    other: str | None,
+    region: str | None,
+    **noted: Any,
+) -> dict[str, Evaluation]:
+    """Sum checkpoints up, each against the reference; ``noted`` as in :func:`summarize`."""
+    first = reference_name(list(found))
+    names = [attribute] if other is None else [attribute, other]
+    reference, reference_drops = found[first].of(names), found[first].drops
+    evaluations = {}
+    for name, measured in found.items():
+        predictions, drops = measured.of(names), measured.drops
+        extra: dict[str, Any] = {"reliance": drops and drops.summarize()}
+        if other is not None and len(found) > 1:
+            extra["equal_specificity"] = equal_specificity(
+                predictions, reference, names, attribute=attribute, other=other, name=first
+            )
+        if region is not None and name not in (first, "before"):
+            extra["verdict"] = verdict(
+                reference, predictions, names, attribute=attribute,
+                region=str(Region.parse(region)),
+                drops=(reference_drops, drops) if reference_drops and drops else None,
+                names=(first, name),
+            )  # fmt: skip
+        plain = summarize(
+            measured.predictions, measured.attributes, attribute=attribute, other=other,
+            region=region, **noted,
+        )  # fmt: skip
+        evaluations[name] = replace(plain, **extra)
+    return evaluations
+
+
+def reference_name(names: Sequence[str]) -> str:
+    """What the others are compared with: ``control`` if there is one, else the first."""
+    return "control" if "control" in names else names[0]
 
 
 _OURS = {".json": json_with(*KEYS, each=True), ".md": commented}

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from fastcam.data.celeba import attribute_index
 from fastcam.evaluation.bootstrap import bootstrap_interval
 from fastcam.evaluation.metrics import judged_right
-from fastcam.evaluation.scores import Predictions, subset_rows
+from fastcam.evaluation.predictions import Predictions
+from fastcam.evaluation.scores import subset_names, subset_rows
 from fastcam.report.numbers import MISSING, points, points_range
 from fastcam.report.table import Table
 
@@ -18,8 +19,7 @@ class Difference:
     """Accuracy of one classifier minus that of another on one subset of the images.
 
     Attributes:
-        name: ``"all"``, ``"E1"``, ``"E2"``, ``"a"`` or ``"not a"``, see
-            :class:`fastcam.evaluation.SubsetScore`.
+        name: of the subset, see :class:`fastcam.evaluation.SubsetScore`.
         images: how many images it holds.
         mean: the difference; None for an empty subset, as below.
         low, high: its 95% interval by the paired bootstrap over images. It speaks of other images,
@@ -70,10 +70,7 @@ def difference_table(
     differences: Mapping[str, Sequence[Difference]], *, attribute: str, other: str | None = None
 ) -> Table:
     """One column a comparison, one row a subset; in percentage points, with 95% intervals."""
-    meaning = {
-        "all": "all images", "E1": f"E1 = {attribute} ∩ {other}",
-        "E2": f"E2 = {attribute} ∩ not {other}", "a": attribute, "not a": f"not {attribute}",
-    }  # fmt: skip
+    meaning = subset_names(attribute, other)
     rows = [
         [f"accuracy of {attribute}, {meaning[row[0].name]} (n = {row[0].images})", *map(_cell, row)]
         for row in zip(*differences.values(), strict=True)

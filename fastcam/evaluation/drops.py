@@ -26,6 +26,14 @@ from fastcam.regions import REGION_NAMES, Region
 
 #: How many images are measured unless told otherwise; each costs one forward a hidden region.
 IMAGES = 500
+#: What is hidden besides the guided region: each of the ten, and the pairs (what one eye tells the
+#: other tells as well, so that hiding one alone may cost nothing).
+OTHERS = (
+    *REGION_NAMES,
+    "left_eyebrow,right_eyebrow",
+    "left_eye,right_eye",
+    "left_cheek,right_cheek",
+)
 
 
 class Drops(NamedTuple):
@@ -129,6 +137,8 @@ class RegionDrops:
         present: bool [N], images that have the attribute.
         visible: bool [M, N], images in which the region lies. What lies outside a region counts as
             visible where the region is.
+        inside: float32 [M], the share of each hidden region that lies in the guided one (0 without
+            one), over the images that show both.
         weights: float64 [N], sum 1: what an image stands for, where the sample holds more images
             with the attribute (or fewer) than the split does.
     """
@@ -141,6 +151,7 @@ class RegionDrops:
     drops: Tensor
     present: Tensor
     visible: Tensor
+    inside: Tensor
     weights: Tensor
 
     @property
@@ -195,7 +206,7 @@ def region_drops(
     *,
     attribute: str,
     region: str | Region | None = None,
-    others: Sequence[str | Region] = REGION_NAMES,
+    others: Sequence[str | Region] = OTHERS,
     images: int = IMAGES,
     fill: Fill = "mean",
     batch_size: int = 64,
@@ -230,7 +241,7 @@ def region_drops(
         collate_fn=Collate(),
     )
     pixels = (faces.size, faces.size)
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    parts: list[tuple[Tensor, ...]] = []
     done = 0
     with evaluating(checkpoint.model, device):
         for batch in loader:
@@ -246,11 +257,15 @@ def region_drops(
                 checkpoint.model, shown[:count], masks.to(device), target,
                 fill=shown[1:] if extra else fill,
             )  # fmt: skip
-            parts.append((found.scores.cpu(), found.drops.cpu(), visible))
+            areas = masks.sum((-2, -1))
+            common = torch.minimum(masks, masks[:1]).sum((-2, -1)) if guided else 0 * areas
+            parts.append((found.scores.cpu(), found.drops.cpu(), visible, common, areas))
             done += count
             if progress is not None:
                 progress(done, len(rows))
-    scores, drops, visible = (torch.cat(column, -1) for column in zip(*parts, strict=True))
+    scores, drops, visible, common, areas = (
+        torch.cat(column, -1) for column in zip(*parts, strict=True)
+    )
     check_scores(torch.stack([scores, *(scores - drops)], 1))
     names = [str(part) for part in named]
     if guided is not None:
@@ -264,6 +279,7 @@ def region_drops(
         drops=drops.float(),
         present=present[chosen],
         visible=visible,
+        inside=common.sum(1) / areas.sum(1).clamp(min=1e-12),
         weights=_weights(present, chosen),
     )
 
@@ -283,7 +299,7 @@ def reliance(
     *,
     attribute: str,
     region: str | Region | None = None,
-    others: Sequence[str | Region] = REGION_NAMES,
+    others: Sequence[str | Region] = OTHERS,
     images: int = IMAGES,
     fill: Fill = "mean",
     batch_size: int = 64,
@@ -303,7 +319,7 @@ def reliance(
             input size.
         attribute: whose score (logit) is meant.
         region: the guided region; it and all but it are hidden first.
-        others: further regions to hide, by default each of the ten.
+        others: further regions to hide, by default each of the ten and the three pairs.
         images: at most so many.
         fill: ``"mean"``, ``"blur"`` or ``"swap"``, see :func:`fastcam.data.hide`. The parts are
             swapped with the next image of the sample: one without the attribute for one with it, as

@@ -84,14 +84,14 @@ def calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> Tensor:
 
     The images are put into ``bins`` of equal width by the probability σ(logit) of the attribute;
     averaged is the distance of a bin's mean probability from its share of images that have the
-    attribute, weighted by its images (Guo et al., "On Calibration of Modern Neural Networks", eq. 3,
-    for the class that is present).
+    attribute, weighted by its images (Guo et al., "On Calibration of Modern Neural Networks",
+    eq. 3, for the class that is present).
 
     Returns:
         float32 [K] from two [N, K], N >= 1.
     """
-    columns = zip(logits.sigmoid().T, (labels > 0.5).int().T, strict=True)
-    return torch.stack([binary_calibration_error(p, y, bins) for p, y in columns])
+    columns = zip(logits.sigmoid().unbind(1), (labels > 0.5).int().unbind(1), strict=True)
+    return torch.stack([binary_calibration_error(p.contiguous(), y, bins) for p, y in columns])
 
 
 def _of_ranking(metric: Any, logits: Tensor, labels: Tensor) -> Tensor:

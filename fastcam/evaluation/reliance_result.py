@@ -45,6 +45,13 @@ class HiddenRegion:
     high: float | None
     change: float | None
 
+    @property
+    def bar(self) -> tuple[float, float, float] | None:
+        """Drop, low and high; None where there is none."""
+        if self.drop is None or self.low is None or self.high is None:
+            return None
+        return self.drop, self.low, self.high
+
     @classmethod
     def of(cls, name: str, drops: np.ndarray, change: float) -> HiddenRegion:
         """From the ``drops`` [n] of the images with the attribute; NaN says undefined."""
@@ -88,10 +95,7 @@ class Reliance:
 
     def table(self) -> Table:
         """One row a hidden region."""
-        rows = [
-            [h.name, _cell(h.drop, h.low, h.high), number(h.change, 2), str(h.images)]
-            for h in self.hidden
-        ]
+        rows = [[h.name, _cell(h.bar), number(h.change, 2), str(h.images)] for h in self.hidden]
         return Table(
             ["hidden", "drop (95% interval)", "absolute change, all images", "images"],
             rows,
@@ -125,20 +129,22 @@ def relied_share(inside: np.ndarray, outside: np.ndarray) -> Estimate | None:
         and where neither mean is above 0.
     """
 
-    def share(means: np.ndarray) -> np.ndarray:
-        kept = means.clip(min=0)
-        total = kept.sum(1)
-        return np.divide(kept[:, 0], total, out=np.full(len(means), np.nan), where=total > 0)
-
     pairs = np.stack([inside, outside], 1)
     if not len(pairs):
         return None
-    value = share(pairs.mean(0, keepdims=True))[0]
-    drawn = share(bootstrap_means(pairs))
+    value = shares(pairs.mean(0, keepdims=True))[0]
+    drawn = shares(bootstrap_means(pairs))
     drawn = drawn[np.isfinite(drawn)]
     if not np.isfinite(value) or not len(drawn):
         return None
     return Estimate(float(value), *percentiles(drawn))
+
+
+def shares(means: np.ndarray) -> np.ndarray:
+    """The share [S] of mean drops inside and outside [S, 2]; NaN where neither is above 0."""
+    kept = means.clip(min=0)
+    total = kept.sum(1)
+    return np.divide(kept[:, 0], total, out=np.full(len(means), np.nan), where=total > 0)
 
 
 def fill_name(fill: str) -> str:
@@ -164,7 +170,10 @@ def reliance_table(models: Mapping[str, Reliance]) -> Table:
             f"reliance on different things cannot be compared: {sorted(map(str, what))}"
         )
     rows = [
-        [f"{name} hidden (n = {first[name].images})", *(_drop(r[name]) for r in models.values())]
+        [
+            f"{name} hidden (n = {first[name].images})",
+            *(_cell(r[name].bar) for r in models.values()),
+        ]
         for name in (h.name for h in first.hidden)
     ]
     if first.region is not None:
@@ -176,16 +185,13 @@ def reliance_table(models: Mapping[str, Reliance]) -> Table:
     return Table(["", *models], rows, title)
 
 
-def _drop(hidden: HiddenRegion) -> str:
-    return _cell(hidden.drop, hidden.low, hidden.high)
-
-
 def _share(reliance: Reliance) -> str:
     share = reliance.share
-    return MISSING if share is None else _cell(share.value, share.low, share.high)
+    return _cell(None if share is None else (share.value, share.low, share.high))
 
 
-def _cell(value: float | None, low: float | None, high: float | None) -> str:
-    if value is None:
+def _cell(bar: tuple[float, float, float] | None) -> str:
+    if bar is None:
         return MISSING
-    return f"{number(value, 2)} ({number(low, 2)} to {number(high, 2)})"
+    value, low, high = (number(x, 2) for x in bar)
+    return f"{value} ({low} to {high})"

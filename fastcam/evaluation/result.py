@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fastcam._util.files import json_with, read_json, write_json
+from fastcam.evaluation.reliance_result import Reliance
+from fastcam.evaluation.verdicts import Verdict
 
 KEYS = ("attribute", "split", "subsets")  # by which an evaluation is known
 
@@ -17,13 +20,21 @@ class SubsetScore:
     """One subset of the split.
 
     Attributes:
-        name: ``"all"``, ``"E1"`` (a∩b), ``"E2"`` (a∩¬b), ``"a"`` or ``"not a"``.
+        name: ``"all"``, ``"E1"`` (a∩b), ``"E2"`` (a∩¬b), ``"a"``, ``"not a"``, ``"not a, b"``,
+            ``"not a, not b"``, ``"b"`` or ``"not b"``.
         images: how many images it holds.
         accuracy: share of them for which attribute a is predicted right (score above 0 means
             present); None for an empty subset, as below.
         energy: mean share of Grad-CAM energy inside the region, over the maps that are not dead.
         iou: mean IoU of the thresholded map and the region; a dead map counts as 0.
         dead: how many maps are zero everywhere.
+        size_corrected_energy: mean of the energy over the region's share of the area, over the maps
+            that are not dead.
+        pointing: share of the maps whose peak lies in the region.
+        attention_iou: mean likeness of map and region, see
+            :func:`fastcam.evaluation.attention_iou`.
+        auc, average_precision: of a's score among the subset's images, which no threshold touches;
+            None where all or none have a.
     """
 
     name: str
@@ -32,6 +43,26 @@ class SubsetScore:
     energy: float | None = None
     iou: float | None = None
     dead: int | None = None
+    size_corrected_energy: float | None = None
+    pointing: float | None = None
+    attention_iou: float | None = None
+    auc: float | None = None
+    average_precision: float | None = None
+
+
+@dataclass(frozen=True)
+class EqualSpecificity:
+    """Accuracy on a∩¬b where images without a are right as often as with another classifier.
+
+    Attributes:
+        reference: name of the other classifier.
+        threshold: of a's score, at which that is so.
+        accuracy: share of a∩¬b above it; None for an empty subset.
+    """
+
+    reference: str
+    threshold: float
+    accuracy: float | None
 
 
 @dataclass(frozen=True)
@@ -47,6 +78,14 @@ class Evaluation:
         balanced_accuracy: mean of the accuracies on a and on ¬a.
         average_precision: area under precision against recall for a.
         mean_accuracy: accuracy averaged over all attributes of the classifier.
+        worst_group: the least accuracy of the cells of (a, b) that hold an image; None without b.
+        calibration_error: expected calibration error of a, see
+            :func:`fastcam.evaluation.metrics.calibration_error`.
+        equal_specificity: E2 at another classifier's accuracy on ¬a.
+        reliance: what the score of a relies on.
+        verdict: what changed against another classifier.
+
+    What files of an earlier version lack is None.
     """
 
     attribute: str
@@ -59,6 +98,11 @@ class Evaluation:
     balanced_accuracy: float | None
     average_precision: float | None
     mean_accuracy: float
+    worst_group: float | None = None
+    calibration_error: float | None = None
+    equal_specificity: EqualSpecificity | None = None
+    reliance: Reliance | None = None
+    verdict: Verdict | None = None
 
     def __getitem__(self, name: str) -> SubsetScore:
         """The subset of that name; KeyError if there is none."""
@@ -69,7 +113,8 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
-        return dataclasses.asdict(self)
+        verdict = self.verdict and self.verdict.to_json()
+        return {**dataclasses.asdict(self), "verdict": verdict}
 
     def save(self, path: str | Path) -> Path:
         """Write a JSON file atomically."""
@@ -78,7 +123,14 @@ class Evaluation:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Evaluation:
         """The reverse of :meth:`to_json`."""
-        return cls(**{**values, "subsets": tuple(SubsetScore(**s) for s in values["subsets"])})
+        made: dict[str, Any] = {"subsets": tuple(SubsetScore(**s) for s in values["subsets"])}
+        readers: dict[str, Callable[[dict[str, Any]], object]] = {
+            "equal_specificity": lambda found: EqualSpecificity(**found),
+            "reliance": Reliance.from_json,
+            "verdict": Verdict.from_json,
+        }
+        made |= {k: read(values[k]) for k, read in readers.items() if values.get(k) is not None}
+        return cls(**{**values, **made})
 
     @classmethod
     def load(cls, path: str | Path) -> Evaluation:

@@ -1,118 +1,32 @@
-"""Runs a classifier over a split and sums up accuracy and attention."""
+"""Sums a classifier's predictions up: accuracy, attention, and what needs no threshold."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from fastcam._util import checks as check
-from fastcam._util.modules import evaluating
 from fastcam._util.progress import Count
-from fastcam.data import CelebA, PreparedFaces
-from fastcam.data.batches import Collate
 from fastcam.data.celeba import attribute_index, attribute_subsets
-from fastcam.evaluation.cam_maps import attention_maps, check_scores, energy_share, set_iou
 from fastcam.evaluation.metrics import (
+    auc,
     average_precision,
     balanced_accuracy,
+    calibration_error,
     judged_right,
     mean_accuracy,
 )
+from fastcam.evaluation.predictions import Predictions, predict
 from fastcam.evaluation.result import Evaluation, SubsetScore
-from fastcam.evaluation.splits import prepare_split, prepared_for
-from fastcam.models import Checkpoint, grid_size
-from fastcam.regions import Region
+from fastcam.evaluation.splits import prepare_split
+from fastcam.models import Checkpoint
 
-
-@dataclass(frozen=True)
-class Predictions:
-    """What a classifier says about N images, and where it looks for one attribute.
-
-    logits, labels: [N, K]. energy, iou: [N] (energy NaN for a dead map). dead: bool [N]. visible:
-    bool [N], images in which the region lies. The last four are None without a region.
-    """
-
-    logits: Tensor
-    labels: Tensor
-    energy: Tensor | None = None
-    iou: Tensor | None = None
-    dead: Tensor | None = None
-    visible: Tensor | None = None
-
-
-def predict(
-    checkpoint: Checkpoint,
-    faces: CelebA | PreparedFaces,
-    *,
-    attribute: str,
-    region: str | Region | None = None,
-    threshold: float = 0.5,
-    grid: str = "coverage",
-    batch_size: int = 64,
-    device: str | torch.device = "cpu",
-    workers: int = 2,
-    progress: Count | None = None,
-) -> Predictions:
-    """Run a classifier over images.
-
-    Args:
-        checkpoint: the classifier.
-        faces: images with labels; a :class:`PreparedFaces` must have the classifier's input size.
-        attribute: whose Grad-CAM is drawn.
-        region: where it is measured; None draws no maps.
-        threshold: of the Grad-CAM set.
-        grid: ``"coverage"`` or ``"binary"``, see :meth:`fastcam.regions.Region.grid`.
-        progress: called with (done, total).
-
-    Raises:
-        ValueError: an unknown attribute or region, attributes that are not the classifier's, or
-            scores that are not finite.
-    """
-    target = attribute_index(checkpoint.attributes, attribute)
-    chosen = Region.parse(region) if isinstance(region, str) else region
-    faces = prepared_for(checkpoint, faces)
-    preprocessing, spec = checkpoint.preprocessing, checkpoint.spec
-    model = checkpoint.model
-    size = (preprocessing.size, preprocessing.size)
-    cells = grid_size(model, spec.target_layer, size)
-    loader = DataLoader(
-        faces,
-        batch_size=batch_size,
-        num_workers=0 if faces.cached else workers,
-        collate_fn=Collate([chosen], cells, grid) if chosen is not None else Collate(),
-    )
-    parts: list[tuple[Tensor, ...]] = []
-    done = 0
-    with evaluating(model, device):
-        for batch in loader:
-            images = preprocessing.normalize(batch["image"].to(device))
-            if chosen is None:
-                with torch.no_grad():
-                    parts.append((model(images).cpu(), batch["labels"]))
-            else:
-                maps = attention_maps(model, images, [target], spec)
-                regions = batch["regions"].to(device)
-                measures = (
-                    energy_share(maps.cams, regions),
-                    set_iou(maps.cams, regions, threshold),
-                    maps.dead,
-                    regions.flatten(2).any(-1),
-                )
-                one_target = [m[:, 0].cpu() for m in measures]
-                parts.append((maps.logits.cpu(), batch["labels"], *one_target))
-            done += len(images)
-            if progress is not None:
-                progress(done, len(faces))
-    if not parts:
-        raise ValueError("there are no images to evaluate")
-    predictions = Predictions(*(torch.cat(column) for column in zip(*parts, strict=True)))
-    check_scores(predictions.logits)
-    return predictions
+#: The four cells of (a, b), by their names.
+CELLS = ("E1", "E2", "not a, b", "not a, not b")
 
 
 def summarize(
@@ -139,6 +53,12 @@ def summarize(
     chosen = subset_rows(labels, attributes, attribute, other)
     right = judged_right(logits[:, a], labels[:, a])
     column = logits[:, a : a + 1], labels[:, a : a + 1]
+    scores = [_score(name, rows, right, predictions) for name, rows in chosen.items()]
+    cells = [s.accuracy for s in scores if s.name in CELLS and s.accuracy is not None]
+    if other is not None:
+        chosen |= _halves(labels, attributes, other)
+        scores += [_score(name, chosen[name], right, predictions) for name in ("b", "not b")]
+    ranked = {"all", "b", "not b"}
     return Evaluation(
         attribute=attribute,
         other=other,
@@ -146,10 +66,14 @@ def summarize(
         data=data,
         split=split,
         threshold=threshold,
-        subsets=tuple(_score(name, rows, right, predictions) for name, rows in chosen.items()),
+        subsets=tuple(
+            _ranked(s, column, chosen[s.name]) if s.name in ranked else s for s in scores
+        ),
         balanced_accuracy=_defined(balanced_accuracy(*column)),
         average_precision=_defined(average_precision(*column)),
         mean_accuracy=float(mean_accuracy(logits, labels)),
+        worst_group=min(cells) if cells else None,
+        calibration_error=float(calibration_error(*column)),
     )
 
 
@@ -161,7 +85,10 @@ def _defined(value: Tensor) -> float | None:
 def subset_rows(
     labels: Tensor, attributes: list[str], attribute: str, other: str | None = None
 ) -> dict[str, Tensor]:
-    """Rows of ``labels`` [N, K] by the name of the subset, see :class:`SubsetScore`."""
+    """Rows of ``labels`` [N, K] by the name of the subset, see :class:`SubsetScore`.
+
+    All but b and ¬b.
+    """
     a = attribute_index(attributes, attribute)
     everything = torch.arange(len(labels))
     positive = labels[:, a] > 0.5
@@ -169,25 +96,60 @@ def subset_rows(
     if other is not None:
         parts = attribute_subsets(labels, a, attribute_index(attributes, other))
         chosen |= {"E1": parts.both, "E2": parts.only_a}
-    return chosen | {"a": everything[positive], "not a": everything[~positive]}
+    chosen |= {"a": everything[positive], "not a": everything[~positive]}
+    if other is not None:
+        b = labels[:, attribute_index(attributes, other)] > 0.5
+        chosen |= {"not a, b": everything[~positive & b]}
+        chosen |= {"not a, not b": everything[~positive & ~b]}
+    return chosen
+
+
+def subset_names(attribute: str, other: str | None) -> dict[str, str]:
+    """What to call the subsets in a table."""
+    a, b = attribute, other
+    return {
+        "all": "all images", "E1": f"E1 = {a} ∩ {b}", "E2": f"E2 = {a} ∩ not {b}", "a": a,
+        "not a": f"not {a}", "not a, b": f"not {a} ∩ {b}", "not a, not b": f"not {a} ∩ not {b}",
+        "b": f"{b}", "not b": f"not {b}",
+    }  # fmt: skip
+
+
+def _halves(labels: Tensor, attributes: list[str], other: str) -> dict[str, Tensor]:
+    b = labels[:, attribute_index(attributes, other)] > 0.5
+    return {"b": b.nonzero().squeeze(1), "not b": (~b).nonzero().squeeze(1)}
+
+
+def _ranked(score: SubsetScore, column: tuple[Tensor, Tensor], rows: Tensor) -> SubsetScore:
+    """With what ranks the images of the subset by a's score; ``column``: two [N, 1]."""
+    logits, labels = (part[rows] for part in column)
+    return replace(
+        score,
+        auc=_defined(auc(logits, labels)),
+        average_precision=_defined(average_precision(logits, labels)),
+    )
 
 
 def _score(name: str, rows: Tensor, right: Tensor, predictions: Predictions) -> SubsetScore:
     accuracy = float(right[rows].mean()) if len(rows) else None
     if predictions.dead is None or predictions.visible is None:
         return SubsetScore(name, len(rows), accuracy)
-    assert predictions.energy is not None
-    assert predictions.iou is not None
     seen = rows[predictions.visible[rows]]
     live = seen[~predictions.dead[seen]]
     return SubsetScore(
         name,
         len(rows),
         accuracy,
-        energy=float(predictions.energy[live].mean()) if len(live) else None,
-        iou=float(predictions.iou[seen].mean()) if len(seen) else None,
+        energy=_mean(predictions.energy, live),
+        iou=_mean(predictions.iou, seen),
         dead=int(predictions.dead[seen].sum()),
+        size_corrected_energy=_mean(predictions.size_corrected_energy, live),
+        pointing=_mean(predictions.pointing, seen),
+        attention_iou=_mean(predictions.attention_iou, seen),
     )
+
+
+def _mean(values: Tensor | None, rows: Tensor) -> float | None:
+    return float(values[rows].mean()) if values is not None and len(rows) else None
 
 
 def evaluate(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
-from fastcam.evaluation.result import Evaluation
+from fastcam.evaluation.result import Evaluation, SubsetScore
+from fastcam.evaluation.scores import subset_names
 from fastcam.report.numbers import number, percent
 from fastcam.report.table import Table
 
@@ -28,32 +29,44 @@ def comparison(evaluations: Mapping[str, Evaluation], title: str = "") -> Table:
         raise ValueError(
             f"evaluations of different things cannot be compared: {sorted(map(str, what))}"
         )
-    a, b = first.attribute, first.other
-    meaning = {"all": f"{first.split} set", "E1": f"E1 = {a} ∩ {b}", "E2": f"E2 = {a} ∩ not {b}"}
-    meaning |= {"a": a, "not a": f"not {a}"}
+    a, meaning = first.attribute, subset_names(first.attribute, first.other)
+    meaning["all"] = f"{first.split} set"
+    table = Table(["", *evaluations], [], title)
 
-    rows = []
-    for subset in first.subsets:
-        label = f"accuracy of {a}, {meaning[subset.name]} (n = {subset.images})"
-        rows.append([label, *(percent(e[subset.name].accuracy, 2) for e in models)])
-    rows.append(["balanced accuracy", *(percent(e.balanced_accuracy, 2) for e in models)])
-    rows.append(["average precision", *(number(e.average_precision) for e in models)])
-    rows.append(
-        ["accuracy, mean of all attributes", *(percent(e.mean_accuracy, 2) for e in models)]
-    )
-    if first.region is not None:
-        for name in [s.name for s in first.subsets if s.name in ("a", "E1", "E2")]:
-            where = f"{meaning[name]}"
-            rows.append(
-                [f"Grad-CAM energy in {first.region}, {where}",
-                 *(percent(e[name].energy, 2) for e in models)]
-            )  # fmt: skip
-        for name in [s.name for s in first.subsets if s.name in ("a", "E1", "E2")]:
-            rows.append(
-                [
-                    f"IoU with {first.region}, {meaning[name]}",
-                    *(number(e[name].iou) for e in models),
-                ]
-            )
-        rows.append([f"dead maps, {a}", *(str(e["a"].dead) for e in models)])
-    return Table(["", *evaluations], rows, title)
+    def row(label: str, value: Callable[[Evaluation], str]) -> None:
+        table.rows.append([label, *map(value, models)])
+
+    def rows(label: str, names: Sequence[str], value: Callable[[SubsetScore], str]) -> None:
+        for subset in (s for s in first.subsets if s.name in names):
+            cells = [value(e[subset.name]) for e in models]
+            table.rows.append([label.format(meaning[subset.name], n=subset.images), *cells])
+
+    accuracies = [s.name for s in first.subsets if s.name not in ("b", "not b")]
+    rows(f"accuracy of {a}, {{}} (n = {{n}})", accuracies, lambda s: percent(s.accuracy, 2))
+    if first.other is not None:
+        row("least accuracy of the four groups", lambda e: percent(e.worst_group, 2))
+    if first.equal_specificity is not None:
+        name = first.equal_specificity.reference
+        equal = (e.equal_specificity for e in models)
+        cells = [percent(found.accuracy if found else None, 2) for found in equal]
+        table.rows.append([f"accuracy of E2 at {name}'s accuracy of not {a}", *cells])
+    row("balanced accuracy", lambda e: percent(e.balanced_accuracy, 2))
+    within = ("all", "b", "not b")
+    rows("AUC, {}", within, lambda s: number(s.auc))
+    rows("average precision, {}", within, lambda s: number(s.average_precision))
+    row("expected calibration error", lambda e: number(e.calibration_error))
+    row("accuracy, mean of all attributes", lambda e: percent(e.mean_accuracy, 2))
+    where = first.region
+    if where is not None:
+        parts = ("a", "E1", "E2")
+        rows(f"Grad-CAM energy in {where}, {{}}", parts, lambda s: percent(s.energy, 2))
+        rows(f"IoU with {where}, {{}}", parts, lambda s: number(s.iou))
+        rows(
+            f"energy over area of {where}, {{}}",
+            ("a",),
+            lambda s: number(s.size_corrected_energy, 2),
+        )
+        rows(f"peak in {where} (pointing game), {{}}", ("a",), lambda s: percent(s.pointing, 2))
+        rows(f"Attention-IoU with {where}, {{}}", ("a",), lambda s: number(s.attention_iou))
+        row(f"dead maps, {a}", lambda e: str(e["a"].dead))
+    return table

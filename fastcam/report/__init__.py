@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from fastcam._util.lazy import attach
 
 if TYPE_CHECKING:
+    from fastcam.report.bars import bars_figure as bars_figure
     from fastcam.report.curves import curves_figure as curves_figure
     from fastcam.report.faces import ExplainedFace as ExplainedFace
     from fastcam.report.faces import faces_figure as faces_figure
@@ -24,6 +25,7 @@ _HOMES = {
     "ExplainedFace": "faces",
     "Section": "page",
     "Table": "table",
+    "bars_figure": "bars",
     "check_figure_path": "figure",
     "curves_figure": "curves",
     "faces_figure": "faces",
@@ -34,5 +36,5 @@ _HOMES = {
 
 __all__ = sorted(_HOMES)
 __getattr__, __dir__ = attach(
-    __name__, _HOMES, needs={m: ["matplotlib"] for m in ("curves", "faces", "figure")}
+    __name__, _HOMES, needs={m: ["matplotlib"] for m in ("bars", "curves", "faces", "figure")}
 )

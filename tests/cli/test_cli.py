@@ -63,7 +63,20 @@ def test_train_finetune_evaluate_explain(
     out = capsys.readouterr().out
     assert "before" in out
     assert "after" in out
-    assert set(json.loads((tmp_path / "e.json").read_text())) == {"before", "after"}
+    found = json.loads((tmp_path / "e.json").read_text())
+    assert set(found) == {"before", "after"}
+    assert f"after against before: {found['after']['verdict']['words']}. energy in mouth" in out
+    assert "The map moved: the share of Grad-CAM energy in the region rose by more than 5%" in out
+    assert found["after"]["reliance"]["images"] == 12
+    assert "all but mouth hidden (n = " in out
+    assert _run(*evaluate, "--fill", "swap", "--hide", "nose,chin", "--reliance-images", 7) == 0
+    swapped = capsys.readouterr().out
+    assert "another image in its place; 95% intervals; 7 images" in swapped
+    assert "nose,chin hidden" in swapped
+    assert _run(*evaluate, "--no-reliance") == 0
+    plain = capsys.readouterr().out
+    assert "the reliance was not measured" in plain
+    assert "hidden" not in plain
     image = data / "img_align_celeba" / "000001.jpg"
     explain = ["explain", models[0], image, "-a", "Lips", "-r", "mouth", "--beside", models[1]]
     assert _run(*explain, "-o", tmp_path / "e.png") == 0
@@ -142,6 +155,12 @@ def test_version_info_and_overview(capsys: pytest.CaptureFixture[str]) -> None:
         (["evaluate", "MODEL", "-a", "Lips"], "at least one checkpoint, then the data folder"),
         (["evaluate", "MODEL", "DATA", "-a", "Lips", "--split", "tset"], "split: expected one of"),
         (["evaluate", "MODEL", "DATA", "-a", "Lips", "--limit", "0"], "limit: expected at least 1"),
+        (["evaluate", "MODEL", "DATA", "-a", "Lips", "--fill", "grey"], "fill: expected one of"),
+        (["evaluate", "MODEL", "DATA", "-a", "Lips", "--hide", "hat"], "no part called 'hat'"),
+        (
+            ["evaluate", "MODEL", "DATA", "-a", "Lips", "--reliance-images", "0"],
+            "--reliance-images: expected at least 1, got 0",
+        ),
         (
             ["evaluate", "MODEL", "DATA", "-a", "Lips", "-r", "mouth", "--threshold", "7"],
             "threshold: expected a number in (0, 1), got 7.0",

@@ -32,21 +32,33 @@ def test_everything_is_there(finished: tuple[Path, DemoResult, list[str]]) -> No
     assert list(result.evaluations) == ["before", "control", "guided"]
     assert result.table.header == ["", "before", "control", "guided"]
     assert result.evaluations["guided"]["all"].images == 14
-    for name in ("faces.png", "curves.png"):
+    for name in ("faces.png", "curves.png", "reliance.png"):
         assert Image.open(out / name).size[0] > 400
     page = (out / "index.html").read_text()
     for part in (
         "What changed",
+        "What the score of Wearing_Lipstick relies on",
         "Ten test faces",
         "Training",
         "Settings",
         "The same by hand",
     ):
         assert f"<h2>{part}</h2>" in page
-    assert len(re.findall("data:image/png;base64,", page)) == 2
+    assert len(re.findall("data:image/png;base64,", page)) == 3
     assert all(row[0] in page for row in result.table.rows[-1:])
-    tables = [t.to_markdown() for t in (result.table, result.difference_table)]
-    assert (out / "table.md").read_text().startswith("\n".join(tables))
+    tables = [
+        t.to_markdown() for t in (result.table, result.difference_table, result.reliance_table)
+    ]
+    assert "\n".join(tables) in (out / "table.md").read_text()
+    assert (out / "table.md").read_text().startswith(f"{result.verdict}\n")
+    # The page begins with the verdict.
+    first = re.search("<h2>What changed</h2><p>(.*?)</p>", page)
+    assert first and first[1] == f"With guidance, against the control: {result.verdict.words}."
+    assert page.index("<table>") > page.index(result.verdict.words)
+    assert result.reliance_table.header == ["", "before", "control", "guided"]
+    relied = result.evaluations["guided"].reliance
+    assert relied.images == 14
+    assert [h.name for h in relied.hidden[:2]] == ["mouth", "all but mouth"]
     gains = {d.name: d for d in result.differences["guided − control"]}
     for name in ("all", "E1", "not a"):
         accuracies = [result.evaluations[m][name].accuracy for m in ("guided", "control")]
@@ -74,6 +86,7 @@ def test_finished_stages_are_kept(finished: tuple[Path, DemoResult, list[str]]) 
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
     assert again.evaluations == result.evaluations
     assert again.differences == result.differences
+    assert again.verdict == result.verdict
     with pytest.raises(ValueError, match="other"):
         demo(out, DemoConfig(**{**vars(CONFIG), "epochs": 3}), workers=1, say=lambda text: None)
 

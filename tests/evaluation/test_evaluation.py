@@ -23,12 +23,15 @@ from fastcam.evaluation import (
     comparison,
     difference_table,
     energy_share,
+    equal_specificity,
     evaluate,
     pick_device,
     predict,
     set_iou,
     summarize,
 )
+from fastcam.evaluation.operating_point import threshold_for
+from fastcam.evaluation.verdicts import THRESHOLDS
 from fastcam.models import Checkpoint, ModelSpec, model_spec, save_checkpoint
 from fastcam.models.checkpoint import Preprocessing
 
@@ -97,6 +100,9 @@ def test_subsets_by_hand() -> None:
             iou=torch.tensor([0.4, 0.2, 0.0, 0.7, 0.7, 0.1]),
             dead=torch.tensor([False, False, True, False, False, False]),
             visible=torch.tensor([True, True, True, True, True, False]),
+            size_corrected_energy=torch.tensor([2.0, 4.0, math.nan, 1.0, 1.0, 9.0]),
+            pointing=torch.tensor([1.0, 0, 0, 1, 1, 1]),
+            attention_iou=torch.tensor([0.6, 0.3, 0, 0.8, 0.8, 0.8]),
         ),
         ["A", "B"],
         attribute="A",
@@ -104,9 +110,18 @@ def test_subsets_by_hand() -> None:
         region="mouth",
     )
     sizes = {s.name: s.images for s in found.subsets}
-    assert sizes == {"all": 6, "E1": 2, "E2": 2, "a": 4, "not a": 2}
+    cells = {"E1": 2, "E2": 2, "not a, b": 1, "not a, not b": 1}
+    assert sizes == {"all": 6, "a": 4, "not a": 2, "b": 3, "not b": 3} | cells
     accuracy = {s.name: s.accuracy for s in found.subsets}
-    assert accuracy == {"all": 0.5, "E1": 0.5, "E2": 0.5, "a": 0.5, "not a": 0.5}
+    whole = dict.fromkeys(("all", "a", "not a", "E1", "E2"), 0.5)
+    uneven = {"not a, b": 1.0, "not a, not b": 0.0, "b": 2 / 3, "not b": 1 / 3}
+    assert accuracy == pytest.approx(whole | uneven)
+    assert found.worst_group == 0
+    # Within b: 2, -0.5 with a against -2; within ¬b: 1, -1 against 3; in all, 3 beats them all.
+    assert (found["b"].auc, found["not b"].auc, found["all"].auc) == (1, 0, 0.5)
+    assert (found["E1"].auc, found["a"].auc) == (None, None)
+    assert found["b"].average_precision == 1
+    assert found["not b"].average_precision == pytest.approx((1 / 2 + 2 / 3) / 2)
     assert found.balanced_accuracy == 0.5
     # Ranked: 3 (not a), 2 (a), 1 (a), -0.5 (a), -1 (a), -2 (not a).
     precision = [1 / 2, 2 / 3, 3 / 4, 4 / 5]
@@ -119,6 +134,9 @@ def test_subsets_by_hand() -> None:
     assert (found["a"].dead, found["E1"].dead, found["E2"].dead) == (1, 0, 1)
     assert found["E2"].energy == pytest.approx(0.3)
     assert found["E2"].iou == pytest.approx(0.1)
+    a = found["a"]
+    assert (a.size_corrected_energy, a.pointing) == (3, pytest.approx(1 / 3))
+    assert a.attention_iou == pytest.approx(0.3)
 
 
 def test_empty_subsets_have_no_scores() -> None:
@@ -175,26 +193,100 @@ def test_models_side_by_side(data: Path, checkpoint: Checkpoint, tmp_path: Path)
         save_checkpoint(tmp_path / name / "model.pt", c)
         for name, c in (("first", checkpoint), ("second", other))
     ]
-    table = compare(
+    result = compare(
         paths, data, attribute="Lips", other="Eyes", region="mouth", out=tmp_path / "out",
-        split="all", device="cpu",
+        split="all", reliance_images=20, hide=["nose,chin"], device="cpu",
     )  # fmt: skip
+    table, reliance = result.tables
     assert table.header == ["", "first", "second"]
     labels = [row[0] for row in table.rows]
     for part in ("E1 = Lips ∩ Eyes", "E2 = Lips ∩ not Eyes", "not Lips", "balanced accuracy",
                  "average precision", "mean of all attributes", "energy in mouth", "IoU with mouth",
-                 "dead maps"):  # fmt: skip
+                 "dead maps", "least accuracy", "AUC, Eyes", "AUC, not Eyes", "pointing",
+                 "accuracy of E2 at first's accuracy of not Lips", "calibration", "Attention-IoU",
+                 "energy over area of mouth", "not Lips ∩ not Eyes"):  # fmt: skip
         assert any(part in label for label in labels), part
     stored = json.loads((tmp_path / "out.json").read_text())
     assert list(stored) == ["first", "second"]
     markdown = (tmp_path / "out.md").read_text()
-    assert markdown == f"{table.to_markdown()}\n<!-- made by fastcam -->\n"
+    (verdict,) = result.verdicts
+    assert (verdict.reference, verdict.guided) == ("first", "second")
+    assert markdown == (
+        f"{verdict}\n\n{THRESHOLDS}\n\n{table.to_markdown()}\n{reliance.to_markdown()}\n"
+        "<!-- made by fastcam -->\n"
+    )
+    names = [row[0] for row in reliance.rows]
+    assert names[0] == "share of the reliance in mouth"
+    assert names[2].startswith("all but mouth hidden (n = ")
+    assert names[-1].startswith("nose,chin hidden")
+    for name, values in stored.items():
+        assert Evaluation.from_json(values) == result.evaluations[name]
+    first = result.evaluations["first"]
+    assert first.equal_specificity.accuracy == first["E2"].accuracy
+    assert first.verdict is None
+    old = json.loads(json.dumps(stored["second"]))
+    for key in ("worst_group", "reliance", "verdict", "equal_specificity"):
+        del old[key]
+    del old["subsets"][0]["auc"]
+    assert Evaluation.from_json(old).reliance is None
     assert f"{100 * stored['second']['subsets'][0]['accuracy']:.2f}%" in markdown
     assert "<script>" not in type(table)(["<script>"], [["a & b"]]).to_html()
     one = evaluate(checkpoint, data, attribute="Lips")
     two = evaluate(checkpoint, data, attribute="Eyes")
     with pytest.raises(ValueError, match="different things"):
         comparison({"one": one, "two": two})
+
+
+def test_checkpoints_of_other_attributes_and_without_reliance(
+    data: Path, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    other = Checkpoint(TinyNet(2), MODEL, ["Eyes", "Lips"], Preprocessing(32))
+    paths = {
+        name: save_checkpoint(tmp_path / name / "model.pt", c)
+        for name, c in (("guided", other), ("control", checkpoint), ("before", checkpoint))
+    }
+    result = compare(
+        paths, data, attribute="Lips", other="Eyes", region="mouth", reliance_images=0,
+        split="all", device="cpu",
+    )  # fmt: skip
+    assert len(result.tables) == 1
+    (verdict,) = result.verdicts
+    assert (verdict.reference, verdict.guided) == ("control", "guided")
+    assert "the reliance was not measured" in verdict.words
+    # The control against itself is where it was.
+    equal = result.evaluations["control"].equal_specificity
+    assert (equal.threshold, equal.accuracy) == (0, result.evaluations["control"]["E2"].accuracy)
+    alone = compare([paths["guided"]], data, attribute="Lips", reliance_images=4, device="cpu")
+    assert (alone.verdicts, len(alone.tables)) == ([], 2)
+    with pytest.raises(ValueError, match="fill: expected one of"):
+        compare(paths, data, attribute="Lips", fill="grey")
+    with pytest.raises(ValueError, match="beard"):
+        compare(paths, data, attribute="Lips", hide=["beard"])
+
+
+def test_the_threshold_of_equal_specificity() -> None:
+    scores = torch.tensor([-2.0, -1.0, 1.0, 3.0])
+    assert threshold_for(scores, 2) == 0
+    assert threshold_for(scores, 3) == 1
+    assert threshold_for(scores, 4) == 3
+    assert -2 < threshold_for(scores, 1) < -1 + 1e-9
+    assert threshold_for(scores, 0) < -2
+    for right in range(5):
+        assert int((scores.double() <= threshold_for(scores, right)).sum()) == right
+    tied = torch.tensor([1.0, 1.0, 2.0])
+    assert threshold_for(tied, 1) == 1  # two are at or under it: one alone cannot be
+    labels = torch.tensor([[1.0, 0], [1, 0], [1, 1], [0, 0], [0, 1], [0, 0], [0, 1]])
+    reference = Predictions(torch.tensor([1.0, -1, 1, -1, -1, -1, 1])[:, None].repeat(1, 2), labels)
+    eager = Predictions(torch.tensor([0.5, 4, 1, -1, 0.5, 0.8, 2])[:, None].repeat(1, 2), labels)
+    options = {"attribute": "a", "other": "b", "name": "control"}
+    found = equal_specificity(eager, reference, ["a", "b"], **options)
+    # Three of ¬a stay at or under .8, and of the two of E2 one lies above.
+    assert (found.reference, found.threshold) == ("control", pytest.approx(0.8))
+    assert found.accuracy == 0.5
+    no_b = Predictions(reference.logits[2:], labels[2:])
+    assert equal_specificity(no_b, no_b, ["a", "b"], **options).accuracy is None
+    no_negative = Predictions(reference.logits[:3], labels[:3])
+    assert equal_specificity(no_negative, no_negative, ["a", "b"], **options) is None
 
 
 def test_wrong_names_and_data(data: Path, checkpoint: Checkpoint, tmp_path: Path) -> None:
@@ -256,12 +348,12 @@ def test_accuracy_differences() -> None:
     found = accuracy_differences(right, wrong, names, attribute="a", other="b")
     assert {d.name: (d.images, d.mean) for d in found} == {
         "all": (4, 0.5), "E1": (1, 0.0), "E2": (2, 0.5), "a": (3, pytest.approx(1 / 3)),
-        "not a": (1, 1.0),
+        "not a": (1, 1.0), "not a, b": (1, 1.0), "not a, not b": (0, None),
     }  # fmt: skip
     e2 = found[2]
     assert e2.low == 0 and e2.high == 1
     back = accuracy_differences(wrong, right, names, attribute="a", other="b")
-    assert [d.mean for d in back] == [pytest.approx(-d.mean) for d in found]
+    assert [d.mean for d in back[:6]] == [pytest.approx(-d.mean) for d in found[:6]]
     table = difference_table({"right − wrong": found}, attribute="a", other="b")
     assert table.rows[2] == ["accuracy of a, E2 = a ∩ not b (n = 2)", "+50.0 (+0.0 to +100.0)"]
     none = accuracy_differences(right, wrong, names, attribute="b")

@@ -18,11 +18,11 @@ from fastcam.evaluation import (
     reliance_table,
     score_drops,
 )
-from fastcam.evaluation.drops import stratified_sample
+from fastcam.evaluation.drops import OTHERS, stratified_sample
 from fastcam.evaluation.reliance_result import relied_share
 from fastcam.models import Checkpoint
 from fastcam.models.checkpoint import Preprocessing
-from fastcam.regions import REGION_NAMES, Region
+from fastcam.regions import Region
 
 
 class Linear(nn.Module):
@@ -111,6 +111,7 @@ def _drops(**changes: object) -> RegionDrops:
         "drops": torch.tensor([[1.0, 3.0, -2.0], [2.0, 8.0, 0.0], [4.0, -1.0, 1.0]]),
         "present": torch.tensor([True, True, False]),
         "visible": torch.tensor([[True] * 3, [True] * 3, [True, False, True]]),
+        "inside": torch.tensor([1.0, 0, 0]),
         # The sample's two images with A stand for a quarter of the split each.
         "weights": torch.tensor([0.25, 0.25, 0.5], dtype=torch.float64),
     }  # fmt: skip
@@ -182,7 +183,7 @@ def test_reliance_of_a_network_is_that_of_a_plain_loop(
         progress=lambda done, total: seen.append((done, total)),
     )  # fmt: skip
     assert seen == [(5, 21), (10, 21), (15, 21), (20, 21), (21, 21)]
-    assert found.names == ("mouth", "all but mouth", *(n for n in REGION_NAMES if n != "mouth"))
+    assert found.names == ("mouth", "all but mouth", *(n for n in OTHERS if n != "mouth"))
     rows = stratified_sample(faces.labels[:, 0], 21)
     samples = [faces[int(i)] for i in rows]
     images = checkpoint.preprocessing.normalize(
@@ -197,6 +198,9 @@ def test_reliance_of_a_network_is_that_of_a_plain_loop(
             drops = scores - checkpoint.model(hide(images, mask, fill))[:, 0]
             torch.testing.assert_close(found.drops[found.index(name)], drops, atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(found.scores, scores)
+    eyes = found.index("left_eye,right_eye")
+    assert found.inside.tolist() == pytest.approx([1, 0, *[0] * (len(found.names) - 2)], abs=0.1)
+    assert found.visible[eyes].all()
     assert found.present.equal(faces.labels[rows, 0] > 0.5)
     assert float(found.weights[found.present].sum()) == pytest.approx(
         float(faces.labels[:, 0].mean())

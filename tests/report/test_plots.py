@@ -26,6 +26,7 @@ from fastcam.regions import Region
 from fastcam.report import (
     ExplainedFace,
     Section,
+    bars_figure,
     curves_figure,
     faces_figure,
     html_page,
@@ -224,3 +225,21 @@ def test_the_page_is_whole_and_self_contained() -> None:
     (embedded,) = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
     assert base64.b64decode(embedded) == picture
     assert not re.search(r"(src|href)=\"?(http|//|file)", text)
+
+
+def test_bars_of_models_stand_beside_each_other() -> None:
+    models = {"control": [(1.0, 0.5, 2.0), None], "guided": [(-0.5, -0.75, 0.25), (3, 3, 3)]}
+    figure = bars_figure(["mouth", "nose"], models, "drop", "a $ title")
+    (axis,) = figure.axes
+    widths = [[bar.get_width() for bar in group] for group in axis.containers if len(group) == 2]
+    assert widths[0][0] == 1 and np.isnan(widths[0][1])
+    assert widths[1] == [-0.5, 3]
+    middles = [bar.get_y() + bar.get_height() / 2 for group in axis.patches for bar in [group]]
+    assert middles == pytest.approx([-0.2, 0.8, 0.2, 1.2])
+    assert [t.get_text() for t in axis.get_yticklabels()] == ["mouth", "nose"]
+    assert [t.get_text() for t in axis.get_legend().get_texts()] == ["control", "guided"]
+    ends = axis.collections[0].get_segments()[0][:, 0].tolist()
+    assert ends == [0.5, 2]
+    assert png_bytes(figure).startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="expected 2 bars of one, got 1"):
+        bars_figure(["mouth", "nose"], {"one": [None]}, "drop")
