@@ -288,8 +288,8 @@ def _write_page(
                 f"What the score of {a} relies on",
                 [
                     "A map shows where the network looks; whether it needs what it sees there "
-                    "shows when that is hidden. Each region is painted over with the image's mean colour "
-                    "on the same test faces; the drop of the score is given in standard "
+                    "shows when that is hidden. Each region is painted over with the image's mean "
+                    "colour on the same test faces; the drop of the score is given in standard "
                     f"deviations of the score, averaged over faces with {a}.",
                 ],
                 [tables[2].to_html()],
