@@ -156,10 +156,12 @@ class RegionDrops:
 
     @property
     def deviation(self) -> float:
-        """Standard deviation of the unhidden images' score over the split."""
+        """Standard deviation of the unhidden images' score over the split; 0 for rounding alone."""
         scores = self.scores.double()
         mean = (self.weights * scores).sum()
-        return float((self.weights * (scores - mean).square()).sum().sqrt())
+        found = float((self.weights * (scores - mean).square()).sum().sqrt())
+        rounding = 1e-6 * float(scores.abs().max())
+        return found if found > rounding else 0.0
 
     def in_deviations(self) -> Tensor:
         """The drops over :attr:`deviation`: float64 [M, N]; NaN if the score is constant."""

@@ -147,7 +147,7 @@ def test_summary_by_hand() -> None:
 
 
 def test_what_is_undefined_is_none() -> None:
-    constant = _drops(scores=torch.ones(3)).summarize()
+    constant = _drops(scores=torch.tensor([0.3, 0.3, 0.3 + 1e-8])).summarize()
     assert constant.deviation == 0
     assert [(h.drop, h.low, h.change) for h in constant.hidden] == [(None, None, None)] * 3
     assert constant.share is None
