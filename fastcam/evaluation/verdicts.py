@@ -24,6 +24,8 @@ MAP_RISE, MAP_FACTOR = 0.05, 1.5
 #: The reliance moved: a share or drop changed by this part of itself, or more, and its interval
 #: leaves out 0.
 RELIANCE_PART = 0.2
+#: ... and a share by this at least; a region whose drop is less than this is not relied on.
+SHARE_RISE, RELIED = 0.05, 0.1
 #: The network got worse: accuracy or AUC fell by this or more, and the interval lies below 0.
 WORSE = 0.01
 #: A hidden region of which more than this lies in the guided one is no other region.
@@ -34,7 +36,9 @@ THRESHOLDS = (
     f"{percent(MAP_RISE, 0)} (the whole 95% interval) and to {MAP_FACTOR} times what it was or "
     "more. The reliance moved: the region's share of the reliance rose, or the score drop of the "
     "other region that the reference relies on most fell without that share falling, each by "
-    f"{percent(RELIANCE_PART, 0)} of itself or more and with an interval that leaves out 0. Worse: "
+    f"{percent(RELIANCE_PART, 0)} of itself or more and with an interval that leaves out 0 (the "
+    f"share by {percent(SHARE_RISE, 0)} at least; relied on is a region with a drop of {RELIED} "
+    "standard deviations or more). Worse: "
     f"accuracy or AUC fell by {percent(WORSE, 0, unit='')} point or more, with an interval below 0."
 )
 
@@ -105,7 +109,7 @@ class Verdict:
             return None
         if share is not None and share.high < 0:
             return False
-        rose = share is not None and _changed(share, +1)
+        rose = share is not None and share.difference >= SHARE_RISE and _changed(share, +1)
         return rose or (other is not None and _changed(other, -1))
 
     @property
@@ -279,7 +283,7 @@ def _share_change(first: RegionDrops, second: RegionDrops) -> Change | None:
 def _other_change(first: RegionDrops, second: RegionDrops) -> tuple[str | None, Change | None]:
     """Name and change of the other region that the first classifier relies on most."""
     before, after = first.in_deviations(), second.in_deviations()
-    largest, chosen = 0.0, None
+    largest, chosen = RELIED, None
     for name in first.names[2:]:
         row = first.index(name)
         half = before[row, first.counted(name)][::2]
@@ -289,7 +293,9 @@ def _other_change(first: RegionDrops, second: RegionDrops) -> tuple[str | None, 
         return None, None
     row, counted = first.index(chosen), first.counted(chosen)
     change = _mean_change(*(d[row, counted][1::2].numpy() for d in (before, after)))
-    return (None, None) if change is None else (chosen, change)
+    if change is None or change.before < RELIED:
+        return None, None
+    return chosen, change
 
 
 def auc_change(before: Tensor, after: Tensor, labels: Tensor) -> Change | None:

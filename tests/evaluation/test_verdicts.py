@@ -115,6 +115,10 @@ def test_what_cannot_be_measured() -> None:
         after.logits, after.labels, torch.full((N,), torch.nan), visible=after.visible
     )
     assert _judge(after, dead).energy.after == 0  # type: ignore[union-attr]
+    # A share of a little rises by a half, and is still little; no eye is needed, so none lets go.
+    little = _judge(before, after, _drops(0.1, 1.9, 0.08, 0.0), _drops(0.15, 1.9, 0.0, 0.0))
+    assert (little.other, little.reliance_moved) == (None, False)
+    assert little.share is not None and little.share.low > 0
     # Nothing is relied on, so there is no other region.
     nothing = _drops(0, 0, 0, 0)
     flat = RegionDrops(**{**vars(nothing), "drops": torch.zeros(5, N)})
