@@ -70,7 +70,7 @@ def test_train_finetune_evaluate_explain(
     assert found["after"]["reliance"]["images"] == 12
     assert "all but mouth hidden (n = " in out
     assert _run(*evaluate, "--fill", "swap", "--hide", "nose,chin", "--reliance-images", 7) == 0
-    swapped = capsys.readouterr().out
+    swapped = " ".join(capsys.readouterr().out.split())  # titles are folded
     assert "another image in its place; 95% intervals; 7 images" in swapped
     assert "nose,chin hidden" in swapped
     assert _run(*evaluate, "--no-reliance") == 0
