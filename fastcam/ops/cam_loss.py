@@ -22,6 +22,7 @@ __all__ = ["cam_iou_loss", "cam_loss", "valid_targets"]
 
 Binarize = Literal["tone", "sigmoid", "hard"]
 Reduction = Literal["mean", "sum", "none"]
+_REDUCTIONS = get_args(Reduction)
 CamLossName = Literal["iou", "energy", "center", "l1", "ppce", "outside"]
 
 # Each loss: its LossKind of csrc/common/losses.h ("iou": the first of three), and its options with
@@ -249,7 +250,7 @@ def loss_and_status(
         activations, gradients: as :func:`fastcam.ops.grad_cam.prepare` returns them.
         loss: of :func:`map_loss`.
     """
-    check.one_of("reduction", reduction, get_args(Reduction))
+    check.one_of("reduction", reduction, _REDUCTIONS)
     check.max_pair_pull(max_pair_pull)
     cells = cells.to(acc_dtype(activations))
     if transformed():
