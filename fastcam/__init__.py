@@ -1,9 +1,10 @@
 """fastcam: direct what an image classifier looks at, with fused Grad-CAM losses for PyTorch.
 
-``fastcam.functional`` holds the losses as functions, ``fastcam.IoUCamLoss`` and
-``fastcam.ActivationTap`` are what a training loop uses, ``fastcam.reference`` is the same in plain
-PyTorch. Importing fastcam needs torch and numpy only; ``fastcam.models``, ``fastcam.regions`` and
-the other parts are imported when they are first named, and say which extra they need.
+``fastcam.functional`` holds the losses as functions; ``fastcam.IoUCamLoss``, the other losses of
+the map, and ``fastcam.ActivationTap`` are what a training loop uses; ``fastcam.reference`` is the
+same in plain PyTorch. Importing fastcam needs torch and numpy only; ``fastcam.models``,
+``fastcam.regions`` and the other parts are imported when they are first named, and say which extra
+they need.
 """
 
 from __future__ import annotations
@@ -17,19 +18,18 @@ interrupt.guard()  # before torch, whose import takes a second
 from fastcam import functional, reference  # noqa: E402
 from fastcam._util.lazy import attach  # noqa: E402
 from fastcam.cam.tap import ActivationTap  # noqa: E402
-from fastcam.losses import AttentionLoss, Balance, IoUCamLoss  # noqa: E402
+from fastcam.losses import *  # noqa: E402, F403
+from fastcam.losses import __all__ as _losses  # noqa: E402
 from fastcam.ops.library import build_info  # noqa: E402
 
 __all__ = [
     "ActivationTap",
-    "AttentionLoss",
-    "Balance",
-    "IoUCamLoss",
     "__version__",
     "build_info",
     "functional",
     "reference",
 ]
+__all__ += _losses
 
 _PARTS = (
     "analysis",

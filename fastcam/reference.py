@@ -9,6 +9,7 @@ check nothing.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ __all__ = [
     "attend",
     "attend_conv1x1",
     "cam_iou_loss",
+    "cam_loss",
+    "defined_pairs",
     "grad_cam",
     "soft_threshold",
     "tone_curve",
@@ -89,6 +92,65 @@ def _iou_loss(soft_set: Tensor, regions: Tensor, weights: Tensor, eps: float) ->
     return -torch.log((intersection + eps) / (union + eps))
 
 
+def _share(part: Tensor, whole: Tensor) -> Tensor:
+    """part / whole, and 0 where there is nothing to divide by."""
+    return part / torch.where(whole == 0, 1, whole)
+
+
+def _mean(values: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean over the cells."""
+    return _share((weights * values).sum((-2, -1)), weights.sum((-2, -1)))
+
+
+def _centroid(weights: Tensor) -> Tensor:
+    """(row / H, column / W) from the grid's centre, [N,T,2]; the centre itself without weights."""
+    height, width = weights.shape[-2:]
+    row = (torch.arange(height).to(weights) + 0.5) / height - 0.5
+    col = (torch.arange(width).to(weights) + 0.5) / width - 0.5
+    return torch.stack([_mean(row[:, None], weights), _mean(col, weights)], -1)
+
+
+def _outside(regions: Tensor, weights: Tensor, away: bool) -> Tensor:
+    """What the loss "outside" weighs the cells with."""
+    return weights * (regions if away else (1 - regions).clamp(min=0))
+
+
+def _loss_of_map(
+    x: Tensor, regions: Tensor, weights: Tensor, loss: str, away: bool, eps: float | None
+) -> Tensor:
+    """Each loss of docs/method.md but "iou": [N,T] of normalised maps, all three [N,T,H,W]."""
+    if loss == "energy":
+        inside = _mean(regions, weights * x)
+        return inside if away else 1 - inside
+    if loss == "center":
+        return (_centroid(weights * x) - _centroid(weights * regions)).square().sum(-1)
+    if loss == "l1":
+        return _mean((x - regions).abs(), weights)
+    if loss == "ppce":
+        return -_mean(torch.log(x + (1e-3 if eps is None else eps)), weights * regions)
+    if loss == "outside":
+        return _mean(x.square(), _outside(regions, weights, away))
+    raise ValueError(f"loss: {loss!r}")
+
+
+def defined_pairs(
+    regions: Tensor,
+    cell_weights: Tensor | None = None,
+    where: Tensor | None = None,
+    *,
+    loss: str = "energy",
+    away: bool = False,
+    **_: object,
+) -> Tensor:
+    """Which pairs a loss counts: bool [N,T]; :func:`valid_targets`, but for "outside"."""
+    valid = valid_targets(regions, cell_weights, where)
+    if loss == "outside":
+        full = _with_targets(regions, 4).to(torch.float64)
+        weights = torch.ones_like(full) if cell_weights is None else cell_weights
+        valid = valid & (_outside(full, weights, away).sum((-2, -1)) != 0)
+    return valid
+
+
 def _with_cut_gradient(loss: Tensor, x: Tensor, limit: float) -> Tensor:
     """The same values [N,T], each with a gradient whose Σ|∂loss/∂x| is at most ``limit``."""
     (slopes,) = torch.autograd.grad(loss.sum(), x, retain_graph=True)
@@ -97,28 +159,30 @@ def _with_cut_gradient(loss: Tensor, x: Tensor, limit: float) -> Tensor:
     return loss.detach() + cut * (loss - loss.detach())
 
 
-def cam_iou_loss(
+def cam_loss(
     activations: Tensor,
     gradients: Tensor,
     regions: Tensor,
     *,
-    cell_weights: Tensor | None = None,
-    where: Tensor | None = None,
+    loss: str = "energy",
+    away: bool = False,
+    eps: float | None = None,
     threshold: float = 0.5,
     sharpness: float = 8.0,
     binarize: str = "tone",
-    eps: float = 1e-6,
+    cell_weights: Tensor | None = None,
+    where: Tensor | None = None,
     max_pair_pull: float | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    """See :func:`fastcam.functional.cam_iou_loss`."""
+    """See :func:`fastcam.functional.cam_loss`; this one takes the options of "iou", too."""
     gradients = _with_targets(gradients, 5)
     dtype = _arithmetic_dtype(activations, gradients)
     regions = _with_targets(regions, 4).to(dtype)
-    weights = torch.ones((), dtype=dtype, device=regions.device)
+    weights = torch.ones_like(regions)
     if cell_weights is not None:
-        weights = cell_weights.to(dtype)
-    valid = valid_targets(regions, cell_weights, where)
+        weights = cell_weights.to(dtype).expand_as(regions)
+    valid = defined_pairs(regions, cell_weights, where, loss=loss, away=away)
 
     # An invalid pair is cut off twice: at D, so that no NaN reaches alpha or comes back from it,
     # and at the map, so that none of A does.
@@ -127,24 +191,29 @@ def cam_iou_loss(
     raw = torch.where(on, _raw_map(activations.to(dtype), gradients), 0)
     x = _normalize(raw)
 
-    loss = _iou_loss(
-        soft_threshold(x, threshold, sharpness, "tone" if binarize == "hard" else binarize),
-        regions,
-        weights,
-        eps,
-    )
-    if binarize == "hard":  # the value of the set {x > threshold}, the gradient of the tone curve
-        hard_set = torch.where(x.isnan(), x, (x > threshold).to(dtype))
-        loss = loss - loss.detach() + _iou_loss(hard_set, regions, weights, eps).detach()
+    if loss == "iou":
+        eps = 1e-6 if eps is None else eps
+        soft_set = soft_threshold(x, threshold, sharpness, binarize.replace("hard", "tone"))
+        value = _iou_loss(soft_set, regions, weights, eps)
+        if binarize == "hard":  # the value of {x > threshold}, the gradient of the tone curve
+            hard_set = torch.where(x.isnan(), x, (x > threshold).to(dtype))
+            value = value - value.detach() + _iou_loss(hard_set, regions, weights, eps).detach()
+    else:
+        value = _loss_of_map(x, regions, weights, loss, away, eps)
     if max_pair_pull is not None and x.requires_grad:
-        loss = _with_cut_gradient(loss, x, max_pair_pull)
-    loss = torch.where(valid, loss, 0)
+        value = _with_cut_gradient(value, x, max_pair_pull)
+    value = torch.where(valid, value, 0)
 
     if reduction == "none":
-        return loss
+        return value
     if reduction == "sum":
-        return loss.sum()
-    return loss.sum() / valid.sum().clamp(min=1)
+        return value.sum()
+    return value.sum() / valid.sum().clamp(min=1)
+
+
+def cam_iou_loss(activations: Tensor, gradients: Tensor, regions: Tensor, **options: Any) -> Tensor:
+    """See :func:`fastcam.functional.cam_iou_loss`."""
+    return cam_loss(activations, gradients, regions, loss="iou", **options)
 
 
 def tone_curve(mask: Tensor, n: float = 1.0, beta: float = 0.0) -> Tensor:

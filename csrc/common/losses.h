@@ -7,7 +7,7 @@
 //   combine(sum, d)   the loss, and d[j] = d loss / d sum[j],
 //   slope(cell, d)    sum_j d[j] * d t[j] / d x of one cell,
 //   defined(sum)      is there a loss at all? (a pair without is invalid, as one without a region)
-// To add one: a policy here, a kind in params.h, a case in visit_loss() below.
+// To add one: a policy, a kind and a case in visit_loss(), all in this file.
 #pragma once
 
 #include <type_traits>
@@ -113,6 +113,152 @@ struct HardIoULoss {
   FASTCAM_HD static bool defined(const T*) { return true; }
 };
 
+// num / den, and 0 where there is nothing to divide by. A policy of a ratio has the derivatives
+// 1 / den and -(num / den) / den, which share_of() gives, too: 0 there.
+template <class T>
+FASTCAM_HD T share_of(T num, T den, T* d) {
+  const T inverse = den == T(0) ? T(0) : T(1) / den;
+  const T share = den == T(0) ? T(0) : num / den;
+  d[0] = inverse;
+  d[1] = -share * inverse;
+  return share;
+}
+
+// How much of the map lies outside the region: 1 - sum w x s / sum w x (Rao et al., the energy
+// loss), 1 if the map has no energy; `away`: the share inside, 0 then. Parameters: away.
+template <class T>
+struct EnergyLoss {
+  static constexpr int kSums = 2;
+  bool away;
+
+  FASTCAM_HD explicit EnergyLoss(const LossParams& p) : away(p.value[0] != 0) {}
+  FASTCAM_HD void terms(const Cell<T>& cell, T* t) const {
+    t[0] = cell.w * cell.x * cell.s;
+    t[1] = cell.w * cell.x;
+  }
+  FASTCAM_HD T combine(const T* sum, T* d) const {
+    const T inside = share_of(sum[0], sum[1], d);
+    if (away) return inside;
+    d[0] = -d[0];
+    d[1] = -d[1];
+    return T(1) - inside;
+  }
+  FASTCAM_HD T slope(const Cell<T>& cell, const T* d) const {
+    return cell.w * (d[0] * cell.s + d[1]);
+  }
+  FASTCAM_HD static bool defined(const T*) { return true; }
+};
+
+// Squared distance between the centroids of the map and of the region, both weighted by w, rows
+// divided by H and columns by W. They are measured from the grid's centre, where the centroid of a
+// map without energy is. No parameters.
+template <class T>
+struct CenterLoss {
+  static constexpr int kSums = 6;
+  T row_size, col_size;
+
+  FASTCAM_HD explicit CenterLoss(const LossParams& p)
+      : row_size(T(1) / T(p.rows)), col_size(T(1) / T(p.cols)) {}
+  FASTCAM_HD T row(const Cell<T>& cell) const { return (T(cell.row) + T(0.5)) * row_size - T(0.5); }
+  FASTCAM_HD T col(const Cell<T>& cell) const { return (T(cell.col) + T(0.5)) * col_size - T(0.5); }
+  FASTCAM_HD void terms(const Cell<T>& cell, T* t) const {
+    const T of_map = cell.w * cell.x;
+    const T of_region = cell.w * cell.s;
+    t[0] = of_map;
+    t[1] = of_map * row(cell);
+    t[2] = of_map * col(cell);
+    t[3] = of_region;
+    t[4] = of_region * row(cell);
+    t[5] = of_region * col(cell);
+  }
+  FASTCAM_HD T combine(const T* sum, T* d) const {
+    T by_row[2], by_col[2];
+    const T row = share_of(sum[1], sum[0], by_row) - sum[4] / sum[3];
+    const T col = share_of(sum[2], sum[0], by_col) - sum[5] / sum[3];
+    d[0] = T(2) * (row * by_row[1] + col * by_col[1]);
+    d[1] = T(2) * row * by_row[0];
+    d[2] = T(2) * col * by_col[0];
+    d[3] = d[4] = d[5] = T(0);  // the region is constant
+    return row * row + col * col;
+  }
+  FASTCAM_HD T slope(const Cell<T>& cell, const T* d) const {
+    return cell.w * (d[0] + d[1] * row(cell) + d[2] * col(cell));
+  }
+  FASTCAM_HD static bool defined(const T*) { return true; }
+};
+
+// sum w |x - s| / sum w (Rao et al.; GRADIA). No parameters.
+template <class T>
+struct L1Loss {
+  static constexpr int kSums = 2;
+
+  FASTCAM_HD explicit L1Loss(const LossParams&) {}
+  FASTCAM_HD void terms(const Cell<T>& cell, T* t) const {
+    t[0] = cell.w * abs_(cell.x - cell.s);
+    t[1] = cell.w;
+  }
+  FASTCAM_HD T combine(const T* sum, T* d) const { return share_of(sum[0], sum[1], d); }
+  FASTCAM_HD T slope(const Cell<T>& cell, const T* d) const {
+    const T side = cell.x > cell.s ? T(1) : (cell.x < cell.s ? T(-1) : T(0));
+    return cell.w * side * d[0];
+  }
+  FASTCAM_HD static bool defined(const T*) { return true; }
+};
+
+// -sum w s ln(x + eps) / sum w s (Rao et al., the per-pixel cross entropy). Parameters: eps.
+template <class T>
+struct PPCELoss {
+  static constexpr int kSums = 2;
+  T eps;
+
+  FASTCAM_HD explicit PPCELoss(const LossParams& p) : eps(T(p.value[0])) {}
+  FASTCAM_HD void terms(const Cell<T>& cell, T* t) const {
+    t[1] = cell.w * cell.s;
+    t[0] = -t[1] * log_(cell.x + eps);
+  }
+  FASTCAM_HD T combine(const T* sum, T* d) const { return share_of(sum[0], sum[1], d); }
+  FASTCAM_HD T slope(const Cell<T>& cell, const T* d) const {
+    return -cell.w * cell.s / (cell.x + eps) * d[0];
+  }
+  FASTCAM_HD static bool defined(const T*) { return true; }
+};
+
+// sum w (1 - s) x^2 / sum w (1 - s), what the map holds outside the region (after Ross et al., who
+// do it with input gradients); undefined if the region is everything. `away`: s for 1 - s.
+// Parameters: away.
+template <class T>
+struct OutsideLoss {
+  static constexpr int kSums = 2;
+  bool away;
+
+  FASTCAM_HD explicit OutsideLoss(const LossParams& p) : away(p.value[0] != 0) {}
+  FASTCAM_HD T weight(const Cell<T>& cell) const {
+    // What resizing a mask leaves above 1 is no weight.
+    return cell.w * (away ? cell.s : relu(T(1) - cell.s));
+  }
+  FASTCAM_HD void terms(const Cell<T>& cell, T* t) const {
+    t[1] = weight(cell);
+    t[0] = t[1] * cell.x * cell.x;
+  }
+  FASTCAM_HD T combine(const T* sum, T* d) const { return share_of(sum[0], sum[1], d); }
+  FASTCAM_HD T slope(const Cell<T>& cell, const T* d) const {
+    return T(2) * weight(cell) * cell.x * d[0];
+  }
+  FASTCAM_HD static bool defined(const T* sum) { return sum[1] != T(0); }
+};
+
+enum class LossKind : int32_t {
+  kIoUTone = 0,
+  kIoUSigmoid = 1,
+  kIoUHard = 2,
+  kEnergy = 3,
+  kCenter = 4,
+  kL1 = 5,
+  kPPCE = 6,
+  kOutside = 7,
+};
+inline constexpr int kLossKinds = 8;
+
 // Calls f with the loss that a call names, on the CPU and in the kernels.
 template <class T, class F>
 FASTCAM_HD void visit_loss(LossKind kind, const LossParams& params, const F& f) {
@@ -120,6 +266,11 @@ FASTCAM_HD void visit_loss(LossKind kind, const LossParams& params, const F& f) 
     case LossKind::kIoUTone: f(IoULoss<T, ToneThreshold<T>>(params)); break;
     case LossKind::kIoUSigmoid: f(IoULoss<T, SigmoidThreshold<T>>(params)); break;
     case LossKind::kIoUHard: f(HardIoULoss<T>(params)); break;
+    case LossKind::kEnergy: f(EnergyLoss<T>(params)); break;
+    case LossKind::kCenter: f(CenterLoss<T>(params)); break;
+    case LossKind::kL1: f(L1Loss<T>(params)); break;
+    case LossKind::kPPCE: f(PPCELoss<T>(params)); break;
+    case LossKind::kOutside: f(OutsideLoss<T>(params)); break;
   }
 }
 

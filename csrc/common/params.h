@@ -9,9 +9,8 @@
 
 namespace fastcam {
 
-// The losses of the map; their policies (losses.h) say what their parameters are.
-enum class LossKind : int32_t { kIoUTone = 0, kIoUSigmoid = 1, kIoUHard = 2 };
-inline constexpr int kLossKinds = 3;
+// Which loss of the map; losses.h has them, and what their parameters are.
+enum class LossKind : int32_t;
 inline constexpr int kMaxLossParams = 4;
 
 // A loss as a call names it: its parameters in its policy's order, and the map's H and W.

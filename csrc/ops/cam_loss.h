@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "common/losses.h"
 #include "ops/cam.h"
 
 namespace fastcam {

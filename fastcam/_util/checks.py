@@ -22,6 +22,12 @@ def number(name: str, value: float, expected: str, fits: Callable[[float], bool]
         raise ValueError(f"{name}: expected a number {expected}, got {value}")
 
 
+def flag(name: str, value: bool) -> None:
+    """TypeError for what is neither True nor False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: expected True or False, got {type(value).__name__}")
+
+
 def fraction(name: str, value: float) -> None:
     """:func:`number` in (0, 1), both ends left out."""
     number(name, value, "in (0, 1)", lambda x: 0 < x < 1)

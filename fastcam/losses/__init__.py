@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from fastcam.losses import cam as _cam
 from fastcam.losses.attention import AttentionLoss
 from fastcam.losses.balance import Balance
-from fastcam.losses.cam import IoUCamLoss
+from fastcam.losses.cam import *  # noqa: F403
 
-__all__ = ["AttentionLoss", "Balance", "IoUCamLoss"]
+__all__ = ["AttentionLoss", "Balance"]
+__all__ += _cam.__all__

@@ -1,9 +1,8 @@
-"""Losses of the Grad-CAM map, as modules."""
+"""Losses of the Grad-CAM map, as modules: one base, and a class for each loss's own options."""
 
 from __future__ import annotations
 
-import math
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, TypedDict, Unpack, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +12,43 @@ from fastcam.cam.tap import ActivationTap
 from fastcam.cam.targets import TargetsLike, resolve_with_regions
 from fastcam.ops import checks as check
 from fastcam.ops.autograd import transformed
-from fastcam.ops.cam_iou import Binarize, Reduction, loss_and_status
+from fastcam.ops.cam_loss import (
+    Binarize,
+    CamLossName,
+    MapLoss,
+    Reduction,
+    loss_and_status,
+    map_loss,
+)
 from fastcam.ops.grad_cam import prepare
 from fastcam.ops.library import acc_dtype
 from fastcam.ops.pair_cells import PairCells
 
-__all__ = ["CamStats", "IoUCamLoss", "WeightGrad"]
+__all__ = [
+    "CAM_LOSSES",
+    "CamLoss",
+    "CamLossName",
+    "CamStats",
+    "CenterCamLoss",
+    "EnergyCamLoss",
+    "IoUCamLoss",
+    "L1CamLoss",
+    "OutsideCamLoss",
+    "PPCECamLoss",
+    "WeightGrad",
+]
 
 WeightGrad = Literal["full", "detach"]
 _WEIGHT_GRADS = get_args(WeightGrad)
+
+
+class _Common(TypedDict, total=False):
+    """The options that :class:`CamLoss` has."""
+
+    weight_grad: WeightGrad
+    head: Head
+    reduction: Reduction
+    max_pair_pull: float | None
 
 
 class CamStats:
@@ -75,22 +102,12 @@ def _restore_stats(valid: int, dead: int) -> CamStats:
     return stats
 
 
-class IoUCamLoss(nn.Module):
-    """IoU loss between the Grad-CAM of chosen scores and the regions they should look at.
+class CamLoss(nn.Module):
+    """What the losses of the map have in common: from a tapped forward to a scalar.
 
-    ::
-
-        criterion = IoUCamLoss()
-        with ActivationTap(model, "features.11", gradient_at="features.12") as tap:
-            logits = model(images)
-            loss = bce(logits, labels) + 5.0 * criterion(logits, tap, regions, targets=36)
-        loss.backward()
+    A loss is a subclass: its options as attributes, and :meth:`map_loss`.
 
     Args:
-        threshold: θ in (0, 1), the share of a map's peak that counts as attention.
-        sharpness: s >= 1 of the soft threshold. It may be changed between calls: at a large s a map
-            that barely touches its region has almost no gradient, so a warm-up may start at 1.
-        binarize: ``"tone"``, ``"sigmoid"`` or ``"hard"``: :func:`fastcam.functional.cam_iou_loss`.
         weight_grad: ``"full"`` backpropagates through the channel weights α too, and so into the
             head's weights; ``"detach"`` treats α as constant: then only what lies before the tapped
             layer learns from the map.
@@ -105,36 +122,33 @@ class IoUCamLoss(nn.Module):
 
     Raises:
         ValueError: an option is not one of those above.
-
-    Yang et al., equations 1 and 2; docs/method.md has the steps and the soft threshold.
     """
 
     def __init__(
         self,
-        threshold: float = 0.5,
-        sharpness: float = 8.0,
-        binarize: Binarize = "tone",
         weight_grad: WeightGrad = "full",
         head: Head = "auto",
         reduction: Reduction = "mean",
         max_pair_pull: float | None = None,
     ) -> None:
         super().__init__()
-        check.number("threshold", threshold, "in (0, 1)", lambda x: 0 < x < 1)
-        check.number("sharpness", sharpness, "finite and >= 1", lambda x: 1 <= x < math.inf)
-        check.one_of("binarize", binarize, get_args(Binarize))
         check.one_of("weight_grad", weight_grad, _WEIGHT_GRADS)
         check.one_of("head", head, HEADS)
         check.one_of("reduction", reduction, get_args(Reduction))
         check.max_pair_pull(max_pair_pull)
-        self.threshold = threshold
-        self.sharpness = sharpness
-        self.binarize = binarize
         self.weight_grad = weight_grad
         self.head = head
         self.reduction = reduction
         self.max_pair_pull = max_pair_pull
         self._stats = CamStats()
+
+    def map_loss(self) -> MapLoss:
+        """The loss of the map with its options, as they are now.
+
+        Raises:
+            TypeError, ValueError: an option does not fit.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no map_loss()")
 
     @property
     def stats(self) -> CamStats:
@@ -181,11 +195,12 @@ class IoUCamLoss(nn.Module):
                 activations, or when ``head`` asks for a closed form that there is not.
         """
         check.one_of("weight_grad", self.weight_grad, _WEIGHT_GRADS)
+        loss = self.map_loss()
         if transformed():
             raise ValueError(
                 f"logits: {type(self).__name__} takes gradients with torch.autograd, which does "
                 "not work inside torch.func transforms and forward-mode differentiation; compute "
-                "the gradients with torch.func and call fastcam.functional.cam_iou_loss"
+                "the gradients with torch.func and call fastcam.functional.cam_loss"
             )
         check_logits(logits)
         chosen, regions = resolve_with_regions(targets, regions, logits)
@@ -206,20 +221,159 @@ class IoUCamLoss(nn.Module):
         )
         if signs is not None:
             gradients = gradients * check.signs(signs, gradients)
-        loss, status = loss_and_status(
+        value, status = loss_and_status(
             *prepare(tensor, gradients),
             cells,
-            threshold=self.threshold,
-            sharpness=self.sharpness,
-            binarize=self.binarize,
+            loss,
             reduction=self.reduction,
             max_pair_pull=self.max_pair_pull,
         )
         self._stats = CamStats(status)
-        return loss
+        return value
 
     def extra_repr(self) -> str:
-        return (
-            f"threshold={self.threshold}, sharpness={self.sharpness}, binarize={self.binarize!r}, "
-            f"weight_grad={self.weight_grad!r}, head={self.head!r}, reduction={self.reduction!r}"
+        options = self.map_loss().options
+        own = {name: value for name, value in options.items() if hasattr(self, name)}
+        own |= {"weight_grad": self.weight_grad, "head": self.head, "reduction": self.reduction}
+        return ", ".join(f"{name}={value!r}" for name, value in own.items())
+
+
+class IoUCamLoss(CamLoss):
+    """IoU loss between the Grad-CAM of chosen scores and the regions they should look at.
+
+    ::
+
+        criterion = IoUCamLoss()
+        with ActivationTap(model, "features.11", gradient_at="features.12") as tap:
+            logits = model(images)
+            loss = bce(logits, labels) + 5.0 * criterion(logits, tap, regions, targets=36)
+        loss.backward()
+
+    Args:
+        threshold: θ in (0, 1), the share of a map's peak that counts as attention.
+        sharpness: s >= 1 of the soft threshold. It may be changed between calls: at a large s a map
+            that barely touches its region has almost no gradient, so a warm-up may start at 1.
+        binarize: ``"tone"``, ``"sigmoid"`` or ``"hard"``: :func:`fastcam.functional.cam_iou_loss`.
+        weight_grad, head, reduction, max_pair_pull: see :class:`CamLoss`.
+
+    Raises:
+        ValueError: an option is not one of those above.
+
+    Yang et al., equations 1 and 2; docs/method.md has the steps and the soft threshold.
+    """
+
+    def __init__(
+        self,
+        threshold: float = 0.5,
+        sharpness: float = 8.0,
+        binarize: Binarize = "tone",
+        weight_grad: WeightGrad = "full",
+        head: Head = "auto",
+        reduction: Reduction = "mean",
+        max_pair_pull: float | None = None,
+    ) -> None:
+        super().__init__(weight_grad, head, reduction, max_pair_pull)
+        self.threshold = threshold
+        self.sharpness = sharpness
+        self.binarize = binarize
+        self.map_loss()  # checks them
+
+    def map_loss(self) -> MapLoss:
+        return map_loss(
+            "iou", threshold=self.threshold, sharpness=self.sharpness, binarize=self.binarize
         )
+
+
+class _AwayCamLoss(CamLoss):
+    """A loss that has a form for a region to leave."""
+
+    _name: ClassVar[CamLossName]
+
+    def __init__(self, away: bool = False, **common: Unpack[_Common]) -> None:
+        super().__init__(**common)
+        self.away = away
+        self.map_loss()
+
+    def map_loss(self) -> MapLoss:
+        return map_loss(self._name, away=self.away)
+
+
+class EnergyCamLoss(_AwayCamLoss):
+    """How much of the Grad-CAM lies outside the region: 1 − Σ w·x·S / Σ w·x.
+
+    A map without energy costs 1. It has a gradient at every cell of the map, however far from the
+    region, and asks for no more than that all of the map lies inside. Rao et al., the energy loss.
+
+    Args:
+        away: the region shall be left: Σ w·x·S / Σ w·x, 0 for a map without energy.
+        weight_grad, head, reduction, max_pair_pull: see :class:`CamLoss`.
+    """
+
+    _name = "energy"
+
+
+class OutsideCamLoss(_AwayCamLoss):
+    """Mean square of the Grad-CAM outside the region: Σ w·(1 − S)·x² / Σ w·(1 − S).
+
+    A pair whose region is everything is invalid. After Ross et al. (right for the right reasons),
+    who do this with input gradients.
+
+    Args:
+        away: inside the region instead: Σ w·S·x² / Σ w·S.
+        weight_grad, head, reduction, max_pair_pull: see :class:`CamLoss`.
+    """
+
+    _name = "outside"
+
+
+class CenterCamLoss(CamLoss):
+    """Squared distance between the centroids of the Grad-CAM and of the region.
+
+    Both are weighted by w; rows are divided by H, columns by W. A map without energy has its
+    centroid at the grid's centre. Named in Yang et al., Table 1, without a formula; this one is
+    fastcam's. Args: see :class:`CamLoss`.
+    """
+
+    def map_loss(self) -> MapLoss:
+        return map_loss("center")
+
+
+class L1CamLoss(CamLoss):
+    """Mean distance between the Grad-CAM and the region, cell by cell: Σ w·abs(x − S) / Σ w.
+
+    Rao et al.; Gao et al. (GRADIA). Args: see :class:`CamLoss`.
+    """
+
+    def map_loss(self) -> MapLoss:
+        return map_loss("l1")
+
+
+class PPCECamLoss(CamLoss):
+    """Cross entropy of the Grad-CAM at each cell of the region: −Σ w·S·ln(x + ε) / Σ w·S.
+
+    It asks for attention in all of the region and says nothing of what lies outside. Rao et al.,
+    the per-pixel cross entropy.
+
+    Args:
+        eps: ε > 0; a map that is zero in the region costs −ln ε.
+        weight_grad, head, reduction, max_pair_pull: see :class:`CamLoss`.
+    """
+
+    def __init__(self, eps: float = 1e-3, **common: Unpack[_Common]) -> None:
+        super().__init__(**common)
+        self.eps = eps
+        self.map_loss()
+
+    def map_loss(self) -> MapLoss:
+        return map_loss("ppce", eps=self.eps)
+
+
+#: The losses of the map by name.
+CAM_LOSSES: dict[CamLossName, type[CamLoss]] = {
+    "iou": IoUCamLoss,
+    "energy": EnergyCamLoss,
+    "center": CenterCamLoss,
+    "l1": L1CamLoss,
+    "ppce": PPCECamLoss,
+    "outside": OutsideCamLoss,
+}

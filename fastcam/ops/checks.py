@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fastcam._util.checks import flag as flag
 from fastcam._util.checks import number as number
 from fastcam._util.checks import one_of as one_of
 from fastcam.ops import library

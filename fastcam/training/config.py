@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from fastcam.cam.heads import Head
 from fastcam.data.choices import Augmentation, Fit
 from fastcam.losses.cam import WeightGrad
-from fastcam.ops.cam_iou import Binarize
+from fastcam.ops.cam_loss import Binarize
 from fastcam.regions import Region
 
 Schedule = Literal["constant", "cosine"]

@@ -24,7 +24,7 @@ from torch import Tensor
 
 import build_config
 from fastcam.ops import attend_conv
-from fastcam.ops.cam_iou import BINARIZE_CODES
+from fastcam.ops.cam_loss import map_loss
 from fastcam.ops.library import DTYPES, is_channels_last
 
 HERE = Path(__file__).resolve().parent
@@ -214,7 +214,8 @@ class Emulator:
     ) -> Any:
         """loss, alpha, grad_map, status, grad_gradients: one launch without, two with the last."""
         inputs = (activations, gradients, regions, cell_weights, where)
-        options = (BINARIZE_CODES[binarize], [threshold, sharpness, eps], max_pull, 0)
+        loss = map_loss("iou", threshold=threshold, sharpness=sharpness, eps=eps, binarize=binarize)
+        options = (loss.kind, [*loss.params], max_pull, 0)
         outputs = self.run("_cam_loss_forward", *inputs, *options, need_gradients)
         loss, status, _, _, alpha, grad_map, grad_gradients = outputs
         return loss, alpha, grad_map, status, grad_gradients

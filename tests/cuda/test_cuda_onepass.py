@@ -12,7 +12,7 @@ from test_cam_iou import in_float64, loss_and_grads
 
 from fastcam import functional as F
 from fastcam import reference
-from fastcam.ops import cam_iou
+from fastcam.ops import cam_loss
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="the emulator needs a C++ compiler")
 
@@ -46,7 +46,7 @@ def ops(monkeypatch: pytest.MonkeyPatch):
 
     def put(**options: Any) -> Counted:
         made = Counted(**{"cluster_bytes": CLUSTER_SHARED_BYTES, **options})
-        monkeypatch.setattr(cam_iou, "raw", made)
+        monkeypatch.setattr(cam_loss, "raw", made)
         return made
 
     return put

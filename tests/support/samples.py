@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastcam.ops.cam_iou import loss_and_status
+from fastcam.ops.cam_loss import loss_and_status, map_loss
 from fastcam.ops.grad_cam import prepare
 from fastcam.ops.pair_cells import PairCells
 
@@ -49,14 +49,15 @@ class Sample:
         )
 
 
-def status_of(sample: Sample, **changes: Any) -> Tensor:
+def status_of(sample: Sample, loss: str = "iou", **options: Any) -> Tensor:
     """The status of every pair of a call: uint8 [N,T]."""
     activations, gradients = prepare(sample.activations, sample.gradients)
     pairs = gradients.shape[:2]
     cells = PairCells.of(sample.regions, None, None, activations, pairs)
-    options = {"threshold": 0.5, "sharpness": 8.0, "binarize": "tone", "reduction": "mean"}
-    options |= {"max_pair_pull": None, **changes}
-    return loss_and_status(activations, gradients, cells, **options)[1]
+    which = map_loss(loss, **options)
+    return loss_and_status(
+        activations, gradients, cells, which, max_pair_pull=None, reduction="mean"
+    )[1]
 
 
 LAYOUTS = ("contiguous", "channels_last", "sliced", "transposed")

@@ -94,9 +94,9 @@ FASTCAM_INLINE void maps_of_sample(const CamLoss& op, int64_t n, ChannelRange ra
   flush();
 }
 
-// Steps 3 to 5 of one sample's pairs.
+// Steps 3 to 5 of one sample's pairs, for one loss.
 template <class Acc, class Loss>
-FASTCAM_INLINE void losses_of_sample(const CamLoss& op, const Loss& loss, int64_t n, Acc* maps) {
+FASTCAM_INLINE void pairs_of_sample(const CamLoss& op, const Loss& loss, int64_t n, Acc* maps) {
   const PairCells<Acc> cells{op};
   const int64_t P = op.in.cells;
   for (int64_t t = 0; t < op.in.targets; ++t) {
@@ -119,6 +119,14 @@ FASTCAM_INLINE void losses_of_sample(const CamLoss& op, const Loss& loss, int64_
   }
 }
 
+// The same for the loss that the call names. Compiled once for each arithmetic type: walking the
+// cells of a map costs nothing beside making it, so that the storage types share it.
+template <class Acc>
+void losses_of_sample(const CamLoss& op, int64_t n, Acc* maps) {
+  visit_loss<Acc>(op.kind, op.params,
+                  [&](const auto& loss) { pairs_of_sample(op, loss, n, maps); });
+}
+
 // Half of a small second-level cache.
 inline constexpr int64_t kRoomForTwo = 256 << 10;
 
@@ -133,13 +141,11 @@ void cam_loss_forward(const CamLossForward& op, int64_t begin, int64_t end, void
   const int64_t bytes = in.channels * in.cells * int64_t(sizeof(SA));
   const int64_t ahead =
       bytes <= kRoomForTwo ? in.activations_stride_n * int64_t(sizeof(SA)) : kPrefetchBytes;
-  visit_loss<Acc>(op.loss.kind, op.loss.params, [&](const auto& loss) {
-    for (int64_t n = begin; n < end; ++n) {
-      maps_of_sample<Acc, SA, SD>(op.loss, n, {0, in.channels}, maps);
-      losses_of_sample(op.loss, loss, n, maps);
-      if (op.grad_gradients != nullptr) cam_backward<Acc, SA>(sums, 1, n, n + 1, scratch, ahead);
-    }
-  });
+  for (int64_t n = begin; n < end; ++n) {
+    maps_of_sample<Acc, SA, SD>(op.loss, n, {0, in.channels}, maps);
+    losses_of_sample(op.loss, n, maps);
+    if (op.grad_gradients != nullptr) cam_backward<Acc, SA>(sums, 1, n, n + 1, scratch, ahead);
+  }
 }
 
 // The same in two steps, for samples whose channels are shared by several threads: each block's
@@ -159,20 +165,18 @@ void cam_loss_values(const CamLoss& op, int64_t blocks, int64_t begin, int64_t e
   const int64_t row = padded<Acc>(op.in.cells);
   const int64_t size = op.in.targets * row;
   const PairCells<Acc> cells{op};
-  visit_loss<Acc>(op.kind, op.params, [&](const auto& loss) {
-    for (int64_t n = begin; n < end; ++n) {
-      Acc* maps = static_cast<Acc*>(parts) + n * blocks * size;
-      for (int64_t t = 0; t < op.in.targets; ++t) {
-        if (!cells.on(n, t)) continue;  // there is nothing in its rows
-        for (int64_t i = t * row; i < (t + 1) * row; i += kLanes<Acc>) {
-          Vec<Acc> sum = load(maps + i);
-          for (int64_t block = 1; block < blocks; ++block) sum += load(maps + block * size + i);
-          store(maps + i, sum);
-        }
+  for (int64_t n = begin; n < end; ++n) {
+    Acc* maps = static_cast<Acc*>(parts) + n * blocks * size;
+    for (int64_t t = 0; t < op.in.targets; ++t) {
+      if (!cells.on(n, t)) continue;  // there is nothing in its rows
+      for (int64_t i = t * row; i < (t + 1) * row; i += kLanes<Acc>) {
+        Vec<Acc> sum = load(maps + i);
+        for (int64_t block = 1; block < blocks; ++block) sum += load(maps + block * size + i);
+        store(maps + i, sum);
       }
-      losses_of_sample(op, loss, n, maps);
     }
-  });
+    losses_of_sample(op, n, maps);
+  }
 }
 
 }  // namespace fastcam::FASTCAM_ISA

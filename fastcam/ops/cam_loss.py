@@ -1,11 +1,12 @@
-"""The IoU loss of Grad-CAM as a function on tensors (public through functional)."""
+"""The losses of Grad-CAM as functions on tensors (public through functional)."""
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -17,14 +18,23 @@ from fastcam.ops.grad_cam import empty_outputs, prepare, spread
 from fastcam.ops.library import DTYPES, acc_dtype, empty_maps, is_channels_last, raw
 from fastcam.ops.pair_cells import PairCells
 
-__all__ = ["cam_iou_loss", "valid_targets"]
+__all__ = ["cam_iou_loss", "cam_loss", "valid_targets"]
 
 Binarize = Literal["tone", "sigmoid", "hard"]
 Reduction = Literal["mean", "sum", "none"]
+_REDUCTIONS = get_args(Reduction)
+CamLossName = Literal["iou", "energy", "center", "l1", "ppce", "outside"]
 
-# LossKind of csrc/common/params.h; the parameters of each are (threshold, sharpness, eps).
-BINARIZE_CODES: dict[str, int] = {name: code for code, name in enumerate(get_args(Binarize))}
-
+# Each loss: its LossKind of csrc/common/losses.h ("iou": the first of three), and its options with
+# their defaults, in the order of its policy's parameters. _OPTION_CHECKS has what fits each.
+LOSSES: dict[str, tuple[int, dict[str, Any]]] = {
+    "iou": (0, {"threshold": 0.5, "sharpness": 8.0, "eps": 1e-6, "binarize": "tone"}),
+    "energy": (3, {"away": False}),
+    "center": (4, {}),
+    "l1": (5, {}),
+    "ppce": (6, {"eps": 1e-3}),
+    "outside": (7, {"away": False}),
+}
 
 _REDUCTION_CODES = {"none": 0, "mean": 1, "sum": 2}
 
@@ -153,59 +163,95 @@ def _check_kernels() -> None:
 _check_kernels()
 
 
+class MapLoss(NamedTuple):
+    """A loss of the map and its options, checked."""
+
+    name: str
+    options: dict[str, Any]
+    kind: int  # LossKind of csrc/common/losses.h
+    params: tuple[float, ...]  # in the order of its policy
+
+
+_OPTION_CHECKS: dict[str, Callable[[Any], None]] = {
+    "threshold": lambda x: check.number("threshold", x, "in (0, 1)", lambda x: 0 < x < 1),
+    "sharpness": lambda x: check.number(
+        "sharpness", x, "finite and >= 1", lambda x: 1 <= x < math.inf
+    ),
+    "eps": lambda x: check.number("eps", x, "finite and > 0", lambda x: 0 < x < math.inf),
+    "binarize": lambda x: check.one_of("binarize", x, get_args(Binarize)),
+    "away": lambda x: check.flag("away", x),
+}
+
+
+@lru_cache(maxsize=64, typed=True)
+def _map_loss(name: str, **options: Any) -> MapLoss:
+    check.one_of("loss", name, get_args(CamLossName))
+    kind, defaults = LOSSES[name]
+    for option, value in options.items():
+        if option not in defaults:
+            having = " and ".join(repr(other) for other in LOSSES if option in LOSSES[other][1])
+            raise ValueError(
+                f"{option}: expected nothing with the loss {name!r} (it is an option of {having}), "
+                f"got {value!r}"
+            )
+        _OPTION_CHECKS[option](value)
+    options = {**defaults, **options}
+    params = tuple(float(value) for value in options.values() if not isinstance(value, str))
+    if "binarize" in options:
+        kind += get_args(Binarize).index(options["binarize"])
+    return MapLoss(name, options, kind, params)
+
+
+def map_loss(name: str, **options: Any) -> MapLoss:
+    """The loss of this name; an option that is left out has its default.
+
+    Raises:
+        TypeError, ValueError: there is no such loss, it has no such option, or the value does not
+            fit.
+    """
+    try:
+        return _map_loss(name, **options)
+    except TypeError:  # what cannot be hashed fits no option: the check says so
+        return _map_loss.__wrapped__(name, **options)
+
+
 def _by_reference(
-    activations: Tensor, gradients: Tensor, cells: PairCells, **options: Any
+    activations: Tensor, gradients: Tensor, cells: PairCells, loss: MapLoss, reduction: Reduction
 ) -> tuple[Tensor, Tensor]:
     """:func:`loss_and_status` under a function transform."""
     cells.check_values()
     given: dict[str, Any] = {"cell_weights": cells.cell_weights, "where": cells.where}
-    loss = reference.cam_iou_loss(activations, gradients, cells.regions, **given, **options)
-    valid = reference.valid_targets(cells.regions, **given)
+    value = reference.cam_loss(
+        activations,
+        gradients,
+        cells.regions,
+        loss=loss.name,
+        reduction=reduction,
+        **given,
+        **loss.options,
+    )
+    valid = reference.defined_pairs(cells.regions, loss=loss.name, **given, **loss.options)
     peak = reference.grad_cam(activations, gradients, normalize=False).amax((-2, -1))
-    return loss, valid.to(torch.uint8) | (valid & (peak == 0)).to(torch.uint8) << 1
-
-
-@lru_cache(maxsize=64, typed=True)
-def _params(
-    binarize: Binarize,
-    reduction: Reduction,
-    threshold: float,
-    sharpness: float,
-    eps: float,
-    max_pair_pull: float | None,
-) -> tuple[float, float, float]:
-    """(threshold, sharpness, eps), checked with the other options."""
-    check.one_of("binarize", binarize, get_args(Binarize))
-    check.one_of("reduction", reduction, get_args(Reduction))
-    check.number("threshold", threshold, "in (0, 1)", lambda x: 0 < x < 1)
-    check.number("sharpness", sharpness, "finite and >= 1", lambda x: 1 <= x < math.inf)
-    check.number("eps", eps, "finite and > 0", lambda x: 0 < x < math.inf)
-    check.max_pair_pull(max_pair_pull)
-    return float(threshold), float(sharpness), float(eps)
+    return value, valid.to(torch.uint8) | (valid & (peak == 0)).to(torch.uint8) << 1
 
 
 def loss_and_status(
     activations: Tensor,
     gradients: Tensor,
     cells: PairCells,
+    loss: MapLoss,
     *,
-    threshold: float,
-    sharpness: float,
-    binarize: Binarize,
-    eps: float = 1e-6,
     max_pair_pull: float | None,
     reduction: Reduction,
 ) -> tuple[Tensor, Tensor]:
-    """:func:`cam_iou_loss` and the status of every pair: uint8 [N,T], bit 0 valid, bit 1 dead.
+    """:func:`cam_loss` and the status of every pair: uint8 [N,T], bit 0 valid, bit 1 dead.
 
     Args:
         activations, gradients: as :func:`fastcam.ops.grad_cam.prepare` returns them.
+        loss: of :func:`map_loss`.
     """
-    given = binarize, reduction, threshold, sharpness, eps, max_pair_pull
-    try:
-        params = _params(*given)
-    except TypeError:  # what cannot be hashed is no number: the check says so
-        params = _params.__wrapped__(*given)
+    check.one_of("reduction", reduction, _REDUCTIONS)
+    check.max_pair_pull(max_pair_pull)
     cells = cells.to(acc_dtype(activations))
     if transformed():
         if max_pair_pull is not None:
@@ -213,21 +259,83 @@ def loss_and_status(
                 "max_pair_pull: expected None inside torch.func transforms and forward-mode "
                 f"differentiation (they cannot follow a gradient that is cut), got {max_pair_pull}"
             )
-        return _by_reference(
-            activations, gradients, cells, threshold=threshold, sharpness=sharpness,
-            binarize=binarize, eps=eps, reduction=reduction,
-        )  # fmt: skip
+        return _by_reference(activations, gradients, cells, loss, reduction)
     return _CamLoss.apply(
         activations,
         gradients,
         cells.regions,
         cells.cell_weights,
         cells.where,
-        BINARIZE_CODES[binarize],
-        [*params],
+        loss.kind,
+        [*loss.params],
         0.0 if max_pair_pull is None else float(max_pair_pull),
         reduction,
     )
+
+
+def cam_loss(
+    activations: Tensor,
+    gradients: Tensor,
+    regions: Tensor,
+    *,
+    loss: CamLossName = "energy",
+    away: bool = False,
+    eps: float | None = None,
+    cell_weights: Tensor | None = None,
+    where: Tensor | None = None,
+    max_pair_pull: float | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """A loss between the normalised Grad-CAM and a region, fused forward and backward.
+
+    With x the normalised map, S the region, w the cell weights and Σ over the cells of a pair
+    (docs/method.md has dead maps and sources):
+
+    ============= ================================================= ===========================
+    loss          value                                             source
+    ============= ================================================= ===========================
+    ``"energy"``  1 − Σ w·x·S / Σ w·x                               Rao et al.
+    ``"center"``  squared distance of the w-weighted centroids of x named in Yang et al., Table 1
+                  and S, rows divided by H, columns by W
+    ``"l1"``      Σ w·abs(x − S) / Σ w                              Rao et al.; Gao et al.
+    ``"ppce"``    −Σ w·S·ln(x + eps) / Σ w·S                        Rao et al.
+    ``"outside"`` Σ w·(1 − S)·x² / Σ w·(1 − S)                      after Ross et al.
+    ``"iou"``     :func:`cam_iou_loss` with its defaults; further   Yang et al., eq. 2
+                  options are its own
+    ============= ================================================= ===========================
+
+    Args:
+        activations, gradients, regions, cell_weights, where, max_pair_pull, reduction: as in
+            :func:`cam_iou_loss`.
+        loss: which.
+        away: the map shall leave the region instead: ``"energy"`` is Σ w·x·S / Σ w·x then, and
+            ``"outside"`` takes S for 1 − S. The other losses have no such form.
+        eps: of ``"ppce"`` (1e-3) and ``"iou"`` (1e-6); None is that default.
+
+    A pair is *invalid*, with loss and gradients exactly 0, as in :func:`cam_iou_loss`, and for
+    ``"outside"`` also where Σ w·(1 − S) = 0, that is where nothing lies outside. An all-zero map of
+    a valid pair is *dead*: it has a value and no gradient. NaN and +inf in a valid pair stay
+    visible.
+
+    Returns:
+        A scalar, or ``[N,T]`` with ``reduction="none"``; float64 if activations or gradients are,
+        float32 otherwise. Not twice differentiable (use :mod:`fastcam.reference` for that).
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came; also for an
+            option that the loss does not have.
+    """
+    given: dict[str, Any] = {}
+    if away is not False:
+        given["away"] = away
+    if eps is not None:
+        given["eps"] = eps
+    which = map_loss(loss, **given)
+    activations, gradients = prepare(activations, gradients)
+    cells = PairCells.of(regions, cell_weights, where, activations, gradients.shape[:2])
+    return loss_and_status(
+        activations, gradients, cells, which, max_pair_pull=max_pair_pull, reduction=reduction
+    )[0]
 
 
 def cam_iou_loss(
@@ -291,13 +399,12 @@ def cam_iou_loss(
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.
     """
+    loss = map_loss("iou", threshold=threshold, sharpness=sharpness, eps=eps, binarize=binarize)
     activations, gradients = prepare(activations, gradients)
     cells = PairCells.of(regions, cell_weights, where, activations, gradients.shape[:2])
-    loss, _ = loss_and_status(
-        activations, gradients, cells, threshold=threshold, sharpness=sharpness,
-        binarize=binarize, eps=eps, max_pair_pull=max_pair_pull, reduction=reduction,
-    )  # fmt: skip
-    return loss
+    return loss_and_status(
+        activations, gradients, cells, loss, max_pair_pull=max_pair_pull, reduction=reduction
+    )[0]
 
 
 def valid_targets(
