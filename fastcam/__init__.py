@@ -16,6 +16,7 @@ interrupt.guard()  # before torch, whose import takes a second
 
 from fastcam import functional, reference  # noqa: E402
 from fastcam._util.lazy import attach  # noqa: E402
+from fastcam.cam.maps import grad_cam_maps  # noqa: E402
 from fastcam.cam.tap import ActivationTap  # noqa: E402
 from fastcam.losses import AttentionLoss, Balance, IoUCamLoss  # noqa: E402
 from fastcam.ops.library import build_info  # noqa: E402
@@ -28,6 +29,7 @@ __all__ = [
     "__version__",
     "build_info",
     "functional",
+    "grad_cam_maps",
     "reference",
 ]
 
