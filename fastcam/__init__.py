@@ -18,13 +18,21 @@ from fastcam import functional, reference  # noqa: E402
 from fastcam._util.lazy import attach  # noqa: E402
 from fastcam.cam.maps import grad_cam_maps  # noqa: E402
 from fastcam.cam.tap import ActivationTap  # noqa: E402
-from fastcam.losses import AttentionLoss, Balance, IoUCamLoss  # noqa: E402
+from fastcam.losses import (  # noqa: E402
+    AttentionLoss,
+    Balance,
+    ContrastCamLoss,
+    InputGradientLoss,
+    IoUCamLoss,
+)
 from fastcam.ops.library import build_info  # noqa: E402
 
 __all__ = [
     "ActivationTap",
     "AttentionLoss",
     "Balance",
+    "ContrastCamLoss",
+    "InputGradientLoss",
     "IoUCamLoss",
     "__version__",
     "build_info",

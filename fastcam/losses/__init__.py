@@ -5,5 +5,7 @@ from __future__ import annotations
 from fastcam.losses.attention import AttentionLoss
 from fastcam.losses.balance import Balance
 from fastcam.losses.cam import IoUCamLoss
+from fastcam.losses.contrast import ContrastCamLoss
+from fastcam.losses.input_gradient import InputGradientLoss
 
-__all__ = ["AttentionLoss", "Balance", "IoUCamLoss"]
+__all__ = ["AttentionLoss", "Balance", "ContrastCamLoss", "InputGradientLoss", "IoUCamLoss"]
