@@ -15,14 +15,13 @@ import torch
 from torch import Tensor, nn
 
 import fastcam
-from fastcam.cam.heads import class_activation_maps
 
 Explainer = Callable[[nn.Module, str, Tensor, Sequence[int]], Tensor]
 
 
 def fused(model: nn.Module, layer: str, images: Tensor, targets: Sequence[int]) -> Tensor:
     with torch.no_grad(), fastcam.ActivationTap(model, layer) as tap:
-        return class_activation_maps(model(images), tap, list(targets))
+        return fastcam.grad_cam_maps(model(images), tap, list(targets))
 
 
 def plain_autograd(model: nn.Module, layer: str, images: Tensor, targets: Sequence[int]) -> Tensor:

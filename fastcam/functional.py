@@ -12,11 +12,14 @@ from __future__ import annotations
 from fastcam.ops import attend as _attend
 from fastcam.ops import cam_loss as _cam_loss
 from fastcam.ops import grad_cam as _grad_cam
+from fastcam.ops import margins as _margins
 from fastcam.ops.attend import *  # noqa: F403
 from fastcam.ops.cam_loss import *  # noqa: F403
 from fastcam.ops.grad_cam import *  # noqa: F403
+from fastcam.ops.margins import *  # noqa: F403
 
 __all__: list[str] = []
 __all__ += _attend.__all__
 __all__ += _cam_loss.__all__
 __all__ += _grad_cam.__all__
+__all__ += _margins.__all__

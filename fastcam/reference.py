@@ -22,6 +22,7 @@ __all__ = [
     "cam_loss",
     "defined_pairs",
     "grad_cam",
+    "margins",
     "soft_threshold",
     "tone_curve",
     "valid_targets",
@@ -57,6 +58,13 @@ def grad_cam(activations: Tensor, gradients: Tensor, normalize: bool = True) -> 
     dtype = _arithmetic_dtype(activations, gradients)
     raw = _raw_map(activations.to(dtype), gradients.to(dtype))
     return _normalize(raw) if normalize else raw
+
+
+def margins(logits: Tensor) -> Tensor:
+    """See :func:`fastcam.functional.margins`; this one holds the K×K scores of the others."""
+    logits = logits.to(_arithmetic_dtype(logits))
+    own = torch.eye(logits.shape[1], dtype=torch.bool, device=logits.device)
+    return logits - logits.unsqueeze(1).masked_fill(own, -math.inf).logsumexp(-1)
 
 
 def soft_threshold(x: Tensor, threshold: float, sharpness: float, binarize: str) -> Tensor:

@@ -19,9 +19,9 @@ __all__ = ["autograd_gradients", "differentiable_twice", "retained_grads"]
 
 
 def autograd_gradients(
-    logits: Tensor, point: Tensor, targets: Targets, create_graph: bool
+    logits: Tensor, point: Tensor, targets: Targets, create_graph: bool, what: str = "activations"
 ) -> Tensor:
-    """D by differentiating the head, [N,T,C,H',W'].
+    """D by differentiating the head, [N,T,C,H',W']; ``what`` the point is, in errors.
 
     All targets go in one batched call, which on a fully connected head is 1.5 (T = 2) to 6 (T = 40)
     times as fast as a loop and never much slower. Where an operation of the head has no batching
@@ -47,8 +47,8 @@ def autograd_gradients(
         )
         if gradient is None:
             raise ValueError(
-                "logits: do not depend on the activations; pass the logits and the activations of "
-                "the same forward (within a tap, the last forward wins)"
+                f"logits: do not depend on the {what}; pass the logits and the {what} of the same "
+                "forward" + (" (within a tap, the last forward wins)" if what != "images" else "")
             )
         return gradient
 

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from fastcam import functional
 from fastcam.cam import products
 from fastcam.cam.accumulation import FusedAccumulation
 from fastcam.cam.head_autograd import autograd_gradients, differentiable_twice, retained_grads
@@ -29,6 +28,7 @@ from fastcam.cam.head_graph import again, bypasses, follow
 from fastcam.cam.layers import Step
 from fastcam.cam.products import (
     ByImage,
+    Given,
     KeptSum,
     MaskedProduct,
     Multiplied,
@@ -40,11 +40,12 @@ from fastcam.cam.products import (
     chain,
 )
 from fastcam.cam.tap import ActivationTap
-from fastcam.cam.targets import Targets, TargetsLike, resolve
+from fastcam.cam.targets import Targets
 from fastcam.cam.trace import Known
 from fastcam.ops import checks as check
+from fastcam.ops.margins import logits_of, slopes
 
-__all__ = ["ClosedForm", "Head", "autograd_gradients", "class_activation_maps", "head_gradients"]
+__all__ = ["ClosedForm", "Head", "autograd_gradients", "head_gradients"]
 
 Head = Literal["auto", "closed", "autograd", "mean_dropout"]
 HEADS: tuple[Head, ...] = get_args(Head)
@@ -120,12 +121,15 @@ def head_gradients(
         _has_graph(tap, tensor)
     if head != "autograd":
         form: ClosedForm | str = "only a tap knows what ran between the activations and the logits"
+        source = logits_of(logits)
+        end = logits if source is None else source
         if tap is not None:
-            form = ClosedForm.of(tap, logits, mean_dropout=head == "mean_dropout")
+            form = ClosedForm.of(tap, end, mean_dropout=head == "mean_dropout")
         if isinstance(form, ClosedForm) and tap is not None:
             pairs = valid() if valid is not None and form.is_large(targets) else None
-            gradients = form.gradients(targets, create_graph, pairs)
-            wrong = _differs(tap, logits, form, targets, gradients, head, pairs)
+            combined = None if source is None else slopes(source, targets.of_images(source))
+            gradients = form.gradients(targets, create_graph, pairs, combined)
+            wrong = _differs(tap, logits, end, form, targets, gradients, head, pairs, combined)
             if wrong is None:
                 return tensor, gradients
             form = wrong
@@ -192,7 +196,7 @@ class ClosedForm:
         """The closed form of what ran between the tapped layer and the logits, or why it has none.
 
         Read from autograd's graph; from the modules that ran only where the layer's forward had no
-        graph (see :func:`class_activation_maps` for what that rests on).
+        graph (see :func:`fastcam.grad_cam_maps` for what that rests on).
 
         Args:
             tap: entered, after the forward.
@@ -268,7 +272,11 @@ class ClosedForm:
         return rows * sum(weight.numel() for weight in self.weights[:-1]) >= products.LARGE
 
     def gradients(
-        self, targets: Targets, create_graph: bool, valid: Tensor | None = None
+        self,
+        targets: Targets,
+        create_graph: bool,
+        valid: Tensor | None = None,
+        combined: Tensor | None = None,
     ) -> Tensor:
         """D summed over positions, [N,T,C,1,1]; expanded over N where all images share it.
 
@@ -276,20 +284,34 @@ class ClosedForm:
             targets: T of them.
             create_graph: keep D differentiable with respect to the weights.
             valid: bool [N,T] on the CPU; D of the other pairs is left at 0.
+            combined: [N,T,K], for scores that are combinations of the logits (their ∂score/∂logits)
+                in place of the logits themselves; differentiable, too.
         """
-        weights = self.weights if create_graph else [weight.detach() for weight in self.weights]
-        return chain(self._stages(targets, valid, create_graph), weights)
-
-    def _stages(self, targets: Targets, valid: Tensor | None, accumulate: bool) -> list[Stage]:
         pairs = self.batch, targets.count
+        if targets.count == 0:
+            return self.weights[0].new_zeros(*pairs, self.channels, 1, 1, dtype=self.dtype)
         last = len(self.weights) - 1
         chosen: tuple[Tensor, ...] | None = None
-        by_pair = targets.by_image or any(self.multipliers)
+        by_pair = combined is not None or targets.by_image or any(self.multipliers)
         if by_pair and last > 0 and valid is not None and not bool(valid.all()):
             # Each valid pair becomes an image with one target.
             chosen = valid.nonzero(as_tuple=True)
+        weights = list(self.weights)
+        first: list[Stage] = [Rows(targets.flat(chosen), number=last)]
+        if combined is not None:
+            rows = combined.flatten(0, 1) if chosen is None else combined[chosen]
+            weights.append(rows.to(weights[last].dtype))
+            first = [Given(number=last + 1), Product(number=last)]
+        stages = first + self._stages(pairs, chosen, create_graph)
+        return chain(stages, weights if create_graph else [weight.detach() for weight in weights])
+
+    def _stages(
+        self, pairs: tuple[int, int], chosen: tuple[Tensor, ...] | None, accumulate: bool
+    ) -> list[Stage]:
+        """From the last linear layer's input to D."""
+        last = len(self.weights) - 1
         each = 1 if chosen is not None else pairs[1]
-        stages: list[Stage] = [Rows(targets.flat(chosen), number=last)]
+        stages: list[Stage] = []
         for layer in range(last - 1, -1, -1):
             self._multiply(stages, layer + 1, each, chosen)
             weight, node = self.weights[layer], self.nodes[layer]
@@ -349,43 +371,6 @@ def _product_of(factors: list[Tensor]) -> Tensor | None:
     return result
 
 
-def class_activation_maps(
-    logits: Tensor,
-    activations: ActivationTap | Tensor,
-    targets: TargetsLike = None,
-    *,
-    head: Head = "auto",
-    normalize: bool = True,
-) -> Tensor:
-    """Grad-CAM of any number of targets, for looking at (no graph is kept).
-
-    Where the head has a closed form the forward may run under ``torch.no_grad``. Without a graph
-    the head is recognised by its modules: that each is torch's own layer, with torch's own forward,
-    and took what the one before it had returned, unchanged. Functions and hooks that change only
-    gradients (a gradient reversal, a ``detach``) cannot be seen there, and the map is that of the
-    values alone; run the forward with gradients where the head has any.
-
-    Args:
-        logits: [N,K].
-        activations: an entered tap, or the tensor [N,C,H,W] that the logits were computed from.
-        targets: an int, [T] for all images, [N,T], or None for all K.
-        head: see :class:`fastcam.IoUCamLoss`.
-        normalize: divide each map by its maximum.
-
-    Returns:
-        [N,T,H,W], detached.
-
-    Raises:
-        TypeError, ValueError: as :class:`fastcam.IoUCamLoss`.
-    """
-    check_logits(logits)
-    chosen = resolve(targets, logits)
-    tensor, gradients = head_gradients(
-        logits, activations, chosen, head=head, create_graph=False, needs_graph=False
-    )
-    return functional.grad_cam(tensor.detach(), gradients.detach(), normalize)
-
-
 # Of each model: the heads that were compared with autograd, and whether they were the same.
 _compared: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], bool]] = WeakKeyDictionary()
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-3}  # 0.05 of 16 bits; TF32 has 10 of 23
@@ -394,18 +379,20 @@ _OTHERWISE = "its closed form differs from what autograd finds"
 
 def _differs(
     tap: ActivationTap,
+    scores: Tensor,
     logits: Tensor,
     form: ClosedForm,
     targets: Targets,
     gradients: Tensor,
     head: str,
     valid: Tensor | None,
+    combined: Tensor | None,
 ) -> str | None:
     """Compare a head that is met for the first time with autograd; why it has no closed form.
 
-    The weighted sum over the targets is compared, which is one differentiation. The verdict is kept
-    with the model, once there was anything to compare: not of gradients that are all zero, or not
-    finite.
+    ``scores`` are the logits, or ``combined`` of them. The weighted sum over the targets is
+    compared, which is one differentiation. The verdict is kept with the model, once there was
+    anything to compare: not of gradients that are all zero, or not finite.
     """
     where = gradients.dtype, logits.device
     if form.known is not None and where in form.known.compared:
@@ -422,8 +409,8 @@ def _differs(
                 exact = ClosedForm.of(tap, logits)
                 if isinstance(exact, str):
                     return exact
-                form, gradients = exact, exact.gradients(targets, False, valid)
-            verdict = _compare(tap, logits, targets, gradients.detach(), valid)
+                form, gradients = exact, exact.gradients(targets, False, valid, combined)
+            verdict = _compare(tap, scores, targets, gradients.detach(), valid)
         if verdict is None:
             return None
         verdicts[key] = verdict

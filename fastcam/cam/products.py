@@ -22,6 +22,7 @@ from fastcam.cam.accumulation import FusedAccumulation, contributed
 
 __all__ = [
     "ByImage",
+    "Given",
     "KeptSum",
     "MaskedProduct",
     "Multiplied",
@@ -109,6 +110,17 @@ class Rows(Stage):
         else:
             result.index_add_(0, self.index, grad)
         return None, result
+
+
+@dataclass(eq=False)
+class Given(Stage):
+    """What takes the place of a weight: combinations of the logits [B·T,K]. There is no v."""
+
+    def forward(self, v: Any, weight: Any) -> Tensor:
+        return weight
+
+    def backward(self, grad: Tensor, v: Any, weight: Any, of_v: bool, of_weight: bool) -> Gradients:
+        return None, grad if of_weight else None
 
 
 @dataclass(eq=False)

@@ -45,6 +45,10 @@ class Targets:
         """Whether images have targets of their own."""
         return not isinstance(self.given, int) and len(self.given) > 1
 
+    def of_images(self, logits: Tensor) -> Tensor:
+        """int64 [N,T]."""
+        return self.index.expand(len(logits), -1)
+
     def one_hot(self, logits: Tensor) -> Tensor:
         """[T,N,K]: for each target the gradient of Σ_n score[n,t] with respect to the logits."""
         batch, classes = logits.shape

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fastcam.cam.heads import class_activation_maps
+from fastcam.cam.maps import grad_cam_maps
 from fastcam.cam.tap import ActivationTap
 from fastcam.models import ModelSpec
 
@@ -59,7 +59,7 @@ def attention_maps(
         ActivationTap(model, spec.target_layer, gradient_at=spec.gradient_at) as tap,
     ):
         logits = model(images)
-        cams = class_activation_maps(logits, tap, torch.tensor(targets, device=logits.device))
+        cams = grad_cam_maps(logits, tap, torch.tensor(targets, device=logits.device))
     return AttentionMaps(logits.detach(), cams, ~cams.flatten(2).any(-1))
 
 

@@ -9,6 +9,7 @@ require("torchvision", extra="train")
 from fastcam.models.alexnet import alexnet  # noqa: E402
 from fastcam.models.attention import AttentionNetwork  # noqa: E402
 from fastcam.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint  # noqa: E402
+from fastcam.models.layers import spec_at  # noqa: E402
 from fastcam.models.registry import (  # noqa: E402
     ModelSpec,
     build,
@@ -30,4 +31,5 @@ __all__ = [
     "model_spec",
     "register",
     "save_checkpoint",
+    "spec_at",
 ]

@@ -24,7 +24,7 @@ from bench.memory import allocations, peak_bytes, stored
 from bench.timing import interleaved
 from fastcam import ActivationTap, IoUCamLoss, functional, reference
 from fastcam.cam import products
-from fastcam.cam.heads import class_activation_maps
+from fastcam.cam.maps import grad_cam_maps
 
 FLOAT = 4
 
@@ -151,7 +151,7 @@ class Small(nn.Module):
 
 def maps(model: Small, images: Tensor, head: str) -> Tensor:
     with ActivationTap(model, "trunk.3", "pool") as tap:
-        return class_activation_maps(model(images), tap, head=head)
+        return grad_cam_maps(model(images), tap, head=head)
 
 
 def test_maps_of_all_attributes():

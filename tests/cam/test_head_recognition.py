@@ -18,7 +18,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules import module as torch_module
 
 from fastcam.cam import heads, products
-from fastcam.cam.heads import ClosedForm, class_activation_maps
+from fastcam.cam.heads import ClosedForm
+from fastcam.cam.maps import grad_cam_maps
 from fastcam.cam.tap import ActivationTap
 from fastcam.losses.cam import IoUCamLoss
 from fastcam.ops import autograd
@@ -53,7 +54,7 @@ def loss_and_gradients(net: nn.Module, head: str, after=lambda logits: logits, *
     with ActivationTap(net, "trunk", **options) as tap:
         logits = after(net(X))
         loss = IoUCamLoss(sharpness=2.0, head=head)(logits, tap, REGIONS, [0, 3])
-        maps = class_activation_maps(logits, tap, [0, 3], head=head)
+        maps = grad_cam_maps(logits, tap, [0, 3], head=head)
     return loss.detach(), maps, gradients_of(loss, net)
 
 
@@ -99,7 +100,7 @@ def test_retained_gradients_are_those_of_the_loss_alone(head, place):
         logits = net(X)
         for targets in ([0, 3], [1, 2]):
             loss = IoUCamLoss(sharpness=2.0, head=head)(logits, tap, REGIONS, targets)
-            class_activation_maps(logits, tap, head=head)
+            grad_cam_maps(logits, tap, head=head)
             assert kept[0].grad is None
     (wanted,) = torch.autograd.grad(
         loss + logits.square().sum(), kept[0], retain_graph=True, allow_unused=True
@@ -149,7 +150,7 @@ def test_hooks_of_all_modules(register):
             logits = net(X)
             if isinstance(tap.trace.memory.outside, str):  # of a forward hook
                 with pytest.raises(ValueError, match="registered for all modules"):
-                    class_activation_maps(logits, tap, head="closed")
+                    grad_cam_maps(logits, tap, head="closed")
     finally:
         handle.remove()
     assert_auto_is_autograd(net, closed=True)
@@ -172,7 +173,7 @@ def test_forward_replaced_on_the_class(cls, forward, monkeypatch):
     with ActivationTap(net, "trunk") as tap, torch.no_grad():
         logits = net(X)
         with pytest.raises(ValueError, match="not a layer of a closed form"):
-            class_activation_maps(logits, tap, head="closed")
+            grad_cam_maps(logits, tap, head="closed")
 
 
 @pytest.mark.parametrize("place", PLACES[1:])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as tf
 
 from fastcam import functional
-from fastcam.cam.heads import ClosedForm, class_activation_maps
+from fastcam.cam.heads import ClosedForm
 from fastcam.cam.tap import ActivationTap
 from fastcam.cam.targets import resolve
 from fastcam.losses.cam import IoUCamLoss
@@ -414,61 +414,3 @@ def test_masks_are_those_of_the_forward_and_no_random_number_is_drawn():
         again = net(X)
         other = ClosedForm.of(tap, again).gradients(resolve(1, again), False)
         assert not torch.equal(first, other)
-
-
-@pytest.mark.parametrize(
-    "targets", [2, [1, 4], None, torch.tensor([[0, 1], [2, 3], [4, 0], [1, 1]])]
-)
-def test_class_activation_maps(targets):
-    net = small_cnn().double()
-    x = X.double()
-    with ActivationTap(net, "4", "5") as tap:
-        logits = net(x)
-        index = torch.arange(5) if targets is None else torch.as_tensor(targets)
-        index = index if index.dim() == 2 else index.reshape(1, -1).expand(4, -1)
-        gradients = plain_gradients(logits, tap.activations, index)
-        for normalize in (True, False):
-            wanted = functional.grad_cam(tap.activations, gradients, normalize).detach()
-            for head in ("auto", "autograd"):
-                maps = class_activation_maps(logits, tap, targets, head=head, normalize=normalize)
-                assert not maps.requires_grad
-                torch.testing.assert_close(maps, wanted)
-        maps = class_activation_maps(logits, tap.activations, targets)
-        torch.testing.assert_close(maps, class_activation_maps(logits, tap, targets))
-
-
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_class_activation_maps_without_a_graph(mode):
-    net = small_cnn().eval()
-    with ActivationTap(net, "4", "5") as tap:
-        wanted = class_activation_maps(net(X), tap, head="autograd")
-        with mode():
-            logits = net(X)
-            torch.testing.assert_close(class_activation_maps(logits, tap), wanted)
-        with pytest.raises(ValueError, match="without a graph"):
-            class_activation_maps(logits, tap, head="autograd")
-        net.train()
-        with mode():  # what the first dropout kept where its input was zero left no trace
-            logits = net(X)
-            with pytest.raises(
-                ValueError, match=r"what '7' \(Dropout\) kept can no longer be seen"
-            ):
-                class_activation_maps(logits, tap, head="closed")
-
-
-@pytest.mark.parametrize(
-    ("targets", "match"),
-    [([[1], [2]], r"\[4,T\] \(N of logits\), got shape \[2, 1\]"), (9, "got 9"), ([1, 9], "got 9")],
-)
-def test_class_activation_maps_with_bad_targets(targets, match):
-    net = small_cnn()
-    with ActivationTap(net, "4") as tap:
-        logits = net(X)
-        with pytest.raises(ValueError, match=match):
-            class_activation_maps(logits, tap, targets)
-
-
-def test_maps_have_a_public_home():
-    from fastcam import heads
-
-    assert heads.class_activation_maps is class_activation_maps

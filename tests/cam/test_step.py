@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastcam.cam import products
-from fastcam.cam.heads import class_activation_maps
+from fastcam.cam.maps import grad_cam_maps
 from fastcam.cam.tap import ActivationTap
 from fastcam.cam.tap_hooks import handles_made
 from fastcam.losses.balance import Balance
@@ -134,9 +134,9 @@ def test_several_losses_of_a_forward_and_one_without_a_graph():
             IoUCamLoss(head="closed")(logits, tap, REGIONS, target)
             assert not tap.trace.watched
     with tap, torch.no_grad():
-        maps = class_activation_maps(net.eval()(X), tap, head="closed")
+        maps = grad_cam_maps(net.eval()(X), tap, head="closed")
     with ActivationTap(net, "net.4") as new, torch.no_grad():
-        torch.testing.assert_close(maps, class_activation_maps(net(X), new))
+        torch.testing.assert_close(maps, grad_cam_maps(net(X), new))
     assert_as_new(net.train(), tap, False)
 
 

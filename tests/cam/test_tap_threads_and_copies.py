@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional as nnf
 
 from fastcam.cam import tap_hooks
-from fastcam.cam.heads import class_activation_maps
+from fastcam.cam.maps import grad_cam_maps
 from fastcam.cam.tap import ActivationTap
 from fastcam.losses.cam import IoUCamLoss
 
@@ -51,7 +51,7 @@ def in_thread(function) -> list:
 
 def maps_of(net: nn.Module, x: torch.Tensor = X) -> torch.Tensor:
     with ActivationTap(net, "4") as tap:
-        return class_activation_maps(net(x), tap, 1)
+        return grad_cam_maps(net(x), tap, 1)
 
 
 # ---- threads -------------------------------------------------------------------------------------
@@ -65,7 +65,7 @@ def test_a_forward_of_another_thread_does_not_enter():
         maps, trace, calls = tap.activations, tap.trace, len(tap.trace.calls)
         in_thread(lambda: net(X[:1]))
         assert tap.activations is maps and tap.trace is trace and len(trace.calls) == calls
-        assert torch.equal(class_activation_maps(logits, tap, 1), wanted)
+        assert torch.equal(grad_cam_maps(logits, tap, 1), wanted)
 
 
 def test_a_tap_entered_in_another_thread_says_so():
@@ -93,7 +93,7 @@ def test_taps_of_several_threads_on_one_model(frozen):
                 barrier.wait()
                 logits = net(x)
                 barrier.wait()
-                found.append(class_activation_maps(logits, tap, 1))
+                found.append(grad_cam_maps(logits, tap, 1))
                 barrier.wait()
         return found
 
@@ -279,7 +279,7 @@ def test_recording_a_tapped_model(frozen):
         traced = torchscript(net, "trace", X, check_trace=False)
         exported = [torch.export.export(net, (X,), strict=strict) for strict in {False, frozen}]
         symbolic = torch.fx.symbolic_trace(net)
-        assert torch.equal(class_activation_maps(logits, tap, 1), wanted)
+        assert torch.equal(grad_cam_maps(logits, tap, 1), wanted)
     assert "clone" not in str(traced.inlined_graph)
     for program in exported:
         assert not any("clone" in str(node.target) for node in program.graph.nodes)
@@ -372,7 +372,7 @@ def test_a_frozen_network_may_overwrite_the_tapped_output(way, layer):
         plain = net(X)
         with ActivationTap(net, layer) as tap:
             logits = net(X)
-            maps = class_activation_maps(logits, tap, [0, 1])
+            maps = grad_cam_maps(logits, tap, [0, 1])
             loss = IoUCamLoss(sharpness=2.0)(logits, tap, grids(4, 2, 6, 6), [0, 1])
             (logits.square().mean() + loss).backward()
         assert torch.equal(logits, plain)
@@ -413,7 +413,7 @@ def test_advice_never_names_what_is_tapped_or_cannot_be():
     for frozen in (False, True):
         net = Again().requires_grad_(not frozen)
         with ActivationTap(net, "relu") as tap:
-            class_activation_maps(net(X), tap, 1)
+            grad_cam_maps(net(X), tap, 1)
 
     net = small_cnn()
     net[6], net[7] = nn.Identity(), nn.Dropout(0.5, inplace=True)

@@ -39,7 +39,8 @@ from torch import Tensor, nn
 from torch.nn import functional as tf
 from torch.nn.modules import module as torch_module
 
-from fastcam.cam.heads import ClosedForm, class_activation_maps
+from fastcam.cam.heads import ClosedForm
+from fastcam.cam.maps import grad_cam_maps
 from fastcam.cam.tap import ActivationTap
 from fastcam.losses.cam import IoUCamLoss
 
@@ -222,7 +223,7 @@ class Case:
             elif self.late == "data":
                 linear.weight.data = linear.weight.data * -1.5
             loss = criterion(logits, tap, self.regions, self.targets, **self.options)
-            maps = class_activation_maps(logits, tap, None, head=head) if self.looks else loss
+            maps = grad_cam_maps(logits, tap, None, head=head) if self.looks else loss
         total = loss + logits.square().mean() if self.plain else loss
         parameters = [p for p in net.parameters() if p.requires_grad]
         grads = torch.autograd.grad(total, parameters, allow_unused=True, materialize_grads=True)
