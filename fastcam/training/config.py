@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
@@ -15,13 +16,15 @@ from fastcam.cam.heads import Head
 from fastcam.data.choices import Augmentation, Fit
 from fastcam.losses.cam import WeightGrad
 from fastcam.ops.cam_iou import Binarize
-from fastcam.regions import Region
+from fastcam.regions import Region, template_landmarks
 
 Schedule = Literal["constant", "cosine"]
 
 #: docs/results.md has what these do, what other values do, and on which faces they were chosen.
 PULL = 1.0
 MAX_PAIR_PULL = 1.0
+#: ``without`` hides what this names: all but the guided regions.
+OUTSIDE = "outside"
 #: Where a fine-tuning differs from the defaults of :class:`TrainConfig`: it is short, in small
 #: batches.
 FINETUNE: dict[str, Any] = {"epochs": 1, "patience": 0, "batch_size": 32}
@@ -57,6 +60,14 @@ def _check_choices(config: object) -> None:
         if get_origin(kind) is Literal:
             value, choices = getattr(config, name), get_args(kind)
             _check(value in choices, f"{name} must be one of {choices}, got {value!r}")
+
+
+def _covered(region: Region, by: Region) -> float:
+    """The share of a region that another one covers, on the template face."""
+    size = (256, 256)
+    face = template_landmarks(*size)[None]
+    own, other = (r.grid(face, size, size) for r in (region, by))
+    return float((own * other).sum() / own.sum()) if own.any() else 0.0
 
 
 @dataclass(frozen=True)
@@ -187,6 +198,11 @@ class TrainConfig:
             cross entropy, mean over images and attributes.
         augment: ``"none"``, ``"flip"``, or ``"full"`` (flip, small motions, light); regions move
             along.
+        without: hide this region of some training images, so that the network learns to do without
+            it: names with commas between (``"left_eye,right_eye"``), or ``"outside"`` for all but
+            the guided regions. Filled with the image's mean colour, after the other augmentation;
+            validation images are never hidden. With guidance or, at pull 0, alone.
+        hide_share: share of the training images that ``without`` hides.
         precision: ``"float32"``, or ``"bfloat16"`` for autocast: faster where the processor has it,
             with weights, losses and maps in float32.
         landmarks: landmark table in place of the data folder's own.
@@ -220,6 +236,8 @@ class TrainConfig:
     clip: float = 1.0
     w_a: float = 1.0
     augment: Augmentation = "flip"
+    without: str | None = None
+    hide_share: float = 0.5
     precision: Literal["float32", "bfloat16"] = "float32"
     landmarks: str | None = None
     limit_train: int | None = None
@@ -232,7 +250,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         whole = ("size", "epochs", "patience", "batch_size", "seed", "workers")
-        other = ("lr", "momentum", "weight_decay", "clip", "w_a", "save_minutes")
+        other = ("lr", "momentum", "weight_decay", "clip", "w_a", "hide_share", "save_minutes")
         _check_numbers(self, whole, whole=True)
         _check_numbers(self, other)
         for name in ("size", "epochs", "batch_size", "limit_train", "limit_valid"):
@@ -249,6 +267,8 @@ class TrainConfig:
         _check(len(set(names)) == len(names), f"attributes must not repeat, got {names}")
         _check(self.lr > 0, f"lr must be above 0, got {self.lr}")
         _check(self.momentum < 1, f"momentum must be below 1, got {self.momentum}")
+        _check(self.hide_share <= 1, f"hide_share must be at most 1, got {self.hide_share}")
+        self._check_without()
         _check_choices(self)
         if self.model_options is not None:  # as they come back from a file
             try:
@@ -260,6 +280,24 @@ class TrainConfig:
             value = getattr(self, name)
             if isinstance(value, Path):
                 object.__setattr__(self, name, str(value))
+
+    def _check_without(self) -> None:
+        if self.without is None:
+            return
+        guided = self.guidance.regions if self.guidance is not None else []
+        if self.without == OUTSIDE:
+            _check(bool(guided), f"without {OUTSIDE!r} hides all but the guided regions; none is")
+            return
+        try:
+            hidden = Region.parse(self.without)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"without: {error}; or {OUTSIDE!r} alone") from None
+        for region in guided if self.guided else []:
+            share = _covered(region, hidden)
+            said = f"without {hidden} hides {share:.0%} of the guided region {region}"
+            _check(share < 0.5, f"{said}: the network cannot look there; guide or hide, not both")
+            if share > 0.05:
+                warnings.warn(f"{said} (on the mean face)", stacklevel=4)
 
     @classmethod
     def finetune(
