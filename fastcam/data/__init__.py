@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fastcam.data.tables import read_partition as read_partition
     from fastcam.data.transforms import FaceFlip as FaceFlip
     from fastcam.data.transforms import FitSquare as FitSquare
+    from fastcam.data.transforms import RegionCutout as RegionCutout
     from fastcam.data.transforms import augmentation as augmentation
 
 _HOMES = {
@@ -32,6 +33,7 @@ _HOMES = {
     "FitSquare": "transforms",
     "ImageSource": "source",
     "PreparedFaces": "prepared",
+    "RegionCutout": "transforms",
     "Sample": "celeba",
     "Subsets": "celeba",
     "augmentation": "transforms",

@@ -1,8 +1,8 @@
-"""Image transforms that carry the 68 landmarks along, and the named augmentation recipes."""
+"""Image transforms that carry the 68 landmarks along, cut-out, and the named augmentations."""
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -12,7 +12,8 @@ from torchvision.transforms.v2 import functional as TF
 
 from fastcam._util import checks as check
 from fastcam.data.choices import Augmentation, Fit
-from fastcam.regions import flip_landmarks
+from fastcam.data.hiding import hide
+from fastcam.regions import Region, flip_landmarks
 
 #: The square that ``fit="face"`` keeps of an aligned CelebA image (178 × 218): its side as a share
 #: of the width, its centre as shares of width and height. Forehead to chin, little background.
@@ -83,22 +84,104 @@ class FaceFlip(v2.Transform):
         return TF.horizontal_flip(inpt)
 
 
-def augmentation(name: str) -> v2.Transform | None:
+class RegionCutout(v2.Transform):
+    """Hide a region of an image with probability ``share``, so that a network learns without it.
+
+    What a network relies on follows this, where guiding its map alone leaves it as it is
+    (docs/method.md). For training images only, as the last augmentation, in any data loader::
+
+        cutout = RegionCutout("left_eye,right_eye")
+        image, landmarks = cutout(image, landmarks)  # tv_tensors.KeyPoints, the 68 points
+        cutout = RegionCutout()
+        image, mask = cutout(image, mask)  # tv_tensors.Mask: what is hidden
+
+    As every v2 transform it takes dicts, tuples and more inputs too, and changes images (uint8 or
+    floating, [C, H, W]) alone. Whether an image is hidden is one draw from torch's generator.
+
+    Args:
+        regions: as :meth:`fastcam.regions.Region.parse` reads them, laid on the image by its
+            landmarks; None hides the sample's masks [H, W] or [K, H, W] (the union; bool, or shares
+            in [0, 1]), and needs no landmarks.
+        share: probability that an image is hidden.
+        fill: ``"mean"`` (the image's mean colour) or ``"blur"``, see :func:`fastcam.data.hide`.
+        outside: hide everything but the region. An image where the region covers nothing stays as
+            it is.
+
+    Raises:
+        TypeError, ValueError: an option is not one of those above; in the call, a sample without
+            image, landmarks or mask, or of another shape.
+    """
+
+    def __init__(
+        self,
+        regions: str | Region | None = None,
+        share: float = 0.5,
+        fill: Literal["mean", "blur"] = "mean",
+        outside: bool = False,
+    ) -> None:
+        super().__init__()
+        check.number("share", share, "in [0, 1]", lambda x: 0 <= x <= 1)
+        check.one_of("fill", fill, ("mean", "blur"))
+        self.regions = Region.parse(regions) if isinstance(regions, str) else regions
+        self.share, self.fill, self.outside = share, fill, outside
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        if not torch.rand(()) < self.share:
+            return {"hidden": None}
+        kind: Any = tv_tensors.Mask if self.regions is None else tv_tensors.KeyPoints
+        found = [x for x in flat_inputs if isinstance(x, kind)]
+        if len(found) != 1:
+            raise ValueError(
+                f"RegionCutout: expected a sample with one tv_tensors.{kind.__name__}"
+                f" (regions is {self.regions}), got {len(found)}"
+            )
+        (given,) = found
+        if self.regions is None:
+            covered = given.as_subclass(torch.Tensor).float()
+            covered = covered.amax(0) if covered.dim() == 3 else covered
+        else:
+            size = given.canvas_size
+            points = given.as_subclass(torch.Tensor).numpy()
+            covered = torch.from_numpy(self.regions.grid(points[None], size, size)[0])
+        if self.outside:
+            covered = 1 - covered if bool(covered.any()) else covered
+        return {"hidden": covered}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        hidden = params["hidden"]
+        if hidden is None or isinstance(inpt, (tv_tensors.KeyPoints, tv_tensors.Mask)):
+            return inpt
+        if not isinstance(inpt, torch.Tensor):
+            raise TypeError(
+                f"image: expected a tensor [C,H,W], got {type(inpt).__name__}; put v2.ToImage first"
+            )
+        pixels = inpt.as_subclass(torch.Tensor).unsqueeze(0)
+        changed = hide(pixels, hidden.to(pixels.device).unsqueeze(0), self.fill).squeeze(0)
+        return (
+            tv_tensors.wrap(changed, like=inpt) if isinstance(inpt, tv_tensors.Image) else changed
+        )
+
+
+def augmentation(name: str, cutout: RegionCutout | None = None) -> v2.Transform | None:
     """A named recipe: ``"none"``, ``"flip"``, or ``"full"`` (flip, small affine motion, light).
+
+    Args:
+        name: one of these.
+        cutout: hides a region of what the recipe returns.
 
     Raises:
         ValueError: an unknown name.
     """
     check.one_of("augmentation", name, get_args(Augmentation))
-    if name == "none":
-        return None
-    if name == "flip":
-        return FaceFlip()
-    return v2.Compose(
-        [
-            FaceFlip(),
+    recipe: list[Any] = []
+    if name != "none":
+        recipe.append(FaceFlip())
+    if name == "full":
+        recipe += [
             v2.RandomAffine(10, translate=(0.05, 0.05), scale=(0.9, 1.1),
                             interpolation=v2.InterpolationMode.BILINEAR),
             v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2),
-        ]
-    )  # fmt: skip
+        ]  # fmt: skip
+    if cutout is not None:
+        recipe.append(cutout)
+    return v2.Compose(recipe) if recipe else None

@@ -21,7 +21,7 @@ from fastcam._util.claim import claim
 from fastcam._util.files import check_target, json_with, read_json, write_json
 from fastcam._util.progress import Report
 from fastcam._util.seeds import derive_seed
-from fastcam.data import PreparedFaces, augmentation
+from fastcam.data import PreparedFaces, RegionCutout, augmentation
 from fastcam.data.batches import Collate
 from fastcam.data.celeba import attribute_index
 from fastcam.data.tables import ATTRIBUTE_TABLE, read_attributes
@@ -46,7 +46,7 @@ from fastcam.training.callbacks import (
     is_run_state,
     read_run_state,
 )
-from fastcam.training.config import TrainConfig
+from fastcam.training.config import OUTSIDE, TrainConfig
 from fastcam.training.data import FaceBatches
 from fastcam.training.diverged import TrainingDiverged, check_weights
 from fastcam.training.recalibrate import recalibrate
@@ -137,7 +137,7 @@ def initial_checkpoint(config: TrainConfig, attributes: list[str]) -> Checkpoint
 def prepare(
     config: TrainConfig, checkpoint: Checkpoint, split: str, progress: Report | None = None
 ) -> PreparedFaces:
-    """A split as the model takes it; training images with the run's augmentation."""
+    """A split as the model takes it; training images with the run's augmentation and cut-out."""
     training = split == "train"
     return prepare_split(
         checkpoint,
@@ -145,10 +145,19 @@ def prepare(
         split,
         landmarks=config.landmarks,
         limit=config.limit_train if training else config.limit_valid,
-        augment=augmentation(config.augment) if training else None,
+        augment=augmentation(config.augment, _cutout(config)) if training else None,
         workers=config.workers,
         progress=progress,
     )
+
+
+def _cutout(config: TrainConfig) -> RegionCutout | None:
+    if config.without is None:
+        return None
+    outside = config.without == OUTSIDE
+    guided = config.guidance.targets if config.guidance is not None else ()
+    regions = ",".join(region for _, region in guided) if outside else config.without
+    return RegionCutout(regions, config.hide_share, outside=outside)
 
 
 def train(

@@ -9,7 +9,15 @@ from tiny_faces import write_faces
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from fastcam.data import CelebA, Collate, FaceFlip, FitSquare, PreparedFaces, augmentation
+from fastcam.data import (
+    CelebA,
+    Collate,
+    FaceFlip,
+    FitSquare,
+    PreparedFaces,
+    RegionCutout,
+    augmentation,
+)
 from fastcam.data.batches import EpochBatches
 from fastcam.regions import REGION_NAMES, Region, rectangles, template_landmarks
 
@@ -177,3 +185,90 @@ def test_batches_of_an_epoch() -> None:
     assert len(rest) == 3
     assert list(EpochBatches(10, 4, seed=1, epoch=3)) != whole
     assert list(EpochBatches(10, 4, seed=2, epoch=2)) != whole
+
+
+def _noise(size: int = 64) -> tuple[tv_tensors.Image, tv_tensors.KeyPoints]:
+    _, points = _face(size)
+    torch.manual_seed(0)
+    return tv_tensors.Image(torch.randint(256, (3, size, size), dtype=torch.uint8)), points
+
+
+@pytest.mark.parametrize("outside", [False, True])
+@pytest.mark.parametrize("fill", ["mean", "blur"])
+def test_a_cut_out_changes_its_region_and_nothing_else(outside: bool, fill: str) -> None:
+    image, points = _noise()
+    kept = image.clone()
+    cutout = RegionCutout("left_eye,right_eye", 1.0, fill, outside)
+    hidden, same = cutout(image, points)
+    assert torch.equal(image, kept) and same is points
+    assert isinstance(hidden, tv_tensors.Image) and hidden.dtype == torch.uint8
+    eyes = Region.parse("left_eye,right_eye").grid(points.numpy()[None], (64, 64), (64, 64))[0]
+    shown = torch.from_numpy(eyes == float(outside))
+    covered = torch.from_numpy(eyes == 1 - float(outside))
+    assert torch.equal(hidden[:, shown], image[:, shown])
+    assert (hidden != image)[:, covered].any(0).float().mean() > 0.98
+    if fill == "mean":
+        mean = image.float().mean((1, 2)).round().byte()
+        assert torch.equal(hidden[:, covered], mean[:, None].expand(3, int(covered.sum())))
+
+
+def test_a_cut_out_hides_the_share_it_is_told() -> None:
+    image, points = _noise(16)
+    cutout = RegionCutout("mouth", 0.3)
+    found = [bool((cutout(image, points)[0] != image).any()) for _ in range(1000)]
+    assert 0.25 < sum(found) / 1000 < 0.35  # 0.3 ± 3.5 standard deviations
+    for share, wanted in ((0.0, False), (1.0, True)):
+        cutout = RegionCutout("mouth", share)
+        assert all(bool((cutout(image, points)[0] != image).any()) == wanted for _ in range(20))
+
+
+def test_a_cut_out_takes_masks_of_any_data() -> None:
+    image = torch.rand(3, 8, 8)
+    masks = torch.zeros(2, 8, 8, dtype=torch.bool)
+    masks[0, :2], masks[1, 6:] = True, True
+    sample = {"image": image, "masks": tv_tensors.Mask(masks), "name": "a.jpg"}
+    out = RegionCutout(share=1.0)(sample)
+    assert out["name"] == "a.jpg" and torch.equal(out["masks"], masks)
+    torch.testing.assert_close(
+        out["image"][:, :2], image.mean((1, 2))[:, None, None].expand(3, 2, 8)
+    )
+    assert torch.equal(out["image"][:, 2:6], image[:, 2:6])
+    soft, _ = RegionCutout(share=1.0)(image, tv_tensors.Mask(torch.full((8, 8), 0.5)))
+    torch.testing.assert_close(soft, (image + image.mean((1, 2), keepdim=True)) / 2)
+
+
+def test_a_face_without_the_region_stays_as_it_is() -> None:
+    image, points = _noise()
+    lost = tv_tensors.wrap(torch.full_like(points, torch.nan), like=points)
+    for outside in (False, True):
+        assert torch.equal(RegionCutout("mouth", 1.0, outside=outside)(image, lost)[0], image)
+
+
+def test_what_no_cut_out_can_take_is_named() -> None:
+    image, points = _noise()
+    with pytest.raises(ValueError, match=r"share: expected a number in \[0, 1\], got 1.5"):
+        RegionCutout("mouth", 1.5)
+    with pytest.raises(ValueError, match="fill: expected one of 'mean', 'blur', got 'swap'"):
+        RegionCutout("mouth", fill="swap")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="did you mean 'mouth'"):
+        RegionCutout("mouht")
+    with pytest.raises(ValueError, match=r"one tv_tensors\.Mask \(regions is None\), got 0"):
+        RegionCutout(share=1.0)(image, points)
+    with pytest.raises(TypeError, match=r"image: expected a tensor \[C,H,W\], got Image; put"):
+        RegionCutout("mouth", 1.0)(v2.functional.to_pil_image(image), points)
+
+
+def test_a_seeded_cut_out_depends_on_the_image_and_the_seed_alone(faces: CelebA) -> None:
+    recipe = augmentation("flip", RegionCutout("mouth"))
+    options = {"augment": recipe, "cache": True}
+    first, again = (PreparedFaces(faces, 32, seed=1, **options) for _ in range(2))
+    plain = PreparedFaces(faces, 32, seed=1, cache=True, augment=augmentation("flip"))
+    order = range(len(first))
+    images = [first[i]["image"] for i in order]
+    assert all(torch.equal(again[i]["image"], images[i]) for i in reversed(order))
+    again.seed = 2
+    assert not all(torch.equal(again[i]["image"], images[i]) for i in order)
+    same = [torch.equal(plain[i]["image"], images[i]) for i in order]
+    assert 0 < sum(same) < len(same)
+    # The flips are those of a run without cut-out, so that the two differ in what is hidden alone.
+    assert all(torch.equal(plain[i]["landmarks"], first[i]["landmarks"]) for i in order)
