@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastcam.cli.options import REGION_HELP, Data, Landmarks, Out, Start, typer
-from fastcam.cli.settings import Settings, options
+from fastcam.cli.settings import Settings, field_help, options
 from fastcam.training.config import FINETUNE, GuidanceConfig, TrainConfig
+
+_LOSSES = f"{field_help(GuidanceConfig)['losses']} Repeat for several."
 
 
 @options("settings", TrainConfig, without=("start", "guidance", "w_a", "save_minutes"))
@@ -79,6 +81,7 @@ def finetune(
         ),
     ],
     out: Out = Path("runs/finetune"),
+    losses: Annotated[list[str], typer.Option("--loss", help=_LOSSES)] = ["iou"],  # noqa: B006
     landmarks: Landmarks = None,
     *,
     guided: Settings,
@@ -94,7 +97,9 @@ def finetune(
         raise ValueError(
             f"give one --region for each --attribute; got {len(attribute)} and {len(region)}"
         )
-    guidance = GuidanceConfig(targets=tuple(zip(attribute, region, strict=True)), **guided)
+    guidance = GuidanceConfig(
+        targets=tuple(zip(attribute, region, strict=True)), losses=tuple(losses), **guided
+    )
     _run(TrainConfig.finetune(checkpoint, data, guidance, landmarks=landmarks, **settings), out)
 
 

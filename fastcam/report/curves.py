@@ -15,7 +15,7 @@ Record = Mapping[str, float]
 _PANELS = (
     ("attribute loss (BCE)", ("train/loss_a", "valid/loss"), False),
     ("accuracy, validation", ("valid/accuracy", "valid/accuracy_target"), True),
-    ("Grad-CAM IoU loss", ("train/loss_g",), False),
+    ("Grad-CAM loss", ("train/loss_g",), False),
     ("energy in the region, validation", ("valid/energy",), True),
     ("dead maps", ("train/dead", "valid/dead"), True),
     ("gradient norm, sharpness", ("train/grad_norm", "train/sharpness"), False),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import math
 import warnings
@@ -12,8 +13,364 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 from fastcam.cam.heads import Head
 from fastcam.data.choices import Augmentation, Fit
-from fastcam.losses.cam import WeightGrad
+from fastcam.losses.cam import CAM_LOSSES, WeightGrad
 from fastcam.ops.cam_loss import Binarize
 from fastcam.regions import Region, template_landmarks
+
+Schedule = Literal["constant", "cosine"]
+
+#: docs/results.md has what these do, what other values do, and on which faces they were chosen.
+PULL = 1.0
+MAX_PAIR_PULL = 1.0
+#: ``without`` hides what this names: all but the guided regions.
+OUTSIDE = "outside"
+#: Where a fine-tuning differs from the defaults of :class:`TrainConfig`: it is short, in small
+#: batches.
+FINETUNE: dict[str, Any] = {"epochs": 1, "patience": 0, "batch_size": 32}
+#: Where a training of the attention network differs: its loss is a sum over attributes.
+ATTENTION: dict[str, Any] = {
+    "model": "attention",
+    "size": 64,
+    "epochs": 8,
+    "patience": 0,
+    "batch_size": 32,
+    "lr": 0.1,
+    "schedule": "cosine",
+    "clip": 5.0,
+}
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _check_numbers(config: object, names: Sequence[str], whole: bool = False) -> None:
+    kind, what = (Integral, "a whole number") if whole else (Real, "a number")
+    for name in names:
+        value = getattr(config, name)
+        if isinstance(value, bool) or not isinstance(value, kind):
+            raise TypeError(f"{name} must be {what}, got {value!r}")
+
+
+def _check_choices(config: object) -> None:
+    """Every field of a Literal type holds one of the type's values."""
+    for name, kind in get_type_hints(type(config)).items():
+        if get_origin(kind) is Literal:
+            value, choices = getattr(config, name), get_args(kind)
+            _check(value in choices, f"{name} must be one of {choices}, got {value!r}")
+
+
+def _covered(region: Region, by: Region) -> float:
+    """The share of a region that another one covers, on the template face."""
+    size = (256, 256)
+    face = template_landmarks(*size)[None]
+    own, other = (r.grid(face, size, size) for r in (region, by))
+    return float(np.minimum(own, other).sum() / own.sum()) if own.any() else 0.0
+
+
+@dataclass(frozen=True)
+class GuidanceConfig:
+    """Where the network shall look, and how hard it is told so (Yang et al., eq. 1 and 2).
+
+    The texts below are also the help of ``fastcam finetune``.
+
+    Attributes:
+        targets: (attribute, region) pairs; regions as :meth:`fastcam.regions.Region.parse` reads
+            them.
+        losses: losses of the map, one or more: ``iou``, ``energy``, ``center``, ``l1``, ``ppce`` or
+            ``outside`` (:data:`fastcam.losses.cam.CAM_LOSSES`). ``energy=0.3`` has a pull of its
+            own; of several, each draws as hard as its pull says.
+        pull: how hard a loss draws on the guided layer, relative to the labels
+            (:class:`fastcam.Balance`); 1 where neither ``pull`` nor ``w_g`` is given. 0 makes a
+            control: guidance is off, whatever the losses' own pulls, and the rest of the run as it
+            is. Above 2 accuracy is at risk.
+        w_g: a fixed weight of the one loss in place of ``pull``, as in Yang et al., eq. 1; 0 makes
+            a control, too. None is safe for every network: prefer ``pull``.
+        guide: ``"positives"`` guides the images that have the attribute, ``"all"`` every image,
+            ``"true_class"`` every image by the map of its true answer: of the negated score where
+            the attribute is absent.
+        region_weight: cells of the region weigh so much, others 1 (Yang et al., section 3.1: the
+            mouth weighs three times the rest).
+        threshold: iou: share of a map's peak from which a cell counts as attended.
+        sharpness: iou: how sharply cells are told apart at the threshold (1: linear).
+        binarize: iou: how a map is binarised at the threshold, see :class:`fastcam.IoUCamLoss`.
+        weight_grad: ``"full"``, or ``"detach"`` (channel weights held constant).
+        head: how the gradient of the scores is had; ``"mean_dropout"`` is cheaper and approximate,
+            see :class:`fastcam.IoUCamLoss`.
+        max_pair_pull: the gradient of a single image's map is cut down to this, so that one image
+            does not outvote a batch; 0 leaves it. 1 beside ``pull`` and 0 beside ``w_g``, where it
+            is not given.
+        sharpness_warmup: iou: raise the sharpness linearly from 1 to its value over the run. A low
+            sharpness has gradients where the map is far from the region, so that fewer maps start
+            dead.
+        recalibrate: after the last step, re-fit the bias of each guided attribute's score to the
+            validation images (where ten have the attribute and ten lack it). Guidance shifts how
+            often a network says yes; this takes it back, in a control too, so that what is left of
+            a gain is no shifted threshold.
+        grid: how a rectangle becomes cells, see :meth:`fastcam.regions.Region.grid`.
+
+    Raises:
+        TypeError, ValueError: a value is of the wrong type or out of range; the message names it.
+    """
+
+    targets: tuple[tuple[str, str], ...]
+    losses: tuple[str, ...] = ("iou",)
+    pull: float | None = None
+    w_g: float | None = None
+    guide: Literal["positives", "all", "true_class"] = "positives"
+    region_weight: float = 3.0
+    threshold: float = 0.5
+    sharpness: float = 8.0
+    binarize: Binarize = "tone"
+    weight_grad: WeightGrad = "full"
+    head: Head = "auto"
+    max_pair_pull: float | None = None
+    sharpness_warmup: bool = True
+    recalibrate: bool = True
+    grid: Literal["coverage", "binary"] = "coverage"
+
+    def __post_init__(self) -> None:
+        _check(len(self.targets) > 0, "targets must hold at least one (attribute, region) pair")
+        _check(
+            self.pull is None or self.w_g is None,
+            f"give pull or w_g, not both; got pull {self.pull} and w_g {self.w_g}",
+        )
+        if self.pull is None and self.w_g is None:
+            object.__setattr__(self, "pull", PULL)
+        if self.max_pair_pull is None:
+            object.__setattr__(self, "max_pair_pull", MAX_PAIR_PULL if self.w_g is None else 0.0)
+        _check_numbers(self, ("region_weight", "threshold", "sharpness"))
+        for name in ("pull", "w_g", "max_pair_pull"):
+            value = getattr(self, name)
+            if value is not None:
+                _check_numbers(self, (name,))
+                _check(0 <= value < math.inf, f"{name} must be at least 0 and finite, got {value}")
+        object.__setattr__(self, "losses", tuple(self.losses))
+        own = self._own_pulls()
+        _check(
+            self.w_g is None or (len(own) == 1 and own == dict.fromkeys(own)),
+            f"w_g is the weight of one loss without a pull; got losses {', '.join(self.losses)}",
+        )
+        _check(self.region_weight > 0, f"region_weight must be above 0, got {self.region_weight}")
+        _check(0 < self.threshold < 1, f"threshold must lie in (0, 1), got {self.threshold}")
+        _check(
+            1 <= self.sharpness < math.inf,
+            f"sharpness must be at least 1 and finite, got {self.sharpness}",
+        )
+        _check_choices(self)
+        for _, region in self.targets:
+            Region.parse(region)
+
+    @property
+    def guides(self) -> bool:
+        """Whether the Grad-CAM losses take part; False makes a control."""
+        return bool(self.pull or self.w_g)
+
+    @property
+    def pulls(self) -> dict[str, float]:
+        """The losses by name, and the pull of each; 0 beside a fixed weight and in a control."""
+        general = self.pull or 0.0
+        own = self._own_pulls().items()
+        return {n: general if pull is None or not general else pull for n, pull in own}
+
+    def _own_pulls(self) -> dict[str, float | None]:
+        """What ``losses`` says: the names, with their own pulls."""
+        _check(len(self.losses) > 0, f"losses must name at least one of {', '.join(CAM_LOSSES)}")
+        found: dict[str, float | None] = {}
+        for text in self.losses:
+            if not isinstance(text, str):
+                raise TypeError(f"losses must be names such as 'energy', got {text!r}")
+            name, equals, number = (part.strip() for part in text.partition("="))
+            if name not in CAM_LOSSES:
+                close = difflib.get_close_matches(name, CAM_LOSSES, n=1)
+                hint = f" (did you mean {close[0]!r}?)" if close else ""
+                known = ", ".join(CAM_LOSSES)
+                raise ValueError(f"losses: unknown loss {name!r}{hint}; expected some of {known}")
+            _check(name not in found, f"losses must not repeat, got {name!r} twice")
+            try:
+                found[name] = float(number) if equals else None
+            except ValueError:
+                found[name] = math.nan
+            pull = found[name]
+            _check(
+                pull is None or 0 < pull < math.inf,
+                f"losses: expected {name}=PULL with a pull above 0 and finite, got {text!r}",
+            )
+        return found
+
+    @property
+    def regions(self) -> list[Region]:
+        """The parsed regions, one a target."""
+        return [Region.parse(region) for _, region in self.targets]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training or fine-tuning run.
+
+    The defaults are those of Yang et al., section 3.1: SGD, learning rate 0.01, momentum 0.9, batch
+    256, early stopping, w_a = 1. With ``start``, the checkpoint holds in place of ``attributes``,
+    ``model``, ``model_options``, ``size`` and ``fit``. The texts below are also the help of
+    ``fastcam train``.
+
+    Attributes:
+        data: folder in CelebA's layout.
+        start: checkpoint to start from; None trains from scratch.
+        attributes: names to learn, None for all of the data's. The loss is a mean over attributes,
+            so each of few weighs more.
+        model: name of the network: alexnet, resnet18 or attention, or one that
+            :mod:`fastcam.models.registry` was told of.
+        model_options: options of a new model by name, JSON values (see
+            :attr:`fastcam.models.ModelSpec.options`).
+        size: input size in pixels (224 is AlexNet's own).
+        fit: ``"crop"`` (centre square), ``"face"`` (closer) or ``"stretch"``.
+        epochs: at most so many passes over the training images.
+        patience: stop after so many epochs in a row without a lower validation loss, and keep the
+            best epoch's weights; 0 runs all epochs and keeps the last one's.
+        batch_size: images per step.
+        lr: learning rate of SGD.
+        momentum: momentum of SGD.
+        weight_decay: weight decay of SGD.
+        schedule: learning rate: ``"constant"``, or ``"cosine"`` (falling to 0 over all epochs,
+            which settles a short run).
+        clip: the gradient's norm is cut down to this; 0 leaves it. The Grad-CAM loss of a map with
+            a tiny peak has a huge gradient, since the map is divided by its peak.
+        w_a: weight of the attribute loss: the model's own where it has one, otherwise the binary
+            cross entropy, mean over images and attributes.
+        augment: ``"none"``, ``"flip"``, or ``"full"`` (flip, small motions, light); regions move
+            along.
+        without: hide this region of some training images, so that the network learns to do without
+            it: names with commas between (``"left_eye,right_eye"``), or ``"outside"`` for all but
+            the guided regions. Filled with the image's mean colour, after the other augmentation;
+            validation images are never hidden. With guidance or, at pull 0, alone.
+        hide_share: share of the training images that ``without`` hides.
+        precision: ``"float32"``, or ``"bfloat16"`` for autocast: faster where the processor has it,
+            with weights, losses and maps in float32.
+        landmarks: landmark table in place of the data folder's own.
+        limit_train: only the first so many training images.
+        limit_valid: only the first so many validation images.
+        guidance: where to look, or None.
+        seed: fixes initial weights, batch order, augmentation and dropout.
+        device: where to compute; ``"auto"`` takes CUDA where there is a device.
+        workers: threads that decode images, and loader processes where the images are not held in
+            memory.
+        save_minutes: a running epoch is saved for resumption this often.
+
+    Raises:
+        TypeError, ValueError: a value is of the wrong type or out of range; the message names it.
+    """
+
+    data: str
+    start: str | None = None
+    attributes: tuple[str, ...] | None = None
+    model: str = "alexnet"
+    model_options: dict[str, Any] | None = None
+    size: int = 224
+    fit: Fit = "crop"
+    epochs: int = 30
+    patience: int = 3
+    batch_size: int = 256
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: Schedule = "constant"
+    clip: float = 1.0
+    w_a: float = 1.0
+    augment: Augmentation = "flip"
+    without: str | None = None
+    hide_share: float = 0.5
+    precision: Literal["float32", "bfloat16"] = "float32"
+    landmarks: str | None = None
+    limit_train: int | None = None
+    limit_valid: int | None = None
+    guidance: GuidanceConfig | None = None
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = field(default="auto", metadata={"result": False})
+    workers: int = field(default=2, metadata={"result": False})
+    save_minutes: float = field(default=5.0, metadata={"result": False})
+
+    def __post_init__(self) -> None:
+        whole = ("size", "epochs", "patience", "batch_size", "seed", "workers")
+        other = ("lr", "momentum", "weight_decay", "clip", "w_a", "hide_share", "save_minutes")
+        _check_numbers(self, whole, whole=True)
+        _check_numbers(self, other)
+        for name in ("size", "epochs", "batch_size", "limit_train", "limit_valid"):
+            value = getattr(self, name)
+            _check(value is None or value >= 1, f"{name} must be at least 1, got {value}")
+        for name in {*whole, *other} - {"size", "epochs", "batch_size", "lr"}:
+            value = getattr(self, name)
+            _check(value >= 0, f"{name} must be at least 0, got {value}")
+        _check(
+            self.attributes is None or len(self.attributes) > 0,
+            "attributes must name at least one, or be None for all",
+        )
+        names = self.attributes or ()
+        _check(len(set(names)) == len(names), f"attributes must not repeat, got {names}")
+        _check(self.lr > 0, f"lr must be above 0, got {self.lr}")
+        _check(self.momentum < 1, f"momentum must be below 1, got {self.momentum}")
+        _check(self.hide_share <= 1, f"hide_share must be at most 1, got {self.hide_share}")
+        self._check_without()
+        _check_choices(self)
+        if self.model_options is not None:  # as they come back from a file
+            try:
+                options = json.loads(json.dumps(self.model_options))
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"model_options must hold JSON values: {error}") from None
+            object.__setattr__(self, "model_options", options or None)
+        for name in ("data", "start", "landmarks"):  # a Path is as good as a string
+            value = getattr(self, name)
+            if isinstance(value, Path):
+                object.__setattr__(self, name, str(value))
+
+    def _check_without(self) -> None:
+        if self.without is None:
+            return
+        guided = self.guidance.regions if self.guidance is not None else []
+        if self.without == OUTSIDE:
+            _check(bool(guided), f"without {OUTSIDE!r} hides all but the guided regions; none is")
+            return
+        try:
+            hidden = Region.parse(self.without)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"without: {error}; or {OUTSIDE!r} alone") from None
+        for region in guided if self.guided else []:
+            share = _covered(region, hidden)
+            said = f"without {hidden} hides {share:.0%} of the guided region {region}"
+            _check(share < 0.5, f"{said}: the network cannot look there; guide or hide, not both")
+            if share > 0.05:
+                warnings.warn(f"{said} (on the mean face)", stacklevel=4)
+
+    @classmethod
+    def finetune(
+        cls, start: str | Path, data: str | Path, guidance: GuidanceConfig, **changes: Any
+    ) -> TrainConfig:
+        """A fine-tuning as ``fastcam finetune`` does it, see ``FINETUNE``.
+
+        Args:
+            start: checkpoint to start from.
+            data: folder in the CelebA layout.
+            guidance: where to look.
+            changes: other settings than the defaults for fine-tuning.
+        """
+        return cls(data=str(data), start=str(start), guidance=guidance, **{**FINETUNE, **changes})
+
+    @property
+    def guided(self) -> bool:
+        """Whether the Grad-CAM loss takes part."""
+        return self.guidance is not None and self.guidance.guides
+
+    def settings(self) -> dict[str, Any]:
+        """The settings that decide the result, as JSON values."""
+        hidden = {f.name for f in dataclasses.fields(self) if f.metadata.get("result") is False}
+        values = {k: v for k, v in dataclasses.asdict(self).items() if k not in hidden}
+        if values["guidance"] is not None:
+            values["guidance"]["targets"] = [list(t) for t in values["guidance"]["targets"]]
+            values["guidance"]["losses"] = list(values["guidance"]["losses"])
+        if values["attributes"] is not None:
+            values["attributes"] = list(values["attributes"])
+        return values

@@ -1,9 +1,10 @@
-"""The Grad-CAM term of the training loss: targets, cell weights, weighting, sharpness schedule."""
+"""The Grad-CAM terms of the training loss: targets, cell weights, weighting, sharpness schedule."""
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from fastcam.cam.tap import ActivationTap
 from fastcam.data.celeba import attribute_index
 from fastcam.losses.balance import Balance
-from fastcam.losses.cam import IoUCamLoss
+from fastcam.losses.cam import CAM_LOSSES
 from fastcam.models import ModelSpec
 from fastcam.training.config import GuidanceConfig
 from fastcam.training.objective import AttributeLoss, attribute_loss
@@ -39,26 +40,50 @@ def warm_sharpness(sharpness: float, progress: float) -> float:
 
 @dataclass
 class GuidanceTerm:
-    """One batch's Grad-CAM loss and its measures, as tensors on the device.
+    """One batch's Grad-CAM losses and their measures, as tensors on the device.
 
     total: scalar, label loss and guidance as they are to be minimised.
-    loss: scalar, the Grad-CAM loss, mean over valid pairs, detached.
+    losses: by name, scalar, a Grad-CAM loss, mean over valid pairs, detached.
     dead: scalar, the share of the valid pairs' maps that are zero everywhere.
-    ratio: scalar, what balances the gradients of labels and guidance (:class:`fastcam.Balance`).
+    ratios: by name, scalar, what balances the gradients of labels and that loss
+        (:class:`fastcam.Balance`).
     """
 
     total: Tensor
-    loss: Tensor
+    losses: dict[str, Tensor]
     dead: Tensor
-    ratio: Tensor
+    ratios: dict[str, Tensor]
+
+    def record(self) -> dict[str, Tensor]:
+        """As a history has it: ``loss_g`` and ``ratio`` are those of the first loss, the others'
+        names have the loss behind (``loss_g_energy``)."""
+        found = {"dead": self.dead}
+        for number, (name, loss) in enumerate(self.losses.items()):
+            of = f"_{name}" if number else ""
+            found |= {f"loss_g{of}": loss, f"ratio{of}": self.ratios[name]}
+        return found
 
 
 # A fixed weight whose gradient on the guided layer is more than this many times the labels'.
 HEAVY = 10.0
 
 
+def _criterion(name: str, config: GuidanceConfig) -> Any:
+    """A loss of the map with the settings that concern it."""
+    settings: dict[str, Any] = {
+        "weight_grad": config.weight_grad,
+        "head": config.head,
+        "max_pair_pull": config.max_pair_pull or None,
+    }
+    if name == "iou":
+        settings |= {"threshold": config.threshold, "binarize": config.binarize}
+        settings["sharpness"] = 1.0 if config.sharpness_warmup else config.sharpness
+    kinds: dict[Any, Any] = {**CAM_LOSSES}
+    return kinds[name](**settings)
+
+
 class Guidance(nn.Module):
-    """Computes the attribute loss and the Grad-CAM IoU loss in one forward pass.
+    """Computes the attribute loss and the Grad-CAM losses in one forward pass.
 
     Args:
         config: where to look.
@@ -85,21 +110,21 @@ class Guidance(nn.Module):
         self.targets: Tensor
         self.register_buffer("targets", torch.tensor(indices), persistent=False)
         self.tap = ActivationTap(model, spec.target_layer, gradient_at=spec.gradient_at)
-        self.balance = Balance(config.pull or 0.0)
+        pulls = config.pulls
+        self.balance = Balance(list(pulls.values()))
         self._warned = False
-        self.criterion = IoUCamLoss(
-            threshold=config.threshold,
-            sharpness=1.0 if config.sharpness_warmup else config.sharpness,
-            binarize=config.binarize,
-            weight_grad=config.weight_grad,
-            head=config.head,
-            max_pair_pull=config.max_pair_pull or None,
-        )
+        self.criteria = nn.ModuleDict({name: _criterion(name, config) for name in pulls})
+
+    @property
+    def sharpness(self) -> float | None:
+        """That of the IoU loss now; None where it takes no part."""
+        return self.criteria["iou"].sharpness if "iou" in self.criteria else None  # type: ignore[return-value]
 
     def set_progress(self, progress: float) -> None:
         """Tell how much of the run is done (0 to 1), for the sharpness warm-up."""
-        if self.config.sharpness_warmup:
-            self.criterion.sharpness = warm_sharpness(self.config.sharpness, progress)
+        if self.config.sharpness_warmup and "iou" in self.criteria:
+            iou: Any = self.criteria["iou"]
+            iou.sharpness = warm_sharpness(self.config.sharpness, progress)
 
     def forward(
         self, images: Tensor, labels: Tensor, regions: Tensor, w_a: float = 1.0
@@ -113,21 +138,31 @@ class Guidance(nn.Module):
         chosen, guide = labels[:, targets], self.config.guide
         with self.tap as tap:
             attributes = attribute_loss(self.tap.model, images, labels)
-            loss = self.criterion(
-                attributes.logits,
-                tap,
-                regions,
-                targets=targets,
-                cell_weights=cell_weights(regions, self.config.region_weight),
-                where=guided_pairs(chosen, guide),
-                signs=score_signs(chosen, guide),
-            )
-            total = self.balance(w_a * attributes.loss, loss, tap)
+            losses = {
+                name: criterion(
+                    attributes.logits,
+                    tap,
+                    regions,
+                    targets=targets,
+                    cell_weights=cell_weights(regions, self.config.region_weight),
+                    where=guided_pairs(chosen, guide),
+                    signs=score_signs(chosen, guide),
+                )
+                for name, criterion in self.criteria.items()
+            }
+            terms = [(loss, tap) for loss in losses.values()]
+            total = self.balance(w_a * attributes.loss, terms)
         if self.config.w_g is not None:
-            total = total + self.config.w_g * loss
-        valid, dead = self.criterion.stats.counts
-        ratio = self.balance.ratio.to(loss.device)
-        return attributes, GuidanceTerm(total, loss.detach(), dead / valid.clamp(min=1), ratio)
+            total = total + self.config.w_g * terms[0][0]
+        first: Any = next(self.criteria.children())
+        valid, dead = first.stats.counts  # the same pairs and maps in all
+        ratios = self.balance.ratio.reshape(-1).to(total.device)
+        return attributes, GuidanceTerm(
+            total,
+            {name: loss.detach() for name, loss in losses.items()},
+            dead / valid.clamp(min=1),
+            dict(zip(losses, ratios, strict=True)),
+        )
 
     def examine(self, ratio: float) -> None:
         """Warn once of a fixed weight that is too heavy.

@@ -32,11 +32,13 @@ class AttributeTask(LightningModule):
     Logged in training: ``train/loss``, ``train/loss_a``, ``train/lr``, ``train/grad_norm`` (before
     clipping), the parts of a model's own loss where it has one (``train/loss_binary``, …) and, with
     guidance, ``train/loss_g``, ``train/dead`` (share of the guided maps that are all zero),
-    ``train/ratio`` (of the gradients of labels and guidance, :class:`fastcam.Balance`) and
-    ``train/sharpness``. In validation: ``valid/loss`` (binary cross entropy, mean over images and
-    attributes, whatever the model is trained with), ``valid/accuracy`` (mean over attributes) and,
-    with guidance targets (a control included), ``valid/accuracy_target``, and
-    ``valid/energy``, ``valid/iou`` and ``valid/dead`` over the targets' positives.
+    ``train/ratio`` (of the gradients of labels and guidance, :class:`fastcam.Balance`) and, with
+    the IoU loss, ``train/sharpness``. With several losses, loss_g and ratio are the first one's;
+    ``train/loss_g_energy``, ``train/ratio_energy``, … are the others'. In validation:
+    ``valid/loss`` (binary cross entropy, mean over images and attributes, whatever the model is
+    trained with), ``valid/accuracy`` (mean over attributes) and, with guidance targets (a control
+    included), ``valid/accuracy_target``, and ``valid/energy``, ``valid/iou`` and ``valid/dead``
+    over the targets' positives, at the model's own layer.
     """
 
     def __init__(self, checkpoint: Checkpoint, config: TrainConfig) -> None:
@@ -93,9 +95,9 @@ class AttributeTask(LightningModule):
             self.guidance.set_progress(self._progress())
             attributes, term = self.guidance(images, labels, batch["regions"], self.config.w_a)
             loss = term.total
-            record |= {"train/loss_g": term.loss, "train/dead": term.dead}
-            record["train/ratio"] = term.ratio
-            record["train/sharpness"] = torch.tensor(self.guidance.criterion.sharpness)
+            record |= {f"train/{name}": value for name, value in term.record().items()}
+            if self.guidance.sharpness is not None:
+                record["train/sharpness"] = torch.tensor(self.guidance.sharpness)
         # Numbers of the host stay there: copying one to a GPU would wait for it.
         record["train/lr"] = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
         record |= {"train/loss": loss.detach(), "train/loss_a": attributes.loss.detach()}
@@ -119,15 +121,11 @@ class AttributeTask(LightningModule):
                 loss that it comes from.
         """
         if not math.isfinite(record["train/grad_norm"]):
-            parts = {
-                "attribute loss": "train/loss_a",
-                "Grad-CAM loss": "train/loss_g",
-                "gradient": "train/grad_norm",
-            }
+            parts = [("train/loss_a", "attribute loss")]
+            parts += [(key, "Grad-CAM loss") for key in record if key.startswith("train/loss_g")]
+            parts += [("train/grad_norm", "gradient")]
             part, value = next(
-                (name, record[key])
-                for name, key in parts.items()
-                if not math.isfinite(record.get(key, 0.0))
+                (name, record[key]) for key, name in parts if not math.isfinite(record[key])
             )
             step = f"step {int(record['step'])} of {self._total_steps()}"
             raise TrainingDiverged(f"the {part} became {value} in {step}; {ADVICE}")

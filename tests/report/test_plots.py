@@ -183,7 +183,7 @@ def test_curves() -> None:
     ]
     figure = curves_figure({"run": records, "control": records[2:]}, title="Curves")
     titles = [a.get_title() for a in figure.axes if a.get_visible()]
-    assert titles == ["attribute loss (BCE)", "Grad-CAM IoU loss"]
+    assert titles == ["attribute loss (BCE)", "Grad-CAM loss"]
     lines = {line.get_label(): line for line in figure.axes[0].lines}
     assert set(lines) == {"run, training", "run, validation", "control, validation"}
     assert lines["run, training"].get_xydata().tolist() == [[1, 0.7], [2, 0.5]]
