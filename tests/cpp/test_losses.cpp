@@ -77,7 +77,7 @@ double loss_of(const Loss& loss, const std::vector<double>& x, const std::vector
                const std::vector<double>& w, double* derivative) {
   double sum[Loss::kSums] = {}, term[Loss::kSums];
   for (size_t p = 0; p < x.size(); ++p) {
-    loss.terms(Cell<double>{x[p], s[p], w[p], 0, int(p)}, term);
+    loss.terms(Cell<double>{x[p], s[p], w[p], int(p) / 4, int(p) % 4}, term);
     for (int j = 0; j < Loss::kSums; ++j) sum[j] += term[j];
   }
   return loss.combine(sum, derivative);
@@ -93,12 +93,13 @@ struct Cells {
       w.push_back(random.uniform(0.5, 3));
     }
   }
-  Cell<double> at(size_t p) const { return {x[p], s[p], w[p], 0, int(p)}; }
+  Cell<double> at(size_t p) const { return {x[p], s[p], w[p], int(p) / 4, int(p) % 4}; }
 };
 
 LossParams iou_params(double threshold, double sharpness, double eps) {
-  return {{threshold, sharpness, eps}, 1, 12};
+  return {{threshold, sharpness, eps}, 3, 4};
 }
+LossParams one_param(double value) { return {{value}, 3, 4}; }
 
 template <class Loss>
 void check_slopes(const Loss& loss) {
@@ -143,11 +144,70 @@ TEST(iou_loss_slopes) {
   check_slopes(IoULoss<double, SigmoidThreshold<double>>(iou_params(0.5, 8, 1e-6)));
 }
 
+TEST(slopes_of_the_other_losses) {
+  for (double away : {0.0, 1.0}) {
+    check_slopes(EnergyLoss<double>(one_param(away)));
+    check_slopes(OutsideLoss<double>(one_param(away)));
+  }
+  check_slopes(CenterLoss<double>(one_param(0)));
+  check_slopes(L1Loss<double>(one_param(0)));
+  check_slopes(PPCELoss<double>(one_param(1e-3)));
+}
+
+// Two cells: x 1 and 0.5, S 0.5 and 1, w 1 and 2.
+TEST(values_of_the_other_losses) {
+  const std::vector<double> x{1, 0.5}, s{0.5, 1}, w{1, 2}, none{0, 0};
+  double d[6];
+  const auto value = [&](const auto& loss) { return loss_of(loss, x, s, w, d); };
+  CHECK_NEAR(value(EnergyLoss<double>(one_param(0))), 0.25, 1e-15, 0);
+  CHECK_NEAR(value(EnergyLoss<double>(one_param(1))), 0.75, 1e-15, 0);
+  CHECK_NEAR(value(L1Loss<double>(one_param(0))), 0.5, 1e-15, 0);
+  CHECK_NEAR(value(PPCELoss<double>(one_param(1e-3))),
+             -(0.5 * std::log(1.001) + 2 * std::log(0.501)) / 2.5, 1e-14, 0);
+  CHECK_NEAR(value(OutsideLoss<double>(one_param(0))), 1, 1e-15, 0);
+  CHECK_NEAR(value(OutsideLoss<double>(one_param(1))), 0.4, 1e-15, 0);
+  // Columns: the centroids are 0.5 and 0.8.
+  CHECK_NEAR(value(CenterLoss<double>(one_param(0))), 0.3 * 0.3 / 16, 1e-13, 0);
+
+  // A map without energy: a value, and finite slopes.
+  const auto dead = [&](const auto& loss) { return loss_of(loss, none, s, w, d); };
+  CHECK_NEAR(dead(EnergyLoss<double>(one_param(0))), 1, 0, 0);
+  CHECK_NEAR(dead(EnergyLoss<double>(one_param(1))), 0, 0, 0);
+  const CenterLoss<double> center(one_param(0));
+  const double from_centre = (0.5 / 3 - 0.5) * (0.5 / 3 - 0.5) + (1.3 / 4 - 0.5) * (1.3 / 4 - 0.5);
+  CHECK_NEAR(dead(center), from_centre, 1e-13, 0);
+  CHECK_NEAR(center.slope({0, 0.5, 1, 0, 0}, d), 0, 0, 0);
+}
+
+TEST(outside_is_defined_where_there_is_an_outside) {
+  const auto defined = [](double away, double s) {
+    const OutsideLoss<double> loss(one_param(away));
+    double sum[2];
+    loss.terms({0.5, s, 2, 0, 0}, sum);
+    return loss.defined(sum);
+  };
+  CHECK(defined(0, 0.5) && !defined(0, 1) && !defined(0, 1.0005) && defined(0, kNan));
+  CHECK(defined(1, 0.5) && defined(1, 1) && !defined(1, 0));
+}
+
+TEST(every_loss_lets_nan_through) {
+  const LossParams params = iou_params(0.3, 2, 1e-6);
+  for (int kind = 0; kind < kLossKinds; ++kind) {
+    int visits = 0;
+    visit_loss<double>(LossKind(kind), params, [&](const auto& loss) {
+      ++visits;
+      double d[8];
+      CHECK(std::isnan(loss_of(loss, {0.5, kNan}, {0.5, 0.5}, {1, 1}, d)));
+    });
+    CHECK(visits == 1);
+  }
+}
+
 TEST(every_kind_of_loss_is_visited_with_its_parameters) {
   const LossParams params = iou_params(0.3, 2, 1e-6);
   const Cells cells(5);
   const auto value = [&](const auto& loss) {
-    double derivative[4];
+    double derivative[8];
     return loss_of(loss, cells.x, cells.s, cells.w, derivative);
   };
   const auto visited = [&](LossKind kind) {
@@ -162,6 +222,11 @@ TEST(every_kind_of_loss_is_visited_with_its_parameters) {
   CHECK(visited(LossKind::kIoUTone) == tone);
   CHECK(visited(LossKind::kIoUSigmoid) == sigmoid);
   CHECK(visited(LossKind::kIoUHard) == hard);
+  CHECK(visited(LossKind::kEnergy) == value(EnergyLoss<double>(params)));
+  CHECK(visited(LossKind::kCenter) == value(CenterLoss<double>(params)));
+  CHECK(visited(LossKind::kL1) == value(L1Loss<double>(params)));
+  CHECK(visited(LossKind::kPPCE) == value(PPCELoss<double>(params)));
+  CHECK(visited(LossKind::kOutside) == value(OutsideLoss<double>(params)));
 }
 
 TEST(hard_loss_has_the_value_of_the_set_and_the_slope_of_the_tone_curve) {

@@ -23,6 +23,8 @@ OPS = {
     "grad_cam": (lambda ops: lambda a: ops.grad_cam(a, D), A),
     "grad_cam, raw, of D": (lambda ops: lambda d: ops.grad_cam(A, d, False), D),
     "cam_iou_loss": (lambda ops: lambda a: ops.cam_iou_loss(a, D, S, sharpness=2.0), A),
+    "cam_loss": (lambda ops: lambda a: ops.cam_loss(a, D, S, loss="outside", away=True), A),
+    "cam_loss of D": (lambda ops: lambda d: ops.cam_loss(A, d, S, loss="ppce", eps=0.1), D),
     "cam_iou_loss of D": (
         lambda ops: (
             lambda d: ops.cam_iou_loss(

@@ -53,7 +53,7 @@ def assert_reference(sample, reduction="none", tolerance=1e-9) -> None:
 )
 def test_value_and_gradients_are_the_reference_s(options, dtype, layout, device):
     tolerance = {torch.float64: 1e-9, torch.float32: 2e-4}.get(dtype, 2e-2)
-    for shape in SHAPES[1:4]:
+    for shape in SHAPES[1:3]:
         sample = make(shape, dtype=dtype, layout=layout, device=device, **options)
         assert_reference(sample, tolerance=tolerance)
 
@@ -73,12 +73,9 @@ def test_cell_weights_where_and_reductions(options, name, device):
 
 
 @each
-@pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
-def test_gradcheck(options, layout, device):
-    sample = make(
-        (2, 2, 6, (4, 3), (2, 2)), dtype=torch.float64, layout=layout, device=device, **options
-    )
-    weights = torch.rand(4, 3, dtype=torch.float64, device=device) + 0.5
+def test_gradcheck(options, device):
+    sample = make((2, 2, 3, (3, 2), (1, 1)), dtype=torch.float64, device=device, **options)
+    weights = torch.rand(3, 2, dtype=torch.float64, device=device) + 0.5
     assert torch.autograd.gradcheck(
         lambda a, d: F.cam_loss(
             a, d, sample.regions, cell_weights=weights, reduction="none", **options
@@ -90,7 +87,7 @@ def test_gradcheck(options, layout, device):
 @each
 @pytest.mark.parametrize("limit", (1e-3, 0.5, 1e6))
 def test_a_cut_gradient_is_the_reference_s(options, limit, device):
-    for shape in SHAPES[1:4]:
+    for shape in SHAPES[1:3]:
         sample = make(shape, dtype=torch.float64, device=device, **options)
         sample.options["max_pair_pull"] = limit
         assert_reference(sample)
@@ -271,13 +268,13 @@ def pairs(sample, **changes):
     return F.cam_loss(*arguments, reduction="none", **(sample.options | changes))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(sample=maps())
 def test_any_call_is_the_reference_s(sample, device):
     assert_reference(sample.on(device), tolerance=1e-7)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(sample=maps(torch.float32))
 def test_bounds(sample, device):
     most = {"ppce": -math.log(1e-3), "center": 2.0, "iou": math.inf}.get(
@@ -288,7 +285,7 @@ def test_bounds(sample, device):
     assert (value >= least - 1e-5).all() and (value <= most + 1e-5).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(sample=maps(), by=st.floats(1e-3, 1e3), weight=st.floats(0.5, 4))
 def test_scales_of_the_map_and_of_the_weights_change_nothing(sample, by, weight, device):
     sample = sample.on(device)
