@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastcam.ops.cam_iou import Reduction
+from fastcam.ops.cam_loss import Reduction
 
 __all__ = ["Reduction", "reduced"]
 
