@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from fastcam._util.files import describe
 from fastcam._util.interrupt import INTERRUPTED
-from fastcam.cli import attention, data, demos, evaluation, training
+from fastcam.cli import attention, data, demos, evaluation, models, training
 from fastcam.cli.options import typer
 
 app = typer.Typer(
@@ -58,6 +58,7 @@ VERBS = (
     training.finetune,
     evaluation.evaluate,
     evaluation.explain,
+    models.layers,
     demos.demo,
 )
 for _verb in VERBS:

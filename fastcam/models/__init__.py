@@ -9,7 +9,7 @@ require("torchvision", extra="train")
 from fastcam.models.alexnet import alexnet  # noqa: E402
 from fastcam.models.attention import AttentionNetwork  # noqa: E402
 from fastcam.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint  # noqa: E402
-from fastcam.models.layers import spec_at  # noqa: E402
+from fastcam.models.layers import Layer, layer_table, spec_at  # noqa: E402
 from fastcam.models.registry import (  # noqa: E402
     ModelSpec,
     build,
@@ -22,10 +22,12 @@ from fastcam.models.registry import (  # noqa: E402
 __all__ = [
     "AttentionNetwork",
     "Checkpoint",
+    "Layer",
     "ModelSpec",
     "alexnet",
     "build",
     "grid_size",
+    "layer_table",
     "load_checkpoint",
     "model_names",
     "model_spec",

@@ -19,7 +19,17 @@ from fastcam.models import Checkpoint, load_checkpoint, save_checkpoint
 from fastcam.models.checkpoint import Preprocessing
 from fastcam.training import TrainConfig
 
-COMMANDS = ("synth", "landmarks", "train", "finetune", "evaluate", "explain", "demo", "info")
+COMMANDS = (
+    "synth",
+    "landmarks",
+    "train",
+    "finetune",
+    "evaluate",
+    "explain",
+    "layers",
+    "demo",
+    "info",
+)
 FAST = ["--batch-size", "12", "--device", "cpu", "--workers", "1"]
 
 SUPPORT = Path(__file__).parents[1] / "support"
@@ -81,6 +91,20 @@ def test_train_finetune_evaluate_explain(
     explain = ["explain", models[0], image, "-a", "Lips", "-r", "mouth", "--beside", models[1]]
     assert _run(*explain, "-o", tmp_path / "e.png") == 0
     assert (tmp_path / "e.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_layers_lists_what_a_tap_can_take(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run("layers", model) == 0
+    out = capsys.readouterr().out
+    assert "32x32 pixels" in out
+    assert "features.3 (default)" in out
+    assert _run("layers", "alexnet", "--size", 224) == 0
+    line = next(x for x in capsys.readouterr().out.splitlines() if "features.11 (default)" in x)
+    assert [cell.strip() for cell in line.strip("│").split("│")][1:] == [
+        "ReLU", "256", "13x13", "163x163", "73%",
+    ]  # fmt: skip
+    assert _run("layers", "alexnett") == 2
+    assert "no model's name; known: alexnet" in capsys.readouterr().err
 
 
 def test_defaults_are_those_of_the_paper_or_measured(

@@ -8,7 +8,7 @@ from torch import nn
 
 import fastcam
 from fastcam import models
-from fastcam.models import ModelSpec, model_spec, spec_at
+from fastcam.models import ModelSpec, layer_table, model_spec, spec_at
 
 
 @pytest.mark.parametrize(
@@ -55,3 +55,100 @@ def test_a_spec_at_no_layer():
         spec_at(model, spec, "features.10")
     with pytest.raises(TypeError, match="expected the name of a module, got int"):
         spec_at(model, spec, 3)
+
+
+# ---- the table -----------------------------------------------------------------------------------
+
+
+def chain(*layers: tuple[int, int, int]) -> int:
+    """Field of (kernel, stride, dilation) after one another: 1 + sum of (k - 1) d times the stride
+    so far."""
+    field, stride = 1, 1
+    for kernel, step, dilation in layers:
+        field, stride = field + (kernel - 1) * dilation * stride, stride * step
+    return field
+
+
+# Kernels and strides of AlexNet, in the order of its table at 224 pixels.
+ALEXNET = {
+    "features.1": [(11, 4, 1)],
+    "features.2": [(3, 2, 1)],
+    "features.4": [(5, 1, 1)],
+    "features.5": [(3, 2, 1)],
+    "features.7": [(3, 1, 1)],
+    "features.9": [(3, 1, 1)],
+    "features.11": [(3, 1, 1)],
+    "features": [(3, 2, 1)],
+}
+
+
+def test_alexnet_s_fields_are_those_of_its_kernels_and_strides():
+    model = models.build("alexnet", 3).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    layers = {layer.name: layer for layer in layer_table(model, model_spec("alexnet"), 224)}
+    assert list(layers) == [*ALEXNET, "avgpool"]
+    ran = []
+    for name, added in ALEXNET.items():
+        ran += added
+        assert layers[name].field == (chain(*ran),) * 2, name
+    assert layers["features.11"].field == (163, 163)
+    assert layers["features"].field == (195, 195)
+    assert layers["avgpool"].field is None  # its windows grow with the image
+    conv5 = layers["features.11"]
+    assert (conv5.kind, conv5.channels, conv5.grid) == ("ReLU", 256, (13, 13))
+    assert [name for name, layer in layers.items() if layer.default] == ["features.11"]
+    assert conv5.seen == (163, 163)  # row 6 of 13 starts at pixel 31 of the image
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_small_image_cuts_the_field():
+    model = models.build("alexnet", 3)
+    layers = {layer.name: layer for layer in layer_table(model, model_spec("alexnet"), 128)}
+    conv5 = layers["features.11"]
+    assert (conv5.grid, conv5.field, conv5.seen) == ((7, 7), (163, 163), (128, 128))
+    assert layers["features.7"].seen == layers["features.7"].field == (99, 99)
+    with pytest.raises(ValueError, match="16x16 pixels do not pass through the model"):
+        layer_table(model, model_spec("alexnet"), 16)
+
+
+def test_resnet_s_longest_path_counts():
+    layers = {
+        x.name: x for x in layer_table(models.build("resnet18", 3), model_spec("resnet18"), 64)
+    }
+    ran = [(7, 2, 1), (3, 2, 1)]
+    for number in range(1, 5):
+        ran += [(3, 1 if number == 1 else 2, 1), (3, 1, 1)]
+        assert layers[f"layer{number}.0"].field == (chain(*ran),) * 2
+        ran += [(3, 1, 1)] * 2
+        assert layers[f"layer{number}"].field == (chain(*ran),) * 2
+    assert layers["layer4"].field == (435, 435)
+    assert layers["layer4"].seen == (64, 64)
+    assert layers["layer4"].default
+    assert "layer4.1.relu" not in layers  # layer4 is the same output
+    assert "bn1" not in layers  # overwritten in place
+    assert "avgpool" not in layers  # one cell
+
+
+def test_code_between_the_modules_oblong_kernels_dilation_and_layers_that_do_not_count():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Conv2d(3, 4, (3, 5), dilation=2, padding=(2, 4))
+            self.gate = nn.Conv2d(4, 4, 1)
+            self.b = nn.Conv2d(4, 4, 3, padding=1)
+            self.aside = nn.Conv2d(3, 2, 3)
+            self.last = nn.Linear(4, 2)
+
+        def forward(self, x):
+            self.aside(x)
+            x = torch.max_pool2d(self.a(x).relu(), 2)
+            x = self.b(x) * self.gate(x.mean((2, 3), keepdim=True)).sigmoid()
+            return self.last(x.sum((2, 3)))
+
+    layers = {x.name: x for x in layer_table(Net(), ModelSpec(Net, "b"), 32)}
+    assert list(layers) == ["a", "b"]
+    assert layers["a"].field == (5, 9)
+    assert layers["b"].field == (5 + 1 + 2 * 2, 9 + 1 + 2 * 2)
+    assert layers["b"].grid == (16, 16)
