@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from fastcam._util.files import describe
 from fastcam._util.interrupt import INTERRUPTED
-from fastcam.cli import attention, data, demos, evaluation, models, training
+from fastcam.cli import attention, data, demos, evaluation, experiments, models, training
 from fastcam.cli.options import typer
 
 app = typer.Typer(
@@ -60,6 +60,7 @@ VERBS = (
     evaluation.explain,
     models.layers,
     demos.demo,
+    experiments.experiment,
 )
 for _verb in VERBS:
     app.command()(_verb)

@@ -1,0 +1,62 @@
+"""The verb that runs the papers' experiments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from fastcam.cli.options import Out, print_tables, typer
+from fastcam.cli.settings import Settings, options
+from fastcam.experiments.settings import CATALOGUE, ExperimentConfig
+
+LIST = "list"
+
+
+@options("settings", ExperimentConfig, without=("data", "splits"))
+def experiment(
+    name: Annotated[
+        str, typer.Argument(help=f"{', '.join(CATALOGUE)}; or `{LIST}`, which says what each is.")
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder in CelebA's layout; without it faces are drawn for each seed."),
+    ] = None,
+    out: Out = Path("runs/experiments"),
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="One pair, one seed, few small images: minutes, and rough."),
+    ] = False,
+    workers: Annotated[
+        int, typer.Option(help="Processes that draw faces, and threads that read them.")
+    ] = 2,
+    *,
+    settings: Settings,
+) -> None:
+    """Run an experiment of the papers, with controls, and write its tables and figure.
+
+    Networks are trained once for all experiments in a folder; a stopped run goes on.
+
+    Example: `fastcam experiment table1 --quick`
+    """
+    if name == LIST:
+        print_tables(_catalogue())
+        return
+    from fastcam._util.progress import progress_bars
+    from fastcam.experiments.run import run
+    from fastcam.training import keep_freed_memory
+
+    config = ExperimentConfig(data=None if data is None else str(data), **settings)
+    keep_freed_memory()
+    with progress_bars() as report:
+        saved = run(
+            name, out, config.quick() if quick else config,
+            workers=workers, progress=report, say=typer.echo,
+        )  # fmt: skip
+    print_tables(*saved.tables)
+
+
+def _catalogue() -> object:
+    from fastcam.report import Table
+
+    rows = [[name, entry.title, entry.shows] for name, entry in CATALOGUE.items()]
+    return Table(["experiment", "what it is", "what it shows"], rows)

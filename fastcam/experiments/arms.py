@@ -1,0 +1,81 @@
+"""Ways to fine-tune a network: what differs from the defaults of ``fastcam finetune``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastcam.experiments.settings import Pair
+from fastcam.training.config import OUTSIDE
+
+#: What a pair's networks are compared with.
+CONTROL = "control"
+BEFORE = "pre-trained"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to fine-tune.
+
+    Attributes:
+        name: stands in tables.
+        guidance, train: settings of :class:`fastcam.training.GuidanceConfig` and
+            :class:`fastcam.training.TrainConfig` that differ from the defaults.
+        note: what it is, where the name does not say it.
+    """
+
+    name: str
+    guidance: Mapping[str, Any] = field(default_factory=dict)
+    train: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def slug(self) -> str:
+        """Name of its folder."""
+        return "".join(c if c.isalnum() or c in ".-+" else "_" for c in self.name)
+
+
+def control() -> Arm:
+    return Arm(CONTROL, {"pull": 0.0}, note="the same fine-tuning without guidance")
+
+
+def cut_out(pair: Pair) -> Arm:
+    return Arm(
+        "cut-out", {"pull": 0.0}, {"without": pair.elsewhere},
+        f"{pair.elsewhere} hidden in half of the training images, no map loss",
+    )  # fmt: skip
+
+
+def mouth_only(pair: Pair) -> Arm:
+    """N_o: trained on images of the region alone."""
+    return Arm(
+        "N_o", {"pull": 0.0}, {"without": OUTSIDE, "hide_share": 1.0},
+        "all but the region hidden in every training image",
+    )  # fmt: skip
+
+
+def mixed_in(pair: Pair) -> Arm:
+    """N_w: images of the region alone mixed with the others."""
+    return Arm(
+        "N_w", {"pull": 0.0}, {"without": OUTSIDE}, "all but the region hidden in half of them"
+    )
+
+
+def table1_arms(pair: Pair) -> list[Arm]:
+    """The rows of Table 1, each fine-tuned from the same network; the control first."""
+    return [
+        control(),
+        Arm("center", {"losses": ("center",)}, note="balanced"),
+        Arm("iou", note="balanced"),
+        Arm(
+            f"iou, w_g {pair.w_g:g}", {"w_g": pair.w_g}, {"clip": 0.0},
+            "(w_a, w_g) as printed in Yang et al., gradient not clipped",
+        ),
+        Arm("energy", {"losses": ("energy",)}, note="balanced"),
+        cut_out(pair),
+        Arm("iou + cut-out", {}, {"without": pair.elsewhere}, "both, balanced"),
+        Arm("energy + cut-out", {"losses": ("energy",)}, {"without": pair.elsewhere}, "both"),
+        mouth_only(pair),
+        mixed_in(pair),
+    ]  # fmt: skip

@@ -1,0 +1,124 @@
+"""What is measured of one network, and kept: predictions, where it looks, what it relies on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+
+from fastcam._util.files import write_atomic
+from fastcam._util.progress import Report, labelled
+from fastcam._util.torch_files import NotATorchFile, read_torch_file
+from fastcam.data import PreparedFaces, RegionCutout
+from fastcam.evaluation import Predictions, Reliance, predict, reliance
+from fastcam.experiments.settings import Pair
+from fastcam.experiments.sunglasses import sunglasses
+from fastcam.models import Checkpoint
+
+#: Changes of the test images, beside which the plain ones are judged.
+ALTERED = ("region only", "sunglasses")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One network on the test images.
+
+    Attributes:
+        predictions: of the plain images, with the attention measured in the pair's region.
+        altered: scores [N] of the attribute on changed images, by the names of ``ALTERED``.
+        reliance: on the pair's region and others.
+    """
+
+    predictions: Predictions
+    altered: Mapping[str, Tensor]
+    reliance: Reliance
+
+
+def judge(
+    checkpoint: Checkpoint,
+    test: PreparedFaces,
+    pair: Pair,
+    *,
+    images: int,
+    device: str | torch.device,
+    progress: Report | None = None,
+) -> Judged:
+    """Run a network over the test images, over changed ones, and with regions hidden."""
+    what: dict[str, Any] = {"attribute": pair.attribute, "device": device}
+    found = predict(
+        checkpoint, test, region=pair.region, progress=labelled(progress, "judging"), **what
+    )
+    a = checkpoint.attributes.index(pair.attribute)
+    altered = {}
+    for name in ALTERED:
+        changed = _changed(test, pair, name)
+        seen = predict(checkpoint, changed, progress=labelled(progress, f"judging {name}"), **what)
+        altered[name] = seen.logits[:, a].clone()
+    relied = reliance(
+        checkpoint, test, region=pair.region, others=[pair.elsewhere], images=images,
+        progress=labelled(progress, "hiding regions"), **what,
+    )  # fmt: skip
+    return Judged(found, altered, relied)
+
+
+def _changed(test: PreparedFaces, pair: Pair, name: str) -> PreparedFaces:
+    """The same images, changed as they are read."""
+    import copy
+
+    changed = copy.copy(test)  # shares the pixels
+    changed.augment = (
+        RegionCutout(pair.region, share=1.0, outside=True) if name == ALTERED[0] else _with_glasses
+    )
+    return changed
+
+
+def _with_glasses(image: Tensor, landmarks: Tensor) -> tuple[Tensor, Tensor]:
+    pixels, points = image.as_subclass(Tensor), landmarks.as_subclass(Tensor)
+    return tv_tensors.Image(sunglasses(pixels[None], points[None])[0]), landmarks
+
+
+# ---- on disk -----------------------------------------------------------------------------------
+
+_KEYS = ("settings", "predictions", "altered", "reliance")
+
+
+def keep(path: Path, settings: Mapping[str, Any], make: Callable[[], Judged]) -> Judged:
+    """What an earlier run with the same settings kept in ``path``; else what ``make`` gives.
+
+    Raises:
+        FileExistsError: ``path`` is there and not such a file.
+    """
+    stored = _read(path) if path.is_file() else None
+    if stored is not None and stored["settings"] == dict(settings):
+        return Judged(
+            Predictions(**stored["predictions"]),
+            stored["altered"],
+            Reliance.from_json(stored["reliance"]),
+        )
+    judged = make()
+    content = {
+        "settings": dict(settings),
+        "predictions": vars(judged.predictions),
+        "altered": dict(judged.altered),
+        "reliance": judged.reliance.to_json(),
+    }
+    write_atomic(path, lambda file: torch.save(content, file), ours=is_judged)
+    return judged
+
+
+def is_judged(path: Path) -> bool:
+    """Whether a file holds what :func:`keep` wrote."""
+    return _read(path) is not None
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        stored = read_torch_file(path)
+    except NotATorchFile:
+        return None
+    return stored if isinstance(stored, dict) and all(key in stored for key in _KEYS) else None

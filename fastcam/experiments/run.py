@@ -1,0 +1,135 @@
+"""``run``: one experiment by name, into one folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fastcam import __version__
+from fastcam._util import checks as check
+from fastcam._util.claim import claim
+from fastcam._util.extras import require
+from fastcam._util.files import begins, check_target, json_with, write_json, write_text
+from fastcam._util.progress import Report, timed
+
+for _module in ("torchvision", "lightning", "torchmetrics", "matplotlib"):
+    require(_module, extra="train")
+
+import torch  # noqa: E402
+
+from fastcam.analysis.saved import Analysis, Saved, check_prefix, load, save  # noqa: E402
+from fastcam.experiments.figures import figure6, figure7  # noqa: E402
+from fastcam.experiments.settings import ExperimentConfig, settings_of  # noqa: E402
+from fastcam.experiments.study import Study  # noqa: E402
+from fastcam.experiments.table1 import table1  # noqa: E402
+from fastcam.report import Table  # noqa: E402
+
+#: What each experiment does with a study.
+EXPERIMENTS: dict[str, Callable[[Study], Analysis]] = {
+    "table1": table1,
+    "figure6": figure6,
+    "figure7": figure7,
+}
+CONFIG = "config.json"
+_is_config = json_with("data", "seeds", "version")
+
+
+def run(
+    name: str,
+    out: str | Path,
+    config: ExperimentConfig | None = None,
+    *,
+    workers: int = 2,
+    progress: Report | None = None,
+    say: Callable[[str], None] = print,
+) -> Saved:
+    """Run an experiment; what an earlier run with the same settings has finished is kept.
+
+    Writes ``NAME.md``, ``NAME.csv``, ``NAME.json`` (every number, with settings, seeds and
+    versions), ``NAME.png``, ``config.json``, and a folder for each seed with its networks, which
+    experiments in the same folder share.
+
+    Args:
+        name: of ``fastcam.experiments.CATALOGUE``.
+        out: the folder.
+        config: the settings.
+        workers: processes that draw faces, and threads that read them.
+        progress: called with (what, done, total).
+        say: told what happens, one line at a time.
+
+    Raises:
+        ValueError: an unknown name, or ``out`` holds experiments with other settings.
+        FileExistsError: ``out`` holds a file that fastcam did not write and would have to replace.
+        BlockingIOError: another process writes there.
+        FileNotFoundError: data are missing.
+    """
+    check.one_of("name", name, tuple(EXPERIMENTS))
+    config = config or ExperimentConfig()
+    out = Path(out)
+    with claim(out):
+        check_prefix(out / name)
+        check_target(out / f"{name}.csv", begins(_CSV))
+        settings = json.loads(json.dumps({**settings_of(config), "version": __version__}))
+        _claim_settings(out / CONFIG, settings)
+        say = timed(say)
+        stored = load(out / name)
+        if stored is not None and _same(stored.settings, settings):
+            say(f"{out / name}.md is there, made with the same settings: kept")
+            return stored
+        study = Study(out, config, workers, progress, say)
+        found = EXPERIMENTS[name](study)
+        saved = save(found, out / name, {**settings, **_machine()})
+        write_text(out / f"{name}.csv", _csv(saved.tables), ours=begins(_CSV))
+        say(f"done: {out / name}.md")
+        return saved
+
+
+def _claim_settings(path: Path, settings: dict[str, Any]) -> None:
+    """A folder that holds experiments must hold ones with these settings."""
+    check_target(path, _is_config)
+    if path.is_file():
+        stored = json.loads(path.read_bytes())
+        changed = sorted(k for k in settings if stored.get(k) != settings[k])
+        if changed:
+            raise ValueError(
+                f"{path.parent} holds experiments with other settings ({', '.join(changed)}); name "
+                "another folder, or remove this one"
+            )
+    else:
+        write_json(path, settings, ours=_is_config)
+
+
+def _same(stored: dict[str, Any], settings: dict[str, Any]) -> bool:
+    return all(stored.get(k) == v for k, v in settings.items())
+
+
+def _machine() -> dict[str, Any]:
+    """What the numbers were measured on."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": device,
+        "threads": torch.get_num_threads(),
+    }
+
+
+_CSV = "table,"
+
+
+def _csv(tables: list[Table]) -> str:
+    """All tables in one file, the first column naming the table."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for table in tables:
+        writer.writerow(["table", *table.header])
+        writer.writerows([table.title, *row] for row in table.rows)
+    return text.getvalue()
+
+
+__all__ = ["EXPERIMENTS", "run"]

@@ -1,0 +1,161 @@
+"""What the experiments are and take, in plain values; the command line reads them without torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from fastcam._util import checks as check
+from fastcam.data.choices import Fit
+from fastcam.training.config import Schedule
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two attributes that occur together, and where the first should be read.
+
+    Attributes:
+        attribute, other: a, which is judged, and b, which misleads.
+        region: of a, as :meth:`fastcam.regions.Region.parse` reads it.
+        elsewhere: where b is read: hidden in half of the training images by the cut-out.
+        w_g: the weight of the Grad-CAM loss in Yang et al., section 3.1.
+        quoted: their Table 1: network -> (test, E1, E2) in percent.
+    """
+
+    attribute: str
+    other: str
+    region: str
+    elsewhere: str
+    w_g: float
+    quoted: Mapping[str, tuple[float, float, float]] = field(hash=False)
+
+    @property
+    def slug(self) -> str:
+        """Name of its folder."""
+        return f"{self.attribute}-{self.other}".lower()
+
+
+_EYES = "left_eyebrow,right_eyebrow,left_eye,right_eye"
+LIPSTICK = Pair(
+    "Wearing_Lipstick", "Heavy_Makeup", "mouth", _EYES, 5.0,
+    {
+        "pre-trained": (92.90, 98.06, 82.17),
+        "center": (93.26, 98.29, 83.23),
+        "iou": (93.25, 98.31, 83.31),
+    },
+)  # fmt: skip
+CHEEKBONES = Pair(
+    "High_Cheekbones", "Smiling", "left_cheek,right_cheek", "mouth", 4.0,
+    {"pre-trained": (63.53, 70.22, 47.41), "iou": (65.56, 71.42, 61.33)},
+)  # fmt: skip
+DOUBLE_CHIN = Pair(
+    "Double_Chin", "Chubby", "chin", "left_cheek,right_cheek", 3.0,
+    {"pre-trained": (84.18, 90.92, 81.77), "iou": (84.79, 94.32, 86.45)},
+)  # fmt: skip
+PAIRS = (LIPSTICK, CHEEKBONES, DOUBLE_CHIN)
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """Settings of ``fastcam experiment``.
+
+    Attributes:
+        data: folder in CelebA's layout; None draws faces, other ones for each seed, on which each
+            pair of attributes agrees in nine of ten.
+        seeds: how many trainings of everything, with seeds 0, 1, …; one shows no spread.
+        pairs: how many of the three pairs of Yang et al., Table 1.
+        images: how many faces are drawn.
+        splits: their shares for training, validation and test; few attributes part in few images,
+            so that most are for the test.
+        size: input size in pixels.
+        fit: how images become squares, see :class:`fastcam.data.FitSquare`.
+        epochs, lr, batch_size, schedule: of the networks that are fine-tuned, from scratch on all
+            attributes.
+        limit_train, limit_test: only the first so many images of the data, in every training, and
+            in the test.
+        precision: ``"float32"`` or ``"bfloat16"``.
+        reliance_images: test images on which regions are hidden.
+        device: where to compute.
+    """
+
+    data: str | None = None
+    seeds: int = 1
+    pairs: int = 3
+    images: int = field(default=7000, metadata={"short": "-n"})
+    splits: tuple[float, float, float] = (0.34, 0.03, 0.63)
+    size: int = 128
+    fit: Fit = "face"
+    epochs: int = 8
+    lr: float = 0.2
+    batch_size: int = 32
+    schedule: Schedule = "cosine"
+    limit_train: int | None = None
+    limit_test: int | None = None
+    precision: str = "float32"
+    reliance_images: int = 500
+    device: str = field(default="auto", metadata={"result": False})
+
+    def __post_init__(self) -> None:
+        for name, least in {"seeds": 1, "images": 100, "epochs": 1, "reliance_images": 2}.items():
+            check.at_least(name, getattr(self, name), least)
+        check.number("pairs", self.pairs, "from 1 to 3", lambda n: n in (1, 2, 3))
+        check.number("lr", self.lr, "above 0", lambda x: 0 < x < math.inf)
+
+    def quick(self) -> ExperimentConfig:
+        """The same, small: to see that all works, and how the tables will look, in minutes."""
+        return replace(
+            self, seeds=1, pairs=1, images=1200, splits=(0.5, 0.1, 0.4), size=96, epochs=4,
+            limit_train=600, limit_test=480, reliance_images=100,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An experiment as `fastcam experiment list` shows it.
+
+    Attributes:
+        title: what it is, in a line.
+        shows: what one learns from it.
+        minutes: measured for one seed with the defaults, two cores; None where not yet.
+    """
+
+    title: str
+    shows: str
+    minutes: float | None = None
+
+
+CATALOGUE: dict[str, Entry] = {
+    "table1": Entry(
+        "Yang et al., Table 1, with controls",
+        "accuracy where two attributes part, and what the network looks at and relies on, for every"
+        " way to direct it",
+    ),
+    "figure6": Entry(
+        "Yang et al., Figure 6", "where four networks look for lipstick, on ten faces"
+    ),
+    "figure7": Entry(
+        "Yang et al., Figure 7", "faces of E1 and E2 before and after, for the three pairs"
+    ),
+    "bias": Entry(
+        "training on agreeing images alone",
+        "guidance and cut-out against GroupDRO and last-layer re-training, and what pull buys",
+    ),
+    "backbones": Entry(
+        "Yang et al., future work",
+        "AlexNet, VGG-16, ResNet-18 and -50; landmarks against boxes that do not move",
+    ),
+    "decoy": Entry(
+        "a planted shortcut", "which losses repair a network that reads a corner of the image"
+    ),
+}
+
+
+def settings_of(config: ExperimentConfig) -> dict[str, Any]:
+    """The settings that decide the results, as JSON values."""
+    import dataclasses
+
+    hidden = {f.name for f in dataclasses.fields(config) if f.metadata.get("result") is False}
+    values = {k: v for k, v in dataclasses.asdict(config).items() if k not in hidden}
+    return {**values, "splits": list(config.splits)}

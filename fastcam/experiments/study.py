@@ -1,0 +1,143 @@
+"""Networks trained from scratch, fine-tuned in several ways, and judged; what is there is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fastcam._util.progress import Report, labelled
+from fastcam.data import PreparedFaces
+from fastcam.evaluation import pick_device
+from fastcam.evaluation.splits import prepare_split
+from fastcam.experiments.arms import BEFORE, Arm
+from fastcam.experiments.judge import Judged, judge, keep
+from fastcam.experiments.settings import PAIRS, ExperimentConfig, Pair, settings_of
+from fastcam.faces import generate
+from fastcam.models import Checkpoint, load_checkpoint
+from fastcam.training import GuidanceConfig, TrainConfig, TrainingDiverged, train
+
+# P(b | a) = P(not b | not a) of a pair on drawn faces: about the correlation of lipstick and heavy
+# make-up in CelebA (φ = 0.8).
+_AGREEMENT = 0.9
+
+
+@dataclass(frozen=True)
+class Study:
+    """The networks of an experiment.
+
+    Attributes:
+        out: folder that everything goes into; studies with the same settings share it.
+        config: the settings.
+        workers: processes that draw faces, and threads that read them.
+        progress: called with (what, done, total).
+        say: told what begins.
+    """
+
+    out: Path
+    config: ExperimentConfig
+    workers: int
+    progress: Report | None
+    say: Any
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_tests", {})
+
+    @cached_property
+    def pairs(self) -> tuple[Pair, ...]:
+        return PAIRS[: self.config.pairs]
+
+    def data(self, seed: int) -> Path:
+        """The data of a seed: drawn where the settings name none."""
+        if self.config.data is not None:
+            return Path(self.config.data)
+        folder = self.out / f"seed{seed}" / "faces"
+        self.say(f"seed {seed}: drawing {self.config.images} faces")
+        return generate(
+            folder,
+            self.config.images,
+            seed=seed,
+            cooccurrence={(p.attribute, p.other): _AGREEMENT for p in PAIRS},
+            splits=self.config.splits,
+            workers=self.workers,
+            progress=labelled(self.progress, "drawing faces") or False,
+        )
+
+    def base(self, seed: int, model: str = "alexnet", **changes: Any) -> Path:
+        """A network trained from scratch on all attributes.
+
+        Args:
+            seed: of its data, weights and order.
+            model: its name.
+            changes: settings of :class:`fastcam.training.TrainConfig`.
+        """
+        c = self.config
+        settings: dict[str, Any] = {
+            "model": model, "size": c.size, "fit": c.fit, "epochs": c.epochs, "patience": 0,
+            "batch_size": c.batch_size, "lr": c.lr, "schedule": c.schedule,
+            "limit_train": c.limit_train, "precision": c.precision, "seed": seed,
+            "device": c.device, "workers": self.workers, **changes,
+        }  # fmt: skip
+        data = self.data(seed)
+        self.say(f"seed {seed}: training {model} from scratch")
+        config = TrainConfig(data=str(data), **settings)
+        return train(config, self.out / f"seed{seed}" / model, progress=self.progress).checkpoint
+
+    def tuned(self, seed: int, start: Path, pair: Pair, arm: Arm) -> Path | None:
+        """A network fine-tuned from ``start``; None where that diverged."""
+        config = TrainConfig.finetune(
+            start, self.data_of(start, seed),
+            GuidanceConfig(targets=((pair.attribute, pair.region),), **arm.guidance),
+            seed=seed + 1, limit_train=self.config.limit_train,
+            precision=self.config.precision, device=self.config.device, workers=self.workers,
+            **arm.train,
+        )  # fmt: skip
+        self.say(f"seed {seed}, {pair.attribute}: {arm.name}")
+        folder = self.out / f"seed{seed}" / f"{start.parent.name}-{pair.slug}" / arm.slug
+        try:
+            return train(config, folder, progress=self.progress).checkpoint
+        except TrainingDiverged as error:
+            self.say(f"{error}")
+            return None
+
+    def data_of(self, start: Path, seed: int) -> Path:
+        """The data that a network's fine-tunings use: without drawing them anew."""
+        return Path(self.config.data) if self.config.data else self.out / f"seed{seed}" / "faces"
+
+    def test_images(self, seed: int, checkpoint: Checkpoint) -> PreparedFaces:
+        """The test split in memory, read once for all networks of a seed and size."""
+        key = (seed, checkpoint.preprocessing, tuple(checkpoint.attributes))
+        tests: dict[Any, PreparedFaces] = self._tests  # type: ignore[attr-defined]
+        if key not in tests:
+            tests.clear()
+            tests[key] = prepare_split(
+                checkpoint, self.data_of(Path(), seed), "test", limit=self.config.limit_test,
+                cache=True, workers=self.workers, progress=self.progress,
+            )  # fmt: skip
+        return tests[key]
+
+    def judged(self, seed: int, pair: Pair, path: Path) -> Judged:
+        """A network on the test images of its seed."""
+        checkpoint = load_checkpoint(path)
+
+        def make() -> Judged:
+            return judge(
+                checkpoint, self.test_images(seed, checkpoint), pair,
+                images=self.config.reliance_images, device=pick_device(self.config.device),
+                progress=self.progress,
+            )  # fmt: skip
+
+        settings = {**settings_of(self.config), "pair": pair.slug, "seed": seed}
+        return keep(path.with_name(f"judged-{pair.slug}.pt"), settings, make)
+
+    def rows(
+        self, seed: int, pair: Pair, arms: Sequence[Arm], start: Path
+    ) -> dict[str, Judged | None]:
+        """The network before and after each way of fine-tuning; None where one diverged."""
+        found: dict[str, Judged | None] = {BEFORE: self.judged(seed, pair, start)}
+        for arm in arms:
+            path = self.tuned(seed, start, pair, arm)
+            found[arm.name] = None if path is None else self.judged(seed, pair, path)
+        return found
