@@ -9,16 +9,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision import tv_tensors
+from torch.utils.data import DataLoader
 
 from fastcam._util.files import write_atomic
+from fastcam._util.modules import evaluating
 from fastcam._util.progress import Report, labelled
 from fastcam._util.torch_files import NotATorchFile, read_torch_file
-from fastcam.data import PreparedFaces, RegionCutout
+from fastcam.data import Collate, PreparedFaces, hide
 from fastcam.evaluation import Predictions, Reliance, predict, reliance
 from fastcam.experiments.settings import Pair
 from fastcam.experiments.sunglasses import sunglasses
 from fastcam.models import Checkpoint
+from fastcam.regions import Region
 
 #: Changes of the test images, beside which the plain ones are judged.
 ALTERED = ("region only", "sunglasses")
@@ -53,12 +55,7 @@ def judge(
     found = predict(
         checkpoint, test, region=pair.region, progress=labelled(progress, "judging"), **what
     )
-    a = checkpoint.attributes.index(pair.attribute)
-    altered = {}
-    for name in ALTERED:
-        changed = _changed(test, pair, name)
-        seen = predict(checkpoint, changed, progress=labelled(progress, f"judging {name}"), **what)
-        altered[name] = seen.logits[:, a].clone()
+    altered = _altered(checkpoint, test, pair, device, progress)
     relied = reliance(
         checkpoint, test, region=pair.region, others=[pair.elsewhere], images=images,
         progress=labelled(progress, "hiding regions"), **what,
@@ -66,20 +63,32 @@ def judge(
     return Judged(found, altered, relied)
 
 
-def _changed(test: PreparedFaces, pair: Pair, name: str) -> PreparedFaces:
-    """The same images, changed as they are read."""
-    import copy
-
-    changed = copy.copy(test)  # shares the pixels
-    changed.augment = (
-        RegionCutout(pair.region, share=1.0, outside=True) if name == ALTERED[0] else _with_glasses
-    )
-    return changed
-
-
-def _with_glasses(image: Tensor, landmarks: Tensor) -> tuple[Tensor, Tensor]:
-    pixels, points = image.as_subclass(Tensor), landmarks.as_subclass(Tensor)
-    return tv_tensors.Image(sunglasses(pixels[None], points[None])[0]), landmarks
+def _altered(
+    checkpoint: Checkpoint,
+    test: PreparedFaces,
+    pair: Pair,
+    device: str | torch.device,
+    progress: Report | None,
+) -> dict[str, Tensor]:
+    """Scores [N] of the attribute on changed images, by the names of ``ALTERED``."""
+    a = checkpoint.attributes.index(pair.attribute)
+    region = Region.parse(pair.region)
+    size = (test.size, test.size)
+    report = labelled(progress, f"judging {' and '.join(ALTERED)}")
+    samples: Any = test
+    found: dict[str, list[Tensor]] = {name: [] for name in ALTERED}
+    with evaluating(checkpoint.model, device), torch.no_grad():
+        for batch in DataLoader(samples, batch_size=64, collate_fn=Collate()):
+            images, points = batch["image"], batch["landmarks"]
+            inside = torch.from_numpy(region.grid(points.numpy(), size, size))
+            visible = inside.flatten(1).any(1)[:, None, None]
+            changed = hide(images, (1 - inside) * visible), sunglasses(images, points)
+            for name, pixels in zip(ALTERED, changed, strict=True):
+                shown = checkpoint.preprocessing.normalize(pixels.to(device))
+                found[name].append(checkpoint.model(shown)[:, a].float().cpu())
+            if report is not None:
+                report(sum(map(len, found[ALTERED[0]])), len(test))
+    return {name: torch.cat(parts) for name, parts in found.items()}
 
 
 # ---- on disk -----------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ for _module in ("torchvision", "lightning", "torchmetrics", "matplotlib"):
 import torch  # noqa: E402
 
 from fastcam.analysis.saved import Analysis, Saved, check_prefix, load, save  # noqa: E402
+from fastcam.experiments.backbones import backbones  # noqa: E402
 from fastcam.experiments.figures import figure6, figure7  # noqa: E402
 from fastcam.experiments.settings import ExperimentConfig, settings_of  # noqa: E402
 from fastcam.experiments.study import Study  # noqa: E402
@@ -34,6 +35,7 @@ EXPERIMENTS: dict[str, Callable[[Study], Analysis]] = {
     "table1": table1,
     "figure6": figure6,
     "figure7": figure7,
+    "backbones": backbones,
 }
 CONFIG = "config.json"
 _is_config = json_with("data", "seeds", "version")

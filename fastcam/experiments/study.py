@@ -89,7 +89,7 @@ class Study:
         """A network fine-tuned from ``start``; None where that diverged."""
         config = TrainConfig.finetune(
             start, self.data_of(start, seed),
-            GuidanceConfig(targets=((pair.attribute, pair.region),), **arm.guidance),
+            GuidanceConfig(**{"targets": ((pair.attribute, pair.region),), **arm.guidance}),
             seed=seed + 1, limit_train=self.config.limit_train,
             precision=self.config.precision, device=self.config.device, workers=self.workers,
             **arm.train,

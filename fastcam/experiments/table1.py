@@ -8,26 +8,16 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from fastcam.experiments.arms import BEFORE, CONTROL, Arm, table1_arms
-from fastcam.experiments.measures import (
-    IN_DEVIATIONS,
-    MEASURES,
-    Change,
-    Measured,
-    Spread,
-    all_diverged,
-    column,
-    measure,
-)
+from fastcam.evaluation.scores import subset_rows
+from fastcam.experiments.arms import CONTROL, Arm, table1_arms
+from fastcam.experiments.judge import Judged
+from fastcam.experiments.measures import Measured, measure
 from fastcam.experiments.settings import Pair
 from fastcam.experiments.study import Study
+from fastcam.experiments.text import change_table, network_table
 from fastcam.models import load_checkpoint
 from fastcam.report import Table
 from fastcam.report.figure import new_figure
-from fastcam.report.numbers import MISSING, number
-
-#: Of the paper's columns.
-QUOTED = ("test", "E1", "E2")
 
 
 @dataclass(frozen=True)
@@ -49,49 +39,20 @@ class Table1:
         """For each pair: the networks, and each minus its control."""
         found = []
         for pair in self.pairs:
-            found += [self._networks(pair), self._changes(pair)]
+            title = f"{pair.attribute}: minus the control, points"
+            found += [self._networks(pair), change_table(self.measured[pair.slug], title)]
         return found
 
     def _networks(self, pair: Pair) -> Table:
-        measured = self.measured[pair.slug]
-        header = ["network", *MEASURES, "Yang et al.: test, E1, E2"]
-        rows = []
-        for network in measured:
-            quoted = pair.quoted.get(network)
-            paper = MISSING if quoted is None else ", ".join(f"{v:.2f}" for v in quoted)
-            if all_diverged(measured, network):
-                cells = ["diverged"] * len(MEASURES)
-            else:
-                cells = [
-                    _spread(Spread.of(column(measured, network, name)), name) for name in MEASURES
-                ]
-            rows.append([network, *cells, paper])
-        n = self.counts[pair.slug][0]
-        sizes = ", ".join(f"{name} {count}" for name, count in n.items())
+        sizes = ", ".join(f"{name} {n}" for name, n in self.counts[pair.slug][0].items())
         seeds = len(self.counts[pair.slug])
         title = (
-            f"{pair.attribute} & {pair.other}, toward the {pair.region} "
-            f"({seeds} training{'s' if seeds > 1 else ''}; images in the first: {sizes}); percent, "
-            "drops in standard deviations of the score"
+            f"{pair.attribute} & {pair.other}, toward the {pair.region}; "
+            f"{seeds} training{'s' if seeds > 1 else ''}, images in the first: {sizes}"
         )
-        return Table(header, rows, title)
-
-    def _changes(self, pair: Pair) -> Table:
-        measured = self.measured[pair.slug]
-        rows = []
-        for network in measured:
-            if network in (BEFORE, CONTROL) or all_diverged(measured, network):
-                continue
-            cells = [
-                _change(
-                    Change.of(column(measured, network, name), column(measured, CONTROL, name)),
-                    name,
-                )
-                for name in MEASURES
-            ]
-            rows.append([network, *cells])
-        title = f"{pair.attribute}: minus the control, points (95% t interval over trainings)"
-        return Table(["network", *MEASURES], rows, title)
+        quoted = {k: ", ".join(f"{v:.2f}" for v in values) for k, values in pair.quoted.items()}
+        head = "Yang et al.: test, E1, E2"
+        return network_table(self.measured[pair.slug], title, beside=quoted, head=head)
 
     def to_json(self) -> dict[str, Any]:
         """Every number of every training."""
@@ -143,27 +104,6 @@ class Table1:
         return figure
 
 
-def _spread(spread: Spread, name: str) -> str:
-    if spread.mean is None:
-        return MISSING
-    scale, digits = (1.0, 2) if name in IN_DEVIATIONS else (100.0, 1)
-    text = number(scale * spread.mean, digits)
-    if spread.deviation is not None:
-        text += f" ± {number(scale * spread.deviation, digits)}"
-    return text
-
-
-def _change(change: Change, name: str) -> str:
-    if change.mean is None:
-        return MISSING
-    scale, digits = (1.0, 2) if name in IN_DEVIATIONS else (100.0, 1)
-    text = number(scale * change.mean, digits, sign=True)
-    if change.low is not None and change.high is not None:
-        low, high = (number(scale * v, digits, sign=True) for v in (change.low, change.high))
-        text += f" ({low} to {high})"
-    return text
-
-
 def table1(study: Study) -> Table1:
     """Train and judge every network of Table 1."""
     measured: dict[str, dict[str, list[Any]]] = {}
@@ -185,8 +125,6 @@ def table1(study: Study) -> Table1:
     return Table1(study.pairs, measured, arms, counts)
 
 
-def _counts(judged: Any, pair: Pair, attributes: list[str]) -> dict[str, int]:
-    from fastcam.evaluation.scores import subset_rows
-
+def _counts(judged: Judged, pair: Pair, attributes: list[str]) -> dict[str, int]:
     rows = subset_rows(judged.predictions.labels, attributes, pair.attribute, pair.other)
     return {name: len(rows[name]) for name in ("all", "E1", "E2", "not a")}

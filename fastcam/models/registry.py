@@ -12,7 +12,7 @@ from torch import nn
 from fastcam._util.modules import evaluating
 from fastcam.models.alexnet import alexnet
 from fastcam.models.attention import AttentionNetwork
-from fastcam.models.resnet import resnet18
+from fastcam.models.torchvision_nets import resnet18, resnet50, vgg16
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,9 @@ _REGISTRY: dict[str, ModelSpec] = {
     # pooling.
     "alexnet": ModelSpec(alexnet, "features.11", "features.12", logit_bias="classifier.6.bias"),
     "resnet18": ModelSpec(resnet18, "layer4", logit_bias="fc.bias"),
+    "resnet50": ModelSpec(resnet50, "layer4", logit_bias="fc.bias"),
+    # The ReLU after conv5_3.
+    "vgg16": ModelSpec(vgg16, "features.29", "features.30", logit_bias="classifier.6.bias"),
     # The features that all masks share; behind them is a fused op, differentiable once.
     "attention": ModelSpec(
         AttentionNetwork,

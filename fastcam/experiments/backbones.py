@@ -1,0 +1,97 @@
+"""Yang et al., section 4: other networks, and regions without landmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from fastcam.experiments.arms import BEFORE, CONTROL, Arm, control
+from fastcam.experiments.measures import Measured, measure
+from fastcam.experiments.settings import LIPSTICK, Pair
+from fastcam.experiments.study import Study
+from fastcam.experiments.text import change_table, network_table
+from fastcam.models import load_checkpoint
+from fastcam.report import Table
+from fastcam.report.figure import COLORS, new_figure
+
+#: Networks, and how they are trained from scratch; what is not named is as in the settings.
+BACKBONES: dict[str, dict[str, Any]] = {
+    "alexnet": {},
+    "vgg16": {"lr": 0.05},
+    "resnet18": {"lr": 0.1},
+    "resnet50": {"lr": 0.1},
+}
+#: The mouth as a rectangle drawn on the template face.
+FREE_BOX = "0.34,0.63,0.66,0.80"
+
+
+def _arms(pair: Pair) -> list[Arm]:
+    return [
+        control(),
+        Arm("iou"),
+        Arm("energy", {"losses": ("energy",)}),
+        Arm("iou, free rectangle", {"targets": ((pair.attribute, FREE_BOX),)}),
+    ]
+
+
+@dataclass(frozen=True)
+class Backbones:
+    """For each backbone the networks before and after, measured in each training."""
+
+    pair: Pair
+    measured: Mapping[str, Measured]
+
+    def tables(self) -> list[Table]:
+        found = []
+        for backbone, measured in self.measured.items():
+            found += [
+                network_table(measured, f"{backbone}: {self.pair.attribute}"),
+                change_table(measured, f"{backbone}: minus the control, points"),
+            ]
+        return found
+
+    def figure(self) -> Figure:
+        """Energy in the region before and after, by backbone."""
+        figure = new_figure(7.5, 4.0)
+        axis = figure.subplots()
+        networks = [n for n in next(iter(self.measured.values())) if n != BEFORE]
+        for i, network in enumerate(networks):
+            heights = []
+            for measured in self.measured.values():
+                values = [m["energy"] for m in measured[network] if m is not None]
+                known = [v for v in values if v is not None]
+                heights.append(100 * sum(known) / len(known) if known else 0.0)
+            width = 0.8 / len(networks)
+            places = [k + (i - len(networks) / 2 + 0.5) * width for k in range(len(heights))]
+            axis.bar(places, heights, width, label=network, color=COLORS[i])
+        axis.set_xticks(range(len(self.measured)), list(self.measured))
+        axis.set_ylabel(f"Grad-CAM energy in the {self.pair.region}, %")
+        axis.legend(fontsize=8)
+        return figure
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            backbone: {name: list(values) for name, values in measured.items()}
+            for backbone, measured in self.measured.items()
+        }
+
+
+def backbones(study: Study) -> Backbones:
+    """Train, guide and judge each backbone."""
+    pair = LIPSTICK
+    found: dict[str, dict[str, list[Any]]] = {}
+    for seed in range(study.config.seeds):
+        for backbone, settings in BACKBONES.items():
+            start = study.base(seed, backbone, **settings)
+            attributes = load_checkpoint(start).attributes
+            rows = study.rows(seed, pair, _arms(pair), start)
+            reference = rows[CONTROL]
+            if reference is None:
+                raise ValueError(f"seed {seed}: the control of {backbone} diverged")
+            for name, judged in rows.items():
+                values = None if judged is None else measure(judged, reference, pair, attributes)
+                found.setdefault(backbone, {}).setdefault(name, []).append(values)
+    return Backbones(pair, found)
