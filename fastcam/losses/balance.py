@@ -54,8 +54,8 @@ class Balance(nn.Module):
       it is smoothed, is cut so that ‖ρ_j·∂L_j/∂W‖ ≤ 3·‖∂L_labels/∂W‖ for W of the model's last
       linear layer (the last in ``model.modules()``; none, or a frozen one, sets no bound).
     * A measurement with no valid pair, a zero or a non-finite norm leaves ρ as it was. Before the
-      first good one ρ is 0: there is no guidance yet (on the CPU a warning says so of a loss that
-      is not 0).
+      first good one ρ is 0: there is no guidance yet (the first call on the CPU warns of
+      such a loss).
     * Under an initialised process group the norms are those of all processes' batches together;
       every process must call, with the same ``every``. Nothing waits for the device, float16
       activations excepted (their gradients are scaled up, as far as they stay finite).
@@ -216,12 +216,11 @@ class Balance(nn.Module):
             labels, guided = squares[number].unbind()
             ratio, first = self._ratios[number], self._first[number]
             new = _updated(ratio, first, labels.sqrt(), guided.sqrt(), gradients)
-            if (
-                ratio.device.type == "cpu"
-                and float(new[0]) == 0
-                and float(terms[number][0].detach())
-            ):
-                _warn_unmeasured(number, terms[number][1].layer)
+            # Looked at once: a step reads no value.
+            first_call = self._calls == 0 and ratio.device.type == "cpu"
+            loss, tap = terms[number]
+            if first_call and float(new[0]) == 0 and float(loss.detach()) != 0:
+                _warn_unmeasured(number, tap.layer)
             # In place: a captured CUDA graph finds its last ratios where it has left them.
             ratio.copy_(new[0])
             first.copy_(new[1])
