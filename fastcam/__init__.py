@@ -19,38 +19,19 @@ from fastcam import functional, reference  # noqa: E402
 from fastcam._util.lazy import attach  # noqa: E402
 from fastcam.cam.maps import grad_cam_maps  # noqa: E402
 from fastcam.cam.tap import ActivationTap  # noqa: E402
-from fastcam.losses import (  # noqa: E402
-    AttentionLoss,
-    Balance,
-    CenterCamLoss,
-    ContrastCamLoss,
-    EnergyCamLoss,
-    InputGradientLoss,
-    IoUCamLoss,
-    L1CamLoss,
-    OutsideCamLoss,
-    PPCECamLoss,
-)
+from fastcam.losses import *  # noqa: E402, F403
+from fastcam.losses import __all__ as _losses  # noqa: E402
 from fastcam.ops.library import build_info  # noqa: E402
 
 __all__ = [
     "ActivationTap",
-    "AttentionLoss",
-    "Balance",
-    "CenterCamLoss",
-    "ContrastCamLoss",
-    "EnergyCamLoss",
-    "InputGradientLoss",
-    "IoUCamLoss",
-    "L1CamLoss",
-    "OutsideCamLoss",
-    "PPCECamLoss",
     "__version__",
     "build_info",
     "functional",
     "grad_cam_maps",
     "reference",
 ]
+__all__ += _losses
 
 _PARTS = (
     "analysis",
