@@ -35,6 +35,7 @@ from fastcam.models import (
     save_checkpoint,
 )
 from fastcam.models.checkpoint import Preprocessing, is_checkpoint
+from fastcam.regions import Region
 from fastcam.training.callbacks import (
     READ_EVERY,
     AtomicCheckpointIO,
@@ -155,8 +156,15 @@ def _cutout(config: TrainConfig) -> RegionCutout | None:
     if config.without is None:
         return None
     outside = config.without == OUTSIDE
-    guided = config.guidance.targets if config.guidance is not None else ()
-    regions = ",".join(region for _, region in guided) if outside else config.without
+    guided = config.guidance.regions if config.guidance is not None else []
+    regions = (
+        Region(
+            tuple(name for region in guided for name in region.names),
+            tuple(box for region in guided for box in region.boxes),
+        )
+        if outside
+        else Region.parse(config.without)
+    )
     return RegionCutout(regions, config.hide_share, outside=outside)
 
 
