@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fastcam._util.lazy import attach
 
 if TYPE_CHECKING:
-    from fastcam.experiments.run import run as run
+    from fastcam.experiments.runner import run as run
     from fastcam.experiments.settings import CATALOGUE as CATALOGUE
     from fastcam.experiments.settings import ExperimentConfig as ExperimentConfig
     from fastcam.experiments.settings import Pair as Pair
@@ -19,10 +19,10 @@ _HOMES = {
     "CATALOGUE": "settings",
     "ExperimentConfig": "settings",
     "Pair": "settings",
-    "run": "run",
+    "run": "runner",
 }
 
 __all__ = sorted(_HOMES)
 __getattr__, __dir__ = attach(
-    __name__, _HOMES, needs={"run": ["torchvision", "lightning", "torchmetrics", "matplotlib"]}
+    __name__, _HOMES, needs={"runner": ["torchvision", "lightning", "torchmetrics", "matplotlib"]}
 )

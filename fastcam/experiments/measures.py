@@ -6,12 +6,12 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import Any
 
 from fastcam.data.celeba import attribute_index
-from fastcam.evaluation.metrics import average_precision, judged_right, mean_accuracy
-from fastcam.evaluation.scores import subset_rows
+from fastcam.evaluation import summarize
+from fastcam.evaluation.metrics import judged_right
+from fastcam.evaluation.operating_point import equal_specificity
 from fastcam.experiments.judge import ALTERED, Judged
 from fastcam.experiments.settings import Pair
 
@@ -21,9 +21,13 @@ MEASURES = (
     "E1",
     "E2",
     "not a",
+    "not a, b",
+    "worst group",
     "E2 at equal not a",
-    "mean accuracy",
+    "AUC within b",
+    "AUC within not b",
     "average precision",
+    "mean accuracy",
     *ALTERED,
     "energy",
     "IoU",
@@ -42,56 +46,34 @@ def measure(
 
     Args:
         judged: the network.
-        control: what "E2 at equal not a" refers to: the threshold is moved until images without
-            the attribute are judged right as often as there.
+        control: what "E2 at equal not a" refers to, see
+            :func:`fastcam.evaluation.operating_point.equal_specificity`.
         pair: the attributes.
         attributes: names of the logits.
     """
     p = judged.predictions
-    a = attribute_index(attributes, pair.attribute)
-    rows = subset_rows(p.labels, attributes, pair.attribute, pair.other)
-    right = judged_right(p.logits[:, a], p.labels[:, a])
-    found: dict[str, float | None] = {
-        name: _mean(right[rows[key]])
-        for name, key in {"test": "all", "E1": "E1", "E2": "E2", "not a": "not a"}.items()
-    }
-    threshold = _equal_threshold(p.logits[rows["not a"], a], control, a, rows["not a"])
-    above = (p.logits[rows["E2"], a].double() > threshold).float()
-    found["E2 at equal not a"] = _mean(above) if len(rows["not a"]) else None
-    found["mean accuracy"] = float(mean_accuracy(p.logits, p.labels))
-    column = p.logits[:, a : a + 1], p.labels[:, a : a + 1]
-    found["average precision"] = _finite(float(average_precision(*column)))
-    for name in ALTERED:
-        found[name] = _mean(judged_right(judged.altered[name], p.labels[:, a]))
-    if p.energy is not None and p.iou is not None and p.dead is not None and p.visible is not None:
-        shown = rows["a"][p.visible[rows["a"]]]
-        found["energy"] = _mean(p.energy[shown][~p.dead[shown]])
-        found["IoU"] = _mean(p.iou[shown])
+    names: dict[str, Any] = {"attribute": pair.attribute, "other": pair.other}
+    e = summarize(p, attributes, region=pair.region, **names)
+    at_equal = equal_specificity(p, control.predictions, attributes, name="control", **names)
+    present = p.labels[:, attribute_index(attributes, pair.attribute)]
     relied = judged.reliance
-    found["relies on region"] = None if relied.share is None else relied.share.value
-    found["drop region"] = relied.hidden[0].drop
-    found["drop elsewhere"] = relied.hidden[2].drop
-    return {name: found.get(name) for name in MEASURES}
-
-
-def _equal_threshold(scores: Tensor, control: Judged, a: int, rows: Tensor) -> float:
-    """The threshold at which as many of ``scores`` lie at or below it as the control judges right.
-
-    Those scores and the control's are of the same images, which lack the attribute.
-    """
-    if not len(scores):
-        return 0.0
-    right = int((control.predictions.logits[rows, a] <= 0).sum())
-    ordered = scores.double().sort().values
-    return -math.inf if right == 0 else float(ordered[right - 1])
-
-
-def _mean(values: Tensor) -> float | None:
-    return float(values.double().mean()) if values.numel() else None
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    found = {
+        "test": e["all"].accuracy,
+        **{name: e[name].accuracy for name in ("E1", "E2", "not a", "not a, b")},
+        "worst group": e.worst_group,
+        "E2 at equal not a": None if at_equal is None else at_equal.accuracy,
+        "AUC within b": e["b"].auc,
+        "AUC within not b": e["not b"].auc,
+        "average precision": e.average_precision,
+        "mean accuracy": e.mean_accuracy,
+        **{n: float(judged_right(judged.altered[n], present).mean()) for n in ALTERED},
+        "energy": e["a"].energy,
+        "IoU": e["a"].iou,
+        "relies on region": None if relied.share is None else relied.share.value,
+        "drop region": relied.hidden[0].drop,
+        "drop elsewhere": relied.hidden[2].drop,
+    }
+    return {name: found[name] for name in MEASURES}
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 from fastcam._util.progress import Report, labelled
 from fastcam.data import PreparedFaces
+from fastcam.data.tables import ATTRIBUTE_TABLE, read_attributes
 from fastcam.evaluation import pick_device
 from fastcam.evaluation.splits import prepare_split
 from fastcam.experiments.arms import BEFORE, Arm
@@ -65,15 +66,16 @@ class Study:
             progress=labelled(self.progress, "drawing faces") or False,
         )
 
-    def base(self, seed: int, model: str = "alexnet", **changes: Any) -> Path:
+    def base(self, seed: int, model: str | None = None, **changes: Any) -> Path:
         """A network trained from scratch on all attributes.
 
         Args:
             seed: of its data, weights and order.
-            model: its name.
+            model: its name; None takes that of the settings.
             changes: settings of :class:`fastcam.training.TrainConfig`.
         """
         c = self.config
+        model = model or c.model
         settings: dict[str, Any] = {
             "model": model, "size": c.size, "fit": c.fit, "epochs": c.epochs, "patience": 0,
             "batch_size": c.batch_size, "lr": c.lr, "schedule": c.schedule,
@@ -117,6 +119,10 @@ class Study:
                 cache=True, workers=self.workers, progress=self.progress,
             )  # fmt: skip
         return tests[key]
+
+    def attributes(self, seed: int) -> list[str]:
+        """Names of the logits of a seed's networks."""
+        return read_attributes(self.data_of(Path(), seed) / ATTRIBUTE_TABLE).columns
 
     def judged(self, seed: int, pair: Pair, path: Path) -> Judged:
         """A network on the test images of its seed."""

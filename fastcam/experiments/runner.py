@@ -24,6 +24,7 @@ import torch  # noqa: E402
 
 from fastcam.analysis.saved import Analysis, Saved, check_prefix, load, save  # noqa: E402
 from fastcam.experiments.backbones import backbones  # noqa: E402
+from fastcam.experiments.bias import bias  # noqa: E402
 from fastcam.experiments.figures import figure6, figure7  # noqa: E402
 from fastcam.experiments.settings import ExperimentConfig, settings_of  # noqa: E402
 from fastcam.experiments.study import Study  # noqa: E402
@@ -35,6 +36,7 @@ EXPERIMENTS: dict[str, Callable[[Study], Analysis]] = {
     "table1": table1,
     "figure6": figure6,
     "figure7": figure7,
+    "bias": bias,
     "backbones": backbones,
 }
 CONFIG = "config.json"

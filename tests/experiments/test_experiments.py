@@ -1,0 +1,158 @@
+"""Experiments from drawn faces to tables, with a tiny network; again, and stopped."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import pytest
+import torch
+from tiny_faces import MODEL, write_faces
+
+from fastcam import cli
+from fastcam.data import CelebA, PreparedFaces
+from fastcam.experiments import CATALOGUE, ExperimentConfig, run
+from fastcam.experiments.arms import BEFORE, CONTROL, table1_arms
+from fastcam.experiments.last_layer import retrain_last_layer
+from fastcam.experiments.measures import MEASURES
+from fastcam.experiments.runner import EXPERIMENTS
+from fastcam.experiments.settings import LIPSTICK
+from fastcam.models import build
+from fastcam.models.checkpoint import Checkpoint, Preprocessing
+from fastcam.training import TrainingDiverged
+from fastcam.training.task import AttributeTask
+
+TINY = ExperimentConfig(
+    pairs=1, images=160, splits=(0.3, 0.3, 0.4), model=MODEL, size=32, epochs=1, batch_size=16,
+    lr=0.02, reliance_images=8, device="cpu",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("experiments")
+
+
+def _run(name: str, out: Path, **changes: Any) -> Any:
+    said: list[str] = []
+    saved = run(name, out, replace(TINY, **changes), workers=1, say=said.append)
+    return saved, said
+
+
+def test_the_catalogue_and_the_experiments_are_the_same() -> None:
+    assert set(CATALOGUE) == set(EXPERIMENTS)
+
+
+def test_table1_holds_every_network_with_its_numbers(out: Path) -> None:
+    saved, _ = _run("table1", out)
+    networks, changes = saved.tables
+    names = [BEFORE, *(arm.name for arm in table1_arms(LIPSTICK))]
+    assert [row[0] for row in networks.rows] == names
+    assert networks.header[1:-1] == list(MEASURES)
+    assert networks.rows[0][-1] == "92.90, 98.06, 82.17"  # as printed in the paper
+    assert [row[0] for row in changes.rows] == names[2:]
+    content = json.loads((out / "table1.json").read_text())
+    assert content["settings"]["torch"] == torch.__version__
+    found = content["values"]["pairs"][LIPSTICK.slug]
+    numbers = found["networks"][CONTROL][0]
+    assert 0 <= numbers["test"] <= 1
+    assert numbers["E2"] == numbers["E2 at equal not a"]
+    n = found["images"][0]
+    assert n["all"] == 64
+    assert n["E1"] + n["E2"] + n["not a"] == n["all"]
+    assert found["networks"]["cut-out"][0] != numbers
+    with open(out / "table1.csv", newline="") as handle:
+        rows = list(csv.reader(handle))
+    assert len(rows) == 2 + len(names) + len(names) - 2
+    assert matplotlib.image.imread(out / "table1.png").std() > 0.01
+    again, said = _run("table1", out)
+    assert again.values == saved.values
+    assert "kept" in said[-1]
+
+
+def test_what_is_trained_is_shared(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figure 6 needs no network that Table 1 has not trained."""
+    _run("table1", out)
+
+    def fails(*_: Any) -> None:
+        raise AssertionError("trained anew")
+
+    monkeypatch.setattr(AttributeTask, "training_step", fails)
+    saved, _ = _run("figure6", out)
+    assert saved.tables[0].header == ["face", BEFORE, "N_o", "N_w", "IoU loss"]
+    assert matplotlib.image.imread(out / "figure6.png").std() > 0.01
+
+
+def test_the_other_experiments_run(out: Path) -> None:
+    saved, _ = _run("figure7", out)
+    assert saved.tables[0].header == ["face", BEFORE, CONTROL, "guided"]
+    saved, _ = _run("bias", out)
+    names = [row[0] for row in saved.tables[0].rows]
+    assert names[:2] == [BEFORE, CONTROL]
+    assert {"cut-out", "iou, pull 0.3", "energy, pull 2", "last layer"} <= set(names)
+
+
+def test_a_network_that_diverges_is_told_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fastcam.experiments import study
+
+    kept = study.train
+
+    def diverges(config: Any, *more: Any, **options: Any) -> Any:
+        if config.guidance is not None and config.guidance.w_g:
+            raise TrainingDiverged("the gradient became nan")
+        return kept(config, *more, **options)
+
+    monkeypatch.setattr(study, "train", diverges)
+    saved, said = _run("table1", tmp_path, images=100)
+    row = next(r for r in saved.tables[0].rows if r[0] == "iou, w_g 5")
+    assert set(row[1:-1]) == {"diverged"}
+    assert any("the gradient became nan" in line for line in said)
+
+
+def test_other_settings_and_names_are_refused(out: Path) -> None:
+    _run("figure6", out)
+    with pytest.raises(ValueError, match=r"holds experiments with other settings \(epochs\)"):
+        _run("figure6", out, epochs=2)
+    with pytest.raises(ValueError, match="name: expected one of 'table1'"):
+        _run("table2", out)
+    with pytest.raises(ValueError, match="seeds: expected at least 1, got 0"):
+        replace(TINY, seeds=0)
+
+
+def test_the_list_needs_no_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["experiment", "list"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in CATALOGUE)
+
+
+def test_the_last_layer_is_refit_to_balanced_groups(tmp_path: Path) -> None:
+    """Lips and Eyes agree in three of four; a network that reads the eyes is taught the lips."""
+    data = write_faces(tmp_path / "faces", 240)
+    torch.manual_seed(0)
+    names = ["Lips", "Eyes", "Dark"]
+    checkpoint = Checkpoint(build(MODEL, 3), MODEL, names, Preprocessing(32))
+    valid = PreparedFaces(CelebA(data, "valid"), 32)
+    test = PreparedFaces(CelebA(data, "test"), 32)
+    before = {k: v.clone() for k, v in checkpoint.model.state_dict().items()}
+    refit = retrain_last_layer(checkpoint, valid, "Lips", "Eyes")
+    assert refit is not None
+    after = refit.model.state_dict()
+    assert all(torch.equal(v, before[k]) for k, v in checkpoint.model.state_dict().items())
+    changed = {k for k, v in after.items() if not torch.equal(v, before[k])}
+    assert changed == {"classifier.3.weight", "classifier.3.bias"}
+    assert torch.equal(after["classifier.3.weight"][1:], before["classifier.3.weight"][1:])
+    images = torch.stack([test[i]["image"].as_subclass(torch.Tensor) for i in range(len(test))])
+    refit.model.eval()
+    with torch.no_grad():
+        score = refit.model(refit.preprocessing.normalize(images))[:, 0]
+    right = ((score > 0) == (test.labels[:, 0] > 0.5)).float()
+    part = test.labels[:, 0] != test.labels[:, 1]
+    assert right[part].mean() > 0.6  # features of a random network
+    few = PreparedFaces(CelebA(data, "valid"), 32, indices=range(8))
+    assert retrain_last_layer(checkpoint, few, "Lips", "Eyes") is None
