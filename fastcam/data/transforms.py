@@ -88,7 +88,8 @@ class RegionCutout(v2.Transform):
     """Hide a region of an image with probability ``share``, so that a network learns without it.
 
     A guided map can move while the score goes on depending on the same pixels; a network that has
-    often seen none of them depends less on them. For training images only, as the last augmentation, in any data loader::
+    often seen none of them depends less on them. For training images only, as the last
+    augmentation, in any data loader::
 
         cutout = RegionCutout("left_eye,right_eye")
         image, landmarks = cutout(image, landmarks)  # tv_tensors.KeyPoints, the 68 points
