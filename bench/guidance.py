@@ -36,6 +36,7 @@ OTHER = DEMO.other
 EYES = "left_eyebrow,right_eyebrow,left_eye,right_eye"  # where make-up is
 MAX_LOSS = 0.01  # of accuracy, against the control
 MIN_GAIN = 1.5  # of energy in the region, against the control
+PERCENT = ("accuracy", "E1", "E2", "not a", "mean accuracy", "energy")
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,11 @@ class Cell:
 
     @property
     def control(self) -> Cell:
-        """The same without guidance."""
-        settings = {**self.train, "model": self.model, "pairs": self.pairs}
+        """The same without guidance and without cut-out."""
+        train = {k: v for k, v in self.train.items() if k not in ("without", "hide_share")}
+        settings = {**train, "model": self.model, "pairs": self.pairs}
         named = ", ".join(f"{k} {v}" for k, v in settings.items())
-        return replace(self, name=f"control: {named}", guidance={"pull": 0.0})
+        return replace(self, name=f"control: {named}", train=train, guidance={"pull": 0.0})
 
     @property
     def slug(self) -> str:
@@ -83,6 +85,34 @@ class Cell:
         if (self.model, self.pairs, dict(self.train)) == ("alexnet", 1, {}):
             name = {"{}": "guided", "{'pull': 0.0}": "control"}.get(str(dict(self.guidance)), name)
         return f"seed{self.seed}/{name}"
+
+
+#: What images are hidden of in the recipes: lipstick is judged by eye make-up on these faces.
+EYES = {"without": "left_eye,right_eye,left_eyebrow,right_eyebrow"}
+ALL_BUT = {"without": "outside"}
+
+
+def _losses_and_recipes() -> list[Cell]:
+    """Every loss of the map, and cut-out alone and with one."""
+    energy = {"losses": ("energy",)}
+    cells = [
+        Cell(name, guidance={"losses": (name,)})
+        for name in ("energy", "center", "l1", "ppce", "outside")
+    ]
+    cells += [
+        Cell(f"{name} {p:g}", guidance={"losses": (name,), "pull": p})
+        for name in ("energy", "outside")
+        for p in (0.1, 0.3)
+    ]
+    return [
+        *cells,
+        Cell("without eyes", train=EYES, guidance={"pull": 0.0}),
+        Cell("without eyes + iou", train=EYES),
+        Cell("without eyes + energy", train=EYES, guidance=energy),
+        Cell("without eyes + true_class", train=EYES, guidance={"guide": "true_class"}),
+        Cell("without outside", train=ALL_BUT, guidance={"pull": 0.0}),
+        Cell("without outside + iou", train=ALL_BUT),
+    ]
 
 
 def matrix(seeds: int = 3) -> list[Cell]:
@@ -117,7 +147,7 @@ def matrix(seeds: int = 3) -> list[Cell]:
         Cell("without outside", train={"without": "outside"}),
         Cell("resnet18", model="resnet18"),
     ]
-    return cells
+    return cells + _losses_and_recipes()
 
 
 def faces_of(work: Path, seed: int) -> Path:
@@ -185,8 +215,11 @@ def run(setup: Setup, work: Path, cell: Cell, device: str, workers: int) -> dict
 def judge(
     path: Path, data: Path, pairs: int, device: str, workers: int
 ) -> dict[str, list[dict[str, float | None]]]:
-    """Accuracy and attention on two splits, one record for each guided attribute."""
-    from fastcam.evaluation import predict, summarize
+    """Accuracy, attention and reliance on two splits, one record for each guided attribute.
+
+    The drops are of the score, in its standard deviations, when the region or the eyes are hidden.
+    """
+    from fastcam.evaluation import predict, reliance, summarize
     from fastcam.models import load_checkpoint
 
     checkpoint = load_checkpoint(path)
@@ -198,11 +231,14 @@ def judge(
             what: dict[str, Any] = {"attribute": attribute, "region": region}
             predictions = predict(checkpoint, images, **what, device=device)
             e = summarize(predictions, checkpoint.attributes, **what, other=OTHER, split=split)
+            relied = reliance(checkpoint, images, **what, others=(EYES["without"],), device=device)
+            region_drop, _, eyes_drop = (hidden.drop for hidden in relied.hidden)
             out[split].append(
                 {
                     "accuracy": e["all"].accuracy, "E1": e["E1"].accuracy, "E2": e["E2"].accuracy,
                     "not a": e["not a"].accuracy, "average precision": e.average_precision,
                     "mean accuracy": e.mean_accuracy, "energy": e["a"].energy, "iou": e["a"].iou,
+                    "region drop": region_drop, "eyes drop": eyes_drop,
                 }
             )  # fmt: skip
     return out
@@ -242,7 +278,7 @@ def verdict(cell: Cell, found: Mapping[str, Any], control: Mapping[str, Any]) ->
 
 def table(cells: Sequence[Cell], found: Mapping[str, Mapping[str, Any]]) -> str:
     """The matrix in Markdown: test split, control → guided."""
-    columns = ("accuracy", "E1", "E2", "not a", "mean accuracy", "energy")
+    columns = (*PERCENT, "region drop", "eyes drop")
     lines = [
         "| cell | seed | " + " | ".join(columns) + " | worst change | energy × | |",
         "| --- | --- | " + " | ".join("---" for _ in columns) + " | --- | --- | --- |",
@@ -257,7 +293,7 @@ def table(cells: Sequence[Cell], found: Mapping[str, Mapping[str, Any]]) -> str:
             for column in columns:
                 row.append(
                     ", ".join(
-                        f"{_percent(b[column])} → {_percent(a[column])}"
+                        f"{_shown(column, b)} → {_shown(column, a)}"
                         for a, b in zip(got["splits"]["test"], was["splits"]["test"], strict=True)
                     )
                 )
@@ -268,8 +304,11 @@ def table(cells: Sequence[Cell], found: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"
+def _shown(column: str, record: Mapping[str, float | None]) -> str:
+    value = record.get(column)
+    if value is None:
+        return "–"
+    return f"{100 * value:.1f}" if column in PERCENT else f"{value:.2f}"
 
 
 def _job(setup: Setup, work: Path, step: tuple[Any, ...], device: str, workers: int) -> Any:
@@ -289,12 +328,20 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seeds", type=int, default=3, help="of the default cell")
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time")
     parser.add_argument("--workers", type=int, default=2, help="threads of a cell")
-    parser.add_argument("-k", dest="only", default="", help="cells whose name holds this")
+    parser.add_argument("-k", dest="part", default="", help="cells whose name holds this")
+    parser.add_argument(
+        "--only",
+        type=lambda text: text.split(","),
+        help="cells of these names, with commas between",
+    )
     options = parser.parse_args(arguments)
     setup = Setup()
-    cells = [cell for cell in matrix(options.seeds) if options.only in cell.name]
+    try:
+        cells = [c for c in chosen(matrix(options.seeds), options.only) if options.part in c.name]
+    except ValueError as error:
+        parser.error(str(error))
     if not cells:
-        parser.error(f"-k {options.only}: no cell has that in its name")
+        parser.error(f"-k {options.part}: no cell has that in its name")
     found = measure(
         setup, options.work, cells, options.device, jobs=options.jobs, workers=options.workers
     )
@@ -307,6 +354,17 @@ def main(arguments: list[str]) -> int:
     write_text(options.out / "guidance.md", text)
     print(text)
     return 0
+
+
+def chosen(cells: Sequence[Cell], names: Sequence[str] | None) -> list[Cell]:
+    """The cells of these names, all for None; ValueError for a name that none has."""
+    known = {cell.name for cell in cells}
+    wanted = known if names is None else {name.strip() for name in names}
+    if lost := sorted(wanted - known):
+        raise ValueError(
+            f"--only: no cell is called {lost[0]!r}; there are: {', '.join(sorted(known))}"
+        )
+    return [cell for cell in cells if cell.name in wanted]
 
 
 def measure(

@@ -87,8 +87,9 @@ class FaceFlip(v2.Transform):
 class RegionCutout(v2.Transform):
     """Hide a region of an image with probability ``share``, so that a network learns without it.
 
-    What a network relies on follows this, where guiding its map alone leaves it as it is
-    (docs/method.md). For training images only, as the last augmentation, in any data loader::
+    A guided map can move while the score goes on depending on the same pixels; a network that has
+    often seen none of them depends less on them. For training images only, as the last
+    augmentation, in any data loader::
 
         cutout = RegionCutout("left_eye,right_eye")
         image, landmarks = cutout(image, landmarks)  # tv_tensors.KeyPoints, the 68 points

@@ -112,6 +112,10 @@ class GuidanceConfig:
             validation images (where ten have the attribute and ten lack it). Guidance shifts how
             often a network says yes; this takes it back, in a control too, so that what is left of
             a gain is no shifted threshold.
+        target_layer: guide the Grad-CAM of this layer in place of the model's own: a shallower one
+            has a finer grid (``fastcam layers`` lists them). Validation, ``fastcam evaluate`` and
+            ``fastcam explain`` measure at the model's own layer as before, so that runs compare;
+            the checkpoint's history holds the guided one.
         grid: how a rectangle becomes cells, see :meth:`fastcam.regions.Region.grid`.
 
     Raises:
@@ -132,6 +136,7 @@ class GuidanceConfig:
     max_pair_pull: float | None = None
     sharpness_warmup: bool = True
     recalibrate: bool = True
+    target_layer: str | None = None
     grid: Literal["coverage", "binary"] = "coverage"
 
     def __post_init__(self) -> None:

@@ -23,7 +23,8 @@ class FaceBatches(LightningDataModule):
         train, valid: the splits.
         batch_size: images per training batch (validation uses the same).
         seed: of the order and the augmentation.
-        collate: draws the region grids.
+        collate: draws the region grids of the training batches.
+        valid_collate: those of validation; None takes ``collate``.
         workers: loader processes for splits that are not held in memory.
     """
 
@@ -35,11 +36,13 @@ class FaceBatches(LightningDataModule):
         batch_size: int,
         seed: int,
         collate: Collate,
+        valid_collate: Collate | None = None,
         workers: int = 2,
     ) -> None:
         super().__init__()
         self.train, self.valid = train, valid
-        self.batch_size, self.seed, self.collate, self.workers = batch_size, seed, collate, workers
+        self.batch_size, self.seed, self.workers = batch_size, seed, workers
+        self.collate, self.valid_collate = collate, valid_collate or collate
 
     @property
     def steps(self) -> int:
@@ -58,12 +61,12 @@ class FaceBatches(LightningDataModule):
         order = EpochBatches(
             len(self.train), self.batch_size, seed=self.seed, epoch=epoch, start=start
         )
-        return self._loader(self.train, batch_sampler=order)
+        return self._loader(self.train, self.collate, batch_sampler=order)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        return self._loader(self.valid, batch_size=self.batch_size)
+        return self._loader(self.valid, self.valid_collate, batch_size=self.batch_size)
 
-    def _loader(self, faces: PreparedFaces, **options: Any) -> DataLoader[Batch]:
+    def _loader(self, faces: PreparedFaces, collate: Collate, **options: Any) -> DataLoader[Batch]:
         workers = 0 if faces.cached else self.workers
         data: Any = faces  # its samples become batches in the collation
-        return DataLoader(data, collate_fn=self.collate, num_workers=workers, **options)
+        return DataLoader(data, collate_fn=collate, num_workers=workers, **options)

@@ -13,7 +13,7 @@ from fastcam.cam.tap import ActivationTap
 from fastcam.data.celeba import attribute_index
 from fastcam.losses.balance import Balance
 from fastcam.losses.cam import CAM_LOSSES
-from fastcam.models import ModelSpec
+from fastcam.models import ModelSpec, spec_at
 from fastcam.training.config import GuidanceConfig
 from fastcam.training.objective import AttributeLoss, attribute_loss
 
@@ -87,12 +87,12 @@ class Guidance(nn.Module):
 
     Args:
         config: where to look.
-        model, spec: the network and its Grad-CAM layer.
+        model, spec: the network and its own Grad-CAM layer; ``config.target_layer`` goes before it.
         attributes: names of the logits.
 
     Raises:
-        ValueError: an attribute that the model does not have, or a ``weight_grad`` that it cannot
-            have.
+        ValueError: an attribute or a layer that the model does not have, or a ``weight_grad`` that
+            it cannot have.
     """
 
     def __init__(
@@ -109,6 +109,7 @@ class Guidance(nn.Module):
         indices = [attribute_index(attributes, a) for a, _ in config.targets]
         self.targets: Tensor
         self.register_buffer("targets", torch.tensor(indices), persistent=False)
+        spec = spec_at(model, spec, config.target_layer or spec.target_layer)
         self.tap = ActivationTap(model, spec.target_layer, gradient_at=spec.gradient_at)
         pulls = config.pulls
         self.balance = Balance(list(pulls.values()))

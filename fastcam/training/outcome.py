@@ -44,6 +44,8 @@ def summary(
         if was is not None and is_now is not None and was - is_now > WORSE:
             fallen.append(f"the {named[key]} fell by {100 * (was - is_now):.1f} points")
     line = f"validation, before and after: {'; '.join(parts)}"
+    if guidance.target_layer is not None and guidance.guides:
+        line += f" (measured at the model's own layer, guided at {guidance.target_layer})"
     if biases:
         fitted = ", ".join(f"{name} {shift:+.2f}" for name, shift in biases.items())
         line += f" (bias re-fit to these images: {fitted})"

@@ -75,6 +75,14 @@ _OURS = {
     RESULT: _is_result,
 }
 
+# What runs of earlier versions do not say of themselves: the settings they had, were there any.
+_LATER = {
+    "without": None,
+    "hide_share": 0.5,
+    "guidance.losses": ["iou"],
+    "guidance.target_layer": None,
+}
+
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -152,6 +160,15 @@ def prepare(
     )
 
 
+def _collate(config: TrainConfig, checkpoint: Checkpoint, layer: str | None) -> Collate:
+    """Draws the guided regions on the grid of a layer, None for the model's own."""
+    guidance, side = config.guidance, checkpoint.preprocessing.size
+    if guidance is None:
+        return Collate()
+    grid = grid_size(checkpoint.model, layer or checkpoint.spec.target_layer, (side, side))
+    return Collate(guidance.regions, grid, guidance.grid)
+
+
 def _cutout(config: TrainConfig) -> RegionCutout | None:
     if config.without is None:
         return None
@@ -219,9 +236,6 @@ def _train(
     result, done, resume = out / CHECKPOINT, out / RESULT, out / RESUME
     attributes = read_attributes(Path(config.data) / ATTRIBUTE_TABLE).columns
     checkpoint = initial_checkpoint(config, attributes)
-    preprocessing = checkpoint.preprocessing
-    image_size = (preprocessing.size, preprocessing.size)
-    grid = grid_size(checkpoint.model, checkpoint.spec.target_layer, image_size)
     task = AttributeTask(checkpoint, config)
     if resume.exists():
         read_run_state(resume, task)  # a damaged one is told before all images are read
@@ -231,7 +245,8 @@ def _train(
         *splits,
         batch_size=config.batch_size,
         seed=config.seed,
-        collate=Collate(guidance.regions, grid, guidance.grid) if guidance else Collate(),
+        collate=_collate(config, checkpoint, guidance.target_layer if guidance else None),
+        valid_collate=_collate(config, checkpoint, None),
         workers=config.workers,
     )
     every = 1 if device.type == "cpu" else READ_EVERY
@@ -399,7 +414,9 @@ def _check_claim(out: Path, settings: dict[str, Any]) -> None:
     missing = {k for k in ("start_sha256", "labels_sha256") if k not in settings}  # a file is gone
     stored, settings = _flat(stored), _flat(settings)
     keys = {*stored, *settings} - missing
-    changed = sorted(k for k in keys if stored.get(k) != settings.get(k))
+    changed = sorted(
+        k for k in keys if stored.get(k, _LATER.get(k)) != settings.get(k, _LATER.get(k))
+    )
     if changed:
         raise ValueError(
             f"{out} holds a run with other settings ({', '.join(changed)});"

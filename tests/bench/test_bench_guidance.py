@@ -9,7 +9,8 @@ import pytest
 from tiny_faces import MODEL, write_faces
 
 from bench import guidance
-from bench.guidance import Cell, Setup, matrix, table, verdict
+from bench.guidance import EYES, Cell, Setup, chosen, matrix, table, verdict
+from fastcam.training import GuidanceConfig
 
 SETUP = Setup(size=32, base={MODEL: {"lr": 0.1, "epochs": 6, "batch_size": 16}})
 TRAIN = {"batch_size": 8, "epochs": 4, "lr": 0.05, "schedule": "constant"}
@@ -17,14 +18,15 @@ CELLS = (
     Cell("default", model=MODEL, train=TRAIN),
     Cell("pull 0.3", model=MODEL, train=TRAIN, guidance={"pull": 0.3}),
 )
+HIDDEN = Cell("without eyes", model=MODEL, train={**TRAIN, **EYES}, guidance={"pull": 0.0})
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dict]]:
     work = tmp_path_factory.mktemp("guidance")
     write_faces(guidance.faces_of(work, 0), 400)
-    cells = {c.slug: c for cell in CELLS for c in (cell.control, cell)}
-    assert len(cells) == 3  # they share a control
+    cells = {c.slug: c for cell in (*CELLS, HIDDEN) for c in (cell.control, cell)}
+    assert len(cells) == 4  # they share a control
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(guidance, "PAIRS", (("Lips", "chin"),))
         patch.setattr(guidance, "OTHER", "Eyes")
@@ -41,9 +43,15 @@ def test_guidance_is_safe_and_moves_the_map(cell: Cell, found: dict[str, dict]) 
 
 
 def test_the_table_holds_every_cell(found: dict[str, dict]) -> None:
-    text = table(CELLS, found)
-    assert text.count("\n") == 2 + len(CELLS)
+    text = table((*CELLS, HIDDEN), found)
+    assert text.count("\n") == 3 + len(CELLS)
     assert "| default | 0 |" in text
+
+
+def test_hidden_eyes_move_the_score_less(found: dict[str, dict]) -> None:
+    was, got = (found[c.slug]["splits"]["test"][0] for c in (HIDDEN.control, HIDDEN))
+    assert abs(got["eyes drop"]) < abs(was["eyes drop"]) - 0.05
+    assert f"{was['eyes drop']:.2f} → {got['eyes drop']:.2f}" in table([HIDDEN], found)
 
 
 def test_what_is_not_safe_is_said(found: dict[str, dict]) -> None:
@@ -69,3 +77,16 @@ def test_a_finished_cell_is_kept(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "found.json").write_text('{"diverged": "earlier"}')
     assert guidance.run(SETUP, tmp_path, CELLS[0], "cpu", 1) == {"diverged": "earlier"}
+
+
+def test_every_loss_and_the_recipes_are_cells() -> None:
+    cells = {cell.name: cell for cell in matrix(1)}
+    names = ["energy", "outside 0.3", "without eyes", "without outside + iou"]
+    assert [c.name for c in chosen(list(cells.values()), names)] == names
+    with pytest.raises(ValueError, match="--only: no cell is called 'eyes'; there are: "):
+        chosen(list(cells.values()), ["eyes"])
+    # The control of a cut-out hides nothing, and is that of every other cell.
+    assert {cells[name].control.slug for name in names} == {cells["default"].control.slug}
+    assert GuidanceConfig(guidance.PAIRS[:1], **cells["energy 0.1"].guidance).pulls == {
+        "energy": 0.1
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 import signal
@@ -39,7 +40,9 @@ class _Killed(Exception):
 def test_a_killed_run_ends_as_if_it_had_not_been(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    config = run_config(data, guidance=GUIDANCE, clip=5.0, patience=2, schedule="cosine")
+    config = run_config(
+        data, guidance=GUIDANCE, clip=5.0, patience=2, schedule="cosine", without="left_eye,nose"
+    )
     whole = train(config, tmp_path / "whole")
     kept = AttributeTask.training_step
 
@@ -123,6 +126,22 @@ def test_a_finished_run_is_kept_and_another_is_refused(data: Path, tmp_path: Pat
     assert again.checkpoint.stat().st_mtime_ns == stamp
     with pytest.raises(ValueError, match=r"holds a run with other settings \(epochs, lr\)"):
         train(run_config(data, epochs=2, lr=0.01), tmp_path)
+
+
+def test_a_run_of_an_earlier_version_is_kept(data: Path, tmp_path: Path) -> None:
+    """Its settings lack what came later; it ran as the defaults do."""
+    config = run_config(data, epochs=1, guidance=GUIDANCE)
+    train(config, tmp_path)
+    path = tmp_path / "settings.json"
+    settings = json.loads(path.read_text())
+    del settings["without"], settings["hide_share"]
+    del settings["guidance"]["losses"], settings["guidance"]["target_layer"]
+    path.write_text(json.dumps(settings))
+    assert train(config, tmp_path).kept
+    other = dataclasses.replace(GUIDANCE, losses=("energy",))
+    changed = dataclasses.replace(config, guidance=other, without="nose")
+    with pytest.raises(ValueError, match=r"other settings \(guidance\.losses, without\)"):
+        train(changed, tmp_path)
 
 
 @pytest.mark.parametrize(
