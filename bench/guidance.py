@@ -26,14 +26,12 @@ import torch
 from fastcam._util.files import write_json, write_text
 from fastcam._util.progress import progress_bars
 from fastcam.demos.guidance import DemoConfig
-from fastcam.losses.cam import CAM_LOSSES
 
 # The demo's faces, networks, controls and guided networks are those of the default cells, so a
 # folder that holds `fastcam demo --seed N --out WORK/seedN` is not trained again.
 DEMO = DemoConfig()
 PAIRS = ((DEMO.attribute, DEMO.region), ("Eyeglasses", "left_eye,right_eye"))
 OTHER = DEMO.other
-EYES = "left_eyebrow,right_eyebrow,left_eye,right_eye"  # where make-up is
 MAX_LOSS = 0.01  # of accuracy, against the control
 MIN_GAIN = 1.5  # of energy in the region, against the control
 PERCENT = ("accuracy", "E1", "E2", "not a", "mean accuracy", "energy")
@@ -130,21 +128,6 @@ def matrix(seeds: int = 3) -> list[Cell]:
         Cell("lr .003", train={"lr": 0.003}),
         Cell("lr .03", train={"lr": 0.03}),
         Cell("cosine lr", train={"schedule": "cosine"}),
-        *(
-            Cell(f"loss {name}", guidance={"losses": (name,)})
-            for name in CAM_LOSSES
-            if name != "iou"
-        ),
-        Cell("loss energy, pull 0.3", guidance={"losses": ("energy",), "pull": 0.3}),
-        Cell("loss energy, pull 0.1", guidance={"losses": ("energy",), "pull": 0.1}),
-        Cell("iou and energy", guidance={"losses": ("iou", "energy")}),
-        Cell("without the eyes", train={"without": EYES}),
-        Cell(
-            "without the eyes, loss energy",
-            train={"without": EYES},
-            guidance={"losses": ("energy",)},
-        ),
-        Cell("without outside", train={"without": "outside"}),
         Cell("resnet18", model="resnet18"),
     ]
     return cells + _losses_and_recipes()
