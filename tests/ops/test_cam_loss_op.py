@@ -66,7 +66,7 @@ def test_opcheck(dtype, layout, device):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"loss": 3}, "there is no loss of kind 3"),
+        ({"loss": 8}, "there is no loss of kind 8"),
         ({"params": [0.0] * 5}, "too many parameters"),
         ({"reduction": 3}, "reduction must be 0, 1 or 2"),
     ],
