@@ -83,7 +83,7 @@ class GuidanceConfig:
         targets: (attribute, region) pairs; regions as :meth:`fastcam.regions.Region.parse` reads
             them.
         losses: losses of the map, one or more: ``iou``, ``energy``, ``center``, ``l1``, ``ppce`` or
-            ``outside`` (:data:`fastcam.losses.cam.CAM_LOSSES`). ``energy=0.3`` has a pull of its
+            ``outside``, see docs/method.md. ``energy=0.3`` has a pull of its
             own; of several, each draws as hard as its pull says.
         pull: how hard a loss draws on the guided layer, relative to the labels
             (:class:`fastcam.Balance`); 1 where neither ``pull`` nor ``w_g`` is given. 0 makes a
