@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "check.h"
+#include "common/losses.h"
 #include "cpu/kernels/cam.h"
 
 using namespace fastcam;
