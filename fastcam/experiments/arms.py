@@ -22,7 +22,7 @@ class Arm:
         name: stands in tables.
         guidance, train: settings of :class:`fastcam.training.GuidanceConfig` and
             :class:`fastcam.training.TrainConfig` that differ from the defaults.
-        note: what it is, where the name does not say it.
+        note: what it is, where the name does not say it; stands beside the numbers in the JSON.
     """
 
     name: str

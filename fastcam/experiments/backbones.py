@@ -1,4 +1,4 @@
-"""Yang et al., section 4: other networks, and regions without landmarks."""
+"""Yang et al., section 4: other networks, and a drawn rectangle in place of a named region."""
 
 from __future__ import annotations
 

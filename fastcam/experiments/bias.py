@@ -25,6 +25,7 @@ from fastcam.report.figure import COLORS, new_figure
 #: How hard guidance draws, from least to most: the points of a curve.
 PULLS = (0.1, 0.3, 1.0, 2.0)
 LAST_LAYER = "last layer"
+TOO_FEW = "too few images"  # of a group, in the validation split
 
 
 def _arms(pair: Pair) -> list[Arm]:
@@ -49,7 +50,7 @@ class Bias:
         for pair in self.pairs:
             title = f"{pair.attribute} & {pair.other}, trained where they agree"
             found += [
-                network_table(self.measured[pair.slug], title),
+                network_table(self.measured[pair.slug], title, absent={LAST_LAYER: TOO_FEW}),
                 change_table(self.measured[pair.slug], f"{pair.attribute}: minus the control"),
             ]
         return found

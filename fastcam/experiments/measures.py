@@ -125,7 +125,8 @@ class Change:
 
 
 Measured = Mapping[str, Sequence[Mapping[str, float | None] | None]]
-"""For each network the measures of each training, in one order; None for one that diverged."""
+"""For each network the measures of each training, in one order; None where there is none, as of one
+that diverged."""
 
 
 def column(measured: Measured, network: str, name: str) -> list[float | None]:
@@ -133,5 +134,5 @@ def column(measured: Measured, network: str, name: str) -> list[float | None]:
     return [None if m is None else m.get(name) for m in measured[network]]
 
 
-def all_diverged(measured: Measured, network: str) -> bool:
+def without_numbers(measured: Measured, network: str) -> bool:
     return all(m is None for m in measured[network])

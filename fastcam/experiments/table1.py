@@ -66,7 +66,11 @@ class Table1:
                         name: list(values) for name, values in self.measured[pair.slug].items()
                     },
                     "arms": {
-                        arm.name: {"guidance": dict(arm.guidance), "train": dict(arm.train)}
+                        arm.name: {
+                            "guidance": dict(arm.guidance),
+                            "train": dict(arm.train),
+                            "note": arm.note,
+                        }
                         for arm in self.arms[pair.slug]
                     },
                     "images": self.counts[pair.slug],
@@ -77,7 +81,7 @@ class Table1:
         }
 
     def figure(self) -> Figure:
-        """For each pair: share of the reliance that lies in the region, against accuracy."""
+        """For each pair: share of the reliance in the region, against energy of the map there."""
         figure = new_figure(5.2 * len(self.pairs), 4.2)
         axes = figure.subplots(1, len(self.pairs), squeeze=False)[0]
         for axis, pair in zip(axes, self.pairs, strict=True):

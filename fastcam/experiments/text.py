@@ -11,8 +11,8 @@ from fastcam.experiments.measures import (
     Change,
     Measured,
     Spread,
-    all_diverged,
     column,
+    without_numbers,
 )
 from fastcam.report import Table
 from fastcam.report.numbers import MISSING, number
@@ -25,6 +25,7 @@ def network_table(
     beside: Mapping[str, str] | None = None,
     head: str = "",
     names: Sequence[str] = MEASURES,
+    absent: Mapping[str, str] | None = None,
 ) -> Table:
     """One row a network, one column a measure: mean ± standard deviation over trainings.
 
@@ -34,11 +35,12 @@ def network_table(
         beside: text of a further column, by network.
         head: of that column.
         names: which measures.
+        absent: why a network has no numbers, by its name; "diverged" where that is not named.
     """
     rows = []
     for network in measured:
-        if all_diverged(measured, network):
-            cells = ["diverged"] * len(names)
+        if without_numbers(measured, network):
+            cells = [(absent or {}).get(network, "diverged")] * len(names)
         else:
             cells = [_spread(Spread.of(column(measured, network, n)), n) for n in names]
         more = [] if beside is None else [beside.get(network, MISSING)]
@@ -53,7 +55,7 @@ def change_table(measured: Measured, title: str, names: Sequence[str] = MEASURES
     """Each network minus the control, with 95% t intervals where there are several trainings."""
     rows = []
     for network in measured:
-        if network in (BEFORE, CONTROL) or all_diverged(measured, network):
+        if network in (BEFORE, CONTROL) or without_numbers(measured, network):
             continue
         cells = []
         for name in names:

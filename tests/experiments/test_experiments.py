@@ -15,7 +15,7 @@ from tiny_faces import MODEL, write_faces
 
 from fastcam import cli
 from fastcam.data import CelebA, PreparedFaces
-from fastcam.experiments import CATALOGUE, ExperimentConfig, run
+from fastcam.experiments import CATALOGUE, ExperimentConfig, backbones, run
 from fastcam.experiments.arms import BEFORE, CONTROL, table1_arms
 from fastcam.experiments.last_layer import retrain_last_layer
 from fastcam.experiments.measures import MEASURES
@@ -94,6 +94,18 @@ def test_the_other_experiments_run(out: Path) -> None:
     names = [row[0] for row in saved.tables[0].rows]
     assert names[:2] == [BEFORE, CONTROL]
     assert {"cut-out", "iou, pull 0.3", "energy, pull 2", "last layer"} <= set(names)
+    # Of 48 validation faces fewer than four have make-up without lipstick.
+    assert set(saved.tables[0].rows[names.index("last layer")][1:]) == {"too few images"}
+
+
+def test_each_backbone_has_its_control(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backbones, "BACKBONES", {MODEL: {}, "resnet18": {"lr": 0.01}})
+    saved, _ = _run("backbones", out)
+    assert [t.title.split(":")[0] for t in saved.tables] == [MODEL, MODEL, "resnet18", "resnet18"]
+    for networks in saved.tables[::2]:
+        names = [row[0] for row in networks.rows]
+        assert names == [BEFORE, CONTROL, "iou", "energy", "iou, free rectangle"]
+    assert matplotlib.image.imread(out / "backbones.png").std() > 0.01
 
 
 def test_a_network_that_diverges_is_told_and_the_others_go_on(
