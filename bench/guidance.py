@@ -26,6 +26,8 @@ import torch
 from fastcam._util.files import write_json, write_text
 from fastcam._util.progress import progress_bars
 from fastcam.demos.guidance import DemoConfig
+from fastcam.losses import CAM_LOSSES
+from fastcam.training.config import PULL
 
 # The demo's faces, networks, controls and guided networks are those of the default cells, so a
 # folder that holds `fastcam demo --seed N --out WORK/seedN` is not trained again.
@@ -88,39 +90,37 @@ class Cell:
 #: What images are hidden of in the recipes: lipstick is judged by eye make-up on these faces.
 EYES = {"without": "left_eye,right_eye,left_eyebrow,right_eyebrow"}
 ALL_BUT = {"without": "outside"}
+NOTHING = {"without": "nothing"}
 
 
 def _losses_and_recipes() -> list[Cell]:
-    """Every loss of the map, and cut-out alone and with one."""
-    energy = {"losses": ("energy",)}
+    """Every loss of the map at three pulls without cut-out, and what is hidden, alone and not."""
     cells = [
-        Cell(name, guidance={"losses": (name,)})
-        for name in ("energy", "center", "l1", "ppce", "outside")
+        Cell(f"{loss} {pull:g}", train=NOTHING, guidance={"losses": (loss,), "pull": pull})
+        for loss in CAM_LOSSES
+        for pull in (0.1, 0.3, 1.0)
     ]
-    cells += [
-        Cell(f"{name} {p:g}", guidance={"losses": (name,), "pull": p})
-        for name in ("energy", "outside")
-        for p in (0.1, 0.3)
-    ]
-    return [
-        *cells,
-        Cell("without eyes", train=EYES, guidance={"pull": 0.0}),
-        Cell("without eyes + iou", train=EYES),
-        Cell("without eyes + energy", train=EYES, guidance=energy),
-        Cell("without eyes + true_class", train=EYES, guidance={"guide": "true_class"}),
-        Cell("without outside", train=ALL_BUT, guidance={"pull": 0.0}),
-        Cell("without outside + iou", train=ALL_BUT),
-    ]
+    for name, train in (("outside", ALL_BUT), ("eyes", EYES)):
+        cells.append(Cell(f"hidden {name}", train=train, guidance={"pull": 0.0}))
+        cells += [
+            Cell(
+                f"hidden {name} + {loss} {pull:g}",
+                train=train,
+                guidance={"losses": (loss,), "pull": pull},
+            )
+            for loss in ("iou", "energy")
+            for pull in (0.3, 1.0)
+        ]
+    return cells
 
 
 def matrix(seeds: int = 3) -> list[Cell]:
     """The default on every seed, and every axis on the first."""
     cells = [Cell("default", seed=seed) for seed in range(seeds)]
-    cells += [Cell(f"pull {p:g}", guidance={"pull": p}) for p in (0.1, 0.3, 2.0)]
+    cells += [Cell(f"pull {p:g}", guidance={"pull": p}) for p in (0.1, 0.3, 1.0, 2.0) if p != PULL]
     cells += [
         Cell("no max_pair_pull", guidance={"max_pair_pull": 0.0}),
         Cell("no recalibration", guidance={"recalibrate": False}),
-        Cell("no sharpness warm-up", guidance={"sharpness_warmup": False}),
         Cell("guide all", guidance={"guide": "all"}),
         Cell("guide true_class", guidance={"guide": "true_class"}),
         Cell("two attributes", pairs=2),

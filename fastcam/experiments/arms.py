@@ -21,7 +21,8 @@ class Arm:
     Attributes:
         name: stands in tables.
         guidance, train: settings of :class:`fastcam.training.GuidanceConfig` and
-            :class:`fastcam.training.TrainConfig` that differ from the defaults.
+            :class:`fastcam.training.TrainConfig` that differ from the defaults. Nothing is hidden
+            unless ``train`` says so: a loss is measured alone.
         note: what it is, where the name does not say it; stands beside the numbers in the JSON.
     """
 

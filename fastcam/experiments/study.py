@@ -19,6 +19,7 @@ from fastcam.experiments.settings import PAIRS, ExperimentConfig, Pair, settings
 from fastcam.faces import generate
 from fastcam.models import Checkpoint, load_checkpoint
 from fastcam.training import GuidanceConfig, TrainConfig, TrainingDiverged, train
+from fastcam.training.config import NOTHING
 
 # P(b | a) = P(not b | not a) of a pair on drawn faces: about the correlation of lipstick and heavy
 # make-up in CelebA (φ = 0.8).
@@ -94,7 +95,7 @@ class Study:
             GuidanceConfig(**{"targets": ((pair.attribute, pair.region),), **arm.guidance}),
             seed=seed + 1, limit_train=self.config.limit_train,
             precision=self.config.precision, device=self.config.device, workers=self.workers,
-            **arm.train,
+            **{"without": NOTHING, **arm.train},
         )  # fmt: skip
         self.say(f"seed {seed}, {pair.attribute}: {arm.name}")
         folder = self.out / f"seed{seed}" / f"{start.parent.name}-{pair.slug}" / arm.slug

@@ -26,11 +26,11 @@ Schedule = Literal["constant", "cosine"]
 #: docs/results.md has what these do, what other values do, and on which faces they were chosen.
 PULL = 1.0
 MAX_PAIR_PULL = 1.0
-#: ``without`` hides what this names: all but the guided regions.
-OUTSIDE = "outside"
+#: ``without`` hides what these name: all but the guided regions, nothing, or as guidance has it.
+OUTSIDE, NOTHING, AUTO = "outside", "nothing", "auto"
 #: Where a fine-tuning differs from the defaults of :class:`TrainConfig`: it is short, in small
-#: batches.
-FINETUNE: dict[str, Any] = {"epochs": 1, "patience": 0, "batch_size": 32}
+#: batches, and what guidance draws toward is all that half of the images show.
+FINETUNE: dict[str, Any] = {"epochs": 1, "patience": 0, "batch_size": 32, "without": AUTO}
 #: Where a training of the attention network differs: its loss is a sum over attributes.
 ATTENTION: dict[str, Any] = {
     "model": "attention",
@@ -250,9 +250,11 @@ class TrainConfig:
         augment: ``"none"``, ``"flip"``, or ``"full"`` (flip, small motions, light); regions move
             along.
         without: hide this region of some training images, so that the network learns to do without
-            it: names with commas between (``"left_eye,right_eye"``), or ``"outside"`` for all but
-            the guided regions. Filled with the image's mean colour, after the other augmentation;
-            validation images are never hidden. With guidance or, at pull 0, alone.
+            it: names with commas between (``"left_eye,right_eye"``), ``"outside"`` for all but
+            the guided regions, or ``"nothing"``; ``"auto"`` is ``"outside"`` beside a pull, and
+            nothing in a control or beside ``w_g``. Filled with the image's mean colour, after the
+            other augmentation; validation images are never hidden. With guidance or, at pull 0,
+            alone.
         hide_share: share of the training images that ``without`` hides.
         precision: ``"float32"``, or ``"bfloat16"`` for autocast: faster where the processor has it,
             with weights, losses and maps in float32.
@@ -287,7 +289,7 @@ class TrainConfig:
     clip: float = 1.0
     w_a: float = 1.0
     augment: Augmentation = "flip"
-    without: str | None = None
+    without: str = NOTHING
     hide_share: float = 0.5
     precision: Literal["float32", "bfloat16"] = "float32"
     landmarks: str | None = None
@@ -333,7 +335,10 @@ class TrainConfig:
                 object.__setattr__(self, name, str(value))
 
     def _check_without(self) -> None:
-        if self.without is None:
+        if self.without == AUTO:
+            pulls = self.guidance is not None and bool(self.guidance.pull)
+            object.__setattr__(self, "without", OUTSIDE if pulls else NOTHING)
+        if self.without == NOTHING:
             return
         guided = self.guidance.regions if self.guidance is not None else []
         if self.without == OUTSIDE:
@@ -342,7 +347,8 @@ class TrainConfig:
         try:
             hidden = Region.parse(self.without)
         except (TypeError, ValueError) as error:
-            raise type(error)(f"without: {error}; or {OUTSIDE!r} alone") from None
+            others = f"or one of {OUTSIDE!r}, {NOTHING!r} and {AUTO!r}, alone"
+            raise type(error)(f"without: {error}; {others}") from None
         for region in guided if self.guided else []:
             share = _covered(region, hidden)
             said = f"without {hidden} hides {share:.0%} of the guided region {region}"

@@ -47,7 +47,7 @@ from fastcam.training.callbacks import (
     is_run_state,
     read_run_state,
 )
-from fastcam.training.config import OUTSIDE, TrainConfig
+from fastcam.training.config import NOTHING, OUTSIDE, TrainConfig
 from fastcam.training.data import FaceBatches
 from fastcam.training.diverged import TrainingDiverged, check_weights
 from fastcam.training.recalibrate import recalibrate
@@ -77,7 +77,7 @@ _OURS = {
 
 # What runs of earlier versions do not say of themselves: the settings they had, were there any.
 _LATER = {
-    "without": None,
+    "without": NOTHING,
     "hide_share": 0.5,
     "guidance.losses": ["iou"],
     "guidance.target_layer": None,
@@ -170,7 +170,7 @@ def _collate(config: TrainConfig, checkpoint: Checkpoint, layer: str | None) -> 
 
 
 def _cutout(config: TrainConfig) -> RegionCutout | None:
-    if config.without is None:
+    if config.without == NOTHING:
         return None
     outside = config.without == OUTSIDE
     guided = config.guidance.regions if config.guidance is not None else []

@@ -112,7 +112,7 @@ def test_a_cut_out_alone_hides_training_images_and_no_others(
     for split, changed in (("train", True), ("valid", False)):
         faces = run.prepare(dataclasses.replace(config, augment="none"), checkpoint, split)
         bare = run.prepare(
-            dataclasses.replace(config, augment="none", without=None), checkpoint, split
+            dataclasses.replace(config, augment="none", without="nothing"), checkpoint, split
         )
         assert torch.equal(faces[0]["image"], bare[0]["image"]) != changed
 
@@ -120,7 +120,7 @@ def test_a_cut_out_alone_hides_training_images_and_no_others(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"without": "eyes"}, "without: region has no part called 'eyes'.* or 'outside' alone"),
+        ({"without": "eyes"}, "without: region has no part called 'eyes'.* or one of 'outside'"),
         ({"without": "outside", "guidance": None}, "hides all but the guided regions; none is"),
         ({"without": "mouth"}, "hides 100% of the guided region mouth: the network cannot look"),
         ({"without": "chin", "hide_share": 1.5}, "hide_share must be at most 1, got 1.5"),
@@ -130,6 +130,19 @@ def test_a_cut_out_alone_hides_training_images_and_no_others(
 def test_a_cut_out_that_cannot_be_is_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TrainConfig("faces", **{"guidance": MOUTH, **changes})
+
+
+def test_by_default_half_of_a_guided_run_shows_the_region_alone_and_a_control_is_plain() -> None:
+    def hidden(guidance: GuidanceConfig, **changes: str) -> str:
+        return TrainConfig.finetune("model.pt", "faces", guidance, **changes).without
+
+    assert hidden(MOUTH) == "outside"
+    assert hidden(dataclasses.replace(MOUTH, pull=0.0)) == "nothing"
+    assert hidden(GuidanceConfig(MOUTH.targets, w_g=1.0)) == "nothing"  # the paper's equation
+    assert hidden(MOUTH, without="nothing") == "nothing"
+    assert hidden(dataclasses.replace(MOUTH, pull=0.0), without="outside") == "outside"
+    assert TrainConfig("faces", guidance=MOUTH).without == "nothing"
+    assert TrainConfig("faces", without="auto").without == "nothing"
 
 
 def test_a_cut_out_of_what_is_guided_warns_and_is_free_in_a_control() -> None:
