@@ -81,7 +81,7 @@ def finetune(
         ),
     ],
     out: Out = Path("runs/finetune"),
-    losses: Annotated[list[str], typer.Option("--loss", help=_LOSSES)] = ["iou"],  # noqa: B006
+    losses: Annotated[list[str] | None, typer.Option("--loss", help=_LOSSES)] = None,
     landmarks: Landmarks = None,
     *,
     guided: Settings,
@@ -98,7 +98,7 @@ def finetune(
             f"give one --region for each --attribute; got {len(attribute)} and {len(region)}"
         )
     guidance = GuidanceConfig(
-        targets=tuple(zip(attribute, region, strict=True)), losses=tuple(losses), **guided
+        targets=tuple(zip(attribute, region, strict=True)), losses=tuple(losses or ()), **guided
     )
     _run(TrainConfig.finetune(checkpoint, data, guidance, landmarks=landmarks, **settings), out)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastcam.experiments.settings import Pair
-from fastcam.training.config import OUTSIDE
+from fastcam.training.config import AUTO, OUTSIDE
 
 #: What a pair's networks are compared with.
 CONTROL = "control"
@@ -35,6 +35,16 @@ class Arm:
     def slug(self) -> str:
         """Name of its folder."""
         return "".join(c if c.isalnum() or c in ".-+" else "_" for c in self.name)
+
+
+def guided(loss: str, name: str = "", *, pull: float = 1.0, note: str = "", **train: Any) -> Arm:
+    """One loss of the map under Balance, named after it."""
+    return Arm(name or loss, {"losses": (loss,), "pull": pull}, train, note)
+
+
+def recommended() -> Arm:
+    """``fastcam finetune`` as it comes."""
+    return Arm("recommended", {}, {"without": AUTO}, "the defaults of fastcam finetune")
 
 
 def control() -> Arm:
@@ -67,16 +77,17 @@ def table1_arms(pair: Pair) -> list[Arm]:
     """The rows of Table 1, each fine-tuned from the same network; the control first."""
     return [
         control(),
-        Arm("center", {"losses": ("center",)}, note="balanced"),
-        Arm("iou", note="balanced"),
+        guided("center", note="balanced"),
+        guided("iou", note="balanced"),
         Arm(
             f"iou, w_g {pair.w_g:g}", {"w_g": pair.w_g}, {"clip": 0.0},
             "(w_a, w_g) as printed in Yang et al., gradient not clipped",
         ),
-        Arm("energy", {"losses": ("energy",)}, note="balanced"),
+        guided("energy", note="balanced"),
         cut_out(pair),
-        Arm("iou + cut-out", {}, {"without": pair.elsewhere}, "both, balanced"),
-        Arm("energy + cut-out", {"losses": ("energy",)}, {"without": pair.elsewhere}, "both"),
+        guided("iou", "iou + cut-out", note="both, balanced", without=pair.elsewhere),
+        guided("energy", "energy + cut-out", note="both, balanced", without=pair.elsewhere),
+        recommended(),
         mouth_only(pair),
         mixed_in(pair),
     ]  # fmt: skip

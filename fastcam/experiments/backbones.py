@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from fastcam.experiments.arms import BEFORE, CONTROL, Arm, control
+from fastcam.experiments.arms import BEFORE, CONTROL, Arm, control, guided
 from fastcam.experiments.measures import Measured, measure
 from fastcam.experiments.settings import LIPSTICK, Pair
 from fastcam.experiments.study import Study
@@ -31,9 +31,12 @@ FREE_BOX = "0.34,0.63,0.66,0.80"
 def _arms(pair: Pair) -> list[Arm]:
     return [
         control(),
-        Arm("iou"),
-        Arm("energy", {"losses": ("energy",)}),
-        Arm("iou, free rectangle", {"targets": ((pair.attribute, FREE_BOX),)}),
+        guided("iou"),
+        guided("energy"),
+        replace(
+            guided("iou", "iou, free rectangle"),
+            guidance={"losses": ("iou",), "pull": 1.0, "targets": ((pair.attribute, FREE_BOX),)},
+        ),
     ]
 
 

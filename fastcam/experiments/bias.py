@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from fastcam.evaluation import pick_device
 from fastcam.evaluation.splits import prepare_split
 from fastcam.experiments.agreeing import agreeing
-from fastcam.experiments.arms import BEFORE, CONTROL, Arm, control, cut_out
+from fastcam.experiments.arms import BEFORE, CONTROL, Arm, control, cut_out, guided, recommended
 from fastcam.experiments.judge import Judged
 from fastcam.experiments.last_layer import retrain_last_layer
 from fastcam.experiments.measures import Measured, measure
@@ -29,13 +29,13 @@ TOO_FEW = "too few images"  # of a group, in the validation split
 
 
 def _arms(pair: Pair) -> list[Arm]:
-    guided = [
-        Arm(f"{name}, pull {pull:g}", {"losses": (name,), "pull": pull})
+    curves = [
+        guided(name, f"{name}, pull {pull:g}", pull=pull)
         for name in ("iou", "energy")
         for pull in PULLS
     ]
-    both = Arm("energy + cut-out", {"losses": ("energy",)}, {"without": pair.elsewhere})
-    return [control(), cut_out(pair), both, *guided]
+    both = guided("energy", "energy + cut-out", without=pair.elsewhere)
+    return [control(), cut_out(pair), both, recommended(), *curves]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from fastcam.evaluation.explain import explain_dataset
-from fastcam.experiments.arms import BEFORE, CONTROL, Arm, control, mixed_in, mouth_only
+from fastcam.experiments.arms import BEFORE, CONTROL, Arm, control, guided, mixed_in, mouth_only
 from fastcam.experiments.settings import LIPSTICK, Pair
 from fastcam.experiments.study import Study
 from fastcam.models import Checkpoint, load_checkpoint
@@ -61,7 +61,7 @@ class FaceMaps:
 
 def figure6(study: Study) -> FaceMaps:
     """The networks before, trained on the mouth alone, with such images mixed in, and guided."""
-    arms = {"N_o": mouth_only(LIPSTICK), "N_w": mixed_in(LIPSTICK), "IoU loss": Arm("iou")}
+    arms = {"N_o": mouth_only(LIPSTICK), "N_w": mixed_in(LIPSTICK), "IoU loss": guided("iou")}
     faces = _faces(study, LIPSTICK, arms)
     title = f"Where four networks look for {LIPSTICK.attribute} (as Yang et al., Figure 6)"
     return FaceMaps(title, {LIPSTICK: faces})
@@ -69,7 +69,7 @@ def figure6(study: Study) -> FaceMaps:
 
 def figure7(study: Study) -> FaceMaps:
     """Before, control and guided, on faces with both attributes and with the first alone."""
-    arms = {CONTROL: control(), "guided": Arm("iou")}
+    arms = {CONTROL: control(), "guided": guided("iou")}
     faces = {pair: _faces(study, pair, arms) for pair in study.pairs}
     return FaceMaps("Before and after (as Yang et al., Figure 7)", faces)
 

@@ -24,7 +24,9 @@ from fastcam.regions import Region, template_landmarks
 Schedule = Literal["constant", "cosine"]
 
 #: docs/results.md has what these do, what other values do, and on which faces they were chosen.
-PULL = 1.0
+PULL = 0.5
+#: The loss beside a pull; beside a fixed weight it is the paper's.
+LOSSES, PAPER_LOSSES = ("energy",), ("iou",)
 MAX_PAIR_PULL = 1.0
 #: ``without`` hides what these name: all but the guided regions, nothing, or as guidance has it.
 OUTSIDE, NOTHING, AUTO = "outside", "nothing", "auto"
@@ -83,10 +85,11 @@ class GuidanceConfig:
         targets: (attribute, region) pairs; regions as :meth:`fastcam.regions.Region.parse` reads
             them.
         losses: losses of the map, one or more: ``iou``, ``energy``, ``center``, ``l1``, ``ppce`` or
-            ``outside``, see docs/method.md. ``energy=0.3`` has a pull of its
-            own; of several, each draws as hard as its pull says.
+            ``outside``, see docs/method.md. ``energy=0.3`` has a pull of its own; of several, each
+            draws as hard as its pull says. ``energy`` beside ``pull`` and ``iou`` (Yang et al.)
+            beside ``w_g``, where none is given.
         pull: how hard a loss draws on the guided layer, relative to the labels
-            (:class:`fastcam.Balance`); 1 where neither ``pull`` nor ``w_g`` is given. 0 makes a
+            (:class:`fastcam.Balance`); 0.5 where neither ``pull`` nor ``w_g`` is given. 0 makes a
             control: guidance is off, whatever the losses' own pulls, and the rest of the run as it
             is. Above 2 accuracy is at risk.
         w_g: a fixed weight of the one loss in place of ``pull``, as in Yang et al., eq. 1; 0 makes
@@ -123,7 +126,7 @@ class GuidanceConfig:
     """
 
     targets: tuple[tuple[str, str], ...]
-    losses: tuple[str, ...] = ("iou",)
+    losses: tuple[str, ...] = ()
     pull: float | None = None
     w_g: float | None = None
     guide: Literal["positives", "all", "true_class"] = "positives"
@@ -155,7 +158,8 @@ class GuidanceConfig:
             if value is not None:
                 _check_numbers(self, (name,))
                 _check(0 <= value < math.inf, f"{name} must be at least 0 and finite, got {value}")
-        object.__setattr__(self, "losses", tuple(self.losses))
+        default = LOSSES if self.w_g is None else PAPER_LOSSES
+        object.__setattr__(self, "losses", tuple(self.losses) or default)
         own = self._own_pulls()
         _check(
             self.w_g is None or (len(own) == 1 and own == dict.fromkeys(own)),
@@ -185,7 +189,6 @@ class GuidanceConfig:
 
     def _own_pulls(self) -> dict[str, float | None]:
         """What ``losses`` says: the names, with their own pulls."""
-        _check(len(self.losses) > 0, f"losses must name at least one of {', '.join(CAM_LOSSES)}")
         found: dict[str, float | None] = {}
         for text in self.losses:
             if not isinstance(text, str):

@@ -98,7 +98,7 @@ def test_a_finished_cell_is_kept(tmp_path: Path) -> None:
 
 def test_every_loss_and_the_recipes_are_cells() -> None:
     cells = {cell.name: cell for cell in matrix(1)}
-    names = ["energy 1", "outside 0.3", "hidden eyes", "hidden outside + iou 1"]
+    names = ["energy 1", "outside 0.3", "hidden outside + iou 1", "hidden eyes"]
     assert [c.name for c in chosen(list(cells.values()), names)] == names
     with pytest.raises(ValueError, match="--only: no cell is called 'eyes'; there are: "):
         chosen(list(cells.values()), ["eyes"])

@@ -33,7 +33,7 @@ from fastcam.training import (
 from fastcam.training.callbacks import History, read_history
 from fastcam.training.guidance import Guidance
 
-MOUTH = GuidanceConfig((("Lips", "mouth"),))
+MOUTH = GuidanceConfig((("Lips", "mouth"),), losses=("iou",), pull=1.0)
 SMALL: dict[str, Any] = {"batch_size": 10, "device": "cpu", "workers": 1}
 
 

@@ -19,7 +19,7 @@ from fastcam.training import GuidanceConfig, TrainConfig, run, summary, train
 from fastcam.training.callbacks import read_history
 from fastcam.training.guidance import Guidance
 
-MOUTH = GuidanceConfig((("Lips", "mouth"),))
+MOUTH = GuidanceConfig((("Lips", "mouth"),), pull=1.0)
 SMALL: dict[str, Any] = {"batch_size": 12, "device": "cpu", "workers": 1}
 
 
@@ -49,7 +49,7 @@ def test_every_loss_fine_tunes(name: str, data: Path, start: Path, tmp_path: Pat
         wanted = record["train/loss_a"] + record["train/ratio"] * record["train/loss_g"]
         assert record["train/loss"] == pytest.approx(wanted, rel=1e-5)
         assert ("train/sharpness" in record) == (name == "iou")
-    control = dataclasses.replace(MOUTH, losses=(name,), pull=0.0)
+    control = dataclasses.replace(MOUTH, pull=0.0)
     assert not same_weights(
         result.checkpoint, _tuned(data, start, tmp_path / "b", guidance=control).checkpoint
     )
@@ -71,7 +71,6 @@ def test_two_losses_draw_as_hard_as_each_pull_says(data: Path, start: Path, tmp_
 @pytest.mark.parametrize(
     ("losses", "message"),
     [
-        ((), "losses must name at least one of iou, "),
         (("energie",), r"unknown loss 'energie' \(did you mean 'energy'\?\); expected some of"),
         (("iou", "iou=2"), "losses must not repeat, got 'iou' twice"),
         (("iou=0",), "expected iou=PULL with a pull above 0 and finite, got 'iou=0'"),
@@ -130,6 +129,13 @@ def test_a_cut_out_alone_hides_training_images_and_no_others(
 def test_a_cut_out_that_cannot_be_is_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TrainConfig("faces", **{"guidance": MOUTH, **changes})
+
+
+def test_the_loss_is_energy_beside_a_pull_and_the_papers_beside_a_weight() -> None:
+    assert GuidanceConfig(MOUTH.targets).pulls == {"energy": 0.5}
+    assert GuidanceConfig(MOUTH.targets, pull=0.0).losses == ("energy",)
+    assert GuidanceConfig(MOUTH.targets, w_g=0.1).losses == ("iou",)
+    assert GuidanceConfig(MOUTH.targets, losses=("l1",), w_g=0.1).losses == ("l1",)
 
 
 def test_by_default_half_of_a_guided_run_shows_the_region_alone_and_a_control_is_plain() -> None:

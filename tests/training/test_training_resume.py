@@ -22,7 +22,9 @@ from fastcam.training import GuidanceConfig, train
 from fastcam.training.callbacks import read_history
 from fastcam.training.task import AttributeTask
 
-GUIDANCE = GuidanceConfig((("Lips", "mouth"),), sharpness=4.0, sharpness_warmup=True)
+GUIDANCE = GuidanceConfig(
+    (("Lips", "mouth"),), losses=("iou",), pull=1.0, sharpness=4.0, sharpness_warmup=True
+)
 
 
 @pytest.fixture(scope="module")
