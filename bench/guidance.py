@@ -79,6 +79,12 @@ class Cell:
         return replace(self, name=f"control: {named}", train=train, guidance={"pull": 0.0})
 
     @property
+    def relied(self) -> bool:
+        """Whether reliance is measured: of the default, of cut-outs, and of their control."""
+        hides = self.train.get("without", "nothing") != "nothing"
+        return hides or self.slug.endswith(("/guided", "/control"))
+
+    @property
     def slug(self) -> str:
         """Its folder in the work folder."""
         name = "".join(c if c.isalnum() or c in ".-" else "_" for c in self.name)
@@ -100,17 +106,14 @@ def _losses_and_recipes() -> list[Cell]:
         for loss in CAM_LOSSES
         for pull in (0.1, 0.3, 1.0)
     ]
-    for name, train in (("outside", ALL_BUT), ("eyes", EYES)):
+    for name, train, losses in (
+        ("outside", ALL_BUT, {"iou 0.3": ("iou", 0.3), "iou 1": ("iou", 1.0)}),
+        ("eyes", EYES, {"iou 1": ("iou", 1.0), "energy 1": ("energy", 1.0)}),
+    ):
         cells.append(Cell(f"hidden {name}", train=train, guidance={"pull": 0.0}))
-        cells += [
-            Cell(
-                f"hidden {name} + {loss} {pull:g}",
-                train=train,
-                guidance={"losses": (loss,), "pull": pull},
-            )
-            for loss in ("iou", "energy")
-            for pull in (0.3, 1.0)
-        ]
+        for text, (loss, pull) in losses.items():
+            guidance = {"losses": (loss,), "pull": pull}
+            cells.append(Cell(f"hidden {name} + {text}", train=train, guidance=guidance))
     return cells
 
 
@@ -190,13 +193,15 @@ def run(setup: Setup, work: Path, cell: Cell, device: str, workers: int) -> dict
     else:
         history = trained.history.read_text(encoding="utf-8")
         result["finite"] = "nan" not in history and "inf" not in history
-        result["splits"] = judge(trained.checkpoint, data, cell.pairs, device, workers)
+        result["splits"] = judge(
+            trained.checkpoint, data, cell.pairs, device, workers, drops=cell.relied
+        )
     write_json(found, result)
     return result
 
 
 def judge(
-    path: Path, data: Path, pairs: int, device: str, workers: int
+    path: Path, data: Path, pairs: int, device: str, workers: int, *, drops: bool
 ) -> dict[str, list[dict[str, float | None]]]:
     """Accuracy, attention and reliance on two splits, one record for each guided attribute.
 
@@ -214,8 +219,12 @@ def judge(
             what: dict[str, Any] = {"attribute": attribute, "region": region}
             predictions = predict(checkpoint, images, **what, device=device)
             e = summarize(predictions, checkpoint.attributes, **what, other=OTHER, split=split)
-            relied = reliance(checkpoint, images, **what, others=(EYES["without"],), device=device)
-            region_drop, _, eyes_drop = (hidden.drop for hidden in relied.hidden)
+            region_drop = eyes_drop = None
+            if drops:
+                relied = reliance(
+                    checkpoint, images, **what, others=(EYES["without"],), device=device
+                )
+                region_drop, _, eyes_drop = (hidden.drop for hidden in relied.hidden)
             out[split].append(
                 {
                     "accuracy": e["all"].accuracy, "E1": e["E1"].accuracy, "E2": e["E2"].accuracy,
