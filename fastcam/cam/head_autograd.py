@@ -21,7 +21,7 @@ __all__ = ["autograd_gradients", "differentiable_twice", "retained_grads"]
 def autograd_gradients(
     logits: Tensor, point: Tensor, targets: Targets, create_graph: bool, what: str = "activations"
 ) -> Tensor:
-    """D by differentiating the head, [N,T,C,H',W']; ``what`` the point is, in errors.
+    """D by differentiating the head: [N,T,*] at a point [N,*]; ``what`` that is, in errors.
 
     All targets go in one batched call, which on a fully connected head is 1.5 (T = 2) to 6 (T = 40)
     times as fast as a loop and never much slower. Where an operation of the head has no batching
@@ -32,7 +32,7 @@ def autograd_gradients(
     """
     batch = logits.shape[0]
     if batch == 0 or targets.count == 0:
-        return point.new_zeros(batch, targets.count, point.shape[1], 1, 1)
+        return point.new_zeros(batch, targets.count, *point.shape[1:])
     hot = targets.one_hot(logits)
 
     def differentiate(grad_outputs: Tensor, batched: bool) -> Tensor:

@@ -116,7 +116,8 @@ def head_gradients(
     check.one_of("head", head, HEADS)
     tensor = activations_of(activations, logits)
     tap = activations if isinstance(activations, ActivationTap) else None
-    point = tensor if tap is None else tap.gradient_point
+    output = tensor if tap is None else tap.output  # which the map may be a view of
+    point = output if tap is None else tap.gradient_point
     if needs_graph:
         _has_graph(tap, tensor)
     if head != "autograd":
@@ -146,9 +147,9 @@ def head_gradients(
             "require grad (detached, or computed under torch.no_grad?)"
         )
     if tap is not None:
-        if point is not tensor and isinstance(follow(tap.trace, point), str):
-            point = tensor  # a hook in between may change the sum over positions
-        if point is not tensor and bypasses(logits, tensor, point):
+        if point is not output and isinstance(follow(tap.trace, point), str):
+            point = output  # a hook in between may change the sum over positions
+        if point is not output and bypasses(logits, output, point):
             raise ValueError(
                 f"gradient_at: the logits depend on '{tap.layer}' by a way around "
                 f"'{tap.gradient_at}' too; leave gradient_at out"
@@ -159,10 +160,12 @@ def head_gradients(
                 "compiled, and a compiled region cannot be differentiated twice; keep the head "
                 "eager (compile the part before the layer), or use weight_grad='detach'"
             )
-    with retained_grads(logits, tensor, point, tap):
+    with retained_grads(logits, output, point, tap):
         gradients = autograd_gradients(logits, point, targets, create_graph)
     if create_graph:
         differentiable_twice(gradients, logits, point)
+    if tap is not None:
+        gradients = tap.gradients(gradients)
     return tensor, gradients
 
 
@@ -203,6 +206,8 @@ class ClosedForm:
             logits: [N,K], the output of that forward.
             mean_dropout: leave out the dropout in front of the first linear layer (m_0 = 1).
         """
+        if tap.reshaped:
+            return f"the map is not the output of '{tap.layer}' itself, which is reshaped"
         activations, known = tap.activations, None
         steps: list[Step] | str
         if not tap.trace.watched:

@@ -8,7 +8,6 @@ rest of the network gets a copy of it, which may be overwritten in place as with
 
 from __future__ import annotations
 
-import difflib
 import threading
 import weakref
 from collections.abc import Callable
@@ -20,7 +19,9 @@ from torch import Tensor, nn
 
 from fastcam.cam.head_graph import only_pools, path, roles
 from fastcam.cam.layers import Step, describe, is_compiled, preserves_spatial_sum
+from fastcam.cam.layout import Layout, Reshape
 from fastcam.cam.tap_hooks import Hook, Hooks, is_opaque, of_this_forward, taps_entered
+from fastcam.cam.tap_names import name_of, resolve
 from fastcam.cam.trace import Capture, Known, Trace
 from fastcam.ops.autograd import transformed
 
@@ -48,23 +49,40 @@ class ActivationTap:
     Args:
         model: the network, as it is: torchvision's AlexNet, VGG and ResNet need no change. Of a
             ``DistributedDataParallel`` give ``model.module``, or start the names with ``module.``.
-        layer: name of the module (as in ``model.named_modules()``) whose output [N,C,H,W] is the
-            target of Grad-CAM. A module that is called several times in a forward counts with its
-            last call.
-        gradient_at: name of a module after ``layer`` at whose output the gradient of the scores is
-            taken. Only pooling may lie in between (max pooling, and average pooling whose weights
-            sum to one): the sums over positions, and so the map, are the same there, at fewer
-            bytes. None takes the gradient at ``layer``.
+        layer: the module whose output [N,C,H,W] is the target of Grad-CAM, or its name (as in
+            ``model.named_modules()``). A module that is called several times in a forward counts
+            with its last call.
+        gradient_at: a module after ``layer``, or its name, at whose output the gradient of the
+            scores is taken. Only pooling may lie in between (max pooling, and average pooling whose
+            weights sum to one): the sums over positions, and so the map, are the same there, at
+            fewer bytes. None takes the gradient at ``layer``.
+        reshape: how an output that is not [N,C,H,W] becomes a map: ``"tokens"`` for the [N,1+HW,C]
+            of a vision transformer (a class token, then a square grid) and
+            :class:`fastcam.cam.Tokens` for other grids and numbers of tokens in front; ``"nhwc"``
+            for the [N,H,W,C] of a Swin transformer; or a function that selects and reorders
+            elements, as pytorch-grad-cam's ``reshape_transform`` does. None is for [N,C,H,W] and an
+            error where the output is seen to be, or could be, another; ``"nchw"`` is for [N,C,H,W]
+            without that look. With a reshape the gradient is taken by autograd.
 
     Raises:
-        TypeError: model is no module, or a name no string.
+        TypeError: model is no module, a layer neither a name nor a module, or ``reshape`` neither
+            a name nor a function.
         ValueError: there is no such module, or it lies inside a ``torch.compile``'d or TorchScript
-            module, which hides what its submodules return.
+            module, which hides what its submodules return; or ``gradient_at`` beside a ``reshape``,
+            whose output no pooling follows.
 
-    Why the gradient may be taken after pooling: docs/method.md.
+    Why the gradient may be taken after pooling: docs/method.md. Which layers of which networks:
+    docs/networks.md.
     """
 
-    def __init__(self, model: nn.Module, layer: str, gradient_at: str | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: str | nn.Module,
+        gradient_at: str | nn.Module | None = None,
+        *,
+        reshape: Reshape | None = None,
+    ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
         if any(isinstance(module, nn.DataParallel) for module in model.modules()):
@@ -78,18 +96,27 @@ class ActivationTap:
                 "module that was scripted or traced, or one that has TorchScript parts"
             )
         self.model = model
-        self.layer = layer
-        self.gradient_at = None if gradient_at == layer else gradient_at
-        _resolve(model, "layer", layer)
-        if self.gradient_at is not None:
-            _resolve(model, "gradient_at", self.gradient_at)
+        self.layer = name_of(model, "layer", layer)
+        resolve(model, "layer", self.layer)
+        self.gradient_at: str | None = None
+        if gradient_at is not None:
+            at = name_of(model, "gradient_at", gradient_at)
+            resolve(model, "gradient_at", at)
+            self.gradient_at = None if at == self.layer else at
+        self.reshape = reshape
         self._forget()
+        if self.reshaped and self.gradient_at is not None:
+            raise ValueError(
+                f"gradient_at: expected none beside reshape={reshape!r}: pooling follows only "
+                f"layers that return [N,C,H,W], got {self.gradient_at!r}"
+            )
         self._clear()
 
     def _forget(self) -> None:
         self._leaves: _Leaves | None = None
         self._known: list[Known] = []
         self._varies = False
+        self._layout = Layout(self.reshape)
 
     def _clear(self) -> None:
         self._hooks = Hooks()
@@ -101,7 +128,8 @@ class ActivationTap:
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy is not entered, and holds nothing of a forward."""
-        return {"model": self.model, "layer": self.layer, "gradient_at": self.gradient_at}
+        kept = ("model", "layer", "gradient_at", "reshape")
+        return {name: getattr(self, name) for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -110,15 +138,16 @@ class ActivationTap:
 
     def __repr__(self) -> str:
         after = f", gradient_at={self.gradient_at!r}" if self.gradient_at else ""
+        after += f", reshape={self.reshape!r}" if self.reshape is not None else ""
         return f"{type(self).__name__}({type(self.model).__name__}, {self.layer!r}{after})"
 
     def __enter__(self) -> ActivationTap:
         if self._hooks:
             raise RuntimeError(f"{self!r} is entered already")
-        target = _resolve(self.model, "layer", self.layer)
+        target = resolve(self.model, "layer", self.layer)
         point = None
         if self.gradient_at is not None:
-            point = _resolve(self.model, "gradient_at", self.gradient_at)
+            point = resolve(self.model, "gradient_at", self.gradient_at)
         self._thread, self._unseen = threading.get_ident(), None
         taps_entered(1)
         self._hooks.add(self.model, _hook(self, self.model, _on_forward), pre=True, first=True)
@@ -137,14 +166,37 @@ class ActivationTap:
 
     @property
     def activations(self) -> Tensor:
-        """The layer's output [N,C,H,W] in the last forward, in its graph.
+        """The map [N,C,H,W] of the last forward: the layer's output, or what ``reshape`` makes of
+        it, in its graph.
 
         Raises:
-            ValueError: no forward reached the layer while the tap was entered, or what came later
-                overwrote the output in place.
+            ValueError: no forward reached the layer while the tap was entered, what came later
+                overwrote the output in place, or it is no map, or may be one in another order.
             TypeError: the layer's output is no floating-point tensor.
         """
+        output, trace = self.output, self.trace
+        if trace.map is None:
+            module = self.model.get_submodule(self.layer)
+            trace.map = self._layout.map_of(output, trace, module)
+        return trace.map
+
+    @property
+    def reshaped(self) -> bool:
+        """Whether the map is not the layer's output itself."""
+        return self._layout.read is not None
+
+    @property
+    def output(self) -> Tensor:
+        """The layer's output in the last forward as it came: what the logits were computed from.
+
+        Raises:
+            ValueError, TypeError: as :attr:`activations`.
+        """
         return _usable(self, self.trace.layer, "layer")
+
+    def gradients(self, gradients: Tensor) -> Tensor:
+        """D [N,T,C,H,W] of ∂score/∂output [N,T,*]: reshaped as the map is."""
+        return self._layout.gradients(gradients, self.activations)
 
     @property
     def gradient_point(self) -> Tensor:
@@ -154,9 +206,9 @@ class ActivationTap:
             ValueError, TypeError: as :attr:`activations`; or ``gradient_at`` did not run after the
                 layer, or something other than pooling ran in between.
         """
-        activations, trace = self.activations, self.trace
+        output, trace = self.output, self.trace
         if self.gradient_at is None:
-            return activations
+            return output
         if trace.gradient is None:
             raise ValueError(
                 f"gradient_at: '{self.gradient_at}' did not run after '{self.layer}' "
@@ -340,11 +392,6 @@ def _usable(tap: ActivationTap, capture: Capture, argument: str) -> Tensor:
         raise TypeError(
             f"{argument}: expected '{capture.name}' to return one floating-point tensor, got {got}"
         )
-    if output.dim() != 4:
-        raise ValueError(
-            f"{argument}: expected '{capture.name}' to return a tensor [N,C,H,W], "
-            f"got shape {list(output.shape)}"
-        )
     if capture.overwritten():
         raise _overwritten(tap, capture, argument)
     return output
@@ -424,38 +471,3 @@ class _Leaves:
                 for name, module in self._found
             ]
         return self._hooks
-
-
-def _resolve(model: nn.Module, argument: str, name: str) -> nn.Module:
-    if not isinstance(name, str):
-        raise TypeError(f"{argument}: expected the name of a module, got {type(name).__name__}")
-    module = model
-    so_far = ""
-    for part in name.split("."):
-        if is_compiled(module) or is_opaque(module):
-            what = "TorchScript" if is_opaque(module) else "compiled"
-            inside = f"'{so_far}', which is {what}" if so_far else "a model compiled as a whole"
-            raise ValueError(
-                f"{argument}: '{name}' lies in {inside}: its output cannot be seen; tap the "
-                f"{what} module itself, or let it hold the part of the model up to the layer only"
-            )
-        child = module._modules.get(part)
-        if child is None:
-            raise ValueError(f"{argument}: the model has no module '{name}'{_hint(model, name)}")
-        module = child
-        so_far = f"{so_far}.{part}" if so_far else part
-    if getattr(module, "_compiled_call_impl", None) is not None:
-        raise ValueError(
-            f"{argument}: '{name}' was compiled in place, which hides its output; "
-            "use the wrapper that torch.compile(module) returns"
-        )
-    return module
-
-
-def _hint(model: nn.Module, name: str) -> str:
-    names = [known for known, _ in model.named_modules() if known]
-    close = [known for known in names if name and known.endswith("." + name)]
-    close += [known for known in difflib.get_close_matches(name, names, 3) if known not in close]
-    if close:
-        return "; did you mean " + " or ".join(f"'{known}'" for known in close[:3]) + "?"
-    return f"; expected a name of model.named_modules(), such as {names[:3]}" if names else ""

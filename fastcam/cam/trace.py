@@ -105,6 +105,7 @@ class Trace:
     calls: list[Call] = field(default_factory=list)  # in the order in which they began
     compiled: str | None = None  # the first torch.compile'd module after the layer
     memory: MemoryChain | None = None  # of a forward without a graph
+    map: Tensor | None = None  # the tapped output as [N,C,H,W], once it was asked for
     # Heads of forwards before, and whether modules are watched, as they are if none is known.
     known: list[Known] = field(default_factory=list)
     watched: bool = True

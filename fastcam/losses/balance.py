@@ -271,7 +271,7 @@ def _squared_norms(
 ) -> tuple[Tensor, Tensor | None]:
     """[2] squared norms of both losses' gradients at the images that ``loss`` draws on, and
     [2, ...] their gradients at the last linear layer's weight (None: there is none)."""
-    activations = tap.activations
+    activations = tap.output
     weight = _last_linear_weight(tap.model)
     of_labels, on_weight = _gradients(label_loss, activations, weight)
     if of_labels is None:

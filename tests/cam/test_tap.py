@@ -383,7 +383,7 @@ def test_features_of_the_user_do_not_start_to_require_grad():
             ValueError,
             r"gradient_at: .* no module 'avg'; did you mean 'avgpool'",
         ),
-        (11, None, TypeError, "layer: expected the name of a module, got int"),
+        (11, None, TypeError, "layer: expected a module or its name, got int"),
         ("", None, ValueError, "layer: the model has no module ''"),
     ],
 )

@@ -53,7 +53,7 @@ def test_a_spec_at_no_layer():
         spec_at(model, spec, "features.99")
     with pytest.raises(ValueError, match=r"'features\.10' is overwritten .* by 'features\.11'"):
         spec_at(model, spec, "features.10")
-    with pytest.raises(TypeError, match="expected the name of a module, got int"):
+    with pytest.raises(TypeError, match="expected a module or its name, got int"):
         spec_at(model, spec, 3)
 
 
