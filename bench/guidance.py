@@ -247,7 +247,7 @@ def _images(checkpoint: Any, data: Path, split: str, workers: int) -> Any:
     if key not in _SPLITS:
         while len(_SPLITS) >= 4:
             del _SPLITS[next(iter(_SPLITS))]
-        _SPLITS[key] = prepare_split(checkpoint, data, split, cache=True, workers=workers)
+        _SPLITS[key] = prepare_split(checkpoint, data, split, workers=workers)
     return _SPLITS[key]
 
 

@@ -161,8 +161,9 @@ def ablation(
             checkpoint = load_attention(run.checkpoint)
             if faces is None:
                 faces = open_faces(
-                    checkpoint, config.data, split, limit=limit, workers=config.workers
-                )
+                    checkpoint, config.data, split, limit=limit, cache=config.cache,
+                    workers=config.workers,
+                )  # fmt: skip
             found = attributes(checkpoint, faces, device=pick_device(config.device))
             stored = {"settings": what, "images": found.images, "means": found.means()}
             write_json(judged, stored, ours=_is_judgement)

@@ -46,6 +46,7 @@ def open_faces(
     split: str = "test",
     *,
     limit: int | None = None,
+    cache: bool | None = None,
     workers: int = 2,
     progress: Report | None = None,
 ) -> PreparedFaces:
@@ -56,7 +57,7 @@ def open_faces(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "no .* regions")
         return prepare_split(
-            checkpoint, data, split, limit=limit, workers=workers, progress=progress
+            checkpoint, data, split, limit=limit, cache=cache, workers=workers, progress=progress
         )
 
 

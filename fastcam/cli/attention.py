@@ -51,7 +51,7 @@ Prefix = Annotated[
     typer.Option("--out", "-o", help="PREFIX of the files to write.", callback=_claimed),
 ]
 
-MACHINE = options("machine", TrainConfig, only=("device", "workers"))
+MACHINE = options("machine", TrainConfig, only=("device", "cache", "workers"))
 
 
 @app.command()
@@ -83,7 +83,7 @@ def attributes(
     TrainConfig,
     only=(
         "size", "fit", "epochs", "batch_size", "lr", "clip", "limit_train", "limit_valid",
-        "device", "workers",
+        "device", "cache", "workers",
     ),
     defaults=ATTENTION,
 )  # fmt: skip
@@ -250,7 +250,7 @@ def robustness(
 
 @contextmanager
 def _opened(
-    checkpoint: Path, data: Path, *splits: str, limit: int | None, device: str, workers: int
+    checkpoint: Path, data: Path, *splits: str, limit: int | None, device: str, **reading: Any
 ) -> Iterator[tuple[Any, list[Any], dict[str, Any]]]:
     """The network, the images of each split, and where to work, under progress bars."""
     from fastcam import analysis
@@ -260,7 +260,7 @@ def _opened(
     with progress_bars() as report:
         subject = analysis.load_attention(checkpoint)
         faces = [
-            analysis.open_faces(subject, data, split, limit=limit, workers=workers, progress=report)
+            analysis.open_faces(subject, data, split, limit=limit, progress=report, **reading)
             for split in splits
         ]
         yield subject, faces, {"device": pick_device(device), "progress": report}

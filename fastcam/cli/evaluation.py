@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from fastcam.data.hiding import Fill
 
 
-@options("machine", TrainConfig, only=("device", "workers"))
+@options("machine", TrainConfig, only=("device", "cache", "workers"))
 def evaluate(
     checkpoints: Annotated[
         list[Path], typer.Argument(help="Checkpoints to compare, then the data folder.")

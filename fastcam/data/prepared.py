@@ -1,20 +1,29 @@
-"""A split at the training size, decoded once where memory allows."""
+"""A split at the training size, decoded once where memory or disk allow."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+import PIL
 import torch
+import torchvision
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
+from fastcam._util.files import WriteError
 from fastcam._util.progress import Count
 from fastcam._util.seeds import derive_seed
+from fastcam.data.cache import Decoded, FileCache, MemoryCache, cache_folder
 from fastcam.data.celeba import CelebA, Sample, Subsets, attribute_subsets
 from fastcam.data.transforms import FitSquare
+
+#: Of the free memory, and of the free disk, that the images may take unasked.
+SHARE = 0.5
 
 
 def available_memory() -> int:
@@ -31,8 +40,8 @@ def available_memory() -> int:
 class PreparedFaces(Dataset[Sample]):
     """A :class:`CelebA` split as squares of the training size.
 
-    In memory that is one uint8 tensor of 3·size² bytes an image (128 px: 49 kB, so 12,000 images
-    are 590 MB). Decoding runs in threads: both the JPEG decoder and the resize release the GIL.
+    That is 3·size² bytes an image (128 px: 49 kB, so 12,000 images are 590 MB), decoded once.
+    Decoding runs in threads: both the JPEG decoder and the resize release the GIL.
 
     Args:
         faces: the split; its own ``transform`` must be None.
@@ -40,15 +49,21 @@ class PreparedFaces(Dataset[Sample]):
         fit: see :class:`FitSquare`.
         augment: called with image and landmarks on every access, see :func:`augmentation`.
         indices: keep only these images of the split, in this order.
-        cache: hold the images in memory; ``None`` does so where they fit into half of the memory
-            that is free.
+        cache: keep the decoded images in a file for this run and later ones, see
+            :func:`fastcam.data.cache.cache_folder`; False holds them in memory where they fit into
+            half of what is free, and otherwise decodes an image whenever it is asked for. None
+            makes a file where that takes at most half of the free disk, else does as False.
         workers: decoding threads.
-        progress: called with (done, total) while the cache is filled.
+        progress: called with (done, total) while images are decoded.
         seed: with a seed, the augmentation of an image depends on the seed and the image alone, not
             on the order of access or the number of loader workers. Assign a new one for each epoch.
 
     Raises:
         ValueError: an image cannot be decoded; the message holds its name.
+        WriteError: ``cache`` is True and the file cannot be written.
+
+    Warns:
+        UserWarning: images will be decoded again in every epoch; says why.
     """
 
     def __init__(
@@ -75,28 +90,68 @@ class PreparedFaces(Dataset[Sample]):
         self.names = [faces.names[i] for i in self.rows]
         self.labels = faces.labels[self.rows]
         self._fit = FitSquare(size, fit)
-        if cache is None:
-            cache = len(self) * 3 * size * size < available_memory() // 2
-        self._images: Tensor | None = None
-        if cache:
-            self._fill(workers, progress)
+        self._cache, self._places = self._decoded(cache, workers, progress)
+        if self._cache is not None:
+            self._landmarks = self._fitted_landmarks(self._cache.sizes(self._places))
 
-    def _fill(self, workers: int, progress: Count | None) -> None:
-        images = torch.empty(len(self), 3, self.size, self.size, dtype=torch.uint8)
-        landmarks = torch.empty(len(self), 68, 2)
-
-        def load(position: int) -> None:
-            images[position], landmarks[position] = self._read(position)
-
-        with ThreadPoolExecutor(max(1, workers)) as pool:
+    def _decoded(
+        self, cache: bool | None, workers: int, progress: Count | None
+    ) -> tuple[MemoryCache | None, NDArray[np.int64]]:
+        """The images in a file, in memory or (None) nowhere, and where each of ours is there."""
+        why = ""
+        if cache is not False:
             try:
-                for done, _ in enumerate(pool.map(load, range(len(self))), 1):
-                    if progress is not None:
-                        progress(done, len(self))
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
-        self._images, self._landmarks = images, landmarks
+                return self._in_file(1.0 if cache else SHARE, workers, progress)
+            except WriteError as error:
+                if cache:
+                    raise
+                why = str(error)
+        places = np.arange(len(self))
+        if len(self) * 3 * self.size**2 < SHARE * available_memory():
+            memory = MemoryCache(self._decode, len(self), self.size)
+            memory.fill(workers, progress)
+            return memory, places
+        if why:
+            warnings.warn(f"images are decoded again in every epoch: {why}", stacklevel=4)
+        return None, places
+
+    def _in_file(
+        self, share: float, workers: int, progress: Count | None
+    ) -> tuple[FileCache, NDArray[np.int64]]:
+        source = self.faces.source
+        made = {
+            "size": self.size,
+            "fit": self.fit,
+            "Pillow": PIL.__version__,
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+        }
+        folder, info = cache_folder(self.faces.root, source.files, made)
+        place_of = {name: place for place, name in enumerate(source.files)}
+        places = np.array([place_of[name] for name in self.names], np.int64)
+        self._at = np.full(len(source.files), -1)
+        self._at[places] = np.arange(len(self))
+        cache = FileCache(folder, info, self._decode_at, len(source.files), self.size)
+        stamps = source.stamps(self.names)
+        cache.fill_rows(places, stamps, share=share, workers=workers, progress=progress)
+        return cache, places
+
+    def _decode_at(self, place: int) -> Decoded:
+        return self._decode(int(self._at[place]))
+
+    def _decode(self, index: int) -> Decoded:
+        image = self.faces[self.rows[index]]["image"]
+        pixels = self._fit.image(image).as_subclass(Tensor)
+        return Decoded(pixels.numpy(), image.shape[-1], image.shape[-2])
+
+    def _fitted_landmarks(self, sizes: NDArray[np.int64]) -> Tensor:
+        points = self.faces.points(self.rows, sizes)
+        fitted = torch.empty(points.shape)
+        for width, height in np.unique(sizes, axis=0).tolist():
+            here = torch.from_numpy((sizes == (width, height)).all(1))
+            some = tv_tensors.KeyPoints(points[here], canvas_size=(height, width))
+            fitted[here] = self._fit.points(some).as_subclass(Tensor)
+        return fitted
 
     @property
     def landmark_sources(self) -> dict[str, int]:
@@ -105,12 +160,8 @@ class PreparedFaces(Dataset[Sample]):
 
     @property
     def cached(self) -> bool:
-        """Whether the images are held in memory."""
-        return self._images is not None
-
-    def _read(self, position: int) -> tuple[Tensor, tv_tensors.KeyPoints]:
-        sample = self.faces[self.rows[position]]
-        return self._fit(sample["image"], sample["landmarks"])
+        """Whether the images are decoded already, in memory or in a file."""
+        return self._cache is not None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -119,10 +170,12 @@ class PreparedFaces(Dataset[Sample]):
         index = range(len(self))[index]
         image: Tensor
         landmarks: Tensor
-        if self._images is None:
-            image, landmarks = self._read(index)
+        if self._cache is None:
+            sample = self.faces[self.rows[index]]
+            image, landmarks = self._fit(sample["image"], sample["landmarks"])
         else:
-            image = tv_tensors.Image(self._images[index])
+            pixels = self._cache.images(self._places[[index]])[0]
+            image = tv_tensors.Image(torch.from_numpy(pixels))
             points = self._landmarks[index].clone()
             landmarks = tv_tensors.KeyPoints(points, canvas_size=(self.size, self.size))
         if self.augment is not None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import threading
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fastcam._util.names import absent_images, composed, printable
 
@@ -42,6 +47,7 @@ class ImageSource:
     Attributes:
         names: the images' file names, sorted; accents are composed (Unicode NFC), whatever form the
             file system keeps.
+        files: the images and whatever else lies beside them, sorted.
         path: the folder that holds them, or the zip.
 
     Raises:
@@ -96,7 +102,8 @@ class ImageSource:
             if stored != self._prefix + name:
                 self._stored[name] = stored
         self._known = frozenset(known)
-        self.names = sorted(name for name in known if _is_image(name))
+        self.files = sorted(known)
+        self.names = [name for name in self.files if _is_image(name)]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -134,20 +141,48 @@ class ImageSource:
         stored = self._stored.get(name, self._prefix + name)
         if not self._zipped:
             return (self.path / stored).read_bytes()
+        archive = self._archive()
+        try:
+            info = archive.getinfo(stored)
+            if info.file_size > _LARGEST:
+                raise ValueError(f"it unpacks to {info.file_size} bytes")
+            return bytes(archive.read(info))
+        except Exception as error:  # zipfile and its decompressors raise many kinds on damaged data
+            raise ValueError(
+                f"{self.path}: {printable(name)} cannot be read ({error}); is the zip damaged?"
+            ) from None
+
+    def stamps(self, names: Iterable[str]) -> NDArray[np.uint64]:
+        """A number for each image that is another one once the file was written again.
+
+        It is a hash of the file's size and times, or of what the zip says of size and content
+        (CRC-32); never 0. The file itself is not read.
+
+        Raises:
+            FileNotFoundError: an image is no longer there.
+        """
+        found = []
+        archive = self._archive() if self._zipped else None
+        for name in names:
+            stored = self._stored.get(name, self._prefix + name)
+            if archive is not None:
+                info = archive.getinfo(stored)
+                parts: tuple[int, ...] = (info.file_size, info.CRC)
+            else:
+                status = os.stat(self.path / stored)
+                # st_ctime cannot be set, so a file with an old date in another's place is noticed
+                parts = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+            digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+            found.append(int.from_bytes(digest, "little") | 1)
+        return np.array(found, np.uint64)
+
+    def _archive(self) -> zipfile.ZipFile:
         local = self._local
         if (
             getattr(local, "pid", None) != os.getpid()
         ):  # a forked child must not share the parent's file offset
             local.zip, local.pid = zipfile.ZipFile(self.path), os.getpid()
-        try:
-            info = local.zip.getinfo(stored)
-            if info.file_size > _LARGEST:
-                raise ValueError(f"it unpacks to {info.file_size} bytes")
-            return bytes(local.zip.read(info))
-        except Exception as error:  # zipfile and its decompressors raise many kinds on damaged data
-            raise ValueError(
-                f"{self.path}: {printable(name)} cannot be read ({error}); is the zip damaged?"
-            ) from None
+        return cast(zipfile.ZipFile, local.zip)
 
 
 def _is_image(name: str) -> bool:

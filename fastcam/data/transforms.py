@@ -40,13 +40,22 @@ class FitSquare(nn.Module):
         self, image: torch.Tensor, landmarks: tv_tensors.KeyPoints
     ) -> tuple[torch.Tensor, tv_tensors.KeyPoints]:
         """Transform ``image`` [3, H, W] and ``landmarks`` [68, 2]."""
-        size = [self.size, self.size]
-        both = (image, landmarks)
-        height, width = image.shape[-2:]
-        if self.fit != "stretch":
-            top, left, side = self._square(height, width)
-            both = tuple(TF.crop(x, top, left, side, side) for x in both)  # type: ignore[assignment]
-        return TF.resize(both[0], size, antialias=True), TF.resize(both[1], size)
+        return self.image(image), self.points(landmarks)
+
+    def image(self, image: torch.Tensor) -> torch.Tensor:
+        """Transform ``image`` [3, H, W] alone."""
+        kept = self._kept(image, tuple(image.shape[-2:]))
+        return TF.resize(kept, [self.size, self.size], antialias=True)
+
+    def points(self, points: tv_tensors.KeyPoints) -> tv_tensors.KeyPoints:
+        """Transform points [..., 2] alone, of one image or of several of the same size."""
+        return TF.resize(self._kept(points, points.canvas_size), [self.size, self.size])
+
+    def _kept(self, x: torch.Tensor, canvas: tuple[int, ...]) -> torch.Tensor:
+        if self.fit == "stretch":
+            return x
+        top, left, side = self._square(*canvas)
+        return TF.crop(x, top, left, side, side)
 
     def _square(self, height: int, width: int) -> tuple[int, int, int]:
         """Top, left and side of the square that is kept."""

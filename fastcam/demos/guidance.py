@@ -151,9 +151,7 @@ def _demo(config: DemoConfig, frame: Frame) -> DemoResult:
     runs["guided"] = run("guided", _tuning(config, data, start, config.pull, frame.workers))
     stage("evaluating")
     models = {name: load_checkpoint(trained.checkpoint) for name, trained in runs.items()}
-    test = prepare_split(
-        models["before"], data, "test", cache=True, workers=frame.workers, progress=progress
-    )
+    test = prepare_split(models["before"], data, "test", workers=frame.workers, progress=progress)
     evaluations, differences = _evaluate(config, models, test, frame)
     relied = {name: e.reliance for name, e in evaluations.items() if e.reliance is not None}
     verdict = evaluations["guided"].verdict

@@ -75,6 +75,7 @@ def compare(
     hide: Sequence[str] = (),
     fill: Fill = "mean",
     batch_size: int = 64,
+    cache: bool | None = None,
     workers: int = 2,
     out: str | Path | None = None,
     device: str = "auto",
@@ -88,8 +89,8 @@ def compare(
     Args:
         checkpoints: paths, or names with paths; a path alone is named by its folder.
         data: folder in the CelebA layout.
-        attribute, other, region, split, threshold, landmarks, limit, batch_size, workers: see
-            :func:`fastcam.evaluation.evaluate`.
+        attribute, other, region, split, threshold, landmarks, limit, batch_size, cache,
+            workers: see :func:`fastcam.evaluation.evaluate`.
         reliance_images: at most so many images to hide regions in; 0 leaves the reliance out.
         hide: regions to hide besides ``region``, all but it, the ten and the pairs.
         fill: what is shown in place of what is hidden, see :func:`fastcam.data.hide`.
@@ -118,7 +119,10 @@ def compare(
         model = load_checkpoint(path)
         for wanted in (attribute, *([other] if other is not None else [])):
             attribute_index(model.attributes, wanted)
-        faces = prepare_split(model, data, split, landmarks=landmarks, limit=limit, cache=False)
+        faces = prepare_split(
+            model, data, split, landmarks=landmarks, limit=limit, cache=cache, workers=workers,
+            progress=progress,
+        )  # fmt: skip
         try:
             predictions = predict(
                 model, faces, threshold=threshold, **running,

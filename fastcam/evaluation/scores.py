@@ -165,6 +165,7 @@ def evaluate(
     limit: int | None = None,
     batch_size: int = 64,
     device: str | torch.device = "cpu",
+    cache: bool | None = None,
     workers: int = 2,
     progress: Count | None = None,
 ) -> Evaluation:
@@ -179,6 +180,7 @@ def evaluate(
         split: ``"train"``, ``"valid"``, ``"test"`` or ``"all"``.
         landmarks: landmark table in place of the data folder's own.
         limit: only the first so many images.
+        cache: see :class:`fastcam.data.PreparedFaces`.
         progress: called with (done, total).
 
     Raises:
@@ -190,7 +192,9 @@ def evaluate(
     attribute_index(checkpoint.attributes, attribute)
     if other is not None:
         attribute_index(checkpoint.attributes, other)
-    faces = prepare_split(checkpoint, data, split, landmarks=landmarks, limit=limit, cache=False)
+    faces = prepare_split(
+        checkpoint, data, split, landmarks=landmarks, limit=limit, cache=cache, workers=workers
+    )
     predictions = predict(
         checkpoint,
         faces,

@@ -35,7 +35,7 @@ def prepare_split(
         limit: only the first so many images.
         augment, cache: see :class:`fastcam.data.PreparedFaces`.
         workers: decoding threads.
-        progress: called with (what, done, total) while images are read into memory.
+        progress: called with (what, done, total) while images are decoded.
 
     Raises:
         ValueError: an attribute that the data lack, an unknown or empty split, or a limit below 1.
@@ -73,7 +73,7 @@ def prepared_for(checkpoint: Checkpoint, faces: CelebA | PreparedFaces) -> Prepa
         )
     wanted = checkpoint.preprocessing
     if isinstance(faces, CelebA):
-        return PreparedFaces(faces, wanted.size, fit=wanted.fit, cache=False)
+        return PreparedFaces(faces, wanted.size, fit=wanted.fit)
     if (faces.size, faces.fit) != (wanted.size, wanted.fit):
         raise ValueError(
             f"faces were prepared at {faces.size} pixels with fit {faces.fit!r}, the model takes"

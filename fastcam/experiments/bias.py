@@ -121,7 +121,7 @@ def _rows(study: Study, seed: int, pair: Pair) -> dict[str, Judged | None]:
     rows = inner.rows(seed, pair, _arms(pair), start)
     study.say(f"seed {seed}, {pair.attribute}: {LAST_LAYER}")
     checkpoint = load_checkpoint(start)
-    valid = prepare_split(checkpoint, data, "valid", cache=True, workers=study.workers)
+    valid = prepare_split(checkpoint, data, "valid", workers=study.workers)
     device = pick_device(study.config.device)
     refit = retrain_last_layer(
         checkpoint, valid, pair.attribute, pair.other, device=device, seed=seed

@@ -110,14 +110,14 @@ class Study:
         return Path(self.config.data) if self.config.data else self.out / f"seed{seed}" / "faces"
 
     def test_images(self, seed: int, checkpoint: Checkpoint) -> PreparedFaces:
-        """The test split in memory, read once for all networks of a seed and size."""
+        """The test split, read once for all networks of a seed and size."""
         key = (seed, checkpoint.preprocessing, tuple(checkpoint.attributes))
         tests: dict[Any, PreparedFaces] = self._tests  # type: ignore[attr-defined]
         if key not in tests:
             tests.clear()
             tests[key] = prepare_split(
                 checkpoint, self.data_of(Path(), seed), "test", limit=self.config.limit_test,
-                cache=True, workers=self.workers, progress=self.progress,
+                workers=self.workers, progress=self.progress,
             )  # fmt: skip
         return tests[key]
 

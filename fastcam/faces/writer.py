@@ -23,6 +23,7 @@ from fastcam._util.extras import require
 from fastcam._util.files import json_with, make_folder, remove_leftovers, write_atomic, write_json
 from fastcam._util.progress import Count, advancing
 from fastcam._util.workers import cpus, follow_parent
+from fastcam.data.cache import remove_caches
 from fastcam.regions.table import LandmarkSource, LandmarkTable
 
 from .attributes import ATTRIBUTES, Cooccurrence, resolve_cooccurrence
@@ -142,6 +143,7 @@ def remove_faces(root: str | os.PathLike[str]) -> None:
             image.unlink()
         for name in (*_TABLES, MANIFEST):
             (root / name).unlink(missing_ok=True)
+        remove_caches(root)
     for empty in (folder, root):
         with contextlib.suppress(OSError):  # not there, or not empty
             empty.rmdir()

@@ -267,8 +267,13 @@ class TrainConfig:
         guidance: where to look, or None.
         seed: fixes initial weights, batch order, augmentation and dropout.
         device: where to compute; ``"auto"`` takes CUDA where there is a device.
-        workers: threads that decode images, and loader processes where the images are not held in
-            memory.
+        cache: keep the decoded images in a file in the data folder (``.fastcam-cache``; or in the
+            folder that the environment variable FASTCAM_CACHE names), so that they are decoded
+            once. Without saying so that is done where it takes at most half of the free disk.
+            With ``--no-cache`` they are held in memory where half of it is enough, and otherwise
+            decoded in every epoch.
+        workers: threads that decode images, and loader processes where images are decoded in every
+            epoch.
         save_minutes: a running epoch is saved for resumption this often.
 
     Raises:
@@ -301,6 +306,7 @@ class TrainConfig:
     guidance: GuidanceConfig | None = None
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = field(default="auto", metadata={"result": False})
+    cache: bool | None = field(default=None, metadata={"result": False})
     workers: int = field(default=2, metadata={"result": False})
     save_minutes: float = field(default=5.0, metadata={"result": False})
 

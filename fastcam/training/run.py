@@ -155,6 +155,7 @@ def prepare(
         landmarks=config.landmarks,
         limit=config.limit_train if training else config.limit_valid,
         augment=augmentation(config.augment, _cutout(config)) if training else None,
+        cache=config.cache,
         workers=config.workers,
         progress=progress,
     )

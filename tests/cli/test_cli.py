@@ -304,7 +304,7 @@ def test_progress_bars_on_a_terminal(data: Path, tmp_path: Path) -> None:
         f"import sys; sys.path.insert(0, {str(SUPPORT)!r}); import tiny_faces;"
         "from fastcam.cli.program import main;"
         f"sys.exit(main(['train', {str(data)!r}, '-o', {str(out)!r}, '--model', 'tiny',"
-        " '--size', '32', '--epochs', '1', '--device', 'cpu']))"
+        " '--size', '32', '--epochs', '1', '--device', 'cpu', '--no-cache']))"
     )
     master, slave = pty.openpty()
     process = subprocess.Popen([sys.executable, "-c", code], stdout=slave, stderr=slave)

@@ -17,6 +17,7 @@ from fastcam.data import (
     PreparedFaces,
     RegionCutout,
     augmentation,
+    prepared,
 )
 from fastcam.data.batches import EpochBatches
 from fastcam.regions import REGION_NAMES, Region, rectangles, template_landmarks
@@ -123,12 +124,15 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> CelebA:
     return CelebA(write_faces(tmp_path_factory.mktemp("faces")), "train")
 
 
-def test_cached_and_uncached_images_are_the_same(faces: CelebA) -> None:
+def test_cached_and_uncached_images_are_the_same(
+    faces: CelebA, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reports: list[tuple[int, int]] = []
     options = {"indices": [5, 0, 7], "seed": 3, "augment": FaceFlip()}
     cached = PreparedFaces(
-        faces, 32, cache=True, progress=lambda d, n: reports.append((d, n)), **options
+        faces, 32, cache=False, progress=lambda d, n: reports.append((d, n)), **options
     )
+    monkeypatch.setattr(prepared, "available_memory", lambda: 0)
     lazy = PreparedFaces(faces, 32, cache=False, **options)
     assert cached.cached
     assert not lazy.cached
