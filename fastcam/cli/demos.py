@@ -28,9 +28,11 @@ def demo(
     Example: `fastcam demo`
     """
     from fastcam.demos import guidance
+    from fastcam.evaluation.verdicts import THRESHOLDS
 
     result = _run(guidance.demo, guidance.clear, out, DemoConfig(**settings), fresh, workers)
     print_tables(result.table, result.difference_table)
+    typer.echo(f"\n{result.verdict}\n\n{THRESHOLDS}")
 
 
 @options("settings", AttentionDemoConfig, only=OFFERED)

@@ -1,8 +1,9 @@
 """The whole path on synthetic faces: train, direct the attention, and compare with a control.
 
 Faces are drawn on which lipstick and heavy make-up nearly always come together; an AlexNet trained
-on them judges lipstick by the make-up. One more epoch with the Grad-CAM IoU loss tells it to look
-at the mouth; a control gets the same epoch, with the same batches and dropout, without that loss.
+on them judges lipstick by the make-up. One more epoch, as ``fastcam finetune`` does it by default,
+tells it to look at the mouth; a control gets the same epoch, with the same batches and dropout, as
+an ordinary fine-tuning.
 """
 
 from __future__ import annotations

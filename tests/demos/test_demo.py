@@ -68,12 +68,13 @@ def test_everything_is_there(finished: tuple[Path, DemoResult, list[str]]) -> No
     assert "index.html" in said[-1]
 
 
-def test_the_control_differs_in_pull_alone(finished: tuple[Path, DemoResult, list[str]]) -> None:
+def test_the_control_is_the_same_fine_tuning_without_guidance(finished: tuple[Path, DemoResult, list[str]]) -> None:
     out, _, _ = finished
     control, guided = (
         json.loads((out / name / "settings.json").read_text()) for name in ("control", "guided")
     )
     assert (control["guidance"].pop("pull"), guided["guidance"].pop("pull")) == (0.0, CONFIG.pull)
+    assert (control.pop("without"), guided.pop("without")) == ("nothing", "outside")
     assert control == guided
     assert control["start"] == str(out / "before" / "model.pt")
 
