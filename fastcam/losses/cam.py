@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fastcam.cam.heads import HEADS, Head, activations_of, check_logits, head_gradients
 from fastcam.cam.tap import ActivationTap
 from fastcam.cam.targets import TargetsLike, resolve_with_regions
+from fastcam.losses.reduce import Reducer, Sync
 from fastcam.ops import checks as check
 from fastcam.ops.autograd import transformed
 from fastcam.ops.cam_loss import (
@@ -49,6 +50,8 @@ class _Common(TypedDict, total=False):
     head: Head
     reduction: Reduction
     max_pair_pull: float | None
+    sync: Sync
+    process_group: Any
 
 
 class CamStats:
@@ -116,9 +119,14 @@ class CamLoss(nn.Module):
             form); ``"auto"`` takes the closed form where there is one; ``"mean_dropout"`` is the
             closed form of the network without the dropout before its first linear layer: cheaper,
             and different from autograd while that dropout is active.
-        reduction: ``"mean"`` over the valid pairs (of this process, under DDP), ``"sum"``, or
-            ``"none"`` for [N,T].
+        reduction: ``"mean"`` over the valid pairs, ``"sum"``, or ``"none"`` for [N,T].
         max_pair_pull: see :func:`fastcam.functional.cam_iou_loss`.
+        sync: under an initialised process group, ``"global"`` makes the mean one over the pairs of
+            all processes, so that DistributedDataParallel's gradient is that of one process: every
+            process has to call the loss, with an empty batch, too. It costs an all-reduce of one
+            number, and nothing waits for it. In eval mode (of loss or model), without gradients and
+            with ``"local"`` each process has a mean of its own.
+        process_group: of those processes; None for the default one.
 
     Raises:
         ValueError: an option is not one of those above.
@@ -130,16 +138,20 @@ class CamLoss(nn.Module):
         head: Head = "auto",
         reduction: Reduction = "mean",
         max_pair_pull: float | None = None,
+        sync: Sync = "global",
+        process_group: Any = None,
     ) -> None:
         super().__init__()
         check.one_of("weight_grad", weight_grad, _WEIGHT_GRADS)
         check.one_of("head", head, HEADS)
-        check.one_of("reduction", reduction, get_args(Reduction))
+        Reducer(reduction, sync, process_group)  # checks them
         check.max_pair_pull(max_pair_pull)
         self.weight_grad = weight_grad
         self.head = head
         self.reduction = reduction
         self.max_pair_pull = max_pair_pull
+        self.sync = sync
+        self.process_group = process_group
         self._stats = CamStats()
 
     def map_loss(self) -> MapLoss:
@@ -165,6 +177,7 @@ class CamLoss(nn.Module):
         cell_weights: Tensor | None = None,
         where: Tensor | None = None,
         signs: Tensor | None = None,
+        normalizer: float | Tensor | None = None,
     ) -> Tensor:
         """The loss of one forward.
 
@@ -184,6 +197,9 @@ class CamLoss(nn.Module):
             where: bool [N] or [N,T]; False switches a pair off.
             signs: [N] or [N,T] of +1 and −1, floating; −1 takes the map of the negated score, that
                 is of what speaks against the target. None is +1 for all.
+            normalizer: divides the sum in place of the number of valid pairs, for micro-batches of
+                an accumulated step: a number or a scalar tensor, the pairs of the whole step (of
+                all processes, with ``sync="global"``).
 
         Returns:
             A scalar, or [N,T] with ``reduction="none"``; float64 if the activations are, float32
@@ -195,6 +211,8 @@ class CamLoss(nn.Module):
                 activations, or when ``head`` asks for a closed form that there is not.
         """
         check.one_of("weight_grad", self.weight_grad, _WEIGHT_GRADS)
+        reducer = Reducer(self.reduction, self.sync, self.process_group)
+        normalizer = reducer.checked(normalizer)
         loss = self.map_loss()
         if transformed():
             raise ValueError(
@@ -221,15 +239,17 @@ class CamLoss(nn.Module):
         )
         if signs is not None:
             gradients = gradients * check.signs(signs, gradients)
+        world = reducer.world(self, activations)
+        own = normalizer is None and world == 1  # then the kernel takes the mean itself
         value, status = loss_and_status(
             *prepare(tensor, gradients),
             cells,
             loss,
-            reduction=self.reduction,
+            reduction=self.reduction if own else "sum",
             max_pair_pull=self.max_pair_pull,
         )
         self._stats = CamStats(status)
-        return value
+        return value if own else reducer.mean(value, (status & 1).sum(), world, normalizer)
 
     def extra_repr(self) -> str:
         options = self.map_loss().options
@@ -254,7 +274,7 @@ class IoUCamLoss(CamLoss):
         sharpness: s >= 1 of the soft threshold. It may be changed between calls: at a large s a map
             that barely touches its region has almost no gradient, so a warm-up may start at 1.
         binarize: ``"tone"``, ``"sigmoid"`` or ``"hard"``: :func:`fastcam.functional.cam_iou_loss`.
-        weight_grad, head, reduction, max_pair_pull: see :class:`CamLoss`.
+        weight_grad, head, reduction, max_pair_pull, sync, process_group: see :class:`CamLoss`.
 
     Raises:
         ValueError: an option is not one of those above.
@@ -271,8 +291,10 @@ class IoUCamLoss(CamLoss):
         head: Head = "auto",
         reduction: Reduction = "mean",
         max_pair_pull: float | None = None,
+        sync: Sync = "global",
+        process_group: Any = None,
     ) -> None:
-        super().__init__(weight_grad, head, reduction, max_pair_pull)
+        super().__init__(weight_grad, head, reduction, max_pair_pull, sync, process_group)
         self.threshold = threshold
         self.sharpness = sharpness
         self.binarize = binarize
@@ -306,7 +328,7 @@ class EnergyCamLoss(_AwayCamLoss):
 
     Args:
         away: the region shall be left: Σ w·x·S / Σ w·x, 0 for a map without energy.
-        weight_grad, head, reduction, max_pair_pull: see :class:`CamLoss`.
+        weight_grad, head, reduction, max_pair_pull, sync, process_group: see :class:`CamLoss`.
     """
 
     _name = "energy"
@@ -320,7 +342,7 @@ class OutsideCamLoss(_AwayCamLoss):
 
     Args:
         away: inside the region instead: Σ w·S·x² / Σ w·S.
-        weight_grad, head, reduction, max_pair_pull: see :class:`CamLoss`.
+        weight_grad, head, reduction, max_pair_pull, sync, process_group: see :class:`CamLoss`.
     """
 
     _name = "outside"
@@ -356,7 +378,7 @@ class PPCECamLoss(CamLoss):
 
     Args:
         eps: ε > 0; a map that is zero in the region costs −ln ε.
-        weight_grad, head, reduction, max_pair_pull: see :class:`CamLoss`.
+        weight_grad, head, reduction, max_pair_pull, sync, process_group: see :class:`CamLoss`.
     """
 
     def __init__(self, eps: float = 1e-3, **common: Unpack[_Common]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from fastcam.cam.heads import HEADS, Head, activations_of, check_logits, head_gr
 from fastcam.cam.tap import ActivationTap
 from fastcam.cam.targets import Targets, TargetsLike, resolve
 from fastcam.losses.cam import CamStats, WeightGrad
-from fastcam.losses.reduce import Reduction, reduced
+from fastcam.losses.reduce import Reducer, Reduction, Sync
 from fastcam.ops import checks as check
 
 __all__ = ["ContrastCamLoss"]
@@ -40,6 +40,7 @@ class ContrastCamLoss(nn.Module):
         head: see :class:`fastcam.IoUCamLoss`.
         reduction: ``"mean"`` over the pairs that ``where`` leaves on, ``"sum"``, or ``"none"`` for
             [N,T].
+        sync, process_group: see :class:`fastcam.IoUCamLoss`.
 
     Raises:
         ValueError: an option is not one of those above.
@@ -50,13 +51,19 @@ class ContrastCamLoss(nn.Module):
     """
 
     def __init__(
-        self, weight_grad: WeightGrad = "full", head: Head = "auto", reduction: Reduction = "mean"
+        self,
+        weight_grad: WeightGrad = "full",
+        head: Head = "auto",
+        reduction: Reduction = "mean",
+        sync: Sync = "global",
+        process_group: Any = None,
     ) -> None:
         super().__init__()
         check.one_of("weight_grad", weight_grad, get_args(WeightGrad))
         check.one_of("head", head, HEADS)
-        check.one_of("reduction", reduction, get_args(Reduction))
+        Reducer(reduction, sync, process_group)  # checks them
         self.weight_grad, self.head, self.reduction = weight_grad, head, reduction
+        self.sync, self.process_group = sync, process_group
         self._stats = CamStats()
 
     @property
@@ -72,6 +79,7 @@ class ContrastCamLoss(nn.Module):
         others: TargetsLike,
         *,
         where: Tensor | None = None,
+        normalizer: float | Tensor | None = None,
     ) -> Tensor:
         """The loss of one forward.
 
@@ -82,6 +90,7 @@ class ContrastCamLoss(nn.Module):
                 (labels [N], one an image, as ``labels[:, None]``).
             others: as ``targets``, and as many for each image, or one.
             where: bool [N] or [N,T]; False switches a pair off.
+            normalizer: see :class:`fastcam.IoUCamLoss`.
 
         Returns:
             A scalar, or [N,T] with ``reduction="none"``; float64 if the activations are, float32
@@ -91,6 +100,8 @@ class ContrastCamLoss(nn.Module):
             TypeError, ValueError: naming the argument, what was expected and what came; also as
                 :class:`fastcam.IoUCamLoss` does of logits and activations.
         """
+        reducer = Reducer(self.reduction, self.sync, self.process_group)
+        normalizer = reducer.checked(normalizer)
         check_logits(logits)
         first, second = (resolve(t, logits) for t in (targets, others))
         if second.count not in (1, first.count):
@@ -127,7 +138,7 @@ class ContrastCamLoss(nn.Module):
         cosine = (x * y).sum(-1) / (x.square().sum(-1) * y.square().sum(-1)).sqrt()
         cosine = torch.where(dead, 0, cosine)
         self._stats = CamStats(on.int() + 2 * (on & dead).int())
-        return reduced(cosine, on, self.reduction)
+        return reducer.of_pairs(cosine, on, reducer.world(self, activations), normalizer)
 
     def extra_repr(self) -> str:
         return f"weight_grad={self.weight_grad!r}, head={self.head!r}, reduction={self.reduction!r}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from fastcam.cam.head_graph import no_second_derivative
 from fastcam.cam.heads import check_logits
 from fastcam.cam.targets import TargetsLike, resolve_with_regions
 from fastcam.losses.cam import CamStats
-from fastcam.losses.reduce import Reduction, reduced
+from fastcam.losses.reduce import Reducer, Reduction, Sync
 from fastcam.ops import checks as check
 from fastcam.ops.autograd import transformed
 from fastcam.ops.pair_cells import PairCells
@@ -44,6 +44,7 @@ class InputGradientLoss(nn.Module):
 
     Args:
         reduction: ``"mean"`` over the valid pairs, ``"sum"``, or ``"none"`` for [N,T].
+        sync, process_group: see :class:`fastcam.IoUCamLoss`.
 
     Raises:
         ValueError: an option is not one of those above.
@@ -52,10 +53,15 @@ class InputGradientLoss(nn.Module):
     over chosen scores in place of all; docs/method.md.
     """
 
-    def __init__(self, reduction: Reduction = "mean") -> None:
+    def __init__(
+        self,
+        reduction: Reduction = "mean",
+        sync: Sync = "global",
+        process_group: Any = None,
+    ) -> None:
         super().__init__()
-        check.one_of("reduction", reduction, get_args(Reduction))
-        self.reduction = reduction
+        Reducer(reduction, sync, process_group)  # checks them
+        self.reduction, self.sync, self.process_group = reduction, sync, process_group
         self._stats = CamStats()
 
     @property
@@ -71,6 +77,7 @@ class InputGradientLoss(nn.Module):
         targets: TargetsLike = None,
         *,
         where: Tensor | None = None,
+        normalizer: float | Tensor | None = None,
     ) -> Tensor:
         """The loss of one forward.
 
@@ -81,6 +88,7 @@ class InputGradientLoss(nn.Module):
                 region is empty is not valid.
             targets: as :class:`fastcam.IoUCamLoss` takes them beside regions.
             where: bool [N] or [N,T]; False switches a pair off.
+            normalizer: see :class:`fastcam.IoUCamLoss`.
 
         Returns:
             A scalar, or [N,T] with ``reduction="none"``; float64 if the images are, float32
@@ -91,6 +99,8 @@ class InputGradientLoss(nn.Module):
                 the images do not require grad, when the logits do not depend on them, or when
                 torch cannot differentiate the network twice.
         """
+        reducer = Reducer(self.reduction, self.sync, self.process_group)
+        normalizer = reducer.checked(normalizer)
         if transformed():
             raise ValueError(
                 f"logits: {type(self).__name__} takes gradients with torch.autograd, which does "
@@ -132,7 +142,7 @@ class InputGradientLoss(nn.Module):
         loss = (outside * gradients.square().sum(2)).sum((-2, -1))
         dead = valid & ~gradients.detach().flatten(2).any(-1)
         self._stats = CamStats(valid.int() + 2 * dead.int())
-        return reduced(loss, valid, self.reduction)
+        return reducer.of_pairs(loss, valid, reducer.world(self, images), normalizer)
 
     def extra_repr(self) -> str:
         return f"reduction={self.reduction!r}"

@@ -1,18 +1,108 @@
-"""How the losses that are plain PyTorch come from pairs to one number."""
+"""How the losses of the pairs become one number, in one process or in several."""
 
 from __future__ import annotations
 
-from torch import Tensor
+import math
+from numbers import Real
+from typing import Any, Literal, get_args
 
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from fastcam.cam.tap import ActivationTap
+from fastcam.ops import checks as check
 from fastcam.ops.cam_loss import Reduction
 
-__all__ = ["Reduction", "reduced"]
+__all__ = ["Reducer", "Reduction", "Sync"]
+
+Sync = Literal["global", "local"]
 
 
-def reduced(loss: Tensor, valid: Tensor, reduction: Reduction) -> Tensor:
-    """Of losses [N,T] that are 0 where not ``valid`` (bool [N,T]): no valid pair has mean 0."""
-    if reduction == "none":
-        return loss
-    if reduction == "sum":
-        return loss.sum()
-    return loss.sum() / valid.sum().clamp(min=1)
+class Reducer:
+    """A loss's options of reduction, checked.
+
+    A mean is over the valid pairs of all processes: DistributedDataParallel averages the gradients
+    of the processes, which for means over each one's own pairs is not the gradient of one mean
+    wherever the counts differ. So each process takes world · Σ own losses / Σ all counts.
+
+    Args:
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        sync: ``"global"`` or ``"local"`` (each process by itself).
+        process_group: None for the default one.
+
+    Raises:
+        ValueError: an option is not one of those.
+    """
+
+    def __init__(self, reduction: Reduction, sync: Sync, process_group: Any) -> None:
+        check.one_of("reduction", reduction, get_args(Reduction))
+        check.one_of("sync", sync, get_args(Sync))
+        self.reduction, self.sync, self.process_group = reduction, sync, process_group
+
+    def world(self, loss: nn.Module, activations: ActivationTap | Tensor) -> int:
+        """How many processes share a mean now: one, where the loss or the model is in eval mode or
+        gradients are off, so that one process may validate alone."""
+        training = loss.training and torch.is_grad_enabled()
+        if isinstance(activations, ActivationTap):
+            training = training and activations.model.training
+        if self.reduction != "mean" or self.sync != "global" or not training:
+            return 1
+        if not (dist.is_available() and dist.is_initialized()):
+            return 1
+        return dist.get_world_size(self.process_group)
+
+    def mean(
+        self, total: Tensor, count: Tensor, world: int, normalizer: float | Tensor | None
+    ) -> Tensor:
+        """The mean from this process's sum and count; no valid pair anywhere has mean 0.
+
+        Args:
+            total: scalar, the sum over valid pairs.
+            count: scalar of any integer type, how many they are.
+            world: of :meth:`world`.
+            normalizer: in place of the count.
+        """
+        if normalizer is None:
+            normalizer = count.to(total.dtype)
+            if world > 1:
+                dist.all_reduce(normalizer, group=self.process_group)
+            normalizer = normalizer.clamp(min=1)
+        return total * world / normalizer
+
+    def of_pairs(
+        self, losses: Tensor, valid: Tensor, world: int, normalizer: float | Tensor | None
+    ) -> Tensor:
+        """Of losses [N,T] that are 0 where not ``valid`` (bool [N,T])."""
+        if self.reduction == "none":
+            return losses
+        if self.reduction == "sum":
+            return losses.sum()
+        return self.mean(losses.sum(), valid.sum(), world, normalizer)
+
+    def checked(self, normalizer: float | Tensor | None) -> float | Tensor | None:
+        """``normalizer``, if it can be one.
+
+        Raises:
+            TypeError, ValueError: it cannot.
+        """
+        if normalizer is None:
+            return None
+        if self.reduction != "mean":
+            raise ValueError(
+                f"normalizer: expected None beside reduction={self.reduction!r} (it is in place of "
+                f"a mean's count), got {normalizer!r}"
+            )
+        if isinstance(normalizer, Tensor):
+            if normalizer.dim() or normalizer.requires_grad:
+                raise ValueError(
+                    "normalizer: expected a number or a scalar tensor that does not require grad, "
+                    f"got shape {list(normalizer.shape)}"
+                )
+        elif isinstance(normalizer, bool) or not isinstance(normalizer, Real):
+            raise TypeError(
+                f"normalizer: expected a number or a scalar tensor, got {type(normalizer).__name__}"
+            )
+        elif not 0 < normalizer < math.inf:
+            raise ValueError(f"normalizer: expected above 0 and finite, got {normalizer}")
+        return normalizer

@@ -68,7 +68,9 @@ def test_everything_is_there(finished: tuple[Path, DemoResult, list[str]]) -> No
     assert "index.html" in said[-1]
 
 
-def test_the_control_is_the_same_fine_tuning_without_guidance(finished: tuple[Path, DemoResult, list[str]]) -> None:
+def test_the_control_is_the_same_fine_tuning_without_guidance(
+    finished: tuple[Path, DemoResult, list[str]],
+) -> None:
     out, _, _ = finished
     control, guided = (
         json.loads((out / name / "settings.json").read_text()) for name in ("control", "guided")

@@ -1,0 +1,97 @@
+"""Every loss over several processes is the loss of one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing
+from ddp_losses import CASES, SHARES, batch, gradients, loss_of, network, run
+
+from fastcam import EnergyCamLoss, InputGradientLoss
+
+pytestmark = pytest.mark.skipif(
+    not torch.distributed.is_available(), reason="this torch has no torch.distributed"
+)
+ENERGY = ("energy", "closed", "full")
+
+
+@pytest.fixture(scope="module", params=SHARES)
+def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    world = request.param
+    folder = tmp_path_factory.mktemp("ranks")
+    torch.multiprocessing.spawn(run, (world, str(folder)), nprocs=world)
+    return [torch.load(folder / f"rank{rank}.pt") for rank in range(world)]
+
+
+def test_gradients_are_those_of_one_process(ranks: list[Any]) -> None:
+    for case in CASES:
+        loss, wanted = gradients(network(), case, batch())
+        mean = sum(found[case][0] for found in ranks) / len(ranks)
+        torch.testing.assert_close(mean, loss, msg=f"{case}")
+        for found in ranks:
+            torch.testing.assert_close(found[case][1], wanted, msg=f"{case}")
+
+
+def test_means_of_each_process_differ_where_their_pairs_do(ranks: list[Any]) -> None:
+    _, wanted = gradients(network(), ENERGY, batch())
+    got = ranks[0]["local"][1]
+    assert not torch.allclose(got[0], wanted[0], rtol=0.01)
+    # The mean over processes of each one's own mean.
+    parts = [
+        {k: t.split(SHARES[len(ranks)])[rank] for k, t in batch().items()}
+        for rank in range(len(ranks))
+    ]
+    each = [gradients(network(), ENERGY, part)[1] for part in parts]
+    for at, grad in enumerate(got):
+        torch.testing.assert_close(grad, sum(grads[at] for grads in each) / len(ranks))
+
+
+def test_a_normalizer_is_that_of_all_processes(ranks: list[Any]) -> None:
+    _, wanted = gradients(network(), ENERGY, batch(), normalizer=10)
+    torch.testing.assert_close(ranks[-1]["normalizer"][1], wanted)
+
+
+def test_pairs_are_left_alone_and_one_process_may_validate(ranks: list[Any]) -> None:
+    pairs = torch.cat([found["none"] for found in ranks])
+    torch.testing.assert_close(pairs, loss_of(network(), ENERGY, batch(), reduction="none"))
+    part = {k: t.split(SHARES[len(ranks)])[0] for k, t in batch().items()}
+    torch.testing.assert_close(ranks[0]["alone"], loss_of(network().eval(), ENERGY, part))
+
+
+@pytest.mark.parametrize(
+    "case", [ENERGY, ("contrast", "closed", "full"), ("input gradient", "", "")]
+)
+def test_an_accumulated_step_is_that_of_the_whole_batch(case: tuple[str, str, str]) -> None:
+    whole, net = batch(), network()
+    _, wanted = gradients(network(), case, whole)
+    count = int(whole["where"].sum())
+    for start in (0, 2, 4):
+        part = {k: t[start : start + 2] for k, t in whole.items()}
+        loss_of(net, case, part, normalizer=count).backward()
+    torch.testing.assert_close([p.grad for p in net.parameters()], wanted)
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "options", "message"),
+    [
+        (0, {}, "normalizer: expected above 0 and finite, got 0"),
+        (float("nan"), {}, "normalizer: expected above 0 and finite, got nan"),
+        (torch.ones(2), {}, r"normalizer: expected a number or a scalar tensor .* shape \[2\]"),
+        ("3", {}, "normalizer: expected a number or a scalar tensor, got str"),
+        (True, {}, "normalizer: expected a number or a scalar tensor, got bool"),
+        (3, {"reduction": "sum"}, "normalizer: expected None beside reduction='sum'"),
+    ],
+)  # fmt: skip
+def test_a_normalizer_that_cannot_be_is_named(
+    normalizer: Any, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        loss_of(network(), ENERGY, batch(), normalizer=normalizer, **options)
+
+
+def test_an_unknown_sync_is_named() -> None:
+    for loss in (EnergyCamLoss, InputGradientLoss):
+        with pytest.raises(ValueError, match="sync: expected one of .*'global'.* got 'world'"):
+            loss(sync="world")
