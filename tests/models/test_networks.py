@@ -49,6 +49,12 @@ def test_every_classifier_of_torchvision_has_an_entry() -> None:
     assert len(named) >= 80
 
 
+def test_the_documentation_has_every_layer() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "networks.md").read_text(encoding="utf-8")
+    for spec in map(model_spec, tv.list_models(module=tv)):
+        assert f"`{spec.target_layer}`" in text
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_layer_of_a_family(name: str) -> None:
     with torch.device("meta"):  # sizes alone
