@@ -65,6 +65,16 @@ def read_torch_file(path: Path) -> Any:
         raise NotATorchFile("is damaged") from None
 
 
+def is_safetensors(path: Path) -> bool:
+    """Whether a file begins as one of safetensors: the length of a header in JSON, and that."""
+    with path.open("rb") as file:
+        return _begins_as_safetensors(path, file.read(9))
+
+
+def _begins_as_safetensors(path: Path, head: bytes) -> bool:
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < os.path.getsize(path)
+
+
 def _other_kind(path: Path, head: bytes) -> str | None:
     """What a file is that is none of torch.save's, as far as its bytes tell."""
     for beginning, kind in _BEGINNINGS:
@@ -82,7 +92,7 @@ def _other_kind(path: Path, head: bytes) -> str | None:
         if "data.pkl" not in parts:
             return "is a zip archive of something else"
         return None
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < os.path.getsize(path):
+    if _begins_as_safetensors(path, head):
         return "is a safetensors file"
     if path.suffix.lower() == ".onnx":
         return "is an ONNX network"

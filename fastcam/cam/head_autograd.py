@@ -6,16 +6,17 @@ Which layers may lie between: docs/method.md.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fastcam.cam.head_graph import has_python_nodes, no_second_derivative
 from fastcam.cam.tap import ActivationTap
 from fastcam.cam.targets import Targets
 
-__all__ = ["autograd_gradients", "differentiable_twice", "retained_grads"]
+__all__ = ["autograd_gradients", "differentiable_twice", "retained_grads", "twice_differentiable"]
 
 
 def autograd_gradients(
@@ -90,6 +91,11 @@ def differentiable_twice(gradients: Tensor, logits: Tensor, point: Tensor) -> No
             "attention can be differentiated twice"
         )
     raise ValueError(_UNKNOWN_BACKWARD.format(name=name) + ways)
+
+
+def twice_differentiable() -> AbstractContextManager[None]:
+    """In it, attention runs as what torch can differentiate twice; nothing else changes."""
+    return sdpa_kernel(SDPBackend.MATH)
 
 
 @contextmanager

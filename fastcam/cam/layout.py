@@ -22,9 +22,19 @@ from torch.nn.modules.conv import _ConvNd
 
 from fastcam.cam.trace import Trace
 
-__all__ = ["Layout", "Reshape", "Tokens", "channels_at", "nhwc"]
+__all__ = [
+    "Layout",
+    "Reshape",
+    "Tokens",
+    "by_graph",
+    "by_kind",
+    "by_shape",
+    "channels_at",
+    "found_reader",
+    "nhwc",
+]
 
-#: From a layer's output to its map: a name of ``READERS``, "nchw", or a function.
+#: From a layer's output to its map: a name of ``READERS``, "nchw", "auto", or a function.
 Reshape = Callable[[Tensor], Tensor] | str
 
 
@@ -78,8 +88,14 @@ class Tokens:
         return output[:, self.prefix :].unflatten(1, (height, width)).permute(0, 3, 1, 2)
 
 
-READERS: dict[str, Callable[[Tensor], Tensor]] = {"tokens": Tokens(), "nhwc": nhwc}
-_NCHW = "nchw"
+def tokens(output: Tensor) -> Tensor:
+    """[N,HW,C] or [N,1+HW,C] of a square grid as [N,C,H,W]: a view."""
+    side = math.isqrt(output.shape[1]) if output.dim() == 3 else 0
+    return Tokens(prefix=int(side > 1 and output.shape[1] == side * side + 1))(output)
+
+
+READERS: dict[str, Callable[[Tensor], Tensor]] = {"tokens": tokens, "nhwc": nhwc}
+_NCHW, _AUTO = "nchw", "auto"
 
 
 class Layout:
@@ -87,7 +103,8 @@ class Layout:
 
     Args:
         reshape: None where the output is [N,C,H,W], which is then made sure of; "nchw" if it is
-            without a look; a name of ``READERS``; or a function from the output to [N,C,H,W].
+            without a look; "auto" for what it is seen to be; a name of ``READERS``; or a function
+            from the output to [N,C,H,W].
 
     Raises:
         TypeError, ValueError: ``reshape`` is none of these.
@@ -95,8 +112,9 @@ class Layout:
 
     def __init__(self, reshape: Reshape | None) -> None:
         if isinstance(reshape, str):
-            if reshape != _NCHW and reshape not in READERS:
-                names = ", ".join(repr(name) for name in [*READERS, _NCHW])
+            known = [*READERS, _NCHW, _AUTO]
+            if reshape not in known:
+                names = ", ".join(map(repr, known))
                 raise ValueError(
                     f"reshape: expected one of {names}, or a function, got {reshape!r}"
                 )
@@ -125,6 +143,9 @@ class Layout:
             TypeError, ValueError: it is no map, or cannot be told to be one.
         """
         name = trace.layer.name
+        if self._given == _AUTO and not self._known:
+            self.read = found_reader(output, channels_at(trace, module))
+            self._known = self.read is not None
         if self.read is None:
             if output.dim() != 4:
                 raise ValueError(_no_map(name, output))
@@ -132,7 +153,7 @@ class Layout:
                 self._check_axis(channels_at(trace, module), name, output)
             return output
         if self._given == "nhwc" and not self._known and output.dim() == 4:
-            if _by_graph(output) == 1:
+            if by_graph(output) == 1:
                 raise ValueError(
                     f"reshape: the output of '{name}', shape {list(output.shape)}, is [N,C,H,W], "
                     "not 'nhwc'; leave reshape out"
@@ -193,8 +214,8 @@ def _no_map(name: str, output: Tensor) -> str:
     text = f"layer: expected '{name}' to return a tensor [N,C,H,W], got shape {list(output.shape)}"
     if output.dim() == 3:
         text += (
-            "; tokens [N,L,C] become a map with reshape='tokens' (a class token, then a square "
-            "grid) or reshape=fastcam.cam.Tokens(height, width, prefix)"
+            "; tokens [N,L,C] become a map with reshape='tokens' (a square grid, a class token "
+            "before it or none) or reshape=fastcam.cam.Tokens(height, width, prefix)"
         )
     elif output.dim() > 3:
         text += "; say with reshape= how it becomes one: a function of the output"
@@ -216,6 +237,21 @@ def _check_selects(read: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> 
         )
 
 
+def found_reader(output: Tensor, axis: int | None) -> Callable[[Tensor], Tensor] | None:
+    """What reads an output that is no [N,C,H,W], as far as that can be seen; None otherwise.
+
+    Args:
+        output: of a layer.
+        axis: which one holds the channels, of four.
+    """
+    if output.dim() == 4:
+        return nhwc if axis == 3 else None
+    if output.dim() != 3:
+        return None
+    side = math.isqrt(output.shape[1])
+    return tokens if side > 1 and output.shape[1] - side * side in (0, 1) else None
+
+
 # ---- which axis holds the channels ---------------------------------------------------------------
 
 
@@ -230,14 +266,18 @@ def channels_at(trace: Trace, module: nn.Module) -> int | None:
         module: the layer.
     """
     output = trace.layer.output
-    axis = _by_graph(output) or _by_kind(module) or _by_user(trace, output)
-    if axis is None:
-        _, first, second, third = output.shape
-        if second == third != first:
-            axis = 1
-        elif first == second != third:
-            axis = 3
-    return axis
+    if output.dim() != 4:
+        return None
+    seen = by_graph(output) or by_kind(module) or _by_user(trace, output)
+    return by_shape(output) if seen is None else seen
+
+
+def by_shape(output: Tensor) -> int | None:
+    """Of square images: the axis that is not as long as the two others, which are."""
+    _, first, second, third = output.shape
+    if second == third != first:
+        return 1
+    return 3 if first == second != third else None
 
 
 # What leaves the axes as they are.
@@ -251,7 +291,7 @@ _PRODUCT = re.compile(r"(Addmm|Mm|Bmm|Linear)Backward")
 _FARTHEST = 100
 
 
-def _by_graph(output: Tensor) -> int | None:
+def by_graph(output: Tensor) -> int | None:
     """What the nearest operation before the output that tells says of its axes."""
     # For each axis of what a node made, the axis of the output that it has become.
     waiting: deque[tuple[Node | None, tuple[int, ...]]] = deque([(output.grad_fn, (0, 1, 2, 3))])
@@ -319,7 +359,7 @@ _ELEMENTWISE = (nn.ReLU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Dropout, nn.Identity
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d)
 
 
-def _by_kind(module: nn.Module) -> int | None:
+def by_kind(module: nn.Module) -> int | None:
     """Where a layer of this kind has its channels, in what it takes as in what it returns."""
     if isinstance(module, (_ConvNd, _NormBase, nn.GroupNorm, *_POOLS)):
         return 1
@@ -336,5 +376,5 @@ def _by_user(trace: Trace, output: Tensor) -> int | None:
         if taken is None or taken.shape != output.shape or taken.stride() != output.stride():
             return None
         if not isinstance(call.module, _ELEMENTWISE):
-            return _by_kind(call.module)
+            return by_kind(call.module)
     return None

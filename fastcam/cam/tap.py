@@ -57,12 +57,13 @@ class ActivationTap:
             weights sum to one): the sums over positions, and so the map, are the same there, at
             fewer bytes. None takes the gradient at ``layer``.
         reshape: how an output that is not [N,C,H,W] becomes a map: ``"tokens"`` for the [N,1+HW,C]
-            of a vision transformer (a class token, then a square grid) and
-            :class:`fastcam.cam.Tokens` for other grids and numbers of tokens in front; ``"nhwc"``
-            for the [N,H,W,C] of a Swin transformer; or a function that selects and reorders
-            elements, as pytorch-grad-cam's ``reshape_transform`` does. None is for [N,C,H,W] and an
-            error where the output is seen to be, or could be, another; ``"nchw"`` is for [N,C,H,W]
-            without that look. With a reshape the gradient is taken by autograd.
+            or [N,HW,C] of a vision transformer (a square grid, a class token before it or none),
+            :class:`fastcam.cam.Tokens` for other grids and more tokens in front, ``"nhwc"`` for the
+            [N,H,W,C] of a Swin transformer, or a function that selects and reorders elements, as
+            pytorch-grad-cam's ``reshape_transform`` does. None is for [N,C,H,W], and an error where
+            the output is seen to be, or could be, another; ``"nchw"`` is for [N,C,H,W] without that
+            look, and ``"auto"`` takes what is seen. With a reshape the gradient is taken by
+            autograd.
 
     Raises:
         TypeError: model is no module, a layer neither a name nor a module, or ``reshape`` neither
@@ -105,12 +106,15 @@ class ActivationTap:
             self.gradient_at = None if at == self.layer else at
         self.reshape = reshape
         self._forget()
+        self._check_gradient_at()
+        self._clear()
+
+    def _check_gradient_at(self) -> None:
         if self.reshaped and self.gradient_at is not None:
             raise ValueError(
-                f"gradient_at: expected none beside reshape={reshape!r}: pooling follows only "
+                f"gradient_at: expected none beside reshape={self.reshape!r}: pooling follows only "
                 f"layers that return [N,C,H,W], got {self.gradient_at!r}"
             )
-        self._clear()
 
     def _forget(self) -> None:
         self._leaves: _Leaves | None = None
@@ -209,6 +213,7 @@ class ActivationTap:
         output, trace = self.output, self.trace
         if self.gradient_at is None:
             return output
+        self._check_gradient_at()
         if trace.gradient is None:
             raise ValueError(
                 f"gradient_at: '{self.gradient_at}' did not run after '{self.layer}' "

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 from fastcam._util import checks as check
+from fastcam._util.architecture import Architecture
 from fastcam.cli.options import (
     REGION_HELP,
     Attribute,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from fastcam.data.hiding import Fill
 
 
+@options("said", Architecture)
 @options("machine", TrainConfig, only=("device", "cache", "workers"))
 def evaluate(
     checkpoints: Annotated[
@@ -65,6 +67,7 @@ def evaluate(
         str, typer.Option(help="What is shown in place of a region: mean (colour), blur or swap.")
     ] = "mean",
     *,
+    said: Settings,
     machine: Settings,
 ) -> None:
     """Measure accuracy, where the Grad-CAM lies, and what the score relies on.
@@ -98,7 +101,8 @@ def evaluate(
             models, data, attribute=attribute, other=other, region=region, split=split,
             threshold=threshold, landmarks=landmarks, limit=limit, batch_size=batch_size,
             reliance_images=reliance_images if reliance else 0, hide=hide or (),
-            fill=cast("Fill", fill), out=out, progress=report, **machine,
+            fill=cast("Fill", fill), out=out, progress=report, architecture=Architecture(**said),
+            **machine,
         )  # fmt: skip
     print_tables(*result.tables)
     for verdict in result.verdicts:
@@ -107,6 +111,7 @@ def evaluate(
         typer.echo(f"\n{THRESHOLDS}")
 
 
+@options("said", Architecture)
 def explain(
     checkpoint: Start,
     images: Annotated[list[Path], typer.Argument(help="Image files of aligned faces.")],
@@ -125,6 +130,8 @@ def explain(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="File to write: .png, .jpg, .svg or .pdf.")
     ] = Path("explanation.png"),
+    *,
+    said: Settings,
 ) -> None:
     """Draw where a classifier looks in some images.
 
@@ -138,6 +145,7 @@ def explain(
     with progress_bars() as report, claim(out, folder=False):
         path = explain_files(
             [checkpoint, *(beside or [])], images, attribute, out, region=region, detect=detect,
-            threshold=threshold, progress=labelled(report, "explaining images"),
+            threshold=threshold, architecture=Architecture(**said),
+            progress=labelled(report, "explaining images"),
         )  # fmt: skip
     typer.echo(f"{len(images)} image(s) explained in {path}")

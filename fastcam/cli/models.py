@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from fastcam.cli.options import print_tables, typer
@@ -13,7 +12,8 @@ _ATTRIBUTES = 40
 
 def layers(
     model: Annotated[
-        str, typer.Argument(help="Checkpoint (model.pt), or a model's name, such as alexnet.")
+        str,
+        typer.Argument(help="Checkpoint (model.pt), or a network's name: alexnet, timm:resnet18."),
     ],
     size: Annotated[
         int | None,
@@ -26,21 +26,20 @@ def layers(
 
     Example: `fastcam layers alexnet --size 128`
     """
-    from fastcam.models import build, layer_table, load_checkpoint, model_names, model_spec
+    from fastcam.models import build, layer_table, load_checkpoint, spec_of
     from fastcam.models.checkpoint import Preprocessing
+    from fastcam.models.registry import is_model_name, options_for
+    from fastcam.models.weights import is_file_name
     from fastcam.report import Table
 
-    if model in model_names():
-        network, spec = build(model, _ATTRIBUTES).eval(), model_spec(model)
-        side = size or Preprocessing().size
-    elif Path(model).exists() or Path(model).suffix or "/" in model:
+    if not is_model_name(model) and is_file_name(model):
         checkpoint = load_checkpoint(model)
         network, spec = checkpoint.model, checkpoint.spec
         side = size or checkpoint.preprocessing.size
     else:
-        raise ValueError(
-            f"{model!r} is no file, and no model's name; known: {', '.join(model_names())}"
-        )
+        side = size or Preprocessing().size
+        network = build(model, _ATTRIBUTES, options_for(model, None, side)).eval()
+        spec = spec_of(network, model)
     rows = [
         [
             layer.name + (" (default)" if layer.default else ""),
@@ -49,10 +48,11 @@ def layers(
             _size(layer.grid),
             "grows with the image" if layer.field is None else _size(layer.field),
             f"{max(layer.seen) / side:.0%}",
+            layer.reshape or "",
         ]
         for layer in layer_table(network, spec, side)
     ]
-    header = ["layer", "kind", "channels", "cells", "a cell sees, pixels", "of the side"]
+    header = ["layer", "kind", "channels", "cells", "a cell sees, pixels", "of the side", "reshape"]
     title = f"Layers of {model} for images of {side}x{side} pixels"
     print_tables(Table(header, rows, title))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
+from fastcam._util.architecture import Architecture
 from fastcam.cli.options import REGION_HELP, Data, Landmarks, Out, Start, typer
 from fastcam.cli.settings import Settings, field_help, options
 from fastcam.training.config import FINETUNE, GuidanceConfig, TrainConfig
@@ -12,7 +13,9 @@ from fastcam.training.config import FINETUNE, GuidanceConfig, TrainConfig
 _LOSSES = f"{field_help(GuidanceConfig)['losses']} Repeat for several."
 
 
-@options("settings", TrainConfig, without=("start", "guidance", "w_a", "save_minutes"))
+@options(
+    "settings", TrainConfig, without=("start", "architecture", "guidance", "w_a", "save_minutes")
+)
 def train(
     data: Data,
     out: Out = Path("runs/train"),
@@ -58,12 +61,14 @@ def train(
     _run(config, out)
 
 
+@options("said", Architecture, without=("target_layer",))
 @options("guided", GuidanceConfig, without=("grid",))
 @options(
     "settings",
     TrainConfig,
     without=(
-        "start", "attributes", "model", "model_options", "size", "fit", "guidance", "save_minutes",
+        "start", "architecture", "attributes", "model", "model_options", "weights", "size", "fit",
+        "guidance", "save_minutes",
     ),
     defaults=FINETUNE,
 )  # fmt: skip
@@ -84,6 +89,7 @@ def finetune(
     losses: Annotated[list[str] | None, typer.Option("--loss", help=_LOSSES)] = None,
     landmarks: Landmarks = None,
     *,
+    said: Settings,
     guided: Settings,
     settings: Settings,
 ) -> None:
@@ -100,6 +106,9 @@ def finetune(
     guidance = GuidanceConfig(
         targets=tuple(zip(attribute, region, strict=True)), losses=tuple(losses or ()), **guided
     )
+    architecture = Architecture(**said)
+    if architecture.arch is not None:
+        settings["architecture"] = architecture
     _run(TrainConfig.finetune(checkpoint, data, guidance, landmarks=landmarks, **settings), out)
 
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from fastcam.cam.maps import grad_cam_maps
-from fastcam.cam.tap import ActivationTap
 from fastcam.models import ModelSpec
 
 
@@ -54,10 +53,7 @@ def attention_maps(
         targets: attribute positions, T of them.
         spec: tells the Grad-CAM layer.
     """
-    with (
-        torch.enable_grad(),
-        ActivationTap(model, spec.target_layer, gradient_at=spec.gradient_at) as tap,
-    ):
+    with torch.enable_grad(), spec.tap(model) as tap:
         logits = model(images)
         cams = grad_cam_maps(logits, tap, torch.tensor(targets, device=logits.device))
     return AttentionMaps(logits.detach(), cams, ~cams.flatten(2).any(-1))

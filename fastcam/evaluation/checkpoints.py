@@ -10,6 +10,7 @@ from typing import Any, get_args
 import torch
 
 from fastcam._util import checks as check
+from fastcam._util.architecture import Architecture
 from fastcam._util.files import check_target, commented, json_with, write_json, write_marked
 from fastcam._util.progress import Report, labelled
 from fastcam.data.celeba import attribute_index
@@ -79,6 +80,7 @@ def compare(
     workers: int = 2,
     out: str | Path | None = None,
     device: str = "auto",
+    architecture: Architecture | None = None,
     progress: Report | None = None,
 ) -> Comparison:
     """Evaluate checkpoints and put them side by side.
@@ -96,6 +98,8 @@ def compare(
         fill: what is shown in place of what is hidden, see :func:`fastcam.data.hide`.
         out: also write ``out.json`` (every evaluation) and ``out.md`` (tables and verdicts).
         device: see :func:`pick_device`.
+        architecture: of the checkpoints that are files of weights alone, and the layer whose
+            Grad-CAM is measured.
         progress: called with (what, done, total).
 
     Raises:
@@ -116,7 +120,7 @@ def compare(
         Region.parse(part)
     found: dict[str, Measured] = {}
     for name, path in named.items():
-        model = load_checkpoint(path)
+        model = load_checkpoint(path, architecture)
         for wanted in (attribute, *([other] if other is not None else [])):
             attribute_index(model.attributes, wanted)
         faces = prepare_split(

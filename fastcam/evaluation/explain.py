@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from fastcam._util import checks as check
+from fastcam._util.architecture import Architecture
 from fastcam._util.modules import evaluating
 from fastcam._util.names import printable
 from fastcam._util.progress import Count
@@ -133,6 +134,7 @@ def explain_files(
     region: str | None = None,
     detect: bool = False,
     threshold: float = 0.5,
+    architecture: Architecture | None = None,
     progress: Count | None = None,
 ) -> Path:
     """Draw what the classifiers of some checkpoints see in some image files.
@@ -146,6 +148,8 @@ def explain_files(
         detect: find each face's landmarks with dlib; a face that is not found, or without
             ``detect``, gets the template's.
         threshold: cells above it are outlined in red.
+        architecture: of the checkpoints that are files of weights alone, and the layer whose
+            Grad-CAM is drawn.
         progress: called with (done, total).
 
     Returns:
@@ -160,7 +164,8 @@ def explain_files(
     """
     check.fraction("threshold", threshold)
     check_figure_path(out)
-    models = {name: load_checkpoint(path) for name, path in name_checkpoints(checkpoints).items()}
+    paths = name_checkpoints(checkpoints).items()
+    models = {name: load_checkpoint(path, architecture) for name, path in paths}
     taken = {n: f"{m.preprocessing.size} px, {m.preprocessing.fit}" for n, m in models.items()}
     if len(set(taken.values())) > 1:
         listed = "; ".join(f"{name}: {what}" for name, what in taken.items())

@@ -81,7 +81,7 @@ def predict(
     preprocessing, spec = checkpoint.preprocessing, checkpoint.spec
     model = checkpoint.model
     size = (preprocessing.size, preprocessing.size)
-    cells = grid_size(model, spec.target_layer, size)
+    cells = grid_size(model, spec, size)
     loader = DataLoader(
         faces,
         batch_size=batch_size,

@@ -9,15 +9,16 @@ require("torchvision", extra="train")
 from fastcam.models.alexnet import alexnet  # noqa: E402
 from fastcam.models.attention import AttentionNetwork  # noqa: E402
 from fastcam.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint  # noqa: E402
-from fastcam.models.layers import Layer, layer_table, spec_at  # noqa: E402
+from fastcam.models.layers import Layer, layer_table  # noqa: E402
 from fastcam.models.registry import (  # noqa: E402
-    ModelSpec,
     build,
     grid_size,
     model_names,
     model_spec,
     register,
+    spec_of,
 )
+from fastcam.models.spec import ModelSpec, spec_at  # noqa: E402
 
 __all__ = [
     "AttentionNetwork",
@@ -34,4 +35,5 @@ __all__ = [
     "register",
     "save_checkpoint",
     "spec_at",
+    "spec_of",
 ]

@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 from torchvision import models as tv
 
-from fastcam._util.torch_files import NotATorchFile, read_torch_file
 from fastcam.models.init import initialize
+from fastcam.models.weights import load_trunk, read_state
 
 INITS = ("he", "default")
 
@@ -44,26 +44,7 @@ def alexnet(
     last: Any = model.classifier[6]
     model.classifier[6] = nn.Linear(last.in_features, num_attributes)
     if isinstance(weights, (str, Path)):
-        _load_trunk(model, Path(weights))
+        load_trunk(model, read_state(Path(weights)), ("classifier.6",), weights)
     if init == "he":
         initialize(model.classifier[6] if weights is not None else model, model.classifier[6])
     return model
-
-
-def _load_trunk(model: nn.Module, path: Path) -> None:
-    """Load every layer but the last from a state dict of torchvision's AlexNet."""
-    if not path.is_file():
-        raise FileNotFoundError(f"weights file {path} does not exist")
-    try:
-        state = read_torch_file(path)
-        state = {k: v for k, v in state.items() if not k.startswith("classifier.6.")}
-        missing, unexpected = model.load_state_dict(state, strict=False)
-    except NotATorchFile as error:
-        raise ValueError(f"{path} holds no AlexNet weights: it {error}") from None
-    except Exception as error:
-        raise ValueError(f"{path} holds no AlexNet weights: {str(error).splitlines()[0]}") from None
-    missing = [k for k in missing if not k.startswith("classifier.6.")]
-    if missing or unexpected:
-        raise ValueError(
-            f"{path} holds no AlexNet weights: missing {missing[:3]}, unexpected {unexpected[:3]}"
-        )

@@ -12,15 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastcam._util.architecture import Architecture
 from fastcam._util.files import write_atomic
 from fastcam._util.torch_files import NotATorchFile, read_torch_file
-from fastcam.models.registry import ModelSpec, build, model_spec
+from fastcam.models.registry import build, model_spec, options_for, spec_of
+from fastcam.models.spec import IMAGENET_MEAN, IMAGENET_STD, ModelSpec
+from fastcam.models.weights import load_all, read_state, state_misfit, weights_in
 
 FORMAT = "fastcam-checkpoint"
 VERSION = 2  # 2 added model_options
 _KEYS = ("model_name", "attributes", "preprocessing", "history", "state_dict")
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class Checkpoint:
         history: one record per training run that led here, oldest first: settings and metrics.
         model_options: JSON values by name, see :attr:`fastcam.models.ModelSpec.options`; empty for
             a model as it comes.
+        target_layer: whose Grad-CAM is taken, in place of the layer that the registry knows.
     """
 
     model: nn.Module
@@ -80,11 +82,16 @@ class Checkpoint:
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     history: list[dict[str, Any]] = field(default_factory=list)
     model_options: dict[str, Any] = field(default_factory=dict)
+    target_layer: str | None = None
 
     @property
     def spec(self) -> ModelSpec:
-        """The model's registry entry."""
-        return model_spec(self.model_name)
+        """The model's registry entry, with its Grad-CAM layer.
+
+        Raises:
+            ValueError: the model has no module ``target_layer``.
+        """
+        return spec_of(self.model, self.model_name, self.target_layer)
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -120,6 +127,7 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> Path:
         "model_name": checkpoint.model_name,
         "model_options": dict(checkpoint.model_options),
         "attributes": list(checkpoint.attributes),
+        "target_layer": checkpoint.target_layer,
         "preprocessing": {
             "size": preprocessing.size,
             "fit": preprocessing.fit,
@@ -133,6 +141,13 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> Path:
     return write_atomic(path, lambda file: torch.save(payload, file), ours=is_checkpoint)
 
 
+# What is said of a file that holds a plain state dict.
+_WEIGHTS_ALONE = (
+    ", or say whose weights these are: --arch NAME --arch-attributes A,B,C (the network, and what "
+    "its scores judge)"
+)
+
+
 def _why_missing(path: Path) -> str:
     """What the training in a checkpoint's folder left behind about itself."""
     try:
@@ -142,14 +157,29 @@ def _why_missing(path: Path) -> str:
         return ""
 
 
-def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a checkpoint; the model is in eval mode, on the CPU.
+def load_checkpoint(path: str | Path, architecture: Architecture | None = None) -> Checkpoint:
+    """Read a checkpoint, or a file of weights alone; the model is in eval mode, on the CPU.
+
+    Args:
+        path: a file as :func:`save_checkpoint` writes it; with an architecture also one that holds
+            a plain state dict.
+        architecture: what such a file does not say; and the layer whose Grad-CAM is taken.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is no fastcam checkpoint, is damaged, or was written by a newer
-            version; the message says what it is, as far as that can be told.
+            version; the message says what it is, as far as that can be told. Or its weights are not
+            of that architecture.
+        ImportError: a safetensors file or a model of timm's, without them.
     """
+    checkpoint = _loaded(path, architecture)
+    if architecture is not None and architecture.target_layer is not None:
+        checkpoint.target_layer = architecture.target_layer
+        _ = checkpoint.spec  # says what is wrong with the name
+    return checkpoint
+
+
+def _loaded(path: str | Path, architecture: Architecture | None) -> Checkpoint:
     path = Path(path)
     if path.is_dir():
         inside = path / "model.pt"
@@ -157,14 +187,20 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise ValueError(f"checkpoint {path} is a folder; {hint}")
     if not path.exists():
         raise FileNotFoundError(f"checkpoint {path} does not exist{_why_missing(path)}")
+    if architecture is not None and architecture.arch is not None and not is_checkpoint(path):
+        return _of_weights(path, architecture.arch, architecture)
     expected = "expected a checkpoint as `fastcam train` writes it (RUN/model.pt)"
     try:
         payload = read_torch_file(path)
     except NotATorchFile as error:
-        raise ValueError(f"{path} is no readable checkpoint: it {error}; {expected}") from None
+        alone = _WEIGHTS_ALONE if "safetensors" in str(error) else ""
+        raise ValueError(
+            f"{path} is no readable checkpoint: it {error}; {expected}{alone}"
+        ) from None
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         raise ValueError(
             f"{path} is no fastcam checkpoint: it {_foreign(payload, path)}; {expected}"
+            + (_WEIGHTS_ALONE if weights_in(payload) is not None else "")
         )
     version = payload.get("version")
     if isinstance(version, int) and version > VERSION:
@@ -184,6 +220,19 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise ValueError(f"{path}: {error}") from None
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is a damaged checkpoint: {error}") from None
+
+
+def _of_weights(path: Path, name: str, architecture: Architecture) -> Checkpoint:
+    """A network by name, with the weights in a file that holds nothing else."""
+    names, size = architecture.names, architecture.arch_size
+    spec, options = model_spec(name), options_for(name, None, size)
+    state = read_state(path)
+    model = build(name, len(names), options)
+    misfit = load_all(model, state)
+    if misfit is not None:
+        raise ValueError(f"{path} does not fit {name!r} with {len(names)} scores: {misfit}")
+    preprocessing = Preprocessing(size, mean=spec.mean, std=spec.std)
+    return Checkpoint(model.eval(), name, names, preprocessing, model_options=options)
 
 
 class _Misfit(Exception):
@@ -207,26 +256,8 @@ def _restored(payload: dict[str, Any]) -> Checkpoint:
         ),
         history=payload["history"],
         model_options=options,
+        target_layer=payload.get("target_layer"),
     )
-
-
-def state_misfit(module: nn.Module, state: Any) -> str | None:
-    """In a few words why a state dict is not one of this module, or None where it fits."""
-    if not isinstance(state, dict):
-        return f"expected a state dict, got {type(state).__name__}"
-    own = module.state_dict()
-    for name, value in own.items():
-        if name not in state:
-            return f"{name} is missing"
-        found = state[name]
-        if not isinstance(value, Tensor):  # a module's extra state, which it checks itself
-            continue
-        if not isinstance(found, Tensor):
-            return f"{name} is no tensor"
-        if found.shape != value.shape:
-            return f"{name} has shape {tuple(found.shape)}, expected {tuple(value.shape)}"
-    extra = [name for name in state if name not in own]
-    return f"{extra[0]} is unknown" if extra else None
 
 
 def _foreign(payload: Any, path: Path) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,11 +13,12 @@ from torch.nn import functional as nnf
 from torch.overrides import TorchFunctionMode
 
 from fastcam._util.modules import evaluating
-from fastcam.cam.layers import preserves_spatial_sum
-from fastcam.cam.tap import ActivationTap
-from fastcam.models.registry import ModelSpec
+from fastcam.cam.layout import Tokens, by_graph, by_kind, found_reader, nhwc
+from fastcam.models.spec import ModelSpec
 
-__all__ = ["Layer", "layer_table", "spec_at"]
+__all__ = ["Layer", "layer_table"]
+
+_Read = Callable[[Tensor], Tensor]  # from what a layer returns to its map
 
 # Fields are looked for in images of up to this many times the side, or of this many pixels.
 _LARGER, _LARGEST = 16, 4096
@@ -35,6 +37,8 @@ class Layer:
             None where it grows with the image, or cannot be measured.
         seen: (height, width) in pixels of the image that the cell in its middle depends on.
         default: whether it is the model's ``target_layer``.
+        reshape: how a tap reads it: ``"tokens"``, ``"nhwc"``, ``"Tokens(…)"``, or None where it is
+            [N,C,H,W].
     """
 
     name: str
@@ -44,16 +48,18 @@ class Layer:
     field: tuple[int, int] | None
     seen: tuple[int, int]
     default: bool
+    reshape: str | None = None
 
 
 def layer_table(model: nn.Module, spec: ModelSpec, size: int) -> list[Layer]:
     """The layers that a tap can take, in the order in which they run.
 
-    Those that return a map [N,C,H,W] of more than one cell on which the logits depend, and which
-    nothing overwrites in place. Fields are measured: as the pixels at which the gradient of a
-    central cell is not zero, in a run in which every convolution has positive weights, max pooling
-    averages, and ReLUs and normalisations are left out (whose statistics, where they are taken over
-    the image, are not counted). It holds for residual networks and any code between the modules.
+    Those that return a map of more than one cell on which the logits depend, and which nothing
+    overwrites in place: [N,C,H,W], [N,H,W,C], or the tokens of a vision transformer. Fields are
+    measured: as the pixels at which the gradient of a central cell is not zero, in a run in which
+    every convolution has positive weights, max pooling averages, and ReLUs and normalisations are
+    left out (whose statistics, where they are taken over the image, are not counted). It holds for
+    residual networks and any code between the modules.
 
     Args:
         model: of images [N,3,H,W]; its weights, mode and gradients stay as they are.
@@ -64,20 +70,20 @@ def layer_table(model: nn.Module, spec: ModelSpec, size: int) -> list[Layer]:
         ValueError: images of that size do not pass through the model.
     """
     found = _tappable(model, spec, size)
-    names = list(found)
-    seen = _fields(model, names, (size, size))
+    readers = {name: read for name, (_, read) in found.items()}
+    seen = _fields(model, readers, (size, size))
     fields: list[dict[str, int]] = [{}, {}]
     for axis in (0, 1):
-        side, missing = size, names
+        side, missing = size, readers
         while missing and side <= max(size, min(_LARGER * size, _LARGEST)):
             shape = (side, size) if axis == 0 else (size, side)
             for name, extent in _fields(model, missing, shape, unbounded=True).items():
                 if not extent[axis].touches:
                     fields[axis][name] = extent[axis].length
-            missing = [name for name in names if name not in fields[axis]]
+            missing = {n: read for n, read in readers.items() if n not in fields[axis]}
             side *= 2
     layers = []
-    for name, output in found.items():
+    for name, (output, read) in found.items():
         field = tuple(of_axis.get(name) for of_axis in fields)
         pixels = seen.get(name)
         layers.append(
@@ -89,40 +95,66 @@ def layer_table(model: nn.Module, spec: ModelSpec, size: int) -> list[Layer]:
                 field=None if None in field else field,  # type: ignore[arg-type]
                 seen=(size, size) if pixels is None else (pixels[0].length, pixels[1].length),
                 default=name == spec.target_layer,
+                reshape=_said(read),
             )
         )
     return layers
 
 
-def _tappable(model: nn.Module, spec: ModelSpec, size: int) -> dict[str, Tensor]:
-    """Outputs by name, in a forward as it is."""
+def _as_it_is(output: Tensor) -> Tensor:
+    return output
+
+
+def _said(read: _Read) -> str | None:
+    if isinstance(read, Tokens):
+        return str(read)
+    return None if read is _as_it_is else "nhwc" if read is nhwc else "tokens"
+
+
+def _reader(module: nn.Module, output: Tensor, spec: ModelSpec) -> _Read | None:
+    """How an output becomes a map, as far as that can be seen; None where it is none."""
+    if output.dim() == 4:
+        axis = by_graph(output) or by_kind(module)  # the shape would take attention for a map
+        return _as_it_is if axis == 1 else found_reader(output, axis)
+    read = spec.reshape if isinstance(spec.reshape, Tokens) else found_reader(output, None)
+    try:
+        return read if read is not None and read(output).dim() == 4 else None
+    except ValueError:
+        return None  # another number of tokens
+
+
+def _tappable(model: nn.Module, spec: ModelSpec, size: int) -> dict[str, tuple[Tensor, _Read]]:
+    """Maps by name, in a forward as it is, and how the layers' outputs become them."""
     device = next(model.parameters()).device
     image = torch.randn(1, 3, size, size, device=device, requires_grad=True)
     try:
         with evaluating(model), torch.enable_grad():
             outputs, logits = _outputs(model, image)
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:
         raise ValueError(
             f"images of {size}x{size} pixels do not pass through the model (too small?): "
             f"{str(error).splitlines()[0]}"
         ) from None
-    maps = {
-        name: output
-        for name, (output, version) in outputs.items()
-        if output.dim() == 4
-        and output.requires_grad
-        and output.shape[2] * output.shape[3] > 1
-        and output._version == version
-    }
-    used = torch.autograd.grad(logits.sum(), list(maps.values()), allow_unused=True)
+    raw: dict[str, Tensor] = {}
+    readers: dict[str, _Read] = {}
+    for name, (output, version) in outputs.items():
+        whole = output.dim() in (3, 4) and len(output) == 1  # not windows in place of images
+        if whole and output.requires_grad and output._version == version:
+            read = _reader(model.get_submodule(name), output, spec)
+            if read is not None and math.prod(read(output).shape[2:]) > 1:
+                raw[name], readers[name] = output, read
+    used = torch.autograd.grad(logits.sum(), list(raw.values()), allow_unused=True)
     names: dict[int, str] = {}
-    for (name, output), gradient in zip(maps.items(), used, strict=True):
+    for (name, output), gradient in zip(raw.items(), used, strict=True):
         known = names.get(id(output))
         shorter = known is None or (name.count("."), len(name)) < (known.count("."), len(known))
         own = name == spec.target_layer
-        if gradient is not None and (own or (shorter and known != spec.target_layer)):
+        # Of a class token alone the image's tokens have a gradient that is zero.
+        depends = gradient is not None and bool(readers[name](gradient).any())
+        if depends and (own or (shorter and known != spec.target_layer)):
             names[id(output)] = name
-    return {name: maps[name] for name in maps if name in names.values()}
+    chosen = set(names.values())
+    return {name: (read(raw[name]), read) for name, read in readers.items() if name in chosen}
 
 
 def _outputs(model: nn.Module, image: Tensor) -> tuple[dict[str, tuple[Tensor, int]], Tensor]:
@@ -157,7 +189,7 @@ class _Extent:
 
 
 def _fields(
-    model: nn.Module, names: list[str], shape: tuple[int, int], unbounded: bool = False
+    model: nn.Module, readers: Mapping[str, _Read], shape: tuple[int, int], unbounded: bool = False
 ) -> dict[str, tuple[_Extent, _Extent]]:
     """Height and width of what a central cell depends on; not of layers that cannot be measured.
 
@@ -167,20 +199,24 @@ def _fields(
     image = torch.ones(1, 3, *shape, dtype=torch.float64, device=device, requires_grad=True)
     kept: dict[str, Tensor] = {}
     handles = []
-    for name in names:
+    for name in readers:
         module = model.get_submodule(name)
         hook = lambda _m, _i, output, name=name: kept.__setitem__(name, output)  # noqa: E731
         handles.append(module.register_forward_hook(hook))
     try:
         with evaluating(model), torch.enable_grad(), _Positive(unbounded):
             model(image)
-    except (RuntimeError, ValueError, TypeError):
+    except (RuntimeError, ValueError, TypeError, AssertionError):
         pass  # what ran before can be measured still
     finally:
         for handle in handles:
             handle.remove()
     found = {}
-    for name, output in kept.items():
+    for name, raw in kept.items():
+        try:
+            output = readers[name](raw)
+        except ValueError:  # a grid of tokens that is not square
+            continue
         height, width = output.shape[-2:]
         (gradient,) = torch.autograd.grad(
             output[..., height // 2, width // 2].sum(), image, retain_graph=True, allow_unused=True
@@ -282,47 +318,3 @@ class _Positive(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         return self._instead.get(func, func)(*args, **(kwargs or {}))
-
-
-def spec_at(model: nn.Module, spec: ModelSpec, layer: str) -> ModelSpec:
-    """A model's spec with another layer for its Grad-CAM, and the ``gradient_at`` that fits it.
-
-    The gradient is taken after the last pooling that follows the layer in its ``nn.Sequential``
-    with nothing but pooling in between (docs/method.md says which pooling), or at the layer itself.
-
-    Args:
-        model: as ``spec.build`` made it.
-        spec: its registry entry.
-        layer: name of a module, as in ``model.named_modules()``.
-
-    Returns:
-        ``spec`` itself where the layer is its own.
-
-    Raises:
-        TypeError: the name is no string.
-        ValueError: the model has no such module (with the names that come close), or the next
-            module overwrites its output in place.
-    """
-    if layer == spec.target_layer:
-        return spec
-    ActivationTap(model, layer)  # says what is wrong with the name
-    parent, _, key = layer.rpartition(".")
-    siblings = model.get_submodule(parent)
-    pools: list[str] = []
-    if type(siblings) is nn.Sequential:
-        names = list(siblings._modules)
-        for name in names[names.index(key) + 1 :]:
-            module = siblings._modules[name]
-            name = f"{parent}.{name}" if parent else name
-            if getattr(module, "inplace", False):
-                if not pools:
-                    raise ValueError(
-                        f"layer: the output of '{layer}' is overwritten in place by '{name}'; "
-                        "name that layer instead"
-                    )
-                pools.pop()  # whose output is overwritten
-            if module is None or not preserves_spatial_sum(module):
-                break
-            if not isinstance(module, nn.Identity):
-                pools.append(name)
-    return replace(spec, target_layer=layer, gradient_at=pools[-1] if pools else None)

@@ -2,74 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import difflib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from fastcam._util.modules import evaluating
+from fastcam.models import timm_nets, torchvision_nets
 from fastcam.models.alexnet import alexnet
 from fastcam.models.attention import AttentionNetwork
-from fastcam.models.torchvision_nets import resnet18, resnet50, vgg16
+from fastcam.models.spec import ModelSpec, spec_at
+from fastcam.models.weights import is_file_name, load_trunk, read_state
 
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """How to build a classifier and where its Grad-CAM is taken.
-
-    Attributes:
-        build: from the number of attributes, and the options by keyword, to a module of float
-            images [N, 3, H, W] to logits [N, K]. The module may have a method
-            ``training_loss(images, labels)`` that returns its logits and a named tuple of scalars:
-            the loss to train it with, called ``total``, and parts of it (or None) to be logged.
-        target_layer: submodule whose output is the Grad-CAM layer.
-        gradient_at: submodule after which the gradient may be taken (a pooling behind the target
-            layer), or None.
-        options: names of the keyword arguments of ``build`` that a user may choose; their values
-            are JSON values and are kept in checkpoints.
-        weight_grads: how :class:`fastcam.IoUCamLoss` can treat the channel weights of this model;
-            ``"full"`` needs a head that can be differentiated twice.
-        logit_bias: name of the parameter [K] that is added to the logits last, or None; a
-            fine-tuning re-fits the guided attributes' entries of it.
-    """
-
-    build: Callable[..., nn.Module]
-    target_layer: str
-    gradient_at: str | None = None
-    options: tuple[str, ...] = ()
-    weight_grads: tuple[str, ...] = ("full", "detach")
-    logit_bias: str | None = None
-
+__all__ = [
+    "build",
+    "grid_size",
+    "model_names",
+    "model_spec",
+    "options_for",
+    "register",
+    "spec_of",
+]
 
 _REGISTRY: dict[str, ModelSpec] = {
-    # The ReLU after conv5, the last convolution, as in Yang et al.; gradients after its
-    # pooling.
-    "alexnet": ModelSpec(alexnet, "features.11", "features.12", logit_bias="classifier.6.bias"),
-    "resnet18": ModelSpec(resnet18, "layer4", logit_bias="fc.bias"),
-    "resnet50": ModelSpec(resnet50, "layer4", logit_bias="fc.bias"),
-    # The ReLU after conv5_3.
-    "vgg16": ModelSpec(vgg16, "features.29", "features.30", logit_bias="classifier.6.bias"),
-    # The features that all masks share; behind them is a fused op, differentiable once.
-    "attention": ModelSpec(
-        AttentionNetwork,
-        "features",
-        options=(
-            "channels",
-            "stride",
-            "dilations",
-            "norm",
-            "mask_hidden",
-            "classifier_hidden",
-            "multilabel",
-            "reconstructor",
-            "loss",
-        ),
-        weight_grads=("detach",),
-        logit_bias="binary.bias",
-    ),
+    name: spec
+    for name in torchvision_nets.names()
+    if (spec := torchvision_nets.spec(name)) is not None
 }
+# The ReLU after conv5, the last convolution, as in Yang et al.; gradients after its pooling.
+_REGISTRY["alexnet"] = replace(_REGISTRY["alexnet"], build=alexnet)
+# The features that all masks share; behind them is a fused op, differentiable once.
+_REGISTRY["attention"] = ModelSpec(
+    AttentionNetwork,
+    "features",
+    options=(
+        "channels",
+        "stride",
+        "dilations",
+        "norm",
+        "mask_hidden",
+        "classifier_hidden",
+        "multilabel",
+        "reconstructor",
+        "loss",
+    ),
+    weight_grads=("detach",),
+    logit_bias="binary.bias",
+)
 
 
 def register(name: str, spec: ModelSpec) -> None:
@@ -84,61 +67,142 @@ def register(name: str, spec: ModelSpec) -> None:
 
 
 def model_names() -> list[str]:
-    """The registered names."""
+    """The registered names, torchvision's classifiers among them; timm's are not listed."""
     return sorted(_REGISTRY)
 
 
+def is_model_name(name: str) -> bool:
+    """Whether a text names a model: a registered one, or one of timm's (``timm:convnext_tiny``)."""
+    return name in _REGISTRY or timm_nets.is_name(name)
+
+
 def model_spec(name: str) -> ModelSpec:
-    """The entry of a registered model; ValueError for an unknown name."""
+    """The entry of a registered model, or of one of timm's.
+
+    Raises:
+        ValueError: an unknown name; the message has names that come close.
+        ImportError: a name of timm's, without timm.
+    """
+    if timm_nets.is_name(name):
+        return timm_nets.spec(name)
     if name not in _REGISTRY:
-        raise ValueError(f"unknown model {name!r}; known: {', '.join(model_names())}")
+        close = difflib.get_close_matches(name, _REGISTRY, 3)
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        raise ValueError(
+            f"unknown model {name!r}; {hint}known: alexnet and attention, torchvision's classifiers"
+            " (resnet50), timm's as timm:NAME (timm:convnext_tiny), and those that were registered"
+        )
     return _REGISTRY[name]
 
 
-def build(name: str, num_attributes: int, options: Mapping[str, Any] | None = None) -> nn.Module:
+def spec_of(model: nn.Module, name: str, layer: str | None = None) -> ModelSpec:
+    """The entry of a model, with its Grad-CAM layer named as in this instance.
+
+    Args:
+        model: as :func:`build` made it.
+        name: what it was built by.
+        layer: in place of the Grad-CAM layer that is known.
+
+    Raises:
+        ValueError: the model has no such layer.
+    """
+    spec = model_spec(name)
+    if spec.locate is not None:
+        spec = spec.locate(model, spec)
+    at = spec.gradient_at
+    spec = replace(
+        spec,
+        target_layer=_counted(model, spec.target_layer),
+        gradient_at=at and _counted(model, at),
+    )
+    return spec if layer is None else spec_at(model, spec, _counted(model, layer))
+
+
+def _counted(model: nn.Module, name: str) -> str:
+    """A layer's name with numbers from the end (``layers.-1``) as the model has them."""
+    parts: list[str] = []
+    module: Any = model
+    for part in name.split("."):
+        keys = list(getattr(module, "_modules", {}))
+        if part.startswith("-") and part[1:].isdigit() and 0 < int(part[1:]) <= len(keys):
+            part = keys[int(part)]
+        parts.append(part)
+        module = getattr(module, "_modules", {}).get(part)
+    return ".".join(parts)
+
+
+def options_for(name: str, options: Mapping[str, Any] | None, size: int) -> dict[str, Any]:
+    """Options of a model by name for images of ``size`` pixels: its side, where it needs one."""
+    option = model_spec(name).size_option
+    return {**({option: size} if option else {}), **(options or {})}
+
+
+def build(
+    name: str,
+    num_attributes: int,
+    options: Mapping[str, Any] | None = None,
+    weights: str | Path | None = None,
+) -> nn.Module:
     """A new model by name.
 
     Args:
-        name: a registered name.
+        name: a registered name, or ``timm:`` and one of timm's.
         num_attributes: K.
         options: of the model, by name; None leaves each at its default.
+        weights: what all but the last layer start with: a file with a state dict (of
+            ``torch.save``, or safetensors), or the name of weights of torchvision
+            (``IMAGENET1K_V1``) or timm (``DEFAULT``, or a tag), which are downloaded; None draws
+            them.
 
     Raises:
-        ValueError: an unknown name, or an option that the model does not have.
+        ValueError: an unknown name, an option that the model does not have, or weights that do not
+            fit.
+        FileNotFoundError: there is no such file.
+        ConnectionError: the weights cannot be downloaded.
+        ImportError: a name of timm's or a safetensors file, without timm.
     """
     spec, options = model_spec(name), dict(options or {})
     for option in options:
         if option not in spec.options:
             known = ", ".join(spec.options) or "none"
             raise ValueError(f"model {name!r} has no option {option!r}; it has: {known}")
-    return spec.build(num_attributes, **options)
+    model = spec.build(num_attributes, **options)
+    if weights is None:
+        return model
+    if is_file_name(str(weights)):
+        state: Any = read_state(Path(weights))
+    elif spec.pretrained is None:
+        raise ValueError(f"weights: expected a file for model {name!r}, got {weights!r}")
+    else:
+        state = spec.pretrained(str(weights), num_attributes, options)
+    head = spec.head or ((spec.logit_bias or "").rpartition(".")[0],)
+    load_trunk(model, state, head, weights)
+    return model
 
 
-@torch.no_grad()
-def grid_size(model: nn.Module, target_layer: str, image_size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of the target layer's output for images of ``image_size`` (height, width).
+def grid_size(
+    model: nn.Module, at: str | ModelSpec, image_size: tuple[int, int]
+) -> tuple[int, int]:
+    """Height and width of a layer's map for images of ``image_size`` (height, width).
+
+    Args:
+        model: of images [N,3,H,W].
+        at: name of the layer, or a model's entry for its Grad-CAM layer and how that is read.
+        image_size: in pixels.
 
     Raises:
-        ValueError: no such layer, an output that is no [N, C, H, W] map, or images too small for
-            the model.
+        ValueError: no such layer, an output that is no map, or images too small for the model.
     """
-    try:
-        layer = model.get_submodule(target_layer)
-    except AttributeError as error:
-        raise ValueError(f"target_layer {target_layer!r} does not exist: {error}") from None
-    sizes: list[tuple[int, ...]] = []
-    handle = layer.register_forward_hook(lambda _m, _i, output: sizes.append(tuple(output.shape)))
-    parameter = next(model.parameters())
-    try:
-        with evaluating(model):
-            model(torch.zeros(1, 3, *image_size, dtype=parameter.dtype, device=parameter.device))
-    except RuntimeError as error:
-        raise ValueError(
-            f"images of {image_size[0]}x{image_size[1]} pixels do not pass through the model"
-            f" (too small?): {str(error).splitlines()[0]}"
-        ) from None
-    finally:
-        handle.remove()
-    if not sizes or len(sizes[-1]) != 4:
-        raise ValueError(f"target_layer {target_layer!r} gives no [N, C, H, W] map")
-    return sizes[-1][2], sizes[-1][3]
+    tap = (ModelSpec(type(model), at) if isinstance(at, str) else at).tap(model)
+    like = next(model.parameters())
+    images = torch.zeros(1, 3, *image_size, dtype=like.dtype, device=like.device)
+    with tap, evaluating(model), torch.enable_grad():
+        try:
+            model(images)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(
+                f"images of {image_size[0]}x{image_size[1]} pixels do not pass through the model"
+                f" (too small?): {str(error).splitlines()[0]}"
+            ) from None
+        height, width = tap.activations.shape[2:]
+    return height, width

@@ -18,7 +18,8 @@ from torch import Tensor
 from fastcam._util.files import begins, write_atomic, write_text
 from fastcam._util.progress import Report
 from fastcam._util.torch_files import NotATorchFile, read_torch_file
-from fastcam.models.checkpoint import pickle_says, state_misfit
+from fastcam.models.checkpoint import pickle_says
+from fastcam.models.weights import state_misfit
 from fastcam.training.diverged import check_weights
 
 _STATE = ("pytorch-lightning_version", "state_dict")

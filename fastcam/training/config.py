@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 
+from fastcam._util.architecture import Architecture
 from fastcam.cam.heads import Head
 from fastcam.data.choices import Augmentation, Fit
 from fastcam.losses.cam import CAM_LOSSES, WeightGrad
@@ -229,10 +230,15 @@ class TrainConfig:
     Attributes:
         data: folder in CelebA's layout.
         start: checkpoint to start from; None trains from scratch.
+        architecture: of a ``start`` that is a file of weights alone.
         attributes: names to learn, None for all of the data's. The loss is a mean over attributes,
             so each of few weighs more.
-        model: name of the network: alexnet, resnet18 or attention, or one that
+        model: name of the network: alexnet or attention, one of torchvision's classifiers
+            (resnet50), one of timm's (timm:convnext_tiny), or one that
             :mod:`fastcam.models.registry` was told of.
+        weights: what all of a new model but its last layer starts with: a file with a state dict
+            (.pt, .pth, .safetensors), or the name of weights of torchvision (IMAGENET1K_V1) or timm
+            (DEFAULT, or a tag), which are downloaded.
         model_options: options of a new model by name, JSON values (see
             :attr:`fastcam.models.ModelSpec.options`).
         size: input size in pixels (224 is AlexNet's own).
@@ -282,8 +288,10 @@ class TrainConfig:
 
     data: str
     start: str | None = None
+    architecture: Architecture | None = None
     attributes: tuple[str, ...] | None = None
     model: str = "alexnet"
+    weights: str | None = None
     model_options: dict[str, Any] | None = None
     size: int = 224
     fit: Fit = "crop"
@@ -338,7 +346,11 @@ class TrainConfig:
             except (TypeError, ValueError) as error:
                 raise ValueError(f"model_options must hold JSON values: {error}") from None
             object.__setattr__(self, "model_options", options or None)
-        for name in ("data", "start", "landmarks"):  # a Path is as good as a string
+        _check(
+            self.start is None or self.weights is None,
+            "weights are for a new model, not beside a checkpoint to start from",
+        )
+        for name in ("data", "start", "landmarks", "weights"):  # a Path is as good as a string
             value = getattr(self, name)
             if isinstance(value, Path):
                 object.__setattr__(self, name, str(value))

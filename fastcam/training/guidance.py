@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastcam.cam.tap import ActivationTap
+from fastcam.cam.head_autograd import twice_differentiable
 from fastcam.data.celeba import attribute_index
 from fastcam.losses.balance import Balance
 from fastcam.losses.cam import CAM_LOSSES
@@ -110,7 +111,7 @@ class Guidance(nn.Module):
         self.targets: Tensor
         self.register_buffer("targets", torch.tensor(indices), persistent=False)
         spec = spec_at(model, spec, config.target_layer or spec.target_layer)
-        self.tap = ActivationTap(model, spec.target_layer, gradient_at=spec.gradient_at)
+        self.tap = spec.tap(model)
         pulls = config.pulls
         self.balance = Balance(list(pulls.values()))
         self._warned = False
@@ -137,7 +138,8 @@ class Guidance(nn.Module):
         """
         targets = self.targets.to(labels.device)
         chosen, guide = labels[:, targets], self.config.guide
-        with self.tap as tap:
+        full = self.config.weight_grad == "full"
+        with self.tap as tap, twice_differentiable() if full else nullcontext():
             attributes = attribute_loss(self.tap.model, images, labels)
             losses = {
                 name: criterion(

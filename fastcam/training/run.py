@@ -32,9 +32,12 @@ from fastcam.models import (
     build,
     grid_size,
     load_checkpoint,
+    model_spec,
     save_checkpoint,
+    spec_at,
 )
 from fastcam.models.checkpoint import Preprocessing, is_checkpoint
+from fastcam.models.registry import options_for
 from fastcam.regions import Region
 from fastcam.training.callbacks import (
     READ_EVERY,
@@ -81,6 +84,8 @@ _LATER = {
     "hide_share": 0.5,
     "guidance.losses": ["iou"],
     "guidance.target_layer": None,
+    "weights": None,
+    "architecture": None,
 }
 
 
@@ -118,7 +123,10 @@ def initial_checkpoint(config: TrainConfig, attributes: list[str]) -> Checkpoint
         ValueError: the data lack an attribute that the checkpoint judges, or that was asked for.
     """
     if config.start is not None:
-        checkpoint = load_checkpoint(config.start)
+        checkpoint = load_checkpoint(config.start, config.architecture)
+        guided = config.guidance and config.guidance.target_layer
+        if guided and not checkpoint.spec.target_layer:
+            checkpoint.target_layer = guided  # it has no other
         lost = [name for name in checkpoint.attributes if name not in attributes]
         if lost:
             raise ValueError(
@@ -133,13 +141,15 @@ def initial_checkpoint(config: TrainConfig, attributes: list[str]) -> Checkpoint
         attributes = list(config.attributes)
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(config.seed, 0))
-        model = build(config.model, len(attributes), config.model_options)
+        options = options_for(config.model, config.model_options, config.size)
+        model = build(config.model, len(attributes), options, config.weights)
+    spec = model_spec(config.model)
     return Checkpoint(
         model,
         config.model,
         attributes,
-        Preprocessing(config.size, config.fit),
-        model_options=config.model_options or {},
+        Preprocessing(config.size, config.fit, spec.mean, spec.std),
+        model_options=options,
     )
 
 
@@ -166,7 +176,8 @@ def _collate(config: TrainConfig, checkpoint: Checkpoint, layer: str | None) -> 
     guidance, side = config.guidance, checkpoint.preprocessing.size
     if guidance is None:
         return Collate()
-    grid = grid_size(checkpoint.model, layer or checkpoint.spec.target_layer, (side, side))
+    model, spec = checkpoint.model, checkpoint.spec
+    grid = grid_size(model, spec_at(model, spec, layer or spec.target_layer), (side, side))
     return Collate(guidance.regions, grid, guidance.grid)
 
 
@@ -386,9 +397,13 @@ def _finished(out: Path, settings: dict[str, Any]) -> TrainResult | None:
     )
 
 
+_DIGESTS = ("start_sha256", "labels_sha256", "weights_sha256")
+
+
 def _digests(config: TrainConfig) -> dict[str, str]:
     """What lies behind the settings' paths: another file of the same name makes another run."""
-    files = {"start_sha256": config.start, "labels_sha256": f"{config.data}/{ATTRIBUTE_TABLE}"}
+    labels = f"{config.data}/{ATTRIBUTE_TABLE}"
+    files = dict(zip(_DIGESTS, (config.start, labels, config.weights), strict=True))
     found = {}
     for key, path in files.items():
         if path is not None and Path(path).is_file():
@@ -412,7 +427,7 @@ def _check_claim(out: Path, settings: dict[str, Any]) -> None:
             " is; name another folder, or move it away"
         )
     stored = read_json(path, "settings of a run")
-    missing = {k for k in ("start_sha256", "labels_sha256") if k not in settings}  # a file is gone
+    missing = {k for k in _DIGESTS if k not in settings}  # a file is gone
     stored, settings = _flat(stored), _flat(settings)
     keys = {*stored, *settings} - missing
     changed = sorted(

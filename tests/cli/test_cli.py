@@ -101,10 +101,10 @@ def test_layers_lists_what_a_tap_can_take(model: Path, capsys: pytest.CaptureFix
     assert _run("layers", "alexnet", "--size", 224) == 0
     line = next(x for x in capsys.readouterr().out.splitlines() if "features.11 (default)" in x)
     assert [cell.strip() for cell in line.strip("│").split("│")][1:] == [
-        "ReLU", "256", "13x13", "163x163", "73%",
+        "ReLU", "256", "13x13", "163x163", "73%", "",
     ]  # fmt: skip
     assert _run("layers", "alexnett") == 2
-    assert "no model's name; known: alexnet" in capsys.readouterr().err
+    assert "unknown model 'alexnett'; did you mean alexnet?" in capsys.readouterr().err
 
 
 def test_defaults_are_those_of_the_paper_or_measured(

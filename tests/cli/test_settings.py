@@ -90,7 +90,9 @@ def test_training_offers_every_setting() -> None:
         *inspect.signature(training.finetune).parameters,
     }
     settings = {f.name for c in (TrainConfig, GuidanceConfig) for f in dataclasses.fields(c)}
-    assert settings - offered == {"start", "guidance", "save_minutes", "targets", "grid"}
+    assert settings - offered == {
+        "start", "architecture", "guidance", "save_minutes", "targets", "grid",
+    }  # fmt: skip
 
 
 def _defaults(function: Any) -> dict[str, Any]:

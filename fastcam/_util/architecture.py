@@ -1,0 +1,45 @@
+"""What a file of weights does not say of its network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What is said of networks beside their files. The texts below are also the help of commands.
+
+    Attributes:
+        arch: name of the network (resnet50, timm:convnext_tiny) whose weights a file holds alone: a
+            plain state dict of torch.save (.pt, .pth) or safetensors. Checkpoints of fastcam say
+            themselves what they are.
+        arch_attributes: with ``arch``: what its scores judge, in their order, names with commas
+            between.
+        arch_size: with ``arch``: side of its images in pixels. They are normalised as ImageNet's
+            are, or as timm says of the network.
+        target_layer: take the Grad-CAM of this layer in place of the network's own (``fastcam
+            layers`` lists them), which a few networks do not have.
+
+    Raises:
+        ValueError: ``arch`` without names or the other way round, or a size below 1.
+    """
+
+    arch: str | None = None
+    arch_attributes: str | None = None
+    arch_size: int = 224
+    target_layer: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.arch is None) != (self.arch_attributes is None):
+            given, lacking = ("arch", "arch-attributes")[:: 1 if self.arch else -1]
+            raise ValueError(
+                f"--{given} without --{lacking}: a file of weights needs its network's name "
+                "(--arch resnet50) and those of its scores in order (--arch-attributes A,B,C)"
+            )
+        if self.arch_size < 1:
+            raise ValueError(f"arch_size must be at least 1, got {self.arch_size}")
+
+    @property
+    def names(self) -> list[str]:
+        """Of the scores."""
+        return [name.strip() for name in (self.arch_attributes or "").split(",") if name.strip()]
