@@ -172,7 +172,7 @@ def test_version_info_and_overview(capsys: pytest.CaptureFixture[str]) -> None:
         (["finetune", "MODEL", "DATA", "-a", "Nose", "-r", "mouth"], "unknown attribute 'Nose'"),
         (
             ["finetune", "MODEL", "DATA", "-a", "Lips"],
-            "give one --region for each --attribute: one of forehead",
+            "give one --region for each",
         ),
         (["finetune", "MODEL", "DATA", "-a", "Lips", "-a", "Eyes", "-r", "mouth"], "2 and 1"),
         (
