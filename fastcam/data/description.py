@@ -104,6 +104,8 @@ def _masked(folder: MaskedFolder) -> Description:
     if layout.table is not None:
         where += f", images in column {layout.file}"
     found.found.append(("labels", f"{where}: {_labels(folder)}"))
+    if index.unused:
+        found.found.append(("", f"not used: {_listed(index.unused)}"))
     counts = Counter(index.splits)
     by_split = {split: counts[split] for split in SPLITS}
     found.found.append(("splits", f"{_counted(by_split)}; by {index.split_by}"))

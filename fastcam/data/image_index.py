@@ -35,6 +35,7 @@ class ImageIndex:
         splits: ``"train"``, ``"valid"`` or ``"test"``, N of them.
         split_by: what decided that, in words.
         unlabelled: images that the table or the annotations do not name.
+        unused: columns of the table that are neither of these.
         coco: the annotation files, where they were read.
     """
 
@@ -45,6 +46,7 @@ class ImageIndex:
     splits: list[str]
     split_by: str
     unlabelled: list[str]
+    unused: list[str]
     coco: CocoFiles | None = None
 
 
@@ -81,7 +83,9 @@ def read_index(root: str | Path, layout: Layout) -> ImageIndex:
     splits, by = _splits(names, table, layout)
     have = set(names)
     unlabelled = [name for name in files if name not in have]
-    return ImageIndex(names, attributes, labels, exclusive, splits, by, unlabelled, coco)
+    used = {layout.file, layout.classes, layout.split, layout.group, *layout.labels}
+    unused = [] if table is None else [c for c in table.columns if c not in used]
+    return ImageIndex(names, attributes, labels, exclusive, splits, by, unlabelled, unused, coco)
 
 
 def mask_folders(layout: Layout) -> set[str]:
