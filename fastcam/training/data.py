@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
@@ -38,10 +38,23 @@ class Batches(LightningDataModule):
         self.attributes, self.exclusive = list(attributes), exclusive
 
     def train_dataloader(self) -> Iterable[Batch]:
-        return self.train
+        return _Loader(self.train)
 
     def val_dataloader(self) -> Iterable[Batch]:
-        return self.valid
+        return _Loader(self.valid)
+
+
+class _Loader:
+    """One loader, also where it is a list of batches: of a list, Lightning takes each for one."""
+
+    def __init__(self, batches: Iterable[Batch]) -> None:
+        self.batches: Any = batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)  # TypeError where it is not known, as of any iterable
 
 
 class FaceBatches(LightningDataModule):
