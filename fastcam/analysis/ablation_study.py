@@ -19,8 +19,8 @@ from fastcam._util.progress import Report
 from fastcam.analysis import paper
 from fastcam.analysis.attribute_scores import attributes
 from fastcam.analysis.subject import load_attention, open_faces
-from fastcam.data import PreparedFaces
 from fastcam.evaluation import pick_device
+from fastcam.evaluation.splits import Prepared
 from fastcam.report import Table
 from fastcam.report.figure import COLORS, new_figure
 from fastcam.report.numbers import percent
@@ -142,7 +142,7 @@ def ablation(
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds: expected at least one, none twice, got {list(seeds)}")
     others = {k: v for k, v in (config.model_options or {}).items() if k not in VARIANTS["neither"]}
-    faces: PreparedFaces | None = None
+    faces: Prepared | None = None
     scores: dict[str, dict[str, list[float]]] = {
         name: {measure: [] for measure in MEASURES} for name in VARIANTS
     }

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from fastcam._util.progress import Report, labelled
 from fastcam.analysis import paper
 from fastcam.analysis.subject import attention_network
-from fastcam.data import PreparedFaces
 from fastcam.evaluation import predict
 from fastcam.evaluation.metrics import accuracy, average_precision, balanced_accuracy
+from fastcam.evaluation.splits import Prepared
 from fastcam.models import Checkpoint
 from fastcam.report import Table
 from fastcam.report.figure import COLORS, new_figure
@@ -123,7 +123,7 @@ class AttributeScores:
 
 def attributes(
     checkpoint: Checkpoint,
-    faces: PreparedFaces,
+    faces: Prepared,
     *,
     batch_size: int = 64,
     device: str | torch.device = "cpu",

@@ -17,8 +17,8 @@ from fastcam._util.modules import evaluating
 from fastcam._util.progress import Report
 from fastcam.analysis import paper
 from fastcam.analysis.subject import attention_network, batches
-from fastcam.data import PreparedFaces
-from fastcam.data.celeba import attribute_index
+from fastcam.data.labelled import attribute_index
+from fastcam.evaluation.splits import Prepared
 from fastcam.models import AttentionNetwork, Checkpoint
 from fastcam.report import Table
 from fastcam.report.figure import new_figure
@@ -134,7 +134,7 @@ def strongest(matrix: np.ndarray, target: int, count: int = TOP) -> list[tuple[i
 
 def correlations(
     checkpoint: Checkpoint,
-    faces: PreparedFaces,
+    faces: Prepared,
     *,
     of: str = "attended",
     channels: Sequence[int] = (0, 1, 2),

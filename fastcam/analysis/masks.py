@@ -16,8 +16,8 @@ from fastcam._util import checks as check
 from fastcam._util.modules import evaluating
 from fastcam._util.progress import Report
 from fastcam.analysis.subject import attention_network
-from fastcam.data import PreparedFaces
-from fastcam.data.celeba import attribute_index
+from fastcam.data.labelled import attribute_index
+from fastcam.evaluation.splits import Prepared
 from fastcam.models import AttentionNetwork, Checkpoint
 from fastcam.report import Table
 from fastcam.report.figure import new_figure
@@ -144,7 +144,7 @@ def _changes(
 
 def top_masks(
     checkpoint: Checkpoint,
-    faces: PreparedFaces,
+    faces: Prepared,
     attributes: Sequence[str],
     *,
     images: int = 64,

@@ -14,8 +14,8 @@ from fastcam._util.progress import Report
 from fastcam._util.seeds import derive_seed
 from fastcam.analysis.curves import Pair, check_pairs
 from fastcam.analysis.subject import attention_network, batches
-from fastcam.data import PreparedFaces
 from fastcam.evaluation.metrics import judged_right
+from fastcam.evaluation.splits import Prepared
 from fastcam.models import Checkpoint
 
 
@@ -60,7 +60,7 @@ def image_noise(shape: Sequence[int], seed: int, index: Tensor) -> Tensor:
 
 def noise_accuracy(
     checkpoint: Checkpoint,
-    faces: PreparedFaces,
+    faces: Prepared,
     pairs: Sequence[Pair],
     sigmas: Sequence[float],
     *,

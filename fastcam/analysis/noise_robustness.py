@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from fastcam._util.progress import Report
 from fastcam.analysis.curves import Pair, check_pairs, pair_name, pair_styles
 from fastcam.analysis.noise import NoiseAccuracy, noise_accuracy
-from fastcam.data import PreparedFaces
 from fastcam.evaluation.bootstrap import bootstrap_interval
+from fastcam.evaluation.splits import Prepared
 from fastcam.models import Checkpoint
 from fastcam.report import Table
 from fastcam.report.figure import new_figure
@@ -184,8 +184,8 @@ def search(
 
 def robustness(
     checkpoint: Checkpoint,
-    test: PreparedFaces,
-    valid: PreparedFaces | None = None,
+    test: Prepared,
+    valid: Prepared | None = None,
     *,
     pairs: Sequence[Pair] = PAIRS,
     sigmas: Sequence[float] = SIGMAS,
@@ -208,7 +208,7 @@ def robustness(
     """
     asked = with_identity(pairs)
 
-    def measure(faces: PreparedFaces, seed: int, name: str) -> NoiseAccuracy:
+    def measure(faces: Prepared, seed: int, name: str) -> NoiseAccuracy:
         return noise_accuracy(
             checkpoint, faces, asked, sigmas, seed=seed, batch_size=batch_size, device=device,
             progress=progress, what=f"adding noise to {name} images",

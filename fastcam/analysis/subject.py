@@ -9,9 +9,8 @@ from pathlib import Path
 from torch.utils.data import DataLoader
 
 from fastcam._util.progress import Report
-from fastcam.data import PreparedFaces
 from fastcam.data.batches import Batch, Collate
-from fastcam.evaluation.splits import prepare_split
+from fastcam.evaluation.splits import Prepared, prepare_split
 from fastcam.models import AttentionNetwork, Checkpoint, load_checkpoint
 
 
@@ -49,7 +48,7 @@ def open_faces(
     cache: bool | None = None,
     workers: int = 2,
     progress: Report | None = None,
-) -> PreparedFaces:
+) -> Prepared:
     """:func:`fastcam.evaluation.splits.prepare_split`, which documents arguments and errors.
 
     No analysis takes regions, so nothing is said of where they would come from.
@@ -61,7 +60,7 @@ def open_faces(
         )
 
 
-def batches(checkpoint: Checkpoint, faces: PreparedFaces, batch_size: int) -> Iterator[Batch]:
+def batches(checkpoint: Checkpoint, faces: Prepared, batch_size: int) -> Iterator[Batch]:
     """The images in order.
 
     Raises:

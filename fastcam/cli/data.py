@@ -1,11 +1,66 @@
-"""The verbs that make data: synthetic faces, and landmarks of others."""
+"""The verbs of data: synthetic faces, landmarks of others, and folders of any other images."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
 
-from fastcam.cli.options import Data, Processes, Seed, typer
+from fastcam.cli.options import Data, Processes, Regions, Seed, typer
+
+
+def init(
+    data: Annotated[Path, typer.Argument(help="Folder of images with labels.")],
+    images: Annotated[
+        str | None, typer.Option(help="Folder of the images in it [images, or the folder itself].")
+    ] = None,
+    table: Annotated[
+        str | None, typer.Option(help="CSV or TSV with a row for each image [the only one there].")
+    ] = None,
+    file: Annotated[str | None, typer.Option(help="Its column with the images' names.")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Its columns of 0 and 1, with commas between [all such].")
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="In place of --labels: its column with an image's class.")
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Its column with train, valid or test [folders' names, else a hash]."),
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option(help="Its column whose equal cells stay in one split (patients).")
+    ] = None,
+    coco: Annotated[
+        list[str] | None, typer.Option(help="Annotation file in COCO's format; repeat.")
+    ] = None,
+    regions: Regions = None,
+) -> None:
+    """Look at a folder of images, say what is there and what is missing, and write fastcam.json.
+
+    Labels come from a table; without one from COCO annotations, or from a folder for each class.
+    Masks are PNGs named after the images: `masks/0001.png`, `masks/0001_wing.png` or
+    `masks/wing/0001.png`. What is not named is looked for; `fastcam.json` then says it, for you to
+    correct.
+
+    Example: `fastcam init birds --classes species`
+    """
+    from fastcam.data.description import describe
+
+    found = describe(
+        data, images=images, table=table, file=file, classes=classes, split=split, group=group,
+        labels=tuple(x.strip() for x in labels.split(",")) if labels else None,
+        coco=tuple(coco) if coco else None, regions=regions,
+    )  # fmt: skip
+    typer.echo(str(found))
+    if found.layout is not None:
+        typer.echo(f"written: {found.layout.save(data)}")
+    if found.example is not None:
+        attribute, region = found.example
+        typer.echo(f"next: fastcam train {data} -o runs/train")
+        if region is not None:
+            typer.echo(
+                f"      fastcam finetune runs/train/model.pt {data} -a {attribute} -r {region}"
+            )
 
 
 def synth(

@@ -14,6 +14,7 @@ from fastcam.cli.options import (
     BatchSize,
     Landmarks,
     Limit,
+    Regions,
     Split,
     Start,
     Threshold,
@@ -48,13 +49,14 @@ def evaluate(
         Path | None, typer.Option("--out", "-o", help="Also write PREFIX.json and PREFIX.md.")
     ] = None,
     landmarks: Landmarks = None,
+    regions: Regions = None,
     limit: Limit = None,
     batch_size: BatchSize = 64,
     reliance: Annotated[
         bool,
         typer.Option(
             help="Also measure how far the score drops when regions are hidden: REGION, all but "
-            "it, each of the ten, and pairs."
+            "it, and each that the data have (of a face the ten and pairs)."
         ),
     ] = True,
     reliance_images: Annotated[
@@ -99,7 +101,8 @@ def evaluate(
     with progress_bars() as report, claim(out, folder=False) if out else nullcontext():
         result = compare(
             models, data, attribute=attribute, other=other, region=region, split=split,
-            threshold=threshold, landmarks=landmarks, limit=limit, batch_size=batch_size,
+            threshold=threshold, landmarks=landmarks, regions=regions, limit=limit,
+            batch_size=batch_size,
             reliance_images=reliance_images if reliance else 0, hide=hide or (),
             fill=cast("Fill", fill), out=out, progress=report, architecture=Architecture(**said),
             **machine,
@@ -114,7 +117,9 @@ def evaluate(
 @options("said", Architecture)
 def explain(
     checkpoint: Start,
-    images: Annotated[list[Path], typer.Argument(help="Image files of aligned faces.")],
+    images: Annotated[
+        list[Path], typer.Argument(help="Image files; aligned faces unless --regions is given.")
+    ],
     attribute: Attribute,
     region: Annotated[
         str | None, typer.Option("--region", "-r", help=f"Outlined in blue. {REGION_HELP}")
@@ -122,6 +127,7 @@ def explain(
     beside: Annotated[
         list[Path] | None, typer.Option("--beside", help="A further checkpoint to show; repeat.")
     ] = None,
+    regions: Regions = None,
     detect: Annotated[
         bool,
         typer.Option("--detect", help="Find each face's landmarks with dlib (else: the template)."),
@@ -144,8 +150,8 @@ def explain(
 
     with progress_bars() as report, claim(out, folder=False):
         path = explain_files(
-            [checkpoint, *(beside or [])], images, attribute, out, region=region, detect=detect,
-            threshold=threshold, architecture=Architecture(**said),
+            [checkpoint, *(beside or [])], images, attribute, out, region=region, regions=regions,
+            detect=detect, threshold=threshold, architecture=Architecture(**said),
             progress=labelled(report, "explaining images"),
         )  # fmt: skip
     typer.echo(f"{len(images)} image(s) explained in {path}")

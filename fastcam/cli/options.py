@@ -37,8 +37,9 @@ Data = Annotated[
     Path,
     typer.Argument(
         callback=_folder,
-        help="Folder in CelebA's layout: img_align_celeba/ or img_align_celeba.zip, "
-        "list_attr_celeba.txt, list_eval_partition.txt. `fastcam synth` makes one.",
+        help="Folder of images with labels, as `fastcam init` describes it; or in CelebA's layout: "
+        "img_align_celeba/ or img_align_celeba.zip, list_attr_celeba.txt, list_eval_partition.txt. "
+        "`fastcam synth` makes one.",
     ),
 ]
 Start = Annotated[Path, typer.Argument(help="Checkpoint, as `fastcam train` writes it (model.pt).")]
@@ -46,6 +47,13 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="Folder that the results 
 Landmarks = Annotated[
     Path | None,
     typer.Option(help="Landmark table in place of DATA/landmarks68.npz (see `fastcam landmarks`)."),
+]
+Regions = Annotated[
+    Path | None,
+    typer.Option(
+        help="Where the masks lie, for images other than faces: a folder with files named after "
+        "the images, or a file in COCO's format."
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]
 BatchSize = Annotated[int, typer.Option(help="Images per step.")]
@@ -65,7 +73,7 @@ Fresh = Annotated[
     bool, typer.Option("--fresh", help="Remove what an earlier demo left in the folder.")
 ]
 REGION_HELP = (
-    "Parts joined by commas (forehead, left_eyebrow, right_eyebrow, left_eye, right_eye, nose, "
-    "left_cheek, right_cheek, mouth, chin; left is the viewer's), or a rectangle on the template "
-    "face as x0,y0,x1,y1 in fractions."
+    "Names of masks joined by commas; of faces, parts (forehead, left_eyebrow, right_eyebrow, "
+    "left_eye, right_eye, nose, left_cheek, right_cheek, mouth, chin; left is the viewer's), or a "
+    "rectangle on the template face as x0,y0,x1,y1 in fractions."
 )

@@ -23,8 +23,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     help="Direct what an image classifier looks at: fine-tune it so that its Grad-CAM lies in the "
-    "face region that you name.\n\nStart with `fastcam demo`; every command explains itself with "
-    "`--help`.",
+    "region that you name.\n\nStart with `fastcam demo`, or with `fastcam init` and images of your "
+    "own; every command explains itself with `--help`.",
 )
 
 
@@ -52,6 +52,7 @@ def info() -> None:
 
 VERBS = (
     info,
+    data.init,
     data.synth,
     data.landmarks,
     training.train,

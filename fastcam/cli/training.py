@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -80,11 +81,14 @@ def finetune(
         typer.Option("--attribute", "-a", help="Attribute to guide; repeat for several."),
     ],
     region: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
-            "--region", "-r", help=f"Where to look, one for each attribute. {REGION_HELP}"
+            "--region",
+            "-r",
+            help=f"Where to look, one for each attribute; masks of one kind need no name. "
+            f"{REGION_HELP}",
         ),
-    ],
+    ] = None,
     out: Out = Path("runs/finetune"),
     losses: Annotated[list[str] | None, typer.Option("--loss", help=_LOSSES)] = None,
     landmarks: Landmarks = None,
@@ -99,17 +103,29 @@ def finetune(
 
     Example: `fastcam finetune runs/train/model.pt faces -a Wearing_Lipstick -r mouth -o runs/mouth`
     """
-    if len(attribute) != len(region):
+    regions = region or [_only_region(data, settings["regions"])] * len(attribute)
+    if len(attribute) != len(regions):
         raise ValueError(
-            f"give one --region for each --attribute; got {len(attribute)} and {len(region)}"
+            f"give one --region for each --attribute; got {len(attribute)} and {len(regions)}"
         )
     guidance = GuidanceConfig(
-        targets=tuple(zip(attribute, region, strict=True)), losses=tuple(losses or ()), **guided
+        targets=tuple(zip(attribute, regions, strict=True)), losses=tuple(losses or ()), **guided
     )
     architecture = Architecture(**said)
     if architecture.arch is not None:
         settings["architecture"] = architecture
     _run(TrainConfig.finetune(checkpoint, data, guidance, landmarks=landmarks, **settings), out)
+
+
+def _only_region(data: Path, place: str | None) -> str:
+    """The one region of the data."""
+    from fastcam.data import open_folder
+
+    known = open_folder(data, regions=place).regions
+    if len(known) != 1:
+        listed = f"one of {', '.join(known)}" if known else "it has none, see `fastcam init`"
+        raise ValueError(f"give one --region for each --attribute: {listed}")
+    return known[0]
 
 
 def _run(config: TrainConfig, out: Path) -> None:
@@ -120,14 +136,23 @@ def _run(config: TrainConfig, out: Path) -> None:
     keep_freed_memory()
     with progress_bars() as report:
         result = run(config, out, progress=report)
-    sources = ", ".join(f"{n} {source}" for source, n in result.landmark_sources.items())
-    typer.echo(f"landmarks of the training images: {sources}")
+    if result.landmark_sources:
+        sources = ", ".join(f"{n} {source}" for source, n in result.landmark_sources.items())
+        typer.echo(f"{_what(result.landmark_sources)} of the training images: {sources}")
     kept = " (finished earlier, kept)" if result.kept else ""
     typer.echo(
         f"{result.checkpoint} after {result.epochs} epoch(s){kept}; steps in {result.history}"
     )
     if config.guidance is not None and result.before is not None:
         typer.echo(summary(config.guidance, result.before, result.after, result.biases))
+
+
+def _what(sources: Mapping[str, int]) -> str:
+    """What is counted by source."""
+    from fastcam.regions import LandmarkSource
+
+    faces = {kind.name.lower() for kind in LandmarkSource}
+    return "landmarks" if set(sources) <= faces else "masks"
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

@@ -1,4 +1,4 @@
-"""Faces on disk in CelebA's layout: readers, and transforms that carry landmarks.
+"""Images with labels and regions on disk: faces in CelebA's layout, and folders with masks.
 
 Names are imported on first use, so that reading image bytes (:class:`ImageSource`) does not need
 torchvision.
@@ -13,10 +13,16 @@ from fastcam._util.lazy import attach
 if TYPE_CHECKING:
     from fastcam.data.batches import Collate as Collate
     from fastcam.data.celeba import CelebA as CelebA
-    from fastcam.data.celeba import Sample as Sample
-    from fastcam.data.celeba import Subsets as Subsets
+    from fastcam.data.folder import DataFolder as DataFolder
+    from fastcam.data.folder import FaceFolder as FaceFolder
+    from fastcam.data.folder import MaskedFolder as MaskedFolder
+    from fastcam.data.folder import open_folder as open_folder
     from fastcam.data.hiding import hide as hide
+    from fastcam.data.labelled import Sample as Sample
+    from fastcam.data.labelled import Subsets as Subsets
+    from fastcam.data.layout import Layout as Layout
     from fastcam.data.prepared import PreparedFaces as PreparedFaces
+    from fastcam.data.prepared_images import PreparedImages as PreparedImages
     from fastcam.data.source import ImageSource as ImageSource
     from fastcam.data.tables import read_attributes as read_attributes
     from fastcam.data.tables import read_five_points as read_five_points
@@ -29,15 +35,21 @@ if TYPE_CHECKING:
 _HOMES = {
     "CelebA": "celeba",
     "Collate": "batches",
+    "DataFolder": "folder",
     "FaceFlip": "transforms",
+    "FaceFolder": "folder",
     "FitSquare": "transforms",
     "ImageSource": "source",
+    "Layout": "layout",
+    "MaskedFolder": "folder",
     "PreparedFaces": "prepared",
+    "PreparedImages": "prepared_images",
     "RegionCutout": "transforms",
-    "Sample": "celeba",
-    "Subsets": "celeba",
+    "Sample": "labelled",
+    "Subsets": "labelled",
     "augmentation": "transforms",
     "hide": "hiding",
+    "open_folder": "folder",
     "read_attributes": "tables",
     "read_five_points": "tables",
     "read_partition": "tables",
@@ -47,5 +59,8 @@ __all__ = sorted(_HOMES)
 __getattr__, __dir__ = attach(
     __name__,
     _HOMES,
-    needs={m: ["torchvision"] for m in ("celeba", "hiding", "prepared", "transforms")},
+    needs={
+        m: ["torchvision"]
+        for m in ("celeba", "folder", "hiding", "prepared", "prepared_images", "transforms")
+    },
 )

@@ -12,29 +12,35 @@ from torch.utils.data import Sampler
 
 from fastcam._util import checks as check
 from fastcam._util.seeds import derive_seed
-from fastcam.data.celeba import Sample
-from fastcam.regions import Region
+from fastcam.data.labelled import AnyRegion, Sample
+from fastcam.regions import from_masks
+
+#: What regions are drawn from, by its key in samples and batches.
+PLACES: tuple[Literal["landmarks", "masks"], ...] = ("landmarks", "masks")
 
 
 class Batch(TypedDict, total=False):
-    """N faces.
+    """N images; a data loader of your own gives ``image``, ``labels`` and ``regions``.
 
-    image: uint8 [N, 3, H, W].
-    labels: float32 [N, K].
-    landmarks: float32 [N, 68, 2].
+    image: [N, 3, H, W], uint8; or floating, which is taken for normalised.
+    labels: float32 [N, K], 0 or 1; int64 [N] for classes, of which each image has one.
+    landmarks: float32 [N, 68, 2]; of faces.
+    masks: uint8 [N, R, H, W]; of other data.
     index: int64 [N].
-    regions: float32 [N, T, h, w], the share of each cell that region t covers; only with regions.
+    regions: float32 [N, T, h, w], the share of each cell that region t covers; on the grid of the
+        guided layer or finer, up to masks of the images' size. Only with regions.
     """
 
     image: Tensor
     labels: Tensor
     landmarks: Tensor
+    masks: Tensor
     index: Tensor
     regions: Tensor
 
 
 class Collate:
-    """Stack samples, and draw the region grids from the landmarks as they lie after augmentation.
+    """Stack samples, and draw the region grids from landmarks or masks as augmentation leaves them.
 
     Args:
         regions: the regions to draw, T of them; none leaves ``regions`` out of the batch.
@@ -44,7 +50,7 @@ class Collate:
 
     def __init__(
         self,
-        regions: Sequence[Region] = (),
+        regions: Sequence[AnyRegion] = (),
         grid_size: tuple[int, int] | None = None,
         mode: str = "coverage",
     ) -> None:
@@ -56,28 +62,65 @@ class Collate:
         batch: Batch = {
             "image": torch.stack([s["image"].as_subclass(torch.Tensor) for s in samples]),
             "labels": torch.stack([s["labels"] for s in samples]),
-            "landmarks": torch.stack([s["landmarks"].as_subclass(torch.Tensor) for s in samples]),
             "index": torch.tensor([s["index"] for s in samples]),
         }
+        for key in PLACES:
+            if key in samples[0]:
+                batch[key] = torch.stack([s[key].as_subclass(torch.Tensor) for s in samples])
         if self.regions:
             height, width = batch["image"].shape[-2:]
             batch["regions"] = region_grids(
-                self.regions, batch["landmarks"], (height, width), self.grid_size, self.mode
+                self.regions, places_of(batch), (height, width), self.grid_size, self.mode
             )
         return batch
 
 
+def labels_of(batch: Batch, classes: int, exclusive: bool) -> Tensor:
+    """The labels of a batch as 0 and 1: float32 [N, K], of classes from int64 [N], too.
+
+    Raises:
+        ValueError: another shape; the message says which was expected.
+    """
+    labels = batch["labels"]
+    if exclusive and labels.dim() == 1 and not labels.is_floating_point():
+        labels = torch.nn.functional.one_hot(labels.long(), classes)
+    if labels.dim() != 2 or labels.shape[1] != classes:
+        forms = f"[N,{classes}] of 0 and 1" + (" or int64 [N]" if exclusive else "")
+        raise ValueError(f"labels: expected {forms}, got {labels.dtype} {list(labels.shape)}")
+    return labels.to(torch.float32)
+
+
+def on_grid(regions: Tensor, grid_size: tuple[int, ...]) -> Tensor:
+    """The regions of a batch on a grid: float32 [N, T, h, w].
+
+    Regions [N, H, W] stand for T = 1. Those of another size (masks at the images' resolution, a
+    finer grid) give each cell the share that they cover, see :func:`fastcam.regions.from_masks`.
+
+    Raises:
+        TypeError, ValueError: they are no masks or shares.
+    """
+    regions = regions.unsqueeze(1) if regions.dim() == 3 else regions
+    if tuple(regions.shape[-2:]) == tuple(grid_size) and regions.is_floating_point():
+        return regions
+    return from_masks(regions, (grid_size[0], grid_size[1]))
+
+
+def places_of(batch: Batch) -> Tensor:
+    """What the regions of a batch are drawn from: its landmarks or its masks."""
+    return next(batch[key] for key in PLACES if key in batch)
+
+
 def region_grids(
-    regions: Sequence[Region],
-    landmarks: Tensor,
+    regions: Sequence[AnyRegion],
+    places: Tensor,
     image_size: tuple[int, int],
     grid_size: tuple[int, int],
     mode: str = "coverage",
 ) -> Tensor:
-    """Grids of T regions: float32 [N, T, h, w] from ``landmarks`` [N, 68, 2] in pixels."""
-    points = landmarks.numpy()
+    """Grids of T regions: float32 [N, T, h, w] from :func:`places_of` N images."""
+    found = places.numpy()
     grids = [
-        region.grid(points, image_size, grid_size, cast(Literal["coverage", "binary"], mode))
+        region.grid(found, image_size, grid_size, cast(Literal["coverage", "binary"], mode))
         for region in regions
     ]
     return torch.from_numpy(np.stack(grids, axis=1))

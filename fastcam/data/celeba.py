@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from torch.utils.data import Dataset
 from fastcam._util import checks as check
 from fastcam._util.extras import require
 from fastcam._util.names import absent_images
+from fastcam.data.labelled import Sample, Subsets, attribute_index, attribute_subsets
 from fastcam.data.landmarks import resolve_landmarks
 from fastcam.data.source import ImageSource
 from fastcam.data.tables import (
@@ -25,35 +25,13 @@ from fastcam.data.tables import (
     read_attributes,
     read_partition,
 )
+from fastcam.regions import Region
 
 for _module in ("torchvision", "PIL.Image"):
     require(_module, extra="train")
 from torchvision import tv_tensors  # noqa: E402
 
 from fastcam.data.decoding import decode_pixels  # noqa: E402
-
-
-class Sample(TypedDict):
-    """One face.
-
-    image: uint8 [3, H, W].
-    labels: float32 [K], 0 or 1.
-    landmarks: float32 [68, 2], (x, y) in pixels of ``image``.
-    index: position in the dataset.
-    """
-
-    image: Tensor
-    labels: Tensor
-    landmarks: Tensor
-    index: int
-
-
-class Subsets(NamedTuple):
-    """Dataset indices (int64): images with a and b, with a and not b, without a (Yang et al.)."""
-
-    both: Tensor
-    only_a: Tensor
-    not_a: Tensor
 
 
 def decode(data: bytes, name: str = "image") -> tv_tensors.Image:
@@ -66,27 +44,6 @@ def decode(data: bytes, name: str = "image") -> tv_tensors.Image:
     """
     pixels = torch.from_numpy(decode_pixels(data, name))
     return tv_tensors.Image(pixels.permute(2, 0, 1).contiguous())
-
-
-def attribute_index(attributes: list[str] | tuple[str, ...], name: str) -> int:
-    """Position of an attribute.
-
-    Raises:
-        ValueError: there is none of that name; the message lists the names.
-    """
-    try:
-        return list(attributes).index(name)
-    except ValueError:
-        raise ValueError(
-            f"unknown attribute {name!r}; this data has: {', '.join(attributes)}"
-        ) from None
-
-
-def attribute_subsets(labels: Tensor, a: int, b: int) -> Subsets:
-    """Indices of a∩b, a∩¬b and ¬a from ``labels`` [N, K] (positive above 0.5)."""
-    has_a, has_b = labels[:, a] > 0.5, labels[:, b] > 0.5
-    masks = (has_a & has_b, has_a & ~has_b, ~has_a)
-    return Subsets(*(mask.nonzero().squeeze(1) for mask in masks))
 
 
 class CelebA(Dataset[Sample]):
@@ -105,11 +62,14 @@ class CelebA(Dataset[Sample]):
         attributes: the attribute names, K of them.
         names: the image file names of the split, N of them.
         labels: float32 [N, K], 0 or 1.
+        exclusive: whether an image has one of the attributes alone; False.
 
     Raises:
         FileNotFoundError: a part of the layout is missing.
         ValueError: an unknown split, a malformed table, or tables that do not fit the images.
     """
+
+    exclusive = False
 
     def __init__(
         self,
@@ -188,6 +148,10 @@ class CelebA(Dataset[Sample]):
         for row, (width, height) in zip(rows, sizes.tolist(), strict=True):
             self._landmarks.check(row, self.names[row], width, height)
         return torch.from_numpy(self._landmarks.points[np.asarray(rows, np.int64)])
+
+    def region(self, text: str) -> Region:
+        """A region by its text, see :meth:`fastcam.regions.Region.parse`."""
+        return Region.parse(text)
 
     def attribute(self, name: str) -> int:
         """Position of an attribute; ValueError for an unknown name."""

@@ -19,8 +19,10 @@ from fastcam._util.files import WriteError
 from fastcam._util.progress import Count
 from fastcam._util.seeds import derive_seed
 from fastcam.data.cache import Decoded, FileCache, MemoryCache, cache_folder
-from fastcam.data.celeba import CelebA, Sample, Subsets, attribute_subsets
+from fastcam.data.celeba import CelebA
+from fastcam.data.labelled import AnyRegion, Sample, Subsets, attribute_subsets
 from fastcam.data.transforms import FitSquare
+from fastcam.regions import FACE_PARTS
 
 #: Of the free memory, and of the free disk, that the images may take unasked.
 SHARE = 0.5
@@ -189,6 +191,13 @@ class PreparedFaces(Dataset[Sample]):
             "landmarks": landmarks,
             "index": index,
         }
+
+    exclusive = False
+    parts = FACE_PARTS
+
+    def region(self, text: str) -> AnyRegion:
+        """A region by its text, see :meth:`fastcam.regions.Region.parse`."""
+        return self.faces.region(text)
 
     def attribute(self, name: str) -> int:
         """Position of an attribute; ValueError for an unknown name."""

@@ -103,7 +103,7 @@ class ImageSource:
                 self._stored[name] = stored
         self._known = frozenset(known)
         self.files = sorted(known)
-        self.names = [name for name in self.files if _is_image(name)]
+        self.names = [name for name in self.files if is_image(name)]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -185,11 +185,11 @@ class ImageSource:
         return cast(zipfile.ZipFile, local.zip)
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
-def _is_litter(name: str) -> bool:
+def is_litter(name: str) -> bool:
     """What systems leave beside files: ``._000001.jpg``, ``.DS_Store``, ``__MACOSX``, ``@eaDir``.
 
     Thumbs.db and desktop.ini have no image's suffix.
@@ -206,13 +206,13 @@ def _places_in_folder(folder: Path) -> dict[str, list[str]]:
             files = []
             with os.scandir(folder / place) as entries:
                 for entry in entries:
-                    if _is_litter(entry.name):
+                    if is_litter(entry.name):
                         continue
                     if entry.is_dir():
                         below.append(f"{place}{entry.name}/")
                     elif entry.is_file():
                         files.append(entry.name)
-            if any(map(_is_image, files)):
+            if any(map(is_image, files)):
                 found[place] = files
         if found:
             return found
@@ -238,17 +238,17 @@ def _places_in_zip(path: Path) -> tuple[dict[str, list[str]], dict[str, str]]:
     stored = {}
     for info in infos:
         parts = [p for p in _entry_path(info).split("/") if p not in ("", ".")]
-        if not parts or info.is_dir() or any(p != ".." and _is_litter(p) for p in parts):
+        if not parts or info.is_dir() or any(p != ".." and is_litter(p) for p in parts):
             continue
         place = "".join(f"{part}/" for part in parts[:-1])
         places[place][parts[-1]] = None
         if info.filename != place + parts[-1]:
             stored[place + parts[-1]] = info.filename
-        if info.flag_bits & _ENCRYPTED and _is_image(parts[-1]):
+        if info.flag_bits & _ENCRYPTED and is_image(parts[-1]):
             raise ValueError(
                 f"{path} is encrypted: unpack it with its password into {path.parent / FOLDER}"
             )
-    with_images = {p: list(files) for p, files in places.items() if any(map(_is_image, files))}
+    with_images = {p: list(files) for p, files in places.items() if any(map(is_image, files))}
     least = min((p.count("/") for p in with_images), default=0)
     return {p: files for p, files in with_images.items() if p.count("/") == least}, stored
 

@@ -44,7 +44,7 @@ _BYTE_ORDER_MARKS = (
 )
 
 
-def _lines(path: Path) -> list[str]:
+def text_lines(path: Path) -> list[str]:
     if not path.parent.is_dir():
         raise FileNotFoundError(f"data folder {path.parent} does not exist")
     if not path.is_file():
@@ -142,7 +142,7 @@ def _parse_rows(
 
 
 def _read_headed(path: Path) -> Table:
-    lines = _lines(path)
+    lines = text_lines(path)
     if len(lines) < 2:
         raise ValueError(f"{path}: expected a count line and a header line, got {len(lines)} lines")
     count = _INTEGER.fullmatch(lines[0].strip(" \t,;"))
@@ -203,7 +203,7 @@ def read_partition(path: str | Path) -> dict[str, int]:
         ValueError: a malformed table; the message names file and line.
     """
     path = Path(path)
-    lines = _lines(path)
+    lines = text_lines(path)
     first = 1
     if lines and _split(lines[0], True)[0].lower() in _NAME_COLUMNS:  # the header of a CSV
         first = 2

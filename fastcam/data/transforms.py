@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as TF
 from fastcam._util import checks as check
 from fastcam.data.choices import Augmentation, Fit
 from fastcam.data.hiding import hide
-from fastcam.regions import Region, flip_landmarks
+from fastcam.regions import MaskRegion, Region, flip_landmarks
 
 #: The square that ``fit="face"`` keeps of an aligned CelebA image (178 × 218): its side as a share
 #: of the width, its centre as shares of width and height. Forehead to chin, little background.
@@ -110,8 +110,9 @@ class RegionCutout(v2.Transform):
 
     Args:
         regions: as :meth:`fastcam.regions.Region.parse` reads them, laid on the image by its
-            landmarks; None hides the sample's masks [H, W] or [K, H, W] (the union; bool, or shares
-            in [0, 1]), and needs no landmarks.
+            landmarks; a :class:`fastcam.regions.MaskRegion` is some of the sample's masks (uint8
+            [R, H, W], 255 inside); None hides the sample's masks [H, W] or [K, H, W] (the union;
+            bool, or shares in [0, 1]), and needs no landmarks.
         share: probability that an image is hidden.
         fill: ``"mean"`` (the image's mean colour) or ``"blur"``, see :func:`fastcam.data.hide`.
         outside: hide everything but the region. An image where the region covers nothing stays as
@@ -124,7 +125,7 @@ class RegionCutout(v2.Transform):
 
     def __init__(
         self,
-        regions: str | Region | None = None,
+        regions: str | Region | MaskRegion | None = None,
         share: float = 0.5,
         fill: Literal["mean", "blur"] = "mean",
         outside: bool = False,
@@ -138,7 +139,8 @@ class RegionCutout(v2.Transform):
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         if not torch.rand(()) < self.share:
             return {"hidden": None}
-        kind: Any = tv_tensors.Mask if self.regions is None else tv_tensors.KeyPoints
+        masked = self.regions is None or isinstance(self.regions, MaskRegion)
+        kind: Any = tv_tensors.Mask if masked else tv_tensors.KeyPoints
         found = [x for x in flat_inputs if isinstance(x, kind)]
         if len(found) != 1:
             raise ValueError(
@@ -150,7 +152,7 @@ class RegionCutout(v2.Transform):
             covered = given.as_subclass(torch.Tensor).float()
             covered = covered.amax(0) if covered.dim() == 3 else covered
         else:
-            size = given.canvas_size
+            size = given.shape[-2:] if masked else given.canvas_size
             points = given.as_subclass(torch.Tensor).numpy()
             covered = torch.from_numpy(self.regions.grid(points[None], size, size)[0])
         if self.outside:

@@ -17,9 +17,9 @@ from fastcam._util.progress import Report
 from fastcam.analysis import Saved
 from fastcam.analysis.ablation_study import remove_ablation
 from fastcam.analysis.saved import Analysis
-from fastcam.data import PreparedFaces
 from fastcam.demos.frame import Frame, Layout, Say, opened
 from fastcam.demos.settings import AttentionDemoConfig
+from fastcam.evaluation.splits import Prepared
 from fastcam.report import Section
 from fastcam.training import TrainConfig, train
 from fastcam.training.config import ATTENTION
@@ -76,9 +76,9 @@ def _demo(config: AttentionDemoConfig, frame: Frame) -> AttentionDemoResult:
     stage(f"training the attention network at {config.size} px for {config.epochs} epochs")
     run = train(_training(config, data, workers), out / "network", progress=progress)
     subject = analysis.load_attention(run.checkpoint)
-    splits: dict[str, PreparedFaces] = {}
+    splits: dict[str, Prepared] = {}
 
-    def faces(split: str) -> PreparedFaces:
+    def faces(split: str) -> Prepared:
         if split not in splits:
             splits[split] = analysis.open_faces(
                 subject, data, split, workers=workers, progress=progress

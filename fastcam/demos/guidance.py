@@ -24,7 +24,6 @@ from fastcam._util.files import (
     write_marked,
 )
 from fastcam._util.progress import Report, labelled
-from fastcam.data import PreparedFaces
 from fastcam.demos.frame import Frame, Layout, Say, opened
 from fastcam.demos.settings import DemoConfig
 from fastcam.evaluation import (
@@ -39,11 +38,12 @@ from fastcam.evaluation import (
     reliance_table,
 )
 from fastcam.evaluation.checkpoints import Measured, summarize_all
-from fastcam.evaluation.drops import IMAGES, OTHERS
+from fastcam.evaluation.drops import IMAGES
 from fastcam.evaluation.explain import explain_dataset
-from fastcam.evaluation.splits import prepare_split
+from fastcam.evaluation.splits import Prepared, prepare_split
 from fastcam.evaluation.verdicts import THRESHOLDS
 from fastcam.models import Checkpoint, load_checkpoint
+from fastcam.regions import FACE_PARTS
 from fastcam.report import (
     Section,
     Table,
@@ -129,7 +129,7 @@ def demo(
 
 
 def _demo(config: DemoConfig, frame: Frame) -> DemoResult:
-    hidden = {"images": IMAGES, "others": list(OTHERS)}
+    hidden = {"images": IMAGES, "others": list(FACE_PARTS)}
     settings = {**frame.settings, "finetune": _finetuning(config), "reliance": hidden}
     frame = replace(frame, settings=settings)
     out, stage, progress = frame.out, frame.stage, frame.progress
@@ -198,7 +198,7 @@ def _finetuning(config: DemoConfig) -> dict[str, Any]:
 
 
 def _evaluate(
-    config: DemoConfig, models: Mapping[str, Checkpoint], test: PreparedFaces, frame: Frame
+    config: DemoConfig, models: Mapping[str, Checkpoint], test: Prepared, frame: Frame
 ) -> tuple[dict[str, Evaluation], dict[str, tuple[Difference, ...]]]:
     """Evaluate every model, or read what an earlier run with the same settings found."""
     path = frame.out / "evaluation.json"
@@ -220,7 +220,7 @@ def _evaluate(
 def _found(
     config: DemoConfig,
     models: Mapping[str, Checkpoint],
-    test: PreparedFaces,
+    test: Prepared,
     progress: Report | None,
 ) -> dict[str, Any]:
     """The evaluations of the models and the differences between them, as JSON values."""
@@ -254,7 +254,7 @@ def _write_page(
     config: DemoConfig,
     frame: Frame,
     models: Mapping[str, Checkpoint],
-    test: PreparedFaces,
+    test: Prepared,
     evaluations: Mapping[str, Evaluation],
     tables: tuple[Table, Table, Table],
     histories: Mapping[str, Any],

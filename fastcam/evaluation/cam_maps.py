@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,19 +43,26 @@ class AttentionMaps:
 
 
 def attention_maps(
-    model: nn.Module, images: Tensor, targets: Sequence[int], spec: ModelSpec
+    model: nn.Module,
+    images: Tensor,
+    targets: Sequence[int] | Tensor,
+    spec: ModelSpec,
+    scores: Callable[[Tensor], Tensor] | None = None,
 ) -> AttentionMaps:
     """Grad-CAM of T attributes for a batch; parameters' ``grad`` and the mode stay as they are.
 
     Args:
         model: the classifier.
         images: normalised [N, 3, H, W].
-        targets: attribute positions, T of them.
+        targets: attribute positions, T of them; or [N, T], of each image its own.
         spec: tells the Grad-CAM layer.
+        scores: of the logits, whose maps are drawn, see
+            :meth:`fastcam.models.Checkpoint.scores`; None takes the logits.
     """
     with torch.enable_grad(), spec.tap(model) as tap:
         logits = model(images)
-        cams = grad_cam_maps(logits, tap, torch.tensor(targets, device=logits.device))
+        chosen = torch.as_tensor(targets, device=logits.device)
+        cams = grad_cam_maps(scores(logits) if scores else logits, tap, chosen)
     return AttentionMaps(logits.detach(), cams, ~cams.flatten(2).any(-1))
 
 

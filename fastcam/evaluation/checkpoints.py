@@ -13,10 +13,11 @@ from fastcam._util import checks as check
 from fastcam._util.architecture import Architecture
 from fastcam._util.files import check_target, commented, json_with, write_json, write_marked
 from fastcam._util.progress import Report, labelled
-from fastcam.data.celeba import attribute_index
+from fastcam.data import open_folder
 from fastcam.data.hiding import Fill
+from fastcam.data.labelled import attribute_index
 from fastcam.evaluation.cam_maps import ScoresNotFinite
-from fastcam.evaluation.drops import IMAGES, OTHERS, RegionDrops, region_drops
+from fastcam.evaluation.drops import IMAGES, RegionDrops, region_drops
 from fastcam.evaluation.operating_point import equal_specificity
 from fastcam.evaluation.predictions import Predictions, predict
 from fastcam.evaluation.reliance_result import reliance_table
@@ -26,7 +27,6 @@ from fastcam.evaluation.splits import prepare_split
 from fastcam.evaluation.tables import comparison
 from fastcam.evaluation.verdicts import THRESHOLDS, Verdict, verdict
 from fastcam.models import load_checkpoint
-from fastcam.regions import Region
 from fastcam.report.table import Table
 
 
@@ -71,6 +71,7 @@ def compare(
     split: str = "test",
     threshold: float = 0.5,
     landmarks: str | Path | None = None,
+    regions: str | Path | None = None,
     limit: int | None = None,
     reliance_images: int = IMAGES,
     hide: Sequence[str] = (),
@@ -90,11 +91,12 @@ def compare(
 
     Args:
         checkpoints: paths, or names with paths; a path alone is named by its folder.
-        data: folder in the CelebA layout.
-        attribute, other, region, split, threshold, landmarks, limit, batch_size, cache,
+        data: a folder that :func:`fastcam.data.open_folder` can read.
+        attribute, other, region, split, threshold, landmarks, regions, limit, batch_size, cache,
             workers: see :func:`fastcam.evaluation.evaluate`.
         reliance_images: at most so many images to hide regions in; 0 leaves the reliance out.
-        hide: regions to hide besides ``region``, all but it, the ten and the pairs.
+        hide: regions to hide besides ``region``, all but it, and those that the data have (of a
+            face the ten and the pairs).
         fill: what is shown in place of what is hidden, see :func:`fastcam.data.hide`.
         out: also write ``out.json`` (every evaluation) and ``out.md`` (tables and verdicts).
         device: see :func:`pick_device`.
@@ -114,17 +116,20 @@ def compare(
         "attribute": attribute, "region": region, "batch_size": batch_size,
         "device": pick_device(device), "workers": workers,
     }  # fmt: skip
-    others = tuple(dict.fromkeys([*OTHERS, *hide]))
+    folder = open_folder(data, landmarks=landmarks, regions=regions)
+    others = tuple(dict.fromkeys([*folder.parts, *hide]))
     check.one_of("fill", fill, get_args(Fill))
-    for part in others:
-        Region.parse(part)
+    shown = [*([region] if region is not None else []), *others]
+    for part in shown:
+        folder.region(part)
+    hiding = reliance_images and (others or region is not None)
     found: dict[str, Measured] = {}
     for name, path in named.items():
         model = load_checkpoint(path, architecture)
         for wanted in (attribute, *([other] if other is not None else [])):
-            attribute_index(model.attributes, wanted)
+            attribute_index(model.judged, wanted)
         faces = prepare_split(
-            model, data, split, landmarks=landmarks, limit=limit, cache=cache, workers=workers,
+            model, folder, split, regions=shown, limit=limit, cache=cache, workers=workers,
             progress=progress,
         )  # fmt: skip
         try:
@@ -133,14 +138,14 @@ def compare(
                 progress=labelled(progress, f"evaluating {name}"),
             )  # fmt: skip
             drops = None
-            if reliance_images:
+            if hiding:
                 drops = region_drops(
                     model, faces, others=others, images=reliance_images, fill=fill, **running,
                     progress=labelled(progress, f"hiding regions, {name}"),
                 )  # fmt: skip
         except ScoresNotFinite as error:
             raise ScoresNotFinite(f"{path}: {error}") from None
-        found[name] = Measured(model.attributes, predictions, drops)
+        found[name] = Measured(model.judged, predictions, drops)
     evaluations = summarize_all(
         found, attribute=attribute, other=other, region=region, data=str(data),
         split=split, threshold=threshold,
@@ -166,7 +171,7 @@ class Measured:
     """What one checkpoint said of the images.
 
     Attributes:
-        attributes: names of its logits.
+        attributes: names of its logits, see :attr:`fastcam.models.Checkpoint.judged`.
         predictions: of all images.
         drops: with regions hidden, of some.
     """
@@ -179,7 +184,7 @@ class Measured:
         """The predictions of these attributes alone; checkpoints may know different ones."""
         columns = [attribute_index(self.attributes, name) for name in names]
         p = self.predictions
-        return replace(p, logits=p.logits[:, columns], labels=p.labels[:, columns])
+        return replace(p, logits=p.logits[:, columns], labels=p.labels[:, columns], exclusive=False)
 
 
 def summarize_all(
@@ -205,7 +210,7 @@ def summarize_all(
         if region is not None and name not in (first, "before"):
             extra["verdict"] = verdict(
                 reference, predictions, names, attribute=attribute,
-                region=str(Region.parse(region)),
+                region=(reference_drops and reference_drops.region) or region,
                 drops=(reference_drops, drops) if reference_drops and drops else None,
                 names=(first, name),
             )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fastcam.data.celeba import attribute_index
+from fastcam.data.labelled import attribute_index
 from fastcam.evaluation.bootstrap import bootstrap_interval
 from fastcam.evaluation.metrics import judged_right
 from fastcam.evaluation.predictions import Predictions

@@ -2,38 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from fastcam._util import checks as check
 from fastcam._util.modules import evaluating
 from fastcam._util.progress import Count
-from fastcam.data import CelebA, PreparedFaces, hide
-from fastcam.data.batches import Collate, region_grids
-from fastcam.data.celeba import attribute_index
+from fastcam.data import CelebA, PreparedFaces, PreparedImages, hide
+from fastcam.data.batches import Batch
 from fastcam.data.hiding import Fill
+from fastcam.data.labelled import AnyRegion, attribute_index
 from fastcam.evaluation.cam_maps import check_scores
+from fastcam.evaluation.classes import targets_of
+from fastcam.evaluation.drop_samples import FirstBatches, FixedSample, present_in
 from fastcam.evaluation.reliance_result import HiddenRegion, Reliance, relied_share
-from fastcam.evaluation.splits import prepared_for
+from fastcam.evaluation.splits import Prepared
 from fastcam.models import Checkpoint
-from fastcam.regions import REGION_NAMES, Region
 
 #: How many images are measured unless told otherwise; each costs one forward a hidden region.
 IMAGES = 500
-#: What is hidden besides the guided region: each of the ten, and the pairs (what one eye tells the
-#: other tells as well, so that hiding one alone may cost nothing).
-OTHERS = (
-    *REGION_NAMES,
-    "left_eyebrow,right_eyebrow",
-    "left_eye,right_eye",
-    "left_cheek,right_cheek",
-)
 
 
 class Drops(NamedTuple):
@@ -96,30 +88,6 @@ def score_drops(
             hidden = torch.lerp(images, filling, mask.to(images).unsqueeze(1))
             row.copy_(scores - model(hidden)[:, target])
     return Drops(scores, drops)
-
-
-def stratified_sample(labels: Tensor, count: int) -> Tensor:
-    """The first ``count`` images of an order in which those with and without take turns.
-
-    The order depends on the labels alone, so that a smaller sample is the beginning of a larger
-    one, and every classifier is asked about the same images. Where one kind runs out, the other
-    goes on alone.
-
-    Args:
-        labels: [N], above 0.5 where an image has the attribute.
-        count: at least 1.
-
-    Returns:
-        int64 positions, ``min(count, N)`` of them.
-    """
-    check.at_least("images", count, 1)
-    generator = torch.Generator().manual_seed(0)
-    order = torch.randperm(len(labels), generator=generator)
-    present = labels[order] > 0.5
-    turn = torch.empty(len(order), dtype=torch.int64)
-    turn[present] = 2 * torch.arange(int(present.sum()))
-    turn[~present] = 2 * torch.arange(int((~present).sum())) + 1
-    return order[turn.argsort()][:count]
 
 
 @dataclass(frozen=True)
@@ -204,11 +172,11 @@ class RegionDrops:
 
 def region_drops(
     checkpoint: Checkpoint,
-    faces: CelebA | PreparedFaces,
+    faces: CelebA | Prepared | Iterable[Batch],
     *,
     attribute: str,
-    region: str | Region | None = None,
-    others: Sequence[str | Region] = OTHERS,
+    region: str | AnyRegion | int | None = None,
+    others: Sequence[str | AnyRegion | int] | None = None,
     images: int = IMAGES,
     fill: Fill = "mean",
     batch_size: int = 64,
@@ -217,91 +185,94 @@ def region_drops(
     progress: Count | None = None,
 ) -> RegionDrops:
     """The drops of a classifier's score, image by image; arguments as in :func:`reliance`."""
-    target = attribute_index(checkpoint.attributes, attribute)
+    attribute_index(checkpoint.judged, attribute)
     check.one_of("fill", fill, get_args(Fill))
-    guided = Region.parse(region) if isinstance(region, str) else region
-    rest = [Region.parse(r) if isinstance(r, str) else r for r in others]
-    named = dict.fromkeys([*([guided] if guided is not None else []), *rest])
-    if not named:
-        raise ValueError("others: expected one region or more to hide, got none")
-    faces = prepared_for(checkpoint, faces)
-    present = faces.labels[:, target] > 0.5
-    chosen = stratified_sample(faces.labels[:, target], images)
-    rows = chosen.tolist()
-    if fill == "swap" and len(rows) == 1:
+    kind: Any = (
+        FixedSample if isinstance(faces, CelebA | PreparedFaces | PreparedImages) else FirstBatches
+    )
+    sample: FirstBatches | FixedSample = kind(checkpoint, faces, attribute, region, others, images)
+    guided, total = sample.guided, sample.count
+    if fill == "swap" and total == 1:
         raise ValueError("images: expected two or more to swap parts between, got one")
     # To swap, a batch needs the image after its last one (after the last one of all, the first).
     extra = int(fill == "swap")
-    batches = [
-        [*rows[i : i + batch_size], *rows[min(i + batch_size, len(rows)) % len(rows) :][:extra]]
-        for i in range(0, len(rows), batch_size)
-    ]
-    loader = DataLoader(
-        faces,
-        batch_sampler=batches,
-        num_workers=0 if faces.cached else workers,
-        collate_fn=Collate(),
-    )
-    pixels = (faces.size, faces.size)
     parts: list[tuple[Tensor, ...]] = []
     done = 0
     with evaluating(checkpoint.model, device):
-        for batch in loader:
-            shown = checkpoint.preprocessing.normalize(batch["image"].to(device))
+        for pixels, grids, labels in sample.batches(batch_size, workers, extra):
+            shown = checkpoint.preprocessing.ready(pixels.to(device))
             count = len(shown) - extra
-            grids = region_grids(list(named), batch["landmarks"][:count], pixels, pixels)
-            masks = grids.transpose(0, 1)
+            masks = grids[:count].transpose(0, 1)
             visible = masks.flatten(2).any(-1)
-            if guided is not None:
+            if guided:
                 masks = torch.cat([masks[:1], 1 - masks[:1], masks[1:]])
                 visible = torch.cat([visible[:1], visible])
             found = score_drops(
-                checkpoint.model, shown[:count], masks.to(device), target,
+                _judge(checkpoint, attribute, labels[:count]), shown[:count], masks.to(device),
                 fill=shown[1:] if extra else fill,
             )  # fmt: skip
             areas = masks.sum((-2, -1))
             common = torch.minimum(masks, masks[:1]).sum((-2, -1)) if guided else 0 * areas
-            parts.append((found.scores.cpu(), found.drops.cpu(), visible, common, areas))
+            present = present_in(checkpoint, attribute, labels[:count])
+            parts.append((found.scores.cpu(), found.drops.cpu(), visible, common, areas, present))
             done += count
             if progress is not None:
-                progress(done, len(rows))
-    scores, drops, visible, common, areas = (
+                progress(done, total or done)
+    if not parts:
+        raise ValueError("there are no images to measure")
+    scores, drops, visible, common, areas, present = (
         torch.cat(column, -1) for column in zip(*parts, strict=True)
     )
     check_scores(torch.stack([scores, *(scores - drops)], 1))
-    names = [str(part) for part in named]
-    if guided is not None:
-        names.insert(1, f"all but {guided}")
+    names = [*sample.names]
+    if guided:
+        names.insert(1, f"all but {names[0]}")
     return RegionDrops(
         attribute=attribute,
         names=tuple(names),
-        region=None if guided is None else str(guided),
+        region=sample.names[0] if guided else None,
         fill=fill,
         scores=scores.float(),
         drops=drops.float(),
-        present=present[chosen],
+        present=present,
         visible=visible,
         inside=common.sum(1) / areas.sum(1).clamp(min=1e-12),
-        weights=_weights(present, chosen),
+        weights=_weights(present if sample.present is None else sample.present, present),
     )
 
 
+def _judge(checkpoint: Checkpoint, attribute: str, labels: Tensor) -> Callable[[Tensor], Tensor]:
+    """From images to the score of the attribute, [N, 1]."""
+    target = targets_of(checkpoint, [attribute], labels)
+
+    def score(images: Tensor) -> Tensor:
+        scores = checkpoint.scores(checkpoint.model(images))
+        if isinstance(target, Tensor):
+            return scores.gather(1, target.to(scores.device))
+        return scores[:, target]
+
+    return score
+
+
 def _weights(present: Tensor, chosen: Tensor) -> Tensor:
-    """What each chosen image stands for, so that both kinds have their share of the split."""
+    """What each chosen image stands for, so that both kinds have their share of the split.
+
+    From which images have the attribute: all ``present``, and the ``chosen`` ones.
+    """
     weights = torch.empty(len(chosen), dtype=torch.float64)
     for kind in (True, False):
-        here = present[chosen] == kind
+        here = chosen == kind
         weights[here] = int((present == kind).sum()) / max(int(here.sum()), 1)
     return weights / weights.sum()
 
 
 def reliance(
     checkpoint: Checkpoint,
-    faces: CelebA | PreparedFaces,
+    faces: CelebA | Prepared | Iterable[Batch],
     *,
     attribute: str,
-    region: str | Region | None = None,
-    others: Sequence[str | Region] = OTHERS,
+    region: str | AnyRegion | int | None = None,
+    others: Sequence[str | AnyRegion | int] | None = None,
     images: int = IMAGES,
     fill: Fill = "mean",
     batch_size: int = 64,
@@ -317,11 +288,14 @@ def reliance(
 
     Args:
         checkpoint: the classifier.
-        faces: images with labels; a :class:`fastcam.data.PreparedFaces` must have the classifier's
-            input size.
-        attribute: whose score (logit) is meant.
-        region: the guided region; it and all but it are hidden first.
-        others: further regions to hide, by default each of the ten and the three pairs.
+        faces: images with labels, which must have the classifier's input size; or any iterable of
+            :class:`fastcam.data.batches.Batch`, of which the first images are taken, with regions
+            best at the images' resolution.
+        attribute: whose score (logit) is meant; of classes the margin, also of ``own_class``, that
+            of each image.
+        region: the guided region; it and all but it are hidden first. Of batches its position.
+        others: further regions to hide, by default each that the data have; of faces each of the
+            ten, and the three pairs. Of batches their positions.
         images: at most so many.
         fill: ``"mean"``, ``"blur"`` or ``"swap"``, see :func:`fastcam.data.hide`. The parts are
             swapped with the next image of the sample: one without the attribute for one with it, as

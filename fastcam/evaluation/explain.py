@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +17,13 @@ from fastcam._util.architecture import Architecture
 from fastcam._util.modules import evaluating
 from fastcam._util.names import printable
 from fastcam._util.progress import Count
-from fastcam.data import FitSquare, PreparedFaces
-from fastcam.data.celeba import attribute_index, decode
+from fastcam.data import FitSquare
+from fastcam.data.celeba import decode
+from fastcam.data.folder import masks_of
+from fastcam.data.labelled import attribute_index
 from fastcam.evaluation.cam_maps import ScoresNotFinite, attention_maps, check_scores
 from fastcam.evaluation.checkpoints import name_checkpoints
+from fastcam.evaluation.splits import Prepared
 from fastcam.models import Checkpoint, load_checkpoint
 from fastcam.regions import Region, template_landmarks
 from fastcam.regions.detect import FaceDetector
@@ -33,55 +37,72 @@ def explain(
     attribute: str,
     rectangles: np.ndarray | None = None,
     caption: str = "",
+    mask: np.ndarray | None = None,
+    own: int | None = None,
 ) -> ExplainedFace:
     """What classifiers see in one image.
 
     Args:
         checkpoints: by name; all of the same input size.
         image: uint8 [3, S, S] at their input size.
-        attribute: whose Grad-CAM is drawn.
+        attribute: whose Grad-CAM is drawn; of classes also ``own_class``, that of the image where
+            ``own`` says it, and of each classifier's own choice where it does not.
         rectangles: the region, [R, 4] in pixels of ``image``.
         caption: stands above the image.
+        mask: the region as a mask, float32 [S, S] in [0, 1], in place of ``rectangles``.
+        own: position of the image's class.
     """
     cams, scores = {}, {}
     for name, checkpoint in checkpoints.items():
-        target = attribute_index(checkpoint.attributes, attribute)
+        target = attribute_index(checkpoint.judged, attribute)
         pixels = checkpoint.preprocessing.normalize(image.as_subclass(Tensor)[None])
         with evaluating(checkpoint.model, "cpu"):
-            maps = attention_maps(checkpoint.model, pixels, [target], checkpoint.spec)
+            if target == len(checkpoint.attributes):
+                with torch.no_grad():
+                    target = int(checkpoint.model(pixels)[0].argmax()) if own is None else own
+            maps = attention_maps(
+                checkpoint.model, pixels, [target], checkpoint.spec, checkpoint.scores
+            )
         try:
             check_scores(maps.logits)
         except ScoresNotFinite as error:
             raise ScoresNotFinite(f"{name}: {error}") from None
         cams[name] = maps.cams[0, 0].numpy()
-        scores[name] = float(maps.logits[0, target].sigmoid())
+        scores[name] = float(checkpoint.scores(maps.logits)[0, target].sigmoid())
     return ExplainedFace(
         image=image.as_subclass(Tensor).permute(1, 2, 0).numpy(),
         cams=cams,
         scores=scores,
         rectangles=np.zeros((0, 4), np.float32) if rectangles is None else rectangles,
         caption=caption,
+        mask=mask,
     )
 
 
 def explain_dataset(
     checkpoints: Mapping[str, Checkpoint],
-    faces: PreparedFaces,
+    faces: Prepared,
     indices: Sequence[int],
     attribute: str,
     *,
     region: str | None = None,
     captions: Sequence[str] | None = None,
 ) -> list[ExplainedFace]:
-    """What classifiers see in some images of a data set, with the region of each face."""
-    chosen = None if region is None else Region.parse(region)
+    """What classifiers see in some images of a data set, with the region of each."""
+    chosen: Any = None if region is None else faces.region(region)
     result = []
     for position, index in enumerate(indices):
         sample = faces[index]
-        points = sample["landmarks"].as_subclass(Tensor)[None].numpy()
-        boxes = None if chosen is None else chosen.rectangles(points)[0]
+        boxes = mask = None
+        if isinstance(chosen, Region):
+            boxes = chosen.rectangles(sample["landmarks"].as_subclass(Tensor)[None].numpy())[0]
+        elif chosen is not None:
+            size = (faces.size, faces.size)
+            mask = chosen.grid(sample["masks"].as_subclass(Tensor)[None].numpy(), size, size)[0]
         caption = captions[position] if captions else printable(faces.names[index])
-        result.append(explain(checkpoints, sample["image"], attribute, boxes, caption))
+        own = int(sample["labels"].argmax())
+        found = explain(checkpoints, sample["image"], attribute, boxes, caption, mask, own)
+        result.append(found)
     return result
 
 
@@ -92,6 +113,7 @@ def explain_image(
     *,
     region: str | None = None,
     landmarks: np.ndarray | None = None,
+    masks: str | Path | None = None,
 ) -> ExplainedFace:
     """What classifiers see in an image file.
 
@@ -101,6 +123,8 @@ def explain_image(
         attribute: whose Grad-CAM is drawn.
         region: drawn in blue.
         landmarks: [68, 2] in pixels of the file; None takes the template face's.
+        masks: in place of a face's regions: where the file's mask lies, see
+            :func:`fastcam.data.folder.masks_of`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -119,10 +143,16 @@ def explain_image(
         torch.from_numpy(np.array(points, np.float32)), canvas_size=(height, width)
     )
     square, moved = FitSquare(preprocessing.size, preprocessing.fit)(image, key_points)
-    boxes = None
-    if region is not None:
+    boxes = mask = None
+    if masks is not None and region is not None:
+        chosen, found = masks_of(path, masks, region, (height, width))
+        layers = tv_tensors.Image(torch.from_numpy(found))
+        moved_masks = FitSquare(preprocessing.size, preprocessing.fit)(layers, key_points)[0]
+        size = (preprocessing.size, preprocessing.size)
+        mask = chosen.grid(moved_masks.as_subclass(Tensor)[None].numpy(), size, size)[0]
+    elif region is not None:
         boxes = Region.parse(region).rectangles(moved.as_subclass(Tensor)[None].numpy())[0]
-    return explain(checkpoints, square, attribute, boxes, printable(path.name))
+    return explain(checkpoints, square, attribute, boxes, printable(path.name), mask)
 
 
 def explain_files(
@@ -132,6 +162,7 @@ def explain_files(
     out: str | Path,
     *,
     region: str | None = None,
+    regions: str | Path | None = None,
     detect: bool = False,
     threshold: float = 0.5,
     architecture: Architecture | None = None,
@@ -141,10 +172,12 @@ def explain_files(
 
     Args:
         checkpoints: files as :func:`fastcam.models.save_checkpoint` writes them.
-        images: files of aligned faces, of any kind that Pillow reads.
+        images: files of any kind that Pillow reads; of aligned faces, unless ``regions`` is given.
         attribute: whose Grad-CAM is drawn.
         out: file to write: PNG, JPEG, SVG or PDF, as its suffix says.
         region: outlined in blue.
+        regions: where the images' masks lie, see :func:`fastcam.data.folder.masks_of`; None
+            takes the images for faces.
         detect: find each face's landmarks with dlib; a face that is not found, or without
             ``detect``, gets the template's.
         threshold: cells above it are outlined in red.
@@ -181,7 +214,9 @@ def explain_files(
                 warnings.warn(
                     f"no face found in {printable(str(path))}: the template's region", stacklevel=2
                 )
-        faces.append(explain_image(models, path, attribute, region=region, landmarks=points))
+        faces.append(
+            explain_image(models, path, attribute, region=region, landmarks=points, masks=regions)
+        )
         if progress is not None:
             progress(number + 1, len(images))
     figure = faces_figure(faces, threshold=threshold, title=attribute)

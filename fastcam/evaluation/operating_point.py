@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from fastcam.data.celeba import attribute_index
+from fastcam.data.labelled import attribute_index
 from fastcam.evaluation.predictions import Predictions
 from fastcam.evaluation.result import EqualSpecificity
 from fastcam.evaluation.scores import subset_rows

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,9 +12,9 @@ from torch.utils.data import DataLoader
 
 from fastcam._util.modules import evaluating
 from fastcam._util.progress import Count
-from fastcam.data import CelebA, PreparedFaces
-from fastcam.data.batches import Collate
-from fastcam.data.celeba import attribute_index
+from fastcam.data import CelebA, PreparedFaces, PreparedImages
+from fastcam.data.batches import Batch, Collate, labels_of, on_grid
+from fastcam.data.labelled import AnyRegion, attribute_index
 from fastcam.evaluation.cam_maps import (
     attention_iou,
     attention_maps,
@@ -22,18 +24,23 @@ from fastcam.evaluation.cam_maps import (
     set_iou,
     size_corrected_energy,
 )
-from fastcam.evaluation.splits import prepared_for
+from fastcam.evaluation.classes import judged_columns, targets_of
+from fastcam.evaluation.splits import Prepared, prepared_for
 from fastcam.models import Checkpoint, grid_size
-from fastcam.regions import Region
+
+#: Where a region is looked for in batches of one's own: its text has no meaning there.
+_PLACE = "region: batches have their regions with them: expected None or one's position, got {!r}"
 
 
 @dataclass(frozen=True)
 class Predictions:
     """What a classifier says about N images, and where it looks for one attribute.
 
-    logits, labels: [N, K]. energy, iou: [N] (energy NaN for a dead map). dead: bool [N]. visible:
-    bool [N], images in which the region lies. size_corrected_energy (NaN as energy), pointing,
-    attention_iou: [N]. All but the first two are None without a region.
+    logits, labels: [N, K], of what :attr:`fastcam.models.Checkpoint.judged` names; a logit above 0
+    says yes. energy, iou: [N] (energy NaN for a dead map). dead: bool [N]. visible: bool [N],
+    images in which the region lies. size_corrected_energy (NaN as energy), pointing, attention_iou:
+    [N]. All but the first two are None without a region. exclusive: the attributes are classes, see
+    :func:`fastcam.evaluation.classes.judged_columns`.
     """
 
     logits: Tensor
@@ -45,14 +52,15 @@ class Predictions:
     size_corrected_energy: Tensor | None = None
     pointing: Tensor | None = None
     attention_iou: Tensor | None = None
+    exclusive: bool = False
 
 
 def predict(
     checkpoint: Checkpoint,
-    faces: CelebA | PreparedFaces,
+    faces: CelebA | Prepared | Iterable[Batch],
     *,
     attribute: str,
-    region: str | Region | None = None,
+    region: str | AnyRegion | int | None = None,
     threshold: float = 0.5,
     grid: str = "coverage",
     batch_size: int = 64,
@@ -64,41 +72,38 @@ def predict(
 
     Args:
         checkpoint: the classifier.
-        faces: images with labels; a :class:`PreparedFaces` must have the classifier's input size.
-        attribute: whose Grad-CAM is drawn.
-        region: where it is measured; None draws no maps.
+        faces: images with labels, which must have the classifier's input size; or any iterable of
+            :class:`fastcam.data.batches.Batch`.
+        attribute: whose Grad-CAM is drawn; of classes also ``own_class``, that of each image.
+        region: where it is measured, of batches its position among their regions; None draws no
+            maps.
         threshold: of the Grad-CAM set.
         grid: ``"coverage"`` or ``"binary"``, see :meth:`fastcam.regions.Region.grid`.
-        progress: called with (done, total).
+        progress: called with (done, total); of batches the total is not known, and stands at done.
 
     Raises:
         ValueError: an unknown attribute or region, attributes that are not the classifier's, or
             scores that are not finite.
     """
-    target = attribute_index(checkpoint.attributes, attribute)
-    chosen = Region.parse(region) if isinstance(region, str) else region
-    faces = prepared_for(checkpoint, faces)
+    attribute_index(checkpoint.judged, attribute)
+    batches, total = _batches(checkpoint, faces, region, grid, batch_size, workers)
+    column = region if isinstance(region, int) else 0
     preprocessing, spec = checkpoint.preprocessing, checkpoint.spec
-    model = checkpoint.model
-    size = (preprocessing.size, preprocessing.size)
-    cells = grid_size(model, spec, size)
-    loader = DataLoader(
-        faces,
-        batch_size=batch_size,
-        num_workers=0 if faces.cached else workers,
-        collate_fn=Collate([chosen], cells, grid) if chosen is not None else Collate(),
-    )
+    model, classes = checkpoint.model, len(checkpoint.attributes)
     parts: list[tuple[Tensor, ...]] = []
     done = 0
     with evaluating(model, device):
-        for batch in loader:
-            images = preprocessing.normalize(batch["image"].to(device))
-            if chosen is None:
+        for batch in batches:
+            images = preprocessing.ready(batch["image"].to(device))
+            labels = labels_of(batch, classes, checkpoint.exclusive)
+            if region is None:
                 with torch.no_grad():
-                    parts.append((model(images).cpu(), batch["labels"]))
+                    parts.append((model(images).cpu(), labels))
             else:
-                maps = attention_maps(model, images, [target], spec)
-                regions = batch["regions"].to(device)
+                target = targets_of(checkpoint, [attribute], labels)
+                maps = attention_maps(model, images, target, spec, checkpoint.scores)
+                regions = on_grid(batch["regions"], maps.cams.shape[-2:]).to(device)
+                regions = regions[:, column : column + 1]
                 measures = (
                     energy_share(maps.cams, regions),
                     set_iou(maps.cams, regions, threshold),
@@ -109,12 +114,43 @@ def predict(
                     attention_iou(maps.cams, regions),
                 )
                 one_target = [m[:, 0].cpu() for m in measures]
-                parts.append((maps.logits.cpu(), batch["labels"], *one_target))
+                parts.append((maps.logits.cpu(), labels, *one_target))
             done += len(images)
             if progress is not None:
-                progress(done, len(faces))
+                progress(done, total or done)
     if not parts:
         raise ValueError("there are no images to evaluate")
-    predictions = Predictions(*(torch.cat(column) for column in zip(*parts, strict=True)))
-    check_scores(predictions.logits)
-    return predictions
+    columns: Any = [torch.cat(column) for column in zip(*parts, strict=True)]
+    found = Predictions(*columns)
+    check_scores(found.logits)
+    logits, labels = judged_columns(checkpoint, found.logits, found.labels)
+    return replace(found, logits=logits, labels=labels, exclusive=checkpoint.exclusive)
+
+
+def _batches(
+    checkpoint: Checkpoint,
+    faces: CelebA | Prepared | Iterable[Batch],
+    region: str | AnyRegion | int | None,
+    grid: str,
+    batch_size: int,
+    workers: int,
+) -> tuple[Iterable[Batch], int | None]:
+    """The images in batches, with the region drawn; and how many there are, where that is known."""
+    if not isinstance(faces, CelebA | PreparedFaces | PreparedImages):
+        if not (region is None or isinstance(region, int)):
+            raise ValueError(_PLACE.format(str(region)))
+        return faces, None
+    images = prepared_for(checkpoint, faces)
+    collate = Collate()
+    if region is not None:
+        chosen = images.region(region) if isinstance(region, str) else region
+        side = checkpoint.preprocessing.size
+        cells = grid_size(checkpoint.model, checkpoint.spec, (side, side))
+        collate = Collate([chosen], cells, grid)  # type: ignore[list-item]
+    loader = DataLoader(
+        images,
+        batch_size=batch_size,
+        num_workers=0 if images.cached else workers,
+        collate_fn=collate,
+    )
+    return loader, len(images)

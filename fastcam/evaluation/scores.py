@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastcam._util import checks as check
 from fastcam._util.progress import Count
-from fastcam.data.celeba import attribute_index, attribute_subsets
+from fastcam.data import DataFolder, FaceFolder, MaskedFolder, open_folder
+from fastcam.data.batches import Batch
+from fastcam.data.labelled import attribute_index, attribute_subsets
 from fastcam.evaluation.metrics import (
     auc,
     average_precision,
@@ -23,6 +27,7 @@ from fastcam.evaluation.metrics import (
 from fastcam.evaluation.predictions import Predictions, predict
 from fastcam.evaluation.result import Evaluation, SubsetScore
 from fastcam.evaluation.splits import prepare_split
+from fastcam.functional import margins
 from fastcam.models import Checkpoint
 
 #: The four cells of (a, b), by their names.
@@ -44,7 +49,7 @@ def summarize(
 
     Args:
         predictions: of one classifier.
-        attributes: names of the logits.
+        attributes: names of the logits, see :attr:`fastcam.models.Checkpoint.judged`.
         attribute, other: a and b. Without b there are no E1 and E2.
         region, data, split, threshold: noted in the result.
     """
@@ -71,10 +76,29 @@ def summarize(
         ),
         balanced_accuracy=_defined(balanced_accuracy(*column)),
         average_precision=_defined(average_precision(*column)),
-        mean_accuracy=float(mean_accuracy(logits, labels)),
+        mean_accuracy=_mean_accuracy(predictions),
         worst_group=min(cells) if cells else None,
-        calibration_error=float(calibration_error(*column)),
+        calibration_error=_calibration(predictions, a),
     )
+
+
+def _mean_accuracy(predictions: Predictions) -> float:
+    """Of all attributes; of classes, the share of the images whose own class is chosen."""
+    logits, labels = predictions.logits, predictions.labels
+    if predictions.exclusive:
+        return float(judged_right(logits[:, -1], labels[:, -1]).mean())
+    return float(mean_accuracy(logits, labels))
+
+
+def _calibration(predictions: Predictions, a: int) -> float | None:
+    """That of a's probability; None for ``own_class``, which has one kind of label."""
+    logits, labels = predictions.logits, predictions.labels
+    if predictions.exclusive:
+        if a == logits.shape[1] - 1:
+            return None
+        # Of the leads, the logits up to a number that is the same for all classes.
+        logits = margins(logits[:, :-1].clamp(max=0))
+    return float(calibration_error(logits[:, a : a + 1], labels[:, a : a + 1]))
 
 
 def _defined(value: Tensor) -> float | None:
@@ -154,14 +178,15 @@ def _mean(values: Tensor | None, rows: Tensor) -> float | None:
 
 def evaluate(
     checkpoint: Checkpoint,
-    data: str | Path,
+    data: str | Path | DataFolder | Iterable[Batch],
     *,
     attribute: str,
     other: str | None = None,
-    region: str | None = None,
+    region: str | int | None = None,
     split: str = "test",
     threshold: float = 0.5,
     landmarks: str | Path | None = None,
+    regions: str | Path | None = None,
     limit: int | None = None,
     batch_size: int = 64,
     device: str | torch.device = "cpu",
@@ -169,16 +194,21 @@ def evaluate(
     workers: int = 2,
     progress: Count | None = None,
 ) -> Evaluation:
-    """Evaluate a classifier on a split of a data folder.
+    """Evaluate a classifier on a split of a data folder, or on batches.
 
     Args:
         checkpoint: the classifier.
-        data: folder in the CelebA layout.
-        attribute: a, whose accuracy and Grad-CAM are measured.
+        data: a folder that :func:`fastcam.data.open_folder` can read; or any iterable of
+            :class:`fastcam.data.batches.Batch`, as a data loader of your own, for which ``split``,
+            ``landmarks``, ``regions`` and ``limit`` have no meaning.
+        attribute: a, whose accuracy and Grad-CAM are measured; of classes also ``own_class``, that
+            of each image.
         other: b, for E1 = a∩b and E2 = a∩¬b.
-        region: where the Grad-CAM of a should lie; None measures accuracy only.
+        region: where the Grad-CAM of a should lie (of batches its position among their regions);
+            None measures accuracy only.
         split: ``"train"``, ``"valid"``, ``"test"`` or ``"all"``.
-        landmarks: landmark table in place of the data folder's own.
+        landmarks: of faces: landmark table in place of the data folder's own.
+        regions: of other data: where the masks lie, see :func:`fastcam.data.open_folder`.
         limit: only the first so many images.
         cache: see :class:`fastcam.data.PreparedFaces`.
         progress: called with (done, total).
@@ -189,30 +219,29 @@ def evaluate(
         FileNotFoundError: data are missing.
     """
     check.fraction("threshold", threshold)
-    attribute_index(checkpoint.attributes, attribute)
-    if other is not None:
-        attribute_index(checkpoint.attributes, other)
-    faces = prepare_split(
-        checkpoint, data, split, landmarks=landmarks, limit=limit, cache=cache, workers=workers
-    )
-    predictions = predict(
-        checkpoint,
-        faces,
-        attribute=attribute,
-        region=region,
-        threshold=threshold,
-        batch_size=batch_size,
-        device=device,
-        workers=workers,
-        progress=progress,
-    )
+    for name in (attribute, *([other] if other is not None else [])):
+        attribute_index(checkpoint.judged, name)
+    running: dict[str, Any] = {
+        "attribute": attribute, "region": region, "threshold": threshold,
+        "batch_size": batch_size, "device": device, "workers": workers, "progress": progress,
+    }  # fmt: skip
+    noted: dict[str, Any] = {"data": "batches", "split": "batches"}
+    if isinstance(data, str | Path | FaceFolder | MaskedFolder):
+        folder = open_folder(data, landmarks=landmarks, regions=regions)
+        noted = {"data": str(folder.root), "split": split}
+        shown = [region] if isinstance(region, str) else []
+        faces = prepare_split(
+            checkpoint, folder, split, regions=shown, limit=limit, cache=cache, workers=workers
+        )
+        predictions = predict(checkpoint, faces, **running)
+    else:
+        predictions = predict(checkpoint, data, **running)
     return summarize(
         predictions,
-        checkpoint.attributes,
+        checkpoint.judged,
         attribute=attribute,
         other=other,
-        region=region,
-        data=str(data),
-        split=split,
+        region=None if region is None else str(region),
         threshold=threshold,
+        **noted,
     )

@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
 from fastcam._util import checks as check
 from fastcam._util.progress import Report, labelled
-from fastcam.data import CelebA, PreparedFaces
+from fastcam.data import CelebA, DataFolder, PreparedFaces, PreparedImages, open_folder
 from fastcam.models import Checkpoint
+
+#: A split as a checkpoint takes it.
+Prepared = PreparedFaces | PreparedImages
 
 
 def prepare_split(
     checkpoint: Checkpoint,
-    data: str | Path,
+    data: str | Path | DataFolder,
     split: str = "test",
     *,
     landmarks: str | Path | None = None,
+    regions: Sequence[str] = (),
     limit: int | None = None,
     augment: Callable[..., tuple[Tensor, Tensor]] | None = None,
     cache: bool | None = None,
     workers: int = 2,
     progress: Report | None = None,
-) -> PreparedFaces:
+) -> Prepared:
     """A split with the checkpoint's attributes, at its input size and fit.
 
     Args:
         checkpoint: gives attributes and preprocessing.
-        data: folder in the CelebA layout.
+        data: a folder that :func:`fastcam.data.open_folder` can read, or has opened.
         split: ``"train"``, ``"valid"``, ``"test"`` or ``"all"``.
-        landmarks: landmark table in place of the data folder's own.
+        landmarks: of faces: landmark table in place of the data folder's own.
+        regions: that are going to be drawn, as texts: only their masks are read. Of faces all can
+            be drawn.
         limit: only the first so many images.
         augment, cache: see :class:`fastcam.data.PreparedFaces`.
         workers: decoding threads.
@@ -43,12 +49,15 @@ def prepare_split(
     """
     if limit is not None:
         check.at_least("limit", limit, 1)
-    faces = CelebA(data, split, landmarks=landmarks, attributes=checkpoint.attributes)
-    count = len(faces) if limit is None else min(limit, len(faces))
+    folder = open_folder(data, landmarks=landmarks)
+    check_kind(checkpoint, folder.exclusive, str(folder.root))
+    found = folder.images(split, checkpoint.attributes, regions)
+    count = len(found) if limit is None else min(limit, len(found))
     if count == 0:
-        raise ValueError(f"{data} has no image in the {split} split")
-    return PreparedFaces(
-        faces,
+        raise ValueError(f"{folder.root} has no image in the {split} split")
+    kind: type[Prepared] = PreparedFaces if isinstance(found, CelebA) else PreparedImages
+    return kind(
+        found,  # type: ignore[arg-type]
         checkpoint.preprocessing.size,
         fit=checkpoint.preprocessing.fit,
         augment=augment,
@@ -59,7 +68,24 @@ def prepare_split(
     )
 
 
-def prepared_for(checkpoint: Checkpoint, faces: CelebA | PreparedFaces) -> PreparedFaces:
+def check_kind(checkpoint: Checkpoint, exclusive: bool, data: str) -> None:
+    """Make sure that a checkpoint judges as the data are labelled.
+
+    Raises:
+        ValueError: it tells classes apart, of which an image has one, and the labels are attributes
+            that an image has in any combination; or the reverse.
+    """
+    if checkpoint.exclusive != exclusive:
+        kinds = {
+            True: "classes, of which an image has one",
+            False: "attributes, which it has in any combination",
+        }
+        raise ValueError(
+            f"the checkpoint judges {kinds[checkpoint.exclusive]}; {data} has {kinds[exclusive]}"
+        )
+
+
+def prepared_for(checkpoint: Checkpoint, faces: CelebA | Prepared) -> Prepared:
     """``faces`` at the checkpoint's input size and fit.
 
     Raises:

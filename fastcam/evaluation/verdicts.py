@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from fastcam.data.celeba import attribute_index
+from fastcam.data.labelled import attribute_index
 from fastcam.evaluation.bootstrap import bootstrap_means, percentiles
 from fastcam.evaluation.drops import RegionDrops
 from fastcam.evaluation.metrics import judged_right

@@ -15,8 +15,9 @@ from fastcam._util.files import write_atomic
 from fastcam._util.modules import evaluating
 from fastcam._util.progress import Report, labelled
 from fastcam._util.torch_files import NotATorchFile, read_torch_file
-from fastcam.data import Collate, PreparedFaces, hide
+from fastcam.data import Collate, hide
 from fastcam.evaluation import Predictions, Reliance, predict, reliance
+from fastcam.evaluation.splits import Prepared
 from fastcam.experiments.settings import Pair
 from fastcam.experiments.sunglasses import sunglasses
 from fastcam.models import Checkpoint
@@ -43,7 +44,7 @@ class Judged:
 
 def judge(
     checkpoint: Checkpoint,
-    test: PreparedFaces,
+    test: Prepared,
     pair: Pair,
     *,
     images: int,
@@ -65,7 +66,7 @@ def judge(
 
 def _altered(
     checkpoint: Checkpoint,
-    test: PreparedFaces,
+    test: Prepared,
     pair: Pair,
     device: str | torch.device,
     progress: Report | None,

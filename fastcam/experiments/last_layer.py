@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader
 
 from fastcam._util.extras import require
 from fastcam._util.modules import evaluating
-from fastcam.data import PreparedFaces
 from fastcam.data.batches import Collate
+from fastcam.evaluation.splits import Prepared
 from fastcam.models import Checkpoint
 
 #: Draws of balanced groups whose weights are averaged, and strengths of the penalty to choose from.
@@ -27,7 +27,7 @@ STRENGTHS = (1.0, 0.3, 0.1, 0.03, 0.01)
 
 def retrain_last_layer(
     checkpoint: Checkpoint,
-    images: PreparedFaces,
+    images: Prepared,
     a: str,
     b: str,
     *,
@@ -103,7 +103,7 @@ def _last_linear(model: nn.Module) -> nn.Linear:
 
 
 def _features(
-    checkpoint: Checkpoint, images: PreparedFaces, device: str | torch.device
+    checkpoint: Checkpoint, images: Prepared, device: str | torch.device
 ) -> tuple[Tensor, Tensor]:
     """What the last linear layer takes [N, F], and labels int64 [N, K]."""
     taken: list[Tensor] = []

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastcam.data.celeba import attribute_index
+from fastcam.data.labelled import attribute_index
 from fastcam.evaluation import summarize
 from fastcam.evaluation.metrics import judged_right
 from fastcam.evaluation.operating_point import equal_specificity

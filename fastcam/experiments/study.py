@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from fastcam._util.progress import Report, labelled
-from fastcam.data import PreparedFaces
 from fastcam.data.tables import ATTRIBUTE_TABLE, read_attributes
 from fastcam.evaluation import pick_device
-from fastcam.evaluation.splits import prepare_split
+from fastcam.evaluation.splits import Prepared, prepare_split
 from fastcam.experiments.arms import BEFORE, Arm
 from fastcam.experiments.judge import Judged, judge, keep
 from fastcam.experiments.settings import PAIRS, ExperimentConfig, Pair, settings_of
@@ -109,10 +108,10 @@ class Study:
         """The data that a network's fine-tunings use: without drawing them anew."""
         return Path(self.config.data) if self.config.data else self.out / f"seed{seed}" / "faces"
 
-    def test_images(self, seed: int, checkpoint: Checkpoint) -> PreparedFaces:
+    def test_images(self, seed: int, checkpoint: Checkpoint) -> Prepared:
         """The test split, read once for all networks of a seed and size."""
         key = (seed, checkpoint.preprocessing, tuple(checkpoint.attributes))
-        tests: dict[Any, PreparedFaces] = self._tests  # type: ignore[attr-defined]
+        tests: dict[Any, Prepared] = self._tests  # type: ignore[attr-defined]
         if key not in tests:
             tests.clear()
             tests[key] = prepare_split(

@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from fastcam._util.architecture import Architecture
 from fastcam._util.files import write_atomic
 from fastcam._util.torch_files import NotATorchFile, read_torch_file
+from fastcam.data.choices import OWN_CLASS
+from fastcam.functional import margins
 from fastcam.models.registry import build, model_spec, options_for, spec_of
 from fastcam.models.spec import IMAGENET_MEAN, IMAGENET_STD, ModelSpec
 from fastcam.models.weights import load_all, read_state, state_misfit, weights_in
 
 FORMAT = "fastcam-checkpoint"
-VERSION = 2  # 2 added model_options
+VERSION = 3  # 2 added model_options, 3 exclusive
 _KEYS = ("model_name", "attributes", "preprocessing", "history", "state_dict")
 
 
@@ -38,6 +40,10 @@ class Preprocessing:
     fit: str = "crop"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+
+    def ready(self, images: Tensor) -> Tensor:
+        """What a data loader gives as the model's input: floating images are normalised already."""
+        return images if images.is_floating_point() else self.normalize(images)
 
     def normalize(self, images: Tensor) -> Tensor:
         """uint8 [N, 3, H, W] to normalised float32."""
@@ -74,6 +80,8 @@ class Checkpoint:
         model_options: JSON values by name, see :attr:`fastcam.models.ModelSpec.options`; empty for
             a model as it comes.
         target_layer: whose Grad-CAM is taken, in place of the layer that the registry knows.
+        exclusive: whether the attributes are classes, of which an image has one (a softmax over the
+            logits); else each is judged by itself (a sigmoid of its logit).
     """
 
     model: nn.Module
@@ -83,6 +91,19 @@ class Checkpoint:
     history: list[dict[str, Any]] = field(default_factory=list)
     model_options: dict[str, Any] = field(default_factory=dict)
     target_layer: str | None = None
+    exclusive: bool = False
+
+    @property
+    def judged(self) -> list[str]:
+        """What can be judged: the attributes; of classes also ``own_class``, that of each image."""
+        return [*self.attributes, *([OWN_CLASS] if self.exclusive else [])]
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """What each attribute's Grad-CAM is taken of: σ(score) is its probability.
+
+        The logits [N, K] themselves; of classes their :func:`fastcam.functional.margins`.
+        """
+        return margins(logits) if self.exclusive else logits
 
     @property
     def spec(self) -> ModelSpec:
@@ -128,6 +149,7 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> Path:
         "model_options": dict(checkpoint.model_options),
         "attributes": list(checkpoint.attributes),
         "target_layer": checkpoint.target_layer,
+        "exclusive": checkpoint.exclusive,
         "preprocessing": {
             "size": preprocessing.size,
             "fit": preprocessing.fit,
@@ -257,6 +279,7 @@ def _restored(payload: dict[str, Any]) -> Checkpoint:
         history=payload["history"],
         model_options=options,
         target_layer=payload.get("target_layer"),
+        exclusive=payload.get("exclusive", False),
     )
 
 

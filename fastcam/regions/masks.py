@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +65,67 @@ def from_masks(masks: Masks, size: int | Sequence[int]) -> Masks:
         down, across = (torch.from_numpy(m.copy()).to(values.device) for m in (down, across))
         return (down @ values @ across).clamp(0, 1)
     return np.clip(down @ values @ across, 0, 1)
+
+
+@dataclass(frozen=True)
+class MaskRegion:
+    """One of a data set's masks, or several as one region: what :class:`Region` is for faces.
+
+    Attributes:
+        names: of the masks.
+        channels: which of a sample's masks they are.
+    """
+
+    names: tuple[str, ...]
+    channels: tuple[int, ...]
+
+    @classmethod
+    def parse(cls, text: str, known: Sequence[str]) -> MaskRegion:
+        """Read a region from text: names of masks with commas between.
+
+        Args:
+            text: for example ``"wing"`` or ``"wing,beak"``.
+            known: names of a sample's masks, in their order.
+
+        Raises:
+            TypeError: not a string.
+            ValueError: no name, or an unknown one; the message lists those that there are.
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"region must be text such as 'wing', got {type(text).__name__}")
+        names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+        for name in names:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f" (did you mean {close[0]!r}?)" if close else ""
+                listed = f"it has: {', '.join(known)}" if known else "it has none"
+                raise ValueError(f"this data has no region {name!r}{hint}; {listed}")
+        return cls(names, tuple(known.index(name) for name in names))
+
+    def __str__(self) -> str:
+        return ",".join(self.names)
+
+    def grid(
+        self,
+        masks: NDArray[Any],
+        image_size: tuple[float, float],
+        grid_size: tuple[int, int],
+        mode: Literal["coverage", "binary"] = "coverage",
+    ) -> NDArray[np.float32]:
+        """The region as a grid for each image; see :func:`from_masks`.
+
+        Args:
+            masks: uint8 [N, R, h, w], every mask of the images: 255 where it covers a pixel.
+            image_size: (height, width) of the images, which the masks have, too.
+            grid_size: (H, W), for example the target layer's height and width.
+            mode: ``"coverage"``, or ``"binary"`` for cells of which any part is covered.
+
+        Returns:
+            float32 [N, H, W] in [0, 1]; all zero where the masks are.
+        """
+        union = masks[:, list(self.channels)].max(1).astype(np.float32) / 255
+        covered = from_masks(union, grid_size)
+        return (covered > 0).astype(np.float32) if mode == "binary" else covered
 
 
 def _shares(pixels: int, cells: int) -> NDArray[np.float32]:

@@ -28,6 +28,15 @@ REGION_NAMES = (
 )
 """The ten rectangles, in the order of :func:`rectangles`; left is the viewer's left."""
 
+#: Parts of a face that are hidden one after another to see what a score relies on: each of the ten,
+#: and the pairs (what one eye tells the other tells as well, so that hiding one may cost nothing).
+FACE_PARTS = (
+    *REGION_NAMES,
+    "left_eyebrow,right_eyebrow",
+    "left_eye,right_eye",
+    "left_cheek,right_cheek",
+)
+
 Box = tuple[float, float, float, float]
 
 

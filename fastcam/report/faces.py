@@ -28,6 +28,7 @@ class ExplainedFace:
         scores: by classifier, the probability that it gives the attribute.
         rectangles: [R, 4], the region as (x0, y0, x1, y1) in pixels of ``image``; R may be 0.
         caption: stands above the image.
+        mask: the region as a mask, [H, W] in [0, 1], in place of ``rectangles``; or None.
     """
 
     image: np.ndarray
@@ -35,6 +36,12 @@ class ExplainedFace:
     scores: Mapping[str, float]
     rectangles: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))
     caption: str = ""
+    mask: np.ndarray | None = None
+
+    @property
+    def has_region(self) -> bool:
+        """Whether there is a region to outline."""
+        return len(self.rectangles) > 0 or self.mask is not None
 
 
 def faces_figure(
@@ -79,7 +86,7 @@ def faces_figure(
         Line2D([], [], color=ATTENDED, lw=1.8, label=f"Grad-CAM > {threshold:g} of its peak"),
         Line2D([], [], color=REGION, lw=1.8, label="chosen region"),
     ]
-    shown = handles if any(len(f.rectangles) for f in faces) else handles[:1]
+    shown = handles if any(f.has_region for f in faces) else handles[:1]
     figure.legend(handles=shown, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return figure
 
@@ -103,6 +110,9 @@ def _heat(axis: Axes, face: ExplainedFace, cam: np.ndarray, threshold: float) ->
     for x0, y0, x1, y1 in face.rectangles:
         box = Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=REGION, lw=1.6)
         axis.add_patch(box)
+    if face.mask is not None:
+        border = outline(face.mask > 0.5, width, height)
+        axis.add_collection(LineCollection(border, colors=REGION, linewidths=1.6))
     lines = outline(cam > threshold, width, height)
     axis.add_collection(LineCollection(lines, colors=ATTENDED, linewidths=1.8))
     axis.set_xlim(0, width)

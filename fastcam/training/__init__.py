@@ -12,13 +12,17 @@ from fastcam._util.lazy import attach
 if TYPE_CHECKING:
     from fastcam.training.config import GuidanceConfig as GuidanceConfig
     from fastcam.training.config import TrainConfig as TrainConfig
+    from fastcam.training.data import Batches as Batches
     from fastcam.training.diverged import TrainingDiverged as TrainingDiverged
     from fastcam.training.memory import keep_freed_memory as keep_freed_memory
     from fastcam.training.outcome import summary as summary
     from fastcam.training.run import TrainResult as TrainResult
     from fastcam.training.run import train as train
+    from fastcam.training.task import AttributeTask as AttributeTask
 
 _HOMES = {
+    "AttributeTask": "task",
+    "Batches": "data",
     "GuidanceConfig": "config",
     "TrainConfig": "config",
     "TrainResult": "run",
@@ -30,5 +34,7 @@ _HOMES = {
 
 __all__ = sorted(_HOMES)
 __getattr__, __dir__ = attach(
-    __name__, _HOMES, needs={"run": ["torchvision", "lightning", "torchmetrics"]}
+    __name__,
+    _HOMES,
+    needs={m: ["torchvision", "lightning", "torchmetrics"] for m in ("data", "run", "task")},
 )

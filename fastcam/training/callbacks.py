@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -245,7 +246,8 @@ class ProgressReport(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         what = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"
-        total = int(trainer.num_training_batches)
+        total = trainer.num_training_batches  # infinite where the data do not say
+        total = batch_idx + 1 if math.isinf(total) else int(total)
         loss = self.history.loss
         note = "" if loss is None else f"loss {loss:.3f}"
         self.report(what, min(batch_idx + 1, total), total, note)

@@ -68,11 +68,18 @@ def _check_choices(config: object) -> None:
             _check(value in choices, f"{name} must be one of {choices}, got {value!r}")
 
 
-def _covered(region: Region, by: Region) -> float:
-    """The share of a region that another one covers, on the template face."""
+def _covered(region: str, by: str) -> float:
+    """The share of a region that another one covers, on the template face.
+
+    Of masks it is not known before their files are: 1 where all names are the same, else 0.
+    """
     size = (256, 256)
     face = template_landmarks(*size)[None]
-    own, other = (r.grid(face, size, size) for r in (region, by))
+    try:
+        own, other = (Region.parse(text).grid(face, size, size) for text in (region, by))
+    except ValueError:
+        names = [{name.strip() for name in text.split(",")} for text in (region, by)]
+        return float(names[0] <= names[1])
     return float(np.minimum(own, other).sum() / own.sum()) if own.any() else 0.0
 
 
@@ -83,8 +90,10 @@ class GuidanceConfig:
     The texts below are also the help of ``fastcam finetune``.
 
     Attributes:
-        targets: (attribute, region) pairs; regions as :meth:`fastcam.regions.Region.parse` reads
-            them.
+        targets: (attribute, region) pairs. Of faces, regions are as
+            :meth:`fastcam.regions.Region.parse` reads them; of other data, names of masks with
+            commas between. Where an image has one of several classes, the attribute ``own_class``
+            is that of each image.
         losses: losses of the map, one or more: ``iou``, ``energy``, ``center``, ``l1``, ``ppce`` or
             ``outside``, see docs/method.md. ``energy=0.3`` has a pull of its own; of several, each
             draws as hard as its pull says. ``energy`` beside ``pull`` and ``iou`` (Yang et al.)
@@ -173,8 +182,9 @@ class GuidanceConfig:
             f"sharpness must be at least 1 and finite, got {self.sharpness}",
         )
         _check_choices(self)
-        for _, region in self.targets:
-            Region.parse(region)
+        for pair in self.targets:
+            if len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+                raise TypeError(f"targets must hold pairs of texts, got {pair!r}")
 
     @property
     def guides(self) -> bool:
@@ -213,9 +223,9 @@ class GuidanceConfig:
         return found
 
     @property
-    def regions(self) -> list[Region]:
-        """The parsed regions, one a target."""
-        return [Region.parse(region) for _, region in self.targets]
+    def regions(self) -> list[str]:
+        """The regions, one a target."""
+        return [region for _, region in self.targets]
 
 
 @dataclass(frozen=True)
@@ -228,7 +238,8 @@ class TrainConfig:
     ``fastcam train``.
 
     Attributes:
-        data: folder in CelebA's layout.
+        data: folder of images with labels, see :func:`fastcam.data.open_folder`; empty where
+            :func:`fastcam.training.train` is given batches.
         start: checkpoint to start from; None trains from scratch.
         architecture: of a ``start`` that is a file of weights alone.
         attributes: names to learn, None for all of the data's. The loss is a mean over attributes,
@@ -267,7 +278,9 @@ class TrainConfig:
         hide_share: share of the training images that ``without`` hides.
         precision: ``"float32"``, or ``"bfloat16"`` for autocast: faster where the processor has it,
             with weights, losses and maps in float32.
-        landmarks: landmark table in place of the data folder's own.
+        landmarks: of faces: landmark table in place of the data folder's own.
+        regions: of other data: where the masks lie, in place of what ``fastcam init`` found: a
+            folder with files named after the images, or a file in COCO's format.
         limit_train: only the first so many training images.
         limit_valid: only the first so many validation images.
         guidance: where to look, or None.
@@ -286,7 +299,7 @@ class TrainConfig:
         TypeError, ValueError: a value is of the wrong type or out of range; the message names it.
     """
 
-    data: str
+    data: str = ""
     start: str | None = None
     architecture: Architecture | None = None
     attributes: tuple[str, ...] | None = None
@@ -309,6 +322,7 @@ class TrainConfig:
     hide_share: float = 0.5
     precision: Literal["float32", "bfloat16"] = "float32"
     landmarks: str | None = None
+    regions: str | None = None
     limit_train: int | None = None
     limit_valid: int | None = None
     guidance: GuidanceConfig | None = None
@@ -350,7 +364,7 @@ class TrainConfig:
             self.start is None or self.weights is None,
             "weights are for a new model, not beside a checkpoint to start from",
         )
-        for name in ("data", "start", "landmarks", "weights"):  # a Path is as good as a string
+        for name in ("data", "start", "landmarks", "regions", "weights"):  # a Path will do
             value = getattr(self, name)
             if isinstance(value, Path):
                 object.__setattr__(self, name, str(value))
@@ -365,11 +379,7 @@ class TrainConfig:
         if self.without == OUTSIDE:
             _check(bool(guided), f"without {OUTSIDE!r} hides all but the guided regions; none is")
             return
-        try:
-            hidden = Region.parse(self.without)
-        except (TypeError, ValueError) as error:
-            others = f"or one of {OUTSIDE!r}, {NOTHING!r} and {AUTO!r}, alone"
-            raise type(error)(f"without: {error}; {others}") from None
+        hidden = self.without
         for region in guided if self.guided else []:
             share = _covered(region, hidden)
             said = f"without {hidden} hides {share:.0%} of the guided region {region}"
@@ -385,7 +395,7 @@ class TrainConfig:
 
         Args:
             start: checkpoint to start from.
-            data: folder in the CelebA layout.
+            data: folder of images with labels.
             guidance: where to look.
             changes: other settings than the defaults for fine-tuning.
         """

@@ -1,7 +1,8 @@
-"""The batches of a run: a Lightning data module whose order survives a kill."""
+"""The batches of a run: a data module whose order survives a kill, or data loaders of yours."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
@@ -9,7 +10,51 @@ from torch.utils.data import DataLoader
 
 from fastcam._util.seeds import derive_seed
 from fastcam.data.batches import Batch, Collate, EpochBatches
-from fastcam.data.prepared import PreparedFaces
+from fastcam.evaluation.splits import Prepared
+
+
+class Batches(LightningDataModule):
+    """Data loaders of your own, with what :func:`fastcam.training.train` has to know of them.
+
+    Any other Lightning data module will do that has the attributes ``attributes`` and, for classes,
+    ``exclusive``.
+
+    Args:
+        train, valid: iterables of :class:`fastcam.data.batches.Batch` (``image``, ``labels`` and,
+            for guidance, ``regions``), gone through anew in each epoch.
+        attributes: names of the K labels.
+        exclusive: whether they are classes, of which an image has one.
+    """
+
+    def __init__(
+        self,
+        train: Iterable[Batch],
+        valid: Iterable[Batch],
+        attributes: Sequence[str],
+        exclusive: bool = False,
+    ) -> None:
+        super().__init__()
+        self.train, self.valid = train, valid
+        self.attributes, self.exclusive = list(attributes), exclusive
+
+    def train_dataloader(self) -> Iterable[Batch]:
+        return _Loader(self.train)
+
+    def val_dataloader(self) -> Iterable[Batch]:
+        return _Loader(self.valid)
+
+
+class _Loader:
+    """One loader, also where it is a list of batches: of a list, Lightning takes each for one."""
+
+    def __init__(self, batches: Iterable[Batch]) -> None:
+        self.batches: Any = batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)  # TypeError where it is not known, as of any iterable
 
 
 class FaceBatches(LightningDataModule):
@@ -30,8 +75,8 @@ class FaceBatches(LightningDataModule):
 
     def __init__(
         self,
-        train: PreparedFaces,
-        valid: PreparedFaces,
+        train: Prepared,
+        valid: Prepared,
         *,
         batch_size: int,
         seed: int,
@@ -66,7 +111,7 @@ class FaceBatches(LightningDataModule):
     def val_dataloader(self) -> DataLoader[Batch]:
         return self._loader(self.valid, self.valid_collate, batch_size=self.batch_size)
 
-    def _loader(self, faces: PreparedFaces, collate: Collate, **options: Any) -> DataLoader[Batch]:
+    def _loader(self, faces: Prepared, collate: Collate, **options: Any) -> DataLoader[Batch]:
         workers = 0 if faces.cached else self.workers
         data: Any = faces  # its samples become batches in the collation
         return DataLoader(data, collate_fn=collate, num_workers=workers, **options)

@@ -11,12 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from fastcam.cam.head_autograd import twice_differentiable
-from fastcam.data.celeba import attribute_index
+from fastcam.data.batches import on_grid
+from fastcam.data.choices import OWN_CLASS
+from fastcam.data.labelled import attribute_index
+from fastcam.evaluation.classes import own_targets
+from fastcam.functional import margins
 from fastcam.losses.balance import Balance
 from fastcam.losses.cam import CAM_LOSSES
 from fastcam.models import ModelSpec, spec_at
 from fastcam.training.config import GuidanceConfig
-from fastcam.training.objective import AttributeLoss, attribute_loss
+from fastcam.training.objective import AttributeLoss, LabelLoss, attribute_loss, multilabel_loss
 
 
 def cell_weights(regions: Tensor, region_weight: float) -> Tensor:
@@ -90,6 +94,9 @@ class Guidance(nn.Module):
         config: where to look.
         model, spec: the network and its own Grad-CAM layer; ``config.target_layer`` goes before it.
         attributes: names of the logits.
+        loss: of the labels.
+        exclusive: whether the attributes are classes, of which an image has one: the maps are then
+            those of the :func:`fastcam.functional.margins`.
 
     Raises:
         ValueError: an attribute or a layer that the model does not have, or a ``weight_grad`` that
@@ -97,7 +104,13 @@ class Guidance(nn.Module):
     """
 
     def __init__(
-        self, config: GuidanceConfig, model: nn.Module, spec: ModelSpec, attributes: list[str]
+        self,
+        config: GuidanceConfig,
+        model: nn.Module,
+        spec: ModelSpec,
+        attributes: list[str],
+        loss: LabelLoss = multilabel_loss,
+        exclusive: bool = False,
     ) -> None:
         super().__init__()
         if config.weight_grad not in spec.weight_grads:
@@ -107,7 +120,10 @@ class Guidance(nn.Module):
                 f" differentiated twice, got {config.weight_grad!r}"
             )
         self.config = config
-        indices = [attribute_index(attributes, a) for a, _ in config.targets]
+        self._loss, self._exclusive = loss, exclusive
+        names = [*attributes, *([OWN_CLASS] if exclusive else [])]
+        indices = [attribute_index(names, a) for a, _ in config.targets]
+        self._own = len(attributes) in indices
         self.targets: Tensor
         self.register_buffer("targets", torch.tensor(indices), persistent=False)
         spec = spec_at(model, spec, config.target_layer or spec.target_layer)
@@ -131,19 +147,23 @@ class Guidance(nn.Module):
     def forward(
         self, images: Tensor, labels: Tensor, regions: Tensor, w_a: float = 1.0
     ) -> tuple[AttributeLoss, GuidanceTerm]:
-        """Both losses, from normalised ``images`` and ``regions`` [N, T, h, w].
+        """Both losses, from normalised ``images`` and ``regions`` [N, T, h, w] of any size.
 
         Args:
             w_a: weight of the attribute loss in the total.
         """
         targets = self.targets.to(labels.device)
-        chosen, guide = labels[:, targets], self.config.guide
-        full = self.config.weight_grad == "full"
+        if self._own:
+            targets = own_targets(targets, labels)
+        guide, full = self.config.guide, self.config.weight_grad == "full"
+        chosen = labels.gather(1, targets) if self._own else labels[:, targets]
         with self.tap as tap, twice_differentiable() if full else nullcontext():
-            attributes = attribute_loss(self.tap.model, images, labels)
+            attributes = attribute_loss(self.tap.model, images, labels, self._loss)
+            scores = margins(attributes.logits) if self._exclusive else attributes.logits
+            regions = on_grid(regions, tap.activations.shape[-2:])
             losses = {
                 name: criterion(
-                    attributes.logits,
+                    scores,
                     tap,
                     regions,
                     targets=targets,

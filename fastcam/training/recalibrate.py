@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from fastcam._util.modules import evaluating
-from fastcam.data.batches import Batch
+from fastcam.data.batches import Batch, labels_of
 from fastcam.evaluation.cam_maps import check_scores
 from fastcam.models import Checkpoint
 
 # With fewer images of a class than this, a bias is left as it is.
 FEWEST = 10
+_ROUNDS = 20
 
 
 def fit_bias(logits: Tensor, labels: Tensor) -> Tensor:
@@ -53,7 +54,7 @@ def recalibrate(
 
     Args:
         checkpoint: whose model is changed; its :class:`fastcam.models.ModelSpec` names the bias.
-        targets: positions of the attributes.
+        targets: positions of the attributes; one beyond the last (``own_class``) is left out.
         batches: of validation images.
         device: where to compute.
 
@@ -64,23 +65,29 @@ def recalibrate(
     Raises:
         ScoresNotFinite: a score is NaN or infinite.
     """
-    name, chosen = checkpoint.spec.logit_bias, sorted(set(targets))
+    count = len(checkpoint.attributes)
+    name, chosen = checkpoint.spec.logit_bias, sorted({t for t in targets if t < count})
     if name is None or not chosen:
         return {}
     logits, labels = [], []
     with evaluating(checkpoint.model, device):
         for batch in batches:
-            images = checkpoint.preprocessing.normalize(batch["image"].to(device))
-            logits.append(checkpoint.model(images)[:, chosen].float().cpu())
-            labels.append(batch["labels"][:, chosen].cpu())
+            images = checkpoint.preprocessing.ready(batch["image"].to(device))
+            logits.append(checkpoint.model(images).float().cpu())
+            labels.append(labels_of(batch, count, checkpoint.exclusive).cpu())
     if not logits:
         return {}
-    check_scores(torch.cat(logits))
-    present = (torch.cat(labels) > 0.5).sum(0)
-    count = sum(len(part) for part in labels)
-    enough = [i for i, n in enumerate(present.tolist()) if FEWEST <= n <= count - FEWEST]
-    shift = fit_bias(torch.cat(logits)[:, enough], torch.cat(labels)[:, enough])
-    fitted = [chosen[i] for i in enough]
+    scores, truth = torch.cat(logits), torch.cat(labels)
+    check_scores(scores[:, chosen])
+    present = (truth[:, chosen] > 0.5).sum(0).tolist()
+    most = len(truth) - FEWEST
+    fitted = [t for t, n in zip(chosen, present, strict=True) if FEWEST <= n <= most]
+    shift = torch.zeros(len(fitted), dtype=torch.float64)
+    # A class's margin moves with the others' biases: they are fit in turns.
+    for _ in range(_ROUNDS if checkpoint.exclusive and len(fitted) > 1 else 1):
+        step = fit_bias(checkpoint.scores(scores)[:, fitted], truth[:, fitted])
+        scores[:, fitted] += step.to(scores)
+        shift += step
     bias = checkpoint.model.get_parameter(name)
     bias[fitted] += shift.to(bias)
     names = [checkpoint.attributes[t] for t in fitted]

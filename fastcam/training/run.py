@@ -13,32 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from fastcam._util.claim import claim
 from fastcam._util.files import check_target, json_with, read_json, write_json
 from fastcam._util.progress import Report
-from fastcam._util.seeds import derive_seed
-from fastcam.data import PreparedFaces, RegionCutout, augmentation
-from fastcam.data.batches import Collate
-from fastcam.data.celeba import attribute_index
-from fastcam.data.tables import ATTRIBUTE_TABLE, read_attributes
+from fastcam.data.folder import label_file
 from fastcam.evaluation import pick_device
-from fastcam.evaluation.splits import prepare_split
-from fastcam.models import (
-    Checkpoint,
-    build,
-    grid_size,
-    load_checkpoint,
-    model_spec,
-    save_checkpoint,
-    spec_at,
-)
-from fastcam.models.checkpoint import Preprocessing, is_checkpoint
-from fastcam.models.registry import options_for
-from fastcam.regions import Region
+from fastcam.evaluation.splits import check_kind
+from fastcam.models import save_checkpoint
+from fastcam.models.checkpoint import is_checkpoint
 from fastcam.training.callbacks import (
     READ_EVERY,
     AtomicCheckpointIO,
@@ -50,9 +35,10 @@ from fastcam.training.callbacks import (
     is_run_state,
     read_run_state,
 )
-from fastcam.training.config import NOTHING, OUTSIDE, TrainConfig
-from fastcam.training.data import FaceBatches
+from fastcam.training.config import NOTHING, TrainConfig
 from fastcam.training.diverged import TrainingDiverged, check_weights
+from fastcam.training.inputs import folder_batches, initial_checkpoint, open_data
+from fastcam.training.objective import LabelLoss
 from fastcam.training.recalibrate import recalibrate
 from fastcam.training.task import AttributeTask
 
@@ -82,6 +68,7 @@ _OURS = {
 _LATER = {
     "without": NOTHING,
     "hide_share": 0.5,
+    "regions": None,
     "guidance.losses": ["iou"],
     "guidance.target_layer": None,
     "weights": None,
@@ -97,7 +84,8 @@ class TrainResult:
         checkpoint: path of the trained model.
         history: path of the CSV with every step and validation.
         epochs: epochs that were run in all.
-        landmark_sources: training images by the source of their landmarks.
+        landmark_sources: of faces: training images by the source of their landmarks; of other data:
+            those that have a mask of each region; empty for batches.
         kept: an earlier call had finished the run, and this one did nothing.
         before, after: validation metrics of the start and of the trained model (see
             :class:`fastcam.training.task.AttributeTask`), None for one that is not defined;
@@ -116,91 +104,12 @@ class TrainResult:
     biases: Mapping[str, float] = field(default_factory=dict)
 
 
-def initial_checkpoint(config: TrainConfig, attributes: list[str]) -> Checkpoint:
-    """The model that a run starts from: the checkpoint it names, or a new one from its seed.
-
-    Raises:
-        ValueError: the data lack an attribute that the checkpoint judges, or that was asked for.
-    """
-    if config.start is not None:
-        checkpoint = load_checkpoint(config.start, config.architecture)
-        guided = config.guidance and config.guidance.target_layer
-        if guided and not checkpoint.spec.target_layer:
-            checkpoint.target_layer = guided  # it has no other
-        lost = [name for name in checkpoint.attributes if name not in attributes]
-        if lost:
-            raise ValueError(
-                f"{config.start} was trained on other attributes than {config.data} has:"
-                f" {len(lost)} of its {len(checkpoint.attributes)} are missing there"
-                f" ({', '.join(lost[:3])}, …)"
-            )
-        return checkpoint
-    if config.attributes is not None:
-        for name in config.attributes:
-            attribute_index(attributes, name)
-        attributes = list(config.attributes)
-    with torch.random.fork_rng():
-        torch.manual_seed(derive_seed(config.seed, 0))
-        options = options_for(config.model, config.model_options, config.size)
-        model = build(config.model, len(attributes), options, config.weights)
-    spec = model_spec(config.model)
-    return Checkpoint(
-        model,
-        config.model,
-        attributes,
-        Preprocessing(config.size, config.fit, spec.mean, spec.std),
-        model_options=options,
-    )
-
-
-def prepare(
-    config: TrainConfig, checkpoint: Checkpoint, split: str, progress: Report | None = None
-) -> PreparedFaces:
-    """A split as the model takes it; training images with the run's augmentation and cut-out."""
-    training = split == "train"
-    return prepare_split(
-        checkpoint,
-        config.data,
-        split,
-        landmarks=config.landmarks,
-        limit=config.limit_train if training else config.limit_valid,
-        augment=augmentation(config.augment, _cutout(config)) if training else None,
-        cache=config.cache,
-        workers=config.workers,
-        progress=progress,
-    )
-
-
-def _collate(config: TrainConfig, checkpoint: Checkpoint, layer: str | None) -> Collate:
-    """Draws the guided regions on the grid of a layer, None for the model's own."""
-    guidance, side = config.guidance, checkpoint.preprocessing.size
-    if guidance is None:
-        return Collate()
-    model, spec = checkpoint.model, checkpoint.spec
-    grid = grid_size(model, spec_at(model, spec, layer or spec.target_layer), (side, side))
-    return Collate(guidance.regions, grid, guidance.grid)
-
-
-def _cutout(config: TrainConfig) -> RegionCutout | None:
-    if config.without == NOTHING:
-        return None
-    outside = config.without == OUTSIDE
-    guided = config.guidance.regions if config.guidance is not None else []
-    regions = (
-        Region(
-            tuple(name for region in guided for name in region.names),
-            tuple(box for region in guided for box in region.boxes),
-        )
-        if outside
-        else Region.parse(config.without)
-    )
-    return RegionCutout(regions, config.hide_share, outside=outside)
-
-
 def train(
     config: TrainConfig,
     out: str | Path,
     *,
+    data: LightningDataModule | None = None,
+    loss: LabelLoss | None = None,
     progress: Report | None = None,
 ) -> TrainResult:
     """Train or fine-tune, and write ``model.pt``, ``history.csv``, ``settings.json`` into ``out``.
@@ -212,6 +121,10 @@ def train(
     Args:
         config: the settings.
         out: folder of the run.
+        data: batches in place of the folder that ``config.data`` names: :class:`Batches`, or a data
+            module with ``attributes`` (and ``exclusive``). Augmentation, cut-out, order and limits
+            are then its own, and a killed run goes on with the epoch that it was in.
+        loss: of the labels, see :class:`AttributeTask`.
         progress: called with (what, done, total, note) while images are read and in each epoch.
 
     Returns:
@@ -230,15 +143,23 @@ def train(
     """
     out = Path(out)
     settings = {**config.settings(), **_digests(config)}
+    if loss is not None:
+        settings["loss"] = getattr(loss, "__qualname__", type(loss).__name__)
     kept = _finished(out, settings)  # needs no lock, and its folder may be read-only
     if kept is not None:
         return kept
     with claim(out):
-        return _finished(out, settings) or _train(config, out, settings, progress)
+        done = _finished(out, settings)
+        return done or _train(config, out, settings, data, loss, progress)
 
 
 def _train(
-    config: TrainConfig, out: Path, settings: dict[str, Any], progress: Report | None
+    config: TrainConfig,
+    out: Path,
+    settings: dict[str, Any],
+    data: LightningDataModule | None,
+    loss: LabelLoss | None,
+    progress: Report | None,
 ) -> TrainResult:
     device = pick_device(config.device)
     _check_claim(out, settings)
@@ -246,21 +167,24 @@ def _train(
         if name != RESUME:  # read below, with a message of its own
             check_target(out / name, ours)
     result, done, resume = out / CHECKPOINT, out / RESULT, out / RESUME
-    attributes = read_attributes(Path(config.data) / ATTRIBUTE_TABLE).columns
-    checkpoint = initial_checkpoint(config, attributes)
-    task = AttributeTask(checkpoint, config)
+    folder = open_data(config) if data is None else None
+    described: Any = data if folder is None else folder
+    if not hasattr(described, "attributes"):
+        raise ValueError(
+            "data: expected a data module with `attributes`, the names of the labels; see Batches"
+        )
+    exclusive = bool(getattr(described, "exclusive", False))
+    checkpoint = initial_checkpoint(config, list(described.attributes), exclusive)
+    check_kind(checkpoint, exclusive, "the data")
+    task = AttributeTask(checkpoint, config, loss)
     if resume.exists():
         read_run_state(resume, task)  # a damaged one is told before all images are read
-    splits = [prepare(config, checkpoint, split, progress) for split in ("train", "valid")]
     guidance = config.guidance
-    batches = FaceBatches(
-        *splits,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        collate=_collate(config, checkpoint, guidance.target_layer if guidance else None),
-        valid_collate=_collate(config, checkpoint, None),
-        workers=config.workers,
-    )
+    sources: dict[str, int] = {}
+    if folder is not None:
+        data = folder_batches(config, checkpoint, folder, progress)
+        sources = data.train.landmark_sources
+    batches: Any = data
     every = 1 if device.type == "cpu" else READ_EVERY
     history = History(out / HISTORY, task.examine, every=every)
     callbacks: list[Any] = [history]
@@ -277,7 +201,9 @@ def _train(
             "valid/loss", patience=config.patience, check_on_train_epoch_end=True, verbose=False
         )
         callbacks += [stop, best]
-    callbacks.append(ResumeCheckpoint(out / RESUME, config.save_minutes, history))
+    # Where in an epoch batches of others are cannot be restored.
+    minutes = config.save_minutes if folder is not None else math.inf
+    callbacks.append(ResumeCheckpoint(out / RESUME, minutes, history))
     if progress is not None:
         callbacks.append(ProgressReport(progress, history))
     with _quiet():
@@ -293,7 +219,7 @@ def _train(
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            reload_dataloaders_every_n_epochs=1,
+            reload_dataloaders_every_n_epochs=int(folder is not None),
             # Validation draws Grad-CAM maps, which need gradients.
             inference_mode=False,
             default_root_dir=out,
@@ -337,7 +263,6 @@ def _train(
     record = {"settings": settings, "metrics": metrics, "biases": biases}
     checkpoint.history.append(record)
     save_checkpoint(result, checkpoint)
-    sources = splits[0].landmark_sources
     epochs = int(history.records[-1]["epoch"]) + 1
     found = {"before": start, "metrics": metrics, "biases": biases}
     values = {"epochs": epochs, **found, "landmark_sources": sources}
@@ -402,8 +327,9 @@ _DIGESTS = ("start_sha256", "labels_sha256", "weights_sha256")
 
 def _digests(config: TrainConfig) -> dict[str, str]:
     """What lies behind the settings' paths: another file of the same name makes another run."""
-    labels = f"{config.data}/{ATTRIBUTE_TABLE}"
-    files = dict(zip(_DIGESTS, (config.start, labels, config.weights), strict=True))
+    files = dict(
+        zip(_DIGESTS, (config.start, label_file(config.data), config.weights), strict=True)
+    )
     found = {}
     for key, path in files.items():
         if path is not None and Path(path).is_file():

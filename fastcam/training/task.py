@@ -10,24 +10,46 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
-from torch.nn import functional as nnf
 from torchmetrics import MeanMetric
-from torchmetrics.classification import MultilabelAccuracy
+from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy, MultilabelAccuracy
 
 from fastcam._util.seeds import derive_seed
-from fastcam.data.batches import Batch
-from fastcam.data.celeba import attribute_index
+from fastcam.data.batches import Batch, labels_of, on_grid
+from fastcam.data.labelled import attribute_index
 from fastcam.evaluation.cam_maps import attention_maps
+from fastcam.evaluation.classes import judged_columns, targets_of
 from fastcam.evaluation.metrics import CamEnergy, CamIoU, judged_right
 from fastcam.models import Checkpoint
 from fastcam.training.config import TrainConfig
 from fastcam.training.diverged import ADVICE, TrainingDiverged
 from fastcam.training.guidance import Guidance
-from fastcam.training.objective import attribute_loss
+from fastcam.training.objective import (
+    LabelLoss,
+    attribute_loss,
+    multiclass_loss,
+    multilabel_loss,
+)
 
 
 class AttributeTask(LightningModule):
-    """Trains a checkpoint's model as a :class:`TrainConfig` says.
+    """Trains a checkpoint's model as a :class:`TrainConfig` says, on any images with labels.
+
+    :func:`fastcam.training.train` runs it with history, resumption and checkpoint; in a trainer of
+    your own it takes any data loader or data module of :class:`fastcam.data.batches.Batch`::
+
+        task = AttributeTask(Checkpoint(model, "resnet18", names), TrainConfig(guidance=guidance))
+        Trainer(max_epochs=3).fit(task, train_loader, valid_loader)
+
+    A batch's ``regions`` are those of the guidance's targets, in their order; without guidance none
+    are needed.
+
+    Args:
+        checkpoint: the model, the names of its logits, and whether these are classes of which an
+            image has one.
+        config: optimiser, schedule, guidance. What concerns files and data is not used here.
+        loss: of the logits [N, K] and labels [N, K] of 0 and 1; None is the model's own loss where
+            it has one (:class:`fastcam.models.ModelSpec`), otherwise the cross entropy: binary, or
+            of classes the softmax's.
 
     Logged in training: ``train/loss``, ``train/loss_a``, ``train/lr``, ``train/grad_norm`` (before
     clipping), the parts of a model's own loss where it has one (``train/loss_binary``, …) and, with
@@ -35,25 +57,43 @@ class AttributeTask(LightningModule):
     ``train/ratio`` (of the gradients of labels and guidance, :class:`fastcam.Balance`) and, with
     the IoU loss, ``train/sharpness``. With several losses, loss_g and ratio are the first one's;
     ``train/loss_g_energy``, ``train/ratio_energy``, … are the others'. In validation:
-    ``valid/loss`` (binary cross entropy, mean over images and attributes, whatever the model is
-    trained with), ``valid/accuracy`` (mean over attributes) and, with guidance targets (a control
-    included), ``valid/accuracy_target``, and ``valid/energy``, ``valid/iou`` and ``valid/dead``
-    over the targets' positives, at the model's own layer.
+    ``valid/loss`` (cross entropy, mean over images and attributes, whatever the model is trained
+    with), ``valid/accuracy`` (mean over attributes; of classes the share of images whose class is
+    chosen) and, with guidance targets (a control included), ``valid/accuracy_target``, and
+    ``valid/energy``, ``valid/iou`` and ``valid/dead`` over the targets' positives, at the model's
+    own layer.
+
+    Raises:
+        ValueError: an attribute or a layer that the model does not have, or a loss beside the
+            model's own.
     """
 
-    def __init__(self, checkpoint: Checkpoint, config: TrainConfig) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, config: TrainConfig, loss: LabelLoss | None = None
+    ) -> None:
         super().__init__()
         self.model: nn.Module = checkpoint.model
-        self.preprocessing = checkpoint.preprocessing
-        self.spec = checkpoint.spec
-        self.config = config
-        attributes = checkpoint.attributes
+        self.checkpoint, self.config = checkpoint, config
+        if hasattr(self.model, "training_loss") and (loss is not None or checkpoint.exclusive):
+            raise ValueError(
+                "loss: this model has one of its own, of attributes that an image has in any"
+                " combination; expected no other, and no classes"
+            )
+        self._valid_loss = multiclass_loss if checkpoint.exclusive else multilabel_loss
+        self._loss = loss or self._valid_loss
         self.guidance: Guidance | None = None
         if config.guidance is not None and config.guided:
-            self.guidance = Guidance(config.guidance, self.model, self.spec, attributes)
-        pairs = config.guidance.targets if config.guidance is not None else ()
-        self.targets = [attribute_index(attributes, a) for a, _ in pairs]
-        self.val_accuracy = MultilabelAccuracy(num_labels=len(attributes), average="macro")
+            self.guidance = Guidance(
+                config.guidance,
+                self.model,
+                checkpoint.spec,
+                checkpoint.attributes,
+                self._loss,
+                checkpoint.exclusive,
+            )
+        self.names = [a for a, _ in config.guidance.targets] if config.guidance is not None else []
+        self.targets = [attribute_index(checkpoint.judged, name) for name in self.names]
+        self.val_accuracy = _accuracy(len(checkpoint.attributes), checkpoint.exclusive)
         self.val_means = nn.ModuleDict(
             {
                 "loss": MeanMetric(),
@@ -75,6 +115,11 @@ class AttributeTask(LightningModule):
         )
         if c.schedule == "constant":
             return optimizer
+        if not self._total_steps():
+            raise ValueError(
+                "schedule: cosine needs to know how many batches an epoch has, which this data does"
+                " not say; give the trainer max_steps, or take constant"
+            )
         cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self._total_steps())
         schedule = {"scheduler": cosine, "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
@@ -85,11 +130,10 @@ class AttributeTask(LightningModule):
         torch.manual_seed(derive_seed(self.config.seed, 2, self.trainer.global_step))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        images = self.preprocessing.normalize(batch["image"])
-        labels = batch["labels"]
+        images, labels = self._inputs(batch)
         record: dict[str, Any] = {}
         if self.guidance is None:
-            attributes = attribute_loss(self.model, images, labels)
+            attributes = attribute_loss(self.model, images, labels, self._loss)
             loss = self.config.w_a * attributes.loss
         else:
             self.guidance.set_progress(self._progress())
@@ -127,40 +171,62 @@ class AttributeTask(LightningModule):
             part, value = next(
                 (name, record[key]) for key, name in parts if not math.isfinite(record[key])
             )
-            step = f"step {int(record['step'])} of {self._total_steps()}"
+            step = f"step {int(record['step'])} of {self._total_steps() or 'many'}"
             raise TrainingDiverged(f"the {part} became {value} in {step}; {ADVICE}")
         if self.guidance is not None:
             self.guidance.examine(record["train/ratio"])
 
+    def _inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Normalised images, and labels [N, K]."""
+        checkpoint = self.checkpoint
+        labels = labels_of(batch, len(checkpoint.attributes), checkpoint.exclusive)
+        return checkpoint.preprocessing.ready(batch["image"]), labels
+
     def _total_steps(self) -> int:
-        # Not the trainer's own count: asking for it before a resumed run has restored its position
-        # makes the loader of the wrong epoch.
-        batches: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        return int(batches.steps) * (self.trainer.max_epochs or 1)
+        """Steps of the run; 0 where the data do not say how many there are."""
+        # Not the trainer's own count where ours is known: asking for it before a resumed run has
+        # restored its position makes the loader of the wrong epoch.
+        known = getattr(getattr(self.trainer, "datamodule", None), "steps", None)
+        if known is not None:
+            return int(known) * (self.trainer.max_epochs or 1)
+        count = self.trainer.estimated_stepping_batches
+        return int(count) if 0 < count < math.inf else 0
 
     def _progress(self) -> float:
         """Share of the run that is done: 0 in the first step, 1 in the last."""
         return self.trainer.global_step / max(self._total_steps() - 1, 1)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        images = self.preprocessing.normalize(batch["image"])
-        labels = batch["labels"]
+        # Maps need gradients, also in a trainer that validates in inference mode: copies made
+        # outside of it may have them.
+        given: Any = batch
+        if torch.is_inference_mode_enabled():
+            given = {k: v.clone() if isinstance(v, Tensor) else v for k, v in given.items()}
+        with torch.inference_mode(False), torch.no_grad():
+            self._validate(given)
+
+    def _validate(self, batch: Any) -> None:
+        images, labels = self._inputs(batch)
         means: Any = self.val_means
-        if not self.targets:
+        checkpoint = self.checkpoint
+        if not self.names or "regions" not in batch:
             logits = self.model(images)
         else:
-            maps = attention_maps(self.model, images, self.targets, self.spec)
-            logits = maps.logits
-            truth = labels[:, self.targets] > 0.5
-            means["accuracy_target"].update(
-                judged_right(logits[:, self.targets], labels[:, self.targets])
-            )
-            positive = truth & batch["regions"].flatten(2).any(-1)
+            targets = targets_of(checkpoint, self.names, labels)
+            maps = attention_maps(self.model, images, targets, checkpoint.spec, checkpoint.scores)
+            logits, regions = maps.logits, on_grid(batch["regions"], maps.cams.shape[-2:])
+            columns = judged_columns(checkpoint, logits, labels)
+            scores, truth = (column[:, self.targets] for column in columns)
+            means["accuracy_target"].update(judged_right(scores, truth))
+            positive = (truth > 0.5) & regions.flatten(2).any(-1)
             means["dead"].update(maps.dead[positive].float())
             for name in ("energy", "iou"):
-                means[name].update(maps.cams, batch["regions"], positive)
-        means["loss"].update(nnf.binary_cross_entropy_with_logits(logits, labels), len(labels))
-        self.val_accuracy.update(logits.sigmoid(), labels.int())
+                means[name].update(maps.cams, regions, positive)
+        means["loss"].update(self._valid_loss(logits, labels), len(labels))
+        if checkpoint.exclusive:
+            self.val_accuracy.update(logits.argmax(1), labels.argmax(1))
+        else:
+            self.val_accuracy.update(logits.sigmoid(), labels.int())
 
     def on_validation_epoch_end(self) -> None:
         means: Any = self.val_means
@@ -169,10 +235,19 @@ class AttributeTask(LightningModule):
         record["valid/accuracy"] = self.val_accuracy.compute()
         loss = float(record["valid/loss"])
         if not math.isfinite(loss):
-            when = f"after step {self.trainer.global_step} of {self._total_steps()}"
+            when = f"after step {self.trainer.global_step} of {self._total_steps() or 'many'}"
             if self.trainer.state.fn != TrainerFn.FITTING and self.trainer.global_step == 0:
                 when = "before the first step: the model that the run starts from is damaged"
             raise TrainingDiverged(f"the validation loss became {loss} {when}; {ADVICE}")
         for metric in (*means.values(), self.val_accuracy):
             metric.reset()
         self.log_dict(record)
+
+
+def _accuracy(attributes: int, exclusive: bool) -> Any:
+    """The mean accuracy: of attributes, or of the chosen class."""
+    if exclusive:
+        return MulticlassAccuracy(num_classes=attributes, average="micro")
+    if attributes == 1:
+        return BinaryAccuracy()
+    return MultilabelAccuracy(num_labels=attributes, average="macro")

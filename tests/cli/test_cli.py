@@ -171,7 +171,10 @@ def test_version_info_and_overview(capsys: pytest.CaptureFixture[str]) -> None:
         (["trian", "DATA"], "No such command 'trian'"),
         (["finetune", "MODEL", "DATA", "-a", "Lips", "-r", "beard"], "beard"),
         (["finetune", "MODEL", "DATA", "-a", "Nose", "-r", "mouth"], "unknown attribute 'Nose'"),
-        (["finetune", "MODEL", "DATA", "-a", "Lips"], "Missing option '--region'"),
+        (
+            ["finetune", "MODEL", "DATA", "-a", "Lips"],
+            "give one --region for each",
+        ),
         (["finetune", "MODEL", "DATA", "-a", "Lips", "-a", "Eyes", "-r", "mouth"], "2 and 1"),
         (
             ["finetune", "DATA/none.pt", "DATA", "-a", "Lips", "-r", "mouth"],

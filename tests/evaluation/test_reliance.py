@@ -18,11 +18,11 @@ from fastcam.evaluation import (
     reliance_table,
     score_drops,
 )
-from fastcam.evaluation.drops import OTHERS, stratified_sample
+from fastcam.evaluation.drop_samples import stratified_sample
 from fastcam.evaluation.reliance_result import relied_share
 from fastcam.models import Checkpoint
 from fastcam.models.checkpoint import Preprocessing
-from fastcam.regions import Region
+from fastcam.regions import FACE_PARTS, Region
 
 
 class Linear(nn.Module):
@@ -183,7 +183,7 @@ def test_reliance_of_a_network_is_that_of_a_plain_loop(
         progress=lambda done, total: seen.append((done, total)),
     )  # fmt: skip
     assert seen == [(5, 21), (10, 21), (15, 21), (20, 21), (21, 21)]
-    assert found.names == ("mouth", "all but mouth", *(n for n in OTHERS if n != "mouth"))
+    assert found.names == ("mouth", "all but mouth", *(n for n in FACE_PARTS if n != "mouth"))
     rows = stratified_sample(faces.labels[:, 0], 21)
     samples = [faces[int(i)] for i in rows]
     images = checkpoint.preprocessing.normalize(

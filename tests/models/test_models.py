@@ -240,8 +240,8 @@ def test_a_folder_and_an_unfinished_run_say_what_to_give_instead(tmp_path: Path)
         torch.save({**payload, **change}, path)
         with pytest.raises(ValueError, match=r"model\.pt"):
             load_checkpoint(path)
-    torch.save({**payload, "version": 3, "versions": {"fastcam": "9.9"}}, path)
-    with pytest.raises(ValueError, match=r"version 3 \(written by fastcam 9\.9\).*update fastcam"):
+    torch.save({**payload, "version": 99, "versions": {"fastcam": "9.9"}}, path)
+    with pytest.raises(ValueError, match=r"version 99 \(written by fastcam 9\.9\).*update fastcam"):
         load_checkpoint(path)
 
 

@@ -53,11 +53,11 @@ def test_checkpoints_from_before_the_options_still_load(tmp_path: Path) -> None:
     model = models.build("tiny", 3)
     path = save_checkpoint(tmp_path / "model.pt", Checkpoint(model, "tiny", list(ATTRIBUTES)))
     payload = torch.load(path, weights_only=True)
-    assert payload["version"] == 2
-    del payload["model_options"]
+    assert (payload["version"], payload["exclusive"]) == (3, False)
+    del payload["model_options"], payload["exclusive"]
     torch.save({**payload, "version": 1}, path)
     old = load_checkpoint(path)
-    assert old.model_options == {}
+    assert (old.model_options, old.exclusive) == ({}, False)
     for name, value in model.state_dict().items():
         assert torch.equal(old.model.state_dict()[name], value)
 

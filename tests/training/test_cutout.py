@@ -18,7 +18,7 @@ from fastcam.models import build, save_checkpoint
 from fastcam.models.checkpoint import Checkpoint, Preprocessing
 from fastcam.regions import Region
 from fastcam.training import GuidanceConfig, TrainConfig, train
-from fastcam.training.run import initial_checkpoint, prepare
+from fastcam.training.inputs import initial_checkpoint, prepare
 from fastcam.training.task import AttributeTask
 
 MOUTH = GuidanceConfig((("Lips", "mouth"),))
@@ -100,7 +100,6 @@ def test_a_killed_run_hides_the_same_images(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"without": "eyes"}, "without: .*eyes.* or one of 'outside'"),
         ({"without": "outside", "guidance": None}, "hides all but the guided regions; none is"),
         ({"without": "mouth,chin"}, "hides 100% of the guided region mouth"),
         ({"without": EYES, "hide_share": 1.5}, "hide_share must be at most 1, got 1.5"),
@@ -109,6 +108,12 @@ def test_a_killed_run_hides_the_same_images(
 def test_wrong_settings_are_named(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         TrainConfig("faces", **{"guidance": MOUTH, **changes})
+
+
+def test_a_region_that_the_data_do_not_have_is_named(data: Path, tmp_path: Path) -> None:
+    said = "without: region has no part called 'eyes'.* or one of 'outside'"
+    with pytest.raises(ValueError, match=said):
+        train(run_config(data, without="eyes"), tmp_path)
 
 
 def test_the_command_takes_it(data: Path, tmp_path: Path) -> None:

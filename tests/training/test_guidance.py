@@ -238,7 +238,7 @@ def test_no_step_waits_for_its_device(
         with _ScalarsRead() as seen:
             results[every] = train(config, tmp_path / str(every))
         # Validations, saves and the end of the run wait; no step does.
-        waiting = {"validation_step", "on_validation_epoch_end", "check_weights", "_train"}
+        waiting = {"_validate", "on_validation_epoch_end", "check_weights", "_train"}
         waiting |= {"recalibrate", "fit_bias", "check_scores"}
         assert seen.readers.keys() <= waiting
         reads[every] = sum(1 for count in transfers if count)

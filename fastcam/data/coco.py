@@ -1,0 +1,121 @@
+"""Annotations in COCO's format: categories as labels, boxes and polygons as masks."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastcam._util.extras import require
+from fastcam._util.files import json_with
+from fastcam._util.names import printable
+from fastcam.data.label_table import Names
+
+is_coco = json_with("images", "annotations", "categories")
+
+
+class CocoFiles:
+    """What annotation files say of a folder's images, read through pycocotools.
+
+    A region is a category: the union of its objects in an image. An object with a polygon or a
+    run-length mask is that, any other its box.
+
+    Args:
+        paths: the files; categories of the same name in several are one.
+        images: the images' paths. A file names them relative to the folder of the images or to its
+            own, or by their file names.
+        folder: of the images.
+
+    Raises:
+        ImportError: pycocotools is not installed; it comes with the extra ``coco``.
+        FileNotFoundError: a file is missing.
+        ValueError: it is none of COCO's format; the message names it.
+    """
+
+    def __init__(self, paths: Sequence[str | Path], images: Sequence[str], folder: Path) -> None:
+        coco = require("pycocotools.coco", extra="coco")
+        known = Names(images)
+        self._at: dict[str, tuple[int, int]] = {}  # image -> file, and its number there
+        self._files: list[Any] = []
+        categories: dict[str, None] = {}
+        self._ids: list[dict[str, list[int]]] = []
+        for number, path in enumerate(map(Path, paths)):
+            if not path.is_file():
+                raise FileNotFoundError(f"annotations {path} do not exist")
+            if not is_coco(path):
+                raise ValueError(
+                    f"{path} is no annotation file in COCO's format: expected a JSON object with"
+                    " images, annotations and categories"
+                )
+            with contextlib.redirect_stdout(io.StringIO()):  # it tells how long reading took
+                file = coco.COCO(str(path))
+            self._files.append(file)
+            ids: dict[str, list[int]] = {}
+            for category in sorted(file.cats.values(), key=lambda c: c["id"]):
+                # A region's text has commas between names.
+                ids.setdefault(str(category["name"]).replace(",", " "), []).append(category["id"])
+            self._ids.append(ids)
+            categories |= dict.fromkeys(ids)
+            below = ""
+            with contextlib.suppress(ValueError):
+                below = f"{path.parent.relative_to(folder).as_posix()}/".removeprefix("./")
+            for entry in file.imgs.values():
+                name = known.find(below + entry["file_name"]) or known.find(entry["file_name"])
+                if name is not None:
+                    self._at[name] = number, entry["id"]
+        self.names = tuple(categories)
+
+    def __contains__(self, image: str) -> bool:
+        return image in self._at
+
+    def has(self, image: str, region: str) -> bool:
+        """Whether an image shows a category."""
+        return bool(self._objects(image, region)[1])
+
+    def labels(self, images: Sequence[str]) -> NDArray[np.bool_]:
+        """Which of N images show which category: bool [N, K]."""
+        return np.array([[self.has(i, name) for name in self.names] for i in images], bool)
+
+    def read(self, image: str, region: str, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """A category's mask in an image: uint8 [H, W], 255 inside; all zero where it is not there.
+
+        Args:
+            size: (H, W) of the image.
+
+        Raises:
+            ValueError: the image has another size than the file says.
+        """
+        mask = np.zeros(size, bool)
+        file, objects = self._objects(image, region)
+        if not objects:
+            return mask.astype(np.uint8)
+        entry = file.imgs[self._at[image][1]]
+        if (entry["height"], entry["width"]) != size:
+            raise ValueError(
+                f"{printable(image)} is {size[1]}×{size[0]} pixels; its annotations are for"
+                f" {entry['width']}×{entry['height']}"
+            )
+        for found in objects:
+            if found.get("segmentation"):
+                mask |= file.annToMask(found).astype(bool)
+            else:
+                x, y, width, height = found["bbox"]
+                rows, columns = (
+                    slice(round(y), round(y + height)),
+                    slice(round(x), round(x + width)),
+                )
+                mask[rows, columns] = True
+        return mask.astype(np.uint8) * np.uint8(255)
+
+    def _objects(self, image: str, region: str) -> tuple[Any, list[Any]]:
+        if image not in self._at:
+            return None, []
+        number, key = self._at[image]
+        wanted = self._ids[number].get(region, [])
+        objects = self._files[number].imgToAnns[key]
+        return self._files[number], [a for a in objects if a["category_id"] in wanted]

@@ -1,0 +1,177 @@
+"""What a data folder holds and what it lacks, in plain words."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from fastcam._util.names import printable
+from fastcam.data.decoding import image_size
+from fastcam.data.folder import FaceFolder, MaskedFolder, is_celeba
+from fastcam.data.image_index import read_index
+from fastcam.data.layout import Layout
+from fastcam.data.layout_finder import find_layout, find_regions
+from fastcam.data.tables import SPLITS
+
+#: Images of which size and masks are looked at.
+_LOOKED_AT = 50
+#: Labels and classes that are listed one by one.
+_LISTED = 12
+# With fewer images of a kind than this in a split, its numbers say little.
+_FEW = 10
+
+
+@dataclass
+class Description:
+    """What a folder holds.
+
+    Attributes:
+        found: lines of (what, words).
+        missing: sentences; with them it can be used, if not for everything.
+        layout: where everything lies; None for faces in CelebA's layout, which need no file.
+        example: an attribute and a region to begin with, if there are any.
+    """
+
+    found: list[tuple[str, str]] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    layout: Layout | None = None
+    example: tuple[str, str | None] | None = None
+
+    def __str__(self) -> str:
+        width = max((len(what) for what, _ in self.found), default=0) + 2
+        lines = [f"{what:<{width}}{words}" for what, words in self.found]
+        return "\n".join([*lines, *(f"missing: {sentence}" for sentence in self.missing)])
+
+
+def describe(
+    root: str | Path,
+    *,
+    regions: str | Path | None = None,
+    **given: str | tuple[str, ...] | None,
+) -> Description:
+    """Look at a data folder.
+
+    Args:
+        root: the folder.
+        regions: where the masks lie, see :class:`MaskedFolder`.
+        given: fields of :class:`Layout` that are known; the others are found out.
+
+    Raises:
+        ValueError, FileNotFoundError: it cannot be used; the message says what is missing.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root} is not a folder")
+    if is_celeba(root) and regions is None and not any(given.values()):
+        return _faces(root)
+    layout = find_layout(root, **given)
+    if regions is not None:
+        layout = find_regions(root, layout, regions, read_index(root, layout).names)
+    return _masked(MaskedFolder(root, layout))
+
+
+def _faces(root: Path) -> Description:
+    found = Description()
+    folder = FaceFolder(root)
+    counts = {}
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for split in SPLITS:
+            counts[split] = len(folder.images(split))
+    found.found = [
+        ("layout", "faces as in CelebA; no fastcam.json is needed"),
+        ("labels", f"{len(folder.attributes)} attributes: {_listed(folder.attributes)}"),
+        ("splits", _counted(counts)),
+    ]
+    found.missing = list(dict.fromkeys(str(warning.message) for warning in said))
+    found.missing += [f"there is no image to {_USE[s]}" for s, n in counts.items() if not n]
+    found.example = (folder.attributes[0], "mouth")
+    return found
+
+
+_USE = {"train": "train with", "valid": "validate with", "test": "test with"}
+
+
+def _masked(folder: MaskedFolder) -> Description:
+    layout, index = folder.layout, folder.index
+    found = Description(layout=layout)
+    found.found.append(("images", f"{len(index.names)} with labels in {layout.images}/"))
+    where = layout.table or ", ".join(layout.coco) or "the images' folders"
+    if layout.table is not None:
+        where += f", images in column {layout.file}"
+    found.found.append(("labels", f"{where}: {_labels(folder)}"))
+    if index.unused:
+        found.found.append(("", f"not used: {_listed(index.unused)}"))
+    counts = Counter(index.splits)
+    by_split = {split: counts[split] for split in SPLITS}
+    found.found.append(("splits", f"{_counted(by_split)}; by {index.split_by}"))
+    for region in folder.regions:
+        source = folder.source(region)
+        have = sum(source.has(name, region) for name in index.names)
+        path = layout.regions.get(region, ", ".join(layout.coco))
+        found.found.append((f"region {region}", f"{path}: in {have} images"))
+        if not have:
+            found.missing.append(f"no image has a mask of {region}")
+    found.missing += _absent(folder, by_split)
+    found.example = (folder.attributes[0], folder.regions[0] if folder.regions else None)
+    return found
+
+
+def _labels(folder: MaskedFolder) -> str:
+    index = folder.index
+    shares = index.labels.mean(0)
+    kind = "classes" if index.exclusive else "labels"
+    parts = [f"{name} {share:.0%}" for name, share in zip(index.attributes, shares, strict=True)]
+    return f"{len(parts)} {kind}: {_listed(parts)}"
+
+
+def _absent(folder: MaskedFolder, by_split: dict[str, int]) -> list[str]:
+    index, layout = folder.index, folder.layout
+    found = [f"there is no image to {_USE[split]}" for split, n in by_split.items() if not n]
+    if index.unlabelled:
+        first = printable(index.unlabelled[0])
+        found.append(f"{len(index.unlabelled)} images have no label ({first}, …) and are left out")
+    splits = np.array(index.splits)
+    for name, column in zip(index.attributes, index.labels.T, strict=True):
+        few = [
+            f"{n} {split} images"
+            for split in SPLITS
+            if by_split[split] and (n := int(column[splits == split].sum())) < _FEW
+        ]
+        if few and len(found) < _LISTED:
+            found.append(f"only {' and '.join(few)} have {name}")
+    if not folder.regions:
+        found.append(
+            "masks: without them networks can be trained and judged, not guided. Put a PNG named"
+            " after each image into masks/, or into a folder for each region there"
+        )
+    found += _misfits(folder, layout)
+    return found
+
+
+def _misfits(folder: MaskedFolder, layout: Layout) -> list[str]:
+    """Masks that do not fit their images, among some of the images."""
+    names = folder.index.names
+    step = max(1, len(names) // _LOOKED_AT)
+    for name in names[::step]:
+        path = folder.root / layout.images / name
+        width, height = image_size(path.read_bytes(), name)
+        for region in folder.regions:
+            try:
+                folder.source(region).read(name, region, (height, width))
+            except ValueError as error:
+                return [str(error)]
+    return []
+
+
+def _listed(parts: list[str]) -> str:
+    more = f", … and {len(parts) - _LISTED} more" if len(parts) > _LISTED else ""
+    return ", ".join(parts[:_LISTED]) + more
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{n} {split}" for split, n in counts.items())

@@ -1,0 +1,297 @@
+"""Data folders: images with labels, and what their regions are drawn from, by split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+
+from fastcam._util import checks as check
+from fastcam.data.celeba import CelebA, decode
+from fastcam.data.coco import CocoFiles
+from fastcam.data.folder_source import FolderSource
+from fastcam.data.image_index import ImageIndex, read_index
+from fastcam.data.labelled import AnyRegion, Images, Sample, attribute_index
+from fastcam.data.layout import CONFIG, Layout
+from fastcam.data.layout_finder import find_layout, find_regions, find_tables
+from fastcam.data.mask_files import MaskFiles, find_masks
+from fastcam.data.source import FOLDER
+from fastcam.data.tables import ATTRIBUTE_TABLE, SPLITS, read_attributes
+from fastcam.regions import FACE_PARTS, REGION_NAMES, MaskRegion, Region
+
+# With more regions than this, none is hidden unasked.
+_MANY = 12
+
+
+class FaceFolder:
+    """Faces in CelebA's layout, whose regions are drawn from landmarks.
+
+    Args:
+        root: the folder.
+        landmarks: landmark table in place of the folder's own.
+
+    Attributes:
+        table: the file that holds the labels.
+        parts: regions that are hidden one after another unless others are named.
+        exclusive: whether an image has one of the attributes alone; False.
+    """
+
+    exclusive = False
+
+    def __init__(self, root: str | Path, landmarks: str | Path | None = None) -> None:
+        self.root, self._landmarks = Path(root), landmarks
+        self.table = self.root / ATTRIBUTE_TABLE
+        self.parts = FACE_PARTS
+        self.regions = REGION_NAMES
+
+    @cached_property
+    def attributes(self) -> list[str]:
+        """Names of the labels.
+
+        Raises:
+            FileNotFoundError, ValueError: there is no such table, or a malformed one.
+        """
+        return read_attributes(self.table).columns
+
+    def region(self, text: str) -> AnyRegion:
+        """Read a region, see :meth:`fastcam.regions.Region.parse`."""
+        return Region.parse(text)
+
+    def images(
+        self, split: str, attributes: Sequence[str] | None = None, regions: Sequence[str] = ()
+    ) -> Images:
+        """A split; arguments and errors as for :class:`CelebA`. ``regions``: any can be drawn."""
+        return CelebA(self.root, split, landmarks=self._landmarks, attributes=attributes)
+
+
+class MaskedFolder:
+    """Images of any kind, whose regions are masks.
+
+    Args:
+        root: the folder.
+        layout: where everything lies; None reads ``fastcam.json``, or finds it out.
+        regions: where the masks lie, in place of what the layout says: a folder, or a file in
+            COCO's format; relative to where the program runs, or to the data folder.
+
+    Attributes:
+        table: the file that holds the labels, or None.
+        parts, exclusive: see :class:`FaceFolder`.
+
+    Raises:
+        ValueError: the layout cannot be found out, or does not fit the files.
+        FileNotFoundError: a part is missing.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        layout: Layout | None = None,
+        regions: str | Path | None = None,
+    ) -> None:
+        self.root = Path(root)
+        if layout is None:
+            known = (self.root / CONFIG).is_file()
+            layout = Layout.load(self.root) if known else find_layout(self.root)
+        self.layout = layout
+        self.index: ImageIndex = read_index(self.root, layout)
+        if regions is not None:
+            self.layout = find_regions(self.root, layout, regions, self.index.names)
+        self.table = None if layout.table is None else self.root / layout.table
+        self.attributes, self.exclusive = self.index.attributes, self.index.exclusive
+        files = self.layout.regions
+        self._sources: list[Any] = [MaskFiles(self.root, files)] if files else []
+        if self.layout.coco:
+            known_coco = self.index.coco if self.layout.coco == layout.coco else None
+            self._sources.append(
+                known_coco
+                or CocoFiles(
+                    [self.root / path for path in self.layout.coco],
+                    self.index.names,
+                    self.root / layout.images,
+                )
+            )
+        self.regions = tuple(dict.fromkeys(name for s in self._sources for name in s.names))
+        self.parts = self.regions if len(self.regions) <= _MANY else ()
+
+    def region(self, text: str) -> AnyRegion:
+        """Read a region; ValueError for one that the data do not have."""
+        return MaskRegion.parse(text, self.regions)
+
+    def source(self, region: str) -> Any:
+        """Where the masks of a region come from: has ``has`` and ``read``."""
+        return next(s for s in self._sources if region in s.names)
+
+    def images(
+        self, split: str, attributes: Sequence[str] | None = None, regions: Sequence[str] = ()
+    ) -> MaskedImages:
+        """A split.
+
+        Args:
+            split: ``"train"``, ``"valid"``, ``"test"`` or ``"all"``.
+            attributes: keep only these, in this order; of classes they must be all.
+            regions: texts of the regions that are going to be drawn: only their masks are read.
+
+        Raises:
+            ValueError: an unknown split, attribute or region.
+        """
+        names = [name for text in regions for name in MaskRegion.parse(text, self.regions).names]
+        return MaskedImages(self, split, attributes, tuple(dict.fromkeys(names)))
+
+
+class MaskedImages(Dataset[Sample]):
+    """A split of a :class:`MaskedFolder`, with the masks of some regions.
+
+    Attributes:
+        attributes, names, labels, exclusive: see :class:`fastcam.data.labelled.Images`.
+        shown: the regions, R of them, in the order of a sample's masks.
+    """
+
+    transform = None
+
+    def __init__(
+        self,
+        folder: MaskedFolder,
+        split: str,
+        attributes: Sequence[str] | None,
+        shown: tuple[str, ...],
+    ) -> None:
+        check.one_of("split", split, (*SPLITS, "all"))
+        index = folder.index
+        rows = [i for i, s in enumerate(index.splits) if split in (s, "all")]
+        self.folder, self.split, self.shown = folder, split, shown
+        self.exclusive = folder.exclusive
+        self.attributes = list(index.attributes if attributes is None else attributes)
+        columns = [attribute_index(index.attributes, name) for name in self.attributes]
+        if self.exclusive and sorted(columns) != list(range(len(index.attributes))):
+            raise ValueError(
+                f"attributes: expected all {len(index.attributes)} classes, of which each image"
+                f" has one, got {len(columns)}"
+            )
+        self.names = [index.names[i] for i in rows]
+        self.labels = torch.from_numpy(index.labels[np.ix_(rows, columns)].astype(np.float32))
+        self.source = FolderSource(folder.root / folder.layout.images, self.names)
+        self._sources = [folder.source(name) for name in shown]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Sample:
+        index = range(len(self))[index]
+        name = self.names[index]
+        image = decode(self.source.read(name), name)
+        size = (image.shape[-2], image.shape[-1])
+        masks = np.zeros((len(self.shown), *size), np.uint8)
+        for i, (region, source) in enumerate(zip(self.shown, self._sources, strict=True)):
+            masks[i] = source.read(name, region, size)
+        return {
+            "image": image,
+            "labels": self.labels[index],
+            "masks": tv_tensors.Mask(torch.from_numpy(masks)),
+            "index": index,
+        }
+
+    def region(self, text: str) -> AnyRegion:
+        """A region of those that are shown."""
+        MaskRegion.parse(text, self.folder.regions)  # says what the data have
+        return MaskRegion.parse(text, self.shown)
+
+    def counts(self, indices: Sequence[int]) -> dict[str, int]:
+        """How many of some images have a mask of each region."""
+        pairs = zip(self.shown, self._sources, strict=True)
+        return {r: sum(s.has(self.names[i], r) for i in indices) for r, s in pairs}
+
+
+#: What :func:`open_folder` finds.
+DataFolder = FaceFolder | MaskedFolder
+
+
+def open_folder(
+    root: str | Path | DataFolder,
+    *,
+    landmarks: str | Path | None = None,
+    regions: str | Path | None = None,
+) -> DataFolder:
+    """Find out what a data folder holds.
+
+    A folder with ``fastcam.json`` (``fastcam init`` writes one) is read as that says, one in
+    CelebA's layout as faces; in any other images, labels and masks are looked for.
+
+    Args:
+        root: the folder, or one that is open.
+        landmarks: of faces: landmark table in place of the folder's own.
+        regions: where the masks lie, see :class:`MaskedFolder`.
+
+    Raises:
+        ValueError: it cannot be found out; the message says what is missing.
+        FileNotFoundError: a part is missing.
+    """
+    if isinstance(root, FaceFolder | MaskedFolder):
+        return root
+    root = Path(root)
+    if (root / CONFIG).is_file() or (root.is_dir() and not is_celeba(root)):
+        if landmarks is not None:
+            raise ValueError(f"landmarks: expected none, as {root} is not in CelebA's layout")
+        return MaskedFolder(root, regions=regions)
+    if regions is not None:
+        raise ValueError(
+            f"regions: {root} is in CelebA's layout, where regions are drawn from landmarks;"
+            f" `fastcam init --regions` makes it a folder of images with masks"
+        )
+    return FaceFolder(root, landmarks)
+
+
+def masks_of(
+    image: Path, place: str | Path, region: str, size: tuple[int, int]
+) -> tuple[MaskRegion, NDArray[np.uint8]]:
+    """A region of an image file, from masks that are named after it.
+
+    Args:
+        image: the file.
+        place: folder of the masks, see :func:`fastcam.data.mask_files.find_masks`; or a file in
+            COCO's format.
+        region: names of masks with commas between.
+        size: (H, W) of the image.
+
+    Returns:
+        The region, and its masks, uint8 [R, H, W].
+
+    Raises:
+        FileNotFoundError: there is no such place.
+        ValueError: there is no such mask.
+    """
+    place, name = Path(place), image.name
+    if not place.exists():
+        raise FileNotFoundError(f"regions: {place} does not exist")
+    source: MaskFiles | CocoFiles
+    if place.is_file():
+        source = CocoFiles([place], [name], image.parent)
+    else:
+        source = MaskFiles(place.parent, find_masks(place.parent, place.name, [name]))
+    chosen = MaskRegion.parse(region, source.names)
+    read = [source.read(name, part, size) for part in chosen.names]
+    return MaskRegion(chosen.names, tuple(range(len(read)))), np.stack(read)
+
+
+def label_file(root: str | Path) -> Path | None:
+    """The file that holds the labels of a data folder, if one does; no image is looked for."""
+    root = Path(root)
+    if (root / CONFIG).is_file():
+        layout = Layout.load(root)
+        name = layout.table or next(iter(layout.coco), None)
+        return None if name is None else root / name
+    if is_celeba(root):
+        return root / ATTRIBUTE_TABLE
+    return next(iter(find_tables(root)), None)
+
+
+def is_celeba(root: Path) -> bool:
+    """Whether a folder is in CelebA's layout, in part at least."""
+    parts = (ATTRIBUTE_TABLE, FOLDER, f"{FOLDER}.zip")
+    return any((root / part).exists() for part in parts)

@@ -1,0 +1,164 @@
+"""Which images a folder holds, with their labels and splits, as its layout says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastcam._util.names import printable
+from fastcam.data.coco import CocoFiles
+from fastcam.data.folder_source import list_images
+from fastcam.data.label_table import (
+    SPLIT_WORDS,
+    LabelTable,
+    hashed_split,
+    name_rows,
+    read_label_table,
+)
+from fastcam.data.layout import Layout
+from fastcam.data.tables import SPLITS
+
+
+@dataclass(frozen=True)
+class ImageIndex:
+    """The images of a folder that have labels.
+
+    Attributes:
+        names: paths relative to the folder of the images, N of them.
+        attributes: names of the labels, K of them.
+        labels: bool [N, K].
+        exclusive: whether the labels are classes, of which each image has one.
+        splits: ``"train"``, ``"valid"`` or ``"test"``, N of them.
+        split_by: what decided that, in words.
+        unlabelled: images that the table or the annotations do not name.
+        unused: columns of the table that are neither of these.
+        coco: the annotation files, where they were read.
+    """
+
+    names: list[str]
+    attributes: list[str]
+    labels: NDArray[np.bool_]
+    exclusive: bool
+    splits: list[str]
+    split_by: str
+    unlabelled: list[str]
+    unused: list[str]
+    coco: CocoFiles | None = None
+
+
+def read_index(root: str | Path, layout: Layout) -> ImageIndex:
+    """List a folder's images, and read their labels.
+
+    Raises:
+        FileNotFoundError: a folder or file of the layout is missing.
+        ValueError: no image, no label, or a table that does not fit; the message says what.
+    """
+    root = Path(root)
+    folder = root / layout.images
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder} of images")
+    files = list_images(folder, [root / place for place in mask_folders(layout)])
+    if not files:
+        raise ValueError(f"{folder} holds no image (.jpg, .png, …)")
+    table: LabelTable | None = None
+    coco: CocoFiles | None = None
+    exclusive = False
+    if layout.table is not None:
+        table = read_label_table(root / layout.table)
+        names = name_rows(table, layout.file or table.columns[0], files)
+        attributes, labels, exclusive = _table_labels(table, layout)
+    elif layout.coco:
+        coco = CocoFiles([root / path for path in layout.coco], files, folder)
+        names = [name for name in files if name in coco]
+        attributes, labels = list(coco.names), coco.labels(names)
+    else:
+        names, exclusive = files, True
+        attributes, labels = _one_of(_folders(files, folder))
+    if not names or not attributes:
+        raise ValueError(f"{root}: no image has a label")
+    splits, by = _splits(names, table, layout)
+    have = set(names)
+    unlabelled = [name for name in files if name not in have]
+    used = {layout.file, layout.classes, layout.split, layout.group, *layout.labels}
+    unused = [] if table is None else [c for c in table.columns if c not in used]
+    return ImageIndex(names, attributes, labels, exclusive, splits, by, unlabelled, unused, coco)
+
+
+def mask_folders(layout: Layout) -> set[str]:
+    """The folders of a layout that hold masks alone."""
+    found = {path.partition("{")[0].rpartition("/")[0] for path in layout.regions.values()}
+    return {folder for folder in found if folder not in ("", ".")}
+
+
+def _table_labels(table: LabelTable, layout: Layout) -> tuple[list[str], NDArray[np.bool_], bool]:
+    if layout.classes is not None:
+        attributes, labels = _one_of(table[layout.classes])
+        if "" in attributes:
+            line = table.lines[table[layout.classes].index("")]
+            raise ValueError(f"{table.path}, line {line}: the column {layout.classes} is empty")
+        return attributes, labels, True
+    if not layout.labels:
+        raise ValueError(
+            f"{table.path}: name its columns of 0 and 1, or its column of classes"
+            " (`fastcam init --labels A,B` or `--classes COLUMN`)"
+        )
+    columns = [table.flags(name) for name in layout.labels]
+    return list(layout.labels), np.stack(columns, 1), False
+
+
+def _one_of(cells: Sequence[str]) -> tuple[list[str], NDArray[np.bool_]]:
+    """Classes, sorted, and bool [N, K] with one of them for each cell."""
+    classes = sorted(set(cells), key=lambda c: (len(c), c) if c.isdigit() else (0, c))
+    if len(classes) < 2:
+        raise ValueError(f"expected two classes or more, got {classes}")
+    place = {name: i for i, name in enumerate(classes)}
+    return classes, np.eye(len(classes), dtype=bool)[[place[cell] for cell in cells]]
+
+
+def _folders(names: Sequence[str], folder: Path) -> list[str]:
+    """The class of each image: the folder that it lies in."""
+    inner = [name.rpartition("/")[0].rpartition("/")[2] for name in names]
+    if not all(inner) or {_split_word(name) for name in inner} <= set(SPLITS):
+        example = names[inner.index("")] if "" in inner else names[0]
+        raise ValueError(
+            f"{printable(str(folder / example))} has no label: expected a table (CSV or TSV) with a"
+            " row for each image, annotations in COCO's format, or a folder for each class"
+        )
+    return inner
+
+
+def _split_word(folder: str) -> str | None:
+    return SPLIT_WORDS.get(folder.lower()) if not folder.isdigit() else None
+
+
+def _splits(
+    names: Sequence[str], table: LabelTable | None, layout: Layout
+) -> tuple[list[str], str]:
+    """The split of each image, and in words what decided it."""
+    first = [_split_word(name.partition("/")[0]) for name in names]
+    keys = list(names)
+    if layout.group is not None:
+        if table is None:
+            raise ValueError("group: there is no table that could have such a column")
+        keys = table[layout.group]
+    if layout.split is not None:
+        if table is None:
+            raise ValueError("split: there is no table that could have such a column")
+        found, by = table.splits(layout.split), f"column {layout.split}"
+    elif all(first):
+        found, by = [str(split) for split in first], "the folders' names"
+    else:
+        by = "a hash of " + (layout.group or "the name") + " (80, 10 and 10 of a hundred)"
+        return [hashed_split(key) for key in keys], by
+    if "valid" not in found:
+        # Of the training images a tenth, chosen by their names.
+        found = [
+            "valid" if split == "train" and hashed_split(key, (0.9, 0.1)) == "valid" else split
+            for split, key in zip(found, keys, strict=True)
+        ]
+        by += "; a tenth of the training images validates"
+    return found, by

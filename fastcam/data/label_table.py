@@ -1,0 +1,194 @@
+"""A table of labels for a folder of images: CSV or TSV, one row an image."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fastcam._util.names import composed, printable
+from fastcam.data.tables import SPLITS, text_lines
+
+#: What stands for a label that is there, and for one that is not, in any case.
+PRESENT = frozenset(["1", "1.0", "true", "yes"])
+ABSENT = frozenset(["0", "0.0", "-1", "false", "no"])
+#: Words for the splits, in any case; the numbers are CelebA's.
+SPLIT_WORDS = {
+    "train": "train", "training": "train", "0": "train",
+    "valid": "valid", "val": "valid", "validation": "valid", "dev": "valid", "1": "valid",
+    "test": "test", "testing": "test", "2": "test",
+}  # fmt: skip
+#: Where nobody says which split an image is in: the shares of training and validation images.
+SHARES = (0.8, 0.1)
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """The cells of a table with a header, as text.
+
+    Attributes:
+        path: the file.
+        columns: their names.
+        rows: cells by row, as many in each as there are columns.
+        lines: the line of the file that each row ends in, counted from 1.
+    """
+
+    path: Path
+    columns: list[str]
+    rows: list[list[str]]
+    lines: list[int]
+
+    def __getitem__(self, column: str) -> list[str]:
+        """The cells of a column.
+
+        Raises:
+            ValueError: there is none of that name; the message lists the names.
+        """
+        if column not in self.columns:
+            raise ValueError(
+                f"{self.path} has no column {column!r}; it has: {', '.join(self.columns)}"
+            )
+        place = self.columns.index(column)
+        return [row[place] for row in self.rows]
+
+    def flags(self, column: str) -> np.ndarray:
+        """A column of 0 and 1 (or −1 and 1, true and false, yes and no): bool [N].
+
+        Raises:
+            ValueError: another cell; the message names its line.
+        """
+        cells = [cell.lower() for cell in self[column]]
+        for cell, line in zip(cells, self.lines, strict=True):
+            if cell not in PRESENT and cell not in ABSENT:
+                raise ValueError(
+                    f"{self.path}, line {line}, {column}: expected 0 or 1, got {cell!r}"
+                )
+        return np.array([cell in PRESENT for cell in cells], bool)
+
+    def splits(self, column: str) -> list[str]:
+        """A column that says train, valid or test.
+
+        Raises:
+            ValueError: another cell; the message names its line.
+        """
+        found = []
+        for cell, line in zip(self[column], self.lines, strict=True):
+            if cell.lower() not in SPLIT_WORDS:
+                raise ValueError(
+                    f"{self.path}, line {line}, {column}: expected train, valid or test,"
+                    f" got {cell!r}"
+                )
+            found.append(SPLIT_WORDS[cell.lower()])
+        return found
+
+
+def read_label_table(path: str | Path) -> LabelTable:
+    """Read a table: a header, then a row an image; commas, semicolons or tabs between the cells.
+
+    Quotes, line ends and byte-order marks are as in any CSV.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: no table, or a row with more or fewer cells than the header; the message names
+            file and line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"table {path} does not exist")
+    lines = text_lines(path)
+    if not lines:
+        raise ValueError(f"{path} is empty; expected a header and a row for each image")
+    mark = max("\t;,", key=lines[0].count)
+    reader = csv.reader((f"{line}\n" for line in lines), delimiter=mark)
+    columns: list[str] = []
+    rows, numbers = [], []
+    try:
+        for cells in reader:
+            cells = [cell.strip() for cell in cells]
+            if not any(cells):
+                continue
+            if not columns:
+                columns = cells
+                continue
+            if len(cells) != len(columns):
+                raise ValueError(
+                    f"{path}, line {reader.line_num}: expected {len(columns)} cells as in the"
+                    f" header, got {len(cells)}"
+                )
+            rows.append(cells)
+            numbers.append(reader.line_num)
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: {error}") from None
+    twice = next((c for c in columns if columns.count(c) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{path}, line 1: two columns are called {twice!r}")
+    if not rows:
+        raise ValueError(f"{path} has a header and no row")
+    return LabelTable(path, columns, rows, numbers)
+
+
+class Names:
+    """Finds images by what a table calls them: the path, with or without suffix or folders.
+
+    Args:
+        names: the images' paths.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._exact = {composed(name): name for name in names}
+        self._loose: dict[str, str | None] = {}
+        for name in names:
+            file = name.rpartition("/")[2]
+            for form in {bare(name), file, bare(file)}:
+                # None where two images have it.
+                self._loose[form] = name if form not in self._loose else None
+
+    def find(self, text: str) -> str | None:
+        """The image's path; None for no image, and for one of several."""
+        text = composed(text.replace("\\", "/").removeprefix("./"))
+        return self._exact.get(text) or self._loose.get(text)
+
+
+def bare(name: str) -> str:
+    """A path without the suffix."""
+    folder, slash, file = name.rpartition("/")
+    return folder + slash + (file.rpartition(".")[0] or file)
+
+
+def hashed_split(key: str, shares: tuple[float, float] = SHARES) -> str:
+    """A split that depends on a name alone: the same on every machine and in every run.
+
+    Args:
+        key: of the image, or of a group of images that belong together.
+        shares: of training and of validation images; the rest are for the test.
+    """
+    digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+    place = int.from_bytes(digest[:8], "big") / 2**64
+    return SPLITS[0] if place < shares[0] else SPLITS[1] if place < sum(shares) else SPLITS[2]
+
+
+def name_rows(table: LabelTable, column: str, names: Sequence[str]) -> list[str]:
+    """The image of each row.
+
+    Raises:
+        ValueError: a row whose image is not there, or is the same as another's; the message names
+            the line, and counts how many are missing.
+    """
+    known, found = Names(names), [*table[column]]
+    absent = [i for i, cell in enumerate(found) if known.find(cell) is None]
+    if absent:
+        raise ValueError(
+            f"{table.path}, line {table.lines[absent[0]]}: there is no image"
+            f" {printable(found[absent[0]])!r} ({len(absent)} of {len(found)} rows have none)"
+        )
+    rows = [str(known.find(cell)) for cell in found]
+    seen: set[str] = set()
+    for name, line in zip(rows, table.lines, strict=True):
+        if name in seen:
+            raise ValueError(f"{table.path}, line {line}: {printable(name)} is listed twice")
+        seen.add(name)
+    return rows

@@ -1,0 +1,203 @@
+"""Masks in image files beside the images: read, and found by the images' names."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fastcam._util.names import printable
+from fastcam.data.label_table import bare
+from fastcam.data.source import is_image, is_litter
+
+#: Between an image's name and that of a region: ``0001_wing.png``.
+MARKS = "_-. "
+_LOSSY = (".jpg", ".jpeg", ".webp")
+# A suffix that fewer of a hundred images have, and fewer than this, is no region's name.
+_RARE, _FEW = 0.01, 3
+
+
+def read_mask(path: str | Path, values: Sequence[int] | None = None) -> NDArray[np.uint8]:
+    """Read a mask.
+
+    Of a file with two values the larger one is the region; greys between 0 and 255 are shares of a
+    pixel. Of an image in colour the brightest channel counts. In JPEG and WebP, which blur the
+    border, what is brighter than the middle is the region.
+
+    Args:
+        path: a PNG, or another image that Pillow reads.
+        values: of a label map, those that are the region.
+
+    Returns:
+        uint8 [H, W], 255 where the region covers a pixel.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be read, or holds a label map of which no values are named.
+    """
+    path = Path(path)
+    try:
+        with Image.open(path) as image:
+            palette = image.mode == "P"
+            if image.mode in ("LA", "PA", "RGBA", "CMYK", "YCbCr"):
+                image = image.convert("RGB")  # type: ignore[assignment]
+            found: NDArray[Any] = np.array(image)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # on damaged files Pillow's readers raise whatever they trip over
+        raise ValueError(f"mask {printable(str(path))} cannot be read: {error}") from None
+    if found.ndim == 3:
+        found = found.max(-1)
+    if values is not None:
+        return np.where(np.isin(found, list(values)), np.uint8(255), np.uint8(0))
+    if found.dtype == bool:
+        return found.astype(np.uint8) * np.uint8(255)
+    if path.suffix.lower() in _LOSSY and found.dtype == np.uint8:
+        return np.where(found > 127, np.uint8(255), np.uint8(0))
+    kinds = (
+        np.flatnonzero(np.bincount(found.ravel(), minlength=256))
+        if found.dtype == np.uint8
+        else np.unique(found)
+    )
+    if len(kinds) <= 2:
+        return np.where(found > 0, np.uint8(255), np.uint8(0))
+    if palette or kinds[-1] != 255:
+        some = ", ".join(str(k) for k in kinds[:6]) + (", …" if len(kinds) > 6 else "")
+        raise ValueError(
+            f"mask {printable(str(path))} holds the values {some}: of a label map say which are"
+            ' the region, as in "masks/{stem}.png=1"'
+        )
+    return found.astype(np.uint8)
+
+
+class MaskFiles:
+    """The masks of a folder's images, by region.
+
+    Args:
+        root: that the paths are relative to.
+        patterns: see :attr:`fastcam.data.layout.Layout.regions`.
+
+    Raises:
+        ValueError: a path without ``{stem}`` or ``{name}``.
+    """
+
+    def __init__(self, root: str | Path, patterns: Mapping[str, str]) -> None:
+        self.root = Path(root)
+        self._patterns: dict[str, tuple[str, list[int] | None]] = {}
+        for region, pattern in patterns.items():
+            path, values = _parted(pattern)
+            if "{stem}" not in path and "{name}" not in path:
+                raise ValueError(
+                    f"regions, {region}: expected a path with {{stem}} or {{name}} for that of the"
+                    f" image, got {pattern!r}"
+                )
+            self._patterns[region] = path, values
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The regions."""
+        return tuple(self._patterns)
+
+    def path(self, image: str, region: str) -> Path:
+        """Where an image's mask is, if it has one."""
+        name = bare(image)
+        path = self._patterns[region][0]
+        for mark, text in {"{name}": name, "{stem}": name.rpartition("/")[2]}.items():
+            path = path.replace(mark, text)
+        return self.root / path
+
+    def has(self, image: str, region: str) -> bool:
+        """Whether an image has the region."""
+        return self.path(image, region).is_file()
+
+    def read(self, image: str, region: str, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """An image's mask: uint8 [H, W], see :func:`read_mask`; all zero where it has none.
+
+        Args:
+            size: (H, W) of the image.
+
+        Raises:
+            ValueError: a mask of another size, or one that cannot be read.
+        """
+        path = self.path(image, region)
+        try:
+            mask = read_mask(path, self._patterns[region][1])
+        except FileNotFoundError:
+            return np.zeros(size, np.uint8)
+        if mask.shape != size:
+            sides = [f"{width}×{height}" for height, width in (mask.shape, size)]
+            raise ValueError(
+                f"mask {printable(str(path))} is {sides[0]} pixels, its image"
+                f" {printable(image)} {sides[1]}"
+            )
+        return mask
+
+
+def _parted(pattern: str) -> tuple[str, list[int] | None]:
+    """The path of a pattern, and the values of a label map behind it."""
+    path, equals, values = pattern.rpartition("=")
+    try:
+        return (path.strip(), [int(v) for v in values.split(",")]) if equals else (pattern, None)
+    except ValueError:
+        return pattern, None  # a file name may hold the sign
+
+
+def find_masks(root: str | Path, place: str, images: Iterable[str]) -> dict[str, str]:
+    """Find the masks in a folder: one for an image, or several of different regions.
+
+    Read are ``place/STEM.png`` (the region is called as the folder), ``place/STEM_wing.png``
+    (``wing``) and ``place/wing/STEM.png`` (``wing``); where images lie in folders, masks may lie in
+    folders of the same names.
+
+    Args:
+        root: the data folder.
+        place: folder of the masks, relative to it.
+        images: the images' paths.
+
+    Returns:
+        A path by region, see :attr:`fastcam.data.layout.Layout.regions`; empty where no file is
+        named after an image.
+    """
+    names = [bare(image) for image in images]
+    paths, stems = set(names), {name.rpartition("/")[2] for name in names}
+    votes: dict[str, Counter[str]] = defaultdict(Counter)
+    folder = Path(root) / place
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [f for f in folders if not is_litter(f)]
+        inner = Path(parent).relative_to(folder).as_posix()
+        inner = "" if inner == "." else f"{inner}/"
+        for file in files:
+            if not is_image(file) or is_litter(file):
+                continue
+            found = _match(inner, file, paths, stems)
+            if found is not None:
+                region, path = found
+                votes[region or folder.name][f"{place.rstrip('/')}/{path}"] += 1
+    least = min(_FEW, _RARE * len(names))
+    best = {region: counted.most_common(1)[0] for region, counted in votes.items()}
+    return {region: path for region, (path, n) in sorted(best.items()) if n >= least}
+
+
+def _match(inner: str, file: str, paths: set[str], stems: set[str]) -> tuple[str, str] | None:
+    """Region and path pattern of a mask file in a folder; None where no image has its name."""
+    stem, dot, suffix = file.rpartition(".")
+    within = inner.rstrip("/")
+    for end in (len(stem), *(i for i in range(len(stem) - 1, 0, -1) if stem[i] in MARKS)):
+        head, mark = stem[:end], stem[end : end + 1]
+        region = stem[end + 1 :]
+        rest = f"{mark}{region}{dot}{suffix}"
+        if within and f"{inner}{head}" in paths:  # folders as the images' own
+            return region, f"{{name}}{rest}"
+        first, slash, behind = inner.partition("/")
+        if slash and behind and f"{behind}{head}" in paths:  # the same in a region's folder
+            return "_".join(filter(None, (first, region))), f"{first}/{{name}}{rest}"
+        if head in stems:
+            named = "_".join(filter(None, (within.replace("/", "_"), region)))
+            return named, f"{inner}{{stem}}{rest}"
+    return None

@@ -1,0 +1,161 @@
+"""What a run starts from: its network, and its images in batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from fastcam._util.progress import Report
+from fastcam._util.seeds import derive_seed
+from fastcam.data import DataFolder, RegionCutout, augmentation, open_folder
+from fastcam.data.batches import Collate
+from fastcam.data.labelled import attribute_index
+from fastcam.evaluation.splits import Prepared, prepare_split
+from fastcam.models import (
+    Checkpoint,
+    build,
+    grid_size,
+    load_checkpoint,
+    model_spec,
+    spec_at,
+)
+from fastcam.models.checkpoint import Preprocessing
+from fastcam.models.registry import options_for
+from fastcam.training.config import AUTO, NOTHING, OUTSIDE, TrainConfig
+from fastcam.training.data import FaceBatches
+
+
+def initial_checkpoint(
+    config: TrainConfig, attributes: list[str], exclusive: bool = False
+) -> Checkpoint:
+    """The model that a run starts from: the checkpoint it names, or a new one from its seed.
+
+    Args:
+        config: the settings.
+        attributes, exclusive: of the data, see :class:`fastcam.data.labelled.Images`.
+
+    Raises:
+        ValueError: the data lack an attribute that the checkpoint judges, or that was asked for.
+    """
+    if config.start is not None:
+        checkpoint = load_checkpoint(config.start, config.architecture)
+        guided = config.guidance and config.guidance.target_layer
+        if guided and not checkpoint.spec.target_layer:
+            checkpoint.target_layer = guided  # it has no other
+        lost = [name for name in checkpoint.attributes if name not in attributes]
+        if lost:
+            raise ValueError(
+                f"{config.start} was trained on other attributes than {config.data} has:"
+                f" {len(lost)} of its {len(checkpoint.attributes)} are missing there"
+                f" ({', '.join(lost[:3])}, …)"
+            )
+        return checkpoint
+    if config.attributes is not None and not exclusive:  # of classes all are told apart
+        for name in config.attributes:
+            attribute_index(attributes, name)
+        attributes = list(config.attributes)
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(config.seed, 0))
+        options = options_for(config.model, config.model_options, config.size)
+        model = build(config.model, len(attributes), options, config.weights)
+    spec = model_spec(config.model)
+    return Checkpoint(
+        model,
+        config.model,
+        attributes,
+        Preprocessing(config.size, config.fit, spec.mean, spec.std),
+        model_options=options,
+        exclusive=exclusive,
+    )
+
+
+def open_data(config: TrainConfig) -> DataFolder:
+    """The folder of a run's images.
+
+    Raises:
+        ValueError, FileNotFoundError: as :func:`fastcam.data.open_folder`; or a region that the
+            data do not have.
+    """
+    if not config.data:
+        raise ValueError("data: expected a folder of images with labels, or batches")
+    folder = open_folder(config.data, landmarks=config.landmarks, regions=config.regions)
+    for text in config.guidance.regions if config.guidance is not None else []:
+        folder.region(text)
+    if config.without not in (NOTHING, OUTSIDE):
+        try:
+            folder.region(config.without)
+        except ValueError as error:
+            others = f"or one of {OUTSIDE!r}, {NOTHING!r} and {AUTO!r}, alone"
+            raise ValueError(f"without: {error}; {others}") from None
+    return folder
+
+
+def prepare(
+    config: TrainConfig,
+    checkpoint: Checkpoint,
+    split: str,
+    progress: Report | None = None,
+    folder: DataFolder | None = None,
+) -> Prepared:
+    """A split as the model takes it; training images with the run's augmentation and cut-out."""
+    training = split == "train"
+    guided = config.guidance.regions if config.guidance is not None else []
+    hidden = _hidden(config) if training else None
+    prepared = prepare_split(
+        checkpoint,
+        folder or open_data(config),
+        split,
+        regions=[*guided, *([hidden] if hidden else [])],
+        limit=config.limit_train if training else config.limit_valid,
+        cache=config.cache,
+        workers=config.workers,
+        progress=progress,
+    )
+    if training:
+        cutout = None
+        if hidden:
+            region: Any = prepared.region(hidden)
+            cutout = RegionCutout(region, config.hide_share, outside=config.without == OUTSIDE)
+        prepared.augment = augmentation(config.augment, cutout)
+    return prepared
+
+
+def _hidden(config: TrainConfig) -> str | None:
+    """The region that is hidden in training images, or of which all around it is."""
+    if config.without == NOTHING:
+        return None
+    guided = config.guidance.regions if config.guidance is not None else []
+    return ",".join(guided) if config.without == OUTSIDE else config.without
+
+
+def _collate(
+    config: TrainConfig, checkpoint: Checkpoint, images: Prepared, layer: str | None
+) -> Collate:
+    """Draws the guided regions on the grid of a layer, None for the model's own."""
+    guidance, side = config.guidance, checkpoint.preprocessing.size
+    if guidance is None:
+        return Collate()
+    model, spec = checkpoint.model, checkpoint.spec
+    grid = grid_size(model, spec_at(model, spec, layer or spec.target_layer), (side, side))
+    return Collate([images.region(text) for text in guidance.regions], grid, guidance.grid)
+
+
+def folder_batches(
+    config: TrainConfig,
+    checkpoint: Checkpoint,
+    folder: DataFolder,
+    progress: Report | None = None,
+) -> FaceBatches:
+    """Training and validation batches of a run, with the regions of its guidance."""
+    train, valid = (prepare(config, checkpoint, s, progress, folder) for s in ("train", "valid"))
+    layer = config.guidance.target_layer if config.guidance else None
+    return FaceBatches(
+        train,
+        valid,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        collate=_collate(config, checkpoint, train, layer),
+        valid_collate=_collate(config, checkpoint, valid, None),
+        workers=config.workers,
+    )

@@ -1,0 +1,408 @@
+"""Folders of images with a table, folders or annotations for labels, and masks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_faces import write_faces
+from tiny_masks import CLASSES, HEIGHT, SIDE, WIDTH, write_coco, write_images
+from torch import Tensor
+
+from fastcam.data import Layout, MaskedFolder, PreparedImages, augmentation, open_folder
+from fastcam.data.description import describe
+from fastcam.data.folder import FaceFolder, MaskedImages, label_file, masks_of
+from fastcam.data.label_table import Names, hashed_split, read_label_table
+from fastcam.data.layout_finder import find_layout
+from fastcam.data.mask_files import find_masks, read_mask
+from fastcam.regions import MaskRegion
+
+AREA = SIDE * SIDE
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("images"))
+
+
+def split_of(folder: FaceFolder | MaskedFolder, split: str, *regions: str) -> MaskedImages:
+    assert isinstance(folder, MaskedFolder)
+    return folder.images(split, regions=regions)
+
+
+def image_file(path: Path, shade: int = 99) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((8, 8, 3), shade, np.uint8)).save(path)
+
+
+# ---- what is found ------------------------------------------------------------------------------
+
+
+def test_a_table_and_masks_are_found(data: Path) -> None:
+    folder = open_folder(data)
+    assert isinstance(folder, MaskedFolder)
+    assert folder.layout == Layout(
+        "images", "labels.csv", "file", ("red", "frame"), split="split",
+        regions={"masks": "masks/{stem}.png"},
+    )  # fmt: skip
+    assert (folder.attributes, folder.exclusive, folder.regions) == (
+        ["red", "frame"], False, ("masks",),
+    )  # fmt: skip
+    sizes = [len(folder.images(s)) for s in ("train", "valid", "test", "all")]
+    assert sizes == [24, 12, 12, 48]
+    images = split_of(folder, "valid", "masks")
+    table = read_label_table(data / "labels.csv")
+    assert images.names == table["file"][24:36]
+    assert images.labels[:, 0].tolist() == [float(x) for x in table["red"][24:36]]
+    sample = images[3]
+    assert sample["image"].shape == (3, HEIGHT, WIDTH)
+    assert sample["masks"].shape == (1, HEIGHT, WIDTH)
+    assert int((sample["masks"] == 255).sum()) == AREA
+    grid = images.region("masks").grid(sample["masks"].numpy()[None], (36, 40), (9, 10))
+    assert grid.sum() == pytest.approx(AREA / 16)
+    assert images.counts(range(5)) == {"masks": 5}
+
+
+@pytest.mark.parametrize(
+    ("masks", "path"),
+    [("folders", "masks/{0}/{{stem}}.png"), ("suffixes", "masks/{{stem}}_{0}.png")],
+)
+def test_several_regions_are_folders_or_suffixes(tmp_path: Path, masks: str, path: str) -> None:
+    write_images(tmp_path, 12, masks=masks)
+    folder = open_folder(tmp_path)
+    assert isinstance(folder, MaskedFolder)
+    assert folder.layout.regions == {name: path.format(name) for name in ("frame", "square")}
+    images = split_of(folder, "all", "square,frame", "frame")
+    assert images.shown == ("square", "frame")
+    masks_of_image = images[0]["masks"].numpy()[None]
+    both, frame = (images.region(text) for text in ("square,frame", "frame"))
+    areas = [r.grid(masks_of_image, (36, 40), (36, 40)).sum() for r in (both, frame)]
+    assert areas == [AREA + 4 * (36 + 40) - 16, 4 * (36 + 40) - 16]
+    with pytest.raises(ValueError, match=r"no region 'sqare' \(did you mean 'square'\?\)"):
+        images.region("sqare")
+    bare = split_of(folder, "all")
+    assert bare[0]["masks"].shape == (0, HEIGHT, WIDTH)
+
+
+def test_a_column_of_classes(data: Path) -> None:
+    folder = MaskedFolder(data, find_layout(data, classes="kind"))
+    assert (folder.attributes, folder.exclusive) == (list(CLASSES), True)
+    labels = folder.images("all").labels
+    assert labels.sum(1).tolist() == [1.0] * 48
+    kinds = read_label_table(data / "labels.csv")["kind"]
+    assert [CLASSES[i] for i in labels.argmax(1).tolist()] == kinds
+    with pytest.raises(ValueError, match="expected all 3 classes"):
+        folder.images("all", ["ant"])
+
+
+def test_a_folder_for_each_class_and_each_split(tmp_path: Path) -> None:
+    for split, count in (("train", 40), ("test", 3)):
+        for kind in ("b", "a"):
+            for i in range(count):
+                image_file(tmp_path / split / kind / f"{kind}{i}.png")
+    image_file(tmp_path / "masks" / "train" / "a" / "a7.png", 255)
+    folder = open_folder(tmp_path)
+    assert isinstance(folder, MaskedFolder)
+    assert (folder.attributes, folder.exclusive) == (["a", "b"], True)
+    assert len(folder.images("test")) == 6
+    assert len(folder.images("train")) + len(folder.images("valid")) == 80
+    assert 1 <= len(folder.images("valid")) <= 20
+    assert folder.table is None and label_file(tmp_path) is None
+    assert "a tenth of the training images" in folder.index.split_by
+    assert folder.layout.regions == {"masks": "masks/{name}.png"}
+
+
+def test_the_hash_decides_the_same_everywhere_and_keeps_groups_together(tmp_path: Path) -> None:
+    # By sha256 of the name, of which the first eight bytes are read as a number.
+    digest = int(hashlib.sha256(b"000001.jpg").hexdigest()[:16], 16) / 16**16
+    assert hashed_split("000001.jpg", (digest - 1e-9, 0.0)) == "test"
+    assert hashed_split("000001.jpg", (digest - 1e-9, 1e-8)) == "valid"
+    assert hashed_split("000001.jpg", (digest + 1e-9, 0.0)) == "train"
+    found = [hashed_split(str(i)) for i in range(5000)]
+    assert found.count("train") == pytest.approx(4000, abs=120)
+    assert found.count("valid") == pytest.approx(500, abs=90)
+    rows = ["image\tsick\tpatient"]
+    for i in range(60):
+        image_file(tmp_path / "images" / f"{i:03d}.png")
+        rows.append(f"{i:03d}\t{i % 2}\tp{i // 6}")
+    (tmp_path / "t.tsv").write_text("\n".join(rows))
+    folder = open_folder(tmp_path)
+    assert isinstance(folder, MaskedFolder)
+    assert folder.layout.group == "patient"
+    splits = [folder.index.splits[i : i + 6] for i in range(0, 60, 6)]
+    assert all(len(set(group)) == 1 for group in splits)
+    assert len({group[0] for group in splits}) > 1
+
+
+def test_names_are_found_with_or_without_suffix_and_folder() -> None:
+    names = Names(["a/1.png", "b/1.png", "b/2.jpg"])
+    assert names.find("a/1") == "a/1.png"
+    assert names.find("./b/2.jpg") == names.find("2.jpg") == names.find("2") == "b/2.jpg"
+    assert names.find("1.png") is None  # two have it
+    assert names.find("3") is None
+
+
+# ---- what does not fit --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("0003.jpg,", "9999.jpg,", r"line 4: there is no image '9999.jpg' \(1 of 48 rows"),
+        ("0003.jpg,", "0002.jpg,", r"line 4: 0002.jpg is listed twice"),
+        ("0003.jpg,", "0003.jpg,1,", r"line 4: expected 5 cells as in the header, got 6"),
+        (r"0003.jpg,\d", "0003.jpg,2", r"line 4, red: expected 0 or 1, got '2'"),
+        (
+            r"(0003.*),train",
+            r"\1,tran",
+            r"line 4, split: expected train, valid or test, got",
+        ),
+        ("file,red", "file,frame", r"line 1: two columns are called 'frame'"),
+        ("file,red", "file,rot", r"has no column 'red'; it has: file, rot"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_named(
+    data: Path, tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(data, root)
+    find_layout(root).save(root)
+    table = root / "labels.csv"
+    table.write_text(re.sub(old, new, table.read_text(), count=1))
+    with pytest.raises(ValueError, match=message):
+        open_folder(root)
+
+
+def test_fastcam_json_is_read_and_checked(data: Path, tmp_path: Path) -> None:
+    layout = find_layout(data, classes="kind")
+    layout.save(tmp_path)
+    assert Layout.load(tmp_path) == layout
+    path = tmp_path / "fastcam.json"
+    values = json.loads(path.read_text())
+    for change, message in (
+        ({"label": "x"}, "'label' is unknown"),
+        ({"labels": "red"}, "labels: expected a list of texts, got 'red'"),
+        ({"regions": {"a": 1}}, "regions: expected texts by name"),
+        ({"table": 3}, "table: expected a text, got 3"),
+    ):
+        path.write_text(json.dumps({**values, **change}))
+        with pytest.raises(ValueError, match=message):
+            Layout.load(tmp_path)
+    path.write_text("{}")
+    with pytest.raises(ValueError, match="is no description of a data folder"):
+        Layout.load(tmp_path)
+    with pytest.raises(FileExistsError, match="was not written by fastcam"):
+        layout.save(tmp_path)
+
+
+def test_what_is_missing_is_said(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no images: expected them in images/"):
+        open_folder(tmp_path)
+    image_file(tmp_path / "images" / "1.png")
+    image_file(tmp_path / "images" / "2.png")
+    with pytest.raises(ValueError, match=r"1\.png has no label: expected a table \(CSV or TSV\)"):
+        open_folder(tmp_path)
+    (tmp_path / "a.csv").write_text("who,what\nx,1\ny,0\n")
+    with pytest.raises(ValueError, match=r"no column names the images \(1.png, …\); it has: who"):
+        open_folder(tmp_path)
+    (tmp_path / "a.csv").write_text("file,sort,shape\n1,u,w\n2,v,w\n")
+    with pytest.raises(ValueError, match="name its columns of 0 and 1, or its column of classes"):
+        open_folder(tmp_path)
+    (tmp_path / "b.csv").write_text("file,sick\n1,1\n")
+    with pytest.raises(ValueError, match=r"several tables: name the one with labels \(a.csv, b.c"):
+        open_folder(tmp_path)
+    folder = MaskedFolder(tmp_path, find_layout(tmp_path, table="b.csv"))
+    assert folder.index.unlabelled == ["2.png"]
+    with pytest.raises(FileNotFoundError, match="regions: neither"):
+        open_folder(data, regions="nowhere")
+    with pytest.raises(ValueError, match=r"regions: no file in .* is named after an image"):
+        MaskedFolder(data, regions=tmp_path / "images")
+    with pytest.raises(ValueError, match=r"this data has no region 'wing'; it has: masks"):
+        open_folder(data).region("wing")
+    with pytest.raises(ValueError, match="landmarks: expected none"):
+        open_folder(data, landmarks=tmp_path)
+
+
+def test_faces_stay_faces(tmp_path: Path) -> None:
+    faces = open_folder(write_faces(tmp_path, 8))
+    assert isinstance(faces, FaceFolder)
+    assert open_folder(faces) is faces
+    assert label_file(tmp_path) == faces.table == tmp_path / "list_attr_celeba.txt"
+    assert str(faces.region("mouth")) == "mouth"
+    assert len(faces.images("train", ["Eyes"])) == 4
+    with pytest.raises(ValueError, match="regions: .* is in CelebA's layout"):
+        open_folder(tmp_path, regions=tmp_path)
+
+
+# ---- masks --------------------------------------------------------------------------------------
+
+
+def test_masks_of_any_kind(tmp_path: Path) -> None:
+    shape = np.zeros((4, 6), np.uint8)
+    shape[1:3, 2:5] = 1
+    wanted = shape * 255
+    palette = Image.fromarray(shape).convert("P")
+    clear = np.dstack([np.zeros_like(wanted), wanted, wanted * 0, np.full_like(wanted, 255)])
+    files = {
+        "one.png": Image.fromarray(shape), "bits.png": Image.fromarray(shape.astype(bool)),
+        "white.png": Image.fromarray(wanted), "seven.png": Image.fromarray(shape * 7),
+        "palette.png": palette, "colour.png": Image.fromarray(clear, "RGBA"),
+        "deep.png": Image.fromarray(shape.astype(np.uint16) * 40000),
+    }  # fmt: skip
+    for name, image in files.items():
+        image.save(tmp_path / name)
+        assert read_mask(tmp_path / name).tolist() == wanted.tolist(), name
+    soft = wanted.copy()
+    soft[1, 2] = 128
+    Image.fromarray(soft).save(tmp_path / "soft.png")
+    assert read_mask(tmp_path / "soft.png").tolist() == soft.tolist()
+    large = np.kron(wanted, np.ones((16, 16), np.uint8))
+    Image.fromarray(large).save(tmp_path / "lossy.jpg", quality=60)
+    assert read_mask(tmp_path / "lossy.jpg").tolist() == large.tolist()
+    labels = shape.copy()
+    labels[0] = 3
+    Image.fromarray(labels).save(tmp_path / "map.png")
+    with pytest.raises(ValueError, match=r"holds the values 0, 1, 3: of a label map say which"):
+        read_mask(tmp_path / "map.png")
+    assert read_mask(tmp_path / "map.png", [1]).tolist() == wanted.tolist()
+    (tmp_path / "no.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"mask .*no\.png cannot be read"):
+        read_mask(tmp_path / "no.png")
+
+
+def test_a_label_map_in_the_layout_and_a_mask_of_another_size(data: Path, tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(data, root)
+    layout = find_layout(root)
+    regions = {"square": "masks/{stem}.png=1", "none": "masks/{stem}.png=2"}
+    folder = MaskedFolder(root, Layout(**{**vars(layout), "regions": regions}))
+    masks = split_of(folder, "test", "square", "none")[0]["masks"]
+    assert [int((m == 255).sum()) for m in masks] == [AREA, 0]
+    with pytest.raises(ValueError, match=r"regions, a: expected a path with \{stem\} or \{name\}"):
+        MaskedFolder(root, Layout(**{**vars(layout), "regions": {"a": "masks/a.png"}}))
+    name = split_of(folder, "test").names[0]
+    Image.fromarray(np.ones((5, 5), bool)).save(root / "masks" / f"{name[:-4]}.png")
+    with pytest.raises(ValueError, match=rf"{name[:-4]}.png is 5×5 pixels, its image .* 40×36"):
+        split_of(folder, "test", "square")[0]
+    (root / "masks" / f"{name[:-4]}.png").unlink()
+    assert not split_of(folder, "test", "square")[0]["masks"].any()
+
+
+def test_masks_are_named_by_folder_and_suffix(tmp_path: Path) -> None:
+    for name in ("m/x.png", "m/wing/x.png", "m/wing/in_flight/y.png", "m/x-beak.png", "m/z.png"):
+        image_file(tmp_path / name)
+    assert find_masks(tmp_path, "m", ["x.jpg", "y.jpg"]) == {
+        "beak": "m/{stem}-beak.png", "m": "m/{stem}.png", "wing": "m/wing/{stem}.png",
+        "wing_in_flight": "m/wing/in_flight/{stem}.png",
+    }  # fmt: skip
+    region, masks = masks_of(tmp_path / "x.jpg", tmp_path / "m", "beak,m", (8, 8))
+    assert (str(region), masks.shape) == ("beak,m", (2, 8, 8))
+
+
+def test_a_mask_region_is_the_union_of_its_masks() -> None:
+    masks = np.zeros((1, 3, 4, 4), np.uint8)
+    masks[0, 0, :2] = 255
+    masks[0, 2, :, :1] = 255
+    masks[0, 1] = 99
+    region = MaskRegion.parse(" b , a,b", ["a", "c", "b"])
+    assert (region.names, region.channels, str(region)) == (("b", "a"), (2, 0), "b,a")
+    assert region.grid(masks, (4, 4), (2, 2)).tolist() == [[[1.0, 1.0], [0.5, 0.0]]]
+    assert region.grid(masks, (4, 4), (2, 2), "binary").tolist() == [[[1.0, 1.0], [1.0, 0.0]]]
+    with pytest.raises(TypeError, match="region must be text"):
+        MaskRegion.parse(3, ["a"])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_masks_move_with_their_images(data: Path, cache: bool) -> None:
+    images = split_of(open_folder(data), "train", "masks")
+    plain = PreparedImages(images, 18, fit="stretch", cache=cache)
+    assert plain.cached == cache
+    image, mask = plain[0]["image"].as_subclass(Tensor), plain[0]["masks"].as_subclass(Tensor)
+    assert (image.shape, mask.shape) == ((3, 18, 18), (1, 18, 18))
+    shares = mask.float() / 255
+    assert float(shares.sum()) == pytest.approx(AREA * 18 * 18 / (36 * 40), rel=0.02)
+    # The square has a color of its own: saturated pixels lie where the mask says.
+    spread = (image.float().amax(0) - image.float().amin(0)) > 120
+    assert bool((spread == (mask[0] > 127)).float().mean() > 0.95)
+    turned = PreparedImages(images, 18, fit="stretch", augment=augmentation("flip"), seed=3)
+    flipped = [not torch.equal(turned[i]["image"], plain[i]["image"]) for i in range(24)]
+    assert 4 < sum(flipped) < 20
+    for i, was in enumerate(flipped):
+        for key in ("image", "masks"):
+            wanted = plain[i][key].as_subclass(Tensor)  # type: ignore[literal-required]
+            wanted = wanted.flip(-1) if was else wanted
+            assert torch.equal(turned[i][key].as_subclass(Tensor), wanted)  # type: ignore[literal-required]
+
+
+# ---- COCO ---------------------------------------------------------------------------------------
+
+
+def test_coco_polygons_and_boxes_are_masks_and_labels(tmp_path: Path) -> None:
+    pytest.importorskip("pycocotools", reason="COCO's reader is an extra")
+    write_images(tmp_path, 12)
+    path = write_coco(tmp_path)
+    flat = split_of(open_folder(tmp_path, regions="masks"), "all", "masks")
+    folder = open_folder(tmp_path)
+    assert isinstance(folder, MaskedFolder)
+    assert folder.regions == ("left  part", "square")  # by number; a comma parts names
+    assert folder.attributes == ["red", "frame"]  # a table goes before categories
+    images = split_of(folder, "all", "left  part", "square")
+    for i in range(12):
+        left, square = images[i]["masks"].as_subclass(Tensor)
+        assert torch.equal(square, flat[i]["masks"].as_subclass(Tensor)[0])
+        assert int((left > 0).sum()) == (10 * HEIGHT if i % 2 == 0 else 0)
+    (tmp_path / "labels.csv").unlink()
+    folder = open_folder(tmp_path)
+    assert (folder.attributes, folder.exclusive) == (["left  part", "square"], False)
+    assert folder.images("all").labels.tolist() == [[float(i % 2 == 0), 1.0] for i in range(12)]
+    assert label_file(tmp_path) is None
+    region, masks = masks_of(tmp_path / "images" / "0001.jpg", path, "square", (36, 40))
+    assert (str(region), int((masks > 0).sum())) == ("square", AREA)
+    wide = json.loads(path.read_text())
+    wide["images"][0]["width"] = 50
+    path.write_text(json.dumps(wide))
+    with pytest.raises(ValueError, match=r"0001.jpg is 40×36 pixels; its annotations are for 50×"):
+        split_of(open_folder(tmp_path), "all", "square")[0]
+    path.write_text('{"images": []}')
+    with pytest.raises(ValueError, match="is no annotation file in COCO's format"):
+        MaskedFolder(tmp_path, Layout(coco=("annotations.json",)))
+
+
+# ---- what init says -----------------------------------------------------------------------------
+
+
+def test_a_folder_is_described_in_plain_words(data: Path, tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(data, root)
+    said = str(describe(root))
+    assert "images        48 with labels in images/" in said
+    assert "labels.csv, images in column file: 2 labels: red 3" in said
+    assert "not used: kind" in said
+    assert "24 train, 12 valid, 12 test; by column split" in said
+    assert "region masks  masks/{stem}.png: in 48 images" in said
+    assert "valid images and" in said and "have red" in said  # fewer than ten
+    shutil.rmtree(root / "masks")
+    image_file(root / "images" / "more.png")
+    said = str(describe(root, classes="kind"))
+    assert "3 classes: ant 3" in said
+    assert "missing: 1 images have no label (more.png, …) and are left out" in said
+    assert "missing: masks: without them networks can be trained and judged, not guided" in said
+    image_file(root / "masks" / "0001.png")
+    said = str(describe(root))
+    assert "region masks  masks/{stem}.png: in 1 images" in said
+    assert "mask" in said and "is 8×8 pixels, its image 0001.jpg 40×36" in said
+
+
+def test_faces_are_described(tmp_path: Path) -> None:
+    said = describe(write_faces(tmp_path, 8, landmarks=False))
+    assert said.layout is None
+    assert ("splits", "4 train, 2 valid, 2 test") in said.found
+    assert any("run `fastcam landmarks" in sentence for sentence in said.missing)
+    assert said.example == ("Lips", "mouth")
