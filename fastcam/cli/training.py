@@ -12,7 +12,11 @@ from fastcam.training.config import FINETUNE, GuidanceConfig, TrainConfig
 _LOSSES = f"{field_help(GuidanceConfig)['losses']} Repeat for several."
 
 
-@options("settings", TrainConfig, without=("start", "guidance", "w_a", "save_minutes"))
+@options(
+    "settings",
+    TrainConfig,
+    without=("start", "guidance", "w_a", "group_dro", "group_step", "save_minutes"),
+)
 def train(
     data: Data,
     out: Out = Path("runs/train"),

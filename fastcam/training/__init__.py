@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from fastcam.training.config import GuidanceConfig as GuidanceConfig
     from fastcam.training.config import TrainConfig as TrainConfig
     from fastcam.training.diverged import TrainingDiverged as TrainingDiverged
+    from fastcam.training.group_dro import GroupDRO as GroupDRO
     from fastcam.training.memory import keep_freed_memory as keep_freed_memory
     from fastcam.training.outcome import summary as summary
     from fastcam.training.run import TrainResult as TrainResult
     from fastcam.training.run import train as train
 
 _HOMES = {
+    "GroupDRO": "group_dro",
     "GuidanceConfig": "config",
     "TrainConfig": "config",
     "TrainResult": "run",

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
+from fastcam.training.group_dro import GroupDRO
+
 
 @dataclass
 class AttributeLoss:
@@ -20,7 +22,9 @@ class AttributeLoss:
     parts: dict[str, Tensor] = field(default_factory=dict)
 
 
-def attribute_loss(model: nn.Module, images: Tensor, labels: Tensor) -> AttributeLoss:
+def attribute_loss(
+    model: nn.Module, images: Tensor, labels: Tensor, groups: GroupDRO | None = None
+) -> AttributeLoss:
     """One forward of ``model`` and its loss.
 
     Args:
@@ -28,11 +32,13 @@ def attribute_loss(model: nn.Module, images: Tensor, labels: Tensor) -> Attribut
             :class:`fastcam.models.ModelSpec`) is trained with that.
         images: normalised [N, 3, H, W].
         labels: [N, K].
+        groups: in place of the binary cross entropy.
     """
     own = getattr(model, "training_loss", None)
     if own is None:
         logits = model(images)
-        return AttributeLoss(logits, nnf.binary_cross_entropy_with_logits(logits, labels))
+        loss = nnf.binary_cross_entropy_with_logits if groups is None else groups
+        return AttributeLoss(logits, loss(logits, labels))
     logits, terms = own(images, labels)
     parts = {k: v.detach() for k, v in terms._asdict().items() if k != "total" and v is not None}
     return AttributeLoss(logits, terms.total, parts)

@@ -79,6 +79,7 @@ _OURS = {
 _LATER = {
     "without": None,
     "hide_share": 0.5,
+    "group_step": 0.01,
     "guidance.losses": ["iou"],
     "guidance.target_layer": None,
 }

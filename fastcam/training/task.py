@@ -22,6 +22,7 @@ from fastcam.evaluation.metrics import CamEnergy, CamIoU, judged_right
 from fastcam.models import Checkpoint
 from fastcam.training.config import TrainConfig
 from fastcam.training.diverged import ADVICE, TrainingDiverged
+from fastcam.training.group_dro import GroupDRO
 from fastcam.training.guidance import Guidance
 from fastcam.training.objective import attribute_loss
 
@@ -53,6 +54,11 @@ class AttributeTask(LightningModule):
             self.guidance = Guidance(config.guidance, self.model, self.spec, attributes)
         pairs = config.guidance.targets if config.guidance is not None else ()
         self.targets = [attribute_index(attributes, a) for a, _ in pairs]
+        self.groups: GroupDRO | None = None
+        if config.group_dro is not None:
+            if hasattr(self.model, "training_loss"):
+                raise ValueError("group_dro: expected a model without a loss of its own")
+            self.groups = GroupDRO(attributes, pairs[0][0], config.group_dro, config.group_step)
         self.val_accuracy = MultilabelAccuracy(num_labels=len(attributes), average="macro")
         self.val_means = nn.ModuleDict(
             {
@@ -89,7 +95,7 @@ class AttributeTask(LightningModule):
         labels = batch["labels"]
         record: dict[str, Any] = {}
         if self.guidance is None:
-            attributes = attribute_loss(self.model, images, labels)
+            attributes = attribute_loss(self.model, images, labels, self.groups)
             loss = self.config.w_a * attributes.loss
         else:
             self.guidance.set_progress(self._progress())
