@@ -15,7 +15,17 @@ _LOSSES = f"{field_help(GuidanceConfig)['losses']} Repeat for several."
 
 
 @options(
-    "settings", TrainConfig, without=("start", "architecture", "guidance", "w_a", "save_minutes")
+    "settings",
+    TrainConfig,
+    without=(
+        "start",
+        "architecture",
+        "guidance",
+        "w_a",
+        "group_dro",
+        "group_step",
+        "save_minutes",
+    ),
 )
 def train(
     data: Data,

@@ -25,6 +25,7 @@ import torch  # noqa: E402
 from fastcam.analysis.saved import Analysis, Saved, check_prefix, load, save  # noqa: E402
 from fastcam.experiments.backbones import backbones  # noqa: E402
 from fastcam.experiments.bias import bias  # noqa: E402
+from fastcam.experiments.decoy import decoy  # noqa: E402
 from fastcam.experiments.figures import figure6, figure7  # noqa: E402
 from fastcam.experiments.settings import ExperimentConfig, settings_of  # noqa: E402
 from fastcam.experiments.study import Study  # noqa: E402
@@ -38,6 +39,7 @@ EXPERIMENTS: dict[str, Callable[[Study], Analysis]] = {
     "figure7": figure7,
     "bias": bias,
     "backbones": backbones,
+    "decoy": decoy,
 }
 CONFIG = "config.json"
 _is_config = json_with("data", "seeds", "version")

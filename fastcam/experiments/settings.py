@@ -146,6 +146,11 @@ CATALOGUE: dict[str, Entry] = {
         "Yang et al., future work",
         "AlexNet, VGG-16, ResNet-18 and -50; the named mouth against a drawn rectangle",
     ),
+    "decoy": Entry(
+        "corners that tell the class in training, after Ross et al.",
+        "which losses keep a network from a shortcut; on Fashion-MNIST (Debian's package"
+        " dataset-fashion-mnist) or scikit-learn's digits",
+    ),
 }
 
 

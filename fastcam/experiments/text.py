@@ -45,7 +45,9 @@ def network_table(
             cells = [_spread(Spread.of(column(measured, network, n)), n) for n in names]
         more = [] if beside is None else [beside.get(network, MISSING)]
         rows.append([network, *cells, *more])
-    unit = "percent; drops in standard deviations of the score"
+    unit = "percent"
+    if any(name in IN_DEVIATIONS for name in names):
+        unit += "; drops in standard deviations of the score"
     return Table(
         ["network", *names, *([] if beside is None else [head])], rows, f"{title} ({unit})"
     )

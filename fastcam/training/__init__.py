@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fastcam.training.config import TrainConfig as TrainConfig
     from fastcam.training.data import Batches as Batches
     from fastcam.training.diverged import TrainingDiverged as TrainingDiverged
+    from fastcam.training.group_dro import GroupDRO as GroupDRO
     from fastcam.training.memory import keep_freed_memory as keep_freed_memory
     from fastcam.training.outcome import summary as summary
     from fastcam.training.run import TrainResult as TrainResult
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AttributeTask": "task",
     "Batches": "data",
+    "GroupDRO": "group_dro",
     "GuidanceConfig": "config",
     "TrainConfig": "config",
     "TrainResult": "run",

@@ -276,6 +276,10 @@ class TrainConfig:
             other augmentation; validation images are never hidden. With guidance or, at pull 0,
             alone.
         hide_share: share of the training images that ``without`` hides.
+        group_dro: of a fine-tuning without guidance (pull 0): weigh the four cells of the first
+            target's attribute and this one by their losses, so that the worst counts most
+            (:class:`fastcam.training.GroupDRO`).
+        group_step: by how much these weights move in a step.
         precision: ``"float32"``, or ``"bfloat16"`` for autocast: faster where the processor has it,
             with weights, losses and maps in float32.
         landmarks: of faces: landmark table in place of the data folder's own.
@@ -320,6 +324,8 @@ class TrainConfig:
     augment: Augmentation = "flip"
     without: str = NOTHING
     hide_share: float = 0.5
+    group_dro: str | None = None
+    group_step: float = 0.01
     precision: Literal["float32", "bfloat16"] = "float32"
     landmarks: str | None = None
     regions: str | None = None
@@ -334,7 +340,16 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         whole = ("size", "epochs", "patience", "batch_size", "seed", "workers")
-        other = ("lr", "momentum", "weight_decay", "clip", "w_a", "hide_share", "save_minutes")
+        other = (
+            "lr",
+            "momentum",
+            "weight_decay",
+            "clip",
+            "w_a",
+            "hide_share",
+            "group_step",
+            "save_minutes",
+        )
         _check_numbers(self, whole, whole=True)
         _check_numbers(self, other)
         for name in ("size", "epochs", "batch_size", "limit_train", "limit_valid"):
@@ -353,6 +368,10 @@ class TrainConfig:
         _check(self.momentum < 1, f"momentum must be below 1, got {self.momentum}")
         _check(self.hide_share <= 1, f"hide_share must be at most 1, got {self.hide_share}")
         self._check_without()
+        _check(
+            self.group_dro is None or (self.guidance is not None and not self.guided),
+            "group_dro takes a from guidance.targets, and pull 0",
+        )
         _check_choices(self)
         if self.model_options is not None:  # as they come back from a file
             try:

@@ -69,6 +69,7 @@ _LATER = {
     "without": NOTHING,
     "hide_share": 0.5,
     "regions": None,
+    "group_step": 0.01,
     "guidance.losses": ["iou"],
     "guidance.target_layer": None,
     "weights": None,

@@ -22,6 +22,7 @@ from fastcam.evaluation.metrics import CamEnergy, CamIoU, judged_right
 from fastcam.models import Checkpoint
 from fastcam.training.config import TrainConfig
 from fastcam.training.diverged import ADVICE, TrainingDiverged
+from fastcam.training.group_dro import GroupDRO
 from fastcam.training.guidance import Guidance
 from fastcam.training.objective import (
     LabelLoss,
@@ -93,6 +94,12 @@ class AttributeTask(LightningModule):
             )
         self.names = [a for a, _ in config.guidance.targets] if config.guidance is not None else []
         self.targets = [attribute_index(checkpoint.judged, name) for name in self.names]
+        if config.group_dro is not None:
+            if hasattr(self.model, "training_loss"):
+                raise ValueError("group_dro: expected a model without a loss of its own")
+            self._loss = GroupDRO(
+                checkpoint.attributes, self.names[0], config.group_dro, config.group_step
+            )
         self.val_accuracy = _accuracy(len(checkpoint.attributes), checkpoint.exclusive)
         self.val_means = nn.ModuleDict(
             {
