@@ -266,7 +266,7 @@ def judge_network(
         scores = functional.margins(model(shown[RANDOM].to(device)))
         maps = grad_cam_maps(scores, tap, labels[:, None].to(device)).detach().cpu()
     region = inside(shown[RANDOM].shape[-1])[None, None]
-    cells = nnf.adaptive_avg_pool2d(region, list(maps.shape[-2:])).expand(maps.shape)
+    cells = nnf.adaptive_avg_pool2d(region, (maps.shape[-2], maps.shape[-1])).expand(maps.shape)
     found[ENERGY] = float(energy_share(maps, cells).nanmean())
     return found, maps.mean((0, 1))
 
