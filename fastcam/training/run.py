@@ -328,9 +328,8 @@ _DIGESTS = ("start_sha256", "labels_sha256", "weights_sha256")
 
 def _digests(config: TrainConfig) -> dict[str, str]:
     """What lies behind the settings' paths: another file of the same name makes another run."""
-    files = dict(
-        zip(_DIGESTS, (config.start, label_file(config.data), config.weights), strict=True)
-    )
+    labels = label_file(config.data) if config.data else None
+    files = dict(zip(_DIGESTS, (config.start, labels, config.weights), strict=True))
     found = {}
     for key, path in files.items():
         if path is not None and Path(path).is_file():

@@ -234,7 +234,8 @@ def test_classes_are_guided_by_their_margins(target: str) -> None:
     images, labels = torch.randn(6, 3, 32, 32), nnf.one_hot(torch.tensor([0, 1, 2, 1, 1, 0]), 3)
     masks = torch.zeros(6, 32, 32)
     masks[:, 4:20, 8:24] = 1
-    config = GuidanceConfig(((target, "square"),), sharpness_warmup=False, region_weight=1.0)
+    options: dict[str, Any] = {"sharpness_warmup": False, "region_weight": 1.0}
+    config = GuidanceConfig(((target, "square"),), losses=("iou",), **options)
     loss = nnf.cross_entropy
     guidance = Guidance(
         config, model, model_spec(MODEL), list(CLASSES), lambda z, y: loss(z, y.argmax(1)), True
