@@ -268,7 +268,7 @@ def channels_at(trace: Trace, module: nn.Module) -> int | None:
     output = trace.layer.output
     if output.dim() != 4:
         return None
-    seen = by_graph(output) or by_kind(module) or _by_user(trace, output)
+    seen = by_graph(output) or by_kind(_last(module)) or _by_user(trace, output)
     return by_shape(output) if seen is None else seen
 
 
@@ -357,6 +357,17 @@ def _axis(dim: int) -> int:
 
 _ELEMENTWISE = (nn.ReLU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Dropout, nn.Identity)
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d)
+
+
+def _last(module: nn.Module) -> nn.Module:
+    """What makes a layer's output: of a sequence its last module, but for those that act on single
+    elements."""
+    while isinstance(module, nn.Sequential):
+        inside = [m for m in module if not isinstance(m, _ELEMENTWISE)]
+        if not inside:
+            break
+        module = inside[-1]
+    return module
 
 
 def by_kind(module: nn.Module) -> int | None:

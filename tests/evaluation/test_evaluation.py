@@ -76,7 +76,9 @@ def test_attention_maps_of_a_known_network() -> None:
     model = _Linear().train()
     model.weight.grad = torch.ones_like(model.weight)
     images = torch.rand(2, 2, 3, 4)
-    maps = attention_maps(model, images, [1, 0, 2], ModelSpec(lambda k: model, "features"))
+    maps = attention_maps(
+        model, images, [1, 0, 2], ModelSpec(lambda k: model, "features", reshape="nchw")
+    )
     raw = (0.5 * images[:, 0] - 2 * images[:, 1]).relu()
     peak = raw.amax((-2, -1), keepdim=True)
     torch.testing.assert_close(maps.cams[:, 0], raw / peak.clamp(min=1e-12))
