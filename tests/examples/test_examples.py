@@ -1,0 +1,58 @@
+"""The examples run: the loop as it stands, the comparison on few images."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from PIL import Image
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_loop(capsys: pytest.CaptureFixture[str]) -> None:
+    inside = load("loop").main(steps=3, batch_size=4)
+    assert len(inside) == 3
+    assert all(0 <= share <= 1 for share in inside)
+    assert capsys.readouterr().out.count("energy in the region") == 3
+    # The loop of the README is the script's.
+    readme = (EXAMPLES.parent / "README.md").read_text()
+    loop = (EXAMPLES / "loop.py").read_text()
+    for line in (
+        "with looking as tap:",
+        "loss = balance(bce(logits, labels), guidance, tap)",
+        "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)",
+    ):
+        assert line in readme and line in loop
+
+
+@pytest.mark.slow
+def test_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = load("masks").run(tmp_path, count=120, epochs=2)
+    assert "region writing  masks/writing/{stem}.png: in 195 images" in capsys.readouterr().out
+    assert list(result.evaluations) == ["before", "control", "guided"]
+    guided = result.evaluations["guided"]
+    assert (guided.attribute, guided.other, guided.region) == ("loop", "flowers", "writing")
+    assert guided["all"].images == 30
+    assert guided.reliance is not None
+    assert [h.name for h in guided.reliance.hidden] == ["writing", "all but writing"]
+    assert [(v.reference, v.guided) for v in result.verdicts] == [("control", "guided")]
+    stored = json.loads((tmp_path / "comparison.json").read_text())
+    assert set(stored) == {"before", "control", "guided"}
+    assert (tmp_path / "seen.png").stat().st_size > 10_000
+    mask = np.asarray(Image.open(next((tmp_path).glob("*/masks/writing/*.png"))))
+    assert mask.shape == (64, 64) and 0.02 < mask.mean() < 0.4
