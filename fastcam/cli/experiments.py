@@ -12,7 +12,7 @@ from fastcam.experiments.settings import CATALOGUE, ExperimentConfig
 LIST = "list"
 
 
-@options("settings", ExperimentConfig, without=("data", "splits"))
+@options("settings", ExperimentConfig, without=("data", "splits", "brief"))
 def experiment(
     name: Annotated[
         str, typer.Argument(help=f"{', '.join(CATALOGUE)}; or `{LIST}`, which says what each is.")

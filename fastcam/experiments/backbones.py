@@ -1,19 +1,25 @@
-"""Yang et al., section 4: other networks, and a drawn rectangle in place of a named region."""
+"""Yang et al., section 4: other networks, and rectangles that need less than 68 landmarks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
+from fastcam._util.files import make_folder
+from fastcam.data.landmarks import resolve_landmarks
+from fastcam.data.tables import ATTRIBUTE_TABLE, read_attributes
 from fastcam.experiments.arms import BEFORE, CONTROL, Arm, control, guided
 from fastcam.experiments.measures import Measured, measure
 from fastcam.experiments.settings import LIPSTICK, Pair
 from fastcam.experiments.study import Study
 from fastcam.experiments.text import change_table, network_table
 from fastcam.models import load_checkpoint
+from fastcam.regions import LandmarkSource, LandmarkTable
 from fastcam.report import Table
 from fastcam.report.figure import COLORS, new_figure
 
@@ -24,11 +30,14 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "resnet18": {"lr": 0.1},
     "resnet50": {"lr": 0.1},
 }
-#: The mouth as a rectangle drawn on the template face.
+#: Of a brief experiment: these, trained for so many epochs, and these ways to fine-tune.
+BRIEF = {"alexnet": {}, "resnet18": {"lr": 0.1, "epochs": 3}}
+_BRIEF_ARMS = (CONTROL, "iou", "iou, fixed rectangle")
+#: The mouth as a rectangle drawn on the template face, which moves with each face's landmarks.
 FREE_BOX = "0.34,0.63,0.66,0.80"
 
 
-def _arms(pair: Pair) -> list[Arm]:
+def _arms(pair: Pair, fixed: Path) -> list[Arm]:
     return [
         control(),
         guided("iou"),
@@ -37,7 +46,28 @@ def _arms(pair: Pair) -> list[Arm]:
             guided("iou", "iou, free rectangle"),
             guidance={"losses": ("iou",), "pull": 1.0, "targets": ((pair.attribute, FREE_BOX),)},
         ),
+        guided("iou", "iou, fixed rectangle", note="the mean face's", landmarks=str(fixed)),
     ]
+
+
+def mean_face(data: Path, out: Path) -> Path:
+    """Write a landmark table in which every image has the mean landmarks of the data.
+
+    A region that is laid by it is the same rectangle in all images.
+
+    Args:
+        data: folder in CelebA's layout.
+        out: the file.
+    """
+    make_folder(out.parent)
+    names = read_attributes(data / ATTRIBUTE_TABLE).names
+    found = resolve_landmarks(data, names)
+    sizes = found.sizes[:, None].astype(np.float64)
+    mean = np.nanmean(found.points / sizes, axis=0)  # without faces whose points are unknown
+    source = np.full(len(names), LandmarkSource.TEMPLATE, np.uint8)
+    points = (mean * sizes).astype(np.float32)
+    LandmarkTable(np.array(names), points, source, found.sizes).save(out)
+    return out
 
 
 @dataclass(frozen=True)
@@ -84,13 +114,15 @@ class Backbones:
 
 def backbones(study: Study) -> Backbones:
     """Train, guide and judge each backbone."""
-    pair = LIPSTICK
+    pair, brief = LIPSTICK, study.config.brief
     found: dict[str, dict[str, list[Any]]] = {}
     for seed in range(study.config.seeds):
-        for backbone, settings in BACKBONES.items():
+        fixed = mean_face(study.data(seed), study.out / f"seed{seed}" / "mean_face.npz")
+        for backbone, settings in (BRIEF if brief else BACKBONES).items():
             start = study.base(seed, backbone, **settings)
             attributes = load_checkpoint(start).attributes
-            rows = study.rows(seed, pair, _arms(pair), start)
+            arms = [a for a in _arms(pair, fixed) if not brief or a.name in _BRIEF_ARMS]
+            rows = study.rows(seed, pair, arms, start)
             reference = rows[CONTROL]
             if reference is None:
                 raise ValueError(f"seed {seed}: the control of {backbone} diverged")

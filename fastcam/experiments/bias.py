@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from fastcam.evaluation import pick_device
+from fastcam.evaluation import pick_device, predict, summarize
 from fastcam.evaluation.splits import prepare_split
 from fastcam.experiments.agreeing import agreeing
 from fastcam.experiments.arms import BEFORE, CONTROL, Arm, control, cut_out, guided, recommended
@@ -21,29 +22,60 @@ from fastcam.experiments.text import change_table, network_table
 from fastcam.models import load_checkpoint, save_checkpoint
 from fastcam.report import Table
 from fastcam.report.figure import COLORS, new_figure
+from fastcam.report.numbers import percent
 
 #: How hard guidance draws, from least to most: the points of a curve.
 PULLS = (0.1, 0.3, 1.0, 2.0)
+#: How fast the weights of GroupDRO move; Sagawa et al. take the first, in far longer trainings.
+STEPS = (0.01, 0.1, 1.0)
+_BRIEF_PULLS, _BRIEF_STEPS = (0.3, 1.0), (0.1,)
 LAST_LAYER = "last layer"
 TOO_FEW = "too few images"  # of a group, in the validation split
+#: Fine-tuned on all training images, those on which the attributes part among them.
+ALL = "all images"
+_ALL_DRO = f"{ALL}, GroupDRO"
+# A bias that is fitted to all validation images would take back what the worst group has gained.
+_UNGUIDED = {"pull": 0.0, "recalibrate": False}
+#: What the networks that validation images choose are compared in.
+_COMPARED = ("test", "E1", "E2", "not a", "not a, b", "worst group", "energy", "relies on region")
 
 
-def _arms(pair: Pair) -> list[Arm]:
-    curves = [
-        guided(name, f"{name}, pull {pull:g}", pull=pull)
+def _families(pair: Pair, brief: bool = False) -> dict[str, list[Arm]]:
+    """Fine-tunings that differ in one number, from the mildest on."""
+    pulls, steps = (_BRIEF_PULLS, _BRIEF_STEPS) if brief else (PULLS, STEPS)
+    found = {
+        name: [guided(name, f"{name}, pull {pull:g}", pull=pull) for pull in pulls]
         for name in ("iou", "energy")
-        for pull in PULLS
-    ]
+    }
+    for name in ("GroupDRO", _ALL_DRO):
+        found[name] = [
+            Arm(f"{name}, step {s:g}", _UNGUIDED, {"group_dro": pair.other, "group_step": s})
+            for s in steps
+        ]
+    return found
+
+
+def _single(pair: Pair) -> list[Arm]:
     both = guided("energy", "energy + cut-out", without=pair.elsewhere)
-    return [control(), cut_out(pair), both, recommended(), *curves]
+    return [control(), cut_out(pair), both, recommended(), replace(control(), name=ALL)]
 
 
 @dataclass(frozen=True)
 class Bias:
-    """For each pair the networks that were trained on agreeing images, measured on all."""
+    """For each pair the networks that were trained on agreeing images, measured on all.
+
+    Attributes:
+        pairs: of attributes.
+        measured: by pair, then network.
+        worst: by pair and network, the worst group's accuracy on validation images, by training;
+            of the families alone.
+        families: names of the networks that differ in one number, from the mildest on.
+    """
 
     pairs: tuple[Pair, ...]
     measured: Mapping[str, Measured]
+    worst: Mapping[str, Mapping[str, Sequence[float | None]]]
+    families: Mapping[str, Sequence[str]]
 
     def tables(self) -> list[Table]:
         found = []
@@ -52,8 +84,33 @@ class Bias:
             found += [
                 network_table(self.measured[pair.slug], title, absent={LAST_LAYER: TOO_FEW}),
                 change_table(self.measured[pair.slug], f"{pair.attribute}: minus the control"),
+                self._chosen(pair),
             ]
         return found
+
+    def _chosen(self, pair: Pair) -> Table:
+        """Of each family the network whose worst group does best on validation images."""
+        measured, worst = self.measured[pair.slug], self.worst[pair.slug]
+        rows: dict[str, Any] = {
+            name: values
+            for name, values in measured.items()
+            if name not in worst and name != BEFORE
+        }
+        said = {}
+        for family, members in self.families.items():
+            texts, rows[family] = [], []
+            for seed in range(len(measured[CONTROL])):
+                known = {n: v for n in members if (v := worst[n][seed]) is not None}
+                best = max(known, key=lambda name: known[name], default=None)
+                rows[family].append(None if best is None else measured[best][seed])
+                if best is not None:
+                    texts.append(f"{best.rsplit(', ', 1)[1]} ({percent(known[best])})")
+            said[family] = "; ".join(texts)
+        return network_table(
+            rows, f"{pair.attribute}: as validation images choose, ties going to the mildest",
+            beside=said, head="chosen (worst group there)", names=_COMPARED,
+            absent={LAST_LAYER: TOO_FEW},
+        )  # fmt: skip
 
     def figure(self) -> Figure:
         """For each pair: accuracy against the share of the reliance that lies in the region."""
@@ -61,9 +118,8 @@ class Bias:
         axes = figure.subplots(1, len(self.pairs), squeeze=False)[0]
         for axis, pair in zip(axes, self.pairs, strict=True):
             measured = self.measured[pair.slug]
-            curves = {n: [f"{n}, pull {p:g}" for p in PULLS] for n in ("iou", "energy")}
-            single = [n for n in measured if not any(n in c for c in curves.values())]
-            for i, (name, networks) in enumerate({**curves, **{n: [n] for n in single}}.items()):
+            single = {n: [n] for n in measured if not any(n in f for f in self.families.values())}
+            for i, (name, networks) in enumerate({**self.families, **single}.items()):
                 points = [_point(measured, n) for n in networks]
                 known = [p for p in points if p is not None]
                 if known:
@@ -71,7 +127,7 @@ class Bias:
                         *zip(*known, strict=True), "o-", label=name, ms=4 + 2 * (len(known) == 1),
                         color=COLORS[i % len(COLORS)], mfc="white" if i >= len(COLORS) else None,
                     )  # fmt: skip
-            axis.set_title(f"{pair.attribute}, pull {', '.join(f'{p:g}' for p in PULLS)}")
+            axis.set_title(f"{pair.attribute}; curves: from the mildest on")
             axis.set_xlabel(f"share of the reliance in the {pair.region}, %")
             axis.set_ylabel("accuracy, %")
             axis.grid(alpha=0.3)
@@ -80,7 +136,12 @@ class Bias:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            pair.slug: {name: list(values) for name, values in self.measured[pair.slug].items()}
+            pair.slug: {
+                "networks": {n: list(v) for n, v in self.measured[pair.slug].items()},
+                "worst group on validation images": {
+                    n: list(v) for n, v in self.worst[pair.slug].items()
+                },
+            }
             for pair in self.pairs
         }
 
@@ -96,11 +157,18 @@ def _point(measured: Measured, network: str) -> tuple[float, float] | None:
 
 
 def bias(study: Study) -> Bias:
-    """Train on agreeing images, guide, re-train the last layer, and judge on all images."""
+    """Train on agreeing images, fine-tune in several ways, and judge on all images.
+
+    Guidance, cut-out and the first GroupDRO see agreeing images alone, as the network that they
+    start from; what is called "all images" sees those on which the attributes part, too. Last-layer
+    re-training, and every choice among the members of a family, take validation images, on which
+    they part as well.
+    """
     found: dict[str, dict[str, list[Any]]] = {}
+    chosen: dict[str, dict[str, list[float | None]]] = {}
     for seed in range(study.config.seeds):
         for pair in study.pairs:
-            rows = _rows(study, seed, pair)
+            rows, worst = _rows(study, seed, pair)
             reference = rows[CONTROL]
             if reference is None:
                 raise ValueError(f"seed {seed}: the control of {pair.attribute} diverged")
@@ -110,25 +178,47 @@ def bias(study: Study) -> Bias:
                 if judged is not None:
                     values = measure(judged, reference, pair, study.attributes(seed))
                 networks.setdefault(name, []).append(values)
-    return Bias(study.pairs, found)
+            for name, value in worst.items():
+                chosen.setdefault(pair.slug, {}).setdefault(name, []).append(value)
+    families = _families(study.pairs[0], study.config.brief)
+    return Bias(study.pairs, found, chosen, {n: [a.name for a in f] for n, f in families.items()})
 
 
-def _rows(study: Study, seed: int, pair: Pair) -> dict[str, Judged | None]:
+def _rows(
+    study: Study, seed: int, pair: Pair
+) -> tuple[dict[str, Judged | None], dict[str, float | None]]:
+    """The networks on test images, and the families' worst groups on validation images."""
     folder = study.out / f"seed{seed}" / f"agreeing-{pair.slug}"
-    data = agreeing(study.data(seed), folder / "faces", pair.attribute, pair.other)
+    everything = study.data(seed)
+    data = agreeing(everything, folder / "faces", pair.attribute, pair.other)
     inner = replace(study, out=folder, config=replace(study.config, data=str(data)))
+    outer = replace(inner, config=replace(study.config, data=str(everything)))
     start = inner.base(seed)
-    rows = inner.rows(seed, pair, _arms(pair), start)
-    study.say(f"seed {seed}, {pair.attribute}: {LAST_LAYER}")
     checkpoint = load_checkpoint(start)
-    valid = prepare_split(checkpoint, data, "valid", workers=study.workers)
     device = pick_device(study.config.device)
+    valid = prepare_split(checkpoint, data, "valid", workers=study.workers)
+
+    def worst_group(path: Path) -> float | None:
+        network = load_checkpoint(path)
+        predictions = predict(network, valid, attribute=pair.attribute, device=device)
+        return summarize(
+            predictions, network.attributes, attribute=pair.attribute, other=pair.other
+        ).worst_group
+
+    rows: dict[str, Judged | None] = {BEFORE: inner.judged(seed, pair, start)}
+    worst: dict[str, float | None] = {}
+    families = [arm for f in _families(pair, study.config.brief).values() for arm in f]
+    for arm in [*_single(pair), *families]:
+        path = (outer if arm.name.startswith(ALL) else inner).tuned(seed, start, pair, arm)
+        rows[arm.name] = None if path is None else inner.judged(seed, pair, path)
+        if arm in families:
+            worst[arm.name] = None if path is None else worst_group(path)
+    study.say(f"seed {seed}, {pair.attribute}: {LAST_LAYER}")
     refit = retrain_last_layer(
         checkpoint, valid, pair.attribute, pair.other, device=device, seed=seed
     )
     path = start.parent.with_name(f"{start.parent.name}-{pair.slug}") / "last_layer" / "model.pt"
+    rows[LAST_LAYER] = None
     if refit is not None:
         rows[LAST_LAYER] = inner.judged(seed, pair, save_checkpoint(path, refit))
-    else:
-        rows[LAST_LAYER] = None
-    return {BEFORE: rows.pop(BEFORE), **rows}
+    return rows, worst

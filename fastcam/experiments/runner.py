@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import platform
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ for _module in ("torchvision", "lightning", "torchmetrics", "matplotlib"):
 import torch  # noqa: E402
 
 from fastcam.analysis.saved import Analysis, Saved, check_prefix, load, save  # noqa: E402
+from fastcam.experiments import masks  # noqa: E402
 from fastcam.experiments.backbones import backbones  # noqa: E402
 from fastcam.experiments.bias import bias  # noqa: E402
 from fastcam.experiments.decoy import decoy  # noqa: E402
@@ -40,6 +42,13 @@ EXPERIMENTS: dict[str, Callable[[Study], Analysis]] = {
     "bias": bias,
     "backbones": backbones,
     "decoy": decoy,
+    "mask-table1": masks.mask_table1,
+    "mask-table2": masks.mask_table2,
+    "mask-table3": masks.mask_table3,
+    "mask-table4": masks.mask_table4,
+    "mask-figure3": masks.mask_figure3,
+    "mask-figure4": masks.mask_figure4,
+    "mask-figure5": masks.mask_figure5,
 }
 CONFIG = "config.json"
 _is_config = json_with("data", "seeds", "version")
@@ -87,9 +96,10 @@ def run(
         if stored is not None and _same(stored.settings, settings):
             say(f"{out / name}.md is there, made with the same settings: kept")
             return stored
+        began = time.monotonic()
         study = Study(out, config, workers, progress, say)
         found = EXPERIMENTS[name](study)
-        saved = save(found, out / name, {**settings, **_machine()})
+        saved = save(found, out / name, {**settings, **_machine(began)})
         write_text(out / f"{name}.csv", _csv(saved.tables), ours=begins(_CSV))
         say(f"done: {out / name}.md")
         return saved
@@ -114,14 +124,15 @@ def _same(stored: dict[str, Any], settings: dict[str, Any]) -> bool:
     return all(stored.get(k) == v for k, v in settings.items())
 
 
-def _machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
+def _machine(began: float) -> dict[str, Any]:
+    """What the numbers were measured on, and how long the last run took, in minutes."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return {
         "torch": torch.__version__,
         "python": platform.python_version(),
         "device": device,
         "threads": torch.get_num_threads(),
+        "minutes": round((time.monotonic() - began) / 60, 2),
     }
 
 

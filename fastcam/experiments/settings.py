@@ -74,10 +74,11 @@ class ExperimentConfig:
         fit: how images become squares, see :class:`fastcam.data.FitSquare`.
         epochs, lr, batch_size, schedule: of the networks that are fine-tuned, from scratch on all
             attributes.
-        limit_train, limit_test: only the first so many images of the data, in every training, and
-            in the test.
+        limit_train, limit_valid, limit_test: only the first so many images of the data, in every
+            training and its validation, and in the test.
         precision: ``"float32"`` or ``"bfloat16"``.
         reliance_images: test images on which regions are hidden.
+        brief: fewer networks where an experiment has many of one kind.
         device: where to compute.
     """
 
@@ -94,9 +95,11 @@ class ExperimentConfig:
     batch_size: int = 32
     schedule: Schedule = "cosine"
     limit_train: int | None = None
+    limit_valid: int | None = None
     limit_test: int | None = None
     precision: str = "float32"
     reliance_images: int = 500
+    brief: bool = False
     device: str = field(default="auto", metadata={"result": False})
 
     def __post_init__(self) -> None:
@@ -140,16 +143,28 @@ CATALOGUE: dict[str, Entry] = {
     ),
     "bias": Entry(
         "training on agreeing images alone",
-        "guidance and cut-out against last-layer re-training, and what pull buys",
+        "guidance and cut-out against GroupDRO and last-layer re-training, and what pull buys",
     ),
     "backbones": Entry(
         "Yang et al., future work",
-        "AlexNet, VGG-16, ResNet-18 and -50; the named mouth against a drawn rectangle",
+        "AlexNet, VGG-16, ResNet-18 and -50; the mouth by landmarks, as drawn on the template face,"
+        " and as one rectangle for all images",
     ),
     "decoy": Entry(
         "corners that tell the class in training, after Ross et al.",
         "which losses keep a network from a shortcut; on Fashion-MNIST (Debian's package"
         " dataset-fashion-mnist) or scikit-learn's digits",
+    ),
+    "mask-table1": Entry(
+        "Kimura & Tanaka, Table 1", "what reconstructor and multi-label classifier are good for"
+    ),
+    "mask-table2": Entry("Kimura & Tanaka, Table 2", "channels that go together"),
+    "mask-table3": Entry("Kimura & Tanaka, Table 3", "attributes that go together"),
+    "mask-table4": Entry("Kimura & Tanaka, Table 4", "every attribute's accuracy"),
+    "mask-figure3": Entry("Kimura & Tanaka, Figure 3", "the tone curve that transforms masks"),
+    "mask-figure4": Entry("Kimura & Tanaka, Figure 4", "the masks that matter most"),
+    "mask-figure5": Entry(
+        "Kimura & Tanaka, Figure 5", "accuracy against noise, the masks transformed"
     ),
 }
 

@@ -79,8 +79,9 @@ class Study:
         settings: dict[str, Any] = {
             "model": model, "size": c.size, "fit": c.fit, "epochs": c.epochs, "patience": 0,
             "batch_size": c.batch_size, "lr": c.lr, "schedule": c.schedule,
-            "limit_train": c.limit_train, "precision": c.precision, "seed": seed,
-            "device": c.device, "workers": self.workers, **changes,
+            "limit_train": c.limit_train, "limit_valid": c.limit_valid,
+            "precision": c.precision, "seed": seed, "device": c.device, "workers": self.workers,
+            **changes,
         }  # fmt: skip
         data = self.data(seed)
         self.say(f"seed {seed}: training {model} from scratch")
@@ -90,11 +91,11 @@ class Study:
     def tuned(self, seed: int, start: Path, pair: Pair, arm: Arm) -> Path | None:
         """A network fine-tuned from ``start``; None where that diverged."""
         config = TrainConfig.finetune(
-            start, self.data_of(start, seed),
+            start, self.data_of(seed),
             GuidanceConfig(**{"targets": ((pair.attribute, pair.region),), **arm.guidance}),
             seed=seed + 1, limit_train=self.config.limit_train,
-            precision=self.config.precision, device=self.config.device, workers=self.workers,
-            **{"without": NOTHING, **arm.train},
+            limit_valid=self.config.limit_valid, precision=self.config.precision,
+            device=self.config.device, workers=self.workers, **{"without": NOTHING, **arm.train},
         )  # fmt: skip
         self.say(f"seed {seed}, {pair.attribute}: {arm.name}")
         folder = self.out / f"seed{seed}" / f"{start.parent.name}-{pair.slug}" / arm.slug
@@ -104,8 +105,8 @@ class Study:
             self.say(f"{error}")
             return None
 
-    def data_of(self, start: Path, seed: int) -> Path:
-        """The data that a network's fine-tunings use: without drawing them anew."""
+    def data_of(self, seed: int) -> Path:
+        """The data of a seed, where they are there already."""
         return Path(self.config.data) if self.config.data else self.out / f"seed{seed}" / "faces"
 
     def test_images(self, seed: int, checkpoint: Checkpoint) -> Prepared:
@@ -115,14 +116,14 @@ class Study:
         if key not in tests:
             tests.clear()
             tests[key] = prepare_split(
-                checkpoint, self.data_of(Path(), seed), "test", limit=self.config.limit_test,
+                checkpoint, self.data_of(seed), "test", limit=self.config.limit_test,
                 workers=self.workers, progress=self.progress,
             )  # fmt: skip
         return tests[key]
 
     def attributes(self, seed: int) -> list[str]:
         """Names of the logits of a seed's networks."""
-        return read_attributes(self.data_of(Path(), seed) / ATTRIBUTE_TABLE).columns
+        return read_attributes(self.data_of(seed) / ATTRIBUTE_TABLE).columns
 
     def judged(self, seed: int, pair: Pair, path: Path) -> Judged:
         """A network on the test images of its seed."""

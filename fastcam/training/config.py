@@ -341,15 +341,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         whole = ("size", "epochs", "patience", "batch_size", "seed", "workers")
         other = (
-            "lr",
-            "momentum",
-            "weight_decay",
-            "clip",
-            "w_a",
-            "hide_share",
-            "group_step",
+            "lr", "momentum", "weight_decay", "clip", "w_a", "hide_share", "group_step",
             "save_minutes",
-        )
+        )  # fmt: skip
         _check_numbers(self, whole, whole=True)
         _check_numbers(self, other)
         for name in ("size", "epochs", "batch_size", "limit_train", "limit_valid"):

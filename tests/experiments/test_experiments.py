@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.image
+import numpy as np
 import pytest
 import torch
 from tiny_faces import MODEL, write_faces
 
 from fastcam import cli
 from fastcam.data import CelebA, PreparedFaces
-from fastcam.experiments import CATALOGUE, ExperimentConfig, backbones, run
+from fastcam.experiments import CATALOGUE, ExperimentConfig, backbones, bias, masks, run
 from fastcam.experiments.arms import BEFORE, CONTROL, table1_arms
 from fastcam.experiments.last_layer import retrain_last_layer
 from fastcam.experiments.measures import MEASURES
@@ -23,6 +24,7 @@ from fastcam.experiments.runner import EXPERIMENTS
 from fastcam.experiments.settings import LIPSTICK
 from fastcam.models import build
 from fastcam.models.checkpoint import Checkpoint, Preprocessing
+from fastcam.regions import LandmarkTable, Region
 from fastcam.training import TrainingDiverged
 from fastcam.training.task import AttributeTask
 
@@ -94,8 +96,19 @@ def test_the_other_experiments_run(out: Path) -> None:
     names = [row[0] for row in saved.tables[0].rows]
     assert names[:2] == [BEFORE, CONTROL]
     assert {"cut-out", "iou, pull 0.3", "energy, pull 2", "last layer"} <= set(names)
+    assert {"all images", "GroupDRO, step 0.1", "all images, GroupDRO, step 1"} <= set(names)
     # Of 48 validation faces fewer than four have make-up without lipstick.
     assert set(saved.tables[0].rows[names.index("last layer")][1:]) == {"too few images"}
+    chosen = {row[0]: row[1:] for row in saved.tables[2].rows}
+    assert list(chosen)[-4:] == ["iou", "energy", "GroupDRO", "all images, GroupDRO"]
+    values = saved.values[LIPSTICK.slug]
+    worst = values["worst group on validation images"]
+    best = max((f"energy, pull {p:g}" for p in bias.PULLS), key=lambda n: worst[n][0])
+    assert chosen["energy"][-1].startswith(best.removeprefix("energy, "))
+    test = values["networks"][best][0]["test"]
+    assert chosen["energy"][0] == f"{100 * test:.1f}"
+    # It sees other images than the control, which starts from the same network.
+    assert values["networks"]["all images"] != values["networks"][CONTROL]
 
 
 def test_each_backbone_has_its_control(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,8 +117,40 @@ def test_each_backbone_has_its_control(out: Path, monkeypatch: pytest.MonkeyPatc
     assert [t.title.split(":")[0] for t in saved.tables] == [MODEL, MODEL, "resnet18", "resnet18"]
     for networks in saved.tables[::2]:
         names = [row[0] for row in networks.rows]
-        assert names == [BEFORE, CONTROL, "iou", "energy", "iou, free rectangle"]
+        assert names[:4] == [BEFORE, CONTROL, "iou", "energy"]
+        assert names[4:] == ["iou, free rectangle", "iou, fixed rectangle"]
     assert matplotlib.image.imread(out / "backbones.png").std() > 0.01
+
+
+def test_the_mean_face_is_the_same_rectangle_everywhere(tmp_path: Path) -> None:
+    data = write_faces(tmp_path / "faces", 24)
+    own = LandmarkTable.load(data / "landmarks68.npz")
+    path = backbones.mean_face(data, tmp_path / "mean.npz")
+    fixed = LandmarkTable.load(path).select(list(own.name))
+    np.testing.assert_allclose(fixed.landmarks[0], own.landmarks.mean(0), atol=1e-3)
+    grids = Region.parse("mouth").grid(fixed.landmarks, (48, 40), (12, 10))
+    assert (grids == grids[0]).all() and grids.any()
+    moving = Region.parse("mouth").grid(own.landmarks, (48, 40), (12, 10))
+    assert not (moving == moving[0]).all()
+    assert backbones.mean_face(data, path) == path  # again
+
+
+def test_every_table_and_figure_of_the_masks(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(masks.TRAINING, "size", 32)
+    said = {}
+    for name in CATALOGUE:
+        if name.startswith("mask-"):
+            saved, said[name] = _run(name, out)
+            assert len(saved.tables) >= 1 and saved.tables[0].rows
+            assert matplotlib.image.imread(out / f"{name}.png").std() > 0.01
+    assert sum(any("attention from scratch" in s for s in lines) for lines in said.values()) == 5
+    targets = {"mask-table2": ["1", "32", "64"]}
+    targets["mask-table3"] = ["Black_Hair", "Heavy_Makeup", "Bushy_Eyebrows"]
+    for name, expected in targets.items():
+        (table,) = json.loads((out / f"{name}.json").read_text())["tables"]
+        assert [row[0] for row in table["rows"]] == expected
+    ablation = json.loads((out / "mask-table1.json").read_text())["values"]
+    assert all(len(v["accuracy"]) == 1 for v in ablation["scores"].values())
 
 
 def test_a_network_that_diverges_is_told_and_the_others_go_on(
