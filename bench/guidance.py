@@ -80,9 +80,9 @@ class Cell:
 
     @property
     def relied(self) -> bool:
-        """Whether reliance is measured: of the default, of cut-outs, and of their control."""
+        """Whether reliance is measured: of the default, of cut-outs, and of controls."""
         hides = self.train.get("without", "nothing") != "nothing"
-        return hides or self.slug.endswith(("/guided", "/control"))
+        return hides or self.name == "default" or self.name.startswith("control")
 
     @property
     def slug(self) -> str:

@@ -11,8 +11,8 @@ from fastcam import analysis
 from fastcam.analysis import paper
 from fastcam.analysis.correlation import Correlations
 from fastcam.analysis.subject import attention_network
-from fastcam.data import Prepared
 from fastcam.evaluation import pick_device
+from fastcam.evaluation.splits import Prepared
 from fastcam.experiments.study import Study
 from fastcam.models import Checkpoint
 from fastcam.report import Table
