@@ -124,8 +124,8 @@ class CamLoss(nn.Module):
         sync: under an initialised process group, ``"global"`` makes the mean one over the pairs of
             all processes, so that DistributedDataParallel's gradient is that of one process: every
             process has to call the loss, with an empty batch, too. It costs an all-reduce of one
-            number, and nothing waits for it. In eval mode (of loss or model), without gradients and
-            with ``"local"`` each process has a mean of its own.
+            number, and nothing waits for it. In eval mode (of the loss, or of a tap's model),
+            without gradients and with ``"local"`` each process has a mean of its own.
         process_group: of those processes; None for the default one.
 
     Raises:

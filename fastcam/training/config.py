@@ -272,9 +272,9 @@ class TrainConfig:
         without: hide this region of some training images, so that the network learns to do without
             it: names with commas between (``"left_eye,right_eye"``), ``"outside"`` for all but
             the guided regions, or ``"nothing"``; ``"auto"`` is ``"outside"`` beside a pull, and
-            nothing in a control or beside ``w_g``. Filled with the image's mean colour, after the
-            other augmentation; validation images are never hidden. With guidance or, at pull 0,
-            alone.
+            nothing in a control, beside ``w_g`` or with batches of your own. Filled with the
+            image's mean colour, after the other augmentation; validation images are never hidden.
+            With guidance or, at pull 0, alone.
         hide_share: share of the training images that ``without`` hides.
         group_dro: of a fine-tuning without guidance (pull 0): weigh the four cells of the first
             target's attribute and this one by their losses, so that the worst counts most
@@ -385,7 +385,8 @@ class TrainConfig:
     def _check_without(self) -> None:
         if self.without == AUTO:
             pulls = self.guidance is not None and bool(self.guidance.pull)
-            object.__setattr__(self, "without", OUTSIDE if pulls else NOTHING)
+            # Batches of one's own hide for themselves.
+            object.__setattr__(self, "without", OUTSIDE if pulls and self.data else NOTHING)
         if self.without == NOTHING:
             return
         guided = self.guidance.regions if self.guidance is not None else []

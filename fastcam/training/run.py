@@ -170,6 +170,11 @@ def _train(
     result, done, resume = out / CHECKPOINT, out / RESULT, out / RESUME
     folder = open_data(config) if data is None else None
     described: Any = data if folder is None else folder
+    if data is not None and config.without != NOTHING:
+        raise ValueError(
+            "without: batches of your own hide for themselves (fastcam.data.RegionCutout); "
+            f"expected {NOTHING!r}, got {config.without!r}"
+        )
     if not hasattr(described, "attributes"):
         raise ValueError(
             "data: expected a data module with `attributes`, the names of the labels; see Batches"

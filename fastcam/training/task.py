@@ -95,8 +95,11 @@ class AttributeTask(LightningModule):
         self.names = [a for a, _ in config.guidance.targets] if config.guidance is not None else []
         self.targets = [attribute_index(checkpoint.judged, name) for name in self.names]
         if config.group_dro is not None:
-            if hasattr(self.model, "training_loss"):
-                raise ValueError("group_dro: expected a model without a loss of its own")
+            if self._loss is not multilabel_loss or hasattr(self.model, "training_loss"):
+                raise ValueError(
+                    "group_dro: it takes the place of the binary cross entropy; expected no other "
+                    "loss, no classes, and a model without a loss of its own"
+                )
             self._loss = GroupDRO(
                 checkpoint.attributes, self.names[0], config.group_dro, config.group_step
             )

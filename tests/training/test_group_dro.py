@@ -12,8 +12,10 @@ from tiny_faces import MODEL, write_faces
 from torch import nn
 from torch.nn import functional as nnf
 
-from fastcam.models import load_checkpoint
-from fastcam.training import GroupDRO, GuidanceConfig, TrainConfig, train
+from fastcam.models import build, load_checkpoint
+from fastcam.models.checkpoint import Checkpoint, Preprocessing
+from fastcam.training import AttributeTask, GroupDRO, GuidanceConfig, TrainConfig, train
+from fastcam.training.objective import multiclass_loss
 
 # a, b and a third attribute of one image of each cell, and a second one of ab.
 LABELS = torch.tensor([[0, 0, 1], [0, 1, 0], [1, 0, 1], [1, 1, 0], [1, 1, 1]]).float()
@@ -109,5 +111,13 @@ def test_what_does_not_fit_is_refused() -> None:
         TrainConfig("faces", group_dro="Eyes", guidance=GuidanceConfig(targets))
     with pytest.raises(ValueError, match=r"group_dro takes a from guidance\.targets, and pull 0"):
         TrainConfig("faces", group_dro="Eyes")
+    checkpoint = Checkpoint(build(MODEL, 3), MODEL, ["Lips", "Eyes", "Dark"], Preprocessing(32))
+    config = TrainConfig("faces", group_dro="Eyes", guidance=GuidanceConfig(targets, pull=0.0))
+    assert isinstance(AttributeTask(checkpoint, config)._loss, GroupDRO)
+    with pytest.raises(ValueError, match="group_dro: .* expected no other loss, no classes"):
+        AttributeTask(checkpoint, config, loss=multiclass_loss)
+    checkpoint.exclusive = True
+    with pytest.raises(ValueError, match="group_dro: .* expected no other loss, no classes"):
+        AttributeTask(checkpoint, config)
     with pytest.raises(ValueError, match="step: expected a number above 0, got 0.0"):
         GroupDRO(["a", "b"], "a", "b", 0.0)

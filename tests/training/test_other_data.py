@@ -352,6 +352,11 @@ def test_a_loader_of_one_s_own_trains_and_fine_tunes(
     assert train(guided, tmp_path / "guided", data=own).kept
     again = train(guided, tmp_path / "again", data=own)
     assert same_weights(result.checkpoint, again.checkpoint)
+    hides = dataclasses.replace(guided, without="outside")
+    with pytest.raises(ValueError, match="without: batches of your own .* got 'outside'"):
+        train(hides, tmp_path / "none", data=own)
+    tuned = TrainConfig.finetune(first.checkpoint, "", SQUARE)  # its "auto" claims nothing
+    assert tuned.without == "nothing"
     with pytest.raises(ValueError, match="data: expected a folder of images with labels, or batch"):
         train(config, tmp_path / "none")
     with pytest.raises(ValueError, match="data: expected a data module with `attributes`"):
