@@ -21,8 +21,10 @@ from fastcam.data.transforms import FitSquare
 class PreparedImages(Dataset[Sample]):
     """A :class:`MaskedImages` split as squares of the training size, with its masks.
 
-    What :class:`PreparedFaces` is for faces; arguments and attributes are the same. In memory an
-    image takes (3 + R)·size² bytes.
+    What :class:`PreparedFaces` is for faces; arguments and attributes are the same, but that
+    ``cache`` is of memory alone: True holds the images there, False decodes them in every epoch,
+    and None holds them where they fit into half of what is free. An image takes (3 + R)·size²
+    bytes.
 
     Raises:
         ValueError: an image or a mask cannot be read; the message holds its name.
