@@ -54,7 +54,7 @@ class Setup:
     base: Mapping[str, Mapping[str, Any]] = field(
         default_factory=lambda: {
             "alexnet": {"lr": DEMO.lr, "epochs": DEMO.epochs, "batch_size": DEMO.batch_size},
-            "resnet18": {"lr": 0.1, "epochs": 2, "batch_size": 32},
+            "resnet18": {"lr": 0.1, "epochs": 8, "batch_size": 32},
         }
     )
 
@@ -94,8 +94,8 @@ class Cell:
 
 
 #: What images are hidden of in the recipes: lipstick is judged by eye make-up on these faces.
-EYES = {"without": "left_eye,right_eye,left_eyebrow,right_eyebrow"}
-ALL_BUT = {"without": "outside"}
+EYES = {"without": "left_eye,right_eye,left_eyebrow,right_eyebrow", "hide_share": 0.5}
+ALL_BUT = {"without": "outside", "hide_share": 0.5}
 NOTHING = {"without": "nothing"}
 
 
@@ -120,14 +120,14 @@ def _losses_and_recipes() -> list[Cell]:
 def matrix(seeds: int = 3) -> list[Cell]:
     """The default on every seed, and every axis on the first."""
     cells = [Cell("default", seed=seed) for seed in range(seeds)]
-    cells += [Cell(f"pull {p:g}", guidance={"pull": p}) for p in (0.1, 0.3, 1.0, 2.0) if p != PULL]
+    cells += [Cell(f"pull {p:g}", guidance={"pull": p}) for p in (0.1, 0.3, 0.5, 1.0, 2.0) if p != PULL]
     cells += [
         Cell("no max_pair_pull", guidance={"max_pair_pull": 0.0}),
         Cell("no recalibration", guidance={"recalibrate": False}),
         Cell("guide all", guidance={"guide": "all"}),
         Cell("guide true_class", guidance={"guide": "true_class"}),
         Cell("two attributes", pairs=2),
-        Cell("batch 256", train={"batch_size": 256, "epochs": 3}),
+        Cell("batch 256", train={"batch_size": 256, "epochs": 8}),
         Cell("lr .003", train={"lr": 0.003}),
         Cell("lr .03", train={"lr": 0.03}),
         Cell("cosine lr", train={"schedule": "cosine"}),

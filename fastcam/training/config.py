@@ -25,7 +25,7 @@ from fastcam.regions import Region, template_landmarks
 Schedule = Literal["constant", "cosine"]
 
 #: docs/results.md has what these do, what other values do, and on which faces they were chosen.
-PULL = 0.5
+PULL = 1.0
 #: The loss beside a pull; beside a fixed weight it is the paper's.
 LOSSES, PAPER_LOSSES = ("energy",), ("iou",)
 MAX_PAIR_PULL = 1.0
@@ -323,7 +323,7 @@ class TrainConfig:
     w_a: float = 1.0
     augment: Augmentation = "flip"
     without: str = NOTHING
-    hide_share: float = 0.5
+    hide_share: float = 0.25
     group_dro: str | None = None
     group_step: float = 0.01
     precision: Literal["float32", "bfloat16"] = "float32"

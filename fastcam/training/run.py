@@ -359,11 +359,9 @@ def _check_claim(out: Path, settings: dict[str, Any]) -> None:
         )
     stored = read_json(path, "settings of a run")
     missing = {k for k in _DIGESTS if k not in settings}  # a file is gone
-    stored, settings = _flat(stored), _flat(settings)
+    stored, settings = _compared(stored), _compared(settings)
     keys = {*stored, *settings} - missing
-    changed = sorted(
-        k for k in keys if stored.get(k, _LATER.get(k)) != settings.get(k, _LATER.get(k))
-    )
+    changed = sorted(k for k in keys if stored.get(k) != settings.get(k))
     if changed:
         raise ValueError(
             f"{out} holds a run with other settings ({', '.join(changed)});"
@@ -371,12 +369,17 @@ def _check_claim(out: Path, settings: dict[str, Any]) -> None:
         )
 
 
-def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with those of the guidance beside the others, as ``guidance.pull``."""
-    found: dict[str, Any] = {}
+def _compared(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that decide a run, those of the guidance beside the others as ``guidance.pull``.
+
+    The share of hidden images decides nothing where nothing is hidden.
+    """
+    found: dict[str, Any] = dict(_LATER)
     for name, value in settings.items():
         inner = value if isinstance(value, dict) else {}
         found |= {f"{name}.{k}": v for k, v in inner.items()} if inner else {name: value}
+    if found["without"] == NOTHING:
+        del found["hide_share"]
     return found
 
 
