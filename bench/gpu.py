@@ -175,10 +175,14 @@ def plan(
     functions, attend = gpu_cam.candidates(compiled), gpu_attend.candidates(compiled)
 
     def op_task(kind: str, case: str, moved: Mapping[str, int], make: Any, bound: Any) -> Task:
+        def run() -> list[Row] | list[StepRow]:
+            with gpu_attend.without_tf32():
+                return measure(case, moved, make, timer, bandwidth, bound)
+
         return Task(
             f"{kind} {case}",
             kind,
-            partial(measure, case, moved, make, timer, bandwidth, bound),
+            run,
             partial(count_launches, make=make, timer=timer),
         )
 
@@ -323,6 +327,7 @@ def gpu_versions() -> dict[str, Any]:
         "driver": driver.strip().partition("\n")[0] or None,
         "cudnn": torch.backends.cudnn.version() if torch.cuda.is_available() else None,
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "convolutions_of_steps_in_tf32": torch.backends.cudnn.allow_tf32,
         **set_here,
     }
 

@@ -5,7 +5,8 @@ No candidate multiplies in TF32, as the plain path's convolution would by defaul
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -94,10 +95,22 @@ def least_bytes(case: AttendCase) -> dict[str, int]:
     return dict(zip(OPS, each, strict=True))
 
 
+@contextlib.contextmanager
+def without_tf32() -> Iterator[None]:
+    """The functions compute in float32; networks beside them keep torch's defaults."""
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [backend.allow_tf32 for backend in backends]
+    for backend in backends:
+        backend.allow_tf32 = False
+    try:
+        yield
+    finally:
+        for backend, value in zip(backends, before, strict=True):
+            backend.allow_tf32 = value
+
+
 def candidates(compiled: bool) -> dict[str, Functions]:
-    """Name to the three functions, if asked for also of the plain path compiled. Turns TF32 off."""
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
+    """Name to the three functions, if asked for also of the plain path compiled."""
     names = ("tone_curve", "attend", "attend_conv1x1")
     found: dict[str, Functions] = {
         "fused": {name: getattr(functional, name) for name in names},

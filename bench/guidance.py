@@ -120,7 +120,9 @@ def _losses_and_recipes() -> list[Cell]:
 def matrix(seeds: int = 3) -> list[Cell]:
     """The default on every seed, and every axis on the first."""
     cells = [Cell("default", seed=seed) for seed in range(seeds)]
-    cells += [Cell(f"pull {p:g}", guidance={"pull": p}) for p in (0.1, 0.3, 0.5, 1.0, 2.0) if p != PULL]
+    cells += [
+        Cell(f"pull {p:g}", guidance={"pull": p}) for p in (0.1, 0.3, 0.5, 1.0, 2.0) if p != PULL
+    ]
     cells += [
         Cell("no max_pair_pull", guidance={"max_pair_pull": 0.0}),
         Cell("no recalibration", guidance={"recalibrate": False}),

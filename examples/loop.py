@@ -44,7 +44,7 @@ def main(steps: int = 12, batch_size: int = 16) -> list[float]:
     model = torchvision.models.alexnet(num_classes=2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     criterion = fastcam.EnergyCamLoss()
-    balance = fastcam.Balance(pull=0.5)  # half as hard as the labels
+    balance = fastcam.Balance()  # as hard as the labels
     bce = torch.nn.BCEWithLogitsLoss()
     looking = fastcam.ActivationTap(model, "features.11", gradient_at="features.12")
 

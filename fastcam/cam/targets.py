@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ __all__ = ["Targets", "TargetsLike", "resolve", "resolve_with_regions"]
 #: What a user may name scores by: see :class:`fastcam.IoUCamLoss`.
 TargetsLike = int | Sequence[int] | Sequence[Sequence[int]] | np.ndarray | Tensor | None
 
+_KEPT = 64  # indices; more of them are likely to differ from step to step
 _INDEX_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -191,7 +193,16 @@ def _on_device(index: Tensor, logits: Tensor) -> Tensor:
         raise ValueError(
             f"targets: expected device {logits.device} (as logits) or cpu, got {index.device}"
         )
+    if index.device.type == "cpu" and logits.device.type == "cuda" and index.numel() <= _KEPT:
+        return _kept_on_device(tuple(index.flatten().tolist()), index.shape, logits.device)
     return index.to(device=logits.device, dtype=torch.int64, non_blocking=True)
+
+
+@lru_cache(maxsize=256)
+def _kept_on_device(indices: tuple[int, ...], shape: torch.Size, device: torch.device) -> Tensor:
+    """Few indices are copied to a GPU once: a loop gives the same ones in every step, and a CUDA
+    graph cannot be captured around a copy from pageable memory."""
+    return torch.tensor(indices, dtype=torch.int64).reshape(shape).to(device)
 
 
 def _in_range(low: int, high: int, classes: int) -> None:

@@ -12,6 +12,8 @@ from fastcam.training.config import AUTO, OUTSIDE
 #: What a pair's networks are compared with.
 CONTROL = "control"
 BEFORE = "pre-trained"
+#: The share of images that a cut-out of what misleads, or the mixed set N_w, hides a region of.
+HALF = 0.5
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,16 @@ def control() -> Arm:
 
 def cut_out(pair: Pair) -> Arm:
     return Arm(
-        "cut-out", {"pull": 0.0}, {"without": pair.elsewhere},
+        "cut-out", {"pull": 0.0}, {"without": pair.elsewhere, "hide_share": HALF},
         f"{pair.elsewhere} hidden in half of the training images, no map loss",
     )  # fmt: skip
+
+
+def both(pair: Pair, loss: str) -> Arm:
+    """A loss of the map beside the cut-out."""
+    return guided(
+        loss, f"{loss} + cut-out", note="both, balanced", without=pair.elsewhere, hide_share=HALF
+    )
 
 
 def mouth_only(pair: Pair) -> Arm:
@@ -69,7 +78,10 @@ def mouth_only(pair: Pair) -> Arm:
 def mixed_in(pair: Pair) -> Arm:
     """N_w: images of the region alone mixed with the others."""
     return Arm(
-        "N_w", {"pull": 0.0}, {"without": OUTSIDE}, "all but the region hidden in half of them"
+        "N_w",
+        {"pull": 0.0},
+        {"without": OUTSIDE, "hide_share": HALF},
+        "all but the region hidden in half of them",
     )
 
 
@@ -85,8 +97,8 @@ def table1_arms(pair: Pair) -> list[Arm]:
         ),
         guided("energy", note="balanced"),
         cut_out(pair),
-        guided("iou", "iou + cut-out", note="both, balanced", without=pair.elsewhere),
-        guided("energy", "energy + cut-out", note="both, balanced", without=pair.elsewhere),
+        both(pair, "iou"),
+        both(pair, "energy"),
         recommended(),
         mouth_only(pair),
         mixed_in(pair),

@@ -12,7 +12,16 @@ from matplotlib.figure import Figure
 from fastcam.evaluation import pick_device, predict, summarize
 from fastcam.evaluation.splits import prepare_split
 from fastcam.experiments.agreeing import agreeing
-from fastcam.experiments.arms import BEFORE, CONTROL, Arm, control, cut_out, guided, recommended
+from fastcam.experiments.arms import (
+    BEFORE,
+    CONTROL,
+    Arm,
+    both,
+    control,
+    cut_out,
+    guided,
+    recommended,
+)
 from fastcam.experiments.judge import Judged
 from fastcam.experiments.last_layer import retrain_last_layer
 from fastcam.experiments.measures import Measured, measure
@@ -56,8 +65,13 @@ def _families(pair: Pair, brief: bool = False) -> dict[str, list[Arm]]:
 
 
 def _single(pair: Pair) -> list[Arm]:
-    both = guided("energy", "energy + cut-out", without=pair.elsewhere)
-    return [control(), cut_out(pair), both, recommended(), replace(control(), name=ALL)]
+    return [
+        control(),
+        cut_out(pair),
+        both(pair, "energy"),
+        recommended(),
+        replace(control(), name=ALL),
+    ]
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ MAX_PAIR_PULL = 1.0
 #: ``without`` hides what these name: all but the guided regions, nothing, or as guidance has it.
 OUTSIDE, NOTHING, AUTO = "outside", "nothing", "auto"
 #: Where a fine-tuning differs from the defaults of :class:`TrainConfig`: it is short, in small
-#: batches, and what guidance draws toward is all that half of the images show.
+#: batches, and what guidance draws toward is all that a quarter of the images show.
 FINETUNE: dict[str, Any] = {"epochs": 1, "patience": 0, "batch_size": 32, "without": AUTO}
 #: Where a training of the attention network differs: its loss is a sum over attributes.
 ATTENTION: dict[str, Any] = {
@@ -99,7 +99,7 @@ class GuidanceConfig:
             draws as hard as its pull says. ``energy`` beside ``pull`` and ``iou`` (Yang et al.)
             beside ``w_g``, where none is given.
         pull: how hard a loss draws on the guided layer, relative to the labels
-            (:class:`fastcam.Balance`); 0.5 where neither ``pull`` nor ``w_g`` is given. 0 makes a
+            (:class:`fastcam.Balance`); 1 where neither ``pull`` nor ``w_g`` is given. 0 makes a
             control: guidance is off, whatever the losses' own pulls, and the rest of the run as it
             is. Above 2 accuracy is at risk.
         w_g: a fixed weight of the one loss in place of ``pull``, as in Yang et al., eq. 1; 0 makes

@@ -121,7 +121,7 @@ def test_defaults_are_those_of_the_paper_or_measured(
     assert (training.size, training.model, training.patience) == (224, "alexnet", 3)
     assert (tuning.epochs, tuning.w_a) == (1, 1.0)
     guidance = tuning.guidance
-    assert (guidance.pull, guidance.w_g, guidance.max_pair_pull) == (0.5, None, 1.0)
+    assert (guidance.pull, guidance.w_g, guidance.max_pair_pull) == (1.0, None, 1.0)
     assert (guidance.losses, tuning.without) == (("energy",), "outside")
     assert tuning.schedule == "constant"
     assert (guidance.guide, guidance.region_weight) == ("positives", 3.0)

@@ -216,7 +216,7 @@ def test_event_timer_runs_a_long_call_less_often(monkeypatch):
     timer = EventTimer(torch.device("cpu"), runs=40, seconds=0.06, warm_up=1)
     timer._flush = types.SimpleNamespace(zero_=lambda: None)
     assert timer(lambda: None).runs == 40
-    assert 10 < timer(lambda: time.sleep(1e-3)).runs <= 20  # 2 ms to wait and 1 to run
+    assert 10 <= timer(lambda: time.sleep(1e-3)).runs <= 20  # 2 ms to wait and 1 or more to run
     assert timer(lambda: time.sleep(5e-3)).runs == 10
 
 

@@ -128,6 +128,7 @@ def test_second_device(device):
 @some_batches
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
 def test_one_launch_of_each_op_and_no_copy(dtype, batch, device):
+    """Only the counters of a forward whose blocks wait for each other may be cleared before."""
     features, logits = (t.detach() for t in inputs(device, batch, dtype))
     mask = torch.sigmoid(logits)
     calls = [
@@ -145,7 +146,8 @@ def test_one_launch_of_each_op_and_no_copy(dtype, batch, device):
         ]
     for call in calls:
         done = on_the_gpu(call)
-        assert len(done) == 1 and "fastcam" in done[0]
+        assert [n for n in done if "Memset" not in n] == [n for n in done if "fastcam" in n]
+        assert len([n for n in done if "fastcam" in n]) == 1 and len(done) <= 2
 
 
 def test_conv1x1_never_holds_all_logits(device, monkeypatch):
@@ -154,7 +156,7 @@ def test_conv1x1_never_holds_all_logits(device, monkeypatch):
 
     chunk = 1 << 19
     monkeypatch.setitem(attend_conv._CHUNK_ELEMENTS, "cuda", chunk)
-    features, _ = inputs(device, 4, attributes=1)
+    features, _ = inputs(device, 16, attributes=1)
     weight = torch.randn(40 * 128, 128, device=device, requires_grad=True)
     bias = torch.randn(40 * 128, device=device, requires_grad=True)
     leaves = features, weight, bias
@@ -171,7 +173,7 @@ def test_conv1x1_never_holds_all_logits(device, monkeypatch):
     torch.cuda.synchronize(device)
     results = sum(t.numel() * t.element_size() for t in grads)
     held = torch.cuda.max_memory_allocated(device) - before - results
-    all_logits = 4 * 40 * features.numel()  # bytes of N·K·C·H·W in float32
+    all_logits = 4 * 40 * features.numel()  # bytes of N·K·C·H·W in float32: 64 MB
     assert held < all_logits / 2
     assert held < 4 * 4 * chunk
 

@@ -106,7 +106,7 @@ def test_a_cut_out_alone_hides_training_images_and_no_others(
     assert same_weights(plain.checkpoint, never.checkpoint)
     assert not same_weights(plain.checkpoint, hidden.checkpoint)
     settings = load_checkpoint(hidden.checkpoint).history[-1]["settings"]
-    assert (settings["without"], settings["hide_share"]) == (without, 0.5)
+    assert (settings["without"], settings["hide_share"]) == (without, 0.25)
     config = TrainConfig.finetune(start, data, control, without=without, hide_share=1.0, **SMALL)
     checkpoint = load_checkpoint(start)
     for split, changed in (("train", True), ("valid", False)):
@@ -132,7 +132,7 @@ def test_a_cut_out_that_cannot_be_is_named(changes: dict[str, Any], message: str
 
 
 def test_the_loss_is_energy_beside_a_pull_and_the_papers_beside_a_weight() -> None:
-    assert GuidanceConfig(MOUTH.targets).pulls == {"energy": 0.5}
+    assert GuidanceConfig(MOUTH.targets).pulls == {"energy": 1.0}
     assert GuidanceConfig(MOUTH.targets, pull=0.0).losses == ("energy",)
     assert GuidanceConfig(MOUTH.targets, w_g=0.1).losses == ("iou",)
     assert GuidanceConfig(MOUTH.targets, losses=("l1",), w_g=0.1).losses == ("l1",)

@@ -142,7 +142,9 @@ def test_a_run_of_an_earlier_version_is_kept(data: Path, tmp_path: Path) -> None
     assert train(config, tmp_path).kept
     other = dataclasses.replace(GUIDANCE, losses=("energy",))
     changed = dataclasses.replace(config, guidance=other, without="nose")
-    with pytest.raises(ValueError, match=r"other settings \(guidance\.losses, without\)"):
+    with pytest.raises(
+        ValueError, match=r"other settings \(guidance\.losses, hide_share, without\)"
+    ):
         train(changed, tmp_path)
 
 
