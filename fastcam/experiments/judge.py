@@ -16,14 +16,14 @@ from fastcam._util.modules import evaluating
 from fastcam._util.progress import Report, labelled
 from fastcam._util.torch_files import NotATorchFile, read_torch_file
 from fastcam.data import Collate, hide
+from fastcam.data.batches import places_of
 from fastcam.evaluation import Predictions, Reliance, predict, reliance
 from fastcam.evaluation.splits import Prepared
 from fastcam.experiments.settings import Pair
 from fastcam.experiments.sunglasses import sunglasses
 from fastcam.models import Checkpoint
-from fastcam.regions import Region
 
-#: Changes of the test images, beside which the plain ones are judged.
+#: Changes of the test images, beside which the plain ones are judged; the second of faces alone.
 ALTERED = ("region only", "sunglasses")
 
 
@@ -33,7 +33,8 @@ class Judged:
 
     Attributes:
         predictions: of the plain images, with the attention measured in the pair's region.
-        altered: scores [N] of the attribute on changed images, by the names of ``ALTERED``.
+        altered: scores [N] of the attribute on changed images, by the names of ``ALTERED``; dark
+            glasses are drawn on faces alone.
         reliance: on the pair's region and others.
     """
 
@@ -73,23 +74,25 @@ def _altered(
 ) -> dict[str, Tensor]:
     """Scores [N] of the attribute on changed images, by the names of ``ALTERED``."""
     a = checkpoint.attributes.index(pair.attribute)
-    region = Region.parse(pair.region)
+    region: Any = test.region(pair.region)
     size = (test.size, test.size)
     report = labelled(progress, f"judging {' and '.join(ALTERED)}")
     samples: Any = test
     found: dict[str, list[Tensor]] = {name: [] for name in ALTERED}
     with evaluating(checkpoint.model, device), torch.no_grad():
         for batch in DataLoader(samples, batch_size=64, collate_fn=Collate()):
-            images, points = batch["image"], batch["landmarks"]
-            inside = torch.from_numpy(region.grid(points.numpy(), size, size))
+            images = batch["image"]
+            inside = torch.from_numpy(region.grid(places_of(batch).numpy(), size, size))
             visible = inside.flatten(1).any(1)[:, None, None]
-            changed = hide(images, (1 - inside) * visible), sunglasses(images, points)
-            for name, pixels in zip(ALTERED, changed, strict=True):
+            changed = {ALTERED[0]: hide(images, (1 - inside) * visible)}
+            if "landmarks" in batch:
+                changed[ALTERED[1]] = sunglasses(images, batch["landmarks"])
+            for name, pixels in changed.items():
                 shown = checkpoint.preprocessing.normalize(pixels.to(device))
                 found[name].append(checkpoint.model(shown)[:, a].float().cpu())
             if report is not None:
                 report(sum(map(len, found[ALTERED[0]])), len(test))
-    return {name: torch.cat(parts) for name, parts in found.items()}
+    return {name: torch.cat(parts) for name, parts in found.items() if parts}
 
 
 # ---- on disk -----------------------------------------------------------------------------------

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from fastcam.data.labelled import attribute_index
 from fastcam.evaluation import summarize
 from fastcam.evaluation.metrics import judged_right
@@ -66,7 +68,7 @@ def measure(
         "AUC within not b": e["not b"].auc,
         "average precision": e.average_precision,
         "mean accuracy": e.mean_accuracy,
-        **{n: float(judged_right(judged.altered[n], present).mean()) for n in ALTERED},
+        **{n: _accuracy(judged.altered.get(n), present) for n in ALTERED},
         "energy": e["a"].energy,
         "IoU": e["a"].iou,
         "relies on region": None if relied.share is None else relied.share.value,
@@ -74,6 +76,10 @@ def measure(
         "drop elsewhere": relied.hidden[2].drop,
     }
     return {name: found[name] for name in MEASURES}
+
+
+def _accuracy(scores: Tensor | None, present: Tensor) -> float | None:
+    return None if scores is None else float(judged_right(scores, present).mean())
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,8 @@ def run(
     """
     check.one_of("name", name, tuple(EXPERIMENTS))
     config = config or ExperimentConfig()
+    if config.attribute is not None:
+        check.one_of("name, with a pair of your own", name, ("table1", "figure7"))
     out = Path(out)
     with claim(out):
         check_prefix(out / name)

@@ -62,10 +62,15 @@ class ExperimentConfig:
     """Settings of ``fastcam experiment``.
 
     Attributes:
-        data: folder in CelebA's layout; None draws faces, other ones for each seed, on which each
-            pair of attributes agrees in nine of ten.
+        data: folder of images with labels; None draws faces, other ones for each seed, on which
+            each pair of attributes agrees in nine of ten.
         seeds: how many trainings of everything, with seeds 0, 1, …; one shows no spread.
         pairs: how many of the three pairs of Yang et al., Table 1.
+        attribute: table1, figure7: in place of these pairs one of your own data, with ``other``,
+            ``region`` and ``elsewhere``: the attribute that is judged.
+        other: the attribute that misleads.
+        region: where the attribute should be read.
+        elsewhere: where the other one is read; hidden in half of the images by the cut-out.
         images: how many faces are drawn.
         splits: their shares for training, validation and test; few attributes part in few images,
             so that most are for the test.
@@ -85,6 +90,10 @@ class ExperimentConfig:
     data: str | None = None
     seeds: int = 1
     pairs: int = 3
+    attribute: str | None = None
+    other: str | None = None
+    region: str | None = None
+    elsewhere: str | None = None
     images: int = field(default=7000, metadata={"short": "-n"})
     splits: tuple[float, float, float] = (0.34, 0.03, 0.63)
     model: str = "alexnet"
@@ -107,6 +116,18 @@ class ExperimentConfig:
             check.at_least(name, getattr(self, name), least)
         check.number("pairs", self.pairs, "from 1 to 3", lambda n: n in (1, 2, 3))
         check.number("lr", self.lr, "above 0", lambda x: 0 < x < math.inf)
+        own = (self.attribute, self.other, self.region, self.elsewhere)
+        if any(own) and not (all(own) and self.data):
+            raise ValueError(
+                "attribute, other, region, elsewhere: a pair of your own takes all four, and data"
+            )
+
+    @property
+    def chosen(self) -> tuple[Pair, ...]:
+        """The pairs: yours, or those of Yang et al."""
+        if self.attribute and self.other and self.region and self.elsewhere:
+            return (Pair(self.attribute, self.other, self.region, self.elsewhere, 5.0, {}),)
+        return PAIRS[: self.pairs]
 
     def quick(self) -> ExperimentConfig:
         """The same, small: to see that all works, and how the tables will look, in minutes."""
@@ -175,4 +196,7 @@ def settings_of(config: ExperimentConfig) -> dict[str, Any]:
 
     hidden = {f.name for f in dataclasses.fields(config) if f.metadata.get("result") is False}
     values = {k: v for k, v in dataclasses.asdict(config).items() if k not in hidden}
+    if config.attribute is None:  # as runs without a pair of their own have said it
+        for name in ("attribute", "other", "region", "elsewhere"):
+            del values[name]
     return {**values, "splits": list(config.splits)}

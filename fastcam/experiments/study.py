@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fastcam._util.progress import Report, labelled
-from fastcam.data.tables import ATTRIBUTE_TABLE, read_attributes
+from fastcam.data import open_folder
 from fastcam.evaluation import pick_device
 from fastcam.evaluation.splits import Prepared, prepare_split
 from fastcam.experiments.arms import BEFORE, Arm
@@ -48,7 +48,7 @@ class Study:
 
     @cached_property
     def pairs(self) -> tuple[Pair, ...]:
-        return PAIRS[: self.config.pairs]
+        return self.config.chosen
 
     def data(self, seed: int) -> Path:
         """The data of a seed: drawn where the settings name none."""
@@ -117,13 +117,14 @@ class Study:
             tests.clear()
             tests[key] = prepare_split(
                 checkpoint, self.data_of(seed), "test", limit=self.config.limit_test,
+                regions=[text for pair in self.pairs for text in (pair.region, pair.elsewhere)],
                 workers=self.workers, progress=self.progress,
             )  # fmt: skip
         return tests[key]
 
     def attributes(self, seed: int) -> list[str]:
         """Names of the logits of a seed's networks."""
-        return read_attributes(self.data_of(seed) / ATTRIBUTE_TABLE).columns
+        return open_folder(self.data_of(seed)).attributes
 
     def judged(self, seed: int, pair: Pair, path: Path) -> Judged:
         """A network on the test images of its seed."""
