@@ -1,5 +1,6 @@
-// The tone curve of an attention mask, Kimura & Tanaka, eq. 7 and 8, one source for host and
-// device. (Of a logit: cpu/kernels/attend_curves.h on vectors, cuda/attend/curve.cuh.)
+// The tone curve of one value of an attention mask, Kimura & Tanaka, eq. 7 and 8: for CUDA and the
+// tests. (On vectors of the CPU: cpu/kernels/tone_curve.h; of a logit: cpu/kernels/attend_curves.h,
+// cuda/attend/curve.cuh.)
 #pragma once
 
 #include "common/params.h"

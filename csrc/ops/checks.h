@@ -1,5 +1,5 @@
 // Argument checks shared by the raw ops, the same for every device. The messages are a second line
-// of defence: the Python layer (fastcam/functional.py) checks first and names the caller's own
+// of defence: the Python layer (fastcam/ops/checks.py) checks first and names the caller's own
 // arguments.
 #pragma once
 

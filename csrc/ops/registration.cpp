@@ -1,5 +1,6 @@
-// The raw ops' schemas, each family's beside its checks. The ops are private: fastcam/functional.py
-// is what people call. Kernels register themselves for their device in cpu/ and cuda/.
+// The raw ops' schemas, each family's beside its checks. The ops are private:
+// fastcam/functional.py is what people call. Kernels register themselves for their device in cpu/
+// and cuda/.
 #include "ops/attend.h"
 #include "ops/cam_loss.h"
 

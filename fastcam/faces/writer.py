@@ -24,6 +24,9 @@ from fastcam._util.files import json_with, make_folder, remove_leftovers, write_
 from fastcam._util.progress import Count, advancing
 from fastcam._util.workers import cpus, follow_parent
 from fastcam.data.cache import remove_caches
+from fastcam.data.landmarks import LANDMARK_TABLE
+from fastcam.data.source import FOLDER as IMAGE_FOLDER
+from fastcam.data.tables import ATTRIBUTE_TABLE, PARTITION_TABLE
 from fastcam.regions.table import LandmarkSource, LandmarkTable
 
 from .attributes import ATTRIBUTES, Cooccurrence, resolve_cooccurrence
@@ -33,9 +36,6 @@ from .sampling import sample_face
 GENERATOR_VERSION = 1  # raise it whenever the same parameters give other pictures
 JPEG_QUALITY = 93
 MANIFEST = "synthetic.json"
-IMAGE_FOLDER = "img_align_celeba"
-ATTRIBUTE_TABLE, PARTITION_TABLE = "list_attr_celeba.txt", "list_eval_partition.txt"
-LANDMARK_TABLE = "landmarks68.npz"
 _is_manifest = json_with("parameters", "sha256")
 _TABLES = (ATTRIBUTE_TABLE, PARTITION_TABLE, LANDMARK_TABLE)
 _CHUNK = 16

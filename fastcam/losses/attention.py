@@ -54,8 +54,6 @@ def _weights(*values: float) -> dict[str, float]:
     """The weights of eq. 6 by name, checked."""
     weights = dict(zip(("lambda_b", "lambda_m", "lambda_r", "lambda_1"), values, strict=True))
     for name, value in weights.items():
-        if not isinstance(value, (int, float)):
-            raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
         check.number(name, value, "finite and >= 0", lambda x: 0 <= x < math.inf)
     return weights
 

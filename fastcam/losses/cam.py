@@ -12,7 +12,7 @@ from fastcam.cam.tap import ActivationTap
 from fastcam.cam.targets import TargetsLike, resolve_with_regions
 from fastcam.losses.reduce import Reducer, Sync
 from fastcam.ops import checks as check
-from fastcam.ops.autograd import transformed
+from fastcam.ops.autograd import refuse_transforms
 from fastcam.ops.cam_loss import (
     Binarize,
     CamLossName,
@@ -214,12 +214,9 @@ class CamLoss(nn.Module):
         reducer = Reducer(self.reduction, self.sync, self.process_group)
         normalizer = reducer.checked(normalizer)
         loss = self.map_loss()
-        if transformed():
-            raise ValueError(
-                f"logits: {type(self).__name__} takes gradients with torch.autograd, which does "
-                "not work inside torch.func transforms and forward-mode differentiation; compute "
-                "the gradients with torch.func and call fastcam.functional.cam_loss"
-            )
+        refuse_transforms(
+            self, "; compute the gradients with torch.func and call fastcam.functional.cam_loss"
+        )
         check_logits(logits)
         chosen, regions = resolve_with_regions(targets, regions, logits)
         tensor = activations_of(activations, logits)

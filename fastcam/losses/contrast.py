@@ -14,6 +14,7 @@ from fastcam.cam.targets import Targets, TargetsLike, resolve
 from fastcam.losses.cam import CamStats, WeightGrad
 from fastcam.losses.reduce import Reducer, Reduction, Sync
 from fastcam.ops import checks as check
+from fastcam.ops.autograd import refuse_transforms
 
 __all__ = ["ContrastCamLoss"]
 
@@ -102,6 +103,7 @@ class ContrastCamLoss(nn.Module):
         """
         reducer = Reducer(self.reduction, self.sync, self.process_group)
         normalizer = reducer.checked(normalizer)
+        refuse_transforms(self)
         check_logits(logits)
         first, second = (resolve(t, logits) for t in (targets, others))
         if second.count not in (1, first.count):

@@ -14,7 +14,7 @@ from fastcam.cam.targets import TargetsLike, resolve_with_regions
 from fastcam.losses.cam import CamStats
 from fastcam.losses.reduce import Reducer, Reduction, Sync
 from fastcam.ops import checks as check
-from fastcam.ops.autograd import transformed
+from fastcam.ops.autograd import refuse_transforms
 from fastcam.ops.pair_cells import PairCells
 
 __all__ = ["InputGradientLoss"]
@@ -101,11 +101,7 @@ class InputGradientLoss(nn.Module):
         """
         reducer = Reducer(self.reduction, self.sync, self.process_group)
         normalizer = reducer.checked(normalizer)
-        if transformed():
-            raise ValueError(
-                f"logits: {type(self).__name__} takes gradients with torch.autograd, which does "
-                "not work inside torch.func transforms and forward-mode differentiation"
-            )
+        refuse_transforms(self)
         check_logits(logits)
         check.floating("images", images)
         if images.dim() != 4 or images.shape[0] != logits.shape[0]:

@@ -15,6 +15,15 @@ _function_transforms: Callable[[], bool] = getattr(
 )
 
 
+def refuse_transforms(loss: object, advice: str = "") -> None:
+    """ValueError inside a function transform, for a loss that takes gradients of the logits."""
+    if transformed():
+        raise ValueError(
+            f"logits: {type(loss).__name__} takes gradients with torch.autograd, which does not "
+            f"work inside torch.func transforms and forward-mode differentiation{advice}"
+        )
+
+
 def transformed() -> bool:
     """Whether torch.func (grad, vmap, jvp, ...) or forward-mode differentiation is at work.
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from fastcam.evaluation.verdicts import WORSE
 from fastcam.report.numbers import percent
 from fastcam.training.config import GuidanceConfig
-
-# From this fall of an accuracy on, a network is said to have got worse.
-WORSE = 0.01
 
 _Metrics = Mapping[str, float | None]
 

@@ -136,6 +136,12 @@ def test_contrast_wrong_calls_and_empty_batches():
     with pytest.raises(ValueError, match="head: expected one of"):
         ContrastCamLoss(head="best")
 
+    def loss(a):
+        return ContrastCamLoss()(a.mean((2, 3)), a, 0, 1)
+
+    with pytest.raises(ValueError, match="ContrastCamLoss .* does not work inside torch.func"):
+        torch.func.grad(loss)(torch.rand(2, 3, 4, 4, dtype=torch.float64))
+
 
 # ---- the input's gradient ------------------------------------------------------------------------
 

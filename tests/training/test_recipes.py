@@ -138,11 +138,12 @@ def test_the_loss_is_energy_beside_a_pull_and_the_papers_beside_a_weight() -> No
     assert GuidanceConfig(MOUTH.targets, losses=("l1",), w_g=0.1).losses == ("l1",)
 
 
-def test_by_default_half_of_a_guided_run_shows_the_region_alone_and_a_control_is_plain() -> None:
+def test_a_guided_run_hides_all_but_the_region_and_a_control_nothing() -> None:
     def hidden(guidance: GuidanceConfig, **changes: str) -> str:
         return TrainConfig.finetune("model.pt", "faces", guidance, **changes).without
 
     assert hidden(MOUTH) == "outside"
+    assert TrainConfig.finetune("model.pt", "faces", MOUTH).hide_share == 0.25
     assert hidden(dataclasses.replace(MOUTH, pull=0.0)) == "nothing"
     assert hidden(GuidanceConfig(MOUTH.targets, w_g=1.0)) == "nothing"  # the paper's equation
     assert hidden(MOUTH, without="nothing") == "nothing"
