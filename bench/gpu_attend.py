@@ -98,7 +98,7 @@ def least_bytes(case: AttendCase) -> dict[str, int]:
 @contextlib.contextmanager
 def without_tf32() -> Iterator[None]:
     """The functions compute in float32; networks beside them keep torch's defaults."""
-    backends = torch.backends.cuda.matmul, torch.backends.cudnn
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [backend.allow_tf32 for backend in backends]
     for backend in backends:
         backend.allow_tf32 = False

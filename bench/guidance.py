@@ -26,7 +26,9 @@ import torch
 from fastcam._util.files import write_json, write_text
 from fastcam._util.progress import progress_bars
 from fastcam.demos.guidance import DemoConfig
+from fastcam.evaluation.verdicts import MAP_FACTOR, WORSE
 from fastcam.losses import CAM_LOSSES
+from fastcam.report.numbers import MISSING
 from fastcam.training.config import PULL
 
 # The demo's faces, networks, controls and guided networks are those of the default cells, so a
@@ -34,8 +36,6 @@ from fastcam.training.config import PULL
 DEMO = DemoConfig()
 PAIRS = ((DEMO.attribute, DEMO.region), ("Eyeglasses", "left_eye,right_eye"))
 OTHER = DEMO.other
-MAX_LOSS = 0.01  # of accuracy, against the control
-MIN_GAIN = 1.5  # of energy in the region, against the control
 PERCENT = ("accuracy", "E1", "E2", "not a", "mean accuracy", "energy")
 
 
@@ -94,8 +94,11 @@ class Cell:
 
 
 #: What images are hidden of in the recipes: lipstick is judged by eye make-up on these faces.
-EYES = {"without": "left_eye,right_eye,left_eyebrow,right_eyebrow", "hide_share": 0.5}
-ALL_BUT = {"without": "outside", "hide_share": 0.5}
+EYES: dict[str, Any] = {
+    "without": "left_eye,right_eye,left_eyebrow,right_eyebrow",
+    "hide_share": 0.5,
+}
+ALL_BUT: dict[str, Any] = {"without": "outside", "hide_share": 0.5}
 NOTHING = {"without": "nothing"}
 
 
@@ -263,8 +266,8 @@ def verdict(cell: Cell, found: Mapping[str, Any], control: Mapping[str, Any]) ->
     gains = [(got["energy"] or 0.0) / max(was["energy"] or 0.0, 1e-9) for got, was in pairs]
     return {
         "finite": found["finite"],
-        "safe": min(changes) >= -MAX_LOSS,
-        "moved": min(gains) >= MIN_GAIN,
+        "safe": min(changes) >= -WORSE,
+        "moved": min(gains) >= MAP_FACTOR,
         "accuracy change": min(changes),
         "energy gain": min(gains),
     }
@@ -301,7 +304,7 @@ def table(cells: Sequence[Cell], found: Mapping[str, Mapping[str, Any]]) -> str:
 def _shown(column: str, record: Mapping[str, float | None]) -> str:
     value = record.get(column)
     if value is None:
-        return "–"
+        return MISSING
     return f"{100 * value:.1f}" if column in PERCENT else f"{value:.2f}"
 
 

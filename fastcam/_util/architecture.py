@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fastcam._util.names import parts
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -42,4 +44,4 @@ class Architecture:
     @property
     def names(self) -> list[str]:
         """Of the scores."""
-        return [name.strip() for name in (self.arch_attributes or "").split(",") if name.strip()]
+        return list(parts(self.arch_attributes or ""))

@@ -1,9 +1,21 @@
-"""Image names as they come: for messages, and where a table's differ from the files'."""
+"""Names as they come: lists of them, close ones, and those of images in tables and messages."""
 
 from __future__ import annotations
 
+import difflib
 import unicodedata
 from collections.abc import Iterable, Sequence
+
+
+def parts(text: str) -> tuple[str, ...]:
+    """The names of a text with commas between, without blanks around them and empty ones."""
+    return tuple(name for part in text.split(",") if (name := part.strip()))
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` where a known name is close, else nothing; for messages."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def composed(name: str) -> str:

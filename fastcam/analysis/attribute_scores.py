@@ -17,7 +17,7 @@ from fastcam.evaluation.splits import Prepared
 from fastcam.models import Checkpoint
 from fastcam.report import Table
 from fastcam.report.figure import COLORS, new_figure
-from fastcam.report.numbers import number, percent
+from fastcam.report.numbers import MISSING, number, percent
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,14 @@ class AttributeScores:
         rows = []
         for name, *values, precision in zip(self.names, *columns, strict=True):
             theirs = paper.TABLE_4.get(name)
-            cells = ["–"] * 4 if theirs is None else _quoted(theirs)
+            cells = [MISSING] * 4 if theirs is None else _quoted(theirs)
             rows.append([name, *(percent(v) for v in values), number(precision), *cells])
         *shares, precision = self.means().values()
         rows.append(
             ["mean", *(percent(v) for v in shares), number(precision)]
             + [f"{paper.column_mean(c):.2f}" for c in paper.COLUMNS]
         )
-        rows.append(["average as printed*", *["–"] * 5, *_quoted(paper.TABLE_4_AVERAGE)])
+        rows.append(["average as printed*", *[MISSING] * 5, *_quoted(paper.TABLE_4_AVERAGE)])
         title = f"{self.images} images; * in percent, {paper.QUOTED} (Kimura & Tanaka, Table 4)"
         return [Table(header, rows, title)]
 

@@ -22,7 +22,7 @@ from fastcam.evaluation.splits import Prepared
 from fastcam.models import AttentionNetwork, Checkpoint
 from fastcam.report import Table
 from fastcam.report.figure import new_figure
-from fastcam.report.numbers import number
+from fastcam.report.numbers import MISSING, number
 
 CHANNEL_VALUES = ("attended", "masks", "features")
 TOP = 5
@@ -72,7 +72,7 @@ class Correlations:
                 f"{self.names[o]} ({r:+.2f}; labels {number(self.labels[target, o], 2, sign=True)})"
                 for o, r in strongest(self.attributes, target)
             ]
-            quoted = ", ".join(paper.TABLE_3.get(name, ("–",)))
+            quoted = ", ".join(paper.TABLE_3.get(name, (MISSING,)))
             rows.append([name, *_cells(found), quoted])
         title = (
             f"attributes, correlation of logits over {self.images} images, and of the labels; "
@@ -215,7 +215,7 @@ def _pooled(network: AttentionNetwork, images: Tensor, of: str) -> tuple[Tensor,
 
 
 def _cells(texts: list[str]) -> list[str]:
-    return [*texts, *["–"] * (TOP - len(texts))]
+    return [*texts, *[MISSING] * (TOP - len(texts))]
 
 
 def _heatmap(axis: Axes, matrix: np.ndarray, title: str) -> Any:

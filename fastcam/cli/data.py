@@ -44,11 +44,12 @@ def init(
 
     Example: `fastcam init birds --classes species`
     """
+    from fastcam._util.names import parts
     from fastcam.data.description import describe
 
     found = describe(
         data, images=images, table=table, file=file, classes=classes, split=split, group=group,
-        labels=tuple(x.strip() for x in labels.split(",")) if labels else None,
+        labels=parts(labels) if labels else None,
         coco=tuple(coco) if coco else None, regions=regions,
     )  # fmt: skip
     typer.echo(str(found))

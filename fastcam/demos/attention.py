@@ -21,6 +21,7 @@ from fastcam.demos.frame import Frame, Layout, Say, opened
 from fastcam.demos.settings import AttentionDemoConfig
 from fastcam.evaluation.splits import Prepared
 from fastcam.report import Section
+from fastcam.report.numbers import percent, points_range
 from fastcam.training import TrainConfig, train
 from fastcam.training.config import ATTENTION
 from fastcam.training.run import remove_run
@@ -171,9 +172,9 @@ def _write_page(config: AttentionDemoConfig, frame: Frame, analyses: dict[str, S
 def _attributes(saved: Saved) -> list[str]:
     mean = saved.values["mean"]
     return [
-        f"Mean over attributes: {100 * mean['accuracy']:.1f}% are judged right, where always "
-        f"saying what is more frequent gives {100 * mean['majority']:.1f}%; balanced accuracy "
-        f"{100 * mean['balanced']:.1f}%, average precision {mean['precision']:.3f}."
+        f"Mean over attributes: {percent(mean['accuracy'])} are judged right, where always "
+        f"saying what is more frequent gives {percent(mean['majority'])}; balanced accuracy "
+        f"{percent(mean['balanced'])}, average precision {mean['precision']:.3f}."
     ]
 
 
@@ -260,8 +261,8 @@ def _verdict(found: dict[str, Any]) -> str:
         verdict = "so an effect is not shown."
     return (
         f"Validation images choose n = {n:g}, β = {beta:g}. On test images, mean over noise "
-        f"levels, that changes accuracy by {gain:+.2f} points (95% interval {100 * low:+.2f} to "
-        f"{100 * high:+.2f}, paired bootstrap over images), {verdict}"
+        f"levels, that changes accuracy by {gain:+.2f} points (95% interval "
+        f"{points_range(low, high)}, paired bootstrap over images), {verdict}"
     )
 
 

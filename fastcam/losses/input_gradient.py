@@ -15,6 +15,7 @@ from fastcam.losses.cam import CamStats
 from fastcam.losses.reduce import Reducer, Reduction, Sync
 from fastcam.ops import checks as check
 from fastcam.ops.autograd import refuse_transforms
+from fastcam.ops.library import acc_dtype
 from fastcam.ops.pair_cells import PairCells
 
 __all__ = ["InputGradientLoss"]
@@ -131,7 +132,7 @@ class InputGradientLoss(nn.Module):
                 f"logits: torch cannot differentiate {name} twice, which lies between the images "
                 "and the logits"
             )
-        dtype = torch.float64 if images.dtype == torch.float64 else torch.float32
+        dtype = acc_dtype(images)
         valid = cells.valid()
         gradients = torch.where(valid[..., None, None, None], gradients.to(dtype), 0)
         outside = 1 - cells.regions.to(dtype)

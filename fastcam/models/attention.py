@@ -193,7 +193,7 @@ class AttentionNetwork(nn.Module):
             TypeError, ValueError: naming the argument, what was expected and what came.
         """
         if function is None:
-            attend._curves(n, beta)  # wrong values are told here, not in the block
+            attend.curves(n, beta)  # wrong values are told here, not in the block
         elif not callable(function):
             raise TypeError(f"function: expected a callable, got {type(function).__name__}")
         elif (n, beta) != (1.0, 0.0):

@@ -20,7 +20,7 @@ __all__ = ["attend", "attend_conv1x1", "tone_curve"]
 Setting = float | Sequence[float]
 
 
-def _curves(n: Setting, beta: Setting) -> tuple[list[float], list[float], bool]:
+def curves(n: Setting, beta: Setting) -> tuple[list[float], list[float], bool]:
     """Equal-length lists of n and beta, and whether either came as a sequence."""
     given = {"n": n, "beta": beta}
     lists: dict[str, list[float]] = {}
@@ -91,7 +91,7 @@ def tone_curve(mask: Tensor, n: float = 1.0, beta: float = 0.0) -> Tensor:
     """
     check.floating("mask", mask)
     check.on_supported_device("mask", mask)
-    ns, betas, several = _curves(n, beta)
+    ns, betas, several = curves(n, beta)
     if several:
         raise TypeError("n, beta: expected numbers, got a sequence; F.attend takes sequences")
     check.values_of_mask(mask)
@@ -202,10 +202,10 @@ def attend(
     """
     check.features("features", features)
     check.mask_logits(mask_logits, features)
-    ns, betas, several = _curves(n, beta)
+    ns, betas, several = curves(n, beta)
     if transformed():
-        curves = (ns, betas) if several else (ns[0], betas[0])
-        return reference.attend(features, mask_logits, *curves, pool=pool)
+        given = (ns, betas) if several else (ns[0], betas[0])
+        return reference.attend(features, mask_logits, *given, pool=pool)
     _inference_only(several, features, mask_logits)
     features, mask_logits = _together(features, mask_logits)
     if several:
@@ -260,14 +260,14 @@ def attend_conv1x1(
     """
     check.features("features", features)
     check.conv1x1(weight, bias, features)
-    ns, betas, several = _curves(n, beta)
+    ns, betas, several = curves(n, beta)
     plainly = transformed()
     if not plainly:
         _inference_only(several, features, weight, bias)
     features, weight, bias = _together(features, weight, bias)
     if plainly:
-        curves = (ns, betas) if several else (ns[0], betas[0])
-        return reference.attend_conv1x1(features, weight, bias, *curves)
+        given = (ns, betas) if several else (ns[0], betas[0])
+        return reference.attend_conv1x1(features, weight, bias, *given)
     if several:
         return raw._attend_conv1x1_forward(features, weight, bias, ns, betas)
     return _AttendConv1x1.apply(features, weight, bias, ns[0], betas[0])

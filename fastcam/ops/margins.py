@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastcam.ops import checks as check
+from fastcam.ops.library import acc_dtype
 
 __all__ = ["margins"]
 
@@ -46,7 +47,7 @@ def margins(logits: Tensor) -> Tensor:
             "logits: expected shape [N,K] with K >= 2 (a margin is over the other scores), "
             f"got {list(logits.shape)}"
         )
-    scores = logits if logits.dtype == torch.float64 else logits.to(torch.float32)
+    scores = logits.to(acc_dtype(logits))
     # Relative to the largest, which changes no margin: sums of exponentials keep their digits.
     scores = scores - scores.detach().amax(1, keepdim=True)
     # The others of the largest score are summed without it. Of any other score p <= 1/2, and
@@ -83,7 +84,7 @@ def slopes(logits: Tensor, index: Tensor) -> Tensor:
     Returns:
         [N,T,K] in the margins' dtype, differentiable.
     """
-    scores = logits if logits.dtype == torch.float64 else logits.to(torch.float32)
+    scores = logits.to(acc_dtype(logits))
     own = index.unsqueeze(-1) == torch.arange(logits.shape[1], device=logits.device)
     others = scores.unsqueeze(1).masked_fill(own, -torch.inf).softmax(-1)
     return torch.where(own, 1, -others)

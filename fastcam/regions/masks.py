@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fastcam._util.names import did_you_mean
 
 if TYPE_CHECKING:
     import torch
@@ -96,8 +97,7 @@ class MaskRegion:
         names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
         for name in names:
             if name not in known:
-                close = difflib.get_close_matches(name, known, n=1)
-                hint = f" (did you mean {close[0]!r}?)" if close else ""
+                hint = did_you_mean(name, known)
                 listed = f"it has: {', '.join(known)}" if known else "it has none"
                 raise ValueError(f"this data has no region {name!r}{hint}; {listed}")
         return cls(names, tuple(known.index(name) for name in names))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastcam._util.names import did_you_mean
 from fastcam.regions._native import native
 from fastcam.regions.template import TEMPLATE_SIZE, template_landmarks
 
@@ -253,10 +253,9 @@ class Region:
 
 
 def _unknown(name: str) -> str:
-    close = difflib.get_close_matches(name, REGION_NAMES, n=1)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    hint, known = did_you_mean(name, REGION_NAMES), ", ".join(REGION_NAMES)
     return (
-        f"region has no part called {name!r}{hint}; expected some of {', '.join(REGION_NAMES)}, "
+        f"region has no part called {name!r}{hint}; expected some of {known}, "
         "or a rectangle x0,y0,x1,y1 in fractions of the template face"
     )
 
