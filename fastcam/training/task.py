@@ -19,6 +19,7 @@ from fastcam.data.labelled import attribute_index
 from fastcam.evaluation.cam_maps import attention_maps
 from fastcam.evaluation.classes import judged_columns, targets_of
 from fastcam.evaluation.metrics import CamEnergy, CamIoU, judged_right
+from fastcam.losses.reduce import averaged
 from fastcam.models import Checkpoint
 from fastcam.training.config import TrainConfig
 from fastcam.training.diverged import ADVICE, TrainingDiverged
@@ -150,12 +151,13 @@ class AttributeTask(LightningModule):
             attributes, term = self.guidance(images, labels, batch["regions"], self.config.w_a)
             loss = term.total
             record |= {f"train/{name}": value for name, value in term.record().items()}
-            if self.guidance.sharpness is not None:
-                record["train/sharpness"] = torch.tensor(self.guidance.sharpness)
-        # Numbers of the host stay there: copying one to a GPU would wait for it.
-        record["train/lr"] = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
         record |= {"train/loss": loss.detach(), "train/loss_a": attributes.loss.detach()}
         record |= {f"train/loss_{name}": part for name, part in attributes.parts.items()}
+        record = averaged(record)
+        # Numbers of the host stay there: copying one to a GPU would wait for it.
+        record["train/lr"] = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
+        if self.guidance is not None and self.guidance.sharpness is not None:
+            record["train/sharpness"] = torch.tensor(self.guidance.sharpness)
         self.log_dict(record, on_step=True, on_epoch=False, batch_size=len(labels))
         return loss
 
