@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from fastcam.cam.head_graph import edge_of
+from fastcam.cam.head_processes import check_processes
 from fastcam.cam.tap import ActivationTap
 from fastcam.losses.reduce import processes
 from fastcam.ops import checks as check
@@ -273,6 +275,7 @@ def _squared_norms(
     [2, ...] their gradients at the last linear layer's weight (None: there is none)."""
     activations = tap.output
     weight = _last_linear_weight(tap.model)
+    check_processes(label_loss, edge_of(activations)[0], "label_loss")
     of_labels, on_weight = _gradients(label_loss, activations, weight)
     if of_labels is None:
         raise ValueError(

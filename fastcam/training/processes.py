@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -197,9 +198,10 @@ def _started(
                     _look_at(others, _POLL)
     finally:
         torch.set_num_threads(threads)
-        for process in others.processes:
+        for process, said in zip(others.processes, others.error_files, strict=True):
             process.kill()  # it writes nothing
             process.join()
+            Path(said).unlink(missing_ok=True)
 
 
 def _look_at(others: Any, seconds: float, cause: Exception | None = None) -> None:
@@ -231,7 +233,8 @@ def _how_it_ended(others: Any, rank: int) -> str:
 
 def _error_of(others: Any, rank: int) -> str:
     """The last line of what another process raised, if it did."""
-    with suppress(OSError, EOFError), open(others.error_files[rank - 1], "rb") as file:
+    unfinished = (OSError, EOFError, pickle.UnpicklingError)
+    with suppress(*unfinished), open(others.error_files[rank - 1], "rb") as file:
         return pickle.load(file).strip().splitlines()[-1]
     return ""
 
