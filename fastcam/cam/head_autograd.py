@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from fastcam.cam.head_graph import has_python_nodes, no_second_derivative
+from fastcam.cam.head_graph import edge_of, has_python_nodes, no_second_derivative
+from fastcam.cam.head_processes import check_processes
 from fastcam.cam.tap import ActivationTap
 from fastcam.cam.targets import Targets
 
@@ -29,8 +30,9 @@ def autograd_gradients(
     rule, a loop does it. The graph is kept, ``.grad`` is not touched.
 
     Raises:
-        ValueError: the logits do not depend on ``point``.
+        ValueError: the logits do not depend on ``point``, or as :func:`check_processes`.
     """
+    check_processes(logits, edge_of(point)[0])
     batch = logits.shape[0]
     if batch == 0 or targets.count == 0:
         return point.new_zeros(batch, targets.count, *point.shape[1:])

@@ -28,6 +28,7 @@ __all__ = [
     "no_second_derivative",
     "only_pools",
     "path",
+    "reached",
     "roles",
 ]
 
@@ -198,7 +199,7 @@ def bypasses(logits: Tensor, tensor: Tensor, point: Tensor) -> bool:
     Walks from the logits and stops at ``point``, so it sees the head's nodes only, unless some path
     does lead around.
     """
-    return edge_of(tensor)[0] in _reached(logits.grad_fn, {edge_of(point)[0]})
+    return edge_of(tensor)[0] in reached(logits.grad_fn, {edge_of(point)[0]})
 
 
 def no_second_derivative(gradients: Tensor, logits: Tensor, point: Tensor) -> str | None:
@@ -207,8 +208,8 @@ def no_second_derivative(gradients: Tensor, logits: Tensor, point: Tensor) -> st
     Args:
         gradients: of the logits with respect to ``point``, differentiable.
     """
-    head = _reached(logits.grad_fn, {edge_of(point)[0]})
-    made = _reached(gradients.grad_fn, {*head})
+    head = reached(logits.grad_fn, {edge_of(point)[0]})
+    made = reached(gradients.grad_fn, {*head})
     if not any(node.name() in _UNDIFFERENTIABLE for node in made):
         return None
     attention = sorted(n.name() for n in head if n.name().startswith("ScaledDotProduct"))
@@ -221,11 +222,11 @@ def has_python_nodes(logits: Tensor, point: Tensor) -> bool:
     In a batched backward its Python sees tensors that say they need no gradient, and one that is
     ``once_differentiable`` then drops the graph without a word.
     """
-    head = _reached(logits.grad_fn, {edge_of(point)[0]})
+    head = reached(logits.grad_fn, {edge_of(point)[0]})
     return any(isinstance(node, BackwardCFunction) for node in head)
 
 
-def _reached(start: Node | None, walls: set[Node | None]) -> set[Node]:
+def reached(start: Node | None, walls: set[Node | None]) -> set[Node]:
     """The nodes that can be reached from ``start`` without passing through a wall."""
     seen: set[Node] = set()
     stack = [start]

@@ -24,7 +24,8 @@ from torch.autograd.graph import Node
 from fastcam.cam import products
 from fastcam.cam.accumulation import FusedAccumulation
 from fastcam.cam.head_autograd import autograd_gradients, differentiable_twice, retained_grads
-from fastcam.cam.head_graph import again, bypasses, follow
+from fastcam.cam.head_graph import again, bypasses, edge_of, follow
+from fastcam.cam.head_processes import check_processes, check_whole
 from fastcam.cam.layers import Step
 from fastcam.cam.products import (
     ByImage,
@@ -120,6 +121,8 @@ def head_gradients(
     point = output if tap is None else tap.gradient_point
     if needs_graph:
         _has_graph(tap, tensor)
+    if tap is not None:
+        check_whole(tap)
     if head != "autograd":
         form: ClosedForm | str = "only a tap knows what ran between the activations and the logits"
         source = logits_of(logits)
@@ -430,6 +433,7 @@ def _compare(
 ) -> bool | None:
     """Whether Σ_t c_t D[t] agrees; None where there was nothing to compare."""
     activations = tap.activations
+    check_processes(logits, edge_of(activations)[0])
     if got.numel() == 0:
         return None
     shares = torch.linspace(1, 2, targets.count, dtype=logits.dtype, device=logits.device)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
+from fastcam._util.dropout import SharedDropout
+
 __all__ = ["Step", "describe", "is_compiled", "kind_of", "preserves_spatial_sum", "version_of"]
 
 _KINDS: dict[type[nn.Module], str] = {
@@ -17,6 +19,7 @@ _KINDS: dict[type[nn.Module], str] = {
     nn.Linear: "linear",
     nn.ReLU: "relu",
     nn.Dropout: "dropout",
+    SharedDropout: "dropout",
     nn.Flatten: "shape",
     nn.Identity: "shape",
 }

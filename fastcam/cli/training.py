@@ -142,10 +142,13 @@ def _run(config: TrainConfig, out: Path) -> None:
     from fastcam._util.progress import progress_bars
     from fastcam.training import keep_freed_memory, summary
     from fastcam.training import train as run
+    from fastcam.training.processes import is_first
 
     keep_freed_memory()
     with progress_bars() as report:
         result = run(config, out, progress=report)
+    if not is_first():
+        return
     if result.landmark_sources:
         sources = ", ".join(f"{n} {source}" for source, n in result.landmark_sources.items())
         typer.echo(f"{_what(result.landmark_sources)} of the training images: {sources}")

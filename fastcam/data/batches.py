@@ -132,24 +132,37 @@ class EpochBatches(Sampler[list[int]]):
     Args:
         length: number of images.
         batch_size: images per batch; the last batch may be smaller.
-        seed, epoch: together they fix the order.
+        seed, epoch: together they fix the order; a seed of None leaves it as it is.
         start: batches to leave out at the front, because a killed run has seen them.
+        share: (rank, count) of this process: each takes every ``count``-th image of a batch, so
+            that all together have the batch of one. A share may be smaller than another, or empty.
 
     ``len`` is that of the whole epoch, as a resuming trainer expects.
     """
 
     def __init__(
-        self, length: int, batch_size: int, *, seed: int, epoch: int, start: int = 0
+        self,
+        length: int,
+        batch_size: int,
+        *,
+        seed: int | None,
+        epoch: int = 0,
+        start: int = 0,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         check.at_least("batch_size", batch_size, 1)
         self.length, self.batch_size = length, batch_size
-        self.seed, self.epoch, self.start = seed, epoch, start
+        self.seed, self.epoch, self.start, self.share = seed, epoch, start, share
 
     def __len__(self) -> int:
         return -(-self.length // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
-        order: Any = torch.randperm(self.length, generator=generator).tolist()
+        order: Any = list(range(self.length))
+        if self.seed is not None:
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
+            order = torch.randperm(self.length, generator=generator).tolist()
+        rank, count = self.share
         for batch in range(self.start, len(self)):
-            yield order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            whole = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield whole[rank::count]

@@ -11,7 +11,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from fastcam.cam.head_graph import edge_of
+from fastcam.cam.head_processes import check_processes
 from fastcam.cam.tap import ActivationTap
+from fastcam.losses.reduce import processes
 from fastcam.ops import checks as check
 
 __all__ = ["Balance"]
@@ -59,7 +62,8 @@ class Balance(nn.Module):
     * Under an initialised process group the norms are those of all processes' batches together;
       every process must call, with the same ``every``. Nothing waits for the device, float16
       activations excepted (their gradients are scaled up, as far as they stay finite).
-    * ``state_dict`` holds the ratios. In evaluation (no gradients) the last ratios are used.
+    * ``state_dict`` holds the ratios. In evaluation (``balance.eval()``, or no gradients) the
+      last ratios are used, and one process may call alone.
 
     Args:
         pull: how hard guidance draws, relative to the labels; one number, or one for each guidance
@@ -147,7 +151,7 @@ class Balance(nn.Module):
         for kept in (self._ratios, self._first):
             kept[:] = [r.to(loss.device) for r, (loss, _) in zip(kept, terms, strict=True)]
         self.measured = False
-        if torch.is_grad_enabled() and label_loss.requires_grad:
+        if self.training and torch.is_grad_enabled() and label_loss.requires_grad:
             self.measured = self._is_due()
             if self.measured:
                 self._measure(label_loss, terms)
@@ -204,14 +208,12 @@ class Balance(nn.Module):
         norms = [_squared_norms(label_loss, loss, tap) for loss, tap in terms]
         squares = torch.stack([pair for pair, _ in norms])  # [J, 2]: labels, guidance
         weights = [of_weight for _, of_weight in norms]
-        if self.sync == "global" and dist.is_available() and dist.is_initialized():
-            world = dist.get_world_size(self.process_group)
-            if world > 1:
-                # Of the activations each process has its own rows, of a weight its own share.
-                dist.all_reduce(squares, group=self.process_group)
-                for gradients in weights:
-                    if gradients is not None:
-                        dist.all_reduce(gradients, group=self.process_group)
+        if self.sync == "global" and processes(self.process_group) > 1:
+            # Of the activations each process has its own rows, of a weight its own share.
+            dist.all_reduce(squares, group=self.process_group)
+            for gradients in weights:
+                if gradients is not None:
+                    dist.all_reduce(gradients, group=self.process_group)
         for number, gradients in enumerate(weights):
             labels, guided = squares[number].unbind()
             ratio, first = self._ratios[number], self._first[number]
@@ -273,6 +275,7 @@ def _squared_norms(
     [2, ...] their gradients at the last linear layer's weight (None: there is none)."""
     activations = tap.output
     weight = _last_linear_weight(tap.model)
+    check_processes(label_loss, edge_of(activations)[0], "label_loss")
     of_labels, on_weight = _gradients(label_loss, activations, weight)
     if of_labels is None:
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from numbers import Real
 from typing import Any, Literal, get_args
 
@@ -14,9 +15,26 @@ from fastcam.cam.tap import ActivationTap
 from fastcam.ops import checks as check
 from fastcam.ops.cam_loss import Reduction
 
-__all__ = ["Reducer", "Reduction", "Sync"]
+__all__ = ["Reducer", "Reduction", "Sync", "averaged", "processes"]
 
 Sync = Literal["global", "local"]
+
+
+def processes(process_group: Any = None) -> int:
+    """How many there are in a group (None: the default one); 1 where none was initialised."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return 1
+    return dist.get_world_size(process_group)
+
+
+def averaged(scalars: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Means over all processes of scalars on one device, float32, with one all-reduce."""
+    world = processes()
+    if world == 1 or not scalars:
+        return dict(scalars)
+    values = torch.stack([value.detach().float() for value in scalars.values()])
+    dist.all_reduce(values)
+    return dict(zip(scalars, values / world, strict=True))
 
 
 class Reducer:
@@ -48,9 +66,7 @@ class Reducer:
             training = training and activations.model.training
         if self.reduction != "mean" or self.sync != "global" or not training:
             return 1
-        if not (dist.is_available() and dist.is_initialized()):
-            return 1
-        return dist.get_world_size(self.process_group)
+        return processes(self.process_group)
 
     def mean(
         self, total: Tensor, count: Tensor, world: int, normalizer: float | Tensor | None

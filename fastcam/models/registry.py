@@ -53,6 +53,7 @@ _REGISTRY["attention"] = ModelSpec(
     weight_grads=("detach",),
     logit_bias="binary.bias",
 )
+_BUILT_IN = frozenset(_REGISTRY)
 
 
 def register(name: str, spec: ModelSpec) -> None:
@@ -64,6 +65,11 @@ def register(name: str, spec: ModelSpec) -> None:
     if _REGISTRY.get(name, spec) != spec:
         raise ValueError(f"a model named {name!r} is registered already")
     _REGISTRY[name] = spec
+
+
+def registered() -> dict[str, ModelSpec]:
+    """What :func:`register` was told of."""
+    return {name: spec for name, spec in _REGISTRY.items() if name not in _BUILT_IN}
 
 
 def model_names() -> list[str]:

@@ -22,6 +22,7 @@ from fastcam._util.torch_files import NotATorchFile, read_torch_file
 from fastcam.models.checkpoint import pickle_says
 from fastcam.models.weights import state_misfit
 from fastcam.training.diverged import check_weights
+from fastcam.training.processes import Processes
 
 _STATE = ("pytorch-lightning_version", "state_dict")
 _RESUME = (
@@ -105,10 +106,14 @@ class ResumeCheckpoint(Checkpoint):
         path: the file, replaced each time.
         minutes: time between two saves within an epoch.
         history: read before a save, so that a diverged run ends with the step it diverged in.
+        processes: of the run, which save together when the first one's time has come.
     """
 
-    def __init__(self, path: Path, minutes: float, history: History) -> None:
+    def __init__(
+        self, path: Path, minutes: float, history: History, processes: Processes | None = None
+    ) -> None:
         self.path, self.minutes, self.history = path, minutes, history
+        self.processes = processes or Processes()
         self._saved = time.monotonic()
 
     def _save(self, trainer: Trainer) -> None:
@@ -123,9 +128,15 @@ class ResumeCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        # Of several processes they agree no more often than the history looks.
+        if self.processes.count > 1 and (batch_idx + 1) % self.history.every:
+            return
         last = trainer.is_last_batch  # the end of the epoch is saved after its validation
-        if not last and time.monotonic() - self._saved >= 60 * self.minutes:
+        if not last and self.processes.first(self._is_late):
             self._save(trainer)
+
+    def _is_late(self) -> bool:
+        return time.monotonic() - self._saved >= 60 * self.minutes
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save(trainer)
@@ -203,7 +214,8 @@ class History(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.add_validation(trainer)
-        self.write()
+        if trainer.is_global_zero:
+            self.write()
 
     def add_validation(self, trainer: Trainer, epoch: float | None = None) -> None:
         """Record a validation, if there was one; of the trainer's epoch, or of another."""

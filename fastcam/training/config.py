@@ -298,6 +298,11 @@ class TrainConfig:
         workers: threads that decode images, and loader processes where images are decoded in every
             epoch.
         save_minutes: a running epoch is saved for resumption this often.
+        devices: processes on each machine, each with a GPU or a share of the processors; they
+            divide each batch among them. Up to rounding the result is that of one, but for batch
+            norm, whose statistics are each process's own.
+        nodes: machines; with several, or to start the processes otherwise, run the command under
+            ``torchrun``, whose numbers then hold.
 
     Raises:
         TypeError, ValueError: a value is of the wrong type or out of range; the message names it.
@@ -337,19 +342,22 @@ class TrainConfig:
     cache: bool | None = field(default=None, metadata={"result": False})
     workers: int = field(default=2, metadata={"result": False})
     save_minutes: float = field(default=5.0, metadata={"result": False})
+    devices: int = field(default=1, metadata={"result": False})
+    nodes: int = field(default=1, metadata={"result": False})
 
     def __post_init__(self) -> None:
-        whole = ("size", "epochs", "patience", "batch_size", "seed", "workers")
+        counts = ("size", "epochs", "batch_size", "devices", "nodes")
+        whole = (*counts, "patience", "seed", "workers")
         other = (
             "lr", "momentum", "weight_decay", "clip", "w_a", "hide_share", "group_step",
             "save_minutes",
         )  # fmt: skip
         _check_numbers(self, whole, whole=True)
         _check_numbers(self, other)
-        for name in ("size", "epochs", "batch_size", "limit_train", "limit_valid"):
+        for name in (*counts, "limit_train", "limit_valid"):
             value = getattr(self, name)
             _check(value is None or value >= 1, f"{name} must be at least 1, got {value}")
-        for name in {*whole, *other} - {"size", "epochs", "batch_size", "lr"}:
+        for name in {*whole, *other} - {*counts, "lr"}:
             value = getattr(self, name)
             _check(value >= 0, f"{name} must be at least 0, got {value}")
         _check(

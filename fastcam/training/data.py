@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
+from fastcam._util.dropout import BatchShare
 from fastcam._util.seeds import derive_seed
 from fastcam.data.batches import Batch, Collate, EpochBatches
+from fastcam.data.labelled import Sample
 from fastcam.evaluation.splits import Prepared
 
 
@@ -66,7 +69,7 @@ class FaceBatches(LightningDataModule):
 
     Args:
         train, valid: the splits.
-        batch_size: images per training batch (validation uses the same).
+        batch_size: images per training batch (validation uses the same), of all processes.
         seed: of the order and the augmentation.
         collate: draws the region grids of the training batches.
         valid_collate: those of validation; None takes ``collate``.
@@ -88,11 +91,17 @@ class FaceBatches(LightningDataModule):
         self.train, self.valid = train, valid
         self.batch_size, self.seed, self.workers = batch_size, seed, workers
         self.collate, self.valid_collate = collate, valid_collate or collate
+        #: Of this process, which takes its share of each batch.
+        self.share = BatchShare(0, 1)
 
     @property
     def steps(self) -> int:
         """Training batches in an epoch."""
         return -(-len(self.train) // self.batch_size)
+
+    def images_in(self, batch: int) -> int:
+        """Training images in a batch of an epoch."""
+        return min(self.batch_size, len(self.train) - batch * self.batch_size)
 
     def position(self) -> tuple[int, int]:
         """The epoch that the trainer is in or about to enter, and how many batches it has seen."""
@@ -103,15 +112,35 @@ class FaceBatches(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         epoch, start = self.position()
         self.train.seed = derive_seed(self.seed, 1, epoch)
-        order = EpochBatches(
-            len(self.train), self.batch_size, seed=self.seed, epoch=epoch, start=start
-        )
-        return self._loader(self.train, self.collate, batch_sampler=order)
+        return self._loader(self.train, self.collate, seed=self.seed, epoch=epoch, start=start)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        return self._loader(self.valid, self.valid_collate, batch_size=self.batch_size)
+        return self._loader(self.valid, self.valid_collate, seed=None)
 
-    def _loader(self, faces: Prepared, collate: Collate, **options: Any) -> DataLoader[Batch]:
-        workers = 0 if faces.cached else self.workers
+    def all_valid(self) -> DataLoader[Batch]:
+        """The validation batches of all processes."""
+        return self._loader(self.valid, self.valid_collate, seed=None, share=BatchShare(0, 1))
+
+    def _loader(
+        self,
+        faces: Prepared,
+        collate: Collate,
+        share: BatchShare | None = None,
+        **order: Any,
+    ) -> DataLoader[Batch]:
+        share = share or self.share
+        parts = share.rank, share.count
+        batches = EpochBatches(len(faces), self.batch_size, share=parts, **order)
         data: Any = faces  # its samples become batches in the collation
-        return DataLoader(data, collate_fn=collate, num_workers=workers, **options)
+        return DataLoader(
+            data,
+            batch_sampler=batches,
+            collate_fn=partial(_collated, collate, faces),
+            num_workers=0 if faces.cached else self.workers,
+        )
+
+
+def _collated(collate: Collate, images: Prepared, samples: Sequence[Sample]) -> Batch:
+    """The samples as a batch; none become an empty one, of the other batches' shapes."""
+    batch: Any = collate(samples or [images[0]])
+    return batch if samples else Batch(**{key: value[:0] for key, value in batch.items()})

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from fastcam._util import checks as check
 from fastcam.data.celeba import attribute_index
+from fastcam.losses.reduce import Reducer, Sync
 
 
 class GroupDRO(nn.Module):
@@ -28,6 +31,7 @@ class GroupDRO(nn.Module):
         attributes: names of the logits.
         a, b: their four cells are the groups, in the order ¬a¬b, ¬ab, a¬b, ab.
         step: of the weights.
+        sync, process_group: as of the losses of the map.
 
     Raises:
         ValueError: an unknown attribute, or a step that is not above 0.
@@ -39,8 +43,18 @@ class GroupDRO(nn.Module):
 
     weights: Tensor
 
-    def __init__(self, attributes: Sequence[str], a: str, b: str, step: float = 0.01) -> None:
+    def __init__(
+        self,
+        attributes: Sequence[str],
+        a: str,
+        b: str,
+        step: float = 0.01,
+        sync: Sync = "global",
+        process_group: Any = None,
+    ) -> None:
         super().__init__()
+        Reducer("mean", sync, process_group)  # checks them
+        self.sync, self.process_group = sync, process_group
         check.number("step", step, "above 0", lambda x: x > 0)
         self.a, self.b = (attribute_index(list(attributes), name) for name in (a, b))
         self.step = step
@@ -52,12 +66,17 @@ class GroupDRO(nn.Module):
         present = labels > 0.5
         groups = 2 * present[:, self.a].long() + present[:, self.b].long()
         members = nnf.one_hot(groups, 4).to(losses)  # [N,4]
-        counts = members.sum(0)
-        means = (members * losses[:, self.a : self.a + 1]).sum(0) / counts.clamp(min=1)
+        world = Reducer("mean", self.sync, self.process_group).world(self, logits)
+        sums = (members * losses[:, self.a : self.a + 1]).sum(0)
+        counts, images = members.sum(0), members.new_full((), len(members))
+        known = torch.cat([sums.detach(), counts, images[None]])
+        if world > 1:
+            dist.all_reduce(known, group=self.process_group)
+        (found, counts), images = known[:8].view(2, 4), known[8]
         if self.training and torch.is_grad_enabled():
-            moved = self.weights * (self.step * means.detach()).exp()
+            moved = self.weights * (self.step * found / counts.clamp(min=1)).exp()
             self.weights.copy_(moved / moved.sum())
         q = self.weights * (counts > 0)
-        worst = (q * means).sum() / q.sum()
-        columns = losses.mean(0)
+        worst = (q * world * sums / counts.clamp(min=1)).sum() / q.sum()
+        columns = world * losses.sum(0) / images
         return (columns.sum() - columns[self.a] + worst) / len(columns)

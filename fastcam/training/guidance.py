@@ -18,6 +18,7 @@ from fastcam.evaluation.classes import own_targets
 from fastcam.functional import margins
 from fastcam.losses.balance import Balance
 from fastcam.losses.cam import CAM_LOSSES
+from fastcam.losses.reduce import Reducer
 from fastcam.models import ModelSpec, spec_at
 from fastcam.training.config import GuidanceConfig
 from fastcam.training.objective import AttributeLoss, LabelLoss, attribute_loss, multilabel_loss
@@ -49,7 +50,8 @@ class GuidanceTerm:
 
     total: scalar, label loss and guidance as they are to be minimised.
     losses: by name, scalar, a Grad-CAM loss, mean over valid pairs, detached.
-    dead: scalar, the share of the valid pairs' maps that are zero everywhere.
+    dead: scalar, the share of the valid pairs' maps that are zero everywhere; like the losses, of
+        several processes its mean over them is that of one.
     ratios: by name, scalar, what balances the gradients of labels and that loss
         (:class:`fastcam.Balance`).
     """
@@ -179,11 +181,12 @@ class Guidance(nn.Module):
             total = total + self.config.w_g * terms[0][0]
         first: Any = next(self.criteria.children())
         valid, dead = first.stats.counts  # the same pairs and maps in all
+        reducer = Reducer("mean", "global", None)
         ratios = self.balance.ratio.reshape(-1).to(total.device)
         return attributes, GuidanceTerm(
             total,
             {name: loss.detach() for name, loss in losses.items()},
-            dead / valid.clamp(min=1),
+            reducer.mean(dead.float(), valid, reducer.world(first, self.tap), None),
             dict(zip(losses, ratios, strict=True)),
         )
 

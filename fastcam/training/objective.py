@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
-#: From logits [N, K] and labels [N, K] of 0 and 1 to a scalar.
+from fastcam.losses.reduce import Reducer
+
+#: From logits [N, K] and labels [N, K] of 0 and 1 to a scalar, a mean over the images. One that is
+#: reduced over processes by itself has an attribute ``sync``, as the losses of the map have.
 LabelLoss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -39,6 +43,10 @@ def attribute_loss(
 ) -> AttributeLoss:
     """One forward of ``model`` and its loss.
 
+    In training under an initialised process group the loss is this process's part of the mean over
+    the images of all: DistributedDataParallel's gradient is then that of one process with all the
+    images. Every process has to call, also with no image.
+
     Args:
         model: a classifier; one with a method ``training_loss`` (see
             :class:`fastcam.models.ModelSpec`) is trained with that.
@@ -47,9 +55,29 @@ def attribute_loss(
         loss: of any other model.
     """
     own = getattr(model, "training_loss", None)
+    world = Reducer("mean", getattr(loss, "sync", "global"), None).world(model, images)
+    reduced = own is None and hasattr(loss, "sync")
+    share = None if world == 1 or reduced else _share(images, world)
+    empty = share is not None and not len(images)  # which has no mean
+    parts: dict[str, Tensor] = {}
     if own is None:
         logits = model(images)
-        return AttributeLoss(logits, loss(logits, labels))
-    logits, terms = own(images, labels)
-    parts = {k: v.detach() for k, v in terms._asdict().items() if k != "total" and v is not None}
-    return AttributeLoss(logits, terms.total, parts)
+        value = logits.sum() if empty else loss(logits, labels)
+    else:
+        logits, terms = own(images, labels)
+        value = terms.total
+        named = terms._asdict().items()
+        parts = {k: v.detach() for k, v in named if k != "total" and v is not None}
+    if empty:  # each weight gets a gradient of 0, past the logits of no image, too
+        parts = {name: torch.zeros_like(part) for name, part in parts.items()}
+        value = sum((0 * p.sum() for p in model.parameters() if p.requires_grad), logits.sum())
+    elif share is not None:
+        parts = {name: share * part for name, part in parts.items()}
+        value = share * value
+    return AttributeLoss(logits, value, parts)
+
+
+def _share(images: Tensor, world: int) -> Tensor:
+    """What the mean over these images counts in the mean over processes: scalar, mostly 1."""
+    count = torch.full((), len(images), device=images.device)
+    return Reducer("mean", "global", None).mean(count.float(), count, world, None)

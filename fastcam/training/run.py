@@ -8,22 +8,27 @@ import logging
 import math
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.environments import TorchElasticEnvironment
+from torch import nn
 
 from fastcam._util.claim import claim
+from fastcam._util.dropout import BatchShare, shared_dropout
 from fastcam._util.files import check_target, json_with, read_json, write_json
 from fastcam._util.progress import Report
 from fastcam.data.folder import label_file
 from fastcam.evaluation import pick_device
 from fastcam.evaluation.splits import check_kind
-from fastcam.models import save_checkpoint
+from fastcam.models import ModelSpec, register, save_checkpoint
 from fastcam.models.checkpoint import is_checkpoint
+from fastcam.models.registry import registered
 from fastcam.training.callbacks import (
     READ_EVERY,
     AtomicCheckpointIO,
@@ -38,7 +43,9 @@ from fastcam.training.callbacks import (
 from fastcam.training.config import NOTHING, TrainConfig
 from fastcam.training.diverged import TrainingDiverged, check_weights
 from fastcam.training.inputs import folder_batches, initial_checkpoint, open_data
+from fastcam.training.memory import keep_freed_memory
 from fastcam.training.objective import LabelLoss
+from fastcam.training.processes import Processes, check_counts, launched, several
 from fastcam.training.recalibrate import recalibrate
 from fastcam.training.task import AttributeTask
 
@@ -117,7 +124,8 @@ def train(
 
     A run that was killed goes on where it last saved (every epoch, and every few minutes within
     one) when it is called again with the same settings, and ends with the weights that it would
-    have had. A finished run is kept.
+    have had. A finished run is kept. Several processes (``config.devices``, or torchrun) give the
+    result of one up to rounding, and a run may go on with another number of them.
 
     Args:
         config: the settings.
@@ -139,6 +147,7 @@ def train(
             ``model.pt`` is written, and the last good state is kept.
         FileExistsError: ``out`` holds a file that fastcam did not write and would have to replace.
         BlockingIOError: another process trains there.
+        ProcessEndedError: one of several processes ended; the same call goes on.
         OSError: a file cannot be written; what was saved before is kept.
         KeyboardInterrupt: interrupted; the same call goes on.
     """
@@ -146,12 +155,33 @@ def train(
     settings = {**config.settings(), **_digests(config)}
     if loss is not None:
         settings["loss"] = getattr(loss, "__qualname__", type(loss).__name__)
-    kept = _finished(out, settings)  # needs no lock, and its folder may be read-only
+    check_counts(config.devices, config.nodes)
+    if data is not None and (config.devices > 1 or launched()):
+        raise ValueError(
+            "data: batches of your own cannot be divided among processes; expected a folder beside "
+            f"devices {config.devices}, or AttributeTask in a Trainer of your own with "
+            "strategy='ddp', whose loaders give each process its share"
+        )
+    # needs no lock, and its folder may be read-only
+    kept = None if launched() else _finished(out, settings)
     if kept is not None:
         return kept
-    with claim(out):
-        done = _finished(out, settings)
-        return done or _train(config, out, settings, data, loss, progress)
+    cuda = pick_device(config.device).type == "cuda"
+    others = (_in_another, (config, out, loss, registered()))
+    with several(config.devices, cuda, *others) as processes, ExitStack() as stack:
+        processes.first(lambda: stack.enter_context(claim(out)))
+        done = processes.first(lambda: _finished(out, settings))
+        return done or _train(config, out, settings, data, loss, progress, processes)
+
+
+def _in_another(
+    config: TrainConfig, out: Path, loss: LabelLoss | None, models: Mapping[str, ModelSpec]
+) -> None:
+    """What the other processes of a run do."""
+    for name, spec in models.items():
+        register(name, spec)
+    keep_freed_memory()
+    train(config, out, loss=loss)
 
 
 def _train(
@@ -161,12 +191,12 @@ def _train(
     data: LightningDataModule | None,
     loss: LabelLoss | None,
     progress: Report | None,
+    processes: Processes,
 ) -> TrainResult:
     device = pick_device(config.device)
-    _check_claim(out, settings)
-    for name, ours in _OURS.items():
-        if name != RESUME:  # read below, with a message of its own
-            check_target(out / name, ours)
+    first = processes.rank == 0
+    progress = progress if first else None
+    processes.first(lambda: _check_folder(out, settings))
     result, done, resume = out / CHECKPOINT, out / RESULT, out / RESUME
     folder = open_data(config) if data is None else None
     described: Any = data if folder is None else folder
@@ -183,12 +213,14 @@ def _train(
     checkpoint = initial_checkpoint(config, list(described.attributes), exclusive)
     check_kind(checkpoint, exclusive, "the data")
     task = AttributeTask(checkpoint, config, loss)
-    if resume.exists():
+    resuming = processes.first(lambda: resume.is_file())
+    if resuming and (first or not resume.is_file()):
         read_run_state(resume, task)  # a damaged one is told before all images are read
     guidance = config.guidance
     sources: dict[str, int] = {}
     if folder is not None:
-        data = folder_batches(config, checkpoint, folder, progress)
+        data = processes.in_turn(lambda: folder_batches(config, checkpoint, folder, progress))
+        data.share = BatchShare(processes.rank, processes.count)
         sources = data.train.landmark_sources
     batches: Any = data
     every = 1 if device.type == "cpu" else READ_EVERY
@@ -209,17 +241,26 @@ def _train(
         callbacks += [stop, best]
     # Where in an epoch batches of others are cannot be restored.
     minutes = config.save_minutes if folder is not None else math.inf
-    callbacks.append(ResumeCheckpoint(out / RESUME, minutes, history))
+    callbacks.append(ResumeCheckpoint(resume, minutes, history, processes))
     if progress is not None:
         callbacks.append(ProgressReport(progress, history))
-    with _quiet():
+    environment: list[Any] = []
+    dropout: AbstractContextManager[None] = nullcontext()
+    if processes.count > 1:
+        environment = [TorchElasticEnvironment()]
+        dropout = shared_dropout(checkpoint.model, batches.share)
+        _warn_of_batch_norm(checkpoint.model)
+    with _quiet(), dropout:
         trainer = Trainer(
             accelerator="gpu" if device.type == "cuda" else "cpu",
-            devices=1,
+            devices=processes.local_count,
+            num_nodes=processes.nodes,
+            strategy="ddp" if processes.count > 1 else "auto",
+            use_distributed_sampler=False,
             precision="bf16-mixed" if config.precision == "bfloat16" else "32-true",
             max_epochs=config.epochs,
             callbacks=callbacks,
-            plugins=[AtomicCheckpointIO(task)],
+            plugins=[AtomicCheckpointIO(task), *environment],
             logger=False,
             enable_checkpointing=True,
             enable_progress_bar=False,
@@ -233,30 +274,31 @@ def _train(
         checkpoint.model.train()
         biases: dict[str, float] = {}
         # now that they have proved to fit
-        write_json(out / SETTINGS, settings, ours=_OURS[SETTINGS])
+        processes.first(lambda: write_json(out / SETTINGS, settings, ours=_OURS[SETTINGS]))
         try:
-            if guidance is not None and config.start is not None and not resume.is_file():
+            if guidance is not None and config.start is not None and not resuming:
                 trainer.validate(task, datamodule=batches, verbose=False)
                 history.add_validation(trainer)
-            trainer.fit(task, batches, ckpt_path=str(resume) if resume.is_file() else None)
+            trainer.fit(task, batches, ckpt_path=str(resume) if resuming else None)
             check_weights(checkpoint.model, "after the last step")
             if config.patience and (out / BEST).is_file() and not trainer.interrupted:
                 best_state = read_run_state(out / BEST, task, resume=False)["state_dict"]
                 task.load_state_dict(best_state)
             if guidance is not None and guidance.recalibrate and not trainer.interrupted:
-                biases = recalibrate(checkpoint, task.targets, batches.val_dataloader(), device)
-            if biases:
+                valid = batches.val_dataloader() if folder is None else batches.all_valid()
+                fit = partial(recalibrate, checkpoint, task.targets, valid, device)
+                biases = processes.first(fit)
+            if biases:  # the trainer gives the others the first one's weights
                 trainer.validate(task, datamodule=batches, verbose=False)
         except SystemExit:  # Lightning's answer to Ctrl-C; older versions return
             if not trainer.interrupted:
                 raise
         except TrainingDiverged as error:
-            raise _diverged(out, error) from None
+            raise _diverged(out, error, write=first) from None
     if trainer.interrupted:
         raise KeyboardInterrupt
     if biases:
         history.add_validation(trainer, history.records[-1]["epoch"])
-        history.write()
     checkpoint.model.to("cpu").eval()
     validations = [r for r in history.records if "valid/loss" in r]
     before = validations.pop(0) if validations and validations[0]["step"] == 0 else None
@@ -268,16 +310,32 @@ def _train(
     start = None if before is None else _valid_metrics(before)
     record = {"settings": settings, "metrics": metrics, "biases": biases}
     checkpoint.history.append(record)
-    save_checkpoint(result, checkpoint)
     epochs = int(history.records[-1]["epoch"]) + 1
     found = {"before": start, "metrics": metrics, "biases": biases}
-    values = {"epochs": epochs, **found, "landmark_sources": sources}
-    write_json(done, values, ours=_OURS[RESULT])
-    for leftover in (RESUME, BEST):
-        (out / leftover).unlink(missing_ok=True)
+
+    def write() -> None:
+        history.write()
+        save_checkpoint(result, checkpoint)
+        values = {"epochs": epochs, **found, "landmark_sources": sources}
+        write_json(done, values, ours=_OURS[RESULT])
+        for leftover in (RESUME, BEST):
+            (out / leftover).unlink(missing_ok=True)
+
+    processes.first(write)
     return TrainResult(
         result, out / HISTORY, epochs, sources, before=start, after=metrics, biases=biases
     )
+
+
+def _warn_of_batch_norm(model: nn.Module) -> None:
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    name = next((n for n, m in model.named_modules() if isinstance(m, kinds)), None)
+    if name is not None:
+        warnings.warn(
+            f"devices: batch norm ('{name}' and others) takes the statistics of each process's own "
+            "images, so that the result is not quite that of one process",
+            stacklevel=2,
+        )
 
 
 def _valid_metrics(record: Mapping[str, Any]) -> dict[str, float | None]:
@@ -286,12 +344,13 @@ def _valid_metrics(record: Mapping[str, Any]) -> dict[str, float | None]:
     return {k: v if math.isfinite(v) else None for k, v in found.items()}
 
 
-def _diverged(out: Path, error: TrainingDiverged) -> TrainingDiverged:
+def _diverged(out: Path, error: TrainingDiverged, write: bool) -> TrainingDiverged:
     """Note in the folder how its run ended, and say what is left of it."""
     good = next((out / name for name in (BEST, RESUME) if (out / name).is_file()), None)
     message = f"the training in {out} diverged: {error}"
     message += f"; the last good state is kept in {good}" if good else "; nothing was saved before"
-    write_json(out / RESULT, {"diverged": message}, ours=_is_result)
+    if write:
+        write_json(out / RESULT, {"diverged": message}, ours=_is_result)
     return TrainingDiverged(message)
 
 
@@ -344,6 +403,14 @@ def _digests(config: TrainConfig) -> dict[str, str]:
                     digest.update(block)
             found[key] = digest.hexdigest()
     return found
+
+
+def _check_folder(out: Path, settings: dict[str, Any]) -> None:
+    """A folder may hold this run, begun, and nothing of others that it would have to replace."""
+    _check_claim(out, settings)
+    for name, ours in _OURS.items():
+        if name != RESUME:  # read later, with a message of its own
+            check_target(out / name, ours)
 
 
 def _check_claim(out: Path, settings: dict[str, Any]) -> None:

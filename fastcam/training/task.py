@@ -19,8 +19,10 @@ from fastcam.data.labelled import attribute_index
 from fastcam.evaluation.cam_maps import attention_maps
 from fastcam.evaluation.classes import judged_columns, targets_of
 from fastcam.evaluation.metrics import CamEnergy, CamIoU, judged_right
+from fastcam.losses.reduce import averaged
 from fastcam.models import Checkpoint
 from fastcam.training.config import TrainConfig
+from fastcam.training.data import FaceBatches
 from fastcam.training.diverged import ADVICE, TrainingDiverged
 from fastcam.training.group_dro import GroupDRO
 from fastcam.training.guidance import Guidance
@@ -138,6 +140,9 @@ class AttributeTask(LightningModule):
         # Dropout becomes a function of (seed, step): a resumed run and a control draw the same
         # masks.
         torch.manual_seed(derive_seed(self.config.seed, 2, self.trainer.global_step))
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, FaceBatches):
+            data.share.images = data.images_in(batch_idx)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, labels = self._inputs(batch)
@@ -150,12 +155,13 @@ class AttributeTask(LightningModule):
             attributes, term = self.guidance(images, labels, batch["regions"], self.config.w_a)
             loss = term.total
             record |= {f"train/{name}": value for name, value in term.record().items()}
-            if self.guidance.sharpness is not None:
-                record["train/sharpness"] = torch.tensor(self.guidance.sharpness)
-        # Numbers of the host stay there: copying one to a GPU would wait for it.
-        record["train/lr"] = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
         record |= {"train/loss": loss.detach(), "train/loss_a": attributes.loss.detach()}
         record |= {f"train/loss_{name}": part for name, part in attributes.parts.items()}
+        record = averaged(record)
+        # Numbers of the host stay there: copying one to a GPU would wait for it.
+        record["train/lr"] = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
+        if self.guidance is not None and self.guidance.sharpness is not None:
+            record["train/sharpness"] = torch.tensor(self.guidance.sharpness)
         self.log_dict(record, on_step=True, on_epoch=False, batch_size=len(labels))
         return loss
 
@@ -217,6 +223,8 @@ class AttributeTask(LightningModule):
 
     def _validate(self, batch: Any) -> None:
         images, labels = self._inputs(batch)
+        if not len(images):  # of several processes one may have none
+            return
         means: Any = self.val_means
         checkpoint = self.checkpoint
         if not self.names or "regions" not in batch:
@@ -238,9 +246,20 @@ class AttributeTask(LightningModule):
         else:
             self.val_accuracy.update(logits.sigmoid(), labels.int())
 
+    def on_validation_start(self) -> None:
+        # The processes of the trainer share a validation, and no others: one may validate alone.
+        for metric in (*self.val_means.values(), self.val_accuracy):
+            metric.distributed_available_fn = self._has_several  # type: ignore[union-attr,assignment]
+
+    def _has_several(self) -> bool:
+        return self.trainer.world_size > 1
+
     def on_validation_epoch_end(self) -> None:
         means: Any = self.val_means
-        seen = [name for name in means if means[name].update_called]
+        called = torch.tensor([means[name].update_called for name in means], device=self.device)
+        if self._has_several():
+            called = self.trainer.strategy.reduce(called.int(), reduce_op="sum") > 0
+        seen = [name for name, was in zip(means, called.tolist(), strict=True) if was]
         record = {f"valid/{name}": means[name].compute() for name in seen}
         record["valid/accuracy"] = self.val_accuracy.compute()
         loss = float(record["valid/loss"])

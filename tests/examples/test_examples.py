@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -38,6 +42,26 @@ def test_the_loop(capsys: pytest.CaptureFixture[str]) -> None:
         "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)",
     ):
         assert line in readme and line in loop
+
+
+def test_several_processes_print_what_one_does() -> None:
+    """A batch of three among four leaves a process without an image."""
+    said = []
+    for processes in (1, 4):
+        command = [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
+            str(processes), str(EXAMPLES / "ddp.py"), "--steps", "4", "--batch-size", "3",
+        ]  # fmt: skip
+        paths = os.pathsep.join(path for path in (str(EXAMPLES.parent), *sys.path) if path)
+        environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr
+        said.append(
+            re.findall(r"step \d: label loss (\S+), energy in the region (\S+)", done.stdout)
+        )
+    one, four = (torch.tensor([[float(n) for n in line] for line in lines]) for lines in said)
+    assert one.shape == (4, 2)
+    torch.testing.assert_close(four, one, atol=2e-4, rtol=0)
 
 
 @pytest.mark.slow

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,3 +32,35 @@ def weights_of(path: Path) -> dict[str, Tensor]:
 def same_weights(first: Path, second: Path) -> bool:
     one, two = weights_of(first), weights_of(second)
     return all(torch.equal(one[k], two[k]) for k in one)
+
+
+_STOPS = (
+    "import os, signal, sys\n"
+    "import tiny_faces\n"
+    "from fastcam.training import TrainConfig, train\n"
+    "from fastcam.training.task import AttributeTask\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # also where it was ignored
+    "step, out = AttributeTask.training_step, sys.argv[1]\n"
+    "def stops(*a):\n"
+    "    if os.path.exists(os.path.join(out, 'last.ckpt')):\n"
+    "        print('saved', flush=True)\n"
+    "        sys.stdin.read()\n"  # for ever: a signal ends it
+    "    return step(*a)\n"
+    "AttributeTask.training_step = stops\n"
+)
+
+
+def until_saved(code: str, out: Path) -> subprocess.Popen[str]:
+    """A process that trains and stands still in the step after its first save."""
+    paths = [str(Path(__file__).parent), *sys.path]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p)}
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        [sys.executable, "-c", _STOPS + code, str(out)],
+        env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    said = process.stdout.readline()
+    if said != "saved\n":
+        raise AssertionError(f"{said}{process.communicate()}")
+    return process

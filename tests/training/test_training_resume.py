@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tiny_faces import MODEL, write_faces
-from tiny_runs import run_config, same_weights
+from tiny_runs import run_config, same_weights, until_saved
 from torch import Tensor
 
 from fastcam.training import GuidanceConfig, train
@@ -73,45 +70,13 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
     assert resumed.epochs == whole.epochs == 3
 
 
-STOPS = (
-    "import os, signal, sys\n"
-    "import tiny_faces\n"
-    "from fastcam.training import TrainConfig, train\n"
-    "from fastcam.training.task import AttributeTask\n"
-    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # also where it was ignored
-    "step, out = AttributeTask.training_step, sys.argv[1]\n"
-    "def stops(*a):\n"
-    "    if os.path.exists(os.path.join(out, 'last.ckpt')):\n"
-    "        print('saved', flush=True)\n"
-    "        sys.stdin.read()\n"  # for ever: a signal ends it
-    "    return step(*a)\n"
-    "AttributeTask.training_step = stops\n"
-)
-
-
-def _until_saved(code: str, out: Path) -> subprocess.Popen[str]:
-    """A process that trains and stands still in the step after its first save."""
-    paths = [str(Path(__file__).parents[1] / "support"), *sys.path]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p)}
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(
-        [sys.executable, "-c", STOPS + code, str(out)],
-        env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    said = process.stdout.readline()
-    if said != "saved\n":
-        pytest.fail(f"{said}{process.communicate()}")
-    return process
-
-
 def test_a_process_killed_for_good_resumes(data: Path, tmp_path: Path) -> None:
     code = (
         f"train(TrainConfig({str(data)!r}, model='tiny', size=32, epochs=3, patience=0,"
         " batch_size=10, lr=0.05, clip=0.0, device='cpu', workers=1, save_minutes=0.0), out)\n"
     )
     out = tmp_path / "run"
-    process = _until_saved(code, out)
+    process = until_saved(code, out)
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL
@@ -205,7 +170,7 @@ def test_an_interrupted_run_says_so_and_goes_on(data: Path, tmp_path: Path) -> N
         f"sys.exit(main(['train', {str(data)!r}, '-o', out, '--model', {MODEL!r}, "
         "'--size', '32', '--epochs', '3', '--batch-size', '10', '--device', 'cpu']))"
     )
-    process = _until_saved(code, out)
+    process = until_saved(code, out)
     with pytest.raises(BlockingIOError, match=f"is being written by process {process.pid} on "):
         train(run_config(data, seed=2), out)
     process.send_signal(signal.SIGINT)

@@ -1,0 +1,74 @@
+"""What processes do together in a head's backward, and must not be set off before it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.graph import Node
+
+from fastcam.cam.head_graph import reached
+from fastcam.cam.tap import ActivationTap
+
+__all__ = ["check_processes", "check_whole"]
+
+_SINK = "_DDPSinkBackward"  # DistributedDataParallel's identity around the outputs
+_BATCH_NORM = "SyncBatchNormBackward"
+
+
+def check_processes(end: Tensor, wall: Node | None, name: str = "logits") -> None:
+    """Refuse a graph that must not be differentiated before the backward.
+
+    Args:
+        end: where the differentiation begins, ``name`` in errors.
+        wall: the node where it ends.
+
+    Raises:
+        ValueError: ``DistributedDataParallel(static_graph=True)`` would take it for its first
+            backward, and average wrongly from then on; or a SyncBatchNorm lies between, whose
+            backward speaks with all processes and has no second derivative.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    for node in reached(end.grad_fn, {wall}):
+        if node.name() == _BATCH_NORM:
+            raise ValueError(
+                f"{name}: a SyncBatchNorm lies behind the tapped layer, whose backward speaks with "
+                "all processes; expected a head without one: convert the part before the layer "
+                "alone (convert_sync_batchnorm of that module), or freeze it in eval mode"
+            )
+        sink: Any = node
+        if node.name() == _SINK and sink.ddp_weakref().static_graph:
+            raise ValueError(
+                f"{name}: DistributedDataParallel(static_graph=True) takes the gradients that this "
+                "loss needs for the first backward, and averages wrongly from then on; leave "
+                "static_graph out, or take the first step with the label loss alone"
+            )
+
+
+def check_whole(tap: ActivationTap) -> None:
+    """Refuse a head that ``fully_shard`` (FSDP2) has divided among processes.
+
+    Its weights are there while they are used, and freed after the forward: a closed form would read
+    what was there before, and the double backward what is there no more.
+
+    Raises:
+        ValueError: a module behind the tapped layer, or one around it, is sharded.
+    """
+    kind = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", None)
+    if kind is None:  # then none can be
+        return
+    for call in tap.trace.calls:
+        parts = call.name.split(".")
+        for end in range(len(parts) + 1):
+            name = ".".join(parts[:end])
+            if isinstance(tap.model.get_submodule(name), kind):
+                what = f"'{name}'" if name else "the model"
+                raise ValueError(
+                    f"logits: {what}, behind or around '{tap.layer}', is sharded by fully_shard, "
+                    "so that its weights are freed after the forward; shard the modules before the "
+                    "layer alone, each by itself, keep the head whole in each process, and average "
+                    "its gradients"
+                )

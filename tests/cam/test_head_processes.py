@@ -1,0 +1,93 @@
+"""What breaks gradients over several processes without a word is right, or refused in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+from networks import grids, small_cnn
+from torch import Tensor, nn
+from trap_worker import SHARDED, STATIC, WORLD, batch, network, run, steps
+
+from fastcam import ActivationTap, EnergyCamLoss
+
+pytestmark = pytest.mark.skipif(
+    not dist.is_available(), reason="this torch has no torch.distributed"
+)
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    folder = tmp_path_factory.mktemp("ranks")
+    torch.multiprocessing.spawn(run, (str(folder),), nprocs=WORLD)
+    return [torch.load(folder / f"rank{rank}.pt") for rank in range(WORLD)]
+
+
+@pytest.mark.parametrize("kind", STATIC)
+def test_a_static_graph_is_refused_before_its_first_backward(ranks: list[Any], kind: str) -> None:
+    for found in ranks:
+        assert "DistributedDataParallel(static_graph=True)" in found["static", kind]
+        assert "leave static_graph out" in found["static", kind]
+
+
+def test_a_static_graph_is_right_after_a_step_of_labels(ranks: list[Any]) -> None:
+    wanted = steps(network(), batch(), "labels", "closed", "autograd")
+    for found in ranks:
+        torch.testing.assert_close(found["later"], wanted)
+
+
+@pytest.mark.parametrize(("head", "grad"), SHARDED)
+def test_a_sharded_trunk_and_a_whole_head_are_exact(ranks: list[Any], head: str, grad: str) -> None:
+    wanted = steps(network(), batch(), head, head, grad=grad)
+    for found in ranks:
+        torch.testing.assert_close(found["trunk", head, grad], wanted)
+
+
+@pytest.mark.parametrize("sharded", ["whole", "layer"])
+@pytest.mark.parametrize(("head", "grad"), SHARDED)
+def test_a_sharded_head_is_refused(ranks: list[Any], sharded: str, head: str, grad: str) -> None:
+    for found in ranks:
+        assert "is sharded by fully_shard" in found[sharded, head, grad]
+        assert "the modules before the layer" in found[sharded, head, grad]
+
+
+class SyncBatchNorm(torch.autograd.Function):
+    """Named as torch's, which runs on GPUs alone: what a head with one leaves in the graph."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+class Normed(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return SyncBatchNorm.apply(x)
+
+
+@pytest.mark.parametrize("grad", ["full", "detach"])
+def test_a_synchronised_batch_norm_in_the_head_is_refused(tmp_path: Path, grad: Any) -> None:
+    images = torch.randn(3, 3, 12, 12)
+    net = small_cnn()
+    before, behind = (
+        nn.Sequential(*net[:4], Normed(), *net[4:]),
+        nn.Sequential(*net[:5], Normed(), *net[5:]),
+    )
+    dist.init_process_group("gloo", f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    try:
+        criterion = EnergyCamLoss(weight_grad=grad)
+        with ActivationTap(before, "5") as tap:
+            criterion(before(images), tap, grids(3, 6, 6).float(), 0).backward()
+        with ActivationTap(behind, "4") as tap:
+            logits = behind(images)
+            with pytest.raises(ValueError, match="logits: a SyncBatchNorm lies behind the tapped"):
+                criterion(logits, tap, grids(3, 6, 6).float(), 0)
+    finally:
+        dist.destroy_process_group()

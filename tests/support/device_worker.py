@@ -1,0 +1,85 @@
+"""What processes of the tests of several devices run: losses that end one, and whole scripts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional as nnf
+
+
+def deadly_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Its second process is killed, as by a system that is short of memory."""
+    if os.environ.get("RANK") == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return nnf.binary_cross_entropy_with_logits(logits, labels)
+
+
+def wrong_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """It fails in the second process."""
+    if os.environ.get("RANK") == "1":
+        raise ValueError("no such loss")
+    return nnf.binary_cross_entropy_with_logits(logits, labels)
+
+
+def failing_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """It fails in the first process."""
+    if os.environ.get("RANK") == "0":
+        raise RuntimeError("out of order")
+    return nnf.binary_cross_entropy_with_logits(logits, labels)
+
+
+class NormedNet(nn.Module):
+    """With batch norm, and no head to speak of."""
+
+    def __init__(self, num_attributes: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 8, 3, 4), nn.BatchNorm2d(8), nn.ReLU())
+        self.classifier = nn.Linear(8, num_attributes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(self.features(images).mean((2, 3)))
+
+
+def validate_alone(rank: int, folder: str) -> None:
+    """The first of two processes validates, in a trainer of its own; the other one waits."""
+    from lightning.pytorch import Trainer
+    from tiny_faces import TinyNet
+
+    from fastcam.models.checkpoint import Checkpoint, Preprocessing
+    from fastcam.training import AttributeTask, TrainConfig
+
+    dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    if rank == 0:
+        torch.manual_seed(0)
+        checkpoint = Checkpoint(TinyNet(2), "tiny", ["a", "b"], Preprocessing(32, "crop"))
+        task = AttributeTask(checkpoint, TrainConfig())
+        batch = {"image": torch.randn(6, 3, 32, 32), "labels": torch.ones(6, 2)}
+        trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False)
+        loader = torch.utils.data.DataLoader([batch], batch_size=None)
+        found = trainer.validate(task, loader, verbose=False)[0]
+        torch.save(found, Path(folder) / "found.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def main(data: str, out: str) -> None:
+    """A run as torchrun starts it, and what a second call says of it."""
+    import tiny_faces  # noqa: F401
+    from tiny_runs import run_config
+
+    from fastcam.training import train
+
+    config = run_config(Path(data), epochs=1, batch_size=22)
+    result = train(config, out)
+    again = train(config, out)
+    print(f"rank {os.environ['RANK']}: {result.epochs} {again.kept}", flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,126 @@
+"""One process of the tests of what breaks gradients silently over several processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from networks import grids, small_cnn
+from torch import Tensor, nn
+
+from fastcam import ActivationTap, Balance, EnergyCamLoss, InputGradientLoss
+
+WORLD = 2
+SHARES = (3, 2)
+STATIC = ("closed", "autograd", "balance", "input gradient")
+SHARDED = [(head, grad) for head in ("closed", "autograd") for grad in ("full", "detach")]
+
+
+def network() -> nn.Module:
+    net = small_cnn().double()
+    for module in net:
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0  # its masks would differ by process
+    return net
+
+
+def batch() -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(9)
+    images = torch.randn(5, 3, 12, 12, generator=generator, dtype=torch.float64)
+    return images, grids(5, 2, 6, 6), grids(5, 1, 12, 12)
+
+
+def label_loss(logits: Tensor) -> Tensor:
+    """This process's part of a mean over all images."""
+    world = dist.get_world_size() if dist.is_initialized() else 1
+    return logits.square().mean(1).sum() * world / 5
+
+
+def loss_of(net: nn.Module, part: tuple[Tensor, ...], kind: str, grad: str = "full") -> Tensor:
+    """A guided loss, or that of the labels alone."""
+    images, regions, pixels = part
+    prefix = "module." if isinstance(net, nn.parallel.DistributedDataParallel) else ""
+    if kind == "input gradient":
+        images = images.clone().requires_grad_()
+        logits = net(images)
+        return label_loss(logits) + InputGradientLoss()(logits.log_softmax(1), images, pixels, 0)
+    with ActivationTap(net, f"{prefix}4", f"{prefix}5") as tap:
+        labels = label_loss(logits := net(images))
+        if kind == "labels":
+            return labels
+        if kind == "balance":
+            return Balance()(labels, logits[:, 0].sum() + tap.activations.sum(), tap)
+        criterion = EnergyCamLoss(head=kind, weight_grad=grad)
+        return Balance()(labels, criterion(logits, tap, regions, [0, 1]), tap)
+
+
+def gradients(net: nn.Module) -> list[Tensor]:
+    found = [p.grad for p in net.parameters() if p.grad is not None]
+    return [g.full_tensor() if hasattr(g, "full_tensor") else g.clone() for g in found]
+
+
+def steps(
+    net: nn.Module, part: tuple[Tensor, ...], *kinds: str, grad: str = "full",
+    after: Callable[[], None] = lambda: None,
+) -> list[list[Tensor]]:  # fmt: skip
+    """The gradients of some steps without an update between them."""
+    found = []
+    for kind in kinds:
+        net.zero_grad()
+        loss_of(net, part, kind, grad).backward()
+        after()
+        found.append(gradients(net))
+    return found
+
+
+def refused(do: Callable[[], Any]) -> str:
+    try:
+        do()
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def run(rank: int, folder: str) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", f"file://{folder}/rendezvous", rank=rank, world_size=WORLD,
+        timeout=timedelta(minutes=2),
+    )  # fmt: skip
+    part = tuple(t.split(SHARES)[rank] for t in batch())
+    ddp = nn.parallel.DistributedDataParallel
+    found: dict[Any, Any] = {}
+    for kind in STATIC:
+        static = ddp(network(), static_graph=True)
+        found["static", kind] = refused(partial(loss_of, static, part, kind))
+    static = ddp(network(), static_graph=True)
+    found["later"] = steps(static, part, "labels", "closed", "autograd")
+
+    mesh = init_device_mesh("cpu", (WORLD,))
+    for head, grad in SHARDED:
+        net: Any = network()
+        for number in (0, 3):  # all that has weights before the tapped layer
+            fully_shard(net[number], mesh=mesh)
+
+        def average(net: Any = net) -> None:
+            for parameter in net[6:].parameters():
+                dist.all_reduce(parameter.grad)
+                parameter.grad /= WORLD
+
+        found["trunk", head, grad] = steps(net, part, head, head, grad=grad, after=average)
+    for name, number in (("whole", None), ("layer", 8)):
+        for head, grad in SHARDED:
+            net = network()
+            fully_shard(net if number is None else net[number], mesh=mesh)
+            do = partial(loss_of, net, part, head, grad)
+            found[name, head, grad] = refused(do)
+    torch.save(found, Path(folder) / f"rank{rank}.pt")
+    dist.destroy_process_group()
