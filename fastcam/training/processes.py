@@ -294,10 +294,15 @@ def _group(found: Processes, cuda: bool, store: TCPStore | None) -> Iterator[Pro
     if ours:
         if cuda:
             torch.cuda.set_device(found.local_rank)
-        backend = "nccl" if cuda else "gloo"
-        dist.init_process_group(backend, rank=found.rank, world_size=found.count, store=store)
+        dist.init_process_group(
+            "nccl" if cuda else "gloo", rank=found.rank, world_size=found.count, store=store,
+            timeout=None if cuda else _PATIENCE,
+        )  # fmt: skip
     try:
-        agreed = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        # A second group of Gloo beside a first one has been seen to wait for itself without end.
+        agreed = dist.group.WORLD
+        if dist.get_backend() != "gloo":
+            agreed = dist.new_group(backend="gloo", timeout=_PATIENCE)
         yield dataclasses.replace(found, group=agreed)
     except BaseException:
         # Another process that fails leaves its group by its end, when the first one can see why.

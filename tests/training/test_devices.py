@@ -223,7 +223,7 @@ def test_one_process_validates_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.long  # two torchruns have been seen to wait for each other without end
+@pytest.mark.long
 def test_torchrun_starts_a_run_on_two_nodes(data: Path, tmp_path: Path) -> None:
     """As torchrun does on each of two machines, with one process."""
     whole = train(run_config(data, epochs=1, batch_size=22), tmp_path / "whole")
