@@ -202,7 +202,8 @@ def _on_device(index: Tensor, logits: Tensor) -> Tensor:
 def _kept_on_device(indices: tuple[int, ...], shape: torch.Size, device: torch.device) -> Tensor:
     """Few indices are copied to a GPU once: a loop gives the same ones in every step, and a CUDA
     graph cannot be captured around a copy from pageable memory."""
-    return torch.tensor(indices, dtype=torch.int64).reshape(shape).to(device)
+    with torch.inference_mode(False):  # what is kept may be used in training, too
+        return torch.tensor(indices, dtype=torch.int64).reshape(shape).to(device)
 
 
 def _in_range(low: int, high: int, classes: int) -> None:
