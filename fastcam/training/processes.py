@@ -300,7 +300,7 @@ def _group(found: Processes, cuda: bool, store: TCPStore | None) -> Iterator[Pro
         )  # fmt: skip
     try:
         # A second group of Gloo beside a first one has been seen to wait for itself without end.
-        agreed = dist.group.WORLD
+        agreed: Any = dist.group.WORLD
         if dist.get_backend() != "gloo":
             agreed = dist.new_group(backend="gloo", timeout=_PATIENCE)
         yield dataclasses.replace(found, group=agreed)
