@@ -39,7 +39,7 @@ class Architecture:
                 "(--arch resnet50) and those of its scores in order (--arch-attributes A,B,C)"
             )
         if self.arch_size < 1:
-            raise ValueError(f"arch_size must be at least 1, got {self.arch_size}")
+            raise ValueError(f"arch_size: expected at least 1, got {self.arch_size}")
 
     @property
     def names(self) -> list[str]:

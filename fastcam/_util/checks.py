@@ -22,6 +22,14 @@ def number(name: str, value: float, expected: str, fits: Callable[[float], bool]
         raise ValueError(f"{name}: expected a number {expected}, got {value}")
 
 
+def whole(name: str, value: float, least: int) -> None:
+    """TypeError for what is no whole number, ValueError for one below ``least``."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name}: expected a whole number of at least {least}, got {value}")
+
+
 def flag(name: str, value: bool) -> None:
     """TypeError for what is neither True nor False."""
     if not isinstance(value, bool):

@@ -12,10 +12,10 @@ def parts(text: str) -> tuple[str, ...]:
     return tuple(name for part in text.split(",") if (name := part.strip()))
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` where a known name is close, else nothing; for messages."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+def did_you_mean(name: str, known: Iterable[str], most: int = 1) -> str:
+    """`` (did you mean 'x' or 'y'?)`` where known names are close, else nothing; for messages."""
+    close = difflib.get_close_matches(name, list(known), most)
+    return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
 
 
 def composed(name: str) -> str:

@@ -1,11 +1,21 @@
-"""Worker processes: how many there may be, and what each does first."""
+"""Worker processes: how many there may be, what each does first, and a pool of them."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+_Task = TypeVar("_Task")
+_Result = TypeVar("_Result")
 
 
 def cpus() -> int:
@@ -13,6 +23,60 @@ def cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def in_processes(
+    work: Callable[[_Task], _Result],
+    tasks: Iterable[_Task],
+    workers: int,
+    start: Callable[..., None],
+    arguments: tuple[object, ...] = (),
+) -> Iterator[_Result]:
+    """``work`` of each task in processes of its own; results as they come, in any order.
+
+    Few tasks are in flight, so that a stop is prompt. Where one fails, those that are being worked
+    on are finished and yielded before its error is raised.
+
+    Args:
+        work: what to do, at the top of a module.
+        tasks: what to do it with.
+        workers: how many processes.
+        start: what each does first, after :func:`follow_parent`; ``arguments``: its own.
+
+    Raises:
+        ChildProcessError: a process was killed.
+    """
+    # fork spares each worker the import of torch; the workers use numpy and native code only
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    todo, running = deque(tasks), set[Future[_Result]]()
+    failure: BaseException | None = None
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message=".*multi-threaded, use of fork.*", category=DeprecationWarning
+        )
+        pool = ProcessPoolExecutor(workers, context, _begin, (start, arguments))
+        try:
+            while todo or running:
+                while todo and len(running) < 2 * workers:
+                    running.add(pool.submit(work, todo.popleft()))
+                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    if (error := future.exception()) is None:
+                        yield future.result()
+                    else:
+                        failure = failure or error
+                        todo.clear()
+            if failure is not None:
+                raise failure
+        except BrokenProcessPool as error:
+            raise ChildProcessError("a worker process was killed (out of memory?)") from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin(start: Callable[..., None], arguments: tuple[object, ...]) -> None:
+    follow_parent()
+    start(*arguments)
 
 
 def follow_parent() -> None:

@@ -15,16 +15,16 @@ from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
-from fastcam.cam.layers import Step, describe, kind_of
+from fastcam.cam.layers import Step, averages, describe, kind_of
 from fastcam.cam.tap_hooks import own_handle
 from fastcam.cam.trace import Call, Known, Trace, is_hooked
 
 __all__ = [
-    "again",
     "bypasses",
     "edge_of",
-    "follow",
     "has_python_nodes",
+    "head_steps",
+    "known_head_steps",
     "no_second_derivative",
     "only_pools",
     "path",
@@ -79,7 +79,7 @@ def edge_of(tensor: Tensor) -> _Edge:
     return (None, 0) if edge is None else (edge.node, edge.output_nr)
 
 
-def follow(trace: Trace, end: Tensor) -> list[Step] | str:
+def head_steps(trace: Trace, end: Tensor) -> list[Step] | str:
     """The nodes from the tapped layer to ``end``, in the order of the forward, or why not.
 
     Every node is a recognised one with no other way to anything but weights, every tensor between
@@ -143,14 +143,14 @@ def roles(nodes: list[Node], steps: list[Step]) -> list[tuple[str, str, str]]:
     return [(node.name(), *by_node.get(id(node), ("", ""))) for node in nodes]
 
 
-def again(trace: Trace, end: Tensor) -> tuple[list[Step], Known] | None:
+def known_head_steps(trace: Trace, end: Tensor) -> tuple[list[Step], Known] | None:
     """The steps of a head of which one with the same nodes is known; None if there is none.
 
     Nodes between the layer and ``end`` have arisen since the layer returned; if nobody has
     registered a hook since, they and the tensors between them carry none.
     """
     layer = trace.layer.output
-    if type(layer) is Tensor and type(end) is Tensor and trace.quiet():
+    if type(layer) is Tensor and type(end) is Tensor and trace.no_hook_since():
         for known in trace.known:
             try:
                 steps = _as_before(known.roles, edge_of(layer), edge_of(end))
@@ -244,7 +244,7 @@ class _Borders:
     def __init__(self, trace: Trace) -> None:
         self.seen: dict[Node | None, bool] = {}  # of each node's output: does it carry a hook?
         self.made: dict[Node | None, Call] = {}
-        self._quiet = trace.quiet()
+        self._quiet = trace.no_hook_since()
         for call in trace.calls:
             taken, output = call.taken, call.output
             if call.overwrites is not None:
@@ -436,8 +436,9 @@ def _pools(node: Any) -> bool:
     """Whether each output's weights sum to one (max pooling has one weight, of 1)."""
     name = node.name()
     if name == "AvgPool2DBackward0":
-        pads = any(node._saved_padding) and node._saved_count_include_pad
-        return not pads and node._saved_divisor_override is None
+        return averages(
+            node._saved_padding, node._saved_count_include_pad, node._saved_divisor_override
+        )
     if name == "MeanBackward1":
         shape = node._saved_self_sym_sizes
         dims = {dim if dim < 4 else dim - (1 << 64) + 4 for dim in node._saved_dim or ()}

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as _module
 
-from fastcam.cam.layers import Step, describe, kind_of, preserves_spatial_sum, version_of
+from fastcam._util.tensors import version_of
+from fastcam.cam.layers import Step, describe, kind_of, preserves_spatial_sum
 
 __all__ = ["Link", "MemoryChain"]
 

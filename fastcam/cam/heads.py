@@ -24,20 +24,20 @@ from torch.autograd.graph import Node
 from fastcam.cam import products
 from fastcam.cam.accumulation import FusedAccumulation
 from fastcam.cam.head_autograd import autograd_gradients, differentiable_twice, retained_grads
-from fastcam.cam.head_graph import again, bypasses, edge_of, follow
+from fastcam.cam.head_graph import bypasses, edge_of, head_steps, known_head_steps
 from fastcam.cam.head_processes import check_processes, check_whole
 from fastcam.cam.layers import Step
 from fastcam.cam.products import (
     ByImage,
-    Given,
     KeptSum,
+    LogitCombinations,
     MaskedProduct,
     Multiplied,
     Output,
     Product,
-    Rows,
     Stage,
     SummedProduct,
+    WeightRows,
     chain,
 )
 from fastcam.cam.tap import ActivationTap
@@ -150,7 +150,7 @@ def head_gradients(
             "require grad (detached, or computed under torch.no_grad?)"
         )
     if tap is not None:
-        if point is not output and isinstance(follow(tap.trace, point), str):
+        if point is not output and isinstance(head_steps(tap.trace, point), str):
             point = output  # a hook in between may change the sum over positions
         if point is not output and bypasses(logits, output, point):
             raise ValueError(
@@ -214,12 +214,12 @@ class ClosedForm:
         activations, known = tap.activations, None
         steps: list[Step] | str
         if not tap.trace.watched:
-            found = again(tap.trace, logits)
+            found = known_head_steps(tap.trace, logits)
             if found is None:
                 return "it did not run as in the forwards before"
             steps, known = found
         elif activations.requires_grad:
-            steps = follow(tap.trace, logits)
+            steps = head_steps(tap.trace, logits)
         elif tap.trace.memory is not None and not tap.trace.layer.grad_enabled:
             steps = tap.trace.memory.steps(logits, tap.layer)
         else:
@@ -305,11 +305,11 @@ class ClosedForm:
             # Each valid pair becomes an image with one target.
             chosen = valid.nonzero(as_tuple=True)
         weights = list(self.weights)
-        first: list[Stage] = [Rows(targets.flat(chosen), number=last)]
+        first: list[Stage] = [WeightRows(targets.flat(chosen), number=last)]
         if combined is not None:
             rows = combined.flatten(0, 1) if chosen is None else combined[chosen]
             weights.append(rows.to(weights[last].dtype))
-            first = [Given(number=last + 1), Product(number=last)]
+            first = [LogitCombinations(number=last + 1), Product(number=last)]
         stages = first + self._stages(pairs, chosen, create_graph)
         return chain(stages, weights if create_graph else [weight.detach() for weight in weights])
 

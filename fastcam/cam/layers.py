@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch.autograd.graph import Node
 
 from fastcam._util.dropout import SharedDropout
 
-__all__ = ["Step", "describe", "is_compiled", "kind_of", "preserves_spatial_sum", "version_of"]
+__all__ = ["Step", "averages", "describe", "is_compiled", "kind_of", "preserves_spatial_sum"]
 
 _KINDS: dict[type[nn.Module], str] = {
     nn.MaxPool2d: "pool",
@@ -60,16 +61,16 @@ def is_compiled(module: nn.Module) -> bool:
     )
 
 
+def averages(padding: Iterable[int], pad_counts: bool, divisor: int | None) -> bool:
+    """Whether an average pool's weights sum to one at each output."""
+    return not (any(padding) and pad_counts) and divisor is None
+
+
 def preserves_spatial_sum(module: nn.Module) -> bool:
     """Whether a gradient sums to the same over positions before and after the layer."""
     if kind_of(module) == "pool":
         if isinstance(module, nn.AvgPool2d):
             padding = module.padding if isinstance(module.padding, tuple) else (module.padding,)
-            pads = any(padding) and module.count_include_pad
-            return not pads and module.divisor_override is None
+            return averages(padding, module.count_include_pad, module.divisor_override)
         return not getattr(module, "return_indices", False)
     return type(module) is nn.Identity
-
-
-def version_of(tensor: Tensor) -> int:
-    return -1 if tensor.is_inference() else tensor._version

@@ -1,7 +1,7 @@
 """The products of a closed-form head, as one function of its weights.
 
 D is a chain of stages v → v from the last linear layer to the first, where v is [B·T,·]: T targets
-of each image, or of all images at once (B = 1). There are :class:`Rows` of the last weight,
+of each image, or of all images at once (B = 1). There are :class:`WeightRows` of the last weight,
 :class:`Multiplied` by what ReLUs and dropouts let through, a :class:`Product` with a weight, a sum
 over positions. Each is linear in v, and :func:`chain` runs them as one node of the graph: one for
 each operation would keep the host busy for longer.
@@ -22,15 +22,15 @@ from fastcam.cam.accumulation import FusedAccumulation, contributed
 
 __all__ = [
     "ByImage",
-    "Given",
     "KeptSum",
+    "LogitCombinations",
     "MaskedProduct",
     "Multiplied",
     "Output",
     "Product",
-    "Rows",
     "Stage",
     "SummedProduct",
+    "WeightRows",
     "chain",
     "position_sums",
 ]
@@ -91,8 +91,8 @@ class Stage:
 
 
 @dataclass(eq=False)
-class Rows(Stage):
-    """Rows of W: one, or by their index [B·T]. There is no v."""
+class WeightRows(Stage):
+    """WeightRows of W: one, or by their index [B·T]. There is no v."""
 
     index: Tensor | int
 
@@ -113,7 +113,7 @@ class Rows(Stage):
 
 
 @dataclass(eq=False)
-class Given(Stage):
+class LogitCombinations(Stage):
     """What takes the place of a weight: combinations of the logits [B·T,K]. There is no v."""
 
     def forward(self, v: Any, weight: Any) -> Tensor:

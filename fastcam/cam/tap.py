@@ -361,7 +361,7 @@ def _on_layer(tap: ActivationTap, module: nn.Module, output: Any) -> Tensor | No
     tap._trace, tap._instead = Trace(Capture.of(tap.layer, output), known=tap._known), None
     if not tap._leaves_hooked:
         if tap._known and tap._trace.memory is None:
-            tap._trace.watched = not any(known.may_come() for known in tap._known)
+            tap._trace.watched = not any(known.modules_unchanged() for known in tap._known)
         if tap._trace.watched:
             tap._watch_leaves()
     return handed_on

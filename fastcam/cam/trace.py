@@ -87,7 +87,7 @@ class Known:
     roles: list[tuple[str, str, str]]
     compared: set[Any] = field(default_factory=set)  # dtypes and devices found to be autograd's
 
-    def may_come(self) -> bool:
+    def modules_unchanged(self) -> bool:
         """Whether the modules stand where they stood, in the mode that they were in."""
         for siblings, key, module, training in self.modules:
             if siblings.get(key) is not module or module.training is not training:
@@ -113,7 +113,7 @@ class Trace:
     handles: int | None = field(default_factory=handles_made)
     _running: list[Call] = field(default_factory=list)
 
-    def quiet(self) -> bool:
+    def no_hook_since(self) -> bool:
         """Whether nobody can have registered a hook on a node after the layer."""
         return self.handles is not None and self.handles == handles_made()
 

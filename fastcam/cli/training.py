@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastcam._util.architecture import Architecture
+from fastcam._util.names import parts
 from fastcam.cli.options import REGION_HELP, Data, Landmarks, Out, Start, typer
 from fastcam.cli.settings import Settings, field_help, options
 from fastcam.training.config import FINETUNE, GuidanceConfig, TrainConfig
@@ -61,11 +62,11 @@ def train(
     settings: `fastcam train faces -o runs/attention --model attention --size 64 --batch-size 32
     --lr 0.1 --clip 5 --schedule cosine --epochs 8`
     """
-    parts = {"multilabel": no_multilabel, "reconstructor": no_reconstructor}
+    tasks = {"multilabel": no_multilabel, "reconstructor": no_reconstructor}
     config = TrainConfig(
         data=str(data),
-        attributes=_names(attributes),
-        model_options=_model_options(model_options) | {k: False for k, no in parts.items() if no},
+        attributes=None if attributes is None else parts(attributes),
+        model_options=_model_options(model_options) | {k: False for k, no in tasks.items() if no},
         landmarks=str(landmarks) if landmarks else None,
         **settings,
     )
@@ -166,10 +167,6 @@ def _what(sources: Mapping[str, int]) -> str:
 
     faces = {kind.name.lower() for kind in LandmarkSource}
     return "landmarks" if set(sources) <= faces else "masks"
-
-
-def _names(text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _model_options(given: list[str] | None) -> dict[str, Any]:

@@ -6,13 +6,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import multiprocessing
 import os
-import sys
-import warnings
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -22,7 +19,7 @@ from fastcam._util.claim import claim
 from fastcam._util.extras import require
 from fastcam._util.files import json_with, make_folder, remove_leftovers, write_atomic, write_json
 from fastcam._util.progress import Count, advancing
-from fastcam._util.workers import cpus, follow_parent
+from fastcam._util.workers import cpus, in_processes
 from fastcam.data.cache import remove_caches
 from fastcam.data.landmarks import LANDMARK_TABLE
 from fastcam.data.source import FOLDER as IMAGE_FOLDER
@@ -231,42 +228,21 @@ def _make_chunk(job: _Job, chunk: range) -> tuple[range, np.ndarray, np.ndarray]
     return chunk, np.array(labels, dtype=bool), np.stack(landmarks)
 
 
-def _start_worker() -> None:
-    """One thread a worker: with BLAS's own threads on top, drawing takes three times as long."""
-    follow_parent()
+def _one_thread() -> None:
+    """With BLAS's own threads on top, drawing takes three times as long."""
     require("threadpoolctl", extra="train").threadpool_limits(1)
 
 
 def _run(
     job: _Job, chunks: list[range], workers: int | None
 ) -> Iterator[tuple[range, np.ndarray, np.ndarray]]:
-    """Results of `_make_chunk` as they come, with few chunks in flight so that a stop is prompt."""
+    """Results of `_make_chunk` as they come."""
     workers = min(cpus() if workers is None else workers, len(chunks))
     if workers <= 1:
         for chunk in chunks:
             yield _make_chunk(job, chunk)
         return
-    # fork spares each worker the import of torch; the workers use numpy and Pillow only
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
-    todo = iter(chunks)
-    pending: set[Future[tuple[range, np.ndarray, np.ndarray]]] = set()
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message=".*multi-threaded, use of fork.*", category=DeprecationWarning
-        )
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
-            try:
-                for chunk in todo:
-                    pending.add(pool.submit(_make_chunk, job, chunk))
-                    if len(pending) >= 2 * workers:
-                        done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                        yield from (future.result() for future in done)
-                while pending:
-                    done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                    yield from (future.result() for future in done)
-            finally:
-                for future in pending:
-                    future.cancel()
+    yield from in_processes(partial(_make_chunk, job), chunks, workers, _one_thread)
 
 
 def _write_tables(

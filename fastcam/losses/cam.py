@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, TypedDict, Unpack, get_args
+from typing import Any, ClassVar, TypedDict, Unpack
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fastcam.cam.heads import HEADS, Head, activations_of, check_logits, head_gradients
+from fastcam.cam.heads import Head, activations_of, check_logits, head_gradients
 from fastcam.cam.tap import ActivationTap
 from fastcam.cam.targets import TargetsLike, resolve_with_regions
-from fastcam.losses.reduce import Reducer, Sync
+from fastcam.losses.pairs import CamStats, MapPairLoss, WeightGrad
+from fastcam.losses.reduce import Reduction, Sync
 from fastcam.ops import checks as check
 from fastcam.ops.autograd import refuse_transforms
 from fastcam.ops.cam_loss import (
     Binarize,
     CamLossName,
     MapLoss,
-    Reduction,
     loss_and_status,
     map_loss,
 )
@@ -39,9 +39,6 @@ __all__ = [
     "WeightGrad",
 ]
 
-WeightGrad = Literal["full", "detach"]
-_WEIGHT_GRADS = get_args(WeightGrad)
-
 
 class _Common(TypedDict, total=False):
     """The options that :class:`CamLoss` has."""
@@ -54,58 +51,7 @@ class _Common(TypedDict, total=False):
     process_group: Any
 
 
-class CamStats:
-    """How many pairs (image, target) the last call counted, and how many of their maps were dead.
-
-    Reading a count waits for the device that holds it; nothing is waited for until then.
-    """
-
-    def __init__(self, status: Tensor | None = None) -> None:
-        self._status = status
-        self._counts: tuple[int, int] | None = None
-
-    def _count(self) -> tuple[int, int]:
-        if self._counts is None:
-            if self._status is None:
-                self._counts = 0, 0
-            else:
-                bits = torch.stack([self._status & 1, (self._status >> 1) & 1])
-                valid, dead = bits.flatten(1).sum(1).tolist()
-                self._counts = valid, dead
-                self._status = None
-        return self._counts
-
-    @property
-    def valid(self) -> int:
-        """Pairs with a region that were not switched off."""
-        return self._count()[0]
-
-    @property
-    def dead(self) -> int:
-        """Valid pairs whose map was zero everywhere: they cost much and have no gradient."""
-        return self._count()[1]
-
-    @property
-    def counts(self) -> tuple[Tensor, Tensor]:
-        """(valid, dead) as scalars on the loss's device; nothing waits for it."""
-        if self._status is None:
-            return torch.tensor(self._count()[0]), torch.tensor(self._count()[1])
-        return (self._status & 1).sum(), ((self._status >> 1) & 1).sum()
-
-    def __repr__(self) -> str:
-        return f"CamStats(valid={self.valid}, dead={self.dead})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _restore_stats, self._count()
-
-
-def _restore_stats(valid: int, dead: int) -> CamStats:
-    stats = CamStats()
-    stats._counts = valid, dead
-    return stats
-
-
-class CamLoss(nn.Module):
+class CamLoss(MapPairLoss):
     """What the losses of the map have in common: from a tapped forward to a scalar.
 
     A loss is a subclass: its options as attributes, and :meth:`map_loss`.
@@ -141,18 +87,9 @@ class CamLoss(nn.Module):
         sync: Sync = "global",
         process_group: Any = None,
     ) -> None:
-        super().__init__()
-        check.one_of("weight_grad", weight_grad, _WEIGHT_GRADS)
-        check.one_of("head", head, HEADS)
-        Reducer(reduction, sync, process_group)  # checks them
+        super().__init__(weight_grad, head, reduction, sync, process_group)
         check.max_pair_pull(max_pair_pull)
-        self.weight_grad = weight_grad
-        self.head = head
-        self.reduction = reduction
         self.max_pair_pull = max_pair_pull
-        self.sync = sync
-        self.process_group = process_group
-        self._stats = CamStats()
 
     def map_loss(self) -> MapLoss:
         """The loss of the map with its options, as they are now.
@@ -161,11 +98,6 @@ class CamLoss(nn.Module):
             TypeError, ValueError: an option does not fit.
         """
         raise NotImplementedError(f"{type(self).__name__} has no map_loss()")
-
-    @property
-    def stats(self) -> CamStats:
-        """Valid and dead pairs of the last call."""
-        return self._stats
 
     def forward(
         self,
@@ -210,9 +142,7 @@ class CamLoss(nn.Module):
                 the tapped forward carries no graph, when the logits do not depend on the
                 activations, or when ``head`` asks for a closed form that there is not.
         """
-        check.one_of("weight_grad", self.weight_grad, _WEIGHT_GRADS)
-        reducer = Reducer(self.reduction, self.sync, self.process_group)
-        normalizer = reducer.checked(normalizer)
+        reducer, normalizer = self._reducer(normalizer)
         loss = self.map_loss()
         refuse_transforms(
             self, "; compute the gradients with torch.func and call fastcam.functional.cam_loss"
@@ -229,7 +159,7 @@ class CamLoss(nn.Module):
             activations,
             chosen,
             head=self.head,
-            create_graph=self.weight_grad == "full" and torch.is_grad_enabled(),
+            create_graph=self._through_weights(),
             needs_graph=torch.is_grad_enabled(),
             # Which pairs count, where that is known without waiting for a device.
             valid=cells.to(acc_dtype(tensor)).valid if tensor.is_cpu else None,

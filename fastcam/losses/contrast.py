@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastcam import functional
-from fastcam.cam.heads import HEADS, Head, activations_of, check_logits, head_gradients
+from fastcam.cam.heads import Head, activations_of, check_logits, head_gradients
 from fastcam.cam.tap import ActivationTap
 from fastcam.cam.targets import Targets, TargetsLike, resolve
-from fastcam.losses.cam import CamStats, WeightGrad
-from fastcam.losses.reduce import Reducer, Reduction, Sync
+from fastcam.losses.pairs import CamStats, MapPairLoss, WeightGrad
+from fastcam.losses.reduce import Reduction, Sync
 from fastcam.ops import checks as check
 from fastcam.ops.autograd import refuse_transforms
 
 __all__ = ["ContrastCamLoss"]
 
 
-class ContrastCamLoss(nn.Module):
+class ContrastCamLoss(MapPairLoss):
     """Cosine similarity of two scores' Grad-CAM: the map of a class against a confounder's.
 
     For maps x and y [H,W] of a target and of the other score of its pair,
@@ -59,18 +59,7 @@ class ContrastCamLoss(nn.Module):
         sync: Sync = "global",
         process_group: Any = None,
     ) -> None:
-        super().__init__()
-        check.one_of("weight_grad", weight_grad, get_args(WeightGrad))
-        check.one_of("head", head, HEADS)
-        Reducer(reduction, sync, process_group)  # checks them
-        self.weight_grad, self.head, self.reduction = weight_grad, head, reduction
-        self.sync, self.process_group = sync, process_group
-        self._stats = CamStats()
-
-    @property
-    def stats(self) -> CamStats:
-        """Pairs that counted in the last call, and how many of them were dead."""
-        return self._stats
+        super().__init__(weight_grad, head, reduction, sync, process_group)
 
     def forward(
         self,
@@ -101,8 +90,7 @@ class ContrastCamLoss(nn.Module):
             TypeError, ValueError: naming the argument, what was expected and what came; also as
                 :class:`fastcam.IoUCamLoss` does of logits and activations.
         """
-        reducer = Reducer(self.reduction, self.sync, self.process_group)
-        normalizer = reducer.checked(normalizer)
+        reducer, normalizer = self._reducer(normalizer)
         refuse_transforms(self)
         check_logits(logits)
         first, second = (resolve(t, logits) for t in (targets, others))
@@ -125,7 +113,7 @@ class ContrastCamLoss(nn.Module):
             activations,
             Targets(both, logits.device),
             head=self.head,
-            create_graph=self.weight_grad == "full" and torch.is_grad_enabled(),
+            create_graph=self._through_weights(),
             needs_graph=torch.is_grad_enabled(),
             valid=(lambda: torch.cat([on, on], 1)) if tensor.is_cpu else None,
         )

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastcam.cam.head_autograd import autograd_gradients
 from fastcam.cam.head_graph import no_second_derivative
 from fastcam.cam.heads import check_logits
 from fastcam.cam.targets import TargetsLike, resolve_with_regions
-from fastcam.losses.cam import CamStats
-from fastcam.losses.reduce import Reducer, Reduction, Sync
+from fastcam.losses.pairs import CamStats, PairLoss
+from fastcam.losses.reduce import Reduction, Sync
 from fastcam.ops import checks as check
 from fastcam.ops.autograd import refuse_transforms
 from fastcam.ops.library import acc_dtype
@@ -21,7 +21,7 @@ from fastcam.ops.pair_cells import PairCells
 __all__ = ["InputGradientLoss"]
 
 
-class InputGradientLoss(nn.Module):
+class InputGradientLoss(PairLoss):
     """Squared gradient of chosen scores at the image's pixels outside a region.
 
     For image n with pixels i and channels c, a score and its region S of 0 to 1 for each pixel,
@@ -50,6 +50,8 @@ class InputGradientLoss(nn.Module):
     Raises:
         ValueError: an option is not one of those above.
 
+    A pair whose gradient is 0 at every pixel is dead (``stats``).
+
     Source: Ross et al., *Right for the Right Reasons* (2017), equation 1, second term, with a sum
     over chosen scores in place of all; docs/method.md.
     """
@@ -60,15 +62,7 @@ class InputGradientLoss(nn.Module):
         sync: Sync = "global",
         process_group: Any = None,
     ) -> None:
-        super().__init__()
-        Reducer(reduction, sync, process_group)  # checks them
-        self.reduction, self.sync, self.process_group = reduction, sync, process_group
-        self._stats = CamStats()
-
-    @property
-    def stats(self) -> CamStats:
-        """Valid pairs of the last call; dead are those whose gradient is 0 at every pixel."""
-        return self._stats
+        super().__init__(reduction, sync, process_group)
 
     def forward(
         self,
@@ -100,8 +94,7 @@ class InputGradientLoss(nn.Module):
                 the images do not require grad, when the logits do not depend on them, or when
                 torch cannot differentiate the network twice.
         """
-        reducer = Reducer(self.reduction, self.sync, self.process_group)
-        normalizer = reducer.checked(normalizer)
+        reducer, normalizer = self._reducer(normalizer)
         refuse_transforms(self)
         check_logits(logits)
         check.floating("images", images)

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 from torchvision import models as tv
 
+from fastcam._util import checks as check
 from fastcam.models.init import initialize
 from fastcam.models.weights import load_trunk, read_state
 
@@ -36,10 +37,8 @@ def alexnet(
         ValueError: ``num_attributes`` below 1, an unknown ``init``, or weights that do not fit.
         FileNotFoundError: there is no such weights file.
     """
-    if num_attributes < 1:
-        raise ValueError(f"num_attributes must be at least 1, got {num_attributes}")
-    if init not in INITS:
-        raise ValueError(f"init must be one of {INITS}, got {init!r}")
+    check.at_least("num_attributes", num_attributes, 1)
+    check.one_of("init", init, INITS)
     model = tv.alexnet(weights=weights if isinstance(weights, tv.AlexNet_Weights) else None)
     last: Any = model.classifier[6]
     model.classifier[6] = nn.Linear(last.in_features, num_attributes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 
 from fastcam._util.modules import evaluating
+from fastcam._util.names import did_you_mean
 from fastcam.models import timm_nets, torchvision_nets
 from fastcam.models.alexnet import alexnet
 from fastcam.models.attention import AttentionNetwork
@@ -92,11 +92,10 @@ def model_spec(name: str) -> ModelSpec:
     if timm_nets.is_name(name):
         return timm_nets.spec(name)
     if name not in _REGISTRY:
-        close = difflib.get_close_matches(name, _REGISTRY, 3)
-        hint = f"did you mean {' or '.join(close)}? " if close else ""
         raise ValueError(
-            f"unknown model {name!r}; {hint}known: alexnet and attention, torchvision's classifiers"
-            " (resnet50), timm's as timm:NAME (timm:convnext_tiny), and those that were registered"
+            f"unknown model {name!r}{did_you_mean(name, _REGISTRY, 3)}; known: alexnet and"
+            " attention, torchvision's classifiers (resnet50), timm's as timm:NAME"
+            " (timm:convnext_tiny), and those that were registered"
         )
     return _REGISTRY[name]
 

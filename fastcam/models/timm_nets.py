@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -10,7 +9,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fastcam._util import checks as check
 from fastcam._util.extras import require
+from fastcam._util.names import did_you_mean
 from fastcam.cam.layout import Tokens
 from fastcam.models.init import initialize
 from fastcam.models.spec import ModelSpec
@@ -54,27 +55,26 @@ def spec(name: str) -> ModelSpec:
     """
     timm, own = _timm(), name[len(_PREFIX) :]
     if not timm.is_model(own):
-        close = difflib.get_close_matches(own.partition(".")[0], timm.list_models(), 3)
-        hint = f"; did you mean {' or '.join(_PREFIX + n for n in close)}?" if close else ""
+        known = [_PREFIX + model for model in timm.list_models()]
+        hint = did_you_mean(name.partition(".")[0], known, 3)
         raise ValueError(f"timm has no model {own!r}{hint}")
-    known = timm.get_pretrained_cfg(own)
-    classifier = getattr(known, "classifier", None) or ()
-    sized = "img_size" if getattr(known, "fixed_input_size", False) else None
+    settings = timm.get_pretrained_cfg(own)
+    classifier = getattr(settings, "classifier", None) or ()
+    sized = "img_size" if getattr(settings, "fixed_input_size", False) else None
     return ModelSpec(
         partial(_build, own),
         options=("img_size", "drop_rate", "drop_path_rate"),
         head=(classifier,) if isinstance(classifier, str) else tuple(classifier),
         size_option=sized,
-        mean=tuple(getattr(known, "mean", ModelSpec.mean)),
-        std=tuple(getattr(known, "std", ModelSpec.std)),
+        mean=tuple(getattr(settings, "mean", ModelSpec.mean)),
+        std=tuple(getattr(settings, "std", ModelSpec.std)),
         pretrained=partial(_pretrained, own),
         locate=_locate,
     )
 
 
 def _create(name: str, num_attributes: int, options: Mapping[str, Any], **more: Any) -> nn.Module:
-    if num_attributes < 1:
-        raise ValueError(f"num_attributes must be at least 1, got {num_attributes}")
+    check.at_least("num_attributes", num_attributes, 1)
     timm, options = _timm(), dict(options)
     own = getattr(timm.get_pretrained_cfg(name), "input_size", None)
     if own is not None and options.get("img_size") == own[-1]:

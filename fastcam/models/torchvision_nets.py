@@ -12,6 +12,7 @@ from urllib.error import URLError
 from torch import Tensor, nn
 from torchvision import models as tv
 
+from fastcam._util import checks as check
 from fastcam.models.init import initialize
 from fastcam.models.spec import ModelSpec
 
@@ -94,8 +95,7 @@ def _build(name: str, family: _Family, num_attributes: int, **options: Any) -> n
     Raises:
         ValueError: ``num_attributes`` below 1, or a size that the network cannot have.
     """
-    if num_attributes < 1:
-        raise ValueError(f"num_attributes must be at least 1, got {num_attributes}")
+    check.at_least("num_attributes", num_attributes, 1)
     if family.size == "input_size" and options:
         options = {"input_size": (options["input_size"],) * 2}
     try:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fastcam._util.tensors import version_of
 from fastcam.ops import checks as check
 from fastcam.ops.library import acc_dtype
 
@@ -59,7 +60,7 @@ def margins(logits: Tensor) -> Tensor:
     share = (scores - everything).masked_fill(largest, -torch.inf).exp()
     result = scores - torch.where(largest, behind, everything + torch.log1p(-share))
     if not torch.compiler.is_compiling():
-        versions = _version(logits), _version(result)
+        versions = version_of(logits), version_of(result)
         result._fastcam_margins_of = _Source(logits, versions)  # type: ignore[attr-defined]
     return result
 
@@ -71,7 +72,7 @@ def logits_of(scores: Tensor) -> Tensor | None:
         return None
     if source.logits.requires_grad != scores.requires_grad:  # computed under no_grad
         return None
-    unchanged = source.versions == (_version(source.logits), _version(scores))
+    unchanged = source.versions == (version_of(source.logits), version_of(scores))
     return source.logits if unchanged else None
 
 
@@ -88,7 +89,3 @@ def slopes(logits: Tensor, index: Tensor) -> Tensor:
     own = index.unsqueeze(-1) == torch.arange(logits.shape[1], device=logits.device)
     others = scores.unsqueeze(1).masked_fill(own, -torch.inf).softmax(-1)
     return torch.where(own, 1, -others)
-
-
-def _version(tensor: Tensor) -> int:
-    return -1 if tensor.is_inference() else tensor._version

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
-import sys
 import uuid
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastcam._util import checks as check
 from fastcam._util.extras import require
 from fastcam._util.files import make_folder, write_text
 from fastcam._util.names import printable
 from fastcam._util.progress import advancing
-from fastcam._util.workers import cpus, follow_parent
+from fastcam._util.workers import cpus, in_processes
 from fastcam.regions.predictor import find_predictor
 from fastcam.regions.table import LandmarkSource, LandmarkTable
 from fastcam.regions.template import template_landmarks
@@ -87,7 +83,7 @@ class FaceDetector:
         )
         points = self._predict(image, box).parts()
         if len(points) != 68:
-            raise ValueError(f"predictor must give 68 points, it gives {len(points)}")
+            raise ValueError(f"predictor: expected one of 68 points, got one of {len(points)}")
         return np.array([(p.x, p.y) for p in points], dtype=np.float32) + np.float32(0.5)
 
 
@@ -132,12 +128,10 @@ def detect_landmarks(
     out = Path(out)
     names = [str(name) for name in images.names]
     if len(set(names)) != len(names):
-        raise ValueError("images: names must not repeat")
+        raise ValueError("images: expected no name twice")
     workers = cpus() if workers is None else workers
-    if workers < 1:
-        raise ValueError(f"workers must be at least 1 (or None), got {workers}")
-    if upsample < 0:
-        raise ValueError(f"upsample must be at least 0, got {upsample}")
+    check.at_least("workers", workers, 1)
+    check.at_least("upsample", upsample, 0)
     before = LandmarkTable.load(out) if out.exists() else LandmarkTable.empty()
 
     todo = names
@@ -280,7 +274,6 @@ _worker = _Worker()  # one per process of the pool
 
 
 def _start_worker(images: ImageReader, model: str, upsample: int) -> None:
-    follow_parent()
     _worker.start(images, model, upsample)
 
 
@@ -292,39 +285,23 @@ def _search(
     images: ImageReader, names: list[str], workers: int, model: str, upsample: int
 ) -> Iterator[LandmarkTable]:
     """Tables of the names' chunks, in any order."""
-    chunks = deque(names[i : i + CHUNK] for i in range(0, len(names), CHUNK))
+    chunks = [names[i : i + CHUNK] for i in range(0, len(names), CHUNK)]
     if workers == 1 or len(chunks) == 1:
         worker = _Worker()
         worker.start(images, model, upsample)
         for chunk in chunks:
             yield worker.search(chunk)
         return
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    pool = ProcessPoolExecutor(
-        min(workers, len(chunks)), context, _start_worker, (images, model, upsample)
-    )
+    workers = min(workers, len(chunks))
     try:
-        running: set[Future[LandmarkTable]] = set()
-        failure: BaseException | None = None
-        while chunks or running:
-            while chunks and len(running) < 2 * workers:
-                running.add(pool.submit(_search_chunk, chunks.popleft()))
-            finished, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in finished:
-                if (error := future.exception()) is None:
-                    yield future.result()
-                else:  # what is being searched is finished and kept before it is raised
-                    failure = failure or error
-                    chunks.clear()
-        if failure is not None:
-            raise failure
-    except BrokenProcessPool as error:
+        yield from in_processes(
+            _search_chunk, chunks, workers, _start_worker, (images, model, upsample)
+        )
+    except ChildProcessError as error:
         raise ChildProcessError(
-            "a process that searched for faces was killed (out of memory?); what was found is "
-            "kept: run the same again to go on, with fewer workers if it repeats"
+            f"{error}; what was found is kept: run the same again to go on, with fewer workers if "
+            "it repeats"
         ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _say(show: bool, line: str) -> None:

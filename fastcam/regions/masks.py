@@ -93,7 +93,7 @@ class MaskRegion:
             ValueError: no name, or an unknown one; the message lists those that there are.
         """
         if not isinstance(text, str):
-            raise TypeError(f"region must be text such as 'wing', got {type(text).__name__}")
+            raise TypeError(f"region: expected text such as 'wing', got {type(text).__name__}")
         names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
         for name in names:
             if name not in known:

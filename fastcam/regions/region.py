@@ -82,7 +82,7 @@ def _shape2(value: Sequence[float], name: str, what: str) -> tuple[float, float]
     try:
         first, second = value
     except (TypeError, ValueError):
-        raise ValueError(f"{name} must be ({what}), got {value!r}") from None
+        raise ValueError(f"{name}: expected ({what}), got {value!r}") from None
     return first, second
 
 
@@ -111,12 +111,12 @@ def grids(
         TypeError: not real numbers.
     """
     if mode not in ("coverage", "binary"):
-        raise ValueError(f'mode must be "coverage" or "binary", got {mode!r}')
+        raise ValueError(f'mode: expected "coverage" or "binary", got {mode!r}')
     height, width = _shape2(image_size, "image_size", "height, width")
     rows, cols = _shape2(grid_size, "grid_size", "H, W")
     for value in (rows, cols):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-            raise TypeError(f"grid_size must be two integers (H, W), got {grid_size!r}")
+            raise TypeError(f"grid_size: expected two integers (H, W), got {grid_size!r}")
     return native.grid(rects, height, width, int(rows), int(cols), mode == "binary")
 
 
@@ -147,7 +147,7 @@ class Region:
 
     def __post_init__(self) -> None:
         if isinstance(self.names, str):
-            raise ValueError(f"names must be a tuple of names, got the string {self.names!r}")
+            raise ValueError(f"names: expected a tuple of names, got the string {self.names!r}")
         for name in self.names:
             if name not in REGION_NAMES:
                 raise ValueError(_unknown(name))
@@ -171,7 +171,7 @@ class Region:
             TypeError: not a string.
         """
         if not isinstance(text, str):
-            raise TypeError(f"region must be text such as 'mouth', got {type(text).__name__}")
+            raise TypeError(f"region: expected text such as 'mouth', got {type(text).__name__}")
         names: list[str] = []
         numbers: list[float] = []
         for token in (part.strip() for part in text.split(",")):
@@ -271,12 +271,12 @@ def _checked_box(box: Sequence[float]) -> Box:
     try:
         x0, y0, x1, y1 = (round(float(side), 6) for side in box)
     except (TypeError, ValueError):
-        raise ValueError(f"boxes must hold rectangles (x0, y0, x1, y1), got {box!r}") from None
+        raise ValueError(f"boxes: expected rectangles (x0, y0, x1, y1), got {box!r}") from None
     sides = (x0, y0, x1, y1)
     inside = all(math.isfinite(side) and 0 <= side <= 1 for side in sides)
     if not (inside and x0 < x1 and y0 < y1):
         raise ValueError(
-            "boxes must be rectangles x0,y0,x1,y1 with 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1 "
+            "boxes: expected rectangles x0,y0,x1,y1 with 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1 "
             f"(fractions of the template face), got {','.join(f'{side:g}' for side in sides)}"
         )
     return sides

@@ -53,7 +53,7 @@ class LandmarkTable:
         if name.size == 0:
             name = name.astype(np.str_)
         if name.ndim != 1 or name.dtype.kind != "U":
-            raise ValueError(f"name must be text [N], got {name.dtype} {list(name.shape)}")
+            raise ValueError(f"name: expected text [N], got {name.dtype} {list(name.shape)}")
         count = len(name)
         object.__setattr__(self, "name", name)
         for field, dtype, shape in (
@@ -64,18 +64,22 @@ class LandmarkTable:
             array = np.asarray(getattr(self, field))
             if array.shape != shape:
                 raise ValueError(
-                    f"{field} must have shape {list(shape)} for {count} names, "
+                    f"{field}: expected shape {list(shape)} for {count} names, "
                     f"got {list(array.shape)}"
                 )
             if array.dtype.kind not in "fiu":
-                raise ValueError(f"{field} must hold numbers, got {array.dtype}")
+                raise ValueError(f"{field}: expected numbers, got {array.dtype}")
             object.__setattr__(self, field, array.astype(dtype, copy=False))
         if count and self.source.max() > max(LandmarkSource):
-            raise ValueError(f"source must be 0 to {max(LandmarkSource)}, got {self.source.max()}")
+            raise ValueError(
+                f"source: expected 0 to {max(LandmarkSource)}, got {self.source.max()}"
+            )
         ordered = self._sorted[0]
         repeated = np.flatnonzero(ordered[1:] == ordered[:-1])
         if len(repeated):
-            raise ValueError(f"name must not repeat, {printable(str(ordered[repeated[0]]))!r} does")
+            raise ValueError(
+                f"name: expected no name twice, got {printable(str(ordered[repeated[0]]))!r} twice"
+            )
 
     def __len__(self) -> int:
         return len(self.name)

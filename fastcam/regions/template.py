@@ -66,7 +66,7 @@ MIRROR_68.flags.writeable = False
 
 def _positive(value: float, name: str) -> float:
     if not (np.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be positive, got {value}")
+        raise ValueError(f"{name}: expected a number above 0, got {value}")
     return float(value)
 
 
@@ -103,7 +103,7 @@ def five_points(landmarks: ArrayLike) -> NDArray[Any]:
     """
     points = np.asarray(landmarks)
     if points.ndim != 3 or points.shape[1:] != (68, 2):
-        raise ValueError(f"landmarks must have shape [N, 68, 2], got {list(points.shape)}")
+        raise ValueError(f"landmarks: expected shape [N, 68, 2], got {list(points.shape)}")
     return np.stack(
         [
             points[:, 36:42].mean(1),
@@ -140,7 +140,7 @@ def landmarks_from_five_points(
     """
     target = np.asarray(points, dtype=np.float64)
     if target.ndim != 3 or target.shape[1:] != (5, 2):
-        raise ValueError(f"points must have shape [N, 5, 2], got {list(target.shape)}")
+        raise ValueError(f"points: expected shape [N, 5, 2], got {list(target.shape)}")
     template = template_landmarks(width, height).astype(np.float64)
     anchors = five_points(template[None])[0]
 
@@ -176,7 +176,7 @@ def flip_landmarks(landmarks: ArrayLike, width: float) -> NDArray[Any]:
     """
     points = np.asarray(landmarks)
     if points.ndim < 2 or points.shape[-2:] != (68, 2):
-        raise ValueError(f"landmarks must have shape [..., 68, 2], got {list(points.shape)}")
+        raise ValueError(f"landmarks: expected shape [..., 68, 2], got {list(points.shape)}")
     if points.dtype.kind != "f":
         points = points.astype(np.float32)
     flipped = points[..., MIRROR_68, :]

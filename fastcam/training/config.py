@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 
+from fastcam._util import checks as check
 from fastcam._util.architecture import Architecture
+from fastcam._util.names import did_you_mean, parts
 from fastcam.cam.heads import Head
 from fastcam.data.choices import Augmentation, Fit
 from fastcam.losses.cam import CAM_LOSSES, WeightGrad
@@ -52,20 +52,31 @@ def _check(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-def _check_numbers(config: object, names: Sequence[str], whole: bool = False) -> None:
-    kind, what = (Integral, "a whole number") if whole else (Real, "a number")
+#: What a number has to be, in words and as a test.
+_Range = tuple[str, Callable[[float], bool]]
+_ABOVE_0: _Range = ("above 0 and finite", lambda x: 0 < x < math.inf)
+_AT_LEAST_0: _Range = ("of at least 0 and finite", lambda x: 0 <= x < math.inf)
+_AT_LEAST_1: _Range = ("of at least 1 and finite", lambda x: 1 <= x < math.inf)
+_SHARE: _Range = ("in [0, 1]", lambda x: 0 <= x <= 1)
+
+
+def _check_numbers(config: object, ranges: Mapping[str, _Range]) -> None:
+    for name, (expected, fits) in ranges.items():
+        check.number(name, getattr(config, name), expected, fits)
+
+
+def _check_whole(config: object, names: Iterable[str], least: int) -> None:
+    """Whole numbers; None stays None."""
     for name in names:
-        value = getattr(config, name)
-        if isinstance(value, bool) or not isinstance(value, kind):
-            raise TypeError(f"{name} must be {what}, got {value!r}")
+        if (value := getattr(config, name)) is not None:
+            check.whole(name, value, least)
 
 
 def _check_choices(config: object) -> None:
     """Every field of a Literal type holds one of the type's values."""
     for name, kind in get_type_hints(type(config)).items():
         if get_origin(kind) is Literal:
-            value, choices = getattr(config, name), get_args(kind)
-            _check(value in choices, f"{name} must be one of {choices}, got {value!r}")
+            check.one_of(name, getattr(config, name), get_args(kind))
 
 
 def _covered(region: str, by: str) -> float:
@@ -78,8 +89,7 @@ def _covered(region: str, by: str) -> float:
     try:
         own, other = (Region.parse(text).grid(face, size, size) for text in (region, by))
     except ValueError:
-        names = [{name.strip() for name in text.split(",")} for text in (region, by)]
-        return float(names[0] <= names[1])
+        return float(set(parts(region)) <= set(parts(by)))
     return float(np.minimum(own, other).sum() / own.sum()) if own.any() else 0.0
 
 
@@ -153,7 +163,7 @@ class GuidanceConfig:
     grid: Literal["coverage", "binary"] = "coverage"
 
     def __post_init__(self) -> None:
-        _check(len(self.targets) > 0, "targets must hold at least one (attribute, region) pair")
+        _check(len(self.targets) > 0, "targets: expected at least one (attribute, region) pair")
         _check(
             self.pull is None or self.w_g is None,
             f"give pull or w_g, not both; got pull {self.pull} and w_g {self.w_g}",
@@ -162,12 +172,16 @@ class GuidanceConfig:
             object.__setattr__(self, "pull", PULL)
         if self.max_pair_pull is None:
             object.__setattr__(self, "max_pair_pull", MAX_PAIR_PULL if self.w_g is None else 0.0)
-        _check_numbers(self, ("region_weight", "threshold", "sharpness"))
-        for name in ("pull", "w_g", "max_pair_pull"):
-            value = getattr(self, name)
-            if value is not None:
-                _check_numbers(self, (name,))
-                _check(0 <= value < math.inf, f"{name} must be at least 0 and finite, got {value}")
+        weights = [n for n in ("pull", "w_g", "max_pair_pull") if getattr(self, n) is not None]
+        _check_numbers(
+            self,
+            {
+                "region_weight": _ABOVE_0,
+                "threshold": ("in (0, 1)", lambda x: 0 < x < 1),
+                "sharpness": _AT_LEAST_1,
+                **dict.fromkeys(weights, _AT_LEAST_0),
+            },
+        )
         default = LOSSES if self.w_g is None else PAPER_LOSSES
         object.__setattr__(self, "losses", tuple(self.losses) or default)
         own = self._own_pulls()
@@ -175,16 +189,10 @@ class GuidanceConfig:
             self.w_g is None or (len(own) == 1 and own == dict.fromkeys(own)),
             f"w_g is the weight of one loss without a pull; got losses {', '.join(self.losses)}",
         )
-        _check(self.region_weight > 0, f"region_weight must be above 0, got {self.region_weight}")
-        _check(0 < self.threshold < 1, f"threshold must lie in (0, 1), got {self.threshold}")
-        _check(
-            1 <= self.sharpness < math.inf,
-            f"sharpness must be at least 1 and finite, got {self.sharpness}",
-        )
         _check_choices(self)
         for pair in self.targets:
             if len(pair) != 2 or not all(isinstance(text, str) for text in pair):
-                raise TypeError(f"targets must hold pairs of texts, got {pair!r}")
+                raise TypeError(f"targets: expected pairs of texts, got {pair!r}")
 
     @property
     def guides(self) -> bool:
@@ -203,14 +211,12 @@ class GuidanceConfig:
         found: dict[str, float | None] = {}
         for text in self.losses:
             if not isinstance(text, str):
-                raise TypeError(f"losses must be names such as 'energy', got {text!r}")
+                raise TypeError(f"losses: expected names such as 'energy', got {text!r}")
             name, equals, number = (part.strip() for part in text.partition("="))
             if name not in CAM_LOSSES:
-                close = difflib.get_close_matches(name, CAM_LOSSES, n=1)
-                hint = f" (did you mean {close[0]!r}?)" if close else ""
-                known = ", ".join(CAM_LOSSES)
+                hint, known = did_you_mean(name, CAM_LOSSES), ", ".join(CAM_LOSSES)
                 raise ValueError(f"losses: unknown loss {name!r}{hint}; expected some of {known}")
-            _check(name not in found, f"losses must not repeat, got {name!r} twice")
+            _check(name not in found, f"losses: expected no name twice, got {name!r} twice")
             try:
                 found[name] = float(number) if equals else None
             except ValueError:
@@ -346,29 +352,25 @@ class TrainConfig:
     nodes: int = field(default=1, metadata={"result": False})
 
     def __post_init__(self) -> None:
-        counts = ("size", "epochs", "batch_size", "devices", "nodes")
-        whole = (*counts, "patience", "seed", "workers")
-        other = (
-            "lr", "momentum", "weight_decay", "clip", "w_a", "hide_share", "group_step",
-            "save_minutes",
-        )  # fmt: skip
-        _check_numbers(self, whole, whole=True)
-        _check_numbers(self, other)
-        for name in (*counts, "limit_train", "limit_valid"):
-            value = getattr(self, name)
-            _check(value is None or value >= 1, f"{name} must be at least 1, got {value}")
-        for name in {*whole, *other} - {*counts, "lr"}:
-            value = getattr(self, name)
-            _check(value >= 0, f"{name} must be at least 0, got {value}")
+        _check_whole(self, ("size", "epochs", "batch_size", "devices", "nodes"), 1)
+        _check_whole(self, ("limit_train", "limit_valid"), 1)
+        _check_whole(self, ("patience", "seed", "workers"), 0)
+        others = ("weight_decay", "clip", "w_a", "group_step", "save_minutes")
+        _check_numbers(
+            self,
+            {
+                "lr": _ABOVE_0,
+                "momentum": ("in [0, 1)", lambda x: 0 <= x < 1),
+                "hide_share": _SHARE,
+                **dict.fromkeys(others, _AT_LEAST_0),
+            },
+        )
         _check(
             self.attributes is None or len(self.attributes) > 0,
-            "attributes must name at least one, or be None for all",
+            "attributes: expected at least one, or None for all",
         )
         names = self.attributes or ()
-        _check(len(set(names)) == len(names), f"attributes must not repeat, got {names}")
-        _check(self.lr > 0, f"lr must be above 0, got {self.lr}")
-        _check(self.momentum < 1, f"momentum must be below 1, got {self.momentum}")
-        _check(self.hide_share <= 1, f"hide_share must be at most 1, got {self.hide_share}")
+        _check(len(set(names)) == len(names), f"attributes: expected no name twice, got {names}")
         self._check_without()
         _check(
             self.group_dro is None or (self.guidance is not None and not self.guided),
@@ -379,7 +381,7 @@ class TrainConfig:
             try:
                 options = json.loads(json.dumps(self.model_options))
             except (TypeError, ValueError) as error:
-                raise ValueError(f"model_options must hold JSON values: {error}") from None
+                raise ValueError(f"model_options: expected JSON values: {error}") from None
             object.__setattr__(self, "model_options", options or None)
         _check(
             self.start is None or self.weights is None,

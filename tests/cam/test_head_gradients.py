@@ -260,7 +260,10 @@ def test_gradcheck_and_a_second_derivative(kept, targets, by_image):
     first, last = some(4, 6).requires_grad_(), some(5, 4).requires_grad_()
     index = torch.tensor([[4, 0, 4][:targets], [1, 2, 2][:targets]][: 1 + by_image])
     mask, blocks = (some(2, 6) > 0).double() * 2 if kept else None, some(2, 4) > 0
-    stages = [products.Rows(index.flatten(), number=1), products.Multiplied([blocks], targets)]
+    stages = [
+        products.WeightRows(index.flatten(), number=1),
+        products.Multiplied([blocks], targets),
+    ]
     if mask is None:
         stages.append(products.SummedProduct(2, number=0))
     elif targets == 1:

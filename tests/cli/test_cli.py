@@ -165,8 +165,8 @@ def test_version_info_and_overview(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "DATA", "--model", "nonet"], "unknown model 'nonet'; known: alexnet"),
         (["train", "DATA", "--attributes", "Lips,Nose"], "unknown attribute 'Nose'"),
         (["train", "DATA", "--lr", "fast"], "Invalid value for '--lr'"),
-        (["train", "DATA", "--lr", "0"], "lr must be above 0, got 0.0"),
-        (["train", "DATA", "--device", "abacus"], "device must be one of"),
+        (["train", "DATA", "--lr", "0"], "lr: expected a number above 0 and finite, got 0.0"),
+        (["train", "DATA", "--device", "abacus"], "device: expected one of"),
         (["train"], "Missing argument"),
         (["trian", "DATA"], "No such command 'trian'"),
         (["finetune", "MODEL", "DATA", "-a", "Lips", "-r", "beard"], "beard"),
@@ -195,7 +195,7 @@ def test_version_info_and_overview(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (
             ["finetune", "MODEL", "DATA", "-a", "Lips", "-r", "mouth", "--w-g", "0", "--head", "x"],
-            "head must be one of",
+            "head: expected one of",
         ),
         (["explain", "MODEL", "DATA/img_align_celeba", "-a", "Lips"], "is a folder; name files"),
         (["explain", "MODEL", "DATA/x.jpg", "-a", "Lips", "--threshold", "-2"], "in (0, 1), got"),
@@ -284,7 +284,7 @@ def test_errors_of_our_own_keep_their_traceback(
     monkeypatch: pytest.MonkeyPatch, data: Path, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("FASTCAM_TRACEBACK", "1")
-    with pytest.raises(ValueError, match="lr must be above 0"):
+    with pytest.raises(ValueError, match="lr: expected a number above 0"):
         _run("train", data, "--lr", "0", "-o", tmp_path / "run")
 
 

@@ -315,7 +315,7 @@ def test_a_mask_region_is_the_union_of_its_masks() -> None:
     assert (region.names, region.channels, str(region)) == (("b", "a"), (2, 0), "b,a")
     assert region.grid(masks, (4, 4), (2, 2)).tolist() == [[[1.0, 1.0], [0.5, 0.0]]]
     assert region.grid(masks, (4, 4), (2, 2), "binary").tolist() == [[[1.0, 1.0], [1.0, 0.0]]]
-    with pytest.raises(TypeError, match="region must be text"):
+    with pytest.raises(TypeError, match="region: expected text"):
         MaskRegion.parse(3, ["a"])  # type: ignore[arg-type]
 
 

@@ -63,15 +63,15 @@ def test_alexnet_takes_weights_from_a_file(tmp_path: Path) -> None:
         alexnet(3, weights=tmp_path / "text.pth")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         alexnet(3, weights=tmp_path / "nowhere.pth")
-    with pytest.raises(ValueError, match="num_attributes must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="num_attributes: expected at least 1, got 0"):
         alexnet(0)
-    with pytest.raises(ValueError, match="init must be one of"):
+    with pytest.raises(ValueError, match="init: expected one of"):
         alexnet(3, init="xavier")
 
 
 def test_the_registry_names_what_it_knows() -> None:
     assert {"alexnet", MODEL} <= set(models.model_names())
-    with pytest.raises(ValueError, match=r"unknown model 'alexnetz'; did you mean alexnet"):
+    with pytest.raises(ValueError, match=r"unknown model 'alexnetz' \(did you mean 'alexnet'"):
         models.build("alexnetz", 3)
     with pytest.raises(ValueError, match="registered already"):
         models.register("alexnet", ModelSpec(TinyNet, "features.3"))

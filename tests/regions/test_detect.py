@@ -250,8 +250,8 @@ def test_progress_reports_what_was_found(fake, tmp_path, capfd):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"workers": 0}, "workers must be at least 1 .* got 0"),
-        ({"upsample": -1}, "upsample must be at least 0, got -1"),
+        ({"workers": 0}, "workers: expected at least 1 .* got 0"),
+        ({"upsample": -1}, "upsample: expected at least 0, got -1"),
     ],
 )
 def test_errors_name_the_argument(fake, tmp_path, arguments, message):
@@ -265,7 +265,7 @@ def test_repeated_names_are_refused(fake, tmp_path):
         def names(self):
             return ["0000.png", "0000.png"]
 
-    with pytest.raises(ValueError, match="names must not repeat"):
+    with pytest.raises(ValueError, match="expected no name twice"):
         detect_landmarks(Twice(1), tmp_path / "t.npz", progress=False)
 
 

@@ -191,7 +191,7 @@ def test_layouts_and_dtypes_give_the_same():
         ({"grid_size": (0, 3)}, ValueError, r"grid_size\[0\]"),
         ({"grid_size": (3, -1)}, ValueError, r"grid_size\[1\]"),
         ({"grid_size": (3, 3, 3)}, ValueError, "grid_size must be"),
-        ({"grid_size": (3.5, 3)}, TypeError, "grid_size must be two integers"),
+        ({"grid_size": (3.5, 3)}, TypeError, "grid_size: expected two integers"),
         ({"mode": "soft"}, ValueError, "mode must be .* got 'soft'"),
     ],
 )

@@ -139,7 +139,7 @@ def test_dtypes_and_layouts(faces):
 @pytest.mark.parametrize(
     ("landmarks", "error", "message"),
     [
-        (np.zeros((68, 2)), ValueError, r"landmarks must have shape \[N, 68, 2\], got \[68, 2\]"),
+        (np.zeros((68, 2)), ValueError, r"landmarks: expected shape \[N, 68, 2\], got \[68, 2\]"),
         (np.zeros((1, 5, 2)), ValueError, r"landmarks .* got \[1, 5, 2\]"),
         (np.zeros((1, 68, 3)), ValueError, "landmarks"),
         (np.zeros((1, 68, 2), complex), TypeError, "landmarks must hold real numbers.*complex128"),

@@ -82,11 +82,11 @@ def test_parse_errors(text, message):
 def test_constructor_errors():
     with pytest.raises(ValueError, match="at least one of forehead"):
         Region()
-    with pytest.raises(ValueError, match="names must be a tuple"):
+    with pytest.raises(ValueError, match="names: expected a tuple"):
         Region("mouth")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"boxes must hold rectangles .* got \(1, 2\)"):
+    with pytest.raises(ValueError, match=r"boxes: expected rectangles .* got \(1, 2\)"):
         Region(boxes=((1, 2),))  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="region must be text such as 'mouth', got int"):
+    with pytest.raises(TypeError, match="region: expected text such as 'mouth', got int"):
         Region.parse(3)  # type: ignore[arg-type]
 
 
@@ -189,7 +189,7 @@ def test_a_drawn_rectangle_follows_the_part_it_was_drawn_on():
 
 
 def test_drawn_errors_name_the_argument():
-    with pytest.raises(ValueError, match=r"landmarks must have shape \[N, 68, 2\], got \[68, 2\]"):
+    with pytest.raises(ValueError, match=r"landmarks: expected shape \[N, 68, 2\], got \[68, 2\]"):
         Region.parse("0,0,1,1").rectangles(np.zeros((68, 2)))
 
 

@@ -119,16 +119,16 @@ def test_counts():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": np.array(["a", "b", "a"])}, "name must not repeat, 'a' does"),
-        ({"name": np.array([1, 2, 3])}, "name must be text"),
+        ({"name": np.array(["a", "b", "a"])}, "name: expected no name twice, got 'a' twice"),
+        ({"name": np.array([1, 2, 3])}, "name: expected text"),
         (
             {"landmarks": np.zeros((3, 5, 2))},
-            r"landmarks must have shape \[3, 68, 2\].*got \[3, 5, 2\]",
+            r"landmarks: expected shape \[3, 68, 2\].*got \[3, 5, 2\]",
         ),
         ({"landmarks": np.zeros((2, 68, 2))}, r"landmarks .* for 3 names"),
-        ({"landmarks": np.zeros((3, 68, 2), complex)}, "landmarks must hold numbers"),
-        ({"source": np.array([0, 1, 4])}, "source must be 0 to 3, got 4"),
-        ({"size": np.zeros((3,))}, "size must have shape"),
+        ({"landmarks": np.zeros((3, 68, 2), complex)}, "landmarks: expected numbers"),
+        ({"source": np.array([0, 1, 4])}, "source: expected 0 to 3, got 4"),
+        ({"size": np.zeros((3,))}, "size: expected shape"),
     ],
 )
 def test_arrays_that_do_not_fit(change, message):

@@ -112,15 +112,15 @@ def test_five_points_edge_cases():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: template_landmarks(0, 5), "width must be positive, got 0"),
-        (lambda: template_landmarks(5, float("nan")), "height must be positive, got nan"),
+        (lambda: template_landmarks(0, 5), "width: expected a number above 0, got 0"),
+        (lambda: template_landmarks(5, float("nan")), "height: expected a number above 0, got nan"),
         (
             lambda: landmarks_from_five_points(np.zeros((5, 2))),
-            r"points must have shape \[N, 5, 2\]",
+            r"points: expected shape \[N, 5, 2\]",
         ),
-        (lambda: five_points(np.zeros((1, 5, 2))), r"landmarks must have shape \[N, 68, 2\]"),
+        (lambda: five_points(np.zeros((1, 5, 2))), r"landmarks: expected shape \[N, 68, 2\]"),
         (lambda: flip_landmarks(np.zeros((3, 5, 2)), 9), r"landmarks .* got \[3, 5, 2\]"),
-        (lambda: flip_landmarks(np.zeros((1, 68, 2)), -1), "width must be positive, got -1"),
+        (lambda: flip_landmarks(np.zeros((1, 68, 2)), -1), "width: expected a .* above 0, got -1"),
     ],
 )
 def test_errors_name_the_argument(call, message):

@@ -67,7 +67,7 @@ def test_options_that_a_model_does_not_have() -> None:
         models.build("attention", 3, {"depth": 2})
     with pytest.raises(ValueError, match="'alexnet' has no option 'channels'; it has: none"):
         models.build("alexnet", 3, {"channels": 2})
-    with pytest.raises(ValueError, match="model_options must hold JSON values"):
+    with pytest.raises(ValueError, match="model_options: expected JSON values"):
         TrainConfig("faces", model_options={"channels": {1}})
     assert TrainConfig("faces", model_options={"dilations": (1, 2)}).settings()[
         "model_options"

@@ -194,7 +194,7 @@ def test_what_cannot_be_is_refused(
     with pytest.raises(ValueError, match="devices: 2 processes need a loss .* can be sent"):
         train(config, tmp_path, loss=lambda logits, labels: logits.sum())
     for values in ({"devices": 0}, {"nodes": 0}):
-        with pytest.raises(ValueError, match="must be at least 1, got 0"):
+        with pytest.raises(ValueError, match="a whole number of at least 1, got 0"):
             run_config(data, **values)
     started = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
     for name, value in started.items():
