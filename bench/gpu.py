@@ -23,7 +23,7 @@ import torch
 from bench import gpu_attend, gpu_cam
 from bench.budget import Budget
 from bench.gpu_timing import EventTimer, Timer, copy_bandwidth, wall_clock
-from bench.report import first_line, machine, markdown, write
+from bench.report import first_line, machine, markdown, met, write
 from bench.timing import Timing
 from bench.training_step import (
     COMPILED,
@@ -77,7 +77,7 @@ class Row:
         ratio = self.ratio("compiled")
         if self.bound is None or ratio is None:
             return ""
-        return f"≥ {self.bound:g}: {'met' if ratio >= self.bound else '**missed**'}"
+        return f"≥ {self.bound:g}: {met(ratio >= self.bound)}"
 
     def cells(self) -> list[str]:
         fused, ratios = self.times["fused"], map(self.ratio, ("eager", "compiled"))

@@ -14,7 +14,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
@@ -23,6 +22,7 @@ from typing import Any
 
 import torch
 
+from bench.report import machine
 from fastcam._util.files import write_json, write_text
 from fastcam._util.progress import progress_bars
 from fastcam.demos.guidance import DemoConfig
@@ -345,9 +345,11 @@ def main(arguments: list[str]) -> int:
     device = "cpu"
     if options.device != "cpu" and torch.cuda.is_available():
         device = torch.cuda.get_device_name()
-    machine = {"device": device, "torch": torch.__version__, "machine": platform.machine()}
     text = table(cells, found)
-    write_json(options.out / "guidance.json", {**machine, "setup": asdict(setup), "cells": found})
+    write_json(
+        options.out / "guidance.json",
+        {**machine(), "device": device, "setup": asdict(setup), "cells": found},
+    )
     write_text(options.out / "guidance.md", text)
     print(text)
     return 0

@@ -47,6 +47,11 @@ def markdown_rows(rows: Sequence[Sequence[str]]) -> str:
     return "".join("| " + " | ".join(row) + " |\n" for row in rows)
 
 
+def met(fits: bool) -> str:
+    """What a table says of a target."""
+    return "met" if fits else "**missed**"
+
+
 def first_line(error: BaseException) -> str:
     """What an error says first, short enough for a cell of a table."""
     text = str(error).strip().partition("\n")[0]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.report import markdown
+from bench.report import markdown, met
 
 Record = Mapping[str, Any]  # what bench/suite measured of one case
 
@@ -48,11 +48,12 @@ class Target:
     def verdict(self, value: float | None) -> str:
         if value is None:
             return "not measured"
-        if value <= self.bound if self.at_most else value >= self.bound:
-            return "met"
-        if self.at_most:
-            return f"**missed**: {100 * (value / self.bound - 1):.1f}% too much"
-        return f"**missed**: {100 * (1 - value / self.bound):.1f}% too little"
+        beyond = value / self.bound - 1
+        fits = beyond <= 0 if self.at_most else beyond >= 0
+        off = (
+            "" if fits else f": {100 * abs(beyond):.1f}% too {'much' if self.at_most else 'little'}"
+        )
+        return f"{met(fits)}{off}"
 
 
 CAM = "cam_iou alexnet N=256 T=1 float32 contiguous, D of A's size"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import fastcam
 from bench.gpu_timing import Timer
-from bench.report import first_line, markdown
+from bench.report import first_line, markdown, met
 from bench.timing import Timing
 from fastcam import reference
 from fastcam.cam.heads import HEADS, Head
@@ -256,7 +256,7 @@ def _percent(share: float | None) -> str:
 def _verdict(gate: float | None, share: float | None) -> str:
     if gate is None or share is None:
         return ""
-    return f"≤ {100 * gate:+.0f} %: {'met' if share <= gate else '**missed**'}"
+    return f"≤ {100 * gate:+.0f} %: {met(share <= gate)}"
 
 
 def _milliseconds(t: Timing | None) -> str:

@@ -1,4 +1,4 @@
-"""A module in eval mode for a while."""
+"""What is done to modules in several places: eval mode for a while, the last linear layer."""
 
 from __future__ import annotations
 
@@ -33,3 +33,9 @@ def evaluating(model: nn.Module, device: str | torch.device | None = None) -> It
             model.to(home)
         for module, mode in modes:
             module.training = mode
+
+
+def last_linear(model: nn.Module) -> nn.Linear | None:
+    """The last linear layer in the order of ``model.modules()``; None if there is none."""
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    return layers[-1] if layers else None

@@ -25,7 +25,7 @@ from fastcam.report import Table
 from fastcam.report.figure import COLORS, new_figure
 from fastcam.report.numbers import percent
 from fastcam.training import TrainConfig, train
-from fastcam.training.run import remove_run
+from fastcam.training.run_folder import remove_run
 
 #: The options of the network by variant.
 VARIANTS: Mapping[str, dict[str, bool]] = MappingProxyType(

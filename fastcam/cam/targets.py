@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastcam.ops import checks as check
+
 __all__ = ["Targets", "TargetsLike", "resolve", "resolve_with_regions"]
 
 #: What a user may name scores by: see :class:`fastcam.IoUCamLoss`.
@@ -101,17 +103,13 @@ def resolve_with_regions(
     Raises:
         TypeError, ValueError: naming what was expected and what came.
     """
-    if not isinstance(regions, Tensor):
-        raise TypeError(f"regions: expected a torch.Tensor, got {type(regions).__name__}")
-    if regions.dim() not in (3, 4):
-        raise ValueError(f"regions: expected shape [N,H,W] or [N,T,H,W], got {list(regions.shape)}")
+    full = check.region_grid(regions)
     batch, classes = logits.shape
     if regions.shape[0] != batch:
         raise ValueError(
             f"regions: expected {batch} images (N of logits), got shape {list(regions.shape)}"
         )
     single = regions.dim() == 3
-    full = regions.unsqueeze(1) if single else regions
     given = full.shape[1]
     index = None if targets is None else _index(targets)
 

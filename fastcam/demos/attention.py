@@ -24,7 +24,7 @@ from fastcam.report import Section
 from fastcam.report.numbers import percent, points_range
 from fastcam.training import TrainConfig, train
 from fastcam.training.config import ATTENTION
-from fastcam.training.run import remove_run
+from fastcam.training.run_folder import remove_run
 
 __all__ = ["STAGES", "AttentionDemoConfig", "AttentionDemoResult", "attention_demo", "clear"]
 
@@ -32,6 +32,7 @@ STAGES = ("attributes", "masks", "correlation", "curves", "robustness", "ablatio
 LAYOUT = Layout(
     folders={"network": remove_run, "ablation": remove_ablation}, files={}, analyses=STAGES
 )
+clear = LAYOUT.clear
 
 
 @dataclass(frozen=True)
@@ -114,11 +115,6 @@ def _demo(config: AttentionDemoConfig, frame: Frame) -> AttentionDemoResult:
         stored = analysis.load(out / name)
         analyses[name] = frame.kept(stored, stored and stored.settings, partial(analyse, name))
     return AttentionDemoResult(analyses, _write_page(config, frame, analyses))
-
-
-def clear(out: str | Path) -> None:
-    """Remove a demo from its folder, and nothing that a demo does not write."""
-    LAYOUT.clear(out)
 
 
 def _training(config: AttentionDemoConfig, data: Path, workers: int) -> TrainConfig:

@@ -56,9 +56,9 @@ from fastcam.report import (
 from fastcam.report.bars import Bar
 from fastcam.report.numbers import percent
 from fastcam.training import GuidanceConfig, TrainConfig, TrainResult, train
-from fastcam.training.callbacks import read_history
 from fastcam.training.config import PULL
-from fastcam.training.run import remove_run
+from fastcam.training.history import read_history
+from fastcam.training.run_folder import remove_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -76,6 +76,7 @@ LAYOUT = Layout(
         "curves.png": marked,
     },
 )
+clear = LAYOUT.clear
 
 
 @dataclass(frozen=True)
@@ -168,11 +169,6 @@ def _demo(config: DemoConfig, frame: Frame) -> DemoResult:
     histories = {name: read_history(trained.history) for name, trained in runs.items()}
     page = _write_page(config, frame, models, test, evaluations, tables, histories)
     return DemoResult(evaluations, tables[0], differences, tables[1], verdict, tables[2], page)
-
-
-def clear(out: str | Path) -> None:
-    """Remove a demo from its folder, and nothing that a demo does not write."""
-    LAYOUT.clear(out)
 
 
 def _training(config: DemoConfig, data: Path, workers: int) -> TrainConfig:

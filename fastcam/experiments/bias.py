@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from fastcam._util.run_files import CHECKPOINT
 from fastcam.evaluation import pick_device, predict, summarize
 from fastcam.evaluation.splits import prepare_split
 from fastcam.experiments.agreeing import agreeing
@@ -231,7 +232,7 @@ def _rows(
     refit = retrain_last_layer(
         checkpoint, valid, pair.attribute, pair.other, device=device, seed=seed
     )
-    path = start.parent.with_name(f"{start.parent.name}-{pair.slug}") / "last_layer" / "model.pt"
+    path = start.parent.with_name(f"{start.parent.name}-{pair.slug}") / "last_layer" / CHECKPOINT
     rows[LAST_LAYER] = None
     if refit is not None:
         rows[LAST_LAYER] = inner.judged(seed, pair, save_checkpoint(path, refit))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from fastcam._util.extras import require
-from fastcam._util.modules import evaluating
+from fastcam._util.modules import evaluating, last_linear
 from fastcam.data.batches import Collate
 from fastcam.evaluation.splits import Prepared
 from fastcam.models import Checkpoint
@@ -96,10 +96,10 @@ def retrain_last_layer(
 
 
 def _last_linear(model: nn.Module) -> nn.Linear:
-    layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
-    if not layers:
+    layer = last_linear(model)
+    if layer is None:
         raise ValueError("model: expected one with a linear layer, got none")
-    return layers[-1]
+    return layer
 
 
 def _features(

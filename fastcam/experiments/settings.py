@@ -9,6 +9,7 @@ from typing import Any
 
 from fastcam._util import checks as check
 from fastcam.data.choices import Fit
+from fastcam.demos.settings import DemoConfig
 from fastcam.training.config import Schedule
 
 
@@ -94,15 +95,15 @@ class ExperimentConfig:
     other: str | None = None
     region: str | None = None
     elsewhere: str | None = None
-    images: int = field(default=7000, metadata={"short": "-n"})
-    splits: tuple[float, float, float] = (0.34, 0.03, 0.63)
-    model: str = "alexnet"
-    size: int = 128
-    fit: Fit = "face"
-    epochs: int = 8
-    lr: float = 0.2
-    batch_size: int = 32
-    schedule: Schedule = "cosine"
+    images: int = field(default=DemoConfig.images, metadata={"short": "-n"})
+    splits: tuple[float, float, float] = DemoConfig.splits
+    model: str = DemoConfig.model
+    size: int = DemoConfig.size
+    fit: Fit = DemoConfig.fit
+    epochs: int = DemoConfig.epochs
+    lr: float = DemoConfig.lr
+    batch_size: int = DemoConfig.batch_size
+    schedule: Schedule = DemoConfig.schedule
     limit_train: int | None = None
     limit_valid: int | None = None
     limit_test: int | None = None

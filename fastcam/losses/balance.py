@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from fastcam._util.modules import last_linear
 from fastcam.cam.head_graph import edge_of
 from fastcam.cam.head_processes import check_processes
 from fastcam.cam.tap import ActivationTap
@@ -321,8 +322,6 @@ def _gradients(
 
 def _last_linear_weight(model: nn.Module) -> Tensor | None:
     """Weight of the last linear layer, if it is trained."""
-    for module in reversed(list(model.modules())):
-        if isinstance(module, nn.Linear):
-            weight = module._parameters.get("weight")
-            return weight if weight is not None and weight.requires_grad else None
-    return None
+    layer = last_linear(model)
+    weight = None if layer is None else layer._parameters.get("weight")
+    return weight if weight is not None and weight.requires_grad else None

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fastcam._util.architecture import Architecture
 from fastcam._util.files import write_atomic
+from fastcam._util.run_files import BEST, CHECKPOINT, RESULT, RESUME
 from fastcam._util.torch_files import NotATorchFile, read_torch_file
 from fastcam.data.choices import OWN_CLASS
 from fastcam.functional import margins
@@ -173,7 +174,7 @@ _WEIGHTS_ALONE = (
 def _why_missing(path: Path) -> str:
     """What the training in a checkpoint's folder left behind about itself."""
     try:
-        stored = json.loads((path.parent / "result.json").read_text(encoding="utf-8"))
+        stored = json.loads((path.parent / RESULT).read_text(encoding="utf-8"))
         return f": {stored['diverged']}"
     except (OSError, ValueError, KeyError, TypeError):
         return ""
@@ -204,7 +205,7 @@ def load_checkpoint(path: str | Path, architecture: Architecture | None = None) 
 def _loaded(path: str | Path, architecture: Architecture | None) -> Checkpoint:
     path = Path(path)
     if path.is_dir():
-        inside = path / "model.pt"
+        inside = path / CHECKPOINT
         hint = f"did you mean {inside}?" if inside.is_file() else "name a file such as RUN/model.pt"
         raise ValueError(f"checkpoint {path} is a folder; {hint}")
     if not path.exists():
@@ -286,7 +287,7 @@ def _restored(payload: dict[str, Any]) -> Checkpoint:
 def _foreign(payload: Any, path: Path) -> str:
     """What a file of torch.save holds that is no checkpoint of ours, after its name."""
     if isinstance(payload, dict) and "pytorch-lightning_version" in payload:
-        if path.name in ("last.ckpt", "best.ckpt"):
+        if path.name in (RESUME, BEST):
             return (
                 "is the state of an unfinished run, not its model: give the run's command again to"
                 " finish it"

@@ -31,7 +31,7 @@ def curves_figure(histories: Mapping[str, Sequence[Record]], title: str = "") ->
     """One line a run in a panel for each metric that any run logged, against the step.
 
     Args:
-        histories: by run, records as :func:`fastcam.training.callbacks.read_history` gives them.
+        histories: by run, records as :func:`fastcam.training.history.read_history` gives them.
         title: stands above the figure.
 
     Raises:

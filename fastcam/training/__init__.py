@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from fastcam.training.group_dro import GroupDRO as GroupDRO
     from fastcam.training.memory import keep_freed_memory as keep_freed_memory
     from fastcam.training.outcome import summary as summary
-    from fastcam.training.run import TrainResult as TrainResult
     from fastcam.training.run import train as train
+    from fastcam.training.run_folder import TrainResult as TrainResult
     from fastcam.training.task import AttributeTask as AttributeTask
 
 _HOMES = {
@@ -27,7 +27,7 @@ _HOMES = {
     "GroupDRO": "group_dro",
     "GuidanceConfig": "config",
     "TrainConfig": "config",
-    "TrainResult": "run",
+    "TrainResult": "run_folder",
     "TrainingDiverged": "diverged",
     "keep_freed_memory": "memory",
     "summary": "outcome",
@@ -38,5 +38,8 @@ __all__ = sorted(_HOMES)
 __getattr__, __dir__ = attach(
     __name__,
     _HOMES,
-    needs={m: ["torchvision", "lightning", "torchmetrics"] for m in ("data", "run", "task")},
+    needs={
+        m: ["torchvision", "lightning", "torchmetrics"]
+        for m in ("data", "run", "run_folder", "task")
+    },
 )

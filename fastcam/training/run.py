@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import logging
 import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,95 +18,29 @@ from torch import nn
 
 from fastcam._util.claim import claim
 from fastcam._util.dropout import BatchShare, shared_dropout
-from fastcam._util.files import check_target, json_with, read_json, write_json
+from fastcam._util.files import write_json
 from fastcam._util.progress import Report
-from fastcam.data.folder import label_file
+from fastcam._util.run_files import BEST, CHECKPOINT, HISTORY, RESULT, RESUME, SETTINGS
 from fastcam.evaluation import pick_device
 from fastcam.evaluation.splits import check_kind
 from fastcam.models import ModelSpec, register, save_checkpoint
-from fastcam.models.checkpoint import is_checkpoint
 from fastcam.models.registry import registered
-from fastcam.training.callbacks import (
-    READ_EVERY,
-    AtomicCheckpointIO,
-    History,
-    Patience,
-    ProgressReport,
-    ResumeCheckpoint,
-    is_history,
-    is_run_state,
-    read_run_state,
-)
 from fastcam.training.config import NOTHING, TrainConfig
 from fastcam.training.diverged import TrainingDiverged, check_weights
+from fastcam.training.history import READ_EVERY, History, ProgressReport
 from fastcam.training.inputs import folder_batches, initial_checkpoint, open_data
 from fastcam.training.memory import keep_freed_memory
 from fastcam.training.objective import LabelLoss
 from fastcam.training.processes import Processes, check_counts, launched, several
 from fastcam.training.recalibrate import recalibrate
+from fastcam.training.resume import (
+    AtomicCheckpointIO,
+    Patience,
+    ResumeCheckpoint,
+    read_run_state,
+)
+from fastcam.training.run_folder import OURS, TrainResult, check_folder, digests, finished
 from fastcam.training.task import AttributeTask
-
-CHECKPOINT = "model.pt"
-HISTORY = "history.csv"
-SETTINGS = "settings.json"
-RESUME = "last.ckpt"
-RESULT = "result.json"
-BEST = "best.ckpt"
-
-
-def _is_result(path: Path) -> bool:
-    return json_with("epochs", "landmark_sources")(path) or json_with("diverged")(path)
-
-
-# How a file in the folder is known to be a run's.
-_OURS = {
-    CHECKPOINT: is_checkpoint,
-    HISTORY: is_history,
-    SETTINGS: json_with("data", "epochs", "batch_size", "seed"),
-    RESUME: is_run_state,
-    BEST: is_run_state,
-    RESULT: _is_result,
-}
-
-# What runs of earlier versions do not say of themselves: the settings they had, were there any.
-_LATER = {
-    "without": NOTHING,
-    "hide_share": 0.5,
-    "regions": None,
-    "group_step": 0.01,
-    "guidance.losses": ["iou"],
-    "guidance.target_layer": None,
-    "weights": None,
-    "architecture": None,
-}
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """Where a run ended.
-
-    Attributes:
-        checkpoint: path of the trained model.
-        history: path of the CSV with every step and validation.
-        epochs: epochs that were run in all.
-        landmark_sources: of faces: training images by the source of their landmarks; of other data:
-            those that have a mask of each region; empty for batches.
-        kept: an earlier call had finished the run, and this one did nothing.
-        before, after: validation metrics of the start and of the trained model (see
-            :class:`fastcam.training.task.AttributeTask`), None for one that is not defined;
-            ``before`` only for a fine-tuning with targets.
-        biases: what was added to the biases of the guided attributes in the end, in logits (see
-            :attr:`fastcam.training.GuidanceConfig.recalibrate`).
-    """
-
-    checkpoint: Path
-    history: Path
-    epochs: int
-    landmark_sources: dict[str, int]
-    kept: bool = False
-    before: Mapping[str, float | None] | None = None
-    after: Mapping[str, float | None] = field(default_factory=dict)
-    biases: Mapping[str, float] = field(default_factory=dict)
 
 
 def train(
@@ -152,7 +83,7 @@ def train(
         KeyboardInterrupt: interrupted; the same call goes on.
     """
     out = Path(out)
-    settings = {**config.settings(), **_digests(config)}
+    settings = {**config.settings(), **digests(config)}
     if loss is not None:
         settings["loss"] = getattr(loss, "__qualname__", type(loss).__name__)
     check_counts(config.devices, config.nodes)
@@ -163,14 +94,14 @@ def train(
             "strategy='ddp', whose loaders give each process its share"
         )
     # needs no lock, and its folder may be read-only
-    kept = None if launched() else _finished(out, settings)
+    kept = None if launched() else finished(out, settings)
     if kept is not None:
         return kept
     cuda = pick_device(config.device).type == "cuda"
     others = (_in_another, (config, out, loss, registered()))
     with several(config.devices, cuda, *others) as processes, ExitStack() as stack:
         processes.first(lambda: stack.enter_context(claim(out)))
-        done = processes.first(lambda: _finished(out, settings))
+        done = processes.first(lambda: finished(out, settings))
         return done or _train(config, out, settings, data, loss, progress, processes)
 
 
@@ -196,7 +127,7 @@ def _train(
     device = pick_device(config.device)
     first = processes.rank == 0
     progress = progress if first else None
-    processes.first(lambda: _check_folder(out, settings))
+    processes.first(lambda: check_folder(out, settings))
     result, done, resume = out / CHECKPOINT, out / RESULT, out / RESUME
     folder = open_data(config) if data is None else None
     described: Any = data if folder is None else folder
@@ -274,7 +205,7 @@ def _train(
         checkpoint.model.train()
         biases: dict[str, float] = {}
         # now that they have proved to fit
-        processes.first(lambda: write_json(out / SETTINGS, settings, ours=_OURS[SETTINGS]))
+        processes.first(lambda: write_json(out / SETTINGS, settings, ours=OURS[SETTINGS]))
         try:
             if guidance is not None and config.start is not None and not resuming:
                 trainer.validate(task, datamodule=batches, verbose=False)
@@ -317,7 +248,7 @@ def _train(
         history.write()
         save_checkpoint(result, checkpoint)
         values = {"epochs": epochs, **found, "landmark_sources": sources}
-        write_json(done, values, ours=_OURS[RESULT])
+        write_json(done, values, ours=OURS[RESULT])
         for leftover in (RESUME, BEST):
             (out / leftover).unlink(missing_ok=True)
 
@@ -350,104 +281,8 @@ def _diverged(out: Path, error: TrainingDiverged, write: bool) -> TrainingDiverg
     message = f"the training in {out} diverged: {error}"
     message += f"; the last good state is kept in {good}" if good else "; nothing was saved before"
     if write:
-        write_json(out / RESULT, {"diverged": message}, ours=_is_result)
+        write_json(out / RESULT, {"diverged": message}, ours=OURS[RESULT])
     return TrainingDiverged(message)
-
-
-def remove_run(out: str | Path) -> None:
-    """Remove what :func:`train` wrote into a folder, and the folder if nothing else is in it.
-
-    A folder whose settings are not a run's is left as it is.
-    """
-    out = Path(out)
-    if (out / SETTINGS).is_file() and _OURS[SETTINGS](out / SETTINGS):
-        for name in _OURS:
-            (out / name).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # not there, or not empty
-        out.rmdir()
-
-
-def _finished(out: Path, settings: dict[str, Any]) -> TrainResult | None:
-    """The run in a folder, if it is over; it must have had these settings."""
-    result, done = out / CHECKPOINT, out / RESULT
-    if not (done.is_file() and result.is_file()):
-        return None
-    _check_claim(out, settings)
-    check_target(result, _OURS[CHECKPOINT])
-    stored = read_json(done, "result of a run", ("epochs", "metrics", "landmark_sources"))
-    return TrainResult(
-        result,
-        out / HISTORY,
-        stored["epochs"],
-        stored["landmark_sources"],
-        kept=True,
-        before=stored.get("before"),
-        after=stored["metrics"],
-        biases=stored.get("biases", {}),
-    )
-
-
-_DIGESTS = ("start_sha256", "labels_sha256", "weights_sha256")
-
-
-def _digests(config: TrainConfig) -> dict[str, str]:
-    """What lies behind the settings' paths: another file of the same name makes another run."""
-    labels = label_file(config.data) if config.data else None
-    files = dict(zip(_DIGESTS, (config.start, labels, config.weights), strict=True))
-    found = {}
-    for key, path in files.items():
-        if path is not None and Path(path).is_file():
-            digest = hashlib.sha256()
-            with open(path, "rb") as handle:
-                while block := handle.read(1 << 20):
-                    digest.update(block)
-            found[key] = digest.hexdigest()
-    return found
-
-
-def _check_folder(out: Path, settings: dict[str, Any]) -> None:
-    """A folder may hold this run, begun, and nothing of others that it would have to replace."""
-    _check_claim(out, settings)
-    for name, ours in _OURS.items():
-        if name != RESUME:  # read later, with a message of its own
-            check_target(out / name, ours)
-
-
-def _check_claim(out: Path, settings: dict[str, Any]) -> None:
-    """A folder that holds a run, begun or finished, must hold one with these settings."""
-    path = out / SETTINGS
-    began = [name for name in (RESUME, CHECKPOINT) if (out / name).is_file()]
-    if not began:
-        return
-    if not path.is_file():
-        raise ValueError(
-            f"{out} holds {began[0]} without {SETTINGS}, so that nobody can tell of which run it"
-            " is; name another folder, or move it away"
-        )
-    stored = read_json(path, "settings of a run")
-    missing = {k for k in _DIGESTS if k not in settings}  # a file is gone
-    stored, settings = _compared(stored), _compared(settings)
-    keys = {*stored, *settings} - missing
-    changed = sorted(k for k in keys if stored.get(k) != settings.get(k))
-    if changed:
-        raise ValueError(
-            f"{out} holds a run with other settings ({', '.join(changed)});"
-            " name another folder, or remove this one"
-        )
-
-
-def _compared(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that decide a run, those of the guidance beside the others as ``guidance.pull``.
-
-    The share of hidden images decides nothing where nothing is hidden.
-    """
-    found: dict[str, Any] = dict(_LATER)
-    for name, value in settings.items():
-        inner = value if isinstance(value, dict) else {}
-        found |= {f"{name}.{k}": v for k, v in inner.items()} if inner else {name: value}
-    if found["without"] == NOTHING:
-        del found["hide_share"]
-    return found
 
 
 @contextmanager

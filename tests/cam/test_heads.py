@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as tf
 
 from fastcam import functional
-from fastcam.cam.heads import ClosedForm
+from fastcam.cam.closed_form import ClosedForm
 from fastcam.cam.tap import ActivationTap
 from fastcam.cam.targets import resolve
 from fastcam.losses.cam import IoUCamLoss

@@ -13,7 +13,7 @@ from tiny_faces import MODEL
 
 from fastcam.demos.guidance import DemoConfig, DemoResult, clear, demo
 from fastcam.training import config as training_config
-from fastcam.training.run import remove_run
+from fastcam.training.run_folder import remove_run
 
 CONFIG = DemoConfig(
     images=40, splits=(0.6, 0.05, 0.35), model=MODEL, size=32, epochs=2, batch_size=8

@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from torch.nn import functional as tf
 from torch.nn.modules import module as torch_module
 
-from fastcam.cam.heads import ClosedForm
+from fastcam.cam.closed_form import ClosedForm
 from fastcam.cam.maps import grad_cam_maps
 from fastcam.cam.tap import ActivationTap
 from fastcam.losses.cam import IoUCamLoss

@@ -19,7 +19,7 @@ from fastcam.evaluation.explain import explain_files
 from fastcam.models import Checkpoint, load_checkpoint, save_checkpoint
 from fastcam.models.checkpoint import Preprocessing
 from fastcam.training import GuidanceConfig, TrainConfig, train
-from fastcam.training.callbacks import read_history
+from fastcam.training.history import read_history
 from fastcam.training.task import AttributeTask
 
 

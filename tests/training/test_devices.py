@@ -31,7 +31,7 @@ from tiny_runs import run_config, until_saved, weights_of
 from fastcam import cli, models
 from fastcam.data.batches import EpochBatches
 from fastcam.training import Batches, GuidanceConfig, TrainConfig, TrainResult, train
-from fastcam.training.callbacks import read_history
+from fastcam.training.history import read_history
 from fastcam.training.processes import ProcessEndedError
 
 pytestmark = pytest.mark.skipif(

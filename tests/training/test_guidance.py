@@ -30,8 +30,8 @@ from fastcam.training import (
     task,
     train,
 )
-from fastcam.training.callbacks import History, read_history
 from fastcam.training.guidance import Guidance
+from fastcam.training.history import History, read_history
 
 MOUTH = GuidanceConfig((("Lips", "mouth"),), losses=("iou",), pull=1.0)
 SMALL: dict[str, Any] = {"batch_size": 10, "device": "cpu", "workers": 1}

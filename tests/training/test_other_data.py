@@ -28,8 +28,8 @@ from fastcam.evaluation.splits import prepare_split
 from fastcam.models import Checkpoint, build, load_checkpoint, model_spec, save_checkpoint
 from fastcam.models.checkpoint import Preprocessing
 from fastcam.training import AttributeTask, Batches, GuidanceConfig, TrainConfig, train
-from fastcam.training.callbacks import read_history
 from fastcam.training.guidance import Guidance
+from fastcam.training.history import read_history
 from fastcam.training.recalibrate import recalibrate
 
 SQUARE = GuidanceConfig((("red", "square"),), sharpness=4.0)

@@ -16,8 +16,8 @@ from fastcam import cli
 from fastcam.losses.cam import CAM_LOSSES
 from fastcam.models import build, load_checkpoint, model_spec
 from fastcam.training import GuidanceConfig, TrainConfig, summary, train
-from fastcam.training.callbacks import read_history
 from fastcam.training.guidance import Guidance
+from fastcam.training.history import read_history
 from fastcam.training.inputs import prepare
 
 MOUTH = GuidanceConfig((("Lips", "mouth"),), pull=1.0)

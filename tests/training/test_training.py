@@ -18,8 +18,8 @@ from torch import Tensor
 from fastcam.evaluation import evaluate
 from fastcam.models import load_checkpoint
 from fastcam.training import GuidanceConfig, TrainConfig, TrainingDiverged, train
-from fastcam.training.callbacks import read_history
 from fastcam.training.guidance import cell_weights, guided_pairs, warm_sharpness
+from fastcam.training.history import read_history
 from fastcam.training.task import AttributeTask
 
 GUIDANCE = GuidanceConfig(

@@ -16,7 +16,7 @@ from tiny_runs import run_config, same_weights, until_saved
 from torch import Tensor
 
 from fastcam.training import GuidanceConfig, train
-from fastcam.training.callbacks import read_history
+from fastcam.training.history import read_history
 from fastcam.training.task import AttributeTask
 
 GUIDANCE = GuidanceConfig(

@@ -1,0 +1,144 @@
+"""The state that a killed run goes on from: when it is saved, how, and how it is read."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
+from lightning.pytorch.plugins.io import CheckpointIO
+
+from fastcam._util.files import write_atomic
+from fastcam._util.torch_files import NotATorchFile, read_torch_file
+from fastcam.models.checkpoint import pickle_says
+from fastcam.models.weights import state_misfit
+from fastcam.training.diverged import check_weights
+from fastcam.training.history import History
+from fastcam.training.processes import Processes
+
+_STATE = ("pytorch-lightning_version", "state_dict")
+_RESUME = (
+    *_STATE,
+    "epoch",
+    "global_step",
+    "loops",
+    "callbacks",
+    "optimizer_states",
+    "lr_schedulers",
+)
+
+
+def is_run_state(path: Path) -> bool:
+    """Whether a file is a checkpoint of Lightning's; nothing is loaded."""
+    return pickle_says(path, _STATE[0])
+
+
+def read_run_state(path: Path, task: LightningModule, *, resume: bool = True) -> dict[str, Any]:
+    """Read the saved state of a run.
+
+    Args:
+        path: the file.
+        task: the run's module, whose weights are in it.
+        resume: whether the run goes on from it, for which it must hold more than weights.
+
+    Raises:
+        ValueError: the file is damaged, or of something else; the message names it and says what
+            to do.
+    """
+    reason = None
+    try:
+        state = read_torch_file(path)
+    except NotATorchFile as error:
+        reason = str(error)
+    else:
+        if not isinstance(state, dict):
+            reason = f"holds a {type(state).__name__}"
+        elif lost := [k for k in (_RESUME if resume else _STATE) if k not in state]:
+            reason = f"lacks {', '.join(lost)}"
+        elif misfit := state_misfit(task, state["state_dict"]):
+            reason = f"is the state of another network ({misfit})"
+    if reason is not None:
+        raise ValueError(
+            f"{path} {reason}: the run cannot go on from it; remove the file to train anew from the"
+            " beginning, or put back a copy of it"
+        )
+    return state
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Checkpoints that are whole or absent, and read with ``weights_only``.
+
+    Args:
+        task: the run's module, which what is read must fit.
+    """
+
+    def __init__(self, task: LightningModule) -> None:
+        self.task = task
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
+        write_atomic(path, lambda file: torch.save(checkpoint, file), ours=is_run_state)
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        return read_run_state(Path(path), self.task)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+class ResumeCheckpoint(Checkpoint):
+    """Saves the whole state of the run at the end of each epoch, and every few minutes within one.
+
+    Weights that are NaN or infinite are not saved: the last good state stays.
+
+    Args:
+        path: the file, replaced each time.
+        minutes: time between two saves within an epoch.
+        history: read before a save, so that a diverged run ends with the step it diverged in.
+        processes: of the run, which save together when the first one's time has come.
+    """
+
+    def __init__(
+        self, path: Path, minutes: float, history: History, processes: Processes | None = None
+    ) -> None:
+        self.path, self.minutes, self.history = path, minutes, history
+        self.processes = processes or Processes()
+        self._saved = time.monotonic()
+
+    def _save(self, trainer: Trainer) -> None:
+        self.history.read()
+        check_weights(trainer.lightning_module, f"after step {trainer.global_step}")
+        trainer.save_checkpoint(self.path)
+        self._saved = time.monotonic()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._saved = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # Of several processes they agree no more often than the history looks.
+        if self.processes.count > 1 and (batch_idx + 1) % self.history.every:
+            return
+        last = trainer.is_last_batch  # the end of the epoch is saved after its validation
+        if not last and self.processes.first(self._is_late):
+            self._save(trainer)
+
+    def _is_late(self) -> bool:
+        return time.monotonic() - self._saved >= 60 * self.minutes
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._save(trainer)
+
+
+class Patience(EarlyStopping):
+    """Early stopping that a resumed run obeys at once: one killed after its last epoch is over."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
