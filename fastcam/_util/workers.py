@@ -31,6 +31,7 @@ def in_processes(
     workers: int,
     start: Callable[..., None],
     arguments: tuple[object, ...] = (),
+    fork: bool = True,
 ) -> Iterator[_Result]:
     """``work`` of each task in processes of its own; results as they come, in any order.
 
@@ -42,12 +43,12 @@ def in_processes(
         tasks: what to do it with.
         workers: how many processes.
         start: what each does first, after :func:`follow_parent`; ``arguments``: its own.
+        fork: on Linux, which spares each the import of torch; not where torch computes in them.
 
     Raises:
         ChildProcessError: a process was killed.
     """
-    # fork spares each worker the import of torch; the workers use numpy and native code only
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    context = multiprocessing.get_context("fork" if fork and sys.platform == "linux" else "spawn")
     todo, running = deque(tasks), set[Future[_Result]]()
     failure: BaseException | None = None
     with warnings.catch_warnings():

@@ -29,6 +29,10 @@ def experiment(
     workers: Annotated[
         int, typer.Option(help="Processes that draw faces, and threads that read them.")
     ] = 2,
+    jobs: Annotated[
+        int,
+        typer.Option(help="Fine-tunings beside each other; on a CPU one a core is fastest."),
+    ] = 1,
     *,
     settings: Settings,
 ) -> None:
@@ -50,7 +54,7 @@ def experiment(
     with progress_bars() as report:
         saved = run(
             name, out, config.quick() if quick else config,
-            workers=workers, progress=report, say=typer.echo,
+            workers=workers, jobs=jobs, progress=report, say=typer.echo,
         )  # fmt: skip
     print_tables(*saved.tables)
 

@@ -60,6 +60,7 @@ def run(
     config: ExperimentConfig | None = None,
     *,
     workers: int = 2,
+    jobs: int = 1,
     progress: Report | None = None,
     say: Callable[[str], None] = print,
 ) -> Saved:
@@ -74,6 +75,7 @@ def run(
         out: the folder.
         config: the settings.
         workers: processes that draw faces, and threads that read them.
+        jobs: fine-tunings beside each other, in processes of their own.
         progress: called with (what, done, total).
         say: told what happens, one line at a time.
 
@@ -84,6 +86,7 @@ def run(
         FileNotFoundError: data are missing.
     """
     check.one_of("name", name, tuple(EXPERIMENTS))
+    check.whole("jobs", jobs, 1)
     config = config or ExperimentConfig()
     if config.attribute is not None:
         check.one_of("name, with a pair of your own", name, ("table1", "figure7"))
@@ -99,7 +102,7 @@ def run(
             say(f"{out / name}.md is there, made with the same settings: kept")
             return stored
         began = time.monotonic()
-        study = Study(out, config, workers, progress, say)
+        study = Study(out, config, workers, progress, say, jobs)
         found = EXPERIMENTS[name](study)
         saved = save(found, out / name, {**settings, **_machine(began)})
         write_text(out / f"{name}.csv", _csv(saved.tables), ours=begins(_CSV))

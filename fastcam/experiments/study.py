@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fastcam._util.progress import Report, labelled
+from fastcam._util.workers import cpus, in_processes
 from fastcam.data import open_folder
 from fastcam.evaluation import pick_device
 from fastcam.evaluation.splits import Prepared, prepare_split
@@ -16,8 +20,15 @@ from fastcam.experiments.arms import BEFORE, Arm
 from fastcam.experiments.judge import Judged, judge, keep
 from fastcam.experiments.settings import PAIRS, ExperimentConfig, Pair, settings_of
 from fastcam.faces import generate
-from fastcam.models import Checkpoint, load_checkpoint
-from fastcam.training import GuidanceConfig, TrainConfig, TrainingDiverged, train
+from fastcam.models import Checkpoint, ModelSpec, load_checkpoint, register
+from fastcam.models.registry import registered
+from fastcam.training import (
+    GuidanceConfig,
+    TrainConfig,
+    TrainingDiverged,
+    keep_freed_memory,
+    train,
+)
 from fastcam.training.config import NOTHING
 
 # P(b | a) = P(not b | not a) of a pair on drawn faces: about the correlation of lipstick and heavy
@@ -35,6 +46,7 @@ class Study:
         workers: processes that draw faces, and threads that read them.
         progress: called with (what, done, total).
         say: told what begins.
+        jobs: fine-tunings beside each other, in processes of their own.
     """
 
     out: Path
@@ -42,6 +54,7 @@ class Study:
     workers: int
     progress: Report | None
     say: Any
+    jobs: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_tests", {})
@@ -144,8 +157,42 @@ class Study:
         self, seed: int, pair: Pair, arms: Sequence[Arm], start: Path
     ) -> dict[str, Judged | None]:
         """The network before and after each way of fine-tuning; None where one diverged."""
+        if self.jobs > 1:
+            self._beside(seed, pair, arms, start)
         found: dict[str, Judged | None] = {BEFORE: self.judged(seed, pair, start)}
         for arm in arms:
             path = self.tuned(seed, start, pair, arm)
             found[arm.name] = None if path is None else self.judged(seed, pair, path)
         return found
+
+    def _beside(self, seed: int, pair: Pair, arms: Sequence[Arm], start: Path) -> None:
+        """Fine-tune and judge in processes beside each other; :meth:`rows` finds what they keep."""
+        alone = replace(self, progress=None, say=_nothing, jobs=1)
+        tasks = [(alone, seed, pair, arm, start) for arm in (None, *arms)]
+        jobs = min(self.jobs, len(tasks))
+        self.say(f"seed {seed}, {pair.attribute}: {len(arms)} fine-tunings, {jobs} at a time")
+        how = (max(1, cpus() // jobs), registered())
+        made = in_processes(_row, tasks, jobs, _begin, how, fork=False)
+        for done, name in enumerate(made, 1):
+            if self.progress is not None:
+                self.progress("fine-tuning and judging", done, len(tasks), name)
+
+
+def _begin(threads: int, models: Mapping[str, ModelSpec]) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a fine-tuning saves, and ends
+    keep_freed_memory()
+    torch.set_num_threads(threads)
+    for name, spec in models.items():
+        register(name, spec)
+
+
+def _row(task: tuple[Study, int, Pair, Arm | None, Path]) -> str:
+    study, seed, pair, arm, start = task
+    path = start if arm is None else study.tuned(seed, start, pair, arm)
+    if path is not None:
+        study.judged(seed, pair, path)
+    return BEFORE if arm is None else arm.name
+
+
+def _nothing(_: str) -> None:
+    return None

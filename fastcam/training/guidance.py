@@ -20,6 +20,7 @@ from fastcam.losses.balance import Balance
 from fastcam.losses.cam import CAM_LOSSES
 from fastcam.losses.reduce import Reducer
 from fastcam.models import ModelSpec, spec_at
+from fastcam.ops.cam_loss import LOSSES
 from fastcam.training.config import GuidanceConfig
 from fastcam.training.objective import AttributeLoss, LabelLoss, attribute_loss, multilabel_loss
 
@@ -76,17 +77,18 @@ HEAVY = 10.0
 
 
 def _criterion(name: str, config: GuidanceConfig) -> Any:
-    """A loss of the map with the settings that concern it."""
-    settings: dict[str, Any] = {
-        "weight_grad": config.weight_grad,
-        "head": config.head,
-        "max_pair_pull": config.max_pair_pull or None,
-    }
-    if name == "iou":
-        settings |= {"threshold": config.threshold, "binarize": config.binarize}
-        settings["sharpness"] = 1.0 if config.sharpness_warmup else config.sharpness
+    """A loss of the map with the settings that concern it: those of its options' names."""
     kinds: dict[Any, Any] = {**CAM_LOSSES}
-    return kinds[name](**settings)
+    _, own = {**LOSSES}[name]  # type: ignore[index]
+    settings = {option: getattr(config, option) for option in own if hasattr(config, option)}
+    if "sharpness" in settings and config.sharpness_warmup:
+        settings["sharpness"] = 1.0
+    return kinds[name](
+        weight_grad=config.weight_grad,
+        head=config.head,
+        max_pair_pull=config.max_pair_pull or None,
+        **settings,
+    )
 
 
 class Guidance(nn.Module):

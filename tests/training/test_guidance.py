@@ -24,7 +24,7 @@ from fastcam.training import (
     GuidanceConfig,
     TrainConfig,
     TrainingDiverged,
-    callbacks,
+    history,
     run,
     summary,
     task,
@@ -228,8 +228,8 @@ def test_no_step_waits_for_its_device(
     data: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     transfers: list[int] = []
-    kept = callbacks._floats
-    monkeypatch.setattr(callbacks, "_floats", lambda v: transfers.append(len(v)) or kept(v))
+    kept = history._floats
+    monkeypatch.setattr(history, "_floats", lambda v: transfers.append(len(v)) or kept(v))
     results, reads = {}, {}
     for every in (1, 100):
         _read_every(monkeypatch, every)
