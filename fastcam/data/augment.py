@@ -94,18 +94,26 @@ def light_steps(factors: NDArray[np.float64], order: NDArray[np.int64]) -> NDArr
 
 def moved(images: Tensor, sampling: Tensor) -> Tensor:
     """Images [N, C, H, W], floating, at the places ``sampling`` [N, 2, 3]; 0 beyond the border."""
-    grid = nnf.affine_grid(sampling, list(images.shape), align_corners=False)
-    return nnf.grid_sample(images, grid, "bilinear", "zeros", align_corners=False)
+    y, x = (
+        ((2 * torch.arange(n, dtype=sampling.dtype, device=sampling.device) + 1) / n - 1)
+        for n in images.shape[-2:]
+    )
+    # affine_grid with rows and columns apart: in a fraction of the time, which is a product's.
+    from_x, from_y, shift = sampling[:, :, None, None].unbind(-1)
+    grid = from_x * x + (from_y * y[:, None] + shift)
+    return nnf.grid_sample(images, grid.permute(0, 2, 3, 1), align_corners=False)
 
 
 def lit(images: Tensor, steps: Tensor, top: float) -> Tensor:
     """Images [N, 3, H, W], floating in [0, ``top``], in the light of ``steps`` [N, 3, 3]."""
+    images = images.clone()
     for step in steps.unbind(1):
         ratio, grey_share, mean_share = step[:, :, None, None, None].unbind(1)
-        red, green, blue = (c * w for c, w in zip(images.split(1, 1), GREY, strict=True))
-        grey = red.add_(green).add_(blue)
-        other = grey * grey_share + grey.mean((2, 3), keepdim=True) * mean_share
-        images = torch.lerp(other, images, ratio).clamp_(0, top)
+        red, green, blue = images.split(1, 1)
+        grey = (GREY[0] * red).add_(green, alpha=GREY[1]).add_(blue, alpha=GREY[2])
+        rest = 1 - ratio
+        mean = grey.mean((2, 3), keepdim=True) * (mean_share * rest)
+        images.mul_(ratio).add_(grey.mul_(grey_share * rest).add_(mean)).clamp_(0, top)
     return images
 
 
@@ -204,7 +212,7 @@ def _moved_and_lit(batch: Any, sampling: Tensor, light: Tensor) -> dict[str, Ten
     dtype = torch.promote_types(image.dtype, torch.float32)
     sampling, light = sampling.to(dtype), light.to(dtype)
     # One sampling of image and masks, so that they cannot part.
-    together = torch.cat([batch[key].to(dtype) for key in keys], 1)
+    together = torch.cat([batch[key] for key in keys], 1).to(dtype)
     parts = moved(together, sampling).split([batch[key].shape[1] for key in keys], 1)
     found = dict(zip(keys, parts, strict=True))
     found["image"] = lit(found["image"], light, 1 if image.is_floating_point() else 255)
@@ -212,4 +220,4 @@ def _moved_and_lit(batch: Any, sampling: Tensor, light: Tensor) -> dict[str, Ten
 
 
 def _as_before(values: Tensor, dtype: torch.dtype) -> Tensor:
-    return values.to(dtype) if dtype.is_floating_point else values.round().clamp(0, 255).to(dtype)
+    return values.to(dtype) if dtype.is_floating_point else values.round_().to(dtype)
