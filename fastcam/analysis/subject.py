@@ -6,10 +6,8 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from torch.utils.data import DataLoader
-
 from fastcam._util.progress import Report
-from fastcam.data.batches import Batch, Collate
+from fastcam.data.batches import Batch, loader
 from fastcam.evaluation.splits import Prepared, prepare_split
 from fastcam.models import AttentionNetwork, Checkpoint, load_checkpoint
 
@@ -74,4 +72,4 @@ def batches(checkpoint: Checkpoint, faces: Prepared, batch_size: int) -> Iterato
             f"faces: expected {wanted.size} pixels with fit {wanted.fit!r}, got {faces.size} "
             f"with {faces.fit!r}"
         )
-    yield from DataLoader(faces, batch_size=batch_size, collate_fn=Collate())
+    yield from loader(faces, batch_size)

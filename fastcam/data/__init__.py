@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from fastcam._util.lazy import attach
 
 if TYPE_CHECKING:
+    from fastcam.data.augment import Augment as Augment
     from fastcam.data.batches import Collate as Collate
     from fastcam.data.celeba import CelebA as CelebA
     from fastcam.data.folder import DataFolder as DataFolder
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
     from fastcam.data.transforms import FaceFlip as FaceFlip
     from fastcam.data.transforms import FitSquare as FitSquare
     from fastcam.data.transforms import RegionCutout as RegionCutout
-    from fastcam.data.transforms import augmentation as augmentation
 
 _HOMES = {
+    "Augment": "augment",
     "CelebA": "celeba",
     "Collate": "batches",
     "DataFolder": "folder",
@@ -47,7 +48,6 @@ _HOMES = {
     "RegionCutout": "transforms",
     "Sample": "labelled",
     "Subsets": "labelled",
-    "augmentation": "transforms",
     "hide": "hiding",
     "open_folder": "folder",
     "read_attributes": "tables",
@@ -61,6 +61,14 @@ __getattr__, __dir__ = attach(
     _HOMES,
     needs={
         m: ["torchvision"]
-        for m in ("celeba", "folder", "hiding", "prepared", "prepared_images", "transforms")
+        for m in (
+            "augment",
+            "celeba",
+            "folder",
+            "hiding",
+            "prepared",
+            "prepared_images",
+            "transforms",
+        )
     },
 )

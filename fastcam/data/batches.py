@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal, TypedDict, cast
+import copy
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from fastcam._util import checks as check
 from fastcam._util.seeds import derive_seed
 from fastcam.data.labelled import AnyRegion, Sample
 from fastcam.regions import from_masks
+
+if TYPE_CHECKING:
+    from fastcam.data.augment import Augment
 
 #: What regions are drawn from, by its key in samples and batches.
 PLACES: tuple[Literal["landmarks", "masks"], ...] = ("landmarks", "masks")
@@ -29,6 +35,7 @@ class Batch(TypedDict, total=False):
     index: int64 [N].
     regions: float32 [N, T, h, w], the share of each cell that region t covers; on the grid of the
         guided layer or finer, up to masks of the images' size. Only with regions.
+    draws, hidden: of a batch that is not augmented yet, see :meth:`fastcam.data.Augment.draw`.
     """
 
     image: Tensor
@@ -37,15 +44,20 @@ class Batch(TypedDict, total=False):
     masks: Tensor
     index: Tensor
     regions: Tensor
+    draws: Tensor
+    hidden: Tensor
 
 
 class Collate:
     """Stack samples, and draw the region grids from landmarks or masks as augmentation leaves them.
 
+    With ``augment`` a batch is done only after :meth:`finish`, on the device of the network.
+
     Args:
         regions: the regions to draw, T of them; none leaves ``regions`` out of the batch.
         grid_size: (h, w) of the target layer.
         mode: ``"coverage"`` or ``"binary"``, see :meth:`fastcam.regions.Region.grid`.
+        augment: the augmentation.
     """
 
     def __init__(
@@ -53,10 +65,18 @@ class Collate:
         regions: Sequence[AnyRegion] = (),
         grid_size: tuple[int, int] | None = None,
         mode: str = "coverage",
+        augment: Augment | None = None,
     ) -> None:
         if regions and grid_size is None:
             raise ValueError("grid_size: expected (h, w), to draw regions, got None")
         self.regions, self.grid_size, self.mode = tuple(regions), grid_size or (1, 1), mode
+        self.augment = augment
+
+    def seeded(self, seed: int) -> Collate:
+        """The same with another seed of the augmentation."""
+        other = copy.copy(self)
+        other.augment = self.augment and replace(self.augment, seed=seed)
+        return other
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
         batch: Batch = {
@@ -67,12 +87,68 @@ class Collate:
         for key in PLACES:
             if key in samples[0]:
                 batch[key] = torch.stack([s[key].as_subclass(torch.Tensor) for s in samples])
+        if self.augment is not None:
+            batch = self.augment.draw(batch)
+        # Masks have yet to move with their images.
+        return batch if "draws" in batch and "masks" in batch else self._with_regions(batch)
+
+    def finish(self, batch: Batch) -> Batch:
+        """A batch on its device as augmentation leaves it; one without draws as it is."""
+        if self.augment is None or "draws" not in batch:
+            return batch
+        batch = self.augment.apply(batch)
+        return self._with_regions(batch) if "masks" in batch else batch
+
+    def _with_regions(self, batch: Batch) -> Batch:
         if self.regions:
             height, width = batch["image"].shape[-2:]
             batch["regions"] = region_grids(
                 self.regions, places_of(batch), (height, width), self.grid_size, self.mode
             )
         return batch
+
+
+class Readable(Protocol):
+    """Images that a :func:`loader` reads; ``cached`` where that takes no processes of its own."""
+
+    @property
+    def cached(self) -> bool: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+
+def loader(
+    images: Readable,
+    batches: int | Iterable[list[int]],
+    collate: Collate | None = None,
+    workers: int = 0,
+) -> DataLoader[Batch]:
+    """The images in batches.
+
+    Args:
+        images: a prepared split.
+        batches: how many images a batch has, in order; or the indices of each. A batch of none is
+            an empty one, of the other batches' shapes.
+        collate: makes the samples a batch; None leaves regions out.
+        workers: processes that read images which are not decoded yet.
+    """
+    data: Any = images  # its samples become batches in the collation
+    order: dict[str, Any] = {"batch_sampler": batches}
+    if isinstance(batches, int):
+        order = {"batch_size": batches}
+    return DataLoader(
+        data,
+        **order,
+        collate_fn=partial(_collated, collate or Collate(), images),
+        num_workers=0 if images.cached else workers,
+    )
+
+
+def _collated(collate: Collate, images: Readable, samples: Sequence[Sample]) -> Batch:
+    batch: Any = collate(samples or [images[0]])
+    return batch if samples else Batch(**{key: value[:0] for key, value in batch.items()})
 
 
 def labels_of(batch: Batch, classes: int, exclusive: bool) -> Tensor:
@@ -117,12 +193,16 @@ def region_grids(
     grid_size: tuple[int, int],
     mode: str = "coverage",
 ) -> Tensor:
-    """Grids of T regions: float32 [N, T, h, w] from :func:`places_of` N images."""
+    """Grids of T regions: float32 [N, T, h, w] from :func:`places_of` N images.
+
+    Landmarks have to be on the CPU; masks may be on any device, and are not waited for.
+    """
+    how = cast(Literal["coverage", "binary"], mode)
+    if places.dim() == 4:
+        of_masks: Any = regions
+        return torch.stack([r.grid(places, image_size, grid_size, how) for r in of_masks], 1)
     found = places.numpy()
-    grids = [
-        region.grid(found, image_size, grid_size, cast(Literal["coverage", "binary"], mode))
-        for region in regions
-    ]
+    grids = [region.grid(found, image_size, grid_size, how) for region in regions]
     return torch.from_numpy(np.stack(grids, axis=1))
 
 

@@ -47,7 +47,7 @@ Rows = NDArray[np.int64]
 
 
 class Decoded(NamedTuple):
-    """An image as it is kept, uint8 [3, S, S], and width and height of the stored one."""
+    """An image as it is kept, uint8 [C, S, S], and width and height of the stored one."""
 
     pixels: NDArray[np.uint8]
     width: int
@@ -65,10 +65,11 @@ class MemoryCache:
         decode: called with a position, from several threads.
         count: positions.
         size: side length of the images in pixels.
+        channels: C, of an image and what is kept with it.
     """
 
-    def __init__(self, decode: Decode, count: int, size: int) -> None:
-        self._decode, self._shape = decode, (count, 3, size, size)
+    def __init__(self, decode: Decode, count: int, size: int, channels: int = 3) -> None:
+        self._decode, self._shape = decode, (count, channels, size, size)
         self._pixels: NDArray[np.uint8] = np.empty(self._shape, np.uint8)
         self._records: NDArray[Any] = np.zeros(count, _RECORD)
 
@@ -87,7 +88,7 @@ class MemoryCache:
         _in_threads(load, np.arange(len(self._records)), len(self._records), workers, progress)
 
     def images(self, rows: Sequence[int] | Rows) -> NDArray[np.uint8]:
-        """Copies of the images at N positions: uint8 [N, 3, S, S]."""
+        """Copies of the images at N positions: uint8 [N, C, S, S]."""
         return self._pixels[np.asarray(rows, np.int64)]
 
     def sizes(self, rows: Sequence[int] | Rows) -> NDArray[np.int64]:

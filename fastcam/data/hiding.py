@@ -50,6 +50,11 @@ def hide(images: Tensor, masks: Tensor, fill: Fill = "mean") -> Tensor:
     return mixed if images.is_floating_point() else mixed.round().clamp(0, 255).to(images.dtype)
 
 
+def all_but(covered: Tensor) -> Tensor:
+    """What lies around regions [N, H, W] in [0, 1]; nothing where a region covers nothing."""
+    return (1 - covered) * covered.flatten(1).any(1)[:, None, None]
+
+
 def _filling(images: Tensor, fill: Fill) -> Tensor:
     if fill == "mean":
         return images.mean((2, 3), keepdim=True).expand_as(images)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL
@@ -17,10 +18,16 @@ from torchvision import tv_tensors
 
 from fastcam._util.files import WriteError
 from fastcam._util.progress import Count
-from fastcam._util.seeds import derive_seed
 from fastcam.data.cache import Decoded, FileCache, MemoryCache, cache_folder
 from fastcam.data.celeba import CelebA
-from fastcam.data.labelled import AnyRegion, Sample, Subsets, attribute_subsets
+from fastcam.data.labelled import (
+    AnyRegion,
+    Images,
+    Sample,
+    Subsets,
+    attribute_index,
+    attribute_subsets,
+)
 from fastcam.data.transforms import FitSquare
 from fastcam.regions import FACE_PARTS
 
@@ -39,7 +46,72 @@ def available_memory() -> int:
     return 0
 
 
-class PreparedFaces(Dataset[Sample]):
+class Prepared(Dataset[Sample]):
+    """A split as squares of the training size: what faces and other images have in common.
+
+    Attributes:
+        rows: which images of the split these are, N of them, in this order.
+        size, fit: see :class:`FitSquare`.
+        attributes, exclusive, names, labels: of these images, see
+            :class:`fastcam.data.labelled.Images`.
+        parts: names of the regions that stand for the parts of what is shown.
+    """
+
+    parts: Sequence[str]
+    #: The key of what regions are drawn from in the samples.
+    _places: str
+
+    def __init__(self, images: Images, size: int, fit: str, indices: Sequence[int] | None) -> None:
+        self.rows = list(range(len(images))) if indices is None else [int(i) for i in indices]
+        self.size, self.fit = size, fit
+        self.attributes, self.exclusive = images.attributes, images.exclusive
+        self.names = [images.names[i] for i in self.rows]
+        self.labels = images.labels[self.rows]
+        self._split, self._fit = images, FitSquare(size, fit)
+        self._cache: MemoryCache | None = None
+
+    @property
+    def cached(self) -> bool:
+        """Whether the images are decoded already, in memory or in a file."""
+        return self._cache is not None
+
+    @property
+    def landmark_sources(self) -> dict[str, int]:
+        """How many of the images have landmarks from which source, or a mask of which region."""
+        raise NotImplementedError
+
+    def _shown(self, index: int) -> tuple[Tensor, Tensor]:
+        """An image, and what its regions are drawn from, of which nobody else has the memory."""
+        raise NotImplementedError
+
+    def _fits(self, channels: int) -> bool:
+        """Whether the images take less than their share of the free memory."""
+        return len(self) * channels * self.size**2 < SHARE * available_memory()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Sample:
+        index = range(len(self))[index]
+        image, places = self._shown(index)
+        sample: Any = {"image": image, "labels": self.labels[index], "index": index}
+        sample[self._places] = places
+        return sample
+
+    def region(self, text: str) -> AnyRegion:
+        """A region by its text; ValueError for one that the data do not have."""
+        return self._split.region(text)
+
+    def attribute(self, name: str) -> int:
+        """Position of an attribute; ValueError for an unknown name."""
+        return attribute_index(self.attributes, name)
+
+    def subset(self, a: str, b: str) -> Subsets:
+        """Indices of a∩b, a∩¬b and ¬a among these images, for two attribute names."""
+        return attribute_subsets(self.labels, self.attribute(a), self.attribute(b))
+
+
+class PreparedFaces(Prepared):
     """A :class:`CelebA` split as squares of the training size.
 
     That is 3·size² bytes an image (128 px: 49 kB, so 12,000 images are 590 MB), decoded once.
@@ -49,7 +121,6 @@ class PreparedFaces(Dataset[Sample]):
         faces: the split; its own ``transform`` must be None.
         size: side length in pixels.
         fit: see :class:`FitSquare`.
-        augment: called with image and landmarks on every access, see :func:`augmentation`.
         indices: keep only these images of the split, in this order.
         cache: keep the decoded images in a file for this run and later ones, see
             :func:`fastcam.data.cache.cache_folder`; False holds them in memory where they fit into
@@ -57,8 +128,6 @@ class PreparedFaces(Dataset[Sample]):
             makes a file where that takes at most half of the free disk, else does as False.
         workers: decoding threads.
         progress: called with (done, total) while images are decoded.
-        seed: with a seed, the augmentation of an image depends on the seed and the image alone, not
-            on the order of access or the number of loader workers. Assign a new one for each epoch.
 
     Raises:
         ValueError: an image cannot be decoded; the message holds its name.
@@ -68,33 +137,27 @@ class PreparedFaces(Dataset[Sample]):
         UserWarning: images will be decoded again in every epoch; says why.
     """
 
+    _places = "landmarks"
+    parts = FACE_PARTS
+
     def __init__(
         self,
         faces: CelebA,
         size: int,
         *,
         fit: str = "crop",
-        augment: Callable[..., tuple[Tensor, Tensor]] | None = None,
         indices: Sequence[int] | None = None,
         cache: bool | None = None,
         workers: int = 2,
         progress: Count | None = None,
-        seed: int | None = None,
     ) -> None:
         if faces.transform is not None:
-            raise ValueError(
-                "faces: expected a split without a transform, got one with it; pass augment"
-            )
-        self.rows = list(range(len(faces))) if indices is None else [int(i) for i in indices]
-        self.faces, self.size, self.fit = faces, size, fit
-        self.augment, self.seed = augment, seed
-        self.attributes = faces.attributes
-        self.names = [faces.names[i] for i in self.rows]
-        self.labels = faces.labels[self.rows]
-        self._fit = FitSquare(size, fit)
-        self._cache, self._places = self._decoded(cache, workers, progress)
+            raise ValueError("faces: expected a split without a transform, got one with it")
+        super().__init__(faces, size, fit, indices)
+        self.faces = faces
+        self._cache, self._at_rows = self._decoded(cache, workers, progress)
         if self._cache is not None:
-            self._landmarks = self._fitted_landmarks(self._cache.sizes(self._places))
+            self._landmarks = self._fitted_landmarks(self._cache.sizes(self._at_rows))
 
     def _decoded(
         self, cache: bool | None, workers: int, progress: Count | None
@@ -109,7 +172,7 @@ class PreparedFaces(Dataset[Sample]):
                     raise
                 why = str(error)
         places = np.arange(len(self))
-        if len(self) * 3 * self.size**2 < SHARE * available_memory():
+        if self._fits(3):
             memory = MemoryCache(self._decode, len(self), self.size)
             memory.fill(workers, progress)
             return memory, places
@@ -157,52 +220,15 @@ class PreparedFaces(Dataset[Sample]):
 
     @property
     def landmark_sources(self) -> dict[str, int]:
-        """How many of the images have landmarks from which source."""
         return self.faces.landmark_sources_of(self.rows)
 
-    @property
-    def cached(self) -> bool:
-        """Whether the images are decoded already, in memory or in a file."""
-        return self._cache is not None
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Sample:
-        index = range(len(self))[index]
-        image: Tensor
-        landmarks: Tensor
+    def _shown(self, index: int) -> tuple[Tensor, Tensor]:
         if self._cache is None:
             sample = self.faces[self.rows[index]]
-            image, landmarks = self._fit(sample["image"], sample["landmarks"])
-        else:
-            pixels = self._cache.images(self._places[[index]])[0]
-            image = tv_tensors.Image(torch.from_numpy(pixels))
-            points = self._landmarks[index].clone()
-            landmarks = tv_tensors.KeyPoints(points, canvas_size=(self.size, self.size))
-        if self.augment is not None:
-            with torch.random.fork_rng(devices=[], enabled=self.seed is not None):
-                if self.seed is not None:
-                    torch.default_generator.manual_seed(derive_seed(self.seed, index))
-                image, landmarks = self.augment(image, landmarks)
-        return {
-            "image": image,
-            "labels": self.labels[index],
-            "landmarks": landmarks,
-            "index": index,
-        }
-
-    exclusive = False
-    parts = FACE_PARTS
-
-    def region(self, text: str) -> AnyRegion:
-        """A region by its text, see :meth:`fastcam.regions.Region.parse`."""
-        return self.faces.region(text)
-
-    def attribute(self, name: str) -> int:
-        """Position of an attribute; ValueError for an unknown name."""
-        return self.faces.attribute(name)
-
-    def subset(self, a: str, b: str) -> Subsets:
-        """Indices of a∩b, a∩¬b and ¬a among these images, for two attribute names."""
-        return attribute_subsets(self.labels, self.attribute(a), self.attribute(b))
+            return self._fit(sample["image"], sample["landmarks"])
+        pixels = self._cache.images(self._at_rows[[index]])[0]
+        points = self._landmarks[index].clone()
+        return (
+            tv_tensors.Image(torch.from_numpy(pixels)),
+            tv_tensors.KeyPoints(points, canvas_size=(self.size, self.size)),
+        )

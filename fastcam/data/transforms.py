@@ -1,4 +1,4 @@
-"""Image transforms that carry the 68 landmarks along, cut-out, and the named augmentations."""
+"""Transforms of single images that carry the 68 landmarks along, and cut-out."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from fastcam._util import checks as check
-from fastcam.data.choices import Augmentation, Fit
-from fastcam.data.hiding import hide
+from fastcam.data.batches import region_grids
+from fastcam.data.choices import Fit
+from fastcam.data.hiding import all_but, hide
 from fastcam.regions import MaskRegion, Region, flip_landmarks
 
 #: The square that ``fit="face"`` keeps of an aligned CelebA image (178 × 218): its side as a share
@@ -148,16 +149,24 @@ class RegionCutout(v2.Transform):
                 f" (regions is {self.regions}), got {len(found)}"
             )
         (given,) = found
+        places = given.as_subclass(torch.Tensor)
+        size = given.shape[-2:] if masked else given.canvas_size
+        if self.regions is None and places.dim() == 2:
+            places = places[None]
+        return {"hidden": self.covered(places[None], size)[0]}
+
+    def covered(self, places: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """What is hidden of images where any is: float32 [N, H, W] in [0, 1].
+
+        Args:
+            places: landmarks [N, 68, 2] or masks [N, R, H, W]; masks on any device.
+            size: (H, W) of the images.
+        """
         if self.regions is None:
-            covered = given.as_subclass(torch.Tensor).float()
-            covered = covered.amax(0) if covered.dim() == 3 else covered
+            found = places.float().amax(1)
         else:
-            size = given.shape[-2:] if masked else given.canvas_size
-            points = given.as_subclass(torch.Tensor).numpy()
-            covered = torch.from_numpy(self.regions.grid(points[None], size, size)[0])
-        if self.outside:
-            covered = 1 - covered if bool(covered.any()) else covered
-        return {"hidden": covered}
+            found = region_grids([self.regions], places, size, size)[:, 0]
+        return all_but(found) if self.outside else found
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         hidden = params["hidden"]
@@ -172,28 +181,3 @@ class RegionCutout(v2.Transform):
         return (
             tv_tensors.wrap(changed, like=inpt) if isinstance(inpt, tv_tensors.Image) else changed
         )
-
-
-def augmentation(name: str, cutout: RegionCutout | None = None) -> v2.Transform | None:
-    """A named recipe: ``"none"``, ``"flip"``, or ``"full"`` (flip, small affine motion, light).
-
-    Args:
-        name: one of these.
-        cutout: hides a region of what the recipe returns.
-
-    Raises:
-        ValueError: an unknown name.
-    """
-    check.one_of("augmentation", name, get_args(Augmentation))
-    recipe: list[Any] = []
-    if name != "none":
-        recipe.append(FaceFlip())
-    if name == "full":
-        recipe += [
-            v2.RandomAffine(10, translate=(0.05, 0.05), scale=(0.9, 1.1),
-                            interpolation=v2.InterpolationMode.BILINEAR),
-            v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2),
-        ]  # fmt: skip
-    if cutout is not None:
-        recipe.append(cutout)
-    return v2.Compose(recipe) if recipe else None

@@ -6,11 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from fastcam._util import checks as check
 from fastcam.data import CelebA
-from fastcam.data.batches import Batch, Collate, labels_of, on_grid, places_of, region_grids
+from fastcam.data.batches import Batch, labels_of, loader, on_grid, places_of, region_grids
 from fastcam.data.labelled import AnyRegion
 from fastcam.evaluation.splits import Prepared, prepared_for
 from fastcam.models import Checkpoint
@@ -82,17 +81,12 @@ class FixedSample:
     def batches(self, size: int, workers: int, extra: int) -> Iterator[Shown]:
         """Batches of ``size``, with ``extra`` more images at the end of each, which come next."""
         rows, count = self._rows, len(self._rows)
-        loader = DataLoader(
-            self._faces,
-            batch_sampler=[
-                [*rows[i : i + size], *rows[min(i + size, count) % count :][:extra]]
-                for i in range(0, count, size)
-            ],
-            num_workers=0 if self._faces.cached else workers,
-            collate_fn=Collate(),
-        )
+        order = [
+            [*rows[i : i + size], *rows[min(i + size, count) % count :][:extra]]
+            for i in range(0, count, size)
+        ]
         pixels = (self._faces.size, self._faces.size)
-        for batch in loader:
+        for batch in loader(self._faces, order, workers=workers):
             grids = region_grids(self._regions, places_of(batch), pixels, pixels)
             yield batch["image"], grids, batch["labels"]
 

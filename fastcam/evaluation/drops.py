@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fastcam._util import checks as check
 from fastcam._util.modules import evaluating
 from fastcam._util.progress import Count
-from fastcam.data import CelebA, PreparedFaces, PreparedImages, hide
+from fastcam.data import CelebA, hide
 from fastcam.data.batches import Batch
 from fastcam.data.hiding import Fill
 from fastcam.data.labelled import AnyRegion, attribute_index
@@ -187,9 +187,7 @@ def region_drops(
     """The drops of a classifier's score, image by image; arguments as in :func:`reliance`."""
     attribute_index(checkpoint.judged, attribute)
     check.one_of("fill", fill, get_args(Fill))
-    kind: Any = (
-        FixedSample if isinstance(faces, CelebA | PreparedFaces | PreparedImages) else FirstBatches
-    )
+    kind: Any = FixedSample if isinstance(faces, CelebA | Prepared) else FirstBatches
     sample: FirstBatches | FixedSample = kind(checkpoint, faces, attribute, region, others, images)
     guided, total = sample.guided, sample.count
     if fill == "swap" and total == 1:

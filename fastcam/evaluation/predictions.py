@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from fastcam._util.modules import evaluating
 from fastcam._util.progress import Count
-from fastcam.data import CelebA, PreparedFaces, PreparedImages
-from fastcam.data.batches import Batch, Collate, labels_of, on_grid
+from fastcam.data import CelebA
+from fastcam.data.batches import Batch, Collate, labels_of, loader, on_grid
 from fastcam.data.labelled import AnyRegion, attribute_index
 from fastcam.evaluation.cam_maps import (
     attention_iou,
@@ -136,7 +135,7 @@ def _batches(
     workers: int,
 ) -> tuple[Iterable[Batch], int | None]:
     """The images in batches, with the region drawn; and how many there are, where that is known."""
-    if not isinstance(faces, CelebA | PreparedFaces | PreparedImages):
+    if not isinstance(faces, CelebA | Prepared):
         if not (region is None or isinstance(region, int)):
             raise ValueError(_PLACE.format(str(region)))
         return faces, None
@@ -147,10 +146,4 @@ def _batches(
         side = checkpoint.preprocessing.size
         cells = grid_size(checkpoint.model, checkpoint.spec, (side, side))
         collate = Collate([chosen], cells, grid)  # type: ignore[list-item]
-    loader = DataLoader(
-        images,
-        batch_size=batch_size,
-        num_workers=0 if images.cached else workers,
-        collate_fn=collate,
-    )
-    return loader, len(images)
+    return loader(images, batch_size, collate, workers), len(images)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-from torch import Tensor
+from typing import Any
 
 from fastcam._util import checks as check
 from fastcam._util.progress import Report, labelled
 from fastcam.data import CelebA, DataFolder, PreparedFaces, PreparedImages, open_folder
+from fastcam.data.prepared import Prepared
 from fastcam.models import Checkpoint
-
-#: A split as a checkpoint takes it.
-Prepared = PreparedFaces | PreparedImages
 
 
 def prepare_split(
@@ -24,7 +21,6 @@ def prepare_split(
     landmarks: str | Path | None = None,
     regions: Sequence[str] = (),
     limit: int | None = None,
-    augment: Callable[..., tuple[Tensor, Tensor]] | None = None,
     cache: bool | None = None,
     workers: int = 2,
     progress: Report | None = None,
@@ -39,7 +35,7 @@ def prepare_split(
         regions: that are going to be drawn, as texts: only their masks are read. Of faces all can
             be drawn.
         limit: only the first so many images.
-        augment, cache: see :class:`fastcam.data.PreparedFaces`.
+        cache: see :class:`fastcam.data.PreparedFaces`.
         workers: decoding threads.
         progress: called with (what, done, total) while images are decoded.
 
@@ -55,12 +51,11 @@ def prepare_split(
     count = len(found) if limit is None else min(limit, len(found))
     if count == 0:
         raise ValueError(f"{folder.root} has no image in the {split} split")
-    kind: type[Prepared] = PreparedFaces if isinstance(found, CelebA) else PreparedImages
+    kind: Any = PreparedFaces if isinstance(found, CelebA) else PreparedImages
     return kind(
-        found,  # type: ignore[arg-type]
+        found,
         checkpoint.preprocessing.size,
         fit=checkpoint.preprocessing.fit,
-        augment=augment,
         indices=range(count),
         cache=cache,
         workers=workers,

@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from fastcam._util.files import write_atomic
 from fastcam._util.modules import evaluating
 from fastcam._util.progress import Report, labelled
 from fastcam._util.torch_files import NotATorchFile, read_torch_file
-from fastcam.data import Collate, hide
-from fastcam.data.batches import places_of
+from fastcam.data import hide
+from fastcam.data.batches import loader, places_of, region_grids
+from fastcam.data.hiding import all_but
 from fastcam.evaluation import Predictions, Reliance, predict, reliance
 from fastcam.evaluation.splits import Prepared
 from fastcam.experiments.settings import Pair
@@ -77,14 +77,12 @@ def _altered(
     region: Any = test.region(pair.region)
     size = (test.size, test.size)
     report = labelled(progress, f"judging {' and '.join(ALTERED)}")
-    samples: Any = test
     found: dict[str, list[Tensor]] = {name: [] for name in ALTERED}
     with evaluating(checkpoint.model, device), torch.no_grad():
-        for batch in DataLoader(samples, batch_size=64, collate_fn=Collate()):
+        for batch in loader(test, 64):
             images = batch["image"]
-            inside = torch.from_numpy(region.grid(places_of(batch).numpy(), size, size))
-            visible = inside.flatten(1).any(1)[:, None, None]
-            changed = {ALTERED[0]: hide(images, (1 - inside) * visible)}
+            inside = region_grids([region], places_of(batch), size, size)[:, 0]
+            changed = {ALTERED[0]: hide(images, all_but(inside))}
             if "landmarks" in batch:
                 changed[ALTERED[1]] = sunglasses(images, batch["landmarks"])
             for name, pixels in changed.items():

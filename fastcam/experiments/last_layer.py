@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from fastcam._util.extras import require
 from fastcam._util.modules import evaluating, last_linear
-from fastcam.data.batches import Collate
+from fastcam.data.batches import loader
 from fastcam.evaluation.splits import Prepared
 from fastcam.models import Checkpoint
 
@@ -112,12 +111,11 @@ def _features(
         taken.append(inputs[0].detach().float().cpu())
 
     last = _last_linear(checkpoint.model)
-    loader: Any = DataLoader(images, batch_size=64, collate_fn=Collate())  # type: ignore[arg-type]
     labels = []
     hook = last.register_forward_pre_hook(keep)
     try:
         with evaluating(checkpoint.model, device), torch.no_grad():
-            for batch in loader:
+            for batch in loader(images, 64):
                 scores = checkpoint.model(
                     checkpoint.preprocessing.normalize(batch["image"].to(device))
                 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
@@ -59,13 +60,7 @@ def from_masks(masks: Masks, size: int | Sequence[int]) -> Masks:
                 f"masks: expected values in [0, 1], got {least:g} to {most:g} (of a label map give "
                 "one mask a label, as labels == 3; divide a mask of 0 to 255 by 255)"
             )
-    height, width = values.shape[-2:]
-    down: Any = _shares(height, rows)
-    across: Any = _shares(width, cols).T
-    if torch is not None and isinstance(values, torch.Tensor):
-        down, across = (torch.from_numpy(m.copy()).to(values.device) for m in (down, across))
-        return (down @ values @ across).clamp(0, 1)
-    return np.clip(down @ values @ across, 0, 1)
+    return _on_cells(values, rows, cols)
 
 
 @dataclass(frozen=True)
@@ -107,25 +102,51 @@ class MaskRegion:
 
     def grid(
         self,
-        masks: NDArray[Any],
+        masks: Masks,
         image_size: tuple[float, float],
         grid_size: tuple[int, int],
         mode: Literal["coverage", "binary"] = "coverage",
-    ) -> NDArray[np.float32]:
-        """The region as a grid for each image; see :func:`from_masks`.
+    ) -> Masks:
+        """The region as a grid for each image; see :func:`from_masks`. Does not wait for a GPU.
 
         Args:
-            masks: uint8 [N, R, h, w], every mask of the images: 255 where it covers a pixel.
+            masks: uint8 [N, R, h, w], every mask of the images: 255 where it covers a pixel; a
+                numpy array, or a tensor on any device.
             image_size: (height, width) of the images, which the masks have, too.
             grid_size: (H, W), for example the target layer's height and width.
             mode: ``"coverage"``, or ``"binary"`` for cells of which any part is covered.
 
         Returns:
-            float32 [N, H, W] in [0, 1]; all zero where the masks are.
+            float32 [N, H, W] in [0, 1], of the masks' kind; all zero where they are.
         """
-        union = masks[:, list(self.channels)].max(1).astype(np.float32) / 255
-        covered = from_masks(union, grid_size)
-        return (covered > 0).astype(np.float32) if mode == "binary" else covered
+        # One by one: a list of channels would be copied to the device, which waits for it.
+        parts: Any = [masks[:, channel] for channel in self.channels]
+        if isinstance(masks, np.ndarray):
+            union = np.stack(parts).max(0).astype(np.float32) / np.float32(255)
+            covered = _on_cells(union, *grid_size)
+            return (covered > 0).astype(np.float32) if mode == "binary" else covered
+        torch = sys.modules["torch"]
+        covered = _on_cells(torch.stack(parts).amax(0).float() / 255, *grid_size)
+        return (covered > 0).float() if mode == "binary" else covered
+
+
+def _on_cells(values: Any, rows: int, cols: int) -> Any:
+    """Shares float32 [..., h, w] on a grid [..., rows, cols], by exact area."""
+    height, width = values.shape[-2:]
+    if (height, width) == (rows, cols):
+        return values.clip(0, 1)
+    if isinstance(values, np.ndarray):
+        return (_shares(height, rows) @ values @ _shares(width, cols).T).clip(0, 1)
+    down, across = (_shares_on(values.device, *s) for s in ((height, rows), (width, cols)))
+    return (down @ values @ across.T).clip(0, 1)
+
+
+@lru_cache(maxsize=64)  # so that a training step copies nothing to its device for them
+def _shares_on(device: torch.device, pixels: int, cells: int) -> torch.Tensor:
+    import torch
+
+    with torch.inference_mode(False):
+        return torch.from_numpy(_shares(pixels, cells)).to(device)
 
 
 def _shares(pixels: int, cells: int) -> NDArray[np.float32]:

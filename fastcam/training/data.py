@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
@@ -11,8 +10,7 @@ from torch.utils.data import DataLoader
 
 from fastcam._util.dropout import BatchShare
 from fastcam._util.seeds import derive_seed
-from fastcam.data.batches import Batch, Collate, EpochBatches
-from fastcam.data.labelled import Sample
+from fastcam.data.batches import Batch, Collate, EpochBatches, loader
 from fastcam.evaluation.splits import Prepared
 
 
@@ -71,8 +69,9 @@ class FaceBatches(LightningDataModule):
         train, valid: the splits.
         batch_size: images per training batch (validation uses the same), of all processes.
         seed: of the order and the augmentation.
-        collate: draws the region grids of the training batches.
-        valid_collate: those of validation; None takes ``collate``.
+        collate: draws the region grids of the training batches, and augments them: on the device,
+            once they are there.
+        valid_collate: draws the region grids of validation.
         workers: loader processes for splits that are not held in memory.
     """
 
@@ -84,13 +83,13 @@ class FaceBatches(LightningDataModule):
         batch_size: int,
         seed: int,
         collate: Collate,
-        valid_collate: Collate | None = None,
+        valid_collate: Collate,
         workers: int = 2,
     ) -> None:
         super().__init__()
         self.train, self.valid = train, valid
         self.batch_size, self.seed, self.workers = batch_size, seed, workers
-        self.collate, self.valid_collate = collate, valid_collate or collate
+        self.collate, self.valid_collate = collate, valid_collate
         #: Of this process, which takes its share of each batch.
         self.share = BatchShare(0, 1)
 
@@ -111,8 +110,8 @@ class FaceBatches(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         epoch, start = self.position()
-        self.train.seed = derive_seed(self.seed, 1, epoch)
-        return self._loader(self.train, self.collate, seed=self.seed, epoch=epoch, start=start)
+        collate = self.collate.seeded(derive_seed(self.seed, 1, epoch))
+        return self._loader(self.train, collate, seed=self.seed, epoch=epoch, start=start)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         return self._loader(self.valid, self.valid_collate, seed=None)
@@ -131,16 +130,7 @@ class FaceBatches(LightningDataModule):
         share = share or self.share
         parts = share.rank, share.count
         batches = EpochBatches(len(faces), self.batch_size, share=parts, **order)
-        data: Any = faces  # its samples become batches in the collation
-        return DataLoader(
-            data,
-            batch_sampler=batches,
-            collate_fn=partial(_collated, collate, faces),
-            num_workers=0 if faces.cached else self.workers,
-        )
+        return loader(faces, batches, collate, self.workers)
 
-
-def _collated(collate: Collate, images: Prepared, samples: Sequence[Sample]) -> Batch:
-    """The samples as a batch; none become an empty one, of the other batches' shapes."""
-    batch: Any = collate(samples or [images[0]])
-    return batch if samples else Batch(**{key: value[:0] for key, value in batch.items()})
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        return self.collate.finish(batch)

@@ -8,7 +8,7 @@ import torch
 
 from fastcam._util.progress import Report
 from fastcam._util.seeds import derive_seed
-from fastcam.data import DataFolder, RegionCutout, augmentation, open_folder
+from fastcam.data import Augment, DataFolder, RegionCutout, open_folder
 from fastcam.data.batches import Collate
 from fastcam.data.labelled import attribute_index
 from fastcam.evaluation.splits import Prepared, prepare_split
@@ -98,11 +98,11 @@ def prepare(
     progress: Report | None = None,
     folder: DataFolder | None = None,
 ) -> Prepared:
-    """A split as the model takes it; training images with the run's augmentation and cut-out."""
+    """A split as the model takes it."""
     training = split == "train"
     guided = config.guidance.regions if config.guidance is not None else []
     hidden = _hidden(config) if training else None
-    prepared = prepare_split(
+    return prepare_split(
         checkpoint,
         folder or open_data(config),
         split,
@@ -112,13 +112,17 @@ def prepare(
         workers=config.workers,
         progress=progress,
     )
-    if training:
-        cutout = None
-        if hidden:
-            region: Any = prepared.region(hidden)
-            cutout = RegionCutout(region, config.hide_share, outside=config.without == OUTSIDE)
-        prepared.augment = augmentation(config.augment, cutout)
-    return prepared
+
+
+def augmentation(config: TrainConfig, images: Prepared) -> Augment | None:
+    """What a run does to its training images, cut-out included; None for nothing."""
+    cutout = None
+    if hidden := _hidden(config):
+        region: Any = images.region(hidden)
+        cutout = RegionCutout(region, config.hide_share, outside=config.without == OUTSIDE)
+    if config.augment == "none" and cutout is None:
+        return None
+    return Augment(config.augment, cutout)
 
 
 def _hidden(config: TrainConfig) -> str | None:
@@ -130,15 +134,20 @@ def _hidden(config: TrainConfig) -> str | None:
 
 
 def _collate(
-    config: TrainConfig, checkpoint: Checkpoint, images: Prepared, layer: str | None
+    config: TrainConfig,
+    checkpoint: Checkpoint,
+    images: Prepared,
+    layer: str | None,
+    augment: Augment | None = None,
 ) -> Collate:
     """Draws the guided regions on the grid of a layer, None for the model's own."""
     guidance, side = config.guidance, checkpoint.preprocessing.size
     if guidance is None:
-        return Collate()
+        return Collate(augment=augment)
     model, spec = checkpoint.model, checkpoint.spec
     grid = grid_size(model, spec_at(model, spec, layer or spec.target_layer), (side, side))
-    return Collate([images.region(text) for text in guidance.regions], grid, guidance.grid)
+    regions = [images.region(text) for text in guidance.regions]
+    return Collate(regions, grid, guidance.grid, augment)
 
 
 def folder_batches(
@@ -155,7 +164,7 @@ def folder_batches(
         valid,
         batch_size=config.batch_size,
         seed=config.seed,
-        collate=_collate(config, checkpoint, train, layer),
+        collate=_collate(config, checkpoint, train, layer, augmentation(config, train)),
         valid_collate=_collate(config, checkpoint, valid, None),
         workers=config.workers,
     )

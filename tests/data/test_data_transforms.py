@@ -16,7 +16,6 @@ from fastcam.data import (
     FitSquare,
     PreparedFaces,
     RegionCutout,
-    augmentation,
     prepared,
 )
 from fastcam.data.batches import EpochBatches
@@ -92,29 +91,7 @@ def test_fitting_moves_the_region(fit: str) -> None:
     assert moved.min() > 0 or fit != "face"
 
 
-def test_the_full_augmentation_moves_the_region() -> None:
-    _, points = _face(96)
-    image = _marked(points, "mouth", 96)
-    recipe = augmentation("full")
-    assert recipe is not None
-    scores, positions = [], []
-    for seed in range(12):
-        torch.manual_seed(seed)
-        moved_image, moved = recipe(image, points)
-        scores.append(
-            _agreement(moved_image * (255 // max(int(moved_image.max()), 1)), moved, "mouth")
-        )
-        positions.append(float(moved[62, 0]))
-    assert np.ptp(positions) > 4
-    # The box around rotated corners is larger than the rotated box.
-    assert min(scores) > 0.55
-    assert np.mean(scores) > 0.7
-
-
-def test_unknown_recipes_are_named() -> None:
-    assert augmentation("none") is None
-    with pytest.raises(ValueError, match="augmentation: expected one of .* got 'mirror'"):
-        augmentation("mirror")
+def test_unknown_fits_are_named() -> None:
     with pytest.raises(ValueError, match="fit: expected one of"):
         FitSquare(32, "pad")
 
@@ -128,7 +105,7 @@ def test_cached_and_uncached_images_are_the_same(
     faces: CelebA, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reports: list[tuple[int, int]] = []
-    options = {"indices": [5, 0, 7], "seed": 3, "augment": FaceFlip()}
+    options = {"indices": [5, 0, 7]}
     cached = PreparedFaces(
         faces, 32, cache=False, progress=lambda d, n: reports.append((d, n)), **options
     )
@@ -138,23 +115,12 @@ def test_cached_and_uncached_images_are_the_same(
     assert not lazy.cached
     assert reports == [(1, 3), (2, 3), (3, 3)]
     assert cached.names == [faces.names[i] for i in (5, 0, 7)]
-    for i in (2, 0, 1):  # in any order: an image's augmentation depends on the seed and the image
+    for i in (2, 0, 1):
         for key in ("image", "landmarks", "labels"):
             assert torch.equal(cached[i][key], lazy[i][key])
     assert cached.subset("Lips", "Eyes").not_a.tolist() == [
         i for i in range(3) if cached.labels[i, 0] == 0
     ]
-
-
-def test_the_seed_decides_the_augmentation(faces: CelebA) -> None:
-    prepared = PreparedFaces(faces, 32, cache=True, augment=FaceFlip(), seed=1)
-    state = torch.get_rng_state()
-    first = torch.stack([s["landmarks"] for s in prepared])
-    assert torch.equal(torch.get_rng_state(), state)  # the global generator is left alone
-    assert torch.equal(torch.stack([s["landmarks"] for s in prepared]), first)
-    prepared.seed = 2
-    changed = (torch.stack([s["landmarks"] for s in prepared]) != first).flatten(1).any(1)
-    assert 0 < int(changed.sum()) < len(changed)
 
 
 def test_a_prepared_split_takes_no_other_transform(faces: CelebA) -> None:
@@ -164,8 +130,8 @@ def test_a_prepared_split_takes_no_other_transform(faces: CelebA) -> None:
         PreparedFaces(mirrored, 32)
 
 
-def test_collation_draws_the_regions_of_the_moved_landmarks(faces: CelebA) -> None:
-    prepared = PreparedFaces(faces, 32, cache=True, augment=FaceFlip(p=1.0))
+def test_collation_draws_the_regions_of_the_landmarks(faces: CelebA) -> None:
+    prepared = PreparedFaces(faces, 32, cache=True)
     regions = [Region.parse("mouth"), Region.parse("left_eye,right_eye")]
     batch = Collate(regions, (8, 8))([prepared[i] for i in range(4)])
     assert batch["image"].shape == (4, 3, 32, 32)
@@ -260,19 +226,3 @@ def test_what_no_cut_out_can_take_is_named() -> None:
         RegionCutout(share=1.0)(image, points)
     with pytest.raises(TypeError, match=r"image: expected a tensor \[C,H,W\], got Image; put"):
         RegionCutout("mouth", 1.0)(v2.functional.to_pil_image(image), points)
-
-
-def test_a_seeded_cut_out_depends_on_the_image_and_the_seed_alone(faces: CelebA) -> None:
-    recipe = augmentation("flip", RegionCutout("mouth"))
-    options = {"augment": recipe, "cache": True}
-    first, again = (PreparedFaces(faces, 32, seed=1, **options) for _ in range(2))
-    plain = PreparedFaces(faces, 32, seed=1, cache=True, augment=augmentation("flip"))
-    order = range(len(first))
-    images = [first[i]["image"] for i in order]
-    assert all(torch.equal(again[i]["image"], images[i]) for i in reversed(order))
-    again.seed = 2
-    assert not all(torch.equal(again[i]["image"], images[i]) for i in order)
-    same = [torch.equal(plain[i]["image"], images[i]) for i in order]
-    assert 0 < sum(same) < len(same)
-    # The flips are those of a run without cut-out, so that the two differ in what is hidden alone.
-    assert all(torch.equal(plain[i]["landmarks"], first[i]["landmarks"]) for i in order)

@@ -14,11 +14,12 @@ from tiny_runs import run_config, same_weights
 from torch import Tensor
 
 from fastcam import cli
+from fastcam.data.batches import loader
 from fastcam.models import build, save_checkpoint
 from fastcam.models.checkpoint import Checkpoint, Preprocessing
 from fastcam.regions import Region
 from fastcam.training import GuidanceConfig, TrainConfig, train
-from fastcam.training.inputs import initial_checkpoint, prepare
+from fastcam.training.inputs import folder_batches, initial_checkpoint, open_data
 from fastcam.training.task import AttributeTask
 
 MOUTH = GuidanceConfig((("Lips", "mouth"),))
@@ -31,13 +32,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _images(config: TrainConfig, split: str) -> tuple[Tensor, Tensor]:
-    faces = prepare(config, initial_checkpoint(config, ["Lips", "Eyes", "Dark"]), split)
-    faces.seed = 0
-    samples = [faces[i] for i in range(len(faces))]
-    return (
-        torch.stack([s["image"].as_subclass(Tensor) for s in samples]).float(),
-        torch.stack([s["landmarks"].as_subclass(Tensor) for s in samples]),
-    )
+    """Images and landmarks of a split in their order, as the network gets them."""
+    checkpoint = initial_checkpoint(config, ["Lips", "Eyes", "Dark"])
+    batches = folder_batches(config, checkpoint, open_data(config))
+    images = getattr(batches, split)
+    collate = batches.collate if split == "train" else batches.valid_collate
+    (batch,) = loader(images, len(images), collate.seeded(1))
+    found = batches.on_after_batch_transfer(batch, 0)
+    return found["image"].float(), found["landmarks"]
 
 
 @pytest.mark.parametrize("without", [EYES, "outside"])

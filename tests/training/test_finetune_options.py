@@ -13,12 +13,13 @@ from tiny_faces import MODEL, write_faces
 from tiny_runs import run_config, same_weights
 
 from fastcam import cli
+from fastcam.data.batches import loader
 from fastcam.losses.cam import CAM_LOSSES
 from fastcam.models import build, load_checkpoint, model_spec
 from fastcam.training import GuidanceConfig, TrainConfig, summary, train
 from fastcam.training.guidance import Guidance
 from fastcam.training.history import read_history
-from fastcam.training.inputs import prepare
+from fastcam.training.inputs import folder_batches, open_data
 
 MOUTH = GuidanceConfig((("Lips", "mouth"),), pull=1.0)
 SMALL: dict[str, Any] = {"batch_size": 12, "device": "cpu", "workers": 1}
@@ -109,12 +110,15 @@ def test_a_cut_out_alone_hides_training_images_and_no_others(
     assert (settings["without"], settings["hide_share"]) == (without, 0.25)
     config = TrainConfig.finetune(start, data, control, without=without, hide_share=1.0, **SMALL)
     checkpoint = load_checkpoint(start)
-    for split, changed in (("train", True), ("valid", False)):
-        faces = prepare(dataclasses.replace(config, augment="none"), checkpoint, split)
-        bare = prepare(
-            dataclasses.replace(config, augment="none", without="nothing"), checkpoint, split
-        )
-        assert torch.equal(faces[0]["image"], bare[0]["image"]) != changed
+    config = dataclasses.replace(config, augment="none")
+    hiding = folder_batches(config, checkpoint, open_data(config))
+    for images, collate, changed in (
+        (hiding.train, hiding.collate, True),
+        (hiding.valid, hiding.valid_collate, False),
+    ):
+        (batch,) = loader(images, len(images), collate)
+        found = hiding.on_after_batch_transfer(batch, 0)["image"]
+        assert torch.equal(found[0], images[0]["image"]) != changed
 
 
 @pytest.mark.parametrize(
