@@ -66,7 +66,7 @@ def test_table1_holds_every_network_with_its_numbers(out: Path) -> None:
     n = found["images"][0]
     assert n["all"] == 64
     assert n["E1"] + n["E2"] + n["not a"] == n["all"]
-    assert found["networks"]["cut-out"][0] != numbers
+    assert found["networks"]["N_w"][0] != numbers
     with open(out / "table1.csv", newline="") as handle:
         rows = list(csv.reader(handle))
     assert len(rows) == 2 + len(names) + len(names) - 2
@@ -213,3 +213,21 @@ def test_the_last_layer_is_refit_to_balanced_groups(tmp_path: Path) -> None:
     assert right[part].mean() > 0.6  # features of a random network
     few = PreparedFaces(CelebA(data, "valid"), 32, indices=range(8))
     assert retrain_last_layer(checkpoint, few, "Lips", "Eyes") is None
+
+
+def test_fine_tunings_beside_each_other_give_the_same_table(out: Path, tmp_path: Path) -> None:
+    _run("table1", out)
+    run("table1", tmp_path, TINY, workers=1, jobs=2, say=lambda _: None)
+    alone, beside = (
+        json.loads((folder / "table1.json").read_text())["values"]["pairs"][LIPSTICK.slug]
+        for folder in (out, tmp_path)
+    )
+    assert beside["networks"].keys() == alone["networks"].keys()
+    for name, (numbers,) in alone["networks"].items():
+        found = beside["networks"][name][0]
+        assert found == pytest.approx(numbers, abs=1e-4, nan_ok=True), name
+
+
+def test_no_jobs_at_all_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="jobs: expected a whole number of at least 1, got 0"):
+        run("table1", tmp_path, TINY, jobs=0)
