@@ -55,7 +55,7 @@ public:
   }
 
   int64_t count() const { return cells_; }
-  int64_t padded() const { return cells_ + (rest_ == 0 ? 0 : kLanes<Acc> - rest_); }
+  int64_t padded() const { return FASTCAM_ISA::padded<Acc>(cells_); }
 
   // Calls body(position, slot, how it lies) for each vector. `slot` is where a row of scratch
   // memory holds it: vectors do not overlap there.

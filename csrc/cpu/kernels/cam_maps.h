@@ -12,11 +12,6 @@
 
 namespace fastcam::FASTCAM_ISA {
 
-template <class Acc>
-FASTCAM_INLINE int64_t padded(int64_t count) {
-  return (count + kLanes<Acc> - 1) / kLanes<Acc> * kLanes<Acc>;
-}
-
 struct ChannelRange {
   int64_t begin;
   int64_t end;
@@ -26,7 +21,7 @@ struct ChannelRange {
 // blocks never share one.
 template <class Acc>
 FASTCAM_INLINE ChannelRange channel_range(int64_t channels, int64_t blocks, int64_t block) {
-  const int64_t width = padded<Acc>((channels + blocks - 1) / blocks);
+  const int64_t width = padded<Acc>(ceil_div(channels, blocks));
   const int64_t begin = block * width < channels ? block * width : channels;
   return {begin, begin + width < channels ? begin + width : channels};
 }

@@ -41,9 +41,15 @@ void check_values(const CamLoss& op) {
   if (op.cell_weights == nullptr) return;
   const bool shared = op.cell_weights_stride_n == 0 && op.cell_weights_stride_t == 0;
   CamLoss some = op;
-  if (shared) some.in.batch = some.in.targets = 1, some.where = nullptr;
-  check_values(some, op.cell_weights, op.cell_weights_stride_n, op.cell_weights_stride_t, Acc(0),
-               std::numeric_limits<Acc>::max(), "cell_weights: expected finite values >= 0", "");
+  if (shared) some.in.batch = some.in.targets = 1, some.where = {};
+  check_values(some, op.cell_weights, Acc(0), std::numeric_limits<Acc>::max(),
+               "cell_weights: expected finite values >= 0", "");
+}
+
+// Few samples are split into channel blocks, at the most so many each, to have as many items of
+// work as are wanted.
+int64_t channel_blocks(int64_t batch, int64_t items, int64_t most) {
+  return std::clamp<int64_t>(ceil_div(items, batch), 1, std::max<int64_t>(1, most));
 }
 
 void run_forward(const Tensor&, const CamForward& op, ScalarKind a, ScalarKind d) {

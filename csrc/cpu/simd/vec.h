@@ -24,6 +24,12 @@ template <class Acc>
 inline constexpr int kLanes = FASTCAM_VECTOR_BYTES / int(sizeof(Acc));
 
 template <class Acc>
+// Values of a row that is whole vectors.
+template <class Acc>
+FASTCAM_INLINE int64_t padded(int64_t count) {
+  return round_up(count, kLanes<Acc>);
+}
+
 struct VecType {
   typedef Acc type __attribute__((vector_size(FASTCAM_VECTOR_BYTES)));
   typedef Acc unaligned

@@ -42,10 +42,10 @@ void launch_attend_forward_as(const AttendForward& op, const AttendForwardWork<A
   const AttendPlan& plan = work.plan;
   if (plan.long_rows) {
     FASTCAM_LAUNCH((attend_forward_kernel<S, kPool, kSeveral, kLongRounds>), grid_of(plan.blocks),
-                   plan.warps * kLanes, plan.shared_bytes, site.stream, op, work);
+                   plan.warps * kWarp, plan.shared_bytes, site.stream, op, work);
   } else {
     FASTCAM_LAUNCH((attend_forward_kernel<S, kPool, kSeveral, kShortRounds>), grid_of(plan.blocks),
-                   plan.warps * kLanes, plan.shared_bytes, site.stream, op, work);
+                   plan.warps * kWarp, plan.shared_bytes, site.stream, op, work);
   }
 }
 
@@ -93,11 +93,11 @@ void launch_attend_backward_of(const AttendBackward& op, const LaunchSite& site)
       {op.shape, 0, 0, int(sizeof(S)), int(sizeof(AccOf<S>)), site.multiprocessors, 0});
   if (plan.long_rows) {
     FASTCAM_LAUNCH((attend_backward_kernel<S, kPool, kLongRounds>), grid_of(plan.blocks),
-                   plan.warps * kLanes, plan.shared_bytes, site.stream, op, plan,
+                   plan.warps * kWarp, plan.shared_bytes, site.stream, op, plan,
                    AttendCurve<AccOf<S>>(op.curve));
   } else {
     FASTCAM_LAUNCH((attend_backward_kernel<S, kPool, kShortRounds>), grid_of(plan.blocks),
-                   plan.warps * kLanes, plan.shared_bytes, site.stream, op, plan,
+                   plan.warps * kWarp, plan.shared_bytes, site.stream, op, plan,
                    AttendCurve<AccOf<S>>(op.curve));
   }
 }

@@ -25,7 +25,7 @@ void launch_forward(const typename Finish::Params& op, bool gradients_in_acc,
   const bool counted = Finish::reduces(op) && groups > 1;
   if (shared || counted) {
     const int64_t cleared = 4 * ((shared ? groups : 0) + 1);
-    const int64_t tickets = ceil_div(cleared, 256) * 256;
+    const int64_t tickets = round_up(cleared, kWorkspaceAlignment);
     char* workspace = static_cast<char*>(site.workspace(tickets + work.plan.parts_bytes));
     work.finished = counted ? reinterpret_cast<unsigned*>(workspace) : nullptr;
     work.tickets = reinterpret_cast<unsigned*>(workspace) + 1;

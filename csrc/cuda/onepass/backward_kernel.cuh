@@ -131,15 +131,13 @@ FASTCAM_DEVICE void write_product(S* out, int rows, int cols, const Acc* row_fac
 // thread after thread writes a vector, which may begin in one row and end in the next. The column
 // factors lie in shared memory kShifts times, each time one value further on, so that there is an
 // aligned vector of them from any column on.
-template <class S>
-inline constexpr int kFlatVector = kVectorBytes / int(sizeof(S));
 template <class Acc>
 inline constexpr int kShifts = kVectorOf<Acc>;
 
 template <class S, class Acc>
 FASTCAM_DEVICE void write_flat_product(S* out, int rows, int cols, const Acc* row_factor,
                                        const Acc* column_factor, int column_stride, Acc scale) {
-  constexpr int V = kFlatVector<S>;
+  constexpr int V = kVectorOf<S>;
   using Vector = Vec<S, V>;
   const int threads = int(blockDim.x);
   const int vectors = int(int64_t(rows) * cols / V);
@@ -192,13 +190,13 @@ __global__ void __launch_bounds__(kPassBackwardThreads, (pass_backward_blocks<S,
   const Acc* row_factors = (op.channels_last ? grad_map : alpha) + begin;
   const Acc* column_factors = op.channels_last ? alpha : grad_map;
 
-  const int stride = (all + kTargets - 1) / kTargets * kTargets;
+  const int stride = round_up(all, kTargets);
   Acc* scale = static_cast<Acc*>(shared_memory());  // [stride]
   Acc* row_factor = scale + pass_scales(stride);    // [rows of the block, stride]
-  Acc* column_factor = row_factor + (plan.rows * stride + 3) / 4 * 4;
+  Acc* column_factor = row_factor + round_up(plan.rows * stride, 4);
 
   // No load waits for another: everything is asked for before the first barrier.
-  const int each = (channels + plan.splits - 1) / plan.splits;
+  const int each = ceil_div(channels, plan.splits);
   const int first = split * each;
   const int count = channels - first < each ? channels - first : each;
   const int64_t constants = int64_t(n) * all * channels + first;  // where they begin

@@ -182,7 +182,7 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossForward& pass, const PassWork& wo
   }
 
   // Target t of a pass is finished by every block, or by one of them.
-  const int owned = plan.share ? (kTargets + ranks - 1) / ranks : kTargets;
+  const int owned = plan.share ? ceil_div(kTargets, ranks) : kTargets;
   const auto target_of = [&](int i) { return plan.share ? rank + i * ranks : i; };
   const bool writes = plan.share || rank == 0;
   bool any = all > kTargets;  // A is needed
