@@ -7,6 +7,7 @@
 namespace fastcam {
 
 enum class ScalarKind : int32_t { kFloat, kDouble, kHalf, kBFloat16 };
+inline constexpr int kScalarKinds = 4;
 
 inline constexpr int64_t bytes_of(ScalarKind kind) {
   return kind == ScalarKind::kDouble ? 8 : kind == ScalarKind::kFloat ? 4 : 2;

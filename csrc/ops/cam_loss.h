@@ -9,16 +9,6 @@
 
 namespace fastcam {
 
-inline ScalarType scalar_type_of(ScalarKind kind) {
-  switch (kind) {
-    case ScalarKind::kFloat: return ScalarType::Float;
-    case ScalarKind::kDouble: return ScalarType::Double;
-    case ScalarKind::kHalf: return ScalarType::Half;
-    case ScalarKind::kBFloat16: break;
-  }
-  return ScalarType::BFloat16;
-}
-
 // A per-cell argument [N,T,H,W] in the arithmetic dtype; its outer strides may be 0.
 inline Tensor hold_cells(const Tensor& t, const char* name, const Tensor& activations,
                          const CamInputs& in, ScalarType acc) {
@@ -141,7 +131,7 @@ std::tuple<Tensor, Tensor> cam_loss_backward(const Tensor alpha, const Tensor gr
                                              bool channels_last, bool need_activations) {
   STD_TORCH_CHECK(alpha.dim() == 3 && grad_map.dim() == 4,
                   "fastcam: expected alpha [N,T,C], grad_map [N,T,H,W]");
-  STD_TORCH_CHECK(kind >= 0 && kind < 4, "fastcam: there is no dtype of kind ", kind);
+  STD_TORCH_CHECK(kind >= 0 && kind < kScalarKinds, "fastcam: there is no dtype of kind ", kind);
   const int64_t N = alpha.size(0), T = alpha.size(1), C = alpha.size(2);
   const int64_t H = grad_map.size(2), W = grad_map.size(3);
   const ScalarType acc = acc_type(ScalarKind(kind));

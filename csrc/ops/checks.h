@@ -23,13 +23,15 @@ using Library = torch::stable::detail::StableLibrary;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+// torch's names of the storage types, in the order of ScalarKind.
+inline constexpr ScalarType kScalarTypes[kScalarKinds] = {ScalarType::Float, ScalarType::Double,
+                                                          ScalarType::Half, ScalarType::BFloat16};
+
+inline ScalarType scalar_type_of(ScalarKind kind) { return kScalarTypes[int(kind)]; }
+
 inline ScalarKind kind_of(const Tensor& tensor, const char* name) {
-  switch (tensor.scalar_type()) {
-    case ScalarType::Float: return ScalarKind::kFloat;
-    case ScalarType::Double: return ScalarKind::kDouble;
-    case ScalarType::Half: return ScalarKind::kHalf;
-    case ScalarType::BFloat16: return ScalarKind::kBFloat16;
-    default: break;
+  for (int kind = 0; kind < kScalarKinds; ++kind) {
+    if (kScalarTypes[kind] == tensor.scalar_type()) return ScalarKind(kind);
   }
   STD_TORCH_CHECK(false, "fastcam: ", name,
                   " must be float32, float64, float16 or bfloat16, got scalar type ",
