@@ -78,14 +78,6 @@ private:
   Last<Acc> last_;
 };
 
-// Prefetches a cache line: the processor's own prefetching stops at the end of each page of 4 KB.
-// Any address is allowed, past the end too.
-FASTCAM_INLINE void prefetch_line(const void* address) { __builtin_prefetch(address, 0, 2); }
-// How far ahead where memory is read in its order.
-inline constexpr int64_t kAheadBytes = 8192;
-template <class S>
-inline constexpr int64_t kAhead = kAheadBytes / int64_t(sizeof(S));
-
 // ---- attend, forward ----------------------------------------------------------------------------
 
 // The rows (n, k, c) from `begin` on, one after the other; row / (K C) without a division for each.

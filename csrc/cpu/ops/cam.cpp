@@ -64,8 +64,7 @@ void run_backward(const Tensor&, const CamBackward& op, ScalarKind a) {
   prefer_huge_pages(op.grad_activations, op.batch * op.channels * op.cells * bytes_of(a));
   // Few samples are split into channel blocks, so that every thread has work.
   const int64_t threads = torch::stable::get_num_threads();
-  const int64_t wanted = op.batch >= 2 * threads ? 1 : (2 * threads + op.batch - 1) / op.batch;
-  const int64_t blocks = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, op.channels / 32));
+  const int64_t blocks = channel_blocks(op.batch, 2 * threads, op.channels / 32);
   const int64_t work = op.channels * op.cells * op.targets / blocks;
   parallel_over(op.batch * blocks, work, [&](int64_t begin, int64_t end) {
     const Scratch scratch(cam_scratch_bytes(op.targets, op.cells));
@@ -99,7 +98,7 @@ int64_t forward_blocks(const CamInputs& in, int64_t map_bytes) {
   const int64_t wanted = in.batch >= kItems ? 1 : (kItems + in.batch - 1) / in.batch;
   const int64_t most = std::min({in.channels * in.cells / kGrainElements, in.channels / 32,
                                  kMostBytes / (in.batch * map_bytes)});
-  return std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, most));
+  return channel_blocks(in.batch, kItems, most);
 }
 
 void run_loss_forward(const Tensor& device, const CamLossForward& op, ScalarKind a, ScalarKind d) {
