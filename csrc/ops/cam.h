@@ -11,6 +11,9 @@
 
 namespace fastcam {
 
+// A tensor [N,T,...].
+inline PairView pairs_of(const Tensor& t) { return {input_data(t), t.stride(0), t.stride(1)}; }
+
 // The inputs of a forward op, held together with what keeps their memory alive.
 struct HeldCamInputs {
   Tensor activations;
@@ -49,9 +52,7 @@ inline HeldCamInputs hold_cam_inputs(const Tensor& activations, const Tensor& gr
   in.activations = input_data(held.activations);
   in.activations_stride_n = held.activations.stride(0);
   in.activations_channels_last = !is_channels_first(held.activations);
-  in.gradients = input_data(held.gradients);
-  in.gradients_stride_n = held.gradients.stride(0);
-  in.gradients_stride_t = held.gradients.stride(1);
+  in.gradients = pairs_of(held.gradients);
   in.gradients_channels_last = !is_channels_first(held.gradients);
   return held;
 }
@@ -130,9 +131,7 @@ cam_backward(const Tensor activations, const Tensor alpha, const Tensor cam, con
     op.alpha = input_data(alpha_held);
     op.cam = input_data(cam_held);
     op.peak = input_data(peak_held);
-    op.grad = input_data(grad);
-    op.grad_stride_n = grad.stride(0);
-    op.grad_stride_t = grad.stride(1);
+    op.grad = pairs_of(grad);
     op.grad_stride_h = grad.stride(2);
     op.grad_stride_w = grad.stride(3);
     op.cols = activations.size(3);

@@ -58,16 +58,10 @@ inline HeldLoss hold_loss(const Tensor& activations, const Tensor& gradients, co
   op.params.rows = int32_t(H);
   op.params.cols = int32_t(W);
   op.max_pull = max_pull;
-  op.regions = input_data(held.regions);
-  op.regions_stride_n = held.regions.stride(0);
-  op.regions_stride_t = held.regions.stride(1);
+  op.regions = pairs_of(held.regions);
   if (cell_weights.has_value()) {
-    const Tensor weights =
-        hold_cells(*cell_weights, "cell_weights", activations, maps.in, maps.acc);
-    op.cell_weights = input_data(weights);
-    op.cell_weights_stride_n = weights.stride(0);
-    op.cell_weights_stride_t = weights.stride(1);
-    held.cell_weights = weights;
+    held.cell_weights = hold_cells(*cell_weights, "cell_weights", activations, maps.in, maps.acc);
+    op.cell_weights = pairs_of(*held.cell_weights);
   }
   if (where.has_value()) {
     STD_TORCH_CHECK(where->dim() == 2 && where->size(0) == maps.in.batch &&
@@ -75,9 +69,7 @@ inline HeldLoss hold_loss(const Tensor& activations, const Tensor& gradients, co
                         where->scalar_type() == ScalarType::Bool,
                     "fastcam: where must be bool [N,T]");
     check_device(*where, "where", activations);
-    op.where = static_cast<const uint8_t*>(input_data(*where));
-    op.where_stride_n = where->stride(0);
-    op.where_stride_t = where->stride(1);
+    op.where = pairs_of(*where);
   }
   op.loss = output_data(held.loss);
   op.alpha = output_data(held.alpha);
@@ -181,9 +173,7 @@ std::tuple<Tensor, Tensor> cam_loss_backward(const Tensor alpha, const Tensor gr
     op.grad_map = input_data(grad_map_held);
     op.grad_gradients = constants.has_value() ? input_data(*constants) : nullptr;
     op.status = static_cast<const uint8_t*>(input_data(status_held));
-    op.grad = input_data(grad);
-    op.grad_stride_n = grad.stride(0);
-    op.grad_stride_t = grad.stride(1);
+    op.grad = pairs_of(grad);
     op.count = count.has_value() ? input_data(*count) : nullptr;
     op.grad_activations = need_activations ? output_data(grad_activations) : nullptr;
     op.scaled_gradients = constants.has_value() ? output_data(scaled) : nullptr;

@@ -69,9 +69,7 @@ bool run(const Case& c, Mode mode, bool reversed) {
                 T * C * Q,
                 C * Q,
                 c.channels_last};
-  forward.regions = regions.data();
-  forward.regions_stride_n = T * P;
-  forward.regions_stride_t = P;
+  forward.regions = {regions.data(), T * P, P};
   forward.kind = c.kind;
   forward.params = kSanitizedParams;
   forward.params.cols = int32_t(P);
@@ -103,9 +101,7 @@ bool run(const Case& c, Mode mode, bool reversed) {
   backward.alpha = alpha.data();
   backward.cam = cam.data();
   backward.peak = peaks.data();
-  backward.grad = regions.data();
-  backward.grad_stride_n = T * P;
-  backward.grad_stride_t = P;
+  backward.grad = {regions.data(), T * P, P};
   backward.grad_stride_h = P;
   backward.grad_stride_w = 1;
   backward.cols = P;

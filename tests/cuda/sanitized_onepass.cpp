@@ -62,9 +62,7 @@ bool run(const Case& c, Mode mode, bool reversed) {
            T * C * Q,
            C * Q,
            c.channels_last};
-  op.regions = regions.data();
-  op.regions_stride_n = T * P;
-  op.regions_stride_t = P;
+  op.regions = {regions.data(), T * P, P};
   op.kind = c.kind;
   op.params = kSanitizedParams;
   op.params.cols = int32_t(P);
@@ -88,7 +86,7 @@ bool run(const Case& c, Mode mode, bool reversed) {
   back.grad_map = grad_map.data();
   back.grad_gradients = grad_gradients.data();
   back.status = status.data();
-  back.grad = grad.data();
+  back.grad = {grad.data(), 0, 0};
   back.count = pairs.data();
   back.grad_activations = grad_activations.data();
   back.scaled_gradients = scaled.data();

@@ -5,6 +5,8 @@
 #include <cstdlib>
 #include <string_view>
 
+#include "common/scalar.h"
+
 namespace fastcam {
 
 #if defined(__x86_64__)

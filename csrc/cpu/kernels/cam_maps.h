@@ -200,9 +200,8 @@ FASTCAM_INLINE void raw_maps(const CamInputs& in, int64_t n, const int64_t* targ
   const Acc* alpha[kTargetBlock];
   Acc* map[kTargetBlock];
   for (int i = 0; i < count; ++i) {
-    const auto d = plane_of<SD>(static_cast<const SD*>(in.gradients) + n * in.gradients_stride_n +
-                                    targets[i] * in.gradients_stride_t,
-                                in.channels, in.grad_cells, in.gradients_channels_last, range);
+    const auto d = plane_of<SD>(in.gradients.of<SD>(n, targets[i]), in.channels, in.grad_cells,
+                                in.gradients_channels_last, range);
     Acc* row = alpha_out + (n * in.targets + targets[i]) * in.channels + range.begin;
     channel_weights(d, Acc(in.cells), row);
     alpha[i] = row;

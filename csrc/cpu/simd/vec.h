@@ -11,6 +11,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "common/scalar.h"
 #include "common/storage.h"
 
 // GCC notes that passing wide vectors depends on the instruction set; here all of it is inlined.
@@ -23,13 +24,13 @@ namespace fastcam::FASTCAM_ISA {
 template <class Acc>
 inline constexpr int kLanes = FASTCAM_VECTOR_BYTES / int(sizeof(Acc));
 
-template <class Acc>
 // Values of a row that is whole vectors.
 template <class Acc>
 FASTCAM_INLINE int64_t padded(int64_t count) {
   return round_up(count, kLanes<Acc>);
 }
 
+template <class Acc>
 struct VecType {
   typedef Acc type __attribute__((vector_size(FASTCAM_VECTOR_BYTES)));
   typedef Acc unaligned

@@ -28,8 +28,8 @@ struct MapGradients {
   }
   FASTCAM_DEVICE Acc upstream(int t, int p) const {
     const int cols = int(op->cols);
-    return load(static_cast<const Acc*>(op->grad) + n * op->grad_stride_n + t * op->grad_stride_t +
-                (p / cols) * op->grad_stride_h + (p % cols) * op->grad_stride_w);
+    return load(op->grad.of<Acc>(n, t) + (p / cols) * op->grad_stride_h +
+                (p % cols) * op->grad_stride_w);
   }
 
   // Before the first value: a warp has a target.

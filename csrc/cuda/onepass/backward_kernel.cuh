@@ -7,6 +7,7 @@
 // other, whose factors all lanes read at once.
 #pragma once
 
+#include "common/pairs.h"
 #include "cuda/onepass/plan.h"
 #include "cuda/onepass/sums.cuh"
 
@@ -18,16 +19,13 @@ inline constexpr int kPassBackwardThreads = 256;
 template <class S>
 inline constexpr int kPassVector = sizeof(S) == 8 ? 2 : 4;
 
-// The factor of a pair's gradients; 0 for an invalid pair, whatever the upstream gradient. (All is
-// asked for at once.)
+// pair_scale() of a pair; all that it takes is asked for at once.
 template <class Acc>
-FASTCAM_DEVICE Acc pass_scale(const CamLossBackward& op, int n, int t) {
+FASTCAM_DEVICE Acc load_scale(const CamLossBackward& op, int n, int t) {
   const uint8_t status = load(op.status + int64_t(n) * op.targets + t);
-  const Acc grad =
-      load(static_cast<const Acc*>(op.grad) + n * op.grad_stride_n + t * op.grad_stride_t);
+  const Acc grad = load(op.grad.of<Acc>(n, t));
   const Acc count = op.count == nullptr ? Acc(1) : load(static_cast<const Acc*>(op.count));
-  if ((status & kStatusValid) == 0) return Acc(0);
-  return count > Acc(1) ? grad / count : grad;
+  return pair_scale(status, grad, count);
 }
 
 // V neighbouring factors in global memory, where rows of them begin at multiples of V.
@@ -206,7 +204,7 @@ __global__ void __launch_bounds__(kPassBackwardThreads, (pass_backward_blocks<S,
   }
 #pragma unroll 1
   for (int t = thread; t < stride; t += threads) {
-    scale[t] = t < all ? pass_scale<Acc>(op, n, t) : Acc(0);
+    scale[t] = t < all ? load_scale<Acc>(op, n, t) : Acc(0);
   }
   const bool flat = kTargets == 1 && plan.column_stride > 0;
   if (op.grad_activations != nullptr) {

@@ -40,8 +40,7 @@ struct ChannelWeights {
   FASTCAM_DEVICE MatrixCopy<SD> copy(int t) const {
     const bool last = in.gradients_channels_last;
     const int cells = int(in.grad_cells);
-    const SD* from = static_cast<const SD*>(in.gradients) + n * in.gradients_stride_n +
-                     (t0 + t) * in.gradients_stride_t + int64_t(channel) * (last ? 1 : cells);
+    const SD* from = in.gradients.of<SD>(n, t0 + t) + int64_t(channel) * (last ? 1 : cells);
     const int stage = t & (stages_at_once() - 1);
     const int rows = last ? cells : count;
     return {plan.d,
@@ -202,9 +201,8 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossForward& pass, const PassWork& wo
     const int targets = all - t0 < kTargets ? all - t0 : kTargets;
     const auto pair_of = [&](int t) { return int64_t(n) * all + t0 + t; };
     if (thread < kTargets) {
-      on[thread] =
-          thread < targets && (op.where == nullptr || load(op.where + n * op.where_stride_n +
-                                                           (t0 + thread) * op.where_stride_t) != 0);
+      on[thread] = thread < targets &&
+                   (op.where.data == nullptr || load(op.where.of<uint8_t>(n, t0 + thread)) != 0);
     }
     if (t0 > 0) copies_follow_writes();
     __syncthreads();
@@ -234,13 +232,11 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossForward& pass, const PassWork& wo
     for (int i = 0; i < owned; ++i) {
       const int t = target_of(i);
       if (t >= targets || on[t] == 0) continue;
-      const Acc* s = static_cast<const Acc*>(op.regions) + n * op.regions_stride_n +
-                     (t0 + t) * op.regions_stride_t;
+      const Acc* s = op.regions.of<Acc>(n, t0 + t);
 #pragma unroll 1
       for (int p = thread; p < cells; p += threads) copy_later(regions + i * cells + p, s + p);
-      if (op.cell_weights != nullptr) {
-        const Acc* w = static_cast<const Acc*>(op.cell_weights) + n * op.cell_weights_stride_n +
-                       (t0 + t) * op.cell_weights_stride_t;
+      if (op.cell_weights.data != nullptr) {
+        const Acc* w = op.cell_weights.of<Acc>(n, t0 + t);
 #pragma unroll 1
         for (int p = thread; p < cells; p += threads) copy_later(weights + i * cells + p, w + p);
       }
@@ -286,7 +282,7 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossForward& pass, const PassWork& wo
         Acc* out = static_cast<Acc*>(op.grad_map) + pair_of(t) * cells;
         const PairLoss<Acc> result = finish_in_team(
             loss, team, active, mine, maps + row * cells, regions + row * cells,
-            op.cell_weights == nullptr ? nullptr : weights + row * cells, cells,
+            op.cell_weights.data == nullptr ? nullptr : weights + row * cells, cells,
             int(op.params.cols), Acc(op.max_pull), scratch,
             [&](int p) {
               const Acc* at = sums + t * cells + p;

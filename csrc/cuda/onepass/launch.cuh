@@ -24,9 +24,9 @@ PassShape pass_shape(const CamInputs& in, bool gradients_in_acc, bool weights, i
   const bool aligned = reinterpret_cast<uintptr_t>(in.activations) % 16 == 0 &&
                        (in.batch <= 1 || in.activations_stride_n * int64_t(sizeof(S)) % 16 == 0);
   const int grad_element = gradients_in_acc ? int(sizeof(Acc)) : int(sizeof(S));
-  const bool grad_aligned = reinterpret_cast<uintptr_t>(in.gradients) % 16 == 0 &&
-                            (in.batch <= 1 || in.gradients_stride_n * grad_element % 16 == 0) &&
-                            (in.targets <= 1 || in.gradients_stride_t * grad_element % 16 == 0);
+  const bool grad_aligned = reinterpret_cast<uintptr_t>(in.gradients.data) % 16 == 0 &&
+                            (in.batch <= 1 || in.gradients.stride_n * grad_element % 16 == 0) &&
+                            (in.targets <= 1 || in.gradients.stride_t * grad_element % 16 == 0);
   return {in.batch,
           in.targets,
           in.channels,
@@ -51,7 +51,7 @@ template <class S, int kTargets, class Losses>
 bool launch_pass(const CamLossForward& op, bool gradients_in_acc, int shared_limit,
                  const LaunchSite& site) {
   const auto plan = plan_pass(pass_shape<S, kTargets>(op.loss.in, gradients_in_acc,
-                                                      op.loss.cell_weights != nullptr,
+                                                      op.loss.cell_weights.data != nullptr,
                                                       site.multiprocessors, shared_limit));
   if (!plan) return false;
   PassWork work{};

@@ -2,8 +2,6 @@
 // (backward_kernel.cuh) is cut into blocks. Plain C++ without torch and without CUDA.
 #pragma once
 
-#include <algorithm>
-#include <cstdint>
 #include <optional>
 
 #include "cuda/plan.h"
