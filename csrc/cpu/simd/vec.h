@@ -1,6 +1,6 @@
 // Vectors of the widest kind the instruction set at hand has, through the compiler's own vector
 // types: one source for SSE2, AVX2, AVX-512 and NEON. Included once per instruction set
-// (<op>_<isa>.cpp say FASTCAM_ISA and FASTCAM_VECTOR_BYTES), so all of it is in that namespace and
+// (cpu/isa/ says FASTCAM_ISA and FASTCAM_VECTOR_BYTES), so all of it is in that namespace and
 // forced inline.
 //
 // Storage types (float, double, Half, BFloat16) are converted to the arithmetic type on load and
