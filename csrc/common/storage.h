@@ -34,6 +34,16 @@ inline __attribute__((always_inline)) void with_acc(ScalarKind kind, const F& f)
   }
 }
 
+// f(std::true_type{}) or f(std::false_type{}): a run-time choice as a compile-time one.
+template <class F>
+inline __attribute__((always_inline)) void with_flag(bool flag, const F& f) {
+  if (flag) {
+    f(std::true_type{});
+  } else {
+    f(std::false_type{});
+  }
+}
+
 // Run-time storage type to compile-time one: f(float{}), f(Half{}), ... Always inlined, because the
 // CPU kernels are compiled once per instruction set.
 template <class F>

@@ -17,6 +17,8 @@ inline constexpr int kAttendFewBlocks = sizeof(Acc) == 4 ? 3 : 1;
 // registers: F, and L of a few attributes at once, one after the other.
 inline constexpr int kLongRounds = 7;  // 14x14 cells, and up to 28 more
 inline constexpr int kShortRounds = 2;
+template <bool kLongRows>
+inline constexpr int kRoundsOf = kLongRows ? kLongRounds : kShortRounds;
 // Attributes at once; half as many where dZ is read with L.
 template <int kRounds, bool kWithGradients = false>
 inline constexpr int kAtOnce = (kRounds == kLongRounds ? 2 : 4) / (kWithGradients ? 2 : 1);

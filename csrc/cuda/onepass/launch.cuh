@@ -65,29 +65,19 @@ bool launch_pass(const CamLossForward& op, bool gradients_in_acc, int shared_lim
   return true;
 }
 
-// Each storage type in a file of its own: they take long to compile.
 template <class S>
 bool launch_pass_of(const CamLossForward& op, bool gradients_in_acc, int shared_limit,
-                    const LaunchSite& site);
-
-#define FASTCAM_DEFINE_LAUNCH_PASS(S)                                                            \
-  template <>                                                                                    \
-  bool launch_pass_of<S>(const CamLossForward& op, bool gradients_in_acc, int shared_limit,      \
-                         const LaunchSite& site) {                                               \
-    return with_pass_targets(op.loss.in.targets, [&](auto targets) {                             \
-      return launch_pass<S, decltype(targets)::value, AllLosses<AccOf<S>>>(op, gradients_in_acc, \
-                                                                           shared_limit, site);  \
-    });                                                                                          \
-  }
-
-template <>
-bool launch_pass_of<float>(const CamLossForward&, bool, int, const LaunchSite&);
-template <>
-bool launch_pass_of<double>(const CamLossForward&, bool, int, const LaunchSite&);
-template <>
-bool launch_pass_of<Half>(const CamLossForward&, bool, int, const LaunchSite&);
-template <>
-bool launch_pass_of<BFloat16>(const CamLossForward&, bool, int, const LaunchSite&);
+                    const LaunchSite& site) {
+  return with_pass_targets(op.loss.in.targets, [&](auto targets) {
+    return launch_pass<S, decltype(targets)::value, AllLosses<AccOf<S>>>(op, gradients_in_acc,
+                                                                         shared_limit, site);
+  });
+}
+// Each storage type in a file of its own (forward_*.cu): they take long to compile.
+extern template bool launch_pass_of<float>(const CamLossForward&, bool, int, const LaunchSite&);
+extern template bool launch_pass_of<double>(const CamLossForward&, bool, int, const LaunchSite&);
+extern template bool launch_pass_of<Half>(const CamLossForward&, bool, int, const LaunchSite&);
+extern template bool launch_pass_of<BFloat16>(const CamLossForward&, bool, int, const LaunchSite&);
 
 // A template, so that a file compiles the kernels that it launches and no others.
 template <class Site>
