@@ -111,11 +111,9 @@ cam_backward(const Tensor activations, const Tensor alpha, const Tensor cam, con
 
   const bool channels_last = !is_channels_first(held);
   const Tensor grad_activations =
-      need_activations ? empty_on(activations, {N, C, activations.size(2), activations.size(3)},
-                                  activations.scalar_type(), channels_last)
-                       : empty_on(activations, {0}, activations.scalar_type());
-  const Tensor grad_gradients =
-      need_gradients ? empty_on(activations, {N, T, C}, acc) : empty_on(activations, {0}, acc);
+      empty_if(need_activations, activations, {N, C, activations.size(2), activations.size(3)},
+               activations.scalar_type(), channels_last);
+  const Tensor grad_gradients = empty_if(need_gradients, activations, {N, T, C}, acc);
   if (T == 0) {  // no launch: there is nothing to sum over
     Tensor zeroed = grad_activations;
     torch::stable::zero_(zeroed);

@@ -94,13 +94,10 @@ LossOutputs cam_loss_forward(const Tensor activations, const Tensor gradients, c
   const CamInputs& in = held.maps.in;
   const int64_t N = in.batch, T = in.targets, C = in.channels;
 
-  const auto acc = [&](std::vector<int64_t> sizes) {
-    return empty_on(activations, std::move(sizes), held.maps.acc);
-  };
-  const auto one = [&] { return reduction == 0 ? acc({0}) : acc({}); };
+  const auto one = [&] { return empty_if(reduction != 0, activations, {}, held.maps.acc); };
   Tensor reduced = one();
   Tensor count = one();
-  const Tensor grad_gradients = need_gradients ? acc({N, T, C}) : acc({0});
+  const Tensor grad_gradients = empty_if(need_gradients, activations, {N, T, C}, held.maps.acc);
   if (N == 0 || T == 0) {
     torch::stable::zero_(reduced);
     torch::stable::zero_(count);
@@ -156,10 +153,8 @@ std::tuple<Tensor, Tensor> cam_loss_backward(const Tensor alpha, const Tensor gr
   if (grad_gradients.has_value()) constants = torch::stable::contiguous(*grad_gradients);
 
   const ScalarType dtype = scalar_type_of(ScalarKind(kind));
-  Tensor grad_activations = need_activations ? empty_on(alpha, {N, C, H, W}, dtype, channels_last)
-                                             : empty_on(alpha, {0}, dtype);
-  const Tensor scaled =
-      constants.has_value() ? empty_on(alpha, {N, T, C}, acc) : empty_on(alpha, {0}, acc);
+  Tensor grad_activations = empty_if(need_activations, alpha, {N, C, H, W}, dtype, channels_last);
+  const Tensor scaled = empty_if(constants.has_value(), alpha, {N, T, C}, acc);
   if (T == 0 && need_activations) {
     torch::stable::zero_(grad_activations);
   } else if (N > 0 && T > 0 && C > 0 && (need_activations || constants.has_value())) {

@@ -12,6 +12,7 @@
 
 #include <initializer_list>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "common/storage.h"
@@ -77,6 +78,13 @@ inline Tensor empty_on(const Tensor& like, std::vector<int64_t> sizes, ScalarTyp
   return torch::stable::empty(sizes, dtype, std::nullopt, like.device(), std::nullopt,
                               channels_last ? MemoryFormat::ChannelsLast
                                             : MemoryFormat::Contiguous);
+}
+
+// An output that is asked for, or one without values.
+inline Tensor empty_if(bool needed, const Tensor& like, std::vector<int64_t> sizes,
+                       ScalarType dtype, bool channels_last = false) {
+  if (!needed) return empty_on(like, {0}, dtype);
+  return empty_on(like, std::move(sizes), dtype, channels_last);
 }
 
 // The dispatcher looks at the devices of no more than some arguments, and a kernel would read
