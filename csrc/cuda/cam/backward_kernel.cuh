@@ -28,7 +28,9 @@ struct MapGradients {
   }
   FASTCAM_DEVICE Acc upstream(int t, int p) const {
     const int cols = int(op->cols);
-    return load(op->grad.of<Acc>(n, t) + (p / cols) * op->grad_stride_h +
+    // Not PairView::of(): nvcc 13.0 then allocates other registers than those that were measured.
+    return load(static_cast<const Acc*>(op->grad.data) + n * op->grad.stride_n +
+                t * op->grad.stride_t + (p / cols) * op->grad_stride_h +
                 (p % cols) * op->grad_stride_w);
   }
 

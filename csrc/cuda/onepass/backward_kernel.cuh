@@ -188,7 +188,7 @@ __global__ void __launch_bounds__(kPassBackwardThreads, (pass_backward_blocks<S,
   const Acc* row_factors = (op.channels_last ? grad_map : alpha) + begin;
   const Acc* column_factors = op.channels_last ? alpha : grad_map;
 
-  const int stride = round_up(all, kTargets);
+  const int stride = ceil_div(all, kTargets) * kTargets;
   Acc* scale = static_cast<Acc*>(shared_memory());  // [stride]
   Acc* row_factor = scale + pass_scales(stride);    // [rows of the block, stride]
   Acc* column_factor = row_factor + round_up(plan.rows * stride, 4);

@@ -50,7 +50,7 @@ struct Share {
   FASTCAM_DEVICE explicit Share(int count) {
     const int threads = int(blockDim.x);
     const int thread = int(threadIdx.x);
-    slots = ceil_div(count, kOwn);
+    slots = (count + kOwn - 1) / kOwn;  // with ceil_div() nvcc 13.0 allocates other registers
     groups = pass_groups(threads, count, kOwn);
     width = groups > 1 ? slots : threads;
     group = groups > 1 ? thread / width : 0;
