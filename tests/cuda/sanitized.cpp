@@ -123,7 +123,7 @@ const Case kTargetCases[] = {
     {"map in global memory", 1, 3, 3, 3001, 1, false},
 };
 
-// For real threads, which are slow: alignment is none of their business.
+// Real threads are slow, and have no part in alignment.
 bool races(const Case& c) { return c.cells <= 1000 && c.offset == 0; }
 
 }  // namespace

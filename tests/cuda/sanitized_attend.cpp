@@ -166,7 +166,7 @@ const Case kCases[] = {
     {"channel longer than a block", 1, 2, 1, 2052, true, {2.0, 0.5}},
 };
 
-// For real threads, which are slow: alignment is none of their business.
+// Real threads are slow, and have no part in alignment.
 bool races(const Case& c) { return c.offset == 0; }
 
 }  // namespace

@@ -100,7 +100,7 @@ int main(int, char** arguments) {
   for (const bool reversed : {false, true}) {
     if (reversed && mode == Mode::kThreads) break;
     for (const Case& c : kCases) {
-      if (mode == Mode::kThreads && c.offset != 0) continue;  // none of its business
+      if (mode == Mode::kThreads && c.offset != 0) continue;  // threads have no part in alignment
       good = report(c.name, "float", run<float, 1>(c, mode, reversed)) && good;
     }
     for (const Case& c : kTargetCases) {

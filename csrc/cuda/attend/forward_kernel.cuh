@@ -1,8 +1,8 @@
 // attend forward in one launch: Z = (1 + g(sigmoid(L); n, beta)) F under several curves, or its
 // mean over the cells, and sum_{c,p} sigmoid(L), from one read of L.
 //
-// A warp has a row of F in registers and meets all attributes, the loads of a few in flight at
-// once; nothing waits for another warp but the sums at the end. The masks' sums of a sample's
+// A warp has a row of F in registers and goes over all attributes, the loads of a few in flight at
+// once; only the sums at the end wait for other warps. The masks' sums of a sample's
 // blocks are added up by the last of them.
 #pragma once
 

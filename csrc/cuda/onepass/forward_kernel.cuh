@@ -5,8 +5,7 @@
 //   1. alpha[t, c] = sum_q D[t, c, q] / P, D in shared memory for a moment, while A is on its way
 //   2. its part of the maps, sum_c alpha[t, c] A[c, p]
 //   3. the maps: the blocks' parts in the order of the blocks, read from each other's shared
-//   memory,
-//      and of them loss, status and grad_map = d loss / d map, a team of warps a target
+//      memory; and of them loss, status and grad_map = d loss / d map, a team of warps a target
 //   4. d loss / d D = sum_p grad_map[t, p] A[c, p] / P, from the A that is still there
 // The last cluster of the launch sums up the losses.
 #pragma once
@@ -52,12 +51,12 @@ struct ChannelWeights {
             last ? in.channels : cells};
   }
 
-  // What a block reads of a target is one run of whole vectors where rows meet, which is the rule.
-  // Then one thread copies, and the others have nothing to do.
+  // What a block reads of a target is one run of whole vectors where rows adjoin, which is the
+  // rule. Then one thread copies, and the others have nothing to do.
   FASTCAM_DEVICE void start(int t, int targets) const {
 #pragma unroll 1
     for (int i = 0; i < targets; ++i) {
-      if (!plan.rows_meet) {
+      if (!plan.rows_adjoin) {
         copy(t + i).start();
       } else if (threadIdx.x == 0) {
         const MatrixCopy<SD> d = copy(t + i);
@@ -69,7 +68,7 @@ struct ChannelWeights {
   }
   FASTCAM_DEVICE void wait(int t) const {
     const uint32_t parity = uint32_t(kTargets == 1 ? t0 : (t0 + t) >> plan.log2_stages) & 1;
-    if (plan.rows_meet) {
+    if (plan.rows_adjoin) {
       barrier_wait(barriers + (t & (stages_at_once() - 1)), parity);
     } else {
       copy(t).wait(parity);
@@ -77,11 +76,11 @@ struct ChannelWeights {
   }
 
   // emit(t, c, sum) for all targets and channels; the sum of a target that is off is anything.
-  // `partial` is as in PassLayout. Ends with a barrier.
+  // `partial` is as in PassOffsets. Ends with a barrier.
   template <class Emit>
   FASTCAM_DEVICE void make(Acc* partial, const Emit& emit) const {
     const int together = kTargets == 1 ? 1 : 1 << plan.log2_together;
-    const int parts = plan.rows_meet ? 1 : together;  // that are summed up one by one
+    const int parts = plan.rows_adjoin ? 1 : together;  // that are summed up one by one
     const bool both = parts < together;
     const int rows = both ? 2 * plan.chunk : count;
     const bool last = in.gradients_channels_last;
@@ -97,7 +96,7 @@ struct ChannelWeights {
 #pragma unroll 1
       for (int i = 0; i < parts; ++i) {
         SharedMatrix<SD> m;
-        if (plan.rows_meet) {
+        if (plan.rows_adjoin) {
           const int stage = t & (stages_at_once() - 1);
           m = {reinterpret_cast<const SD*>(stages + stage * plan.at.stage), rows,
                int(in.grad_cells), plan.d.pitch};
@@ -140,7 +139,7 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossForward& pass, const PassWork& wo
   const CamLoss& op = pass.loss;
   const CamInputs& in = op.in;
   const PassPlan& plan = work.plan;
-  const PassLayout& at = plan.at;
+  const PassOffsets& at = plan.at;
   const int thread = int(threadIdx.x);
   const int threads = int(blockDim.x);
   const int cells = int(in.cells);
@@ -322,7 +321,7 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossForward& pass, const PassWork& wo
         }
       }
     });
-    // The others have their gradients; and nobody needs this block's sums any more.
+    // Every block has the gradients now, and none reads this block's sums from here on.
     sync_sample();
     if (counts && in.batch > 1 && thread == 0 && t0 + kTargets >= all)
       ticket = take_ticket(work.ticket);

@@ -42,8 +42,8 @@ struct PassMatrix {
   int32_t walk;   // values that a thread reads at once along a row
 };
 
-// In bytes of a block's shared memory, each a multiple of 16.
-struct PassLayout {
+// Where things begin in a block's shared memory, in bytes, each a multiple of 16.
+struct PassOffsets {
   int alpha;      // [chunk, kTargets]: channel weights
   int grad_map;   // [P, kTargets]
   int maps;       // [owned, P]
@@ -66,14 +66,14 @@ struct PassPlan {
   int threads;
   int log2_stages;    // of the targets whose D is on its way at once, a divisor of kTargets
   int log2_together;  // of those whose D is summed up at once, a divisor of the stages
-  bool rows_meet;     // from one to the next in shared memory there is nothing between their rows
+  bool rows_adjoin;   // in shared memory one target's rows of D follow the other's at once
   int team_warps;     // warps that finish a map
   int teams;          // maps that a block finishes at once
   bool share;         // the blocks of a sample share its targets when they finish the maps
   PassMatrix a;
   PassMatrix d;
   int64_t blocks;
-  PassLayout at;
+  PassOffsets at;
 };
 
 struct PassShape {
@@ -148,7 +148,7 @@ inline void place_pass(const PassShape& s, PassPlan* plan) {
     const int most = int(std::min<int64_t>(count, INT32_MAX));
     return int64_t(pass_groups(plan->threads, most, own)) * count * values * s.acc;
   };
-  PassLayout& at = plan->at;
+  PassOffsets& at = plan->at;
   at.alpha = take(int64_t(plan->chunk) * s.per_pass * s.acc);
   at.grad_map = take(s.cells * s.per_pass * s.acc);
   at.maps = take(owned * s.cells * s.acc);
@@ -161,9 +161,9 @@ inline void place_pass(const PassShape& s, PassPlan* plan) {
                     std::max(sums(plan->chunk, 1, 1) << plan->log2_together,
                              sums(int64_t(plan->chunk) << plan->log2_together, 1, 1)));
   const int own = pass_columns(s.per_pass);
-  const int64_t stage = plan->rows_meet ? int64_t(plan->chunk) * plan->d.pitch * s.grad_element
-                                        : matrix_bytes(plan->d, plan->chunk, s.grad_cells,
-                                                       s.grad_element, s.grad_channels_last);
+  const int64_t stage = plan->rows_adjoin ? int64_t(plan->chunk) * plan->d.pitch * s.grad_element
+                                          : matrix_bytes(plan->d, plan->chunk, s.grad_cells,
+                                                         s.grad_element, s.grad_channels_last);
   at.stage = int(std::min<int64_t>(stage, INT32_MAX / 8));
   at.sums = take(std::max({int64_t(at.stage) << plan->log2_stages, sums(s.cells, s.per_pass, own),
                            sums(plan->chunk, s.per_pass, own)}));
@@ -183,7 +183,7 @@ inline PassPlan plan_pass_with(const PassShape& s, int ranks, int log2_stages) {
   plan.a = plan_matrix(s.channels, plan.chunk, s.cells, s.element, s.aligned, s.channels_last);
   plan.d = plan_matrix(s.channels, plan.chunk, s.grad_cells, s.grad_element, s.grad_aligned,
                        s.grad_channels_last);
-  plan.rows_meet =
+  plan.rows_adjoin =
       plan.d.run && s.grad_aligned && s.channels * s.grad_cells * s.grad_element % 16 == 0;
   plan.blocks = s.batch * ranks;
   plan.share = s.per_pass > 4 && ranks > 1;
