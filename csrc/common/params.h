@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "common/scalar.h"
+
 namespace fastcam {
 
 // Which loss of the map; losses.h has them, and what their parameters are.
@@ -24,6 +26,20 @@ struct LossParams {
 inline constexpr uint8_t kStatusValid = 1;
 inline constexpr uint8_t kStatusDead = 2;  // valid, and its map is zero everywhere
 
+// Where the values of the pairs lie, one block of them for each pair. Strides are in values, and
+// may be 0.
+struct PairView {
+  const void* data;
+  int64_t stride_n;
+  int64_t stride_t;
+
+  // The first value of the pair (n, t).
+  template <class T>
+  FASTCAM_HD const T* of(int64_t n, int64_t t) const {
+    return static_cast<const T*>(data) + n * stride_n + t * stride_t;
+  }
+};
+
 // A and D as they lie in memory. Either the cells of one channel are contiguous (channels first) or
 // the channels of one cell are (channels last); only the outer strides are free.
 struct CamInputs {
@@ -37,9 +53,7 @@ struct CamInputs {
   int64_t activations_stride_n;
   bool activations_channels_last;
 
-  const void* gradients;  // [N, T, C, Q], channels last: [N, T, Q, C]
-  int64_t gradients_stride_n;
-  int64_t gradients_stride_t;
+  PairView gradients;  // [N, T, C, Q], channels last: [N, T, Q, C]
   bool gradients_channels_last;
 };
 
@@ -56,15 +70,9 @@ struct CamForward {
 struct CamLoss {
   CamInputs in;
 
-  const void* regions;  // [N, T, P] acc; strides may be 0
-  int64_t regions_stride_n;
-  int64_t regions_stride_t;
-  const void* cell_weights;  // [N, T, P] acc or null (all ones); strides may be 0
-  int64_t cell_weights_stride_n;
-  int64_t cell_weights_stride_t;
-  const uint8_t* where;  // [N, T], nonzero: on; or null (all on); strides may be 0
-  int64_t where_stride_n;
-  int64_t where_stride_t;
+  PairView regions;       // [N, T, P] acc
+  PairView cell_weights;  // [N, T, P] acc, or without data (all ones)
+  PairView where;         // [N, T] uint8_t, nonzero: on; or without data (all on)
 
   LossKind kind;
   LossParams params;
@@ -101,9 +109,7 @@ struct CamBackward {
   // of grad_cam
   const void* cam;   // [N, T, P] acc, as it was returned; null: G is grad_map
   const void* peak;  // [N, T] acc: max of the ReLU map
-  const void* grad;  // [N, T, H, W] acc: d loss / d cam; strides may be 0
-  int64_t grad_stride_n;
-  int64_t grad_stride_t;
+  PairView grad;     // [N, T, H, W] acc: d loss / d cam
   int64_t grad_stride_h;
   int64_t grad_stride_w;
   int64_t cols;  // W
@@ -157,10 +163,8 @@ struct CamLossBackward {
   const void* grad_map;        // [N, T, P] acc
   const void* grad_gradients;  // [N, T, C] acc or null
   const uint8_t* status;       // [N, T]
-  const void* grad;            // [N, T] acc; strides may be 0
-  int64_t grad_stride_n;
-  int64_t grad_stride_t;
-  const void* count;  // acc or null (divide by 1)
+  PairView grad;               // [N, T] acc
+  const void* count;           // acc or null (divide by 1)
 
   void* grad_activations;  // [N, C, P] dense, out, or null
   void* scaled_gradients;  // [N, T, C] acc, out, or null

@@ -13,6 +13,16 @@
 
 namespace fastcam {
 
+// a / b rounded up, and the next multiple of b, for whole a >= 0 and b > 0.
+template <class A, class B>
+FASTCAM_HD constexpr auto ceil_div(A a, B b) {
+  return (a + b - 1) / b;
+}
+template <class A, class B>
+FASTCAM_HD constexpr auto round_up(A a, B b) {
+  return ceil_div(a, b) * b;
+}
+
 template <class T>
 FASTCAM_HD bool is_nan(T x) {
   return x != x;

@@ -7,6 +7,7 @@
 namespace fastcam {
 
 enum class ScalarKind : int32_t { kFloat, kDouble, kHalf, kBFloat16 };
+inline constexpr int kScalarKinds = 4;
 
 inline constexpr int64_t bytes_of(ScalarKind kind) {
   return kind == ScalarKind::kDouble ? 8 : kind == ScalarKind::kFloat ? 4 : 2;
@@ -30,6 +31,16 @@ inline __attribute__((always_inline)) void with_acc(ScalarKind kind, const F& f)
     f(double{});
   } else {
     f(float{});
+  }
+}
+
+// f(std::true_type{}) or f(std::false_type{}): a run-time choice as a compile-time one.
+template <class F>
+inline __attribute__((always_inline)) void with_flag(bool flag, const F& f) {
+  if (flag) {
+    f(std::true_type{});
+  } else {
+    f(std::false_type{});
   }
 }
 

@@ -12,6 +12,7 @@
 
 #include "common/scalar.h"
 #include "common/storage.h"
+#include "cuda/plan.h"
 
 #if defined(__CUDACC__)
 #include <cuda_bf16.h>
@@ -23,9 +24,6 @@
 #endif
 
 namespace fastcam {
-
-inline constexpr int kWarp = 32;
-inline constexpr int kVectorBytes = 16;
 
 // `kCount` values that one access moves. Sixteen bytes, or one value.
 template <class S, int kCount>

@@ -23,4 +23,14 @@ inline int grid_of(int64_t blocks) {
   return int(blocks);
 }
 
+// A launch(op, storage kinds..., site) as the ops of csrc/ops call it: on the device of a tensor.
+// on_device_of() is that of cuda/launch.cuh, or the emulator's.
+template <auto launch>
+struct OnDevice {
+  template <class Tensor, class Op, class... Kinds>
+  void operator()(const Tensor& tensor, const Op& op, Kinds... kinds) const {
+    on_device_of(tensor, [&](const LaunchSite& site) { launch(op, kinds..., site); });
+  }
+};
+
 }  // namespace fastcam

@@ -136,9 +136,8 @@ attend_backward(const Tensor features, const Tensor logits, const Tensor grad_ou
     check_device(*grad_mask_sum, "grad_mask_sum", features);
     sums = torch::stable::contiguous(*grad_mask_sum);
   }
-  const Tensor grad_features = need_features
-                                   ? empty_on(features, sizes_of(features), features.scalar_type())
-                                   : empty_on(features, {0}, features.scalar_type());
+  const Tensor grad_features =
+      empty_if(need_features, features, sizes_of(features), features.scalar_type());
   const Tensor grad_logits =
       need_logits ? empty_like_logits(l) : empty_on(features, {0}, features.scalar_type());
   if (features.numel() > 0 && (need_features || need_logits)) {

@@ -11,6 +11,9 @@
 
 namespace fastcam {
 
+// A tensor [N,T,...].
+inline PairView pairs_of(const Tensor& t) { return {input_data(t), t.stride(0), t.stride(1)}; }
+
 // The inputs of a forward op, held together with what keeps their memory alive.
 struct HeldCamInputs {
   Tensor activations;
@@ -49,9 +52,7 @@ inline HeldCamInputs hold_cam_inputs(const Tensor& activations, const Tensor& gr
   in.activations = input_data(held.activations);
   in.activations_stride_n = held.activations.stride(0);
   in.activations_channels_last = !is_channels_first(held.activations);
-  in.gradients = input_data(held.gradients);
-  in.gradients_stride_n = held.gradients.stride(0);
-  in.gradients_stride_t = held.gradients.stride(1);
+  in.gradients = pairs_of(held.gradients);
   in.gradients_channels_last = !is_channels_first(held.gradients);
   return held;
 }
@@ -110,11 +111,9 @@ cam_backward(const Tensor activations, const Tensor alpha, const Tensor cam, con
 
   const bool channels_last = !is_channels_first(held);
   const Tensor grad_activations =
-      need_activations ? empty_on(activations, {N, C, activations.size(2), activations.size(3)},
-                                  activations.scalar_type(), channels_last)
-                       : empty_on(activations, {0}, activations.scalar_type());
-  const Tensor grad_gradients =
-      need_gradients ? empty_on(activations, {N, T, C}, acc) : empty_on(activations, {0}, acc);
+      empty_if(need_activations, activations, {N, C, activations.size(2), activations.size(3)},
+               activations.scalar_type(), channels_last);
+  const Tensor grad_gradients = empty_if(need_gradients, activations, {N, T, C}, acc);
   if (T == 0) {  // no launch: there is nothing to sum over
     Tensor zeroed = grad_activations;
     torch::stable::zero_(zeroed);
@@ -130,9 +129,7 @@ cam_backward(const Tensor activations, const Tensor alpha, const Tensor cam, con
     op.alpha = input_data(alpha_held);
     op.cam = input_data(cam_held);
     op.peak = input_data(peak_held);
-    op.grad = input_data(grad);
-    op.grad_stride_n = grad.stride(0);
-    op.grad_stride_t = grad.stride(1);
+    op.grad = pairs_of(grad);
     op.grad_stride_h = grad.stride(2);
     op.grad_stride_w = grad.stride(3);
     op.cols = activations.size(3);

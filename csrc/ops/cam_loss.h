@@ -9,16 +9,6 @@
 
 namespace fastcam {
 
-inline ScalarType scalar_type_of(ScalarKind kind) {
-  switch (kind) {
-    case ScalarKind::kFloat: return ScalarType::Float;
-    case ScalarKind::kDouble: return ScalarType::Double;
-    case ScalarKind::kHalf: return ScalarType::Half;
-    case ScalarKind::kBFloat16: break;
-  }
-  return ScalarType::BFloat16;
-}
-
 // A per-cell argument [N,T,H,W] in the arithmetic dtype; its outer strides may be 0.
 inline Tensor hold_cells(const Tensor& t, const char* name, const Tensor& activations,
                          const CamInputs& in, ScalarType acc) {
@@ -68,16 +58,10 @@ inline HeldLoss hold_loss(const Tensor& activations, const Tensor& gradients, co
   op.params.rows = int32_t(H);
   op.params.cols = int32_t(W);
   op.max_pull = max_pull;
-  op.regions = input_data(held.regions);
-  op.regions_stride_n = held.regions.stride(0);
-  op.regions_stride_t = held.regions.stride(1);
+  op.regions = pairs_of(held.regions);
   if (cell_weights.has_value()) {
-    const Tensor weights =
-        hold_cells(*cell_weights, "cell_weights", activations, maps.in, maps.acc);
-    op.cell_weights = input_data(weights);
-    op.cell_weights_stride_n = weights.stride(0);
-    op.cell_weights_stride_t = weights.stride(1);
-    held.cell_weights = weights;
+    held.cell_weights = hold_cells(*cell_weights, "cell_weights", activations, maps.in, maps.acc);
+    op.cell_weights = pairs_of(*held.cell_weights);
   }
   if (where.has_value()) {
     STD_TORCH_CHECK(where->dim() == 2 && where->size(0) == maps.in.batch &&
@@ -85,9 +69,7 @@ inline HeldLoss hold_loss(const Tensor& activations, const Tensor& gradients, co
                         where->scalar_type() == ScalarType::Bool,
                     "fastcam: where must be bool [N,T]");
     check_device(*where, "where", activations);
-    op.where = static_cast<const uint8_t*>(input_data(*where));
-    op.where_stride_n = where->stride(0);
-    op.where_stride_t = where->stride(1);
+    op.where = pairs_of(*where);
   }
   op.loss = output_data(held.loss);
   op.alpha = output_data(held.alpha);
@@ -112,13 +94,10 @@ LossOutputs cam_loss_forward(const Tensor activations, const Tensor gradients, c
   const CamInputs& in = held.maps.in;
   const int64_t N = in.batch, T = in.targets, C = in.channels;
 
-  const auto acc = [&](std::vector<int64_t> sizes) {
-    return empty_on(activations, std::move(sizes), held.maps.acc);
-  };
-  const auto one = [&] { return reduction == 0 ? acc({0}) : acc({}); };
+  const auto one = [&] { return empty_if(reduction != 0, activations, {}, held.maps.acc); };
   Tensor reduced = one();
   Tensor count = one();
-  const Tensor grad_gradients = need_gradients ? acc({N, T, C}) : acc({0});
+  const Tensor grad_gradients = empty_if(need_gradients, activations, {N, T, C}, held.maps.acc);
   if (N == 0 || T == 0) {
     torch::stable::zero_(reduced);
     torch::stable::zero_(count);
@@ -141,7 +120,7 @@ std::tuple<Tensor, Tensor> cam_loss_backward(const Tensor alpha, const Tensor gr
                                              bool channels_last, bool need_activations) {
   STD_TORCH_CHECK(alpha.dim() == 3 && grad_map.dim() == 4,
                   "fastcam: expected alpha [N,T,C], grad_map [N,T,H,W]");
-  STD_TORCH_CHECK(kind >= 0 && kind < 4, "fastcam: there is no dtype of kind ", kind);
+  STD_TORCH_CHECK(kind >= 0 && kind < kScalarKinds, "fastcam: there is no dtype of kind ", kind);
   const int64_t N = alpha.size(0), T = alpha.size(1), C = alpha.size(2);
   const int64_t H = grad_map.size(2), W = grad_map.size(3);
   const ScalarType acc = acc_type(ScalarKind(kind));
@@ -174,10 +153,8 @@ std::tuple<Tensor, Tensor> cam_loss_backward(const Tensor alpha, const Tensor gr
   if (grad_gradients.has_value()) constants = torch::stable::contiguous(*grad_gradients);
 
   const ScalarType dtype = scalar_type_of(ScalarKind(kind));
-  Tensor grad_activations = need_activations ? empty_on(alpha, {N, C, H, W}, dtype, channels_last)
-                                             : empty_on(alpha, {0}, dtype);
-  const Tensor scaled =
-      constants.has_value() ? empty_on(alpha, {N, T, C}, acc) : empty_on(alpha, {0}, acc);
+  Tensor grad_activations = empty_if(need_activations, alpha, {N, C, H, W}, dtype, channels_last);
+  const Tensor scaled = empty_if(constants.has_value(), alpha, {N, T, C}, acc);
   if (T == 0 && need_activations) {
     torch::stable::zero_(grad_activations);
   } else if (N > 0 && T > 0 && C > 0 && (need_activations || constants.has_value())) {
@@ -191,9 +168,7 @@ std::tuple<Tensor, Tensor> cam_loss_backward(const Tensor alpha, const Tensor gr
     op.grad_map = input_data(grad_map_held);
     op.grad_gradients = constants.has_value() ? input_data(*constants) : nullptr;
     op.status = static_cast<const uint8_t*>(input_data(status_held));
-    op.grad = input_data(grad);
-    op.grad_stride_n = grad.stride(0);
-    op.grad_stride_t = grad.stride(1);
+    op.grad = pairs_of(grad);
     op.count = count.has_value() ? input_data(*count) : nullptr;
     op.grad_activations = need_activations ? output_data(grad_activations) : nullptr;
     op.scaled_gradients = constants.has_value() ? output_data(scaled) : nullptr;

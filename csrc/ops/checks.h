@@ -12,6 +12,7 @@
 
 #include <initializer_list>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "common/storage.h"
@@ -23,13 +24,15 @@ using Library = torch::stable::detail::StableLibrary;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+// torch's names of the storage types, in the order of ScalarKind.
+inline constexpr ScalarType kScalarTypes[kScalarKinds] = {ScalarType::Float, ScalarType::Double,
+                                                          ScalarType::Half, ScalarType::BFloat16};
+
+inline ScalarType scalar_type_of(ScalarKind kind) { return kScalarTypes[int(kind)]; }
+
 inline ScalarKind kind_of(const Tensor& tensor, const char* name) {
-  switch (tensor.scalar_type()) {
-    case ScalarType::Float: return ScalarKind::kFloat;
-    case ScalarType::Double: return ScalarKind::kDouble;
-    case ScalarType::Half: return ScalarKind::kHalf;
-    case ScalarType::BFloat16: return ScalarKind::kBFloat16;
-    default: break;
+  for (int kind = 0; kind < kScalarKinds; ++kind) {
+    if (kScalarTypes[kind] == tensor.scalar_type()) return ScalarKind(kind);
   }
   STD_TORCH_CHECK(false, "fastcam: ", name,
                   " must be float32, float64, float16 or bfloat16, got scalar type ",
@@ -75,6 +78,13 @@ inline Tensor empty_on(const Tensor& like, std::vector<int64_t> sizes, ScalarTyp
   return torch::stable::empty(sizes, dtype, std::nullopt, like.device(), std::nullopt,
                               channels_last ? MemoryFormat::ChannelsLast
                                             : MemoryFormat::Contiguous);
+}
+
+// An output that is asked for, or one without values.
+inline Tensor empty_if(bool needed, const Tensor& like, std::vector<int64_t> sizes,
+                       ScalarType dtype, bool channels_last = false) {
+  if (!needed) return empty_on(like, {0}, dtype);
+  return empty_on(like, std::move(sizes), dtype, channels_last);
 }
 
 // The dispatcher looks at the devices of no more than some arguments, and a kernel would read

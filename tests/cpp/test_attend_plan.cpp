@@ -37,7 +37,7 @@ void for_shapes(const F& f) {
 void check_pieces(const AttendPlanShape& s, const AttendPlan& plan) {
   const int rounds = plan.long_rows ? kLongRounds : kShortRounds;
   CHECK(plan.piece >= 1 && plan.piece <= s.shape.cells);
-  CHECK(plan.piece + 32 / s.element - 1 <= kLanes * rounds);
+  CHECK(plan.piece + kSectorBytes / s.element - 1 <= kWarp * rounds);
   CHECK(plan.warps >= 1 && plan.warps <= kAttendWarps);
   CHECK(plan.shared_bytes <= kSharedBytes);
 }

@@ -68,7 +68,7 @@ struct Case {
 
   CamInputs inputs() const {
     const auto [n, t, c, p, q] = shape;
-    return {n, t, c, p, q, a.data(), c * p, last, d.data(), t * c * q, c * q, last};
+    return {n, t, c, p, q, a.data(), c * p, last, {d.data(), t * c * q, c * q}, last};
   }
 
   void run_sums(const CamBackward& op, int64_t blocks) {
@@ -82,13 +82,9 @@ struct Case {
     CamLossForward pass{};
     CamLoss& op = pass.loss;
     op.in = inputs();
-    op.regions = s.data();
-    op.regions_stride_n = op.cell_weights_stride_n = t * p;
-    op.regions_stride_t = op.cell_weights_stride_t = p;
-    op.cell_weights = w.data();
-    op.where = reinterpret_cast<const uint8_t*>(on.data());
-    op.where_stride_n = t;
-    op.where_stride_t = 1;
+    op.regions = {s.data(), t * p, p};
+    op.cell_weights = {w.data(), t * p, p};
+    op.where = {on.data(), t, 1};
     op.kind = kind;
     op.params = {{theta, sharpness, eps}, 1, int32_t(p)};
     op.alpha = alpha.data();

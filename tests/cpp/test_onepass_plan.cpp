@@ -66,7 +66,7 @@ TEST(several_targets_have_some_of_d_on_its_way) {
   for (const Net net : {kAlexNet, kVgg, kResNet}) {
     for (const int64_t targets : {4, 16}) {
       CHECK(plan_pass(shape(net, 64, targets))->log2_stages >= 1);
-      CHECK(plan_pass(shape(net, 64, targets))->rows_meet);
+      CHECK(plan_pass(shape(net, 64, targets))->rows_adjoin);
     }
   }
   CHECK(plan_pass(shape(kAlexNet, 64, 16))->log2_stages == 2);

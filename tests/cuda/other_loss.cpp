@@ -74,11 +74,10 @@ struct Call {
 
   CamLoss loss_op() {
     CamLoss op{};
-    op.in = {N,         T,     C,    P, Q, activations.data(), C * P, false, gradients.data(),
-             T * C * Q, C * Q, false};
-    op.regions = regions.data();
-    op.regions_stride_n = T * P;
-    op.regions_stride_t = P;
+    op.in = {
+        N,    T, C, P, Q, activations.data(), C * P, false, {gradients.data(), T * C * Q, C * Q},
+        false};
+    op.regions = {regions.data(), T * P, P};
     op.alpha = alpha.data();
     op.grad_map = grad_map.data();
     op.loss = loss.data();
@@ -123,7 +122,7 @@ struct Call {
     op.grad_map = grad_map.data();
     op.grad_gradients = grad_gradients.data();
     op.status = status.data();
-    op.grad = &one;  // of every pair
+    op.grad = {&one, 0, 0};  // of every pair
     op.grad_activations = grad_activations.data();
     op.scaled_gradients = scaled_gradients.data();
     launch_pass_backward<double, 4>(op, site_of(device, 1));

@@ -2,7 +2,6 @@
 // sanitized.cpp. Every result is compared with plain loops in double.
 //
 //   sanitized_attend fibers | threads
-#include <cstdio>
 #include <random>
 
 #include "emulated_launch.h"
@@ -167,7 +166,7 @@ const Case kCases[] = {
     {"channel longer than a block", 1, 2, 1, 2052, true, {2.0, 0.5}},
 };
 
-// For real threads, which are slow: alignment is none of their business.
+// Real threads are slow, and have no part in alignment.
 bool races(const Case& c) { return c.offset == 0; }
 
 }  // namespace
@@ -184,10 +183,9 @@ int main(int count, char** arguments) {
                             run_tone_curve<float>(c, mode, reversed),
                             run_tone_curve<BFloat16>(c, mode, reversed)};
       for (int i = 0; i < 4; ++i) {
-        std::printf("%s, %s%s: %s\n", c.name, i < 2 ? "attend" : "tone curve",
-                    i % 2 == 0 ? "" : " in bfloat16", right[i] ? "ok" : "WRONG");
-        std::fflush(stdout);
-        good = good && right[i];
+        constexpr const char* kWhat[] = {"attend", "attend in bfloat16", "tone curve",
+                                         "tone curve in bfloat16"};
+        good = report(c.name, kWhat[i], right[i]) && good;
       }
     }
   }

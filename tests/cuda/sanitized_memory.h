@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <cstdio>
 #include <memory>
 
 #include "emulator.h"
@@ -28,6 +29,12 @@ private:
 
 inline bool near(double got, double wanted, double tolerance) {
   return std::fabs(got - wanted) <= tolerance * (1 + std::fabs(wanted));
+}
+
+inline bool report(const char* name, const char* what, bool good) {
+  std::printf("%s, %s: %s\n", name, what, good ? "ok" : "WRONG");
+  std::fflush(stdout);
+  return good;
 }
 
 }  // namespace emulator

@@ -246,8 +246,6 @@ def test_launches_are_what_the_gpu_does_in_one_call(monkeypatch):
 
 @pytest.mark.cuda
 def test_measuring_on_a_gpu(device):
-    if device.type != "cuda":
-        pytest.skip("needs --device cuda")
     timer, clock = EventTimer(device, 12), partial(wall_clock, synchronize=torch.cuda.synchronize)
     case = Case("alexnet", 2, device="cuda")
     make = partial(gpu_cam.calls, "cam_iou", gpu_cam.candidates(False)["cam_iou"], case)

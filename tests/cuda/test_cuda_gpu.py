@@ -4,31 +4,23 @@ from __future__ import annotations
 
 import pytest
 import torch
+from gpu import (
+    assert_all_close,
+    assert_keeps_no_memory,
+    assert_launches,
+    assert_near_exact,
+    assert_repeatable,
+    check_loss_graph,
+    loss_and_grads,
+    on_a_late_stream,
+)
 from samples import SHAPES, make
 from torch._dynamo.utils import counters
-from torch.autograd import DeviceType
 
 from fastcam import functional as F
 from fastcam import reference
 
 pytestmark = pytest.mark.cuda
-
-
-@pytest.fixture(autouse=True)
-def _needs_a_gpu(device: torch.device) -> None:
-    if device.type != "cuda":
-        pytest.skip("needs --device cuda")
-
-
-def loss_and_grads(sample, function=F.cam_iou_loss):
-    leaves = sample.leaves()
-    loss = function(*leaves, sample.regions, **sample.options)
-    return (loss, *torch.autograd.grad(loss, leaves))
-
-
-def assert_all_close(got, wanted):
-    for one, other in zip(got, wanted, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 def many(device: torch.device | str, batch: int = 64, targets: int = 2, **options):
@@ -46,10 +38,7 @@ some_targets = pytest.mark.parametrize("targets", (1, 2, 6))
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.float16, torch.float64))
 def test_bitwise_repeatable(dtype, layout, targets, batch, device):
     sample = many(device, batch, targets, dtype=dtype, layout=layout)
-    first = loss_and_grads(sample)
-    for _ in range(20):
-        for one, other in zip(loss_and_grads(sample), first, strict=True):
-            assert torch.equal(one, other)
+    assert_repeatable(lambda: loss_and_grads(sample), 20)
 
 
 @some_batches
@@ -60,45 +49,18 @@ def test_side_stream(targets, batch, device):
     wanted = loss_and_grads(sample)
     late = many(device, batch, targets)
     late.activations.zero_()
-    side = torch.cuda.Stream(device)
-    side.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(side):
-        torch.cuda._sleep(50_000_000)
+
+    def prepare():
         late.activations.copy_(sample.activations)
-        got = loss_and_grads(late)
-    torch.cuda.current_stream(device).wait_stream(side)
-    assert_all_close(got, wanted)
+
+    assert_all_close(on_a_late_stream(prepare, lambda: loss_and_grads(late), device), wanted)
 
 
 @some_batches
 @some_targets
 def test_cuda_graph(targets, batch, device):
-    sample = many(device, batch, targets)
-    leaves = sample.leaves()
-
-    def step():
-        loss = F.cam_iou_loss(*leaves, sample.regions)
-        return (loss, *torch.autograd.grad(loss, leaves))
-
-    side = torch.cuda.Stream(device)
-    side.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream(device).wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
-    for seed in (1, 2, 3):  # replay on new values, several times: tickets start from zero each time
-        fresh = many(device, batch, targets, seed=seed)
-        with torch.no_grad():
-            for leaf, value in zip(leaves, (fresh.activations, fresh.gradients), strict=True):
-                leaf.copy_(value)
-            sample.regions.copy_(fresh.regions)
-        for _ in range(3):
-            graph.replay()
-        torch.cuda.synchronize(device)
-        assert_all_close(captured, loss_and_grads(fresh))
+    fresh = [many(device, batch, targets, seed=seed) for seed in (1, 2, 3)]
+    check_loss_graph(many(device, batch, targets), fresh, device)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
@@ -121,16 +83,6 @@ def test_compiled_with_graphs(device):
         torch.compiler.cudagraph_mark_step_begin()
         assert_all_close(loss_and_grads(sample, compiled), loss_and_grads(sample))
     assert counters["inductor"]["cudagraph_skips"] == 0
-
-
-def on_the_gpu(call) -> list[str]:
-    """Names of all that the GPU does for a call."""
-    call()
-    torch.cuda.synchronize()
-    with torch.profiler.profile() as profile:
-        call()
-        torch.cuda.synchronize()
-    return [e.name for e in profile.events() if e.device_type == DeviceType.CUDA]
 
 
 @some_batches
@@ -157,11 +109,7 @@ def test_one_launch_each_way_and_no_copy(dtype, layout, targets, batch, device, 
         (lambda: F.cam_iou_loss(*leaves, sample.regions), 2, True),
         (lambda: gradients(loss, one), 1, False),
     ):
-        done = on_the_gpu(call)
-        kernels = [name for name in done if "fastcam" in name]
-        others = [name for name in done if "fastcam" not in name]
-        assert len(kernels) == launches
-        assert len(others) <= int(cleared) and all("Memset" in name for name in others)
+        assert_launches(call, launches, cleared)
 
 
 @pytest.mark.parametrize("batch", (1, 3, 200))
@@ -173,17 +121,9 @@ def test_against_the_reference_at_network_sizes(dtype, layout, batch, device):
         sample = make(shape, dtype=dtype, layout=layout, device=device)
         exact = loss_and_grads(sample.to(torch.float64), reference.cam_iou_loss)
         loose = 2e-2 if dtype == torch.bfloat16 else 1e-4
-        for one, other in zip(loss_and_grads(sample), exact, strict=True):
-            size = other.abs().max().clamp(min=1e-6)
-            torch.testing.assert_close(one.double() / size, other / size, rtol=0, atol=loose)
+        assert_near_exact(loss_and_grads(sample), exact, loose)
 
 
 def test_no_memory_is_kept(device):
     sample = many(device)
-    loss_and_grads(sample)
-    torch.cuda.synchronize(device)
-    before = torch.cuda.memory_allocated(device)
-    for _ in range(50):
-        loss_and_grads(sample)
-    torch.cuda.synchronize(device)
-    assert torch.cuda.memory_allocated(device) == before
+    assert_keeps_no_memory(lambda: loss_and_grads(sample), 50, device)

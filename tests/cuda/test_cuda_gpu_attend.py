@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_cuda_gpu import assert_all_close, on_the_gpu
+from gpu import (
+    assert_all_close,
+    assert_keeps_no_memory,
+    assert_near_exact,
+    assert_repeatable,
+    captured,
+    on_a_late_stream,
+    on_the_gpu,
+)
 
 from fastcam import functional as F
 from fastcam import reference
@@ -13,12 +21,6 @@ from fastcam.ops.library import raw
 pytestmark = pytest.mark.cuda
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-
-
-@pytest.fixture(autouse=True)
-def _needs_a_gpu(device: torch.device) -> None:
-    if device.type != "cuda":
-        pytest.skip("needs --device cuda")
 
 
 def inputs(device, batch=4, dtype=torch.float32, attributes=40, channels=128, side=14, seed=0):
@@ -44,10 +46,7 @@ pooled_or_not = pytest.mark.parametrize("pool", (False, True))
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_bitwise_repeatable(dtype, pool, batch, device):
     leaves = inputs(device, batch, dtype)
-    first = step(leaves, pool)
-    for _ in range(10):
-        for one, other in zip(step(leaves, pool), first, strict=True):
-            assert torch.equal(one, other)
+    assert_repeatable(lambda: step(leaves, pool), 10)
 
 
 @pytest.mark.parametrize("side", (7, 13, 14, 28))
@@ -63,11 +62,7 @@ def test_against_the_reference_at_network_sizes(dtype, n, pool, side, device):
         (z, l1), leaves, ((2 * exact[0]).to(dtype).detach(), torch.full_like(l1, 0.01))
     )
     loose = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 4e-3}.get(dtype, 3e-2)
-    for one, other in zip((z, l1, *grads), exact, strict=True):
-        size = other.detach().abs().max()
-        torch.testing.assert_close(
-            one.detach().double() / size, other.detach() / size, rtol=0, atol=loose
-        )
+    assert_near_exact((z, l1, *grads), exact, loose)
 
 
 @pooled_or_not
@@ -76,16 +71,13 @@ def test_side_stream(pool, device):
     leaves = inputs(device)
     wanted = step(leaves, pool)
     late = tuple(torch.zeros_like(t).requires_grad_() for t in leaves)
-    side = torch.cuda.Stream(device)
-    side.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(side):
-        torch.cuda._sleep(50_000_000)
+
+    def prepare():
         with torch.no_grad():
             for one, other in zip(late, leaves, strict=True):
                 one.copy_(other)
-        got = step(late, pool)
-    torch.cuda.current_stream(device).wait_stream(side)
-    assert_all_close(got, wanted)
+
+    assert_all_close(on_a_late_stream(prepare, lambda: step(late, pool), device), wanted)
 
 
 @some_batches
@@ -98,15 +90,7 @@ def test_cuda_graph(pool, batch, device):
         many = raw._attend_forward(*(t.detach() for t in leaves), [1.0, 2.5], [0.0, 0.3], pool)
         return (*step(leaves, pool), *many, F.tone_curve(mask, 4.0, 0.2))
 
-    side = torch.cuda.Stream(device)
-    side.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            everything()
-    torch.cuda.current_stream(device).wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = everything()
+    graph, results = captured(everything, device)
     for seed in (1, 2):
         with torch.no_grad():
             for leaf, value in zip(leaves, inputs(device, batch, seed=seed), strict=True):
@@ -114,7 +98,7 @@ def test_cuda_graph(pool, batch, device):
             mask.uniform_()
         graph.replay()
         torch.cuda.synchronize(device)
-        assert_all_close(captured, everything())
+        assert_all_close(results, everything())
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
@@ -180,10 +164,4 @@ def test_conv1x1_never_holds_all_logits(device, monkeypatch):
 
 def test_no_memory_is_kept(device):
     leaves = inputs(device)
-    step(leaves, True)
-    torch.cuda.synchronize(device)
-    before = torch.cuda.memory_allocated(device)
-    for _ in range(20):
-        step(leaves, True)
-    torch.cuda.synchronize(device)
-    assert torch.cuda.memory_allocated(device) == before
+    assert_keeps_no_memory(lambda: step(leaves, True), 20, device)

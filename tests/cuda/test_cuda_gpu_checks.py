@@ -16,12 +16,6 @@ from fastcam.ops.library import raw
 pytestmark = pytest.mark.cuda
 
 
-@pytest.fixture(autouse=True)
-def _needs_a_gpu(device: torch.device) -> None:
-    if device.type != "cuda":
-        pytest.skip("needs --device cuda")
-
-
 @pytest.mark.parametrize("which", ("alpha", "cam", "peak", "grad"))
 def test_backward_looks_at_the_device_of_each_tensor(which, device):
     sample = make(SHAPES[2], device=device)

@@ -28,12 +28,6 @@ from fastcam.training import GuidanceConfig, TrainConfig, train
 pytestmark = pytest.mark.cuda
 
 
-@pytest.fixture(autouse=True)
-def _needs_a_gpu(device: torch.device) -> None:
-    if device.type != "cuda":
-        pytest.skip("needs --device cuda")
-
-
 def guided(net, x, regions, targets, layers=("4", "5"), autocast=None, **options):
     """The logits' own loss plus the map's, and the gradients of all parameters."""
     torch.manual_seed(0)  # the same dropout in every call on one device

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
+from gpu import (
+    assert_launches,
+    assert_near_exact,
+    assert_repeatable,
+    check_loss_graph,
+    loss_and_grads,
+)
 from samples import make
-from test_cuda_gpu import assert_all_close, loss_and_grads, on_the_gpu, some_targets
+from test_cuda_gpu import some_targets
 
 from fastcam import functional as F
 from fastcam import reference
 
 pytestmark = pytest.mark.cuda
-
-
-@pytest.fixture(autouse=True)
-def _on_a_gpu(device: torch.device) -> None:
-    if device.type != "cuda":
-        pytest.skip("needs --device cuda")
 
 
 @pytest.fixture
@@ -50,11 +51,7 @@ def test_one_launch_forward_and_one_backward(
         (forward, reduction == "mean" and batch > 1),
         (lambda: torch.autograd.grad(loss, leaves, upstream, retain_graph=True), False),
     ):
-        done = on_the_gpu(call)
-        kernels = [name for name in done if "fastcam" in name]
-        others = [name for name in done if "fastcam" not in name]
-        assert len(kernels) == 1
-        assert len(others) <= int(cleared) and all("Memset" in name for name in others)
+        assert_launches(call, 1, cleared)
 
 
 NETWORKS = ((256, 13, 6), (512, 14, 14), (512, 28, 14), (2048, 7, 7))
@@ -69,47 +66,19 @@ def test_against_the_reference_at_network_sizes(dtype, layout, batch, targets, d
         sample = make(shape, dtype=dtype, layout=layout, device=device)
         exact = loss_and_grads(sample.to(torch.float64), reference.cam_iou_loss)
         loose = 2e-2 if dtype == torch.bfloat16 else 1e-4
-        for one, other in zip(loss_and_grads(sample), exact, strict=True):
-            size = other.abs().max().clamp(min=1e-6)
-            torch.testing.assert_close(one.double() / size, other / size, rtol=0, atol=loose)
+        assert_near_exact(loss_and_grads(sample), exact, loose)
 
 
 @some_targets
 @pytest.mark.parametrize("batch", (1, 300))
 def test_bitwise_repeatable(batch, targets, device):
     sample = make((batch, targets, 256, (13, 13), (6, 6)), device=device)
-    first = loss_and_grads(sample)
-    for _ in range(20):
-        for one, other in zip(loss_and_grads(sample), first, strict=True):
-            assert torch.equal(one, other)
+    assert_repeatable(lambda: loss_and_grads(sample), 20)
 
 
 @some_targets
 def test_cuda_graph(targets, device):
     """The last cluster of every replay sums up the losses."""
-    sample = make((64, targets, 256, (13, 13), (6, 6)), device=device)
-    leaves = sample.leaves()
-
-    def step():
-        loss = F.cam_iou_loss(*leaves, sample.regions)
-        return (loss, *torch.autograd.grad(loss, leaves))
-
-    side = torch.cuda.Stream(device)
-    side.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream(device).wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
-    for seed in (1, 2):
-        fresh = make((64, targets, 256, (13, 13), (6, 6)), device=device, seed=seed)
-        with torch.no_grad():
-            for leaf, value in zip(leaves, (fresh.activations, fresh.gradients), strict=True):
-                leaf.copy_(value)
-            sample.regions.copy_(fresh.regions)
-        for _ in range(3):
-            graph.replay()
-        torch.cuda.synchronize(device)
-        assert_all_close(captured, loss_and_grads(fresh))
+    shape = (64, targets, 256, (13, 13), (6, 6))
+    fresh = [make(shape, device=device, seed=seed) for seed in (1, 2)]
+    check_loss_graph(make(shape, device=device), fresh, device)

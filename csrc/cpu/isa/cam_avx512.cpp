@@ -1,14 +1,3 @@
-// The kernels of cpu/kernels/cam.h for avx512.
-#if defined(__x86_64__)
-// Standard headers first: what they define inline must not be compiled for a newer processor.
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <type_traits>
-
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prfchw")
-#define FASTCAM_ISA avx512
-#define FASTCAM_VECTOR_BYTES 64
-#define FASTCAM_ISA_NAME "avx512"
+#include "cpu/isa/avx512.h"
+// the instruction set first
 #include "cpu/kernels/cam.h"
-#endif

@@ -5,6 +5,8 @@
 #include <cstdlib>
 #include <string_view>
 
+#include "common/scalar.h"
+
 namespace fastcam {
 
 #if defined(__x86_64__)
@@ -34,6 +36,6 @@ const Table& choose(const Table& plain, const Table& with_avx2, const Table& wit
 #endif
 
 // Bytes of a row of scratch, for the widest vectors and the widest arithmetic type.
-inline int64_t padded_row_bytes(int64_t cells) { return (cells + 15) / 16 * 16 * 8; }
+inline int64_t padded_row_bytes(int64_t cells) { return round_up(cells, 16) * 8; }
 
 }  // namespace fastcam

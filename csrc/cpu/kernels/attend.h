@@ -3,6 +3,7 @@
 #pragma once
 
 #include "common/storage.h"
+#include "cpu/isa/tables.h"
 #include "cpu/kernels/scratch.h"
 
 namespace fastcam {
@@ -21,17 +22,7 @@ struct AttendKernels {
 
 const AttendKernels& attend_kernels();
 
-#if defined(__x86_64__)
-namespace avx512 {
-extern const AttendKernels kAttendKernels;
-}
-namespace avx2 {
-extern const AttendKernels kAttendKernels;
-}
-#endif
-namespace baseline {
-extern const AttendKernels kAttendKernels;
-}
+FASTCAM_DECLARE_TABLES(AttendKernels, kAttendKernels)
 
 }  // namespace fastcam
 

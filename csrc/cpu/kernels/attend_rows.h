@@ -55,7 +55,7 @@ public:
   }
 
   int64_t count() const { return cells_; }
-  int64_t padded() const { return cells_ + (rest_ == 0 ? 0 : kLanes<Acc> - rest_); }
+  int64_t padded() const { return FASTCAM_ISA::padded<Acc>(cells_); }
 
   // Calls body(position, slot, how it lies) for each vector. `slot` is where a row of scratch
   // memory holds it: vectors do not overlap there.
@@ -77,14 +77,6 @@ private:
   int64_t rest_;
   Last<Acc> last_;
 };
-
-// Prefetches a cache line: the processor's own prefetching stops at the end of each page of 4 KB.
-// Any address is allowed, past the end too.
-FASTCAM_INLINE void prefetch_line(const void* address) { __builtin_prefetch(address, 0, 2); }
-// How far ahead where memory is read in its order.
-inline constexpr int64_t kAheadBytes = 8192;
-template <class S>
-inline constexpr int64_t kAhead = kAheadBytes / int64_t(sizeof(S));
 
 // ---- attend, forward ----------------------------------------------------------------------------
 

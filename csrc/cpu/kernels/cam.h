@@ -4,6 +4,7 @@
 #pragma once
 
 #include "common/storage.h"
+#include "cpu/isa/tables.h"
 #include "cpu/kernels/scratch.h"
 
 namespace fastcam {
@@ -31,17 +32,7 @@ struct CamKernels {
 // for a lesser one.
 const CamKernels& cam_kernels();
 
-#if defined(__x86_64__)
-namespace avx512 {
-extern const CamKernels kCamKernels;
-}
-namespace avx2 {
-extern const CamKernels kCamKernels;
-}
-#endif
-namespace baseline {
-extern const CamKernels kCamKernels;
-}
+FASTCAM_DECLARE_TABLES(CamKernels, kCamKernels)
 
 }  // namespace fastcam
 

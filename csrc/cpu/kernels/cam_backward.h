@@ -141,7 +141,7 @@ FASTCAM_INLINE void map_gradients(const CamBackward& op, int64_t n, int64_t t, b
     return;
   }
   const Acc* cam = static_cast<const Acc*>(op.cam) + pair * P;
-  const Acc* grad = static_cast<const Acc*>(op.grad) + n * op.grad_stride_n + t * op.grad_stride_t;
+  const Acc* grad = op.grad.of<Acc>(n, t);
   for (int64_t row = 0, p = 0; p < P; ++row) {
     for (int64_t col = 0; col < op.cols; ++col, ++p) {
       to[p] = grad[row * op.grad_stride_h + col * op.grad_stride_w];

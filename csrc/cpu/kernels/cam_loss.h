@@ -1,6 +1,7 @@
 // The losses of the map and all their gradients on the CPU, for the instruction set FASTCAM_ISA.
 #pragma once
 
+#include "common/pairs.h"
 #include "cpu/kernels/cam_backward.h"
 #include "cpu/kernels/cam_maps.h"
 
@@ -46,7 +47,7 @@ FASTCAM_INLINE uint8_t loss_of_map(const Loss& loss, Acc* map, const Acc* region
   for (int64_t p = 0; p < cells; ++p) {
     grad_map[p] = cut * map_gradient(map[p], grad_map[p], slope_dot_x, p == peak.cell, divisor);
   }
-  return kStatusValid | (peak.value == Acc(0) ? kStatusDead : 0);
+  return valid_status(peak.value);
 }
 
 template <class Acc>
@@ -61,16 +62,12 @@ template <class Acc>
 struct PairCells {
   const CamLoss& op;
 
-  FASTCAM_INLINE const Acc* region(int64_t n, int64_t t) const {
-    return static_cast<const Acc*>(op.regions) + n * op.regions_stride_n + t * op.regions_stride_t;
-  }
+  FASTCAM_INLINE const Acc* region(int64_t n, int64_t t) const { return op.regions.of<Acc>(n, t); }
   FASTCAM_INLINE const Acc* weight(int64_t n, int64_t t) const {
-    if (op.cell_weights == nullptr) return nullptr;
-    return static_cast<const Acc*>(op.cell_weights) + n * op.cell_weights_stride_n +
-           t * op.cell_weights_stride_t;
+    return op.cell_weights.data == nullptr ? nullptr : op.cell_weights.of<Acc>(n, t);
   }
   FASTCAM_INLINE bool on(int64_t n, int64_t t) const {
-    if (op.where && op.where[n * op.where_stride_n + t * op.where_stride_t] == 0) return false;
+    if (op.where.data && *op.where.of<uint8_t>(n, t) == 0) return false;
     return !region_is_empty(region(n, t), weight(n, t), op.in.cells);
   }
 };

@@ -12,11 +12,6 @@
 
 namespace fastcam::FASTCAM_ISA {
 
-template <class Acc>
-FASTCAM_INLINE int64_t padded(int64_t count) {
-  return (count + kLanes<Acc> - 1) / kLanes<Acc> * kLanes<Acc>;
-}
-
 struct ChannelRange {
   int64_t begin;
   int64_t end;
@@ -26,7 +21,7 @@ struct ChannelRange {
 // blocks never share one.
 template <class Acc>
 FASTCAM_INLINE ChannelRange channel_range(int64_t channels, int64_t blocks, int64_t block) {
-  const int64_t width = padded<Acc>((channels + blocks - 1) / blocks);
+  const int64_t width = padded<Acc>(ceil_div(channels, blocks));
   const int64_t begin = block * width < channels ? block * width : channels;
   return {begin, begin + width < channels ? begin + width : channels};
 }
@@ -205,9 +200,8 @@ FASTCAM_INLINE void raw_maps(const CamInputs& in, int64_t n, const int64_t* targ
   const Acc* alpha[kTargetBlock];
   Acc* map[kTargetBlock];
   for (int i = 0; i < count; ++i) {
-    const auto d = plane_of<SD>(static_cast<const SD*>(in.gradients) + n * in.gradients_stride_n +
-                                    targets[i] * in.gradients_stride_t,
-                                in.channels, in.grad_cells, in.gradients_channels_last, range);
+    const auto d = plane_of<SD>(in.gradients.of<SD>(n, targets[i]), in.channels, in.grad_cells,
+                                in.gradients_channels_last, range);
     Acc* row = alpha_out + (n * in.targets + targets[i]) * in.channels + range.begin;
     channel_weights(d, Acc(in.cells), row);
     alpha[i] = row;

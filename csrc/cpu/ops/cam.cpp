@@ -1,6 +1,7 @@
 // Grad-CAM ops on the CPU: splits the work over torch's threads and calls the kernels of
 // cpu/kernels/cam.h.
 #include "cpu/kernels/cam.h"
+#include "common/pairs.h"
 #include "cpu/ops/pages.h"
 #include "cpu/ops/parallel.h"
 #include "ops/cam_loss.h"
@@ -14,12 +15,12 @@ namespace {
 // a weight of -1 would give a loss that looks like any other. fastcam/ops/checks.py knows the
 // prefix.
 template <class Acc>
-void check_values(const CamLoss& op, const void* cells, int64_t stride_n, int64_t stride_t, Acc low,
-                  Acc high, const char* expected, const char* advice) {
+void check_values(const CamLoss& op, const PairView& cells, Acc low, Acc high, const char* expected,
+                  const char* advice) {
   for (int64_t n = 0; n < op.in.batch; ++n) {
     for (int64_t t = 0; t < op.in.targets; ++t) {
-      if (op.where && op.where[n * op.where_stride_n + t * op.where_stride_t] == 0) continue;
-      const Acc* value = static_cast<const Acc*>(cells) + n * stride_n + t * stride_t;
+      if (op.where.data && *op.where.of<uint8_t>(n, t) == 0) continue;
+      const Acc* value = cells.of<Acc>(n, t);
       const auto fits = [&](int64_t p) { return int(value[p] >= low) & int(value[p] <= high); };
       int all = 1;  // NaN fits nowhere
       for (int64_t p = 0; p < op.in.cells; ++p) all &= fits(p);
@@ -35,15 +36,20 @@ void check_values(const CamLoss& op, const void* cells, int64_t stride_n, int64_
 template <class Acc>
 void check_values(const CamLoss& op) {
   constexpr double kRounding = 1e-3;  // what resizing a mask may leave beyond [0, 1]
-  check_values(op, op.regions, op.regions_stride_n, op.regions_stride_t, Acc(-kRounding),
-               Acc(1 + kRounding), "regions: expected values in [0, 1]",
-               " (divide a mask of 0 to 255 by 255)");
-  if (op.cell_weights == nullptr) return;
-  const bool shared = op.cell_weights_stride_n == 0 && op.cell_weights_stride_t == 0;
+  check_values(op, op.regions, Acc(-kRounding), Acc(1 + kRounding),
+               "regions: expected values in [0, 1]", " (divide a mask of 0 to 255 by 255)");
+  if (op.cell_weights.data == nullptr) return;
+  const bool shared = op.cell_weights.stride_n == 0 && op.cell_weights.stride_t == 0;
   CamLoss some = op;
-  if (shared) some.in.batch = some.in.targets = 1, some.where = nullptr;
-  check_values(some, op.cell_weights, op.cell_weights_stride_n, op.cell_weights_stride_t, Acc(0),
-               std::numeric_limits<Acc>::max(), "cell_weights: expected finite values >= 0", "");
+  if (shared) some.in.batch = some.in.targets = 1, some.where = {};
+  check_values(some, op.cell_weights, Acc(0), std::numeric_limits<Acc>::max(),
+               "cell_weights: expected finite values >= 0", "");
+}
+
+// Few samples are split into channel blocks, at the most so many each, to have as many items of
+// work as are wanted.
+int64_t channel_blocks(int64_t batch, int64_t items, int64_t most) {
+  return std::clamp<int64_t>(ceil_div(items, batch), 1, std::max<int64_t>(1, most));
 }
 
 void run_forward(const Tensor&, const CamForward& op, ScalarKind a, ScalarKind d) {
@@ -56,10 +62,8 @@ void run_forward(const Tensor&, const CamForward& op, ScalarKind a, ScalarKind d
 
 void run_backward(const Tensor&, const CamBackward& op, ScalarKind a) {
   prefer_huge_pages(op.grad_activations, op.batch * op.channels * op.cells * bytes_of(a));
-  // Few samples are split into channel blocks, so that every thread has work.
   const int64_t threads = torch::stable::get_num_threads();
-  const int64_t wanted = op.batch >= 2 * threads ? 1 : (2 * threads + op.batch - 1) / op.batch;
-  const int64_t blocks = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, op.channels / 32));
+  const int64_t blocks = channel_blocks(op.batch, 2 * threads, op.channels / 32);
   const int64_t work = op.channels * op.cells * op.targets / blocks;
   parallel_over(op.batch * blocks, work, [&](int64_t begin, int64_t end) {
     const Scratch scratch(cam_scratch_bytes(op.targets, op.cells));
@@ -73,15 +77,10 @@ template <class Acc>
 void reduce_pairs(const CamLossForward& op) {
   const int64_t pairs = op.loss.in.batch * op.loss.in.targets;
   const Acc* losses = static_cast<const Acc*>(op.loss.loss);
-  Acc sum = 0;
-  Acc count = 0;
-  for (int64_t i = 0; i < pairs; ++i) {
-    sum += losses[i];
-    count += Acc(op.loss.status[i] & kStatusValid);
-  }
-  const bool mean = op.reduction == Reduction::kMean && count > 0;
-  *static_cast<Acc*>(op.reduced) = mean ? sum / count : sum;
-  *static_cast<Acc*>(op.count) = count;
+  PairSum<Acc> sum{0, 0};
+  for (int64_t i = 0; i < pairs; ++i) sum.add(losses[i], op.loss.status[i]);
+  *static_cast<Acc*>(op.reduced) = sum.reduced(op.reduction);
+  *static_cast<Acc*>(op.count) = sum.count;
 }
 
 // Channel blocks of a sample: several where samples are few and large, and their maps, of which
@@ -90,10 +89,9 @@ void reduce_pairs(const CamLossForward& op) {
 int64_t forward_blocks(const CamInputs& in, int64_t map_bytes) {
   constexpr int64_t kItems = 16;
   constexpr int64_t kMostBytes = int64_t(32) << 20;
-  const int64_t wanted = in.batch >= kItems ? 1 : (kItems + in.batch - 1) / in.batch;
   const int64_t most = std::min({in.channels * in.cells / kGrainElements, in.channels / 32,
                                  kMostBytes / (in.batch * map_bytes)});
-  return std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, most));
+  return channel_blocks(in.batch, kItems, most);
 }
 
 void run_loss_forward(const Tensor& device, const CamLossForward& op, ScalarKind a, ScalarKind d) {
@@ -122,17 +120,14 @@ void run_loss_forward(const Tensor& device, const CamLossForward& op, ScalarKind
   with_acc(a, [&](auto acc) { reduce_pairs<decltype(acc)>(op); });
 }
 
-// g of every pair, and the constants of dD times g.
+// The scale of every pair, and the constants of dD times it.
 template <class Acc>
 void scale_pairs(const CamLossBackward& op, Acc* scales) {
   const Acc count = op.count == nullptr ? Acc(1) : *static_cast<const Acc*>(op.count);
   for (int64_t n = 0; n < op.batch; ++n) {
     for (int64_t t = 0; t < op.targets; ++t) {
       const int64_t pair = n * op.targets + t;
-      const Acc grad =
-          static_cast<const Acc*>(op.grad)[n * op.grad_stride_n + t * op.grad_stride_t];
-      const bool valid = (op.status[pair] & kStatusValid) != 0;
-      scales[pair] = valid ? (count > Acc(1) ? grad / count : grad) : Acc(0);
+      scales[pair] = pair_scale(op.status[pair], *op.grad.of<Acc>(n, t), count);
       if (op.scaled_gradients == nullptr) continue;
       const Acc* from = static_cast<const Acc*>(op.grad_gradients) + pair * op.channels;
       Acc* to = static_cast<Acc*>(op.scaled_gradients) + pair * op.channels;

@@ -10,7 +10,7 @@
 
 namespace fastcam {
 
-// Only a hint: whatever the system answers, the memory is as usable as before.
+// Only a hint, which the system may refuse.
 // Null is fine.
 inline void prefer_huge_pages([[maybe_unused]] void* memory, [[maybe_unused]] int64_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)

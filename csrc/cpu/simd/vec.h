@@ -1,6 +1,6 @@
 // Vectors of the widest kind the instruction set at hand has, through the compiler's own vector
 // types: one source for SSE2, AVX2, AVX-512 and NEON. Included once per instruction set
-// (<op>_<isa>.cpp say FASTCAM_ISA and FASTCAM_VECTOR_BYTES), so all of it is in that namespace and
+// (cpu/isa/ says FASTCAM_ISA and FASTCAM_VECTOR_BYTES), so all of it is in that namespace and
 // forced inline.
 //
 // Storage types (float, double, Half, BFloat16) are converted to the arithmetic type on load and
@@ -11,6 +11,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "common/scalar.h"
 #include "common/storage.h"
 
 // GCC notes that passing wide vectors depends on the instruction set; here all of it is inlined.
@@ -22,6 +23,12 @@ namespace fastcam::FASTCAM_ISA {
 
 template <class Acc>
 inline constexpr int kLanes = FASTCAM_VECTOR_BYTES / int(sizeof(Acc));
+
+// Values of a row that is whole vectors.
+template <class Acc>
+FASTCAM_INLINE int64_t padded(int64_t count) {
+  return round_up(count, kLanes<Acc>);
+}
 
 template <class Acc>
 struct VecType {
@@ -109,11 +116,13 @@ FASTCAM_INLINE void prefetch_ahead_to_write(const void* p) {
   __builtin_prefetch(reinterpret_cast<const void*>(uintptr_t(p) + kPrefetchBytes), 1, 3);
 }
 
-// What lies `ahead` bytes further than the `bytes` from p on, into the second-level cache.
+// The line that lies `ahead` bytes further than p, into the second-level cache; and those of the
+// `bytes` from there on.
+FASTCAM_INLINE void prefetch_line(const void* p, int64_t ahead = 0) {
+  __builtin_prefetch(reinterpret_cast<const void*>(uintptr_t(p) + uintptr_t(ahead)), 0, 2);
+}
 FASTCAM_INLINE void prefetch_further(const void* p, int64_t bytes, int64_t ahead) {
-  for (int64_t i = 0; i < bytes; i += 64) {
-    __builtin_prefetch(reinterpret_cast<const void*>(uintptr_t(p) + uintptr_t(i + ahead)), 0, 2);
-  }
+  for (int64_t i = 0; i < bytes; i += 64) prefetch_line(p, i + ahead);
 }
 
 // ---- load: storage -> arithmetic ----------------------------------------------------------------

@@ -4,16 +4,9 @@
 #include "cuda/attend/launch.cuh"
 #include "ops/attend.h"
 
-namespace fastcam {
-
-void launch_attend_backward_on(const Tensor& device, const AttendBackward& op, ScalarKind kind) {
-  on_device_of(device, [&](const LaunchSite& site) { launch_attend_backward(op, kind, site); });
-}
-
-}  // namespace fastcam
-
 STABLE_TORCH_LIBRARY_IMPL(fastcam, CUDA, m)
 {
   using namespace fastcam;
-  m.impl("_attend_backward", TORCH_BOX(&attend_backward<launch_attend_backward_on>));
+  m.impl("_attend_backward",
+         TORCH_BOX(&attend_backward<OnDevice<launch_attend_backward<LaunchSite>>{}>));
 }

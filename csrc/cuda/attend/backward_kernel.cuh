@@ -12,13 +12,13 @@
 namespace fastcam {
 
 template <class S, bool kPool, int kRounds>
-__global__ void __launch_bounds__(kAttendWarps* kLanes, kAttendFewBlocks<AccOf<S>>)
+__global__ void __launch_bounds__(kAttendWarps* kWarp, kAttendFewBlocks<AccOf<S>>)
     attend_backward_kernel(const AttendBackward op, const AttendPlan plan,
                            const AttendCurve<AccOf<S>> curve) {
   using Acc = AccOf<S>;
   constexpr int A = kAtOnce<kRounds, !kPool>;
-  const int warp = int(threadIdx.x) / kLanes;
-  const int lane = int(threadIdx.x) % kLanes;
+  const int warp = int(threadIdx.x) / kWarp;
+  const int lane = int(threadIdx.x) % kWarp;
   const int cells = int(op.shape.cells);
   const int C = int(op.shape.channels);
   const int K = int(op.shape.attributes);
@@ -85,29 +85,29 @@ __global__ void __launch_bounds__(kAttendWarps* kLanes, kAttendFewBlocks<AccOf<S
           grad_f[i] += gradient * curve.factor(to_acc(x[a][i]), t[i]);
           const Acc both = gradient * to_acc(f[i]) * (slope * t[i]) + Acc(0.5) * of_mask[a] * u[i];
           const Acc grad_logit = both * (Acc(1) - Acc(0.5) * u[i]);
-          store_if(op.grad_logits != nullptr && row.has(i), to + i * kLanes,
+          store_if(op.grad_logits != nullptr && row.has(i), to + i * kWarp,
                    from_acc<S>(grad_logit));
         }
       }
     }
 
     if (plan.members > 1) {
-      Acc* mine = others + warp * (kRounds * kLanes) + lane;
+      Acc* mine = others + warp * (kRounds * kWarp) + lane;
       __syncthreads();
 #pragma unroll
-      for (int i = 0; i < kRounds; ++i) mine[i * kLanes] = grad_f[i];
+      for (int i = 0; i < kRounds; ++i) mine[i * kWarp] = grad_f[i];
       __syncthreads();
 #pragma unroll 1
       for (int other = 1; other < plan.members && member == 0; ++other) {
 #pragma unroll
-        for (int i = 0; i < kRounds; ++i) grad_f[i] += mine[(other * kRounds + i) * kLanes];
+        for (int i = 0; i < kRounds; ++i) grad_f[i] += mine[(other * kRounds + i) * kWarp];
       }
     }
     if (op.grad_features == nullptr || member != 0) continue;
     S* to = static_cast<S*>(op.grad_features) + feature + row.cell;
 #pragma unroll
     for (int i = 0; i < kRounds; ++i) {
-      store_if(row.has(i), to + i * kLanes, from_acc<S>(grad_f[i]));
+      store_if(row.has(i), to + i * kWarp, from_acc<S>(grad_f[i]));
     }
   }
 }

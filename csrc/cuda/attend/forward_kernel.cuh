@@ -1,8 +1,8 @@
 // attend forward in one launch: Z = (1 + g(sigmoid(L); n, beta)) F under several curves, or its
 // mean over the cells, and sum_{c,p} sigmoid(L), from one read of L.
 //
-// A warp has a row of F in registers and meets all attributes, the loads of a few in flight at
-// once; nothing waits for another warp but the sums at the end. The masks' sums of a sample's
+// A warp has a row of F in registers and goes over all attributes, the loads of a few in flight at
+// once; only the sums at the end wait for other warps. The masks' sums of a sample's
 // blocks are added up by the last of them.
 #pragma once
 
@@ -61,8 +61,8 @@ FASTCAM_DEVICE void attend_forward_row(const AttendForward& op,
   using Acc = AccOf<S>;
   constexpr int A = kAtOnce<kRounds>;
   const ForwardPart<Acc> part(op.shape, work.plan);
-  const int warp = int(threadIdx.x) / kLanes;
-  const int lane = int(threadIdx.x) % kLanes;
+  const int warp = int(threadIdx.x) / kWarp;
+  const int lane = int(threadIdx.x) % kWarp;
   if (warp >= part.channels) return;
   const int cells = int(op.shape.cells);
   const int C = int(op.shape.channels);
@@ -115,7 +115,7 @@ FASTCAM_DEVICE void attend_forward_row(const AttendForward& op,
         if constexpr (kPool) {
           sum += z;
         } else {
-          store_if(k + a < part.attributes && row.has(i), to + i * kLanes, from_acc<S>(z));
+          store_if(k + a < part.attributes && row.has(i), to + i * kWarp, from_acc<S>(z));
         }
       }
       return sum;
@@ -123,7 +123,7 @@ FASTCAM_DEVICE void attend_forward_row(const AttendForward& op,
     // Each A lanes' sums are of one index.
     const auto keep = [&](int index, auto& values) {
       constexpr int kCount = int(sizeof(values) / sizeof(Acc));
-      constexpr int kLeaders = kLanes / kCount;
+      constexpr int kLeaders = kWarp / kCount;
       const Acc sum = warp_sums(values);
       const int value = lane / kLeaders;
       const int at = k + value % A;
@@ -225,7 +225,7 @@ inline constexpr int kForwardBlocks =
 
 // kSeveral: pooled under several curves, which share u and its logarithm.
 template <class S, bool kPool, bool kSeveral, int kRounds>
-__global__ void __launch_bounds__(kAttendWarps* kLanes, kForwardBlocks<AccOf<S>, kPool, kSeveral>)
+__global__ void __launch_bounds__(kAttendWarps* kWarp, kForwardBlocks<AccOf<S>, kPool, kSeveral>)
     attend_forward_kernel(const AttendForward op, const AttendForwardWork<AccOf<S>> work) {
 #pragma unroll 1
   for (int first = 0; first < int(op.shape.cells); first += work.plan.piece) {

@@ -27,12 +27,9 @@ void launch_tone_curve_of(const ToneCurveOp& op, const LaunchSite& site) {
 template <class Site>
 void launch_tone_curve(const ToneCurveOp& op, ScalarKind kind, const Site& site) {
   with_storage(kind, [&](auto s) {
-    using S = decltype(s);
-    if (op.grad == nullptr) {
-      launch_tone_curve_of<S, false>(op, site);
-    } else {
-      launch_tone_curve_of<S, true>(op, site);
-    }
+    with_flag(op.grad != nullptr, [&](auto backward) {
+      launch_tone_curve_of<decltype(s), decltype(backward)::value>(op, site);
+    });
   });
 }
 
@@ -40,13 +37,11 @@ template <class S, bool kPool, bool kSeveral>
 void launch_attend_forward_as(const AttendForward& op, const AttendForwardWork<AccOf<S>>& work,
                               const LaunchSite& site) {
   const AttendPlan& plan = work.plan;
-  if (plan.long_rows) {
-    FASTCAM_LAUNCH((attend_forward_kernel<S, kPool, kSeveral, kLongRounds>), grid_of(plan.blocks),
-                   plan.warps * kLanes, plan.shared_bytes, site.stream, op, work);
-  } else {
-    FASTCAM_LAUNCH((attend_forward_kernel<S, kPool, kSeveral, kShortRounds>), grid_of(plan.blocks),
-                   plan.warps * kLanes, plan.shared_bytes, site.stream, op, work);
-  }
+  with_flag(plan.long_rows, [&](auto long_rows) {
+    constexpr int kRounds = kRoundsOf<decltype(long_rows)::value>;
+    FASTCAM_LAUNCH((attend_forward_kernel<S, kPool, kSeveral, kRounds>), grid_of(plan.blocks),
+                   plan.warps * kWarp, plan.shared_bytes, site.stream, op, work);
+  });
 }
 
 template <class S, bool kPool>
@@ -78,12 +73,9 @@ void launch_attend_forward_of(const AttendForward& op, const LaunchSite& site) {
 template <class Site>
 void launch_attend_forward(const AttendForward& op, ScalarKind kind, const Site& site) {
   with_storage(kind, [&](auto s) {
-    using S = decltype(s);
-    if (op.pool) {
-      launch_attend_forward_of<S, true>(op, site);
-    } else {
-      launch_attend_forward_of<S, false>(op, site);
-    }
+    with_flag(op.pool, [&](auto pool) {
+      launch_attend_forward_of<decltype(s), decltype(pool)::value>(op, site);
+    });
   });
 }
 
@@ -91,26 +83,20 @@ template <class S, bool kPool>
 void launch_attend_backward_of(const AttendBackward& op, const LaunchSite& site) {
   const AttendPlan plan = plan_attend_backward(
       {op.shape, 0, 0, int(sizeof(S)), int(sizeof(AccOf<S>)), site.multiprocessors, 0});
-  if (plan.long_rows) {
-    FASTCAM_LAUNCH((attend_backward_kernel<S, kPool, kLongRounds>), grid_of(plan.blocks),
-                   plan.warps * kLanes, plan.shared_bytes, site.stream, op, plan,
+  with_flag(plan.long_rows, [&](auto long_rows) {
+    constexpr int kRounds = kRoundsOf<decltype(long_rows)::value>;
+    FASTCAM_LAUNCH((attend_backward_kernel<S, kPool, kRounds>), grid_of(plan.blocks),
+                   plan.warps * kWarp, plan.shared_bytes, site.stream, op, plan,
                    AttendCurve<AccOf<S>>(op.curve));
-  } else {
-    FASTCAM_LAUNCH((attend_backward_kernel<S, kPool, kShortRounds>), grid_of(plan.blocks),
-                   plan.warps * kLanes, plan.shared_bytes, site.stream, op, plan,
-                   AttendCurve<AccOf<S>>(op.curve));
-  }
+  });
 }
 
 template <class Site>
 void launch_attend_backward(const AttendBackward& op, ScalarKind kind, const Site& site) {
   with_storage(kind, [&](auto s) {
-    using S = decltype(s);
-    if (op.pool) {
-      launch_attend_backward_of<S, true>(op, site);
-    } else {
-      launch_attend_backward_of<S, false>(op, site);
-    }
+    with_flag(op.pool, [&](auto pool) {
+      launch_attend_backward_of<decltype(s), decltype(pool)::value>(op, site);
+    });
   });
 }
 

@@ -1,11 +1,10 @@
 // How the launches of tone_curve and attend are cut into blocks. Plain C++, as cuda/cam/plan.h.
 #pragma once
 
-#include "cuda/cam/plan.h"
+#include "cuda/plan.h"
 
 namespace fastcam {
 
-inline constexpr int kLanes = 32;       // of a warp
 inline constexpr int kAttendWarps = 8;  // of a block, at most
 // Blocks that share a multiprocessor's registers: 64 for a thread, 80 where several arrays are
 // held, all in double.
@@ -18,6 +17,8 @@ inline constexpr int kAttendFewBlocks = sizeof(Acc) == 4 ? 3 : 1;
 // registers: F, and L of a few attributes at once, one after the other.
 inline constexpr int kLongRounds = 7;  // 14x14 cells, and up to 28 more
 inline constexpr int kShortRounds = 2;
+template <bool kLongRows>
+inline constexpr int kRoundsOf = kLongRows ? kLongRounds : kShortRounds;
 // Attributes at once; half as many where dZ is read with L.
 template <int kRounds, bool kWithGradients = false>
 inline constexpr int kAtOnce = (kRounds == kLongRounds ? 2 : 4) / (kWithGradients ? 2 : 1);
@@ -61,10 +62,10 @@ inline AttendPlan attend_pieces(const AttendPlanShape& s) {
     throw std::runtime_error("fastcam: attend on a sample of more than 2^30 values");
   }
   AttendPlan plan{};
-  // Lanes begin at a multiple of 32 bytes before the row.
-  const int64_t spare = 32 / s.element - 1;
-  plan.long_rows = shape.cells > kLanes * kShortRounds - spare;
-  const int64_t most = kLanes * (plan.long_rows ? kLongRounds : kShortRounds) - spare;
+  // Lanes begin at a whole sector before the row.
+  const int64_t spare = kSectorBytes / s.element - 1;
+  plan.long_rows = shape.cells > kWarp * kShortRounds - spare;
+  const int64_t most = kWarp * (plan.long_rows ? kLongRounds : kShortRounds) - spare;
   plan.piece = int(ceil_div(shape.cells, ceil_div(shape.cells, most)));
   return plan;
 }
@@ -82,7 +83,7 @@ inline AttendPlan plan_attend_forward(const AttendPlanShape& s) {
   const int64_t slots = int64_t(s.multiprocessors) * s.blocks;
   const auto filled = [&](int64_t splits) {
     const int64_t blocks = tiles * splits;
-    return double(blocks) / double(ceil_div(blocks, slots) * slots);
+    return double(blocks) / double(round_up(blocks, slots));
   };
   int64_t splits = 1;
   const int64_t most = std::min(K, 1 + 4 * (K * s.copies + 1) / 100);
@@ -97,7 +98,7 @@ inline AttendPlan plan_attend_forward(const AttendPlanShape& s) {
   plan.splits = int(ceil_div(K, plan.attributes));
   plan.blocks = tiles * plan.splits;
   plan.shared_bytes = int(16 + plan.attributes * each);
-  plan.tickets_bytes = ceil_div(shape.batch * plan.splits * 4, 256) * 256;
+  plan.tickets_bytes = round_up(shape.batch * plan.splits * 4, kWorkspaceAlignment);
   plan.workspace_bytes = plan.tickets_bytes + tiles * K * s.acc;
   return plan;
 }
@@ -117,7 +118,7 @@ inline AttendPlan plan_attend_backward(const AttendPlanShape& s) {
   plan.tiles = int(ceil_div(shape.channels, rows));
   plan.blocks = shape.batch * plan.tiles;
   const int rounds = plan.long_rows ? kLongRounds : kShortRounds;
-  plan.shared_bytes = plan.members == 1 ? 0 : plan.warps * rounds * kLanes * s.acc;
+  plan.shared_bytes = plan.members == 1 ? 0 : plan.warps * rounds * kWarp * s.acc;
   return plan;
 }
 

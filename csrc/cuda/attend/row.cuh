@@ -16,10 +16,10 @@ struct RowOfWarp {
   template <class S>
   FASTCAM_DEVICE RowOfWarp(const S* features, int count) : here(0) {
     const auto at = reinterpret_cast<uintptr_t>(features) / sizeof(S);
-    cell = int(threadIdx.x) % kLanes - int(at % (32 / sizeof(S)));
+    cell = int(threadIdx.x) % kWarp - int(at % (kSectorBytes / sizeof(S)));
 #pragma unroll
     for (int i = 0; i < kRounds; ++i) {
-      here |= int(unsigned(cell + i * kLanes) < unsigned(count)) << i;
+      here |= int(unsigned(cell + i * kWarp) < unsigned(count)) << i;
     }
   }
   FASTCAM_DEVICE bool has(int i) const { return (here >> i & 1) != 0; }
@@ -27,7 +27,7 @@ struct RowOfWarp {
   FASTCAM_DEVICE void read(const S* from, S otherwise, S (&value)[kRounds]) const {
     from = opaque(from + cell);  // one address for all rounds
 #pragma unroll
-    for (int i = 0; i < kRounds; ++i) value[i] = load_if(has(i), from + i * kLanes, otherwise);
+    for (int i = 0; i < kRounds; ++i) value[i] = load_if(has(i), from + i * kWarp, otherwise);
   }
 };
 

@@ -6,14 +6,12 @@
 
 namespace fastcam {
 
-void launch_cam_backward_on(const Tensor& device, const CamBackward& op, ScalarKind a) {
-  on_device_of(device, [&](const LaunchSite& site) { launch_cam_backward(op, a, site); });
-}
+template void launch_cam_backward(const CamBackward&, ScalarKind, const LaunchSite&);
 
 }  // namespace fastcam
 
 STABLE_TORCH_LIBRARY_IMPL(fastcam, CUDA, m)
 {
   using namespace fastcam;
-  m.impl("_cam_backward", TORCH_BOX(&cam_backward<launch_cam_backward_on>));
+  m.impl("_cam_backward", TORCH_BOX(&cam_backward<OnDevice<launch_cam_backward<LaunchSite>>{}>));
 }

@@ -28,8 +28,10 @@ struct MapGradients {
   }
   FASTCAM_DEVICE Acc upstream(int t, int p) const {
     const int cols = int(op->cols);
-    return load(static_cast<const Acc*>(op->grad) + n * op->grad_stride_n + t * op->grad_stride_t +
-                (p / cols) * op->grad_stride_h + (p % cols) * op->grad_stride_w);
+    // Not PairView::of(): nvcc 13.0 then allocates other registers than those that were measured.
+    return load(static_cast<const Acc*>(op->grad.data) + n * op->grad.stride_n +
+                t * op->grad.stride_t + (p / cols) * op->grad_stride_h +
+                (p % cols) * op->grad_stride_w);
   }
 
   // Before the first value: a warp has a target.

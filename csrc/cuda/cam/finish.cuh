@@ -88,13 +88,9 @@ FASTCAM_DEVICE bool finish_loss(const CamLoss& op, const Loss& loss, const PairM
   const int thread = int(threadIdx.x);
   const int threads = int(blockDim.x);
   const int cells = int(op.in.cells);
-  const Acc* region =
-      static_cast<const Acc*>(op.regions) + at.n * op.regions_stride_n + at.t * op.regions_stride_t;
-  const Acc* weight = nullptr;
-  if (op.cell_weights != nullptr) {
-    weight = static_cast<const Acc*>(op.cell_weights) + at.n * op.cell_weights_stride_n +
-             at.t * op.cell_weights_stride_t;
-  }
+  const Acc* region = op.regions.of<Acc>(at.n, at.t);
+  const Acc* weight =
+      op.cell_weights.data == nullptr ? nullptr : op.cell_weights.of<Acc>(at.n, at.t);
   // A thread reads its cells three times; S and w are kept in shared memory after the first if they
   // fit.
   const bool kept = 2 * cells <= scratch.capacity;
@@ -182,7 +178,7 @@ FASTCAM_DEVICE bool finish_loss(const CamLoss& op, const Loss& loss, const PairM
       }
       if (thread == 0) {
         store(static_cast<Acc*>(op.loss) + at.pair, value);
-        store(op.status + at.pair, uint8_t(kStatusValid | (peak == Acc(0) ? kStatusDead : 0)));
+        store(op.status + at.pair, valid_status(peak));
       }
     }
   }
@@ -203,9 +199,8 @@ struct LossFinish {
     reduce_pairs<Acc>(op, scratch);
   }
   FASTCAM_DEVICE static bool on(const Params& op, int64_t n, int t) {
-    const CamLoss& loss = op.loss;
-    return loss.where == nullptr ||
-           load(loss.where + n * loss.where_stride_n + t * loss.where_stride_t) != 0;
+    const PairView& where = op.loss.where;
+    return where.data == nullptr || load(where.of<uint8_t>(n, t)) != 0;
   }
   FASTCAM_DEVICE static Acc* map_of(const Params& op, int64_t pair) {
     return static_cast<Acc*>(op.loss.grad_map) + pair * op.loss.in.cells;

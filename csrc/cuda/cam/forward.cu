@@ -4,16 +4,8 @@
 #include "cuda/cam/launch.cuh"
 #include "ops/cam.h"
 
-namespace fastcam {
-
-void launch_cam_forward_on(const Tensor& device, const CamForward& op, ScalarKind a, ScalarKind d) {
-  on_device_of(device, [&](const LaunchSite& site) { launch_cam_forward(op, a, d, site); });
-}
-
-}  // namespace fastcam
-
 STABLE_TORCH_LIBRARY_IMPL(fastcam, CUDA, m)
 {
   using namespace fastcam;
-  m.impl("_cam_forward", TORCH_BOX(&cam_forward<launch_cam_forward_on>));
+  m.impl("_cam_forward", TORCH_BOX(&cam_forward<OnDevice<launch_cam_forward<LaunchSite>>{}>));
 }

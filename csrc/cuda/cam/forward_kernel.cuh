@@ -35,8 +35,7 @@ FASTCAM_DEVICE Matrix<S> channel_block(S* sample, bool channels_last, int channe
 template <class SD, class Acc, class Put>
 FASTCAM_DEVICE void gradient_sums(const CamInputs& in, int64_t n, int t, int channel, int count,
                                   Acc* scratch, const Put& put) {
-  const SD* sample =
-      static_cast<const SD*>(in.gradients) + n * in.gradients_stride_n + t * in.gradients_stride_t;
+  const SD* sample = in.gradients.of<SD>(n, t);
   const bool channels_last = in.gradients_channels_last || in.grad_cells == 1;
   sums_of<1>(
       channel_block(sample, channels_last, int(in.channels), int(in.grad_cells), channel, count),

@@ -9,6 +9,14 @@
 
 namespace fastcam {
 
+// f with the number of targets that share one read of the activations.
+template <class F>
+void with_block_targets(int64_t targets, const F& f) {
+  with_flag(targets == 1, [&](auto one) {
+    f(std::integral_constant<int, decltype(one)::value ? 1 : kTargetsPerBlock>{});
+  });
+}
+
 template <class S, int kTargets, class Finish>
 void launch_forward(const typename Finish::Params& op, bool gradients_in_acc,
                     const LaunchSite& site) {
@@ -25,7 +33,7 @@ void launch_forward(const typename Finish::Params& op, bool gradients_in_acc,
   const bool counted = Finish::reduces(op) && groups > 1;
   if (shared || counted) {
     const int64_t cleared = 4 * ((shared ? groups : 0) + 1);
-    const int64_t tickets = ceil_div(cleared, 256) * 256;
+    const int64_t tickets = round_up(cleared, kWorkspaceAlignment);
     char* workspace = static_cast<char*>(site.workspace(tickets + work.plan.parts_bytes));
     work.finished = counted ? reinterpret_cast<unsigned*>(workspace) : nullptr;
     work.tickets = reinterpret_cast<unsigned*>(workspace) + 1;
@@ -43,12 +51,9 @@ void launch_forward_of(const Params& op, int64_t targets, ScalarKind activations
   with_storage(activations, [&](auto s) {
     using S = decltype(s);
     using Policy = Finish<AccOf<S>>;
-    const bool in_acc = gradients != activations;
-    if (targets == 1) {
-      launch_forward<S, 1, Policy>(op, in_acc, site);
-    } else {
-      launch_forward<S, kTargetsPerBlock, Policy>(op, in_acc, site);
-    }
+    with_block_targets(targets, [&](auto at_once) {
+      launch_forward<S, decltype(at_once)::value, Policy>(op, gradients != activations, site);
+    });
   });
 }
 
@@ -67,12 +72,9 @@ void launch_backward(const CamBackward& op, const LaunchSite& site) {
 template <class Site>
 void launch_cam_backward(const CamBackward& op, ScalarKind activations, const Site& site) {
   with_storage(activations, [&](auto s) {
-    using S = decltype(s);
-    if (op.targets == 1) {
-      launch_backward<S, 1>(op, site);
-    } else {
-      launch_backward<S, kTargetsPerBlock>(op, site);
-    }
+    with_block_targets(op.targets, [&](auto at_once) {
+      launch_backward<decltype(s), decltype(at_once)::value>(op, site);
+    });
   });
 }
 

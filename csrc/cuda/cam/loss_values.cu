@@ -5,9 +5,7 @@
 
 namespace fastcam {
 
-void launch_cam_loss_values_on(const Tensor& device, const CamLossForward& op, ScalarKind a,
-                               ScalarKind d) {
-  on_device_of(device, [&](const LaunchSite& site) { launch_cam_loss_values(op, a, d, site); });
-}
+template void launch_cam_loss_values(const CamLossForward&, ScalarKind, ScalarKind,
+                                     const LaunchSite&);
 
 }  // namespace fastcam

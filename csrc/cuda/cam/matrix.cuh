@@ -228,7 +228,7 @@ FASTCAM_DEVICE void row_sums_of(const Matrix<const S>& m, const Factors<const Ac
                                 int targets, const Put& put) {
   constexpr int kRows = 2;  // at once
   constexpr int kLoads = kInFlight<S, V, kTargets> / kRows;
-  constexpr int kLeast = 32 / int(sizeof(S) * V);  // lanes that read a whole sector
+  constexpr int kLeast = kSectorBytes / int(sizeof(S) * V);  // lanes that read a whole sector
   using Vector = Vec<S, V>;
   const int thread = int(threadIdx.x);
   const int vectors = m.cols / V;

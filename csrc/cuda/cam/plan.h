@@ -2,11 +2,7 @@
 // too.
 #pragma once
 
-#include <algorithm>
-#include <cstdint>
-#include <stdexcept>
-
-#include "common/params.h"
+#include "cuda/plan.h"
 
 namespace fastcam {
 
@@ -21,9 +17,7 @@ template <class Acc, int kTargets>
 inline constexpr int kMaxChunk = 4096 / (kTargets * int(sizeof(Acc)));
 // A block's part of a matrix has so many values, and is indexed with 32 bits.
 inline constexpr int64_t kMaxElements = int64_t(1) << 25;
-// Shared memory of a block that no device attribute has to be set for.
-inline constexpr int kSharedBytes = 48 * 1024;
-// Of these, a block's reductions and flags.
+// Of kSharedBytes, a block's reductions and flags.
 inline constexpr int kReduceBytes = 1024;
 inline constexpr int kReservedBytes = kReduceBytes + 16;
 
@@ -60,8 +54,6 @@ struct PlanShape {
   int multiprocessors;
 };
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // From the factors of one target to the next: whole runs of 16, and a zero at least behind them.
 inline int64_t factor_stride(int64_t count) { return (count / 16 + 1) * 16; }
 
@@ -69,7 +61,7 @@ inline int64_t factor_stride(int64_t count) { return (count / 16 + 1) * 16; }
 inline int plan_threads(const PlanShape& s, int64_t chunk) {
   const int64_t cols = std::max<int64_t>(1, s.channels_last ? chunk : s.cells);
   const int64_t places =
-      std::max<int64_t>(1, cols / std::min<int64_t>(cols & -cols, 16 / s.element));
+      std::max<int64_t>(1, cols / std::min<int64_t>(cols & -cols, kVectorBytes / s.element));
   int chosen = kCamThreads;
   int64_t best = 0;
   for (int threads = kCamThreads; threads >= 128; threads -= 32) {
@@ -86,7 +78,7 @@ inline int plan_threads(const PlanShape& s, int64_t chunk) {
 // Channels of a block. `wanted` blocks a sample fill the GPU, `affordable` of them keep the extra
 // traffic small.
 inline void split_channels(const PlanShape& s, int64_t wanted, int64_t affordable, CamPlan* plan) {
-  const int64_t granule = 32 / s.element;  // whole 32-byte sectors and whole folds in either layout
+  const int64_t granule = kSectorBytes / s.element;  // whole sectors and folds in either layout
   // Below 8 KiB of A a block has too little to do.
   const int64_t useful = ceil_div(s.channels * s.cells * s.element, 8192);
   int64_t splits = std::max<int64_t>(1, std::min({wanted, affordable, useful}));
@@ -97,12 +89,12 @@ inline void split_channels(const PlanShape& s, int64_t wanted, int64_t affordabl
   if (largest >= granule) largest = largest / granule * granule;
   splits = std::max(splits, ceil_div(s.channels, largest));
   int64_t chunk = ceil_div(std::max<int64_t>(1, s.channels), splits);
-  if (splits > 1) chunk = std::min(ceil_div(chunk, granule) * granule, largest);
+  if (splits > 1) chunk = std::min(round_up(chunk, granule), largest);
   plan->chunk = int(chunk);
   plan->splits = int(std::max<int64_t>(1, ceil_div(s.channels, chunk)));
   plan->alpha_stride = int(factor_stride(chunk));
   plan->threads = plan_threads(s, chunk);
-  plan->scratch_values = plan->threads * (16 / s.element);
+  plan->scratch_values = plan->threads * (kVectorBytes / s.element);
 }
 
 // Bytes of A and D that a forward must read.
@@ -151,7 +143,7 @@ inline CamPlan plan_backward(const PlanShape& s, bool need_activations, bool nee
   // For each target: a sum and a peak; and as far as there is room, factors of the channels and of
   // a tile of cells.
   const int64_t room = kSharedBytes / s.acc - plan.scratch_values - 2 * s.targets;
-  const int64_t all = ceil_div(s.targets, s.per_block) * s.per_block;
+  const int64_t all = round_up(s.targets, s.per_block);
   const int64_t tile = (room / all - plan.alpha_stride) / 16 * 16 - 1;
   plan.tile = int(std::min(s.cells, std::max<int64_t>(31, tile)));
   plan.map_stride = int(factor_stride(plan.tile));

@@ -7,6 +7,7 @@
 // other, whose factors all lanes read at once.
 #pragma once
 
+#include "common/pairs.h"
 #include "cuda/onepass/plan.h"
 #include "cuda/onepass/sums.cuh"
 
@@ -18,16 +19,13 @@ inline constexpr int kPassBackwardThreads = 256;
 template <class S>
 inline constexpr int kPassVector = sizeof(S) == 8 ? 2 : 4;
 
-// The factor of a pair's gradients; 0 for an invalid pair, whatever the upstream gradient. (All is
-// asked for at once.)
+// pair_scale() of a pair; all that it takes is asked for at once.
 template <class Acc>
-FASTCAM_DEVICE Acc pass_scale(const CamLossBackward& op, int n, int t) {
+FASTCAM_DEVICE Acc load_scale(const CamLossBackward& op, int n, int t) {
   const uint8_t status = load(op.status + int64_t(n) * op.targets + t);
-  const Acc grad =
-      load(static_cast<const Acc*>(op.grad) + n * op.grad_stride_n + t * op.grad_stride_t);
+  const Acc grad = load(op.grad.of<Acc>(n, t));
   const Acc count = op.count == nullptr ? Acc(1) : load(static_cast<const Acc*>(op.count));
-  if ((status & kStatusValid) == 0) return Acc(0);
-  return count > Acc(1) ? grad / count : grad;
+  return pair_scale(status, grad, count);
 }
 
 // V neighbouring factors in global memory, where rows of them begin at multiples of V.
@@ -131,15 +129,13 @@ FASTCAM_DEVICE void write_product(S* out, int rows, int cols, const Acc* row_fac
 // thread after thread writes a vector, which may begin in one row and end in the next. The column
 // factors lie in shared memory kShifts times, each time one value further on, so that there is an
 // aligned vector of them from any column on.
-template <class S>
-inline constexpr int kFlatVector = kVectorBytes / int(sizeof(S));
 template <class Acc>
 inline constexpr int kShifts = kVectorOf<Acc>;
 
 template <class S, class Acc>
 FASTCAM_DEVICE void write_flat_product(S* out, int rows, int cols, const Acc* row_factor,
                                        const Acc* column_factor, int column_stride, Acc scale) {
-  constexpr int V = kFlatVector<S>;
+  constexpr int V = kVectorOf<S>;
   using Vector = Vec<S, V>;
   const int threads = int(blockDim.x);
   const int vectors = int(int64_t(rows) * cols / V);
@@ -192,13 +188,13 @@ __global__ void __launch_bounds__(kPassBackwardThreads, (pass_backward_blocks<S,
   const Acc* row_factors = (op.channels_last ? grad_map : alpha) + begin;
   const Acc* column_factors = op.channels_last ? alpha : grad_map;
 
-  const int stride = (all + kTargets - 1) / kTargets * kTargets;
+  const int stride = ceil_div(all, kTargets) * kTargets;
   Acc* scale = static_cast<Acc*>(shared_memory());  // [stride]
   Acc* row_factor = scale + pass_scales(stride);    // [rows of the block, stride]
-  Acc* column_factor = row_factor + (plan.rows * stride + 3) / 4 * 4;
+  Acc* column_factor = row_factor + round_up(plan.rows * stride, 4);
 
   // No load waits for another: everything is asked for before the first barrier.
-  const int each = (channels + plan.splits - 1) / plan.splits;
+  const int each = ceil_div(channels, plan.splits);
   const int first = split * each;
   const int count = channels - first < each ? channels - first : each;
   const int64_t constants = int64_t(n) * all * channels + first;  // where they begin
@@ -208,7 +204,7 @@ __global__ void __launch_bounds__(kPassBackwardThreads, (pass_backward_blocks<S,
   }
 #pragma unroll 1
   for (int t = thread; t < stride; t += threads) {
-    scale[t] = t < all ? pass_scale<Acc>(op, n, t) : Acc(0);
+    scale[t] = t < all ? load_scale<Acc>(op, n, t) : Acc(0);
   }
   const bool flat = kTargets == 1 && plan.column_stride > 0;
   if (op.grad_activations != nullptr) {

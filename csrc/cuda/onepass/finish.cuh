@@ -3,6 +3,7 @@
 #pragma once
 
 #include "common/losses.h"
+#include "common/pairs.h"
 #include "cuda/onepass/cluster.cuh"
 #include "cuda/onepass/plan.h"
 
@@ -125,7 +126,7 @@ FASTCAM_DEVICE PairLoss<Acc> finish_in_team(const Loss& loss, const Team& team, 
   // An area of NaN is not empty: the loss becomes NaN.
   if (active && area.sum[0] != Acc(0) && loss.defined(terms.sum)) {
     result.value = value;
-    result.status = uint8_t(kStatusValid | (peak == Acc(0) ? kStatusDead : 0));
+    result.status = valid_status(peak);
   }
 
   Totals<Acc, 2> pull{};  // sum of slope * x, and of |slope|
@@ -155,23 +156,17 @@ FASTCAM_DEVICE PairLoss<Acc> finish_in_team(const Loss& loss, const Team& team, 
 // other blocks have written is visible. `scratch`: shared memory for one sum and count per warp.
 template <class Acc>
 FASTCAM_DEVICE void reduce_pairs(const CamLossForward& op, void* scratch) {
-  struct Sum {
-    Acc value;
-    Acc count;
-  };
+  using Sum = PairSum<Acc>;
   const int64_t pairs = op.loss.in.batch * op.loss.in.targets;
   Sum sum{Acc(0), Acc(0)};
 #pragma unroll 4
   for (int64_t i = threadIdx.x; i < pairs; i += blockDim.x) {
-    sum.value += load_fresh(static_cast<const Acc*>(op.loss.loss) + i);
-    sum.count += Acc(load_fresh(op.loss.status + i) & kStatusValid);
+    sum.add(load_fresh(static_cast<const Acc*>(op.loss.loss) + i), load_fresh(op.loss.status + i));
   }
-  sum = block_reduce(sum, static_cast<Sum*>(scratch), [](const Sum& a, const Sum& b) {
-    return Sum{a.value + b.value, a.count + b.count};
-  });
+  sum = block_reduce(sum, static_cast<Sum*>(scratch),
+                     [](const Sum& a, const Sum& b) { return a + b; });
   if (threadIdx.x == 0) {
-    const bool mean = op.reduction == Reduction::kMean && sum.count > Acc(0);
-    store(static_cast<Acc*>(op.reduced), mean ? sum.value / sum.count : sum.value);
+    store(static_cast<Acc*>(op.reduced), sum.reduced(op.reduction));
     store(static_cast<Acc*>(op.count), sum.count);
   }
 }

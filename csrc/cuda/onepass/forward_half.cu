@@ -1,10 +1,10 @@
 // The one-pass loss on activations of half.
 #include "cuda/launch.cuh"
-// launch.cuh first: it defines the launch
+// cuda/launch.cuh first: it defines the launch
 #include "cuda/onepass/launch.cuh"
 
 namespace fastcam {
 
-FASTCAM_DEFINE_LAUNCH_PASS(Half)
+template bool launch_pass_of<Half>(const CamLossForward&, bool, int, const LaunchSite&);
 
 }  // namespace fastcam

@@ -5,8 +5,7 @@
 //   1. alpha[t, c] = sum_q D[t, c, q] / P, D in shared memory for a moment, while A is on its way
 //   2. its part of the maps, sum_c alpha[t, c] A[c, p]
 //   3. the maps: the blocks' parts in the order of the blocks, read from each other's shared
-//   memory,
-//      and of them loss, status and grad_map = d loss / d map, a team of warps a target
+//      memory; and of them loss, status and grad_map = d loss / d map, a team of warps a target
 //   4. d loss / d D = sum_p grad_map[t, p] A[c, p] / P, from the A that is still there
 // The last cluster of the launch sums up the losses.
 #pragma once
@@ -40,8 +39,7 @@ struct ChannelWeights {
   FASTCAM_DEVICE MatrixCopy<SD> copy(int t) const {
     const bool last = in.gradients_channels_last;
     const int cells = int(in.grad_cells);
-    const SD* from = static_cast<const SD*>(in.gradients) + n * in.gradients_stride_n +
-                     (t0 + t) * in.gradients_stride_t + int64_t(channel) * (last ? 1 : cells);
+    const SD* from = in.gradients.of<SD>(n, t0 + t) + int64_t(channel) * (last ? 1 : cells);
     const int stage = t & (stages_at_once() - 1);
     const int rows = last ? cells : count;
     return {plan.d,
@@ -53,12 +51,12 @@ struct ChannelWeights {
             last ? in.channels : cells};
   }
 
-  // What a block reads of a target is one run of whole vectors where rows meet, which is the rule.
-  // Then one thread copies, and the others have nothing to do.
+  // What a block reads of a target is one run of whole vectors where rows adjoin, which is the
+  // rule. Then one thread copies, and the others have nothing to do.
   FASTCAM_DEVICE void start(int t, int targets) const {
 #pragma unroll 1
     for (int i = 0; i < targets; ++i) {
-      if (!plan.rows_meet) {
+      if (!plan.rows_adjoin) {
         copy(t + i).start();
       } else if (threadIdx.x == 0) {
         const MatrixCopy<SD> d = copy(t + i);
@@ -70,7 +68,7 @@ struct ChannelWeights {
   }
   FASTCAM_DEVICE void wait(int t) const {
     const uint32_t parity = uint32_t(kTargets == 1 ? t0 : (t0 + t) >> plan.log2_stages) & 1;
-    if (plan.rows_meet) {
+    if (plan.rows_adjoin) {
       barrier_wait(barriers + (t & (stages_at_once() - 1)), parity);
     } else {
       copy(t).wait(parity);
@@ -78,11 +76,11 @@ struct ChannelWeights {
   }
 
   // emit(t, c, sum) for all targets and channels; the sum of a target that is off is anything.
-  // `partial` is as in PassLayout. Ends with a barrier.
+  // `partial` is as in PassOffsets. Ends with a barrier.
   template <class Emit>
   FASTCAM_DEVICE void make(Acc* partial, const Emit& emit) const {
     const int together = kTargets == 1 ? 1 : 1 << plan.log2_together;
-    const int parts = plan.rows_meet ? 1 : together;  // that are summed up one by one
+    const int parts = plan.rows_adjoin ? 1 : together;  // that are summed up one by one
     const bool both = parts < together;
     const int rows = both ? 2 * plan.chunk : count;
     const bool last = in.gradients_channels_last;
@@ -98,7 +96,7 @@ struct ChannelWeights {
 #pragma unroll 1
       for (int i = 0; i < parts; ++i) {
         SharedMatrix<SD> m;
-        if (plan.rows_meet) {
+        if (plan.rows_adjoin) {
           const int stage = t & (stages_at_once() - 1);
           m = {reinterpret_cast<const SD*>(stages + stage * plan.at.stage), rows,
                int(in.grad_cells), plan.d.pitch};
@@ -141,7 +139,7 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossForward& pass, const PassWork& wo
   const CamLoss& op = pass.loss;
   const CamInputs& in = op.in;
   const PassPlan& plan = work.plan;
-  const PassLayout& at = plan.at;
+  const PassOffsets& at = plan.at;
   const int thread = int(threadIdx.x);
   const int threads = int(blockDim.x);
   const int cells = int(in.cells);
@@ -182,7 +180,7 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossForward& pass, const PassWork& wo
   }
 
   // Target t of a pass is finished by every block, or by one of them.
-  const int owned = plan.share ? (kTargets + ranks - 1) / ranks : kTargets;
+  const int owned = plan.share ? ceil_div(kTargets, ranks) : kTargets;
   const auto target_of = [&](int i) { return plan.share ? rank + i * ranks : i; };
   const bool writes = plan.share || rank == 0;
   bool any = all > kTargets;  // A is needed
@@ -202,9 +200,8 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossForward& pass, const PassWork& wo
     const int targets = all - t0 < kTargets ? all - t0 : kTargets;
     const auto pair_of = [&](int t) { return int64_t(n) * all + t0 + t; };
     if (thread < kTargets) {
-      on[thread] =
-          thread < targets && (op.where == nullptr || load(op.where + n * op.where_stride_n +
-                                                           (t0 + thread) * op.where_stride_t) != 0);
+      on[thread] = thread < targets &&
+                   (op.where.data == nullptr || load(op.where.of<uint8_t>(n, t0 + thread)) != 0);
     }
     if (t0 > 0) copies_follow_writes();
     __syncthreads();
@@ -234,13 +231,11 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossForward& pass, const PassWork& wo
     for (int i = 0; i < owned; ++i) {
       const int t = target_of(i);
       if (t >= targets || on[t] == 0) continue;
-      const Acc* s = static_cast<const Acc*>(op.regions) + n * op.regions_stride_n +
-                     (t0 + t) * op.regions_stride_t;
+      const Acc* s = op.regions.of<Acc>(n, t0 + t);
 #pragma unroll 1
       for (int p = thread; p < cells; p += threads) copy_later(regions + i * cells + p, s + p);
-      if (op.cell_weights != nullptr) {
-        const Acc* w = static_cast<const Acc*>(op.cell_weights) + n * op.cell_weights_stride_n +
-                       (t0 + t) * op.cell_weights_stride_t;
+      if (op.cell_weights.data != nullptr) {
+        const Acc* w = op.cell_weights.of<Acc>(n, t0 + t);
 #pragma unroll 1
         for (int p = thread; p < cells; p += threads) copy_later(weights + i * cells + p, w + p);
       }
@@ -286,7 +281,7 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossForward& pass, const PassWork& wo
         Acc* out = static_cast<Acc*>(op.grad_map) + pair_of(t) * cells;
         const PairLoss<Acc> result = finish_in_team(
             loss, team, active, mine, maps + row * cells, regions + row * cells,
-            op.cell_weights == nullptr ? nullptr : weights + row * cells, cells,
+            op.cell_weights.data == nullptr ? nullptr : weights + row * cells, cells,
             int(op.params.cols), Acc(op.max_pull), scratch,
             [&](int p) {
               const Acc* at = sums + t * cells + p;
@@ -326,7 +321,7 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossForward& pass, const PassWork& wo
         }
       }
     });
-    // The others have their gradients; and nobody needs this block's sums any more.
+    // Every block has the gradients now, and none reads this block's sums from here on.
     sync_sample();
     if (counts && in.batch > 1 && thread == 0 && t0 + kTargets >= all)
       ticket = take_ticket(work.ticket);

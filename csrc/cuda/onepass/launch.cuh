@@ -24,9 +24,9 @@ PassShape pass_shape(const CamInputs& in, bool gradients_in_acc, bool weights, i
   const bool aligned = reinterpret_cast<uintptr_t>(in.activations) % 16 == 0 &&
                        (in.batch <= 1 || in.activations_stride_n * int64_t(sizeof(S)) % 16 == 0);
   const int grad_element = gradients_in_acc ? int(sizeof(Acc)) : int(sizeof(S));
-  const bool grad_aligned = reinterpret_cast<uintptr_t>(in.gradients) % 16 == 0 &&
-                            (in.batch <= 1 || in.gradients_stride_n * grad_element % 16 == 0) &&
-                            (in.targets <= 1 || in.gradients_stride_t * grad_element % 16 == 0);
+  const bool grad_aligned = reinterpret_cast<uintptr_t>(in.gradients.data) % 16 == 0 &&
+                            (in.batch <= 1 || in.gradients.stride_n * grad_element % 16 == 0) &&
+                            (in.targets <= 1 || in.gradients.stride_t * grad_element % 16 == 0);
   return {in.batch,
           in.targets,
           in.channels,
@@ -51,7 +51,7 @@ template <class S, int kTargets, class Losses>
 bool launch_pass(const CamLossForward& op, bool gradients_in_acc, int shared_limit,
                  const LaunchSite& site) {
   const auto plan = plan_pass(pass_shape<S, kTargets>(op.loss.in, gradients_in_acc,
-                                                      op.loss.cell_weights != nullptr,
+                                                      op.loss.cell_weights.data != nullptr,
                                                       site.multiprocessors, shared_limit));
   if (!plan) return false;
   PassWork work{};
@@ -65,29 +65,19 @@ bool launch_pass(const CamLossForward& op, bool gradients_in_acc, int shared_lim
   return true;
 }
 
-// Each storage type in a file of its own: they take long to compile.
 template <class S>
 bool launch_pass_of(const CamLossForward& op, bool gradients_in_acc, int shared_limit,
-                    const LaunchSite& site);
-
-#define FASTCAM_DEFINE_LAUNCH_PASS(S)                                                            \
-  template <>                                                                                    \
-  bool launch_pass_of<S>(const CamLossForward& op, bool gradients_in_acc, int shared_limit,      \
-                         const LaunchSite& site) {                                               \
-    return with_pass_targets(op.loss.in.targets, [&](auto targets) {                             \
-      return launch_pass<S, decltype(targets)::value, AllLosses<AccOf<S>>>(op, gradients_in_acc, \
-                                                                           shared_limit, site);  \
-    });                                                                                          \
-  }
-
-template <>
-bool launch_pass_of<float>(const CamLossForward&, bool, int, const LaunchSite&);
-template <>
-bool launch_pass_of<double>(const CamLossForward&, bool, int, const LaunchSite&);
-template <>
-bool launch_pass_of<Half>(const CamLossForward&, bool, int, const LaunchSite&);
-template <>
-bool launch_pass_of<BFloat16>(const CamLossForward&, bool, int, const LaunchSite&);
+                    const LaunchSite& site) {
+  return with_pass_targets(op.loss.in.targets, [&](auto targets) {
+    return launch_pass<S, decltype(targets)::value, AllLosses<AccOf<S>>>(op, gradients_in_acc,
+                                                                         shared_limit, site);
+  });
+}
+// Each storage type in a file of its own (forward_*.cu): they take long to compile.
+extern template bool launch_pass_of<float>(const CamLossForward&, bool, int, const LaunchSite&);
+extern template bool launch_pass_of<double>(const CamLossForward&, bool, int, const LaunchSite&);
+extern template bool launch_pass_of<Half>(const CamLossForward&, bool, int, const LaunchSite&);
+extern template bool launch_pass_of<BFloat16>(const CamLossForward&, bool, int, const LaunchSite&);
 
 // A template, so that a file compiles the kernels that it launches and no others.
 template <class Site>

@@ -2,12 +2,9 @@
 // (backward_kernel.cuh) is cut into blocks. Plain C++ without torch and without CUDA.
 #pragma once
 
-#include <algorithm>
-#include <cstdint>
 #include <optional>
 
-#include "common/params.h"
-#include "common/scalar.h"
+#include "cuda/plan.h"
 
 namespace fastcam {
 
@@ -31,7 +28,7 @@ inline constexpr int kPassLog2Stages = 2;  // of the targets whose D is on its w
 
 // Groups of threads that share `columns` columns, `own` of them a thread.
 FASTCAM_HD int pass_groups(int threads, int columns, int own) {
-  const int slots = (columns + own - 1) / own;
+  const int slots = ceil_div(columns, own);
   const int groups = slots > 0 ? threads / slots : 1;
   return groups < 1 ? 1 : (groups > kPassGroups ? kPassGroups : groups);
 }
@@ -45,8 +42,8 @@ struct PassMatrix {
   int32_t walk;   // values that a thread reads at once along a row
 };
 
-// In bytes of a block's shared memory, each a multiple of 16.
-struct PassLayout {
+// Where things begin in a block's shared memory, in bytes, each a multiple of 16.
+struct PassOffsets {
   int alpha;      // [chunk, kTargets]: channel weights
   int grad_map;   // [P, kTargets]
   int maps;       // [owned, P]
@@ -69,14 +66,14 @@ struct PassPlan {
   int threads;
   int log2_stages;    // of the targets whose D is on its way at once, a divisor of kTargets
   int log2_together;  // of those whose D is summed up at once, a divisor of the stages
-  bool rows_meet;     // from one to the next in shared memory there is nothing between their rows
+  bool rows_adjoin;   // in shared memory one target's rows of D follow the other's at once
   int team_warps;     // warps that finish a map
   int teams;          // maps that a block finishes at once
   bool share;         // the blocks of a sample share its targets when they finish the maps
   PassMatrix a;
   PassMatrix d;
   int64_t blocks;
-  PassLayout at;
+  PassOffsets at;
 };
 
 struct PassShape {
@@ -95,14 +92,11 @@ struct PassShape {
   bool grad_aligned = true;  // every target's D of a sample starts at a multiple of 16 bytes
 };
 
-inline int64_t pass_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-inline int64_t pass_round_up(int64_t a, int64_t b) { return pass_ceil_div(a, b) * b; }
-
 // Lanes that read along neighbouring rows use different banks where the step from row to row is an
 // odd number of what a lane reads at once.
 inline PassMatrix plan_matrix(int64_t channels, int chunk, int64_t cells, int element, bool aligned,
                               bool channels_last) {
-  const int vector = 16 / element;
+  const int vector = kVectorBytes / element;
   PassMatrix m{};
   if (channels_last) {
     m.run = false;
@@ -138,15 +132,15 @@ inline PassMatrix plan_matrix(int64_t channels, int chunk, int64_t cells, int el
 
 inline int64_t matrix_bytes(const PassMatrix& m, int chunk, int64_t cells, int element,
                             bool channels_last) {
-  return pass_round_up((channels_last ? cells : chunk) * int64_t(m.pitch) * element + 32, 16);
+  return round_up((channels_last ? cells : chunk) * int64_t(m.pitch) * element + 32, 16);
 }
 
 inline void place_pass(const PassShape& s, PassPlan* plan) {
-  const int64_t owned = plan->share ? pass_ceil_div(s.per_pass, plan->ranks) : s.per_pass;
+  const int64_t owned = plan->share ? ceil_div(s.per_pass, plan->ranks) : s.per_pass;
   int64_t next = 16 + (8 << kPassLog2Stages);  // the barriers
   const auto take = [&](int64_t bytes) {
     const int64_t at = next;
-    next += pass_round_up(bytes, 16);
+    next += round_up(bytes, 16);
     return int(std::min<int64_t>(at, INT32_MAX));
   };
   // Bytes of partial[groups, values, count].
@@ -154,7 +148,7 @@ inline void place_pass(const PassShape& s, PassPlan* plan) {
     const int most = int(std::min<int64_t>(count, INT32_MAX));
     return int64_t(pass_groups(plan->threads, most, own)) * count * values * s.acc;
   };
-  PassLayout& at = plan->at;
+  PassOffsets& at = plan->at;
   at.alpha = take(int64_t(plan->chunk) * s.per_pass * s.acc);
   at.grad_map = take(s.cells * s.per_pass * s.acc);
   at.maps = take(owned * s.cells * s.acc);
@@ -162,14 +156,14 @@ inline void place_pass(const PassShape& s, PassPlan* plan) {
   at.weights = take(s.weights ? owned * s.cells * s.acc : 0);
   at.valid = take(int64_t(s.per_pass) * 4);
   at.on = take(int64_t(s.per_pass) * 4);
-  at.scratch = take(int64_t(plan->threads) / 32 * kPassReductions * kPassReductionBytes);
+  at.scratch = take(int64_t(plan->threads) / kWarp * kPassReductions * kPassReductionBytes);
   at.partial = take((s.per_pass > 1 ? 2 : 1) *
                     std::max(sums(plan->chunk, 1, 1) << plan->log2_together,
                              sums(int64_t(plan->chunk) << plan->log2_together, 1, 1)));
   const int own = pass_columns(s.per_pass);
-  const int64_t stage = plan->rows_meet ? int64_t(plan->chunk) * plan->d.pitch * s.grad_element
-                                        : matrix_bytes(plan->d, plan->chunk, s.grad_cells,
-                                                       s.grad_element, s.grad_channels_last);
+  const int64_t stage = plan->rows_adjoin ? int64_t(plan->chunk) * plan->d.pitch * s.grad_element
+                                          : matrix_bytes(plan->d, plan->chunk, s.grad_cells,
+                                                         s.grad_element, s.grad_channels_last);
   at.stage = int(std::min<int64_t>(stage, INT32_MAX / 8));
   at.sums = take(std::max({int64_t(at.stage) << plan->log2_stages, sums(s.cells, s.per_pass, own),
                            sums(plan->chunk, s.per_pass, own)}));
@@ -184,18 +178,18 @@ inline PassPlan plan_pass_with(const PassShape& s, int ranks, int log2_stages) {
   plan.threads = s.threads;
   plan.log2_stages = s.per_pass == 1 ? 0 : log2_stages;
   plan.log2_together = std::min(plan.log2_stages, 1);
-  const int64_t granule = 16 / std::min(s.element, s.grad_element);
-  plan.chunk = int(pass_round_up(pass_ceil_div(s.channels, ranks), granule));
+  const int64_t granule = kVectorBytes / std::min(s.element, s.grad_element);
+  plan.chunk = int(round_up(ceil_div(s.channels, ranks), granule));
   plan.a = plan_matrix(s.channels, plan.chunk, s.cells, s.element, s.aligned, s.channels_last);
   plan.d = plan_matrix(s.channels, plan.chunk, s.grad_cells, s.grad_element, s.grad_aligned,
                        s.grad_channels_last);
-  plan.rows_meet =
+  plan.rows_adjoin =
       plan.d.run && s.grad_aligned && s.channels * s.grad_cells * s.grad_element % 16 == 0;
   plan.blocks = s.batch * ranks;
   plan.share = s.per_pass > 4 && ranks > 1;
-  const int maps = int(plan.share ? pass_ceil_div(s.per_pass, ranks) : s.per_pass);
-  const int warps = s.threads / 32;
-  plan.team_warps = int(std::clamp<int64_t>(warps / maps, 1, pass_ceil_div(s.cells, 32)));
+  const int maps = int(plan.share ? ceil_div(s.per_pass, ranks) : s.per_pass);
+  const int warps = s.threads / kWarp;
+  plan.team_warps = int(std::clamp<int64_t>(warps / maps, 1, ceil_div(s.cells, kWarp)));
   plan.teams = warps / plan.team_warps;
   place_pass(s, &plan);
   return plan;
@@ -257,7 +251,7 @@ struct PassBackwardPlan {
 };
 
 // Places for that many scales before what is read in vectors.
-FASTCAM_HD int pass_scales(int targets) { return (targets + 3) / 4 * 4; }
+FASTCAM_HD int pass_scales(int targets) { return round_up(targets, 4); }
 
 // Small blocks, of which many fit, where a thread holds many factors or the samples are few; else
 // as many threads of which most have columns. `slots`: threads that a row of columns needs.
@@ -269,7 +263,7 @@ inline int pass_backward_threads(const PassShape& s, int64_t slots) {
   int chosen = 128;
   int64_t best = 0;
   for (int threads = 128; threads <= s.threads; threads += 32) {
-    const int64_t busy = slots >= threads ? slots * 1000 / pass_round_up(slots, threads)
+    const int64_t busy = slots >= threads ? slots * 1000 / round_up(slots, threads)
                                           : threads / slots * slots * 1000 / threads;
     if (busy > best + 20) {
       best = busy;
@@ -287,32 +281,31 @@ inline PassBackwardPlan plan_pass_backward(const PassShape& s, int max_vector) {
   plan.threads = pass_backward_threads(s, cols / plan.vector);
   const bool narrow = s.per_pass > 4 && cols / plan.vector <= 64;
   const int64_t wanted =
-      pass_ceil_div((narrow ? 2 : 4) * s.multiprocessors, std::max<int64_t>(1, s.batch));
+      ceil_div((narrow ? 2 : 4) * s.multiprocessors, std::max<int64_t>(1, s.batch));
   const int64_t sample = rows * cols * s.element;
-  int64_t splits = std::max(pass_ceil_div(sample, 64 * 1024), std::min(wanted, sample / 4096));
+  int64_t splits = std::max(ceil_div(sample, 64 * 1024), std::min(wanted, sample / 4096));
   // The rows' factors, for all targets, have to fit into 32 KiB of shared memory.
-  const int64_t row_bytes = pass_round_up(s.targets, s.per_pass) * s.acc;
+  const int64_t row_bytes = round_up(s.targets, s.per_pass) * s.acc;
   const int64_t fit = std::max<int64_t>(1, 32 * 1024 / row_bytes);
-  splits = std::clamp<int64_t>(std::max(splits, pass_ceil_div(rows, fit)), 1, rows);
-  plan.rows = int(pass_ceil_div(rows, splits));
+  splits = std::clamp<int64_t>(std::max(splits, ceil_div(rows, fit)), 1, rows);
+  plan.rows = int(ceil_div(rows, splits));
   if (plan.rows >= 4)
-    plan.rows = int(std::min(pass_round_up(plan.rows, 4), std::max<int64_t>(fit / 4 * 4, 4)));
+    plan.rows = int(std::min(round_up(int64_t(plan.rows), 4), std::max<int64_t>(fit / 4 * 4, 4)));
   // One target and rows that begin anywhere: blocks of rows that begin at a whole vector.
-  const int flat = 16 / s.element;
-  const int64_t stride = pass_round_up(cols + flat + 16 / s.acc, 16 / s.acc);
+  const int flat = kVectorBytes / s.element;
+  const int64_t stride = round_up(cols + flat + 16 / s.acc, 16 / s.acc);
   if (s.targets == 1 && plan.vector == 1 && rows % flat == 0 && cols >= flat &&
       stride * 16 <= 15 * 1024) {
-    plan.rows = int(pass_round_up(plan.rows, flat));
+    plan.rows = int(round_up(plan.rows, flat));
     plan.column_stride = int(stride);
     plan.threads = 192;
   }
-  plan.splits = int(pass_ceil_div(rows, plan.rows));
+  plan.splits = int(ceil_div(rows, plan.rows));
   plan.blocks = s.batch * plan.splits;
-  plan.shared_bytes =
-      int(std::min<int64_t>(pass_scales(int(pass_round_up(s.targets, s.per_pass))) * s.acc +
-                                pass_round_up(plan.rows * row_bytes, 16) +
-                                plan.column_stride * (16 / s.acc) * int64_t(s.acc),
-                            INT32_MAX));
+  plan.shared_bytes = int(std::min<int64_t>(
+      pass_scales(int(round_up(s.targets, s.per_pass))) * s.acc +
+          round_up(plan.rows * row_bytes, 16) + plan.column_stride * (16 / s.acc) * int64_t(s.acc),
+      INT32_MAX));
   return plan;
 }
 

@@ -50,13 +50,28 @@ struct Share {
   FASTCAM_DEVICE explicit Share(int count) {
     const int threads = int(blockDim.x);
     const int thread = int(threadIdx.x);
-    slots = (count + kOwn - 1) / kOwn;
+    slots = (count + kOwn - 1) / kOwn;  // with ceil_div() nvcc 13.0 allocates other registers
     groups = pass_groups(threads, count, kOwn);
     width = groups > 1 ? slots : threads;
     group = groups > 1 ? thread / width : 0;
     slot = group < groups ? thread - group * width : slots;
   }
 };
+
+// partial[group, t, i] of a thread's own columns or rows i.
+template <int kTargets, class Acc, int kOwn>
+FASTCAM_DEVICE void store_parts(const Share<kOwn>& share, int slot, int count,
+                                const Acc (&sum)[kOwn][kTargets], Acc* partial) {
+#pragma unroll
+  for (int k = 0; k < kOwn; ++k) {
+    const int i = slot + k * share.slots;
+    if (i >= count) continue;
+#pragma unroll
+    for (int t = 0; t < kTargets; ++t) {
+      partial[(share.group * kTargets + t) * count + i] = sum[k][t];
+    }
+  }
+}
 
 // emit(t, i, sum) for every target and column or row i, by one thread. After a barrier.
 template <int kTargets, class Acc, class Emit>
@@ -110,15 +125,7 @@ FASTCAM_DEVICE void sums_down(const Share<kOwn>& share, const SharedMatrix<S>& m
         sum[0][0] += factor[r] * to_acc(column[0][r * m.pitch]);
       }
     }
-#pragma unroll
-    for (int k = 0; k < kOwn; ++k) {
-      const int c = slot + k * share.slots;
-      if (c >= m.cols) continue;
-#pragma unroll
-      for (int t = 0; t < kTargets; ++t) {
-        partial[(share.group * kTargets + t) * m.cols + c] = sum[k][t];
-      }
-    }
+    store_parts(share, slot, m.cols, sum, partial);
   }
 }
 
@@ -180,15 +187,7 @@ FASTCAM_DEVICE void sums_along_in(const Share<kOwn>& share, const SharedMatrix<S
         for (int t = 0; t < kTargets; ++t) sum[k][t] += kWeighted ? f[t] * value : value;
       }
     }
-#pragma unroll
-    for (int k = 0; k < kOwn; ++k) {
-      const int r = slot + k * share.slots;
-      if (r >= m.rows) continue;
-#pragma unroll
-      for (int t = 0; t < kTargets; ++t) {
-        partial[(share.group * kTargets + t) * m.rows + r] = sum[k][t];
-      }
-    }
+    store_parts(share, slot, m.rows, sum, partial);
   }
 }
 
