@@ -10,6 +10,7 @@ BENCHMARKS = {
     "report": "tables, plots and the README's table from bench/results",
     "gpu": "the ops on a GPU against the eager reference and torch.compile",
     "guidance": "is guidance safe to switch on? a matrix of fine-tunings on synthetic faces",
+    "input": "images a second from JPEG and from the cache, beside what AlexNet takes",
     "resources": "registers, stack and spills of the CUDA kernels (no GPU needed)",
 }
 

@@ -274,7 +274,7 @@ class TrainConfig:
         w_a: weight of the attribute loss: the model's own where it has one, otherwise the binary
             cross entropy, mean over images and attributes.
         augment: ``"none"``, ``"flip"``, or ``"full"`` (flip, small motions, light); regions move
-            along.
+            along. See :class:`fastcam.data.Augment`; batches of your own stay as they are.
         without: hide this region of some training images, so that the network learns to do without
             it: names with commas between (``"left_eye,right_eye"``), ``"outside"`` for all but
             the guided regions, or ``"nothing"``; ``"auto"`` is ``"outside"`` beside a pull, and

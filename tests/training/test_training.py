@@ -155,7 +155,8 @@ def test_a_control_is_the_same_run_without_guidance(
 
 
 def test_guidance_moves_the_attention(data: Path, trained: Path, tmp_path: Path) -> None:
-    tune = run_config(data, start=str(trained), epochs=8, clip=5.0, augment="none")
+    # At the rate of 0.05 it is luck whether the few guided maps survive.
+    tune = run_config(data, start=str(trained), epochs=12, lr=0.015, clip=5.0, augment="none")
     energy = {}
     for name, pull in (("control", 0.0), ("guided", 2.0)):  # uncut: a few steps have to suffice
         guidance = dataclasses.replace(
