@@ -141,6 +141,12 @@ def check_target(path: str | Path, ours: Ours) -> None:
         )
 
 
+def check_targets(prefix: str | Path, ours: Mapping[str, Ours]) -> None:
+    """:func:`check_target` of a prefix with each suffix, before the work that will write there."""
+    for suffix, known in ours.items():
+        check_target(f"{prefix}{suffix}", known)
+
+
 def remove_ours(folder: Path, ours: Mapping[str, Ours]) -> None:
     """Remove the files of these names that are fastcam's, and no other."""
     for name, check in ours.items():

@@ -1,4 +1,4 @@
-"""What torch knows of a tensor and does not say."""
+"""A tensor's counter of in-place changes."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from matplotlib.figure import Figure
 
 from fastcam._util.files import (
-    check_target,
+    check_targets,
     commented,
     json_with,
     marked,
@@ -58,8 +58,7 @@ def check_prefix(prefix: str | Path) -> None:
     Raises:
         FileExistsError: as :func:`save` would.
     """
-    for suffix, ours in _OURS.items():
-        check_target(f"{prefix}{suffix}", ours)
+    check_targets(prefix, _OURS)
 
 
 def save(

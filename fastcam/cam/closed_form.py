@@ -33,7 +33,7 @@ from fastcam.cam.products import (
 )
 from fastcam.cam.tap import ActivationTap
 from fastcam.cam.targets import Targets
-from fastcam.cam.trace import Known
+from fastcam.cam.trace import KnownHead
 
 __all__ = ["ClosedForm"]
 
@@ -56,7 +56,7 @@ class ClosedForm:
     # In front of each linear layer: [N, inputs] or scalars, ReLUs as bool masks of what they block.
     multipliers: list[list[Tensor]] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
-    known: Known | None = None  # if it was recognised in a forward before
+    known: KnownHead | None = None  # if it was recognised in a forward before
 
     @property
     def structure(self) -> tuple[Any, ...]:
@@ -86,8 +86,8 @@ class ClosedForm:
             steps, known = found
         elif activations.requires_grad:
             steps = head_steps(tap.trace, logits)
-        elif tap.trace.memory is not None and not tap.trace.layer.grad_enabled:
-            steps = tap.trace.memory.steps(logits, tap.layer)
+        elif tap.trace.chain is not None and not tap.trace.layer.grad_enabled:
+            steps = tap.trace.chain.steps(logits, tap.layer)
         else:
             steps = f"the output of '{tap.layer}' has no graph"
         if isinstance(steps, str):
@@ -171,11 +171,11 @@ class ClosedForm:
             # Each valid pair becomes an image with one target.
             chosen = valid.nonzero(as_tuple=True)
         weights = list(self.weights)
-        first: list[Stage] = [WeightRows(targets.flat(chosen), number=last)]
+        first: list[Stage] = [WeightRows(targets.flat(chosen), weight_index=last)]
         if combined is not None:
             rows = combined.flatten(0, 1) if chosen is None else combined[chosen]
             weights.append(rows.to(weights[last].dtype))
-            first = [LogitCombinations(number=last + 1), Product(number=last)]
+            first = [LogitCombinations(weight_index=last + 1), Product(weight_index=last)]
         stages = first + self._stages(pairs, chosen, create_graph)
         return chain(stages, weights if create_graph else [weight.detach() for weight in weights])
 
@@ -189,7 +189,7 @@ class ClosedForm:
         for layer in range(last - 1, -1, -1):
             self._multiply(stages, layer + 1, each, chosen)
             weight, node = self.weights[layer], self.nodes[layer]
-            options: Any = {"number": layer}
+            options: Any = {"weight_index": layer}
             if accumulate:
                 options["accumulation"] = FusedAccumulation.of(weight, node)
             kept = None if layer else _product_of(self.multipliers[0])

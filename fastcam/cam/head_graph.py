@@ -17,7 +17,7 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 from fastcam.cam.layers import Step, averages, describe, kind_of
 from fastcam.cam.tap_hooks import own_handle
-from fastcam.cam.trace import Call, Known, Trace, is_hooked
+from fastcam.cam.trace import Call, KnownHead, Trace, is_hooked
 
 __all__ = [
     "bypasses",
@@ -138,12 +138,12 @@ _LONGEST = 200
 
 
 def roles(nodes: list[Node], steps: list[Step]) -> list[tuple[str, str, str]]:
-    """The name of each node, and its kind and words among the steps that :func:`follow` found."""
+    """Each node's name, with its kind and words among the steps that :func:`head_steps` found."""
     by_node = {id(step.node): (step.kind, step.what) for step in steps}
     return [(node.name(), *by_node.get(id(node), ("", ""))) for node in nodes]
 
 
-def known_head_steps(trace: Trace, end: Tensor) -> tuple[list[Step], Known] | None:
+def known_head_steps(trace: Trace, end: Tensor) -> tuple[list[Step], KnownHead] | None:
     """The steps of a head of which one with the same nodes is known; None if there is none.
 
     Nodes between the layer and ``end`` have arisen since the layer returned; if nobody has

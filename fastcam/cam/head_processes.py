@@ -12,7 +12,7 @@ from torch.autograd.graph import Node
 from fastcam.cam.head_graph import reached
 from fastcam.cam.tap import ActivationTap
 
-__all__ = ["check_processes", "check_whole"]
+__all__ = ["check_processes", "refuse_sharded_head"]
 
 _SINK = "_DDPSinkBackward"  # DistributedDataParallel's identity around the outputs
 _BATCH_NORM = "SyncBatchNormBackward"
@@ -48,7 +48,7 @@ def check_processes(end: Tensor, wall: Node | None, name: str = "logits") -> Non
             )
 
 
-def check_whole(tap: ActivationTap) -> None:
+def refuse_sharded_head(tap: ActivationTap) -> None:
     """Refuse a head that ``fully_shard`` (FSDP2) has divided among processes.
 
     Its weights are there while they are used, and freed after the forward: a closed form would read

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fastcam.cam.closed_form import ClosedForm
 from fastcam.cam.head_autograd import autograd_gradients, differentiable_twice, retained_grads
 from fastcam.cam.head_graph import bypasses, edge_of, head_steps
-from fastcam.cam.head_processes import check_processes, check_whole
+from fastcam.cam.head_processes import check_processes, refuse_sharded_head
 from fastcam.cam.tap import ActivationTap
 from fastcam.cam.targets import Targets
 from fastcam.ops import checks as check
@@ -100,7 +100,7 @@ def head_gradients(
     if needs_graph:
         _has_graph(tap, tensor)
     if tap is not None:
-        check_whole(tap)
+        refuse_sharded_head(tap)
     if head != "autograd":
         form: ClosedForm | str = "only a tap knows what ran between the activations and the logits"
         source = logits_of(logits)

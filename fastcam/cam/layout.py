@@ -23,7 +23,7 @@ from torch.nn.modules.conv import _ConvNd
 from fastcam.cam.trace import Trace
 
 __all__ = [
-    "Layout",
+    "MapReader",
     "Reshape",
     "Tokens",
     "by_graph",
@@ -98,7 +98,7 @@ READERS: dict[str, Callable[[Tensor], Tensor]] = {"tokens": tokens, "nhwc": nhwc
 _NCHW, _AUTO = "nchw", "auto"
 
 
-class Layout:
+class MapReader:
     """Reads the outputs of one layer; remembers what it has found out of them.
 
     Args:

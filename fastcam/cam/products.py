@@ -68,9 +68,11 @@ Gradients = tuple[Tensor | None, Tensor | None]
 
 @dataclass(eq=False)
 class Stage:
-    """A linear map of v and, if ``number`` is not None, of a layer's weight W [J,I]."""
+    """A linear map of v and, if it has a ``weight_index``, of a layer's weight W [J,I]."""
 
-    number: int | None = field(default=None, kw_only=True)  # of the weight; 0: the first layer's
+    weight_index: int | None = field(
+        default=None, kw_only=True
+    )  # of the weight; 0: the first layer's
     accumulation: FusedAccumulation | None = field(default=None, kw_only=True)
 
     def forward(self, v: Any, weight: Any) -> Tensor:
@@ -92,7 +94,7 @@ class Stage:
 
 @dataclass(eq=False)
 class WeightRows(Stage):
-    """WeightRows of W: one, or by their index [B·T]. There is no v."""
+    """Rows of W: one, or by their index [B·T]. There is no v."""
 
     index: Tensor | int
 
@@ -378,7 +380,7 @@ def _run(stages: list[Stage], weights: list[Tensor], taken: list[Any] | None = N
     for stage in stages:
         if taken is not None:
             taken.append(v)
-        v = stage.forward(v, None if stage.number is None else weights[stage.number])
+        v = stage.forward(v, None if stage.weight_index is None else weights[stage.weight_index])
     return v
 
 
@@ -388,7 +390,9 @@ class _Chain(torch.autograd.Function):
         taken: list[Tensor] = []
         result = _run(stages, list(weights), taken)
         ctx.stages, ctx.rows = stages, [None if v is None else (len(v), v.dtype) for v in taken]
-        kept = [v if s.number is not None else None for s, v in zip(stages, taken, strict=True)]
+        kept = [
+            v if s.weight_index is not None else None for s, v in zip(stages, taken, strict=True)
+        ]
         ctx.save_for_backward(*weights, *kept)
         return result
 
@@ -413,12 +417,12 @@ class _Chain(torch.autograd.Function):
         last = max(number for number, need in enumerate(needed) if need)  # in the first such stage
         for number in range(len(ctx.stages) - 1, -1, -1):
             stage = ctx.stages[number]
-            own = stage.number is not None and needed[stage.number]
-            earlier = stage.number != last
-            weight = None if stage.number is None else weights[stage.number]
+            own = stage.weight_index is not None and needed[stage.weight_index]
+            earlier = stage.weight_index != last
+            weight = None if stage.weight_index is None else weights[stage.weight_index]
             grad_v, of_weight = stage.backward(grad, taken[number], weight, earlier, own)
             if own:
-                result[stage.number] = of_weight
+                result[stage.weight_index] = of_weight
             if not earlier:
                 break
             rows, dtype = ctx.rows[number]

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from fastcam.cam.head_graph import only_pools, path, roles
 from fastcam.cam.layers import Step, describe, is_compiled, preserves_spatial_sum
-from fastcam.cam.layout import Layout, Reshape
+from fastcam.cam.layout import MapReader, Reshape
 from fastcam.cam.tap_hooks import Hook, Hooks, is_opaque, of_this_forward, taps_entered
 from fastcam.cam.tap_names import name_of, resolve
-from fastcam.cam.trace import Capture, Known, Trace
+from fastcam.cam.trace import Capture, KnownHead, Trace
 from fastcam.ops.autograd import transformed
 
 __all__ = ["ActivationTap"]
@@ -118,9 +118,9 @@ class ActivationTap:
 
     def _forget(self) -> None:
         self._leaves: _Leaves | None = None
-        self._known: list[Known] = []
+        self._known: list[KnownHead] = []
         self._varies = False
-        self._layout = Layout(self.reshape)
+        self._layout = MapReader(self.reshape)
 
     def _clear(self) -> None:
         self._hooks = Hooks()
@@ -253,7 +253,7 @@ class ActivationTap:
             parent, _, key = call.name.rpartition(".")
             siblings: Any = self.model.get_submodule(parent)._modules
             modules.append((siblings, key, call.module, call.module.training))
-        new = Known(modules, roles(nodes, steps))
+        new = KnownHead(modules, roles(nodes, steps))
         same = [known for known in self._known if known.roles == new.roles]
         if not same:
             self._known.append(new)
@@ -360,7 +360,7 @@ def _on_layer(tap: ActivationTap, module: nn.Module, output: Any) -> Tensor | No
         handed_on = output.clone()
     tap._trace, tap._instead = Trace(Capture.of(tap.layer, output), known=tap._known), None
     if not tap._leaves_hooked:
-        if tap._known and tap._trace.memory is None:
+        if tap._known and tap._trace.chain is None:
             tap._trace.watched = not any(known.modules_unchanged() for known in tap._known)
         if tap._trace.watched:
             tap._watch_leaves()
@@ -407,11 +407,11 @@ def _only_pooling(trace: Trace, point: Tensor) -> None:
     assert trace.gradient is not None
     layer, at = trace.layer.name, trace.gradient.name
     ran = [(call.name, call.module) for call in trace.calls[: trace.ran_before_gradient]]
-    if trace.memory is None:
+    if trace.chain is None:
         if only_pools(trace, point):
             return
     else:
-        link = next((c for c in trace.memory.links if c.output is point and c.untouched()), None)
+        link = next((c for c in trace.chain.links if c.output is point and c.untouched()), None)
         if link is not None:
             ran = [(step.name, step.module) for step in link.path()]
             if all(preserves_spatial_sum(module) for _, module in ran):

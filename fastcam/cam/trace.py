@@ -78,7 +78,7 @@ class Call:
 
 
 @dataclass(eq=False)
-class Known:
+class KnownHead:
     """A head that was recognised: what its modules are, and what each node of its graph does."""
 
     # That ran after the layer: where it stood, and whether it was in training.
@@ -104,10 +104,10 @@ class Trace:
     ran_before_gradient: int = 0
     calls: list[Call] = field(default_factory=list)  # in the order in which they began
     compiled: str | None = None  # the first torch.compile'd module after the layer
-    memory: MemoryChain | None = None  # of a forward without a graph
+    chain: MemoryChain | None = None  # of a forward without a graph
     map: Tensor | None = None  # the tapped output as [N,C,H,W], once it was asked for
     # Heads of forwards before, and whether modules are watched, as they are if none is known.
-    known: list[Known] = field(default_factory=list)
+    known: list[KnownHead] = field(default_factory=list)
     watched: bool = True
     # When the layer returned; what comes after it in the graph did not exist before.
     handles: int | None = field(default_factory=handles_made)
@@ -119,15 +119,15 @@ class Trace:
 
     def __post_init__(self) -> None:
         if isinstance(self.layer.output, Tensor) and not self.layer.output.requires_grad:
-            self.memory = MemoryChain(self.layer.output)
+            self.chain = MemoryChain(self.layer.output)
 
     def before(self, name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
         """A leaf module is about to run."""
         self._note_overwriter(name, module, returned=False)
         taken = args[0] if len(args) == 1 and isinstance(args[0], Tensor) else None
         call = Call(name, module, taken)
-        if self.memory is not None:
-            call.link = self.memory.before(name, module, args)
+        if self.chain is not None:
+            call.link = self.chain.before(name, module, args)
         elif taken is not None and getattr(module, "inplace", False):
             hooked = is_hooked(taken) or _runs_other_hooks(module)
             call.overwrites = taken.grad_fn, hooked
@@ -148,8 +148,8 @@ class Trace:
         call = running.pop()
         if isinstance(output, Tensor):
             call.output, call.node = output, output.grad_fn
-        if self.memory is not None:
-            self.memory.after(call.link, output)
+        if self.chain is not None:
+            self.chain.after(call.link, output)
 
     def _note_overwriter(self, name: str, module: nn.Module, returned: bool) -> None:
         if self.layer.overwritten():

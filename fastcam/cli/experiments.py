@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from fastcam.cli.options import Out, print_tables, typer
+from fastcam.cli.options import DemoWorkers, Out, print_tables, typer
 from fastcam.cli.settings import Settings, options
 from fastcam.experiments.settings import CATALOGUE, ExperimentConfig
 
@@ -26,9 +26,7 @@ def experiment(
         bool,
         typer.Option("--quick", help="One pair, one seed, few small images: minutes, and rough."),
     ] = False,
-    workers: Annotated[
-        int, typer.Option(help="Processes that draw faces, and threads that read them.")
-    ] = 2,
+    workers: DemoWorkers = 2,
     jobs: Annotated[
         int,
         typer.Option(help="Fine-tunings beside each other; on a CPU one a core is fastest."),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fastcam.data.hiding import hide as hide
     from fastcam.data.labelled import Sample as Sample
     from fastcam.data.labelled import Subsets as Subsets
-    from fastcam.data.layout import Layout as Layout
+    from fastcam.data.layout import FolderLayout as FolderLayout
     from fastcam.data.prepared import PreparedFaces as PreparedFaces
     from fastcam.data.prepared_images import PreparedImages as PreparedImages
     from fastcam.data.source import ImageSource as ImageSource
@@ -41,7 +41,7 @@ _HOMES = {
     "FaceFolder": "folder",
     "FitSquare": "transforms",
     "ImageSource": "source",
-    "Layout": "layout",
+    "FolderLayout": "layout",
     "MaskedFolder": "folder",
     "PreparedFaces": "prepared",
     "PreparedImages": "prepared_images",

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from fastcam._util import checks as check
 from fastcam._util.extras import require
 from fastcam._util.names import absent_images
-from fastcam.data.labelled import Sample, Subsets, attribute_index, attribute_subsets
+from fastcam.data.labelled import Labelled, Sample, attribute_index
 from fastcam.data.landmarks import resolve_landmarks
 from fastcam.data.source import ImageSource
 from fastcam.data.tables import (
@@ -46,7 +46,7 @@ def decode(data: bytes, name: str = "image") -> tv_tensors.Image:
     return tv_tensors.Image(pixels.permute(2, 0, 1).contiguous())
 
 
-class CelebA(Dataset[Sample]):
+class CelebA(Labelled, Dataset[Sample]):
     """Faces in the official CelebA layout, real or synthetic.
 
     Args:
@@ -152,16 +152,3 @@ class CelebA(Dataset[Sample]):
     def region(self, text: str) -> Region:
         """A region by its text, see :meth:`fastcam.regions.Region.parse`."""
         return Region.parse(text)
-
-    def attribute(self, name: str) -> int:
-        """Position of an attribute; ValueError for an unknown name."""
-        return attribute_index(self.attributes, name)
-
-    def subset(self, a: str, b: str) -> Subsets:
-        """Indices of a∩b, a∩¬b and ¬a in this split, for two attribute names (E1 and E2 of Yang
-        et al.).
-
-        Raises:
-            ValueError: an unknown attribute.
-        """
-        return attribute_subsets(self.labels, self.attribute(a), self.attribute(b))

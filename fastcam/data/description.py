@@ -13,7 +13,7 @@ from fastcam._util.names import printable
 from fastcam.data.decoding import image_size
 from fastcam.data.folder import FaceFolder, MaskedFolder, is_celeba
 from fastcam.data.image_index import read_index
-from fastcam.data.layout import Layout
+from fastcam.data.layout import FolderLayout
 from fastcam.data.layout_finder import find_layout, find_regions
 from fastcam.data.tables import SPLITS
 
@@ -38,7 +38,7 @@ class Description:
 
     found: list[tuple[str, str]] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
-    layout: Layout | None = None
+    layout: FolderLayout | None = None
     example: tuple[str, str | None] | None = None
 
     def __str__(self) -> str:
@@ -58,7 +58,7 @@ def describe(
     Args:
         root: the folder.
         regions: where the masks lie, see :class:`MaskedFolder`.
-        given: fields of :class:`Layout` that are known; the others are found out.
+        given: fields of :class:`FolderLayout` that are known; the others are found out.
 
     Raises:
         ValueError, FileNotFoundError: it cannot be used; the message says what is missing.
@@ -153,7 +153,7 @@ def _absent(folder: MaskedFolder, by_split: dict[str, int]) -> list[str]:
     return found
 
 
-def _misfits(folder: MaskedFolder, layout: Layout) -> list[str]:
+def _misfits(folder: MaskedFolder, layout: FolderLayout) -> list[str]:
     """Masks that do not fit their images, among some of the images."""
     names = folder.index.names
     step = max(1, len(names) // _LOOKED_AT)

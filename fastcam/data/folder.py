@@ -19,7 +19,7 @@ from fastcam.data.coco import CocoFiles
 from fastcam.data.folder_source import FolderSource
 from fastcam.data.image_index import ImageIndex, read_index
 from fastcam.data.labelled import AnyRegion, Images, Sample, attribute_index
-from fastcam.data.layout import CONFIG, Layout
+from fastcam.data.layout import CONFIG, FolderLayout
 from fastcam.data.layout_finder import find_layout, find_regions, find_tables
 from fastcam.data.mask_files import MaskFiles, find_masks
 from fastcam.data.source import FOLDER
@@ -92,13 +92,13 @@ class MaskedFolder:
     def __init__(
         self,
         root: str | Path,
-        layout: Layout | None = None,
+        layout: FolderLayout | None = None,
         regions: str | Path | None = None,
     ) -> None:
         self.root = Path(root)
         if layout is None:
             known = (self.root / CONFIG).is_file()
-            layout = Layout.load(self.root) if known else find_layout(self.root)
+            layout = FolderLayout.load(self.root) if known else find_layout(self.root)
         self.layout = layout
         self.index: ImageIndex = read_index(self.root, layout)
         if regions is not None:
@@ -283,7 +283,7 @@ def label_file(root: str | Path) -> Path | None:
     """The file that holds the labels of a data folder, if one does; no image is looked for."""
     root = Path(root)
     if (root / CONFIG).is_file():
-        layout = Layout.load(root)
+        layout = FolderLayout.load(root)
         name = layout.table or next(iter(layout.coco), None)
         return None if name is None else root / name
     if is_celeba(root):

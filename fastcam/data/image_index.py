@@ -19,7 +19,7 @@ from fastcam.data.label_table import (
     name_rows,
     read_label_table,
 )
-from fastcam.data.layout import Layout
+from fastcam.data.layout import FolderLayout
 from fastcam.data.tables import SPLITS
 
 
@@ -50,7 +50,7 @@ class ImageIndex:
     coco: CocoFiles | None = None
 
 
-def read_index(root: str | Path, layout: Layout) -> ImageIndex:
+def read_index(root: str | Path, layout: FolderLayout) -> ImageIndex:
     """List a folder's images, and read their labels.
 
     Raises:
@@ -88,13 +88,15 @@ def read_index(root: str | Path, layout: Layout) -> ImageIndex:
     return ImageIndex(names, attributes, labels, exclusive, splits, by, unlabelled, unused, coco)
 
 
-def mask_folders(layout: Layout) -> set[str]:
+def mask_folders(layout: FolderLayout) -> set[str]:
     """The folders of a layout that hold masks alone."""
     found = {path.partition("{")[0].rpartition("/")[0] for path in layout.regions.values()}
     return {folder for folder in found if folder not in ("", ".")}
 
 
-def _table_labels(table: LabelTable, layout: Layout) -> tuple[list[str], NDArray[np.bool_], bool]:
+def _table_labels(
+    table: LabelTable, layout: FolderLayout
+) -> tuple[list[str], NDArray[np.bool_], bool]:
     if layout.classes is not None:
         attributes, labels = _one_of(table[layout.classes])
         if "" in attributes:
@@ -136,7 +138,7 @@ def _split_word(folder: str) -> str | None:
 
 
 def _splits(
-    names: Sequence[str], table: LabelTable | None, layout: Layout
+    names: Sequence[str], table: LabelTable | None, layout: FolderLayout
 ) -> tuple[list[str], str]:
     """The split of each image, and in words what decided it."""
     first = [_split_word(name.partition("/")[0]) for name in names]

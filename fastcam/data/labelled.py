@@ -91,3 +91,28 @@ def attribute_subsets(labels: Tensor, a: int, b: int) -> Subsets:
     has_a, has_b = labels[:, a] > 0.5, labels[:, b] > 0.5
     masks = (has_a & has_b, has_a & ~has_b, ~has_a)
     return Subsets(*(mask.nonzero().squeeze(1) for mask in masks))
+
+
+class Labelled:
+    """What images with labels are asked by the names of their attributes.
+
+    Attributes:
+        attributes: K names.
+        labels: float32 [N, K], 0 or 1.
+    """
+
+    attributes: list[str]
+    labels: Tensor
+
+    def attribute(self, name: str) -> int:
+        """Position of an attribute; ValueError for an unknown name."""
+        return attribute_index(self.attributes, name)
+
+    def subset(self, a: str, b: str) -> Subsets:
+        """Indices of a∩b, a∩¬b and ¬a among these images, for two attribute names (E1 and E2 of
+        Yang et al.).
+
+        Raises:
+            ValueError: an unknown attribute.
+        """
+        return attribute_subsets(self.labels, self.attribute(a), self.attribute(b))

@@ -16,7 +16,7 @@ is_layout = json_with(*_KEYS)
 
 
 @dataclass(frozen=True)
-class Layout:
+class FolderLayout:
     """Where everything lies in a folder of images; paths are relative to the folder.
 
     Labels come from ``labels`` or ``classes`` of the ``table``; without a table from the categories
@@ -60,7 +60,7 @@ class Layout:
         return write_json(Path(root) / CONFIG, values, ours=is_layout)
 
     @classmethod
-    def load(cls, root: str | Path) -> Layout:
+    def load(cls, root: str | Path) -> FolderLayout:
         """Read the folder's ``fastcam.json``.
 
         Raises:

@@ -17,7 +17,7 @@ from fastcam.data.label_table import (
     Names,
     read_label_table,
 )
-from fastcam.data.layout import CONFIG, Layout
+from fastcam.data.layout import CONFIG, FolderLayout
 from fastcam.data.mask_files import find_masks
 
 IMAGE_FOLDERS = ("images", "imgs", "img", "image", "photos", "JPEGImages", "data")
@@ -28,12 +28,12 @@ _GROUP_COLUMNS = ("group", "patient", "patient_id", "subject", "subject_id", "le
 _MOST = 0.5  # of a table's cells that must be images for the column to name them
 
 
-def find_layout(root: str | Path, **given: str | tuple[str, ...] | None) -> Layout:
+def find_layout(root: str | Path, **given: str | tuple[str, ...] | None) -> FolderLayout:
     """Find out where everything lies in a folder.
 
     Args:
         root: the folder.
-        given: fields of :class:`Layout` that are known (``regions`` apart).
+        given: fields of :class:`FolderLayout` that are known (``regions`` apart).
 
     Raises:
         ValueError: there are no images, or their labels cannot be told; the message says what to
@@ -64,12 +64,12 @@ def find_layout(root: str | Path, **given: str | tuple[str, ...] | None) -> Layo
         for place in MASK_FOLDERS:
             if (root / place).is_dir() and place != images:
                 regions |= find_masks(root, place, names)
-    return Layout(**found, regions=regions)
+    return FolderLayout(**found, regions=regions)
 
 
 def find_regions(
-    root: str | Path, layout: Layout, place: str | Path, names: Sequence[str]
-) -> Layout:
+    root: str | Path, layout: FolderLayout, place: str | Path, names: Sequence[str]
+) -> FolderLayout:
     """The layout with other regions.
 
     Args:

@@ -81,7 +81,7 @@ class MaskFiles:
 
     Args:
         root: that the paths are relative to.
-        patterns: see :attr:`fastcam.data.layout.Layout.regions`.
+        patterns: see :attr:`fastcam.data.layout.FolderLayout.regions`.
 
     Raises:
         ValueError: a path without ``{stem}`` or ``{name}``.
@@ -161,8 +161,8 @@ def find_masks(root: str | Path, place: str, images: Iterable[str]) -> dict[str,
         images: the images' paths.
 
     Returns:
-        A path by region, see :attr:`fastcam.data.layout.Layout.regions`; empty where no file is
-        named after an image.
+        A path by region, see :attr:`fastcam.data.layout.FolderLayout.regions`; empty where no file
+        is named after an image.
     """
     names = [bare(image) for image in images]
     paths, stems = set(names), {name.rpartition("/")[2] for name in names}

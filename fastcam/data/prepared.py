@@ -23,10 +23,8 @@ from fastcam.data.celeba import CelebA
 from fastcam.data.labelled import (
     AnyRegion,
     Images,
+    Labelled,
     Sample,
-    Subsets,
-    attribute_index,
-    attribute_subsets,
 )
 from fastcam.data.transforms import FitSquare
 from fastcam.regions import FACE_PARTS
@@ -46,7 +44,7 @@ def available_memory() -> int:
     return 0
 
 
-class Prepared(Dataset[Sample]):
+class Prepared(Labelled, Dataset[Sample]):
     """A split as squares of the training size: what faces and other images have in common.
 
     Attributes:
@@ -101,14 +99,6 @@ class Prepared(Dataset[Sample]):
     def region(self, text: str) -> AnyRegion:
         """A region by its text; ValueError for one that the data do not have."""
         return self._split.region(text)
-
-    def attribute(self, name: str) -> int:
-        """Position of an attribute; ValueError for an unknown name."""
-        return attribute_index(self.attributes, name)
-
-    def subset(self, a: str, b: str) -> Subsets:
-        """Indices of a∩b, a∩¬b and ¬a among these images, for two attribute names."""
-        return attribute_subsets(self.labels, self.attribute(a), self.attribute(b))
 
 
 class PreparedFaces(Prepared):

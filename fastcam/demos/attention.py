@@ -17,7 +17,7 @@ from fastcam._util.progress import Report
 from fastcam.analysis import Saved
 from fastcam.analysis.ablation_study import remove_ablation
 from fastcam.analysis.saved import Analysis
-from fastcam.demos.frame import Frame, Layout, Say, opened
+from fastcam.demos.frame import DemoFiles, Frame, Say, opened
 from fastcam.demos.settings import AttentionDemoConfig
 from fastcam.evaluation.splits import Prepared
 from fastcam.report import Section
@@ -29,10 +29,10 @@ from fastcam.training.run_folder import remove_run
 __all__ = ["STAGES", "AttentionDemoConfig", "AttentionDemoResult", "attention_demo", "clear"]
 
 STAGES = ("attributes", "masks", "correlation", "curves", "robustness", "ablation")
-LAYOUT = Layout(
+FILES = DemoFiles(
     folders={"network": remove_run, "ablation": remove_ablation}, files={}, analyses=STAGES
 )
-clear = LAYOUT.clear
+clear = FILES.clear
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def attention_demo(
         OSError: a file cannot be written; finished stages are kept.
     """
     config = config or AttentionDemoConfig()
-    with opened(out, config, LAYOUT, workers, progress, say) as frame:
+    with opened(out, config, FILES, workers, progress, say) as frame:
         return _demo(config, frame)
 
 

@@ -33,7 +33,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Layout:
+class DemoFiles:
     """What a demo writes into its folder, besides the faces and the page.
 
     Attributes:
@@ -116,7 +116,7 @@ class Frame:
 
 @contextmanager
 def opened(
-    out: str | Path, config: Any, layout: Layout, workers: int, progress: Report | None, say: Say
+    out: str | Path, config: Any, files: DemoFiles, workers: int, progress: Report | None, say: Say
 ) -> Iterator[Frame]:
     """Claim the folder and begin.
 
@@ -126,6 +126,6 @@ def opened(
         OSError: the folder cannot be written.
     """
     with claim(out):
-        layout.check(Path(out))
+        files.check(Path(out))
         settings = json.loads(json.dumps({**asdict(config), "version": __version__}))
         yield Frame(Path(out), settings, workers, progress, timed(say))

@@ -24,7 +24,7 @@ from fastcam._util.files import (
     write_marked,
 )
 from fastcam._util.progress import Report, labelled
-from fastcam.demos.frame import Frame, Layout, Say, opened
+from fastcam.demos.frame import DemoFiles, Frame, Say, opened
 from fastcam.demos.settings import DemoConfig
 from fastcam.evaluation import (
     Difference,
@@ -41,7 +41,7 @@ from fastcam.evaluation.checkpoints import Measured, summarize_all
 from fastcam.evaluation.drops import IMAGES
 from fastcam.evaluation.explain import explain_dataset
 from fastcam.evaluation.splits import Prepared, prepare_split
-from fastcam.evaluation.verdicts import THRESHOLDS
+from fastcam.evaluation.verdicts import THRESHOLDS, as_markdown
 from fastcam.models import Checkpoint, load_checkpoint
 from fastcam.regions import FACE_PARTS
 from fastcam.report import (
@@ -66,7 +66,7 @@ if TYPE_CHECKING:
 __all__ = ["DemoConfig", "DemoResult", "clear", "demo"]
 
 KEYS = ("settings", "models", "differences")
-LAYOUT = Layout(
+FILES = DemoFiles(
     folders=dict.fromkeys(("before", "control", "guided"), remove_run),
     files={
         "evaluation.json": json_with(*KEYS),
@@ -76,7 +76,7 @@ LAYOUT = Layout(
         "curves.png": marked,
     },
 )
-clear = LAYOUT.clear
+clear = FILES.clear
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def demo(
         OSError: a file cannot be written; finished stages are kept.
     """
     config = config or DemoConfig()
-    with opened(out, config, LAYOUT, workers, progress, say) as frame:
+    with opened(out, config, FILES, workers, progress, say) as frame:
         return _demo(config, frame)
 
 
@@ -163,8 +163,7 @@ def _demo(config: DemoConfig, frame: Frame) -> DemoResult:
         difference_table(differences, attribute=config.attribute, other=config.other),
         reliance_table(relied),
     )
-    parts = [f"{verdict}\n", f"{THRESHOLDS}\n", *(table.to_markdown() for table in tables)]
-    write_marked(out / "table.md", "\n".join(parts))
+    write_marked(out / "table.md", as_markdown([verdict], tables))
     stage("drawing figures")
     histories = {name: read_history(trained.history) for name, trained in runs.items()}
     page = _write_page(config, frame, models, test, evaluations, tables, histories)
@@ -203,7 +202,7 @@ def _evaluate(
     def make() -> dict[str, Any]:
         found = _found(config, models, test, frame.progress)
         content = {"settings": frame.settings, **found}
-        write_json(path, content, ours=LAYOUT.files[path.name])
+        write_json(path, content, ours=FILES.files[path.name])
         return content
 
     content = frame.kept(stored, stored and stored["settings"], make)

@@ -11,7 +11,7 @@ import torch
 
 from fastcam._util import checks as check
 from fastcam._util.architecture import Architecture
-from fastcam._util.files import check_target, commented, json_with, write_json, write_marked
+from fastcam._util.files import check_targets, commented, json_with, write_json, write_marked
 from fastcam._util.progress import Report, labelled
 from fastcam.data import open_folder
 from fastcam.data.hiding import Fill
@@ -25,7 +25,7 @@ from fastcam.evaluation.result import KEYS, Evaluation
 from fastcam.evaluation.scores import summarize
 from fastcam.evaluation.splits import prepare_split
 from fastcam.evaluation.tables import comparison
-from fastcam.evaluation.verdicts import THRESHOLDS, Verdict, verdict
+from fastcam.evaluation.verdicts import Verdict, as_markdown, verdict
 from fastcam.models import load_checkpoint
 from fastcam.report.table import Table
 
@@ -159,10 +159,7 @@ def compare(
         base = str(out)
         values = {name: evaluation.to_json() for name, evaluation in evaluations.items()}
         write_json(f"{base}.json", values, ours=_OURS[".json"])
-        parts = [f"{verdict}\n" for verdict in result.verdicts]
-        parts += [f"{THRESHOLDS}\n"] * bool(parts)
-        parts += [table.to_markdown() for table in tables]
-        write_marked(f"{base}.md", "\n".join(parts))
+        write_marked(f"{base}.md", as_markdown(result.verdicts, tables))
     return result
 
 
@@ -232,8 +229,7 @@ _OURS = {".json": json_with(*KEYS, each=True), ".md": commented}
 
 def check_prefix(out: str | Path) -> None:
     """Refuse, before the work, to write where files lie that fastcam did not write."""
-    for suffix, ours in _OURS.items():
-        check_target(f"{out}{suffix}", ours)
+    check_targets(out, _OURS)
 
 
 def name_checkpoints(paths: Sequence[str | Path]) -> dict[str, str | Path]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from fastcam._util.modules import evaluating
 from fastcam._util.progress import Count
 from fastcam.data import CelebA
-from fastcam.data.batches import Batch, Collate, labels_of, loader, on_grid
+from fastcam.data.batches import Batch, Collate, loader, on_grid
 from fastcam.data.labelled import AnyRegion, attribute_index
 from fastcam.evaluation.cam_maps import (
     attention_iou,
@@ -24,7 +24,7 @@ from fastcam.evaluation.cam_maps import (
     size_corrected_energy,
 )
 from fastcam.evaluation.classes import judged_columns, targets_of
-from fastcam.evaluation.splits import Prepared, prepared_for
+from fastcam.evaluation.splits import Prepared, inputs_of, prepared_for
 from fastcam.models import Checkpoint, grid_size
 
 #: Where a region is looked for in batches of one's own: its text has no meaning there.
@@ -87,14 +87,12 @@ def predict(
     attribute_index(checkpoint.judged, attribute)
     batches, total = _batches(checkpoint, faces, region, grid, batch_size, workers)
     column = region if isinstance(region, int) else 0
-    preprocessing, spec = checkpoint.preprocessing, checkpoint.spec
-    model, classes = checkpoint.model, len(checkpoint.attributes)
+    model, spec = checkpoint.model, checkpoint.spec
     parts: list[tuple[Tensor, ...]] = []
     done = 0
     with evaluating(model, device):
         for batch in batches:
-            images = preprocessing.ready(batch["image"].to(device))
-            labels = labels_of(batch, classes, checkpoint.exclusive)
+            images, labels = inputs_of(checkpoint, batch, device)
             if region is None:
                 with torch.no_grad():
                     parts.append((model(images).cpu(), labels))

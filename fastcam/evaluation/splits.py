@@ -6,9 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from fastcam._util import checks as check
 from fastcam._util.progress import Report, labelled
 from fastcam.data import CelebA, DataFolder, PreparedFaces, PreparedImages, open_folder
+from fastcam.data.batches import Batch, labels_of
 from fastcam.data.prepared import Prepared
 from fastcam.models import Checkpoint
 
@@ -101,3 +105,13 @@ def prepared_for(checkpoint: Checkpoint, faces: CelebA | Prepared) -> Prepared:
             f" {wanted.size} and {wanted.fit!r}"
         )
     return faces
+
+
+def inputs_of(
+    checkpoint: Checkpoint, batch: Batch, device: str | torch.device | None = None
+) -> tuple[Tensor, Tensor]:
+    """What a checkpoint takes of a batch: normalised images, on ``device`` if one is named, and
+    labels [N, K], where they were."""
+    images = batch["image"] if device is None else batch["image"].to(device)
+    labels = labels_of(batch, len(checkpoint.attributes), checkpoint.exclusive)
+    return checkpoint.preprocessing.ready(images), labels

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from fastcam.evaluation.drops import RegionDrops
 from fastcam.evaluation.metrics import judged_right
 from fastcam.evaluation.predictions import Predictions
 from fastcam.evaluation.reliance_result import shares
+from fastcam.report import Table
 from fastcam.report.numbers import number, percent, points_range
 
 #: The map moved: its energy in the region rose by more than this (all of the interval) and to so
@@ -329,3 +330,10 @@ def _ranked_right(scores: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, 
 
     with_it, without = scores[present], scores[~present]
     return below(with_it, without), 1 - below(without, with_it)
+
+
+def as_markdown(verdicts: Sequence[Verdict], tables: Sequence[Table]) -> str:
+    """Verdicts, what their words mean, and the tables that they are of."""
+    words = [f"{verdict}\n" for verdict in verdicts]
+    meaning = [f"{THRESHOLDS}\n"] if words else []
+    return "\n".join([*words, *meaning, *(table.to_markdown() for table in tables)])

@@ -14,10 +14,10 @@ from fastcam._util.files import make_folder
 from fastcam.data.landmarks import resolve_landmarks
 from fastcam.data.tables import ATTRIBUTE_TABLE, read_attributes
 from fastcam.experiments.arms import BEFORE, CONTROL, Arm, control, guided
-from fastcam.experiments.measures import Measured, measure
+from fastcam.experiments.measures import Measured, Spread, collect, column
 from fastcam.experiments.settings import LIPSTICK, Pair
 from fastcam.experiments.study import Study
-from fastcam.experiments.text import change_table, network_table
+from fastcam.experiments.tables import change_table, network_table
 from fastcam.models import load_checkpoint
 from fastcam.regions import LandmarkSource, LandmarkTable
 from fastcam.report import Table
@@ -94,9 +94,7 @@ class Backbones:
         for i, network in enumerate(networks):
             heights = []
             for measured in self.measured.values():
-                values = [m["energy"] for m in measured[network] if m is not None]
-                known = [v for v in values if v is not None]
-                heights.append(100 * sum(known) / len(known) if known else 0.0)
+                heights.append(100 * (Spread.of(column(measured, network, "energy")).mean or 0.0))
             width = 0.8 / len(networks)
             places = [k + (i - len(networks) / 2 + 0.5) * width for k in range(len(heights))]
             axis.bar(places, heights, width, label=network, color=COLORS[i])
@@ -123,10 +121,6 @@ def backbones(study: Study) -> Backbones:
             attributes = load_checkpoint(start).attributes
             arms = [a for a in _arms(pair, fixed) if not brief or a.name in _BRIEF_ARMS]
             rows = study.rows(seed, pair, arms, start)
-            reference = rows[CONTROL]
-            if reference is None:
-                raise ValueError(f"seed {seed}: the control of {backbone} diverged")
-            for name, judged in rows.items():
-                values = None if judged is None else measure(judged, reference, pair, attributes)
-                found.setdefault(backbone, {}).setdefault(name, []).append(values)
+            networks = found.setdefault(backbone, {})
+            collect(networks, rows, pair, attributes, f"seed {seed}, {backbone}")
     return Backbones(pair, found)

@@ -25,10 +25,10 @@ from fastcam.experiments.arms import (
 )
 from fastcam.experiments.judge import Judged
 from fastcam.experiments.last_layer import retrain_last_layer
-from fastcam.experiments.measures import Measured, measure
+from fastcam.experiments.measures import Measured, collect
 from fastcam.experiments.settings import Pair
 from fastcam.experiments.study import Study
-from fastcam.experiments.text import change_table, network_table
+from fastcam.experiments.tables import change_table, network_table
 from fastcam.models import load_checkpoint, save_checkpoint
 from fastcam.report import Table
 from fastcam.report.figure import COLORS, new_figure
@@ -184,15 +184,9 @@ def bias(study: Study) -> Bias:
     for seed in range(study.config.seeds):
         for pair in study.pairs:
             rows, worst = _rows(study, seed, pair)
-            reference = rows[CONTROL]
-            if reference is None:
-                raise ValueError(f"seed {seed}: the control of {pair.attribute} diverged")
             networks = found.setdefault(pair.slug, {})
-            for name, judged in rows.items():
-                values = None
-                if judged is not None:
-                    values = measure(judged, reference, pair, study.attributes(seed))
-                networks.setdefault(name, []).append(values)
+            attributes, where = study.attributes(seed), f"seed {seed}, {pair.attribute}"
+            collect(networks, rows, pair, attributes, where)
             for name, value in worst.items():
                 chosen.setdefault(pair.slug, {}).setdefault(name, []).append(value)
     families = _families(study.pairs[0], study.config.brief)

@@ -35,7 +35,7 @@ from fastcam.experiments.decoy_images import (
     with_decoys,
 )
 from fastcam.experiments.study import Study
-from fastcam.experiments.text import change_table, network_table
+from fastcam.experiments.tables import change_table, network_table
 from fastcam.losses import CAM_LOSSES
 from fastcam.report import Table
 from fastcam.report.figure import COLORS, new_figure

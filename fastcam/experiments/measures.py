@@ -14,6 +14,7 @@ from fastcam.data.labelled import attribute_index
 from fastcam.evaluation import summarize
 from fastcam.evaluation.metrics import judged_right
 from fastcam.evaluation.operating_point import equal_specificity
+from fastcam.experiments.arms import CONTROL
 from fastcam.experiments.judge import ALTERED, Judged
 from fastcam.experiments.settings import Pair
 
@@ -128,6 +129,27 @@ class Change:
         freedom = min(spread.count - 1, len(_T975))
         half = _T975[freedom - 1] * spread.deviation / math.sqrt(spread.count)
         return cls(spread.mean, spread.mean - half, spread.mean + half)
+
+
+def collect(
+    into: dict[str, list[Any]],
+    rows: Mapping[str, Judged | None],
+    pair: Pair,
+    attributes: list[str],
+    where: str,
+) -> Judged:
+    """Add the measures of one training's networks by their names; returns the control.
+
+    Raises:
+        ValueError: the control diverged; ``where`` names the training.
+    """
+    control = rows[CONTROL]
+    if control is None:
+        raise ValueError(f"{where}: the control diverged")
+    for name, judged in rows.items():
+        found = None if judged is None else measure(judged, control, pair, attributes)
+        into.setdefault(name, []).append(found)
+    return control
 
 
 Measured = Mapping[str, Sequence[Mapping[str, float | None] | None]]

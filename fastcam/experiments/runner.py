@@ -24,7 +24,7 @@ for _module in ("torchvision", "lightning", "torchmetrics", "matplotlib"):
 import torch  # noqa: E402
 
 from fastcam.analysis.saved import Analysis, Saved, check_prefix, load, save  # noqa: E402
-from fastcam.experiments import masks  # noqa: E402
+from fastcam.experiments import kimura_tanaka  # noqa: E402
 from fastcam.experiments.backbones import backbones  # noqa: E402
 from fastcam.experiments.bias import bias  # noqa: E402
 from fastcam.experiments.decoy import decoy  # noqa: E402
@@ -42,13 +42,13 @@ EXPERIMENTS: dict[str, Callable[[Study], Analysis]] = {
     "bias": bias,
     "backbones": backbones,
     "decoy": decoy,
-    "mask-table1": masks.mask_table1,
-    "mask-table2": masks.mask_table2,
-    "mask-table3": masks.mask_table3,
-    "mask-table4": masks.mask_table4,
-    "mask-figure3": masks.mask_figure3,
-    "mask-figure4": masks.mask_figure4,
-    "mask-figure5": masks.mask_figure5,
+    "mask-table1": kimura_tanaka.mask_table1,
+    "mask-table2": kimura_tanaka.mask_table2,
+    "mask-table3": kimura_tanaka.mask_table3,
+    "mask-table4": kimura_tanaka.mask_table4,
+    "mask-figure3": kimura_tanaka.mask_figure3,
+    "mask-figure4": kimura_tanaka.mask_figure4,
+    "mask-figure5": kimura_tanaka.mask_figure5,
 }
 CONFIG = "config.json"
 _is_config = json_with("data", "seeds", "version")

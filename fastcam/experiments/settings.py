@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fastcam._util import checks as check
+from fastcam._util.settings import deciding
 from fastcam.data.choices import Fit
 from fastcam.demos.settings import DemoConfig
 from fastcam.training.config import Schedule
@@ -193,10 +194,7 @@ CATALOGUE: dict[str, Entry] = {
 
 def settings_of(config: ExperimentConfig) -> dict[str, Any]:
     """The settings that decide the results, as JSON values."""
-    import dataclasses
-
-    hidden = {f.name for f in dataclasses.fields(config) if f.metadata.get("result") is False}
-    values = {k: v for k, v in dataclasses.asdict(config).items() if k not in hidden}
+    values = deciding(config)
     if config.attribute is None:  # as runs without a pair of their own have said it
         for name in ("attribute", "other", "region", "elsewhere"):
             del values[name]

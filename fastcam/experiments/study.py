@@ -20,8 +20,8 @@ from fastcam.experiments.arms import BEFORE, Arm
 from fastcam.experiments.judge import Judged, judge, keep
 from fastcam.experiments.settings import PAIRS, ExperimentConfig, Pair, settings_of
 from fastcam.faces import generate
-from fastcam.models import Checkpoint, ModelSpec, load_checkpoint, register
-from fastcam.models.registry import registered
+from fastcam.models import Checkpoint, ModelSpec, load_checkpoint
+from fastcam.models.registry import register_all, registered
 from fastcam.training import (
     GuidanceConfig,
     TrainConfig,
@@ -67,7 +67,7 @@ class Study:
         """The data of a seed: drawn where the settings name none."""
         if self.config.data is not None:
             return Path(self.config.data)
-        folder = self.out / f"seed{seed}" / "faces"
+        folder = self.data_of(seed)
         self.say(f"seed {seed}: drawing {self.config.images} faces")
         return generate(
             folder,
@@ -182,8 +182,7 @@ def _begin(threads: int, models: Mapping[str, ModelSpec]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a fine-tuning saves, and ends
     keep_freed_memory()
     torch.set_num_threads(threads)
-    for name, spec in models.items():
-        register(name, spec)
+    register_all(models)
 
 
 def _row(task: tuple[Study, int, Pair, Arm | None, Path]) -> str:

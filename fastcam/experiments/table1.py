@@ -9,12 +9,12 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from fastcam.evaluation.scores import subset_rows
-from fastcam.experiments.arms import CONTROL, Arm, table1_arms
+from fastcam.experiments.arms import Arm, table1_arms
 from fastcam.experiments.judge import Judged
-from fastcam.experiments.measures import Measured, measure
+from fastcam.experiments.measures import Measured, collect
 from fastcam.experiments.settings import Pair
 from fastcam.experiments.study import Study
-from fastcam.experiments.text import change_table, network_table
+from fastcam.experiments.tables import change_table, network_table
 from fastcam.models import load_checkpoint
 from fastcam.report import Table
 from fastcam.report.figure import new_figure
@@ -118,13 +118,8 @@ def table1(study: Study) -> Table1:
         attributes = load_checkpoint(start).attributes
         for pair in study.pairs:
             rows = study.rows(seed, pair, arms[pair.slug], start)
-            control = rows[CONTROL]
-            if control is None:
-                raise ValueError(f"seed {seed}: the control of {pair.attribute} diverged")
             table = measured.setdefault(pair.slug, {})
-            for name, judged in rows.items():
-                found = None if judged is None else measure(judged, control, pair, attributes)
-                table.setdefault(name, []).append(found)
+            control = collect(table, rows, pair, attributes, f"seed {seed}, {pair.attribute}")
             counts.setdefault(pair.slug, []).append(_counts(control, pair, attributes))
     return Table1(study.pairs, measured, arms, counts)
 

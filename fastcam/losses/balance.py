@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import torch.distributed as dist
@@ -15,7 +15,7 @@ from fastcam._util.modules import last_linear
 from fastcam.cam.head_graph import edge_of
 from fastcam.cam.head_processes import check_processes
 from fastcam.cam.tap import ActivationTap
-from fastcam.losses.reduce import processes
+from fastcam.losses.reduce import Sync, world_size
 from fastcam.ops import checks as check
 
 __all__ = ["Balance"]
@@ -96,7 +96,7 @@ class Balance(nn.Module):
             raise ValueError("pull: expected a number or one for each guidance loss, got none")
         if every is not None:
             check.number("every", every, "whole and >= 1", lambda x: x >= 1 and x == int(x))
-        check.one_of("sync", sync, ("global", "local"))
+        check.one_of("sync", sync, get_args(Sync))
         if max(pulls) > STRONG_PULL:
             warnings.warn(
                 f"pull {max(pulls):g}: above {STRONG_PULL:g} guidance outweighs the labels, and "
@@ -209,7 +209,7 @@ class Balance(nn.Module):
         norms = [_squared_norms(label_loss, loss, tap) for loss, tap in terms]
         squares = torch.stack([pair for pair, _ in norms])  # [J, 2]: labels, guidance
         weights = [of_weight for _, of_weight in norms]
-        if self.sync == "global" and processes(self.process_group) > 1:
+        if self.sync == "global" and world_size(self.process_group) > 1:
             # Of the activations each process has its own rows, of a weight its own share.
             dist.all_reduce(squares, group=self.process_group)
             for gradients in weights:

@@ -15,12 +15,12 @@ from fastcam.cam.tap import ActivationTap
 from fastcam.ops import checks as check
 from fastcam.ops.cam_loss import Reduction
 
-__all__ = ["Reducer", "Reduction", "Sync", "averaged", "processes"]
+__all__ = ["Reducer", "Reduction", "Sync", "averaged", "world_size"]
 
 Sync = Literal["global", "local"]
 
 
-def processes(process_group: Any = None) -> int:
+def world_size(process_group: Any = None) -> int:
     """How many there are in a group (None: the default one); 1 where none was initialised."""
     if not (dist.is_available() and dist.is_initialized()):
         return 1
@@ -29,7 +29,7 @@ def processes(process_group: Any = None) -> int:
 
 def averaged(scalars: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Means over all processes of scalars on one device, float32, with one all-reduce."""
-    world = processes()
+    world = world_size()
     if world == 1 or not scalars:
         return dict(scalars)
     values = torch.stack([value.detach().float() for value in scalars.values()])
@@ -66,7 +66,7 @@ class Reducer:
             training = training and activations.model.training
         if self.reduction != "mean" or self.sync != "global" or not training:
             return 1
-        return processes(self.process_group)
+        return world_size(self.process_group)
 
     def mean(
         self, total: Tensor, count: Tensor, world: int, normalizer: float | Tensor | None

@@ -15,7 +15,7 @@ from torch.nn import functional as nnf
 
 from fastcam import functional
 from fastcam.losses.attention import AttentionLoss, AttentionLossTerms, AttentionOutputs
-from fastcam.models.dilated import Reconstructor, check_whole, dilated_features
+from fastcam.models.dilated import Reconstructor, dilated_features
 from fastcam.models.init import initialize
 from fastcam.models.transform import MaskFunction, MaskTransform, current, using
 from fastcam.ops import attend
@@ -122,15 +122,14 @@ class AttentionNetwork(nn.Module):
     ) -> None:
         super().__init__()
         for name, part in {"multilabel": multilabel, "reconstructor": reconstructor}.items():
-            if not isinstance(part, bool):  # "no" from a settings file would count as yes
-                raise TypeError(f"{name}: expected True or False, got {part!r}")
+            check.flag(name, part)  # "no" from a settings file would count as yes
         if loss is not None and not isinstance(loss, Mapping):
             raise TypeError(f"loss: expected a mapping of names to weights, got {loss!r}")
-        check_whole("num_attributes", num_attributes)
+        check.whole("num_attributes", num_attributes, 1)
         self.num_attributes, self.channels = num_attributes, channels
         self.features = dilated_features(channels, stride, dilations, norm)
-        check_whole("mask_hidden", mask_hidden, least=0)
-        check_whole("classifier_hidden", classifier_hidden, least=0)
+        check.whole("mask_hidden", mask_hidden, 0)
+        check.whole("classifier_hidden", classifier_hidden, 0)
         self.masks_hidden: nn.Conv2d | None = None
         if mask_hidden:
             self.masks_hidden = nn.Conv2d(channels, num_attributes * mask_hidden, 1)

@@ -13,13 +13,6 @@ from fastcam.ops import checks as check
 NORMS = ("batch", "group", "none")
 
 
-def check_whole(name: str, value: int, least: int = 1) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}: expected an integer, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name}: expected at least {least}, got {value}")
-
-
 def _norm(kind: str, channels: int) -> list[nn.Module]:
     if kind == "batch":
         return [nn.BatchNorm2d(channels)]
@@ -65,14 +58,14 @@ def dilated_features(
     Raises:
         TypeError, ValueError: naming the argument, what was expected and what came.
     """
-    check_whole("channels", channels)
-    check_whole("stride", stride, least=2)
+    check.whole("channels", channels, 1)
+    check.whole("stride", stride, 2)
     if stride & (stride - 1):
         raise ValueError(f"stride: expected a power of two, got {stride}")
     if isinstance(dilations, str) or not isinstance(dilations, Sequence):
         raise TypeError(f"dilations: expected a sequence of integers, got {dilations!r}")
     for dilation in dilations:
-        check_whole("dilations", dilation)
+        check.whole("dilations", dilation, 1)
     check.one_of("norm", norm, NORMS)
     steps = [3, *widths(channels, stride)]
     layers = [_layer(a, b, norm, stride=2) for a, b in pairwise(steps)]

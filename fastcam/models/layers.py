@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from fastcam._util.modules import evaluating
 from fastcam.cam.layout import Tokens, by_graph, by_kind, found_reader, nhwc
-from fastcam.models.spec import ModelSpec
+from fastcam.models.spec import ModelSpec, passing
 
 __all__ = ["Layer", "layer_table"]
 
@@ -127,14 +127,8 @@ def _tappable(model: nn.Module, spec: ModelSpec, size: int) -> dict[str, tuple[T
     """Maps by name, in a forward as it is, and how the layers' outputs become them."""
     device = next(model.parameters()).device
     image = torch.randn(1, 3, size, size, device=device, requires_grad=True)
-    try:
-        with evaluating(model), torch.enable_grad():
-            outputs, logits = _outputs(model, image)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"images of {size}x{size} pixels do not pass through the model (too small?): "
-            f"{str(error).splitlines()[0]}"
-        ) from None
+    with passing((size, size)), evaluating(model), torch.enable_grad():
+        outputs, logits = _outputs(model, image)
     raw: dict[str, Tensor] = {}
     readers: dict[str, _Read] = {}
     for name, (output, version) in outputs.items():

@@ -15,7 +15,7 @@ from fastcam._util.names import did_you_mean
 from fastcam.models import timm_nets, torchvision_nets
 from fastcam.models.alexnet import alexnet
 from fastcam.models.attention import AttentionNetwork
-from fastcam.models.spec import ModelSpec, spec_at
+from fastcam.models.spec import ModelSpec, passing, spec_at
 from fastcam.models.weights import is_file_name, load_trunk, read_state
 
 __all__ = [
@@ -65,6 +65,12 @@ def register(name: str, spec: ModelSpec) -> None:
     if _REGISTRY.get(name, spec) != spec:
         raise ValueError(f"a model named {name!r} is registered already")
     _REGISTRY[name] = spec
+
+
+def register_all(models: Mapping[str, ModelSpec]) -> None:
+    """Register what :func:`registered` gave in another process."""
+    for name, spec in models.items():
+        register(name, spec)
 
 
 def registered() -> dict[str, ModelSpec]:
@@ -202,12 +208,7 @@ def grid_size(
     like = next(model.parameters())
     images = torch.zeros(1, 3, *image_size, dtype=like.dtype, device=like.device)
     with tap, evaluating(model), torch.enable_grad():
-        try:
+        with passing(image_size):
             model(images)
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(
-                f"images of {image_size[0]}x{image_size[1]} pixels do not pass through the model"
-                f" (too small?): {str(error).splitlines()[0]}"
-            ) from None
         height, width = tap.activations.shape[2:]
     return height, width

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -129,3 +130,15 @@ def spec_at(model: nn.Module, spec: ModelSpec, layer: str) -> ModelSpec:
         reshape = "auto"
     at = pools[-1] if pools else None
     return replace(spec, target_layer=layer, gradient_at=at, reshape=reshape)
+
+
+@contextmanager
+def passing(size: tuple[int, int]) -> Iterator[None]:
+    """A forward of images of (height, width) pixels; ValueError where it cannot take them."""
+    try:
+        yield
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"images of {size[0]}x{size[1]} pixels do not pass through the model (too small?): "
+            f"{str(error).splitlines()[0]}"
+        ) from None

@@ -331,11 +331,9 @@ def cam_loss(
     if eps is not None:
         given["eps"] = eps
     which = map_loss(loss, **given)
-    activations, gradients = prepare(activations, gradients)
-    cells = PairCells.of(regions, cell_weights, where, activations, gradients.shape[:2])
-    return loss_and_status(
-        activations, gradients, cells, which, max_pair_pull=max_pair_pull, reduction=reduction
-    )[0]
+    return _loss_of_map(
+        activations, gradients, regions, cell_weights, where, which, max_pair_pull, reduction
+    )
 
 
 def cam_iou_loss(
@@ -400,6 +398,22 @@ def cam_iou_loss(
         TypeError, ValueError: naming the argument, what was expected and what came.
     """
     loss = map_loss("iou", threshold=threshold, sharpness=sharpness, eps=eps, binarize=binarize)
+    return _loss_of_map(
+        activations, gradients, regions, cell_weights, where, loss, max_pair_pull, reduction
+    )
+
+
+def _loss_of_map(
+    activations: Tensor,
+    gradients: Tensor,
+    regions: Tensor,
+    cell_weights: Tensor | None,
+    where: Tensor | None,
+    loss: MapLoss,
+    max_pair_pull: float | None,
+    reduction: Reduction,
+) -> Tensor:
+    """What the public functions do once their loss is chosen."""
     activations, gradients = prepare(activations, gradients)
     cells = PairCells.of(regions, cell_weights, where, activations, gradients.shape[:2])
     return loss_and_status(

@@ -15,6 +15,7 @@ from torch import Tensor
 from fastcam._util.checks import flag as flag
 from fastcam._util.checks import number as number
 from fastcam._util.checks import one_of as one_of
+from fastcam._util.checks import whole as whole
 from fastcam.ops import library
 from fastcam.ops.autograd import transformed
 

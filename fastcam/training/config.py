@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import warnings
@@ -16,6 +15,7 @@ import numpy as np
 from fastcam._util import checks as check
 from fastcam._util.architecture import Architecture
 from fastcam._util.names import did_you_mean, parts
+from fastcam._util.settings import deciding
 from fastcam.cam.heads import Head
 from fastcam.data.choices import Augmentation, Fit
 from fastcam.losses.cam import CAM_LOSSES, WeightGrad
@@ -65,7 +65,7 @@ def _check_numbers(config: object, ranges: Mapping[str, _Range]) -> None:
         check.number(name, getattr(config, name), expected, fits)
 
 
-def _check_whole(config: object, names: Iterable[str], least: int) -> None:
+def _check_counts(config: object, names: Iterable[str], least: int) -> None:
     """Whole numbers; None stays None."""
     for name in names:
         if (value := getattr(config, name)) is not None:
@@ -352,9 +352,9 @@ class TrainConfig:
     nodes: int = field(default=1, metadata={"result": False})
 
     def __post_init__(self) -> None:
-        _check_whole(self, ("size", "epochs", "batch_size", "devices", "nodes"), 1)
-        _check_whole(self, ("limit_train", "limit_valid"), 1)
-        _check_whole(self, ("patience", "seed", "workers"), 0)
+        _check_counts(self, ("size", "epochs", "batch_size", "devices", "nodes"), 1)
+        _check_counts(self, ("limit_train", "limit_valid"), 1)
+        _check_counts(self, ("patience", "seed", "workers"), 0)
         others = ("weight_decay", "clip", "w_a", "group_step", "save_minutes")
         _check_numbers(
             self,
@@ -399,7 +399,7 @@ class TrainConfig:
             object.__setattr__(self, "without", OUTSIDE if pulls and self.data else NOTHING)
         if self.without == NOTHING:
             return
-        guided = self.guidance.regions if self.guidance is not None else []
+        guided = self.guided_regions
         if self.without == OUTSIDE:
             _check(bool(guided), f"without {OUTSIDE!r} hides all but the guided regions; none is")
             return
@@ -430,10 +430,14 @@ class TrainConfig:
         """Whether the Grad-CAM loss takes part."""
         return self.guidance is not None and self.guidance.guides
 
+    @property
+    def guided_regions(self) -> list[str]:
+        """The regions of the guidance, one a target; none without it."""
+        return [] if self.guidance is None else self.guidance.regions
+
     def settings(self) -> dict[str, Any]:
         """The settings that decide the result, as JSON values."""
-        hidden = {f.name for f in dataclasses.fields(self) if f.metadata.get("result") is False}
-        values = {k: v for k, v in dataclasses.asdict(self).items() if k not in hidden}
+        values = deciding(self)
         if values["guidance"] is not None:
             values["guidance"]["targets"] = [list(t) for t in values["guidance"]["targets"]]
             values["guidance"]["losses"] = list(values["guidance"]["losses"])

@@ -58,7 +58,7 @@ class _Loader:
         return len(self.batches)  # TypeError where it is not known, as of any iterable
 
 
-class FaceBatches(LightningDataModule):
+class FolderBatches(LightningDataModule):
     """Training and validation batches.
 
     The trainer must be made with ``reload_dataloaders_every_n_epochs=1``: each epoch gets a loader

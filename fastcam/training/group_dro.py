@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from fastcam._util import checks as check
-from fastcam.data.celeba import attribute_index
+from fastcam.data.labelled import attribute_index
 from fastcam.losses.reduce import Reducer, Sync
 
 

@@ -23,7 +23,7 @@ from fastcam.models import (
 from fastcam.models.checkpoint import Preprocessing
 from fastcam.models.registry import options_for
 from fastcam.training.config import AUTO, NOTHING, OUTSIDE, TrainConfig
-from fastcam.training.data import FaceBatches
+from fastcam.training.data import FolderBatches
 
 
 def initial_checkpoint(
@@ -80,7 +80,7 @@ def open_data(config: TrainConfig) -> DataFolder:
     if not config.data:
         raise ValueError("data: expected a folder of images with labels, or batches")
     folder = open_folder(config.data, landmarks=config.landmarks, regions=config.regions)
-    for text in config.guidance.regions if config.guidance is not None else []:
+    for text in config.guided_regions:
         folder.region(text)
     if config.without not in (NOTHING, OUTSIDE):
         try:
@@ -100,7 +100,7 @@ def prepare(
 ) -> Prepared:
     """A split as the model takes it."""
     training = split == "train"
-    guided = config.guidance.regions if config.guidance is not None else []
+    guided = config.guided_regions
     hidden = _hidden(config) if training else None
     return prepare_split(
         checkpoint,
@@ -129,7 +129,7 @@ def _hidden(config: TrainConfig) -> str | None:
     """The region that is hidden in training images, or of which all around it is."""
     if config.without == NOTHING:
         return None
-    guided = config.guidance.regions if config.guidance is not None else []
+    guided = config.guided_regions
     return ",".join(guided) if config.without == OUTSIDE else config.without
 
 
@@ -155,11 +155,11 @@ def folder_batches(
     checkpoint: Checkpoint,
     folder: DataFolder,
     progress: Report | None = None,
-) -> FaceBatches:
+) -> FolderBatches:
     """Training and validation batches of a run, with the regions of its guidance."""
     train, valid = (prepare(config, checkpoint, s, progress, folder) for s in ("train", "valid"))
     layer = config.guidance.target_layer if config.guidance else None
-    return FaceBatches(
+    return FolderBatches(
         train,
         valid,
         batch_size=config.batch_size,

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from fastcam._util.modules import evaluating
-from fastcam.data.batches import Batch, labels_of
+from fastcam.data.batches import Batch
 from fastcam.evaluation.cam_maps import check_scores
+from fastcam.evaluation.splits import inputs_of
 from fastcam.models import Checkpoint
 
 # With fewer images of a class than this, a bias is left as it is.
@@ -72,9 +73,9 @@ def recalibrate(
     logits, labels = [], []
     with evaluating(checkpoint.model, device):
         for batch in batches:
-            images = checkpoint.preprocessing.ready(batch["image"].to(device))
+            images, known = inputs_of(checkpoint, batch, device)
             logits.append(checkpoint.model(images).float().cpu())
-            labels.append(labels_of(batch, count, checkpoint.exclusive).cpu())
+            labels.append(known.cpu())
     if not logits:
         return {}
     scores, truth = torch.cat(logits), torch.cat(labels)

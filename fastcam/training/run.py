@@ -23,8 +23,8 @@ from fastcam._util.progress import Report
 from fastcam._util.run_files import BEST, CHECKPOINT, HISTORY, RESULT, RESUME, SETTINGS
 from fastcam.evaluation import pick_device
 from fastcam.evaluation.splits import check_kind
-from fastcam.models import ModelSpec, register, save_checkpoint
-from fastcam.models.registry import registered
+from fastcam.models import ModelSpec, save_checkpoint
+from fastcam.models.registry import register_all, registered
 from fastcam.training.config import NOTHING, TrainConfig
 from fastcam.training.diverged import TrainingDiverged, check_weights
 from fastcam.training.history import READ_EVERY, History, ProgressReport
@@ -109,8 +109,7 @@ def _in_another(
     config: TrainConfig, out: Path, loss: LabelLoss | None, models: Mapping[str, ModelSpec]
 ) -> None:
     """What the other processes of a run do."""
-    for name, spec in models.items():
-        register(name, spec)
+    register_all(models)
     keep_freed_memory()
     train(config, out, loss=loss)
 

@@ -14,15 +14,16 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy, MultilabelAccuracy
 
 from fastcam._util.seeds import derive_seed
-from fastcam.data.batches import Batch, labels_of, on_grid
+from fastcam.data.batches import Batch, on_grid
 from fastcam.data.labelled import attribute_index
 from fastcam.evaluation.cam_maps import attention_maps
 from fastcam.evaluation.classes import judged_columns, targets_of
 from fastcam.evaluation.metrics import CamEnergy, CamIoU, judged_right
+from fastcam.evaluation.splits import inputs_of
 from fastcam.losses.reduce import averaged
 from fastcam.models import Checkpoint
 from fastcam.training.config import TrainConfig
-from fastcam.training.data import FaceBatches
+from fastcam.training.data import FolderBatches
 from fastcam.training.diverged import ADVICE, TrainingDiverged
 from fastcam.training.group_dro import GroupDRO
 from fastcam.training.guidance import Guidance
@@ -141,11 +142,11 @@ class AttributeTask(LightningModule):
         # masks.
         torch.manual_seed(derive_seed(self.config.seed, 2, self.trainer.global_step))
         data: Any = getattr(self.trainer, "datamodule", None)
-        if isinstance(data, FaceBatches):
+        if isinstance(data, FolderBatches):
             data.share.images = data.images_in(batch_idx)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        images, labels = self._inputs(batch)
+        images, labels = inputs_of(self.checkpoint, batch)
         record: dict[str, Any] = {}
         if self.guidance is None:
             attributes = attribute_loss(self.model, images, labels, self._loss)
@@ -192,12 +193,6 @@ class AttributeTask(LightningModule):
         if self.guidance is not None:
             self.guidance.examine(record["train/ratio"])
 
-    def _inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Normalised images, and labels [N, K]."""
-        checkpoint = self.checkpoint
-        labels = labels_of(batch, len(checkpoint.attributes), checkpoint.exclusive)
-        return checkpoint.preprocessing.ready(batch["image"]), labels
-
     def _total_steps(self) -> int:
         """Steps of the run; 0 where the data do not say how many there are."""
         # Not the trainer's own count where ours is known: asking for it before a resumed run has
@@ -222,7 +217,7 @@ class AttributeTask(LightningModule):
             self._validate(given)
 
     def _validate(self, batch: Any) -> None:
-        images, labels = self._inputs(batch)
+        images, labels = inputs_of(self.checkpoint, batch)
         if not len(images):  # of several processes one may have none
             return
         means: Any = self.val_means

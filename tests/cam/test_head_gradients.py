@@ -261,15 +261,15 @@ def test_gradcheck_and_a_second_derivative(kept, targets, by_image):
     index = torch.tensor([[4, 0, 4][:targets], [1, 2, 2][:targets]][: 1 + by_image])
     mask, blocks = (some(2, 6) > 0).double() * 2 if kept else None, some(2, 4) > 0
     stages = [
-        products.WeightRows(index.flatten(), number=1),
+        products.WeightRows(index.flatten(), weight_index=1),
         products.Multiplied([blocks], targets),
     ]
     if mask is None:
-        stages.append(products.SummedProduct(2, number=0))
+        stages.append(products.SummedProduct(2, weight_index=0))
     elif targets == 1:
-        stages += [products.Product(number=0), products.KeptSum(2, mask)]
+        stages += [products.Product(weight_index=0), products.KeptSum(2, mask)]
     else:
-        stages.append(products.MaskedProduct(mask.unflatten(1, (3, 2)), targets, number=0))
+        stages.append(products.MaskedProduct(mask.unflatten(1, (3, 2)), targets, weight_index=0))
     stages.append(products.Output((2, targets), torch.float64))
 
     def product(first, last):

@@ -148,7 +148,7 @@ def test_hooks_of_all_modules(register):
         assert_auto_is_autograd(net)
         with ActivationTap(net, "trunk") as tap, torch.no_grad():
             logits = net(X)
-            if isinstance(tap.trace.memory.outside, str):  # of a forward hook
+            if isinstance(tap.trace.chain.outside, str):  # of a forward hook
                 with pytest.raises(ValueError, match="registered for all modules"):
                     grad_cam_maps(logits, tap, head="closed")
     finally:

@@ -16,7 +16,7 @@ from tiny_faces import write_faces
 from tiny_masks import CLASSES, HEIGHT, SIDE, WIDTH, write_coco, write_images
 from torch import Tensor
 
-from fastcam.data import Layout, MaskedFolder, PreparedImages, open_folder
+from fastcam.data import FolderLayout, MaskedFolder, PreparedImages, open_folder
 from fastcam.data.description import describe
 from fastcam.data.folder import FaceFolder, MaskedImages, label_file, masks_of
 from fastcam.data.label_table import Names, hashed_split, read_label_table
@@ -48,7 +48,7 @@ def image_file(path: Path, shade: int = 99) -> None:
 def test_a_table_and_masks_are_found(data: Path) -> None:
     folder = open_folder(data)
     assert isinstance(folder, MaskedFolder)
-    assert folder.layout == Layout(
+    assert folder.layout == FolderLayout(
         "images", "labels.csv", "file", ("red", "frame"), split="split",
         regions={"masks": "masks/{stem}.png"},
     )  # fmt: skip
@@ -183,7 +183,7 @@ def test_a_table_that_does_not_fit_is_named(
 def test_fastcam_json_is_read_and_checked(data: Path, tmp_path: Path) -> None:
     layout = find_layout(data, classes="kind")
     layout.save(tmp_path)
-    assert Layout.load(tmp_path) == layout
+    assert FolderLayout.load(tmp_path) == layout
     path = tmp_path / "fastcam.json"
     values = json.loads(path.read_text())
     for change, message in (
@@ -194,10 +194,10 @@ def test_fastcam_json_is_read_and_checked(data: Path, tmp_path: Path) -> None:
     ):
         path.write_text(json.dumps({**values, **change}))
         with pytest.raises(ValueError, match=message):
-            Layout.load(tmp_path)
+            FolderLayout.load(tmp_path)
     path.write_text("{}")
     with pytest.raises(ValueError, match="is no description of a data folder"):
-        Layout.load(tmp_path)
+        FolderLayout.load(tmp_path)
     with pytest.raises(FileExistsError, match="was not written by fastcam"):
         layout.save(tmp_path)
 
@@ -282,11 +282,11 @@ def test_a_label_map_in_the_layout_and_a_mask_of_another_size(data: Path, tmp_pa
     shutil.copytree(data, root)
     layout = find_layout(root)
     regions = {"square": "masks/{stem}.png=1", "none": "masks/{stem}.png=2"}
-    folder = MaskedFolder(root, Layout(**{**vars(layout), "regions": regions}))
+    folder = MaskedFolder(root, FolderLayout(**{**vars(layout), "regions": regions}))
     masks = split_of(folder, "test", "square", "none")[0]["masks"]
     assert [int((m == 255).sum()) for m in masks] == [AREA, 0]
     with pytest.raises(ValueError, match=r"regions, a: expected a path with \{stem\} or \{name\}"):
-        MaskedFolder(root, Layout(**{**vars(layout), "regions": {"a": "masks/a.png"}}))
+        MaskedFolder(root, FolderLayout(**{**vars(layout), "regions": {"a": "masks/a.png"}}))
     name = split_of(folder, "test").names[0]
     Image.fromarray(np.ones((5, 5), bool)).save(root / "masks" / f"{name[:-4]}.png")
     with pytest.raises(ValueError, match=rf"{name[:-4]}.png is 5×5 pixels, its image .* 40×36"):
@@ -364,7 +364,7 @@ def test_coco_polygons_and_boxes_are_masks_and_labels(tmp_path: Path) -> None:
         split_of(open_folder(tmp_path), "all", "square")[0]
     path.write_text('{"images": []}')
     with pytest.raises(ValueError, match="is no annotation file in COCO's format"):
-        MaskedFolder(tmp_path, Layout(coco=("annotations.json",)))
+        MaskedFolder(tmp_path, FolderLayout(coco=("annotations.json",)))
 
 
 # ---- what init says -----------------------------------------------------------------------------

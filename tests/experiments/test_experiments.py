@@ -16,7 +16,7 @@ from tiny_faces import MODEL, write_faces
 
 from fastcam import cli
 from fastcam.data import CelebA, PreparedFaces
-from fastcam.experiments import CATALOGUE, ExperimentConfig, backbones, bias, masks, run
+from fastcam.experiments import CATALOGUE, ExperimentConfig, backbones, bias, kimura_tanaka, run
 from fastcam.experiments.arms import BEFORE, CONTROL, table1_arms
 from fastcam.experiments.last_layer import retrain_last_layer
 from fastcam.experiments.measures import MEASURES
@@ -136,7 +136,7 @@ def test_the_mean_face_is_the_same_rectangle_everywhere(tmp_path: Path) -> None:
 
 
 def test_every_table_and_figure_of_the_masks(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(masks.TRAINING, "size", 32)
+    monkeypatch.setitem(kimura_tanaka.TRAINING, "size", 32)
     said = {}
     for name in CATALOGUE:
         if name.startswith("mask-"):
