@@ -16,7 +16,7 @@ FASTCAM_INLINE void attend_row(const Rows<Acc, S>& row, const Row<Acc>& cells, c
   Vec<Acc> masks{};
   Vec<Acc> total{};
   cells.each([&](int64_t p, int64_t, const auto& how) FASTCAM_INLINE_LAMBDA {
-    prefetch_line(logits + p, kPrefetchBytes);
+    prefetch_line(logits + p + kAhead<S>);
     const Mask<Acc> m = mask_of<Acc>(how.template read<Acc>(logits + p));
     const Vec<Acc> z =
         gain.factor(m.logit, curve.template raised<Acc>(m)) * how.template read<Acc>(features + p);
@@ -41,7 +41,7 @@ FASTCAM_INLINE void attend_row_often(const AttendForward& op, const Rows<Acc, S>
   const S* logits = row.logits();
   Vec<Acc> masks{};
   cells.each([&](int64_t p, int64_t slot, const auto& how) FASTCAM_INLINE_LAMBDA {
-    prefetch_line(logits + p, kPrefetchBytes);
+    prefetch_line(logits + p + kAhead<S>);
     const Mask<Acc> m = mask_of<Acc>(how.template read<Acc>(logits + p));
     forms.write(slot, m);
     store(sign + slot, m.logit);
@@ -80,7 +80,7 @@ FASTCAM_INLINE void pool_rows_often(const AttendForward& op, const Rows<Acc, S>&
     const S* logits = row.logits();
     Vec<Acc> masks{}, positive{}, negative{};
     cells.each([&](int64_t p, int64_t slot, const auto& how) FASTCAM_INLINE_LAMBDA {
-      prefetch_line(logits + p, kPrefetchBytes);
+      prefetch_line(logits + p + kAhead<S>);
       const Vec<Acc> logit = how.template read<Acc>(logits + p);
       const Vec<Acc> f = how.template once<Acc>(how.template read<Acc>(features + p));
       const Mask<Acc> m = mask_of<Acc>(logit);

@@ -78,6 +78,10 @@ private:
   Last<Acc> last_;
 };
 
+// kPrefetchBytes in values.
+template <class S>
+inline constexpr int64_t kAhead = kPrefetchBytes / int64_t(sizeof(S));
+
 // ---- attend, forward ----------------------------------------------------------------------------
 
 // The rows (n, k, c) from `begin` on, one after the other; row / (K C) without a division for each.

@@ -116,13 +116,13 @@ FASTCAM_INLINE void prefetch_ahead_to_write(const void* p) {
   __builtin_prefetch(reinterpret_cast<const void*>(uintptr_t(p) + kPrefetchBytes), 1, 3);
 }
 
-// The line that lies `ahead` bytes further than p, into the second-level cache; and those of the
-// `bytes` from there on.
-FASTCAM_INLINE void prefetch_line(const void* p, int64_t ahead = 0) {
-  __builtin_prefetch(reinterpret_cast<const void*>(uintptr_t(p) + uintptr_t(ahead)), 0, 2);
-}
+// One line into the second-level cache; and what lies `ahead` bytes further than the `bytes` from p
+// on.
+FASTCAM_INLINE void prefetch_line(const void* p) { __builtin_prefetch(p, 0, 2); }
 FASTCAM_INLINE void prefetch_further(const void* p, int64_t bytes, int64_t ahead) {
-  for (int64_t i = 0; i < bytes; i += 64) prefetch_line(p, i + ahead);
+  for (int64_t i = 0; i < bytes; i += 64) {
+    prefetch_line(reinterpret_cast<const void*>(uintptr_t(p) + uintptr_t(i + ahead)));
+  }
 }
 
 // ---- load: storage -> arithmetic ----------------------------------------------------------------
