@@ -156,7 +156,10 @@ def _majority(data: Path, attribute: str) -> float:
     [
         (["--model-option", "channels"], "--model-option: expected name=value, got 'channels'"),
         (["--model-option", "channels="], "--model-option: expected name=value"),
-        (["--model-option", "channels=many"], "channels: expected an integer, got 'many'"),
+        (
+            ["--model-option", "channels=many"],
+            "channels: expected a whole number of at least 1, got 'many'",
+        ),
         (["--model-option", "depth=3"], "'attention' has no option 'depth'; it has: channels"),
     ],
 )
