@@ -7,7 +7,8 @@
 //   combine(sum, d)   the loss, and d[j] = d loss / d sum[j],
 //   slope(cell, d)    sum_j d[j] * d t[j] / d x of one cell,
 //   defined(sum)      is there a loss at all? (a pair without is invalid, as one without a region)
-// To add one: a policy, a kind and a case in visit_loss(), all in this file.
+// To add one: a policy (of at most six sums), a kind, kLossKinds and a case in visit_loss(), all in
+// this file.
 #pragma once
 
 #include <type_traits>
@@ -114,14 +115,14 @@ struct HardIoULoss {
 };
 
 // num / den, and 0 where there is nothing to divide by. A policy of a ratio has the derivatives
-// 1 / den and -(num / den) / den, which share_of() gives, too: 0 there.
+// 1 / den and -(num / den) / den, which ratio_of() gives, too: 0 there.
 template <class T>
-FASTCAM_HD T share_of(T num, T den, T* d) {
+FASTCAM_HD T ratio_of(T num, T den, T* d) {
   const T inverse = den == T(0) ? T(0) : T(1) / den;
-  const T share = den == T(0) ? T(0) : num / den;
+  const T ratio = den == T(0) ? T(0) : num / den;
   d[0] = inverse;
-  d[1] = -share * inverse;
-  return share;
+  d[1] = -ratio * inverse;
+  return ratio;
 }
 
 // How much of the map lies outside the region: 1 - sum w x s / sum w x (Rao et al., the energy
@@ -137,7 +138,7 @@ struct EnergyLoss {
     t[1] = cell.w * cell.x;
   }
   FASTCAM_HD T combine(const T* sum, T* d) const {
-    const T inside = share_of(sum[0], sum[1], d);
+    const T inside = ratio_of(sum[0], sum[1], d);
     if (away) return inside;
     d[0] = -d[0];
     d[1] = -d[1];
@@ -173,8 +174,8 @@ struct CenterLoss {
   }
   FASTCAM_HD T combine(const T* sum, T* d) const {
     T by_row[2], by_col[2];
-    const T row = share_of(sum[1], sum[0], by_row) - sum[4] / sum[3];
-    const T col = share_of(sum[2], sum[0], by_col) - sum[5] / sum[3];
+    const T row = ratio_of(sum[1], sum[0], by_row) - sum[4] / sum[3];
+    const T col = ratio_of(sum[2], sum[0], by_col) - sum[5] / sum[3];
     d[0] = T(2) * (row * by_row[1] + col * by_col[1]);
     d[1] = T(2) * row * by_row[0];
     d[2] = T(2) * col * by_col[0];
@@ -197,7 +198,7 @@ struct L1Loss {
     t[0] = cell.w * abs_(cell.x - cell.s);
     t[1] = cell.w;
   }
-  FASTCAM_HD T combine(const T* sum, T* d) const { return share_of(sum[0], sum[1], d); }
+  FASTCAM_HD T combine(const T* sum, T* d) const { return ratio_of(sum[0], sum[1], d); }
   FASTCAM_HD T slope(const Cell<T>& cell, const T* d) const {
     const T side = cell.x > cell.s ? T(1) : (cell.x < cell.s ? T(-1) : T(0));
     return cell.w * side * d[0];
@@ -216,7 +217,7 @@ struct PPCELoss {
     t[1] = cell.w * cell.s;
     t[0] = -t[1] * log_(cell.x + eps);
   }
-  FASTCAM_HD T combine(const T* sum, T* d) const { return share_of(sum[0], sum[1], d); }
+  FASTCAM_HD T combine(const T* sum, T* d) const { return ratio_of(sum[0], sum[1], d); }
   FASTCAM_HD T slope(const Cell<T>& cell, const T* d) const {
     return -cell.w * cell.s / (cell.x + eps) * d[0];
   }
@@ -240,7 +241,7 @@ struct OutsideLoss {
     t[1] = weight(cell);
     t[0] = t[1] * cell.x * cell.x;
   }
-  FASTCAM_HD T combine(const T* sum, T* d) const { return share_of(sum[0], sum[1], d); }
+  FASTCAM_HD T combine(const T* sum, T* d) const { return ratio_of(sum[0], sum[1], d); }
   FASTCAM_HD T slope(const Cell<T>& cell, const T* d) const {
     return T(2) * weight(cell) * cell.x * d[0];
   }

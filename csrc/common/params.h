@@ -119,14 +119,15 @@ struct CamBackward {
   void* grad_gradients;    // [N, T, C] acc, out, or null
 };
 
-// A loss of the map and its gradients in one pass over A and D. `reduced` is their sum or mean.
+// What is made of the losses of all valid pairs.
 enum class Reduction : int32_t { kNone = 0, kMean = 1, kSum = 2 };
 
+// A loss of the map and its gradients in one pass over A and D.
 struct CamLossForward {
   CamLoss loss;
   Reduction reduction;
   void* grad_gradients;  // [N, T, C] acc, out, or null: d loss[n,t] / d D[n,t,c,q], whatever q
-  void* reduced;         // acc, out, unless kNone
+  void* reduced;         // acc, out, unless kNone: sum or mean of the losses
   void* count;           // acc, out, unless kNone: how many pairs are valid
 };
 

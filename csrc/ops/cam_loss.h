@@ -36,9 +36,9 @@ struct HeldLoss {
 
 inline HeldLoss hold_loss(const Tensor& activations, const Tensor& gradients, const Tensor& regions,
                           const std::optional<Tensor>& cell_weights,
-                          const std::optional<Tensor>& where, int64_t kind,
+                          const std::optional<Tensor>& where, int64_t loss,
                           const std::vector<double>& params, double max_pull) {
-  STD_TORCH_CHECK(kind >= 0 && kind < kLossKinds, "fastcam: there is no loss of kind ", kind);
+  STD_TORCH_CHECK(loss >= 0 && loss < kLossKinds, "fastcam: there is no loss of kind ", loss);
   STD_TORCH_CHECK(int64_t(params.size()) <= kMaxLossParams, "fastcam: too many parameters");
   const HeldCamInputs maps = hold_cam_inputs(activations, gradients);
   const int64_t N = maps.in.batch, T = maps.in.targets;
@@ -53,7 +53,7 @@ inline HeldLoss hold_loss(const Tensor& activations, const Tensor& gradients, co
                 {}};
   CamLoss& op = held.op;
   op.in = maps.in;
-  op.kind = LossKind(kind);
+  op.kind = LossKind(loss);
   std::copy(params.begin(), params.end(), op.params.value);
   op.params.rows = int32_t(H);
   op.params.cols = int32_t(W);
@@ -85,12 +85,12 @@ using LossOutputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, T
 template <auto launch>
 LossOutputs cam_loss_forward(const Tensor activations, const Tensor gradients, const Tensor regions,
                              const std::optional<Tensor> cell_weights,
-                             const std::optional<Tensor> where, int64_t kind,
+                             const std::optional<Tensor> where, int64_t loss,
                              const std::vector<double> params, double max_pull, int64_t reduction,
                              bool need_gradients) {
   STD_TORCH_CHECK(reduction >= 0 && reduction <= 2, "fastcam: reduction must be 0, 1 or 2");
   const HeldLoss held =
-      hold_loss(activations, gradients, regions, cell_weights, where, kind, params, max_pull);
+      hold_loss(activations, gradients, regions, cell_weights, where, loss, params, max_pull);
   const CamInputs& in = held.maps.in;
   const int64_t N = in.batch, T = in.targets, C = in.channels;
 
@@ -116,14 +116,15 @@ template <auto launch>
 std::tuple<Tensor, Tensor> cam_loss_backward(const Tensor alpha, const Tensor grad_map,
                                              const std::optional<Tensor> grad_gradients,
                                              const Tensor status, const Tensor grad,
-                                             const std::optional<Tensor> count, int64_t kind,
+                                             const std::optional<Tensor> count, int64_t dtype,
                                              bool channels_last, bool need_activations) {
   STD_TORCH_CHECK(alpha.dim() == 3 && grad_map.dim() == 4,
                   "fastcam: expected alpha [N,T,C], grad_map [N,T,H,W]");
-  STD_TORCH_CHECK(kind >= 0 && kind < kScalarKinds, "fastcam: there is no dtype of kind ", kind);
+  STD_TORCH_CHECK(dtype >= 0 && dtype < kScalarKinds, "fastcam: there is no dtype of kind ", dtype);
   const int64_t N = alpha.size(0), T = alpha.size(1), C = alpha.size(2);
   const int64_t H = grad_map.size(2), W = grad_map.size(3);
-  const ScalarType acc = acc_type(ScalarKind(kind));
+  const auto kind = ScalarKind(dtype);
+  const ScalarType acc = acc_type(kind);
   const auto agrees = [&](const Tensor& t) {
     return t.size(0) == N && t.size(1) == T && t.scalar_type() == acc;
   };
@@ -152,8 +153,8 @@ std::tuple<Tensor, Tensor> cam_loss_backward(const Tensor alpha, const Tensor gr
   std::optional<Tensor> constants;
   if (grad_gradients.has_value()) constants = torch::stable::contiguous(*grad_gradients);
 
-  const ScalarType dtype = scalar_type_of(ScalarKind(kind));
-  Tensor grad_activations = empty_if(need_activations, alpha, {N, C, H, W}, dtype, channels_last);
+  Tensor grad_activations =
+      empty_if(need_activations, alpha, {N, C, H, W}, scalar_type_of(kind), channels_last);
   const Tensor scaled = empty_if(constants.has_value(), alpha, {N, T, C}, acc);
   if (T == 0 && need_activations) {
     torch::stable::zero_(grad_activations);
@@ -172,7 +173,7 @@ std::tuple<Tensor, Tensor> cam_loss_backward(const Tensor alpha, const Tensor gr
     op.count = count.has_value() ? input_data(*count) : nullptr;
     op.grad_activations = need_activations ? output_data(grad_activations) : nullptr;
     op.scaled_gradients = constants.has_value() ? output_data(scaled) : nullptr;
-    launch(alpha, op, ScalarKind(kind));
+    launch(alpha, op, kind);
   }
   return {grad_activations, scaled};
 }

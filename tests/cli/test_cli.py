@@ -29,6 +29,8 @@ COMMANDS = (
     "layers",
     "demo",
     "info",
+    "init",
+    "experiment",
 )
 FAST = ["--batch-size", "12", "--device", "cpu", "--workers", "1"]
 

@@ -11,8 +11,8 @@ namespace {
 
 constexpr int kMultiprocessors = 132;
 
-PlanShape shape_of(int64_t batch, int64_t targets, int64_t channels, int64_t cells,
-                   int64_t grad_cells, int element, bool channels_last = false) {
+CamShape shape_of(int64_t batch, int64_t targets, int64_t channels, int64_t cells,
+                  int64_t grad_cells, int element, bool channels_last = false) {
   const bool one = targets == 1;
   return {batch,
           targets,
@@ -28,7 +28,7 @@ PlanShape shape_of(int64_t batch, int64_t targets, int64_t channels, int64_t cel
           kMultiprocessors};
 }
 
-void check_plan(const PlanShape& s, const CamPlan& plan, int64_t roles) {
+void check_plan(const CamShape& s, const CamPlan& plan, int64_t roles) {
   // Each channel has one block, and no block is without channels.
   CHECK(plan.splits >= 1 && plan.chunk >= 1 && plan.chunk <= s.max_chunk);
   CHECK(int64_t(plan.splits) * plan.chunk >= s.channels);
@@ -43,8 +43,8 @@ TEST(any_shape) {
   check::Random random(1);
   const auto upto = [&](int64_t most) { return 1 + int64_t(random.uniform() * double(most)); };
   for (int i = 0; i < 20000; ++i) {
-    PlanShape s = shape_of(upto(i % 2 ? 8 : 600), upto(9), i % 50 ? upto(4096) : 0, upto(900),
-                           upto(900), i % 3 ? 4 : 2, i % 5 < 2);
+    CamShape s = shape_of(upto(i % 2 ? 8 : 600), upto(9), i % 50 ? upto(4096) : 0, upto(900),
+                          upto(900), i % 3 ? 4 : 2, i % 5 < 2);
     check::where = "N " + std::to_string(s.batch) + ", T " + std::to_string(s.targets) + ", C " +
                    std::to_string(s.channels) + ", P " + std::to_string(s.cells) + ", Q " +
                    std::to_string(s.grad_cells);
@@ -74,7 +74,7 @@ TEST(few_samples_are_split_as_far_as_the_traffic_allows) {
       for (int64_t batch : {1, 2, 8, 64, 256, 1024}) {
         check::where = std::string(net.name) + ", N " + std::to_string(batch) + ", " +
                        std::to_string(element) + " bytes";
-        const PlanShape s = shape_of(batch, 1, net.channels, net.cells, net.grad_cells, element);
+        const CamShape s = shape_of(batch, 1, net.channels, net.cells, net.grad_cells, element);
         const CamPlan plan = plan_forward(s);
         const bool fills = plan.blocks >= kMultiprocessors;
         const double parts = plan.splits > 1 ? 2.0 * double(net.cells) * 4 * plan.splits : 0;
@@ -89,14 +89,14 @@ TEST(few_samples_are_split_as_far_as_the_traffic_allows) {
 
 TEST(many_samples_are_not_split) {
   for (const Network& net : kNetworks) {
-    const PlanShape s = shape_of(1024, 1, net.channels, net.cells, net.grad_cells, 4);
+    const CamShape s = shape_of(1024, 1, net.channels, net.cells, net.grad_cells, 4);
     const CamPlan plan = plan_forward(s);
     CHECK(plan.splits == ceil_div(net.channels, s.max_chunk));
   }
 }
 
 TEST(what_cannot_be_indexed_is_refused) {
-  for (const PlanShape& s :
+  for (const CamShape& s :
        {shape_of(1, 1, 2, int64_t(1) << 26, 1, 4), shape_of(1, 1, int64_t(1) << 20, 4096, 1, 4)}) {
     bool refused = false;
     try {

@@ -11,7 +11,7 @@
 #include "common/losses.h"
 #include "cuda/cam/plan.h"
 #include "cuda/device.cuh"
-#include "cuda/onepass/finish.cuh"
+#include "cuda/pairs.cuh"
 
 namespace fastcam {
 

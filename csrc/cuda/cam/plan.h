@@ -1,5 +1,5 @@
-// How a launch is cut into blocks. Plain C++ without torch and without CUDA: the tests read it,
-// too.
+// How a launch of Grad-CAM's kernels (cuda/cam/) is cut into blocks. Plain C++ without torch and
+// without CUDA: the tests read it, too.
 #pragma once
 
 #include "cuda/plan.h"
@@ -42,8 +42,8 @@ struct CamPlan {
   int map_stride;
 };
 
-// What a plan is made from, whatever the op.
-struct PlanShape {
+// What a plan is made from, forward and backward.
+struct CamShape {
   int64_t batch, targets, channels, cells, grad_cells;
   int element;  // bytes of a value of A
   int grad_element;
@@ -58,7 +58,7 @@ struct PlanShape {
 inline int64_t factor_stride(int64_t count) { return (count / 16 + 1) * 16; }
 
 // Most of a block's threads shall have a place in a fold (matrix.cuh).
-inline int plan_threads(const PlanShape& s, int64_t chunk) {
+inline int plan_threads(const CamShape& s, int64_t chunk) {
   const int64_t cols = std::max<int64_t>(1, s.channels_last ? chunk : s.cells);
   const int64_t places =
       std::max<int64_t>(1, cols / std::min<int64_t>(cols & -cols, kVectorBytes / s.element));
@@ -77,7 +77,7 @@ inline int plan_threads(const PlanShape& s, int64_t chunk) {
 
 // Channels of a block. `wanted` blocks a sample fill the GPU, `affordable` of them keep the extra
 // traffic small.
-inline void split_channels(const PlanShape& s, int64_t wanted, int64_t affordable, CamPlan* plan) {
+inline void split_channels(const CamShape& s, int64_t wanted, int64_t affordable, CamPlan* plan) {
   const int64_t granule = kSectorBytes / s.element;  // whole sectors and folds in either layout
   // Below 8 KiB of A a block has too little to do.
   const int64_t useful = ceil_div(s.channels * s.cells * s.element, 8192);
@@ -98,13 +98,13 @@ inline void split_channels(const PlanShape& s, int64_t wanted, int64_t affordabl
 }
 
 // Bytes of A and D that a forward must read.
-inline int64_t forward_bytes(const PlanShape& s) {
+inline int64_t forward_bytes(const CamShape& s) {
   return s.channels * s.cells * s.element + s.targets * s.channels * s.grad_cells * s.grad_element;
 }
 
 // Forward: a block makes the channel weights of its channels and their part of the map; if a sample
 // has several blocks, each leaves its part in the workspace and the last to finish adds them up.
-inline CamPlan plan_forward(const PlanShape& s) {
+inline CamPlan plan_forward(const CamShape& s) {
   CamPlan plan{};
   plan.target_blocks = int(ceil_div(s.targets, s.per_block));
   const int64_t groups = s.batch * plan.target_blocks;
@@ -123,7 +123,7 @@ inline CamPlan plan_forward(const PlanShape& s) {
 
 // Backward: a block makes the map's gradient of all targets, from it the sums over its channels of
 // A, and writes these channels' gradient.
-inline CamPlan plan_backward(const PlanShape& s, bool need_activations, bool need_gradients) {
+inline CamPlan plan_backward(const CamShape& s, bool need_activations, bool need_gradients) {
   if (s.targets < 1 || !(need_activations || need_gradients)) {
     throw std::runtime_error("fastcam: a backward without targets or without gradients");
   }

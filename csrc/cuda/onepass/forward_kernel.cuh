@@ -13,6 +13,7 @@
 #include "cuda/onepass/copy.cuh"
 #include "cuda/onepass/finish.cuh"
 #include "cuda/onepass/sums.cuh"
+#include "cuda/pairs.cuh"
 
 namespace fastcam {
 
@@ -24,8 +25,8 @@ struct PassWork {
 
 #if defined(FASTCAM_HAS_CLUSTERS)
 
-// alpha[c, t] of the block's channels, for kTargets targets: copies of D, of which plan.stages are
-// on their way at once, and the sums over their cells.
+// alpha[c, t] of the block's channels, for kTargets targets: copies of D, of which
+// 1 << plan.log2_stages are on their way at once, and the sums over their cells.
 template <class SD, int kTargets, class Acc>
 struct ChannelWeights {
   const CamInputs& in;
@@ -84,7 +85,7 @@ struct ChannelWeights {
     const bool both = parts < together;
     const int rows = both ? 2 * plan.chunk : count;
     const bool last = in.gradients_channels_last;
-    const Share<1> share(rows);
+    const ThreadShare<1> share(rows);
     const int groups = last ? 1 : share.groups;
     int half = 0;
 #pragma unroll 1
@@ -180,9 +181,9 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossForward& pass, const PassWork& wo
   }
 
   // Target t of a pass is finished by every block, or by one of them.
-  const int owned = plan.share ? ceil_div(kTargets, ranks) : kTargets;
-  const auto target_of = [&](int i) { return plan.share ? rank + i * ranks : i; };
-  const bool writes = plan.share || rank == 0;
+  const int owned = plan.split_targets ? ceil_div(kTargets, ranks) : kTargets;
+  const auto target_of = [&](int i) { return plan.split_targets ? rank + i * ranks : i; };
+  const bool writes = plan.split_targets || rank == 0;
   bool any = all > kTargets;  // A is needed
   const bool counts = pass.reduction != Reduction::kNone && rank == 0;
   unsigned ticket = 0;
@@ -253,7 +254,7 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossForward& pass, const PassWork& wo
         });
       });
       if (t0 == 0) matrix.wait(0);
-      const Share<kOwn> of_cells(cells);
+      const ThreadShare<kOwn> of_cells(cells);
       if (channels_last) {
         sums_along<true, kTargets>(of_cells, a, plan.a.walk, alpha, sums);
       } else {
@@ -297,7 +298,7 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossForward& pass, const PassWork& wo
               return sum;
             },
             [&](int p, Acc value) {
-              if (plan.share) {
+              if (plan.split_targets) {
 #pragma unroll 1
                 for (int b = 0; b < ranks; ++b) {
                   store_in_block(grad_map + p * kTargets + t, b, value);
@@ -308,7 +309,7 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossForward& pass, const PassWork& wo
               if (real && writes) store(out + p, value);
             });
         if (mine && team.member == 0) {
-          if (plan.share) {
+          if (plan.split_targets) {
 #pragma unroll 1
             for (int b = 0; b < ranks; ++b) store_in_block(valid + t, b, int(result.status));
           } else {
@@ -336,7 +337,7 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossForward& pass, const PassWork& wo
       }
     }
     if (pass.grad_gradients != nullptr) {
-      const Share<kOwn> of_channels(count);
+      const ThreadShare<kOwn> of_channels(count);
       if (any) {
         if (channels_last) {
           sums_down<S, kTargets>(of_channels, a, grad_map, sums);

@@ -64,12 +64,12 @@ struct PassPlan {
   int ranks;  // blocks of a sample, which are a cluster
   int chunk;  // channels of each, but for the last ones
   int threads;
-  int log2_stages;    // of the targets whose D is on its way at once, a divisor of kTargets
-  int log2_together;  // of those whose D is summed up at once, a divisor of the stages
-  bool rows_adjoin;   // in shared memory one target's rows of D follow the other's at once
-  int team_warps;     // warps that finish a map
-  int teams;          // maps that a block finishes at once
-  bool share;         // the blocks of a sample share its targets when they finish the maps
+  int log2_stages;     // of the targets whose D is on its way at once, a divisor of kTargets
+  int log2_together;   // of those whose D is summed up at once, a divisor of the stages
+  bool rows_adjoin;    // in shared memory one target's rows of D follow the other's at once
+  int team_warps;      // warps that finish a map
+  int teams;           // maps that a block finishes at once
+  bool split_targets;  // the blocks of a sample share its targets when they finish the maps
   PassMatrix a;
   PassMatrix d;
   int64_t blocks;
@@ -136,7 +136,7 @@ inline int64_t matrix_bytes(const PassMatrix& m, int chunk, int64_t cells, int e
 }
 
 inline void place_pass(const PassShape& s, PassPlan* plan) {
-  const int64_t owned = plan->share ? ceil_div(s.per_pass, plan->ranks) : s.per_pass;
+  const int64_t owned = plan->split_targets ? ceil_div(s.per_pass, plan->ranks) : s.per_pass;
   int64_t next = 16 + (8 << kPassLog2Stages);  // the barriers
   const auto take = [&](int64_t bytes) {
     const int64_t at = next;
@@ -186,8 +186,8 @@ inline PassPlan plan_pass_with(const PassShape& s, int ranks, int log2_stages) {
   plan.rows_adjoin =
       plan.d.run && s.grad_aligned && s.channels * s.grad_cells * s.grad_element % 16 == 0;
   plan.blocks = s.batch * ranks;
-  plan.share = s.per_pass > 4 && ranks > 1;
-  const int maps = int(plan.share ? ceil_div(s.per_pass, ranks) : s.per_pass);
+  plan.split_targets = s.per_pass > 4 && ranks > 1;
+  const int maps = int(plan.split_targets ? ceil_div(s.per_pass, ranks) : s.per_pass);
   const int warps = s.threads / kWarp;
   plan.team_warps = int(std::clamp<int64_t>(warps / maps, 1, ceil_div(s.cells, kWarp)));
   plan.teams = warps / plan.team_warps;

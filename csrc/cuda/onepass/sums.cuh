@@ -40,14 +40,14 @@ FASTCAM_DEVICE void read_factors(const Acc* from, Acc (&to)[kCount]) {
 
 // How the threads of a block share `count` columns or rows.
 template <int kOwn>
-struct Share {
+struct ThreadShare {
   int slots;   // threads that are needed
   int groups;  // of threads with the same slots
   int width;   // slots that are handled side by side
   int group, slot;
 
-  Share() = default;
-  FASTCAM_DEVICE explicit Share(int count) {
+  ThreadShare() = default;
+  FASTCAM_DEVICE explicit ThreadShare(int count) {
     const int threads = int(blockDim.x);
     const int thread = int(threadIdx.x);
     slots = (count + kOwn - 1) / kOwn;  // with ceil_div() nvcc 13.0 allocates other registers
@@ -60,7 +60,7 @@ struct Share {
 
 // partial[group, t, i] of a thread's own columns or rows i.
 template <int kTargets, class Acc, int kOwn>
-FASTCAM_DEVICE void store_parts(const Share<kOwn>& share, int slot, int count,
+FASTCAM_DEVICE void store_parts(const ThreadShare<kOwn>& share, int slot, int count,
                                 const Acc (&sum)[kOwn][kTargets], Acc* partial) {
 #pragma unroll
   for (int k = 0; k < kOwn; ++k) {
@@ -89,8 +89,8 @@ FASTCAM_DEVICE void add_groups(const Acc* partial, int groups, int count, const 
 
 // partial[group, t, c] with sum_r factor[r, t] m[r, c] over the group's rows.
 template <class S, int kTargets, class Acc, int kOwn>
-FASTCAM_DEVICE void sums_down(const Share<kOwn>& share, const SharedMatrix<S>& m, const Acc* factor,
-                              Acc* partial) {
+FASTCAM_DEVICE void sums_down(const ThreadShare<kOwn>& share, const SharedMatrix<S>& m,
+                              const Acc* factor, Acc* partial) {
   constexpr int kRows = kTargets == 1 ? 4 : 1;  // at once: their factors are one vector
   [[maybe_unused]] constexpr int kUnroll = 4;
 #pragma unroll 1
@@ -132,7 +132,7 @@ FASTCAM_DEVICE void sums_down(const Share<kOwn>& share, const SharedMatrix<S>& m
 // partial[group, t, r] with sum_c factor[c, t] m[r, c] over the group's columns; without kWeighted
 // every factor is one. A row's values are read kWalk at a time.
 template <int kWalk, bool kWeighted, int kTargets, class S, class Acc, int kOwn>
-FASTCAM_DEVICE void sums_along_in(const Share<kOwn>& share, const SharedMatrix<S>& m,
+FASTCAM_DEVICE void sums_along_in(const ThreadShare<kOwn>& share, const SharedMatrix<S>& m,
                                   const Acc* factor, Acc* partial) {
   constexpr int kStep = kWalk > 4 ? kWalk : 4;
   constexpr int kFactors = kTargets == 1 ? kStep : 1;  // columns whose factors are read at once
@@ -193,7 +193,7 @@ FASTCAM_DEVICE void sums_along_in(const Share<kOwn>& share, const SharedMatrix<S
 
 // The same, with as many values at a time as the plan says.
 template <bool kWeighted, int kTargets, class S, class Acc, int kOwn>
-FASTCAM_DEVICE void sums_along(const Share<kOwn>& share, const SharedMatrix<S>& m, int walk,
+FASTCAM_DEVICE void sums_along(const ThreadShare<kOwn>& share, const SharedMatrix<S>& m, int walk,
                                const Acc* factor, Acc* partial) {
   constexpr int kVector = kVectorOf<S>;
   if (walk == kVector) {
