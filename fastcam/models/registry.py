@@ -15,6 +15,7 @@ from fastcam._util.modules import evaluating
 from fastcam.models import timm_nets, torchvision_nets
 from fastcam.models.alexnet import alexnet
 from fastcam.models.attention import AttentionNetwork
+from fastcam.models.small import SmallNetwork
 from fastcam.models.spec import ModelSpec, spec_at
 from fastcam.models.weights import is_file_name, load_trunk, read_state
 
@@ -52,6 +53,9 @@ _REGISTRY["attention"] = ModelSpec(
     ),
     weight_grads=("detach",),
     logit_bias="binary.bias",
+)
+_REGISTRY["small"] = ModelSpec(
+    SmallNetwork, "features.8", "features.9", options=("width",), logit_bias="classifier.3.bias"
 )
 _BUILT_IN = frozenset(_REGISTRY)
 
@@ -95,7 +99,7 @@ def model_spec(name: str) -> ModelSpec:
         close = difflib.get_close_matches(name, _REGISTRY, 3)
         hint = f"did you mean {' or '.join(close)}? " if close else ""
         raise ValueError(
-            f"unknown model {name!r}; {hint}known: alexnet and attention, torchvision's classifiers"
+            f"unknown model {name!r}; {hint}known: alexnet, small and attention, torchvision's classifiers"
             " (resnet50), timm's as timm:NAME (timm:convnext_tiny), and those that were registered"
         )
     return _REGISTRY[name]
