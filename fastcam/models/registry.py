@@ -99,8 +99,9 @@ def model_spec(name: str) -> ModelSpec:
         close = difflib.get_close_matches(name, _REGISTRY, 3)
         hint = f"did you mean {' or '.join(close)}? " if close else ""
         raise ValueError(
-            f"unknown model {name!r}; {hint}known: alexnet, small and attention, torchvision's classifiers"
-            " (resnet50), timm's as timm:NAME (timm:convnext_tiny), and those that were registered"
+            f"unknown model {name!r}; {hint}known: alexnet, small and attention, torchvision's"
+            " classifiers (resnet50), timm's as timm:NAME (timm:convnext_tiny), and those that were"
+            " registered"
         )
     return _REGISTRY[name]
 
