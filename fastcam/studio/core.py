@@ -1,4 +1,4 @@
-"""The studio without its pages: networks, images, maps, grids and jobs, for any number of people."""
+"""The studio without its pages: networks, images, maps, grids and jobs, of many people."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from fastcam.studio.recipes import Recipe
 from fastcam.studio.session import Session
 from fastcam.studio.settings import StartConfig, StudioConfig
 from fastcam.studio.survey import Survey, survey_name
-from fastcam.studio.tuning import checkpoint_of
+from fastcam.studio.traces import checkpoint_of
 
 T = TypeVar("T")
 #: Networks that are held in memory at a time.

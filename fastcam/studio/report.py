@@ -13,7 +13,7 @@ from fastcam.models import load_checkpoint
 from fastcam.report import Section, curves_figure, faces_figure, html_page, png_bytes
 from fastcam.studio.judging import AFTER, Judgement
 from fastcam.studio.recipes import Recipe
-from fastcam.studio.tuning import load_losses
+from fastcam.studio.traces import load_losses
 
 
 def report_page(

@@ -3,40 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fastcam._util.files import json_with, read_json, write_json
+from fastcam._util.files import json_with, write_json
 from fastcam._util.torch_files import NotATorchFile, read_torch_file
 from fastcam.evaluation.explain import explain_dataset
 from fastcam.models import Checkpoint, load_checkpoint
+from fastcam.studio.traces import LOSSES, MAPS, Moment, load_losses, load_moments
 from fastcam.training import TrainConfig, train
 from fastcam.training.callbacks import read_history
-from fastcam.training.run import CHECKPOINT, HISTORY, RESUME
+from fastcam.training.run import HISTORY, RESUME
 
-MAPS, LOSSES = "maps.json", "losses.json"
 #: Of a checkpoint above this size in bytes the state is saved less often: it takes a while.
 _LARGE = 50 << 20
-
-
-@dataclass(frozen=True)
-class Moment:
-    """The maps of the faces at one step of a run.
-
-    Attributes:
-        run: ``"after"`` or ``"control"``.
-        step: of the training.
-        cams: [F][h][w], normalised Grad-CAM of each face.
-        scores: probability of the attribute, F.
-    """
-
-    run: str
-    step: int
-    cams: list[list[list[float]]]
-    scores: list[float]
 
 
 class Watcher:
@@ -139,31 +121,3 @@ def machine(start: Path) -> dict[str, Any]:
     """Settings of a run that decide nothing: it saves often, so that a pause loses little."""
     minutes = 0.5 if start.stat().st_size > _LARGE else 0.03
     return {"save_minutes": minutes, "workers": 1, "cache": False}
-
-
-def load_moments(folder: Path) -> list[Moment]:
-    """The maps seen so far; none before the first."""
-    path = folder / MAPS
-    if not path.is_file():
-        return []
-    values = read_json(path, "maps of the studio", ("faces", "moments"))
-    return [Moment(**m) for m in values["moments"]]
-
-
-def load_rows(folder: Path) -> list[int]:
-    """Which test images the maps are of."""
-    path = folder / MAPS
-    return list(read_json(path, "maps of the studio", ("rows",))["rows"]) if path.is_file() else []
-
-
-def load_losses(folder: Path) -> dict[str, list[dict[str, float]]]:
-    """By run, its records so far."""
-    path = folder / LOSSES
-    return (
-        dict(read_json(path, "losses of the studio", ("runs",))["runs"]) if path.is_file() else {}
-    )
-
-
-def checkpoint_of(folder: Path, run: str) -> Path:
-    """Where a run's checkpoint lies."""
-    return folder / run / CHECKPOINT

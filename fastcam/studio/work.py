@@ -19,7 +19,8 @@ from fastcam.studio.recipes import Recipe
 from fastcam.studio.report import report_page
 from fastcam.studio.settings import StartConfig
 from fastcam.studio.survey import survey
-from fastcam.studio.tuning import Watcher, checkpoint_of, machine
+from fastcam.studio.traces import checkpoint_of
+from fastcam.studio.tuning import Watcher, machine
 from fastcam.studio.worker import Progress
 from fastcam.training import TrainConfig, train
 
