@@ -13,6 +13,14 @@ from fastcam._util.extras import require
 from fastcam.studio.home import CHECKPOINT, Home, NoSuchThing
 from fastcam.studio.settings import StartConfig, StudioConfig
 
+#: What of a fine-tuning can be had, by the name that it gets: where it lies in the job's folder.
+DOWNLOADS: dict[str, Callable[[Path], Path]] = {
+    "model.pt": lambda folder: folder / "after" / CHECKPOINT,
+    "settings.json": lambda folder: folder / "after" / "settings.json",
+    "commands.sh": lambda folder: folder / "commands.sh",
+    "report.html": lambda folder: folder / "report.html",
+}
+
 
 def serve(
     folder: str | Path,
@@ -78,7 +86,11 @@ def _pages(studio: object) -> None:
     from starlette.responses import FileResponse, PlainTextResponse, Response
 
     from fastcam.studio.core import Studio
+    from fastcam.studio.pages.attention import attention_page
+    from fastcam.studio.pages.direct import direct_page
     from fastcam.studio.pages.first import first_page
+    from fastcam.studio.pages.judge import judge_page
+    from fastcam.studio.pages.point import point_page
     from fastcam.studio.pages.see import see_page
     from fastcam.studio.pages.shell import EXPECTED, People, page, sentence
     from fastcam.studio.pages.widgets import alert
@@ -86,7 +98,10 @@ def _pages(studio: object) -> None:
 
     assert isinstance(studio, Studio)
     people = People(studio)
-    pages = {"/": see_page}
+    pages = {
+        "/": see_page, "/point": point_page, "/direct": direct_page, "/judge": judge_page,
+        "/attention": attention_page,
+    }  # fmt: skip
     for path, build in pages.items():
 
         def show(path: str = path, build: Callable[[Studio, People], None] = build) -> None:
@@ -108,6 +123,17 @@ def _pages(studio: object) -> None:
             return FileResponse(picture_of(session, name), media_type="image/png")
         except (NoSuchThing, KeyError):
             return PlainTextResponse("There is nothing of that name.", 404)
+
+    @app.get("/download/{name}/{what}")
+    def download(request: Request, name: str, what: str) -> Response:
+        try:
+            session = people.by_name(people.name(str(request.session["id"])))
+            path = DOWNLOADS[what](session.job(name).folder)
+            if not path.is_file():
+                raise NoSuchThing(what)
+        except (NoSuchThing, KeyError):
+            return PlainTextResponse("There is nothing of that name.", 404)
+        return FileResponse(path, filename=what)
 
 
 def _plain(show: Callable[[], None]) -> Callable[[], None]:

@@ -7,8 +7,9 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -16,13 +17,13 @@ from torch import Tensor
 from fastcam._util.files import make_folder, write_json
 from fastcam.data import open_folder
 from fastcam.data.batches import Collate
-from fastcam.evaluation.explain import explain, explain_dataset
+from fastcam.evaluation.explain import explain_dataset
 from fastcam.evaluation.splits import Prepared, prepare_split
 from fastcam.models import AttentionNetwork, Checkpoint, grid_size, load_checkpoint
 from fastcam.report import ExplainedFace
-from fastcam.studio.home import Home, NoSuchThing, checked_id, ids_in, inside, new_id
+from fastcam.studio.home import CHECKPOINT, Home, NoSuchThing, checked_id, ids_in, inside, new_id
 from fastcam.studio.jobs import Job, State
-from fastcam.studio.judging import AFTER
+from fastcam.studio.judging import AFTER, BEFORE, CONTROL
 from fastcam.studio.recipes import Recipe
 from fastcam.studio.session import Session
 from fastcam.studio.settings import StartConfig, StudioConfig
@@ -32,6 +33,8 @@ from fastcam.studio.traces import checkpoint_of
 T = TypeVar("T")
 #: Networks that are held in memory at a time.
 _HELD = 4
+#: Images on which the attention network is judged under noise while somebody waits.
+_FEW = 48
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Subject:
 
     Attributes:
         path: of the checkpoint.
+        data: folder of the images.
         checkpoint: the network.
         faces: the first test images, at its size.
         cells: height and width of its maps.
@@ -48,11 +52,19 @@ class Subject:
     """
 
     path: Path
+    data: Path
     checkpoint: Checkpoint
     faces: Prepared
     cells: tuple[int, int]
     regions: tuple[str, ...]
     template: bool
+
+    @cached_property
+    def few(self) -> Prepared:
+        """The first of the images, few enough to be judged again and again."""
+        return prepare_split(
+            self.checkpoint, self.data, "test", limit=min(_FEW, len(self.faces)), cache=False
+        )
 
     def covered(self, region: str, rows: Sequence[int]) -> np.ndarray:
         """The share of each cell that a region covers: float32 [N, h, w]."""
@@ -149,7 +161,7 @@ class Studio:
         side = checkpoint.preprocessing.size
         cells = grid_size(checkpoint.model, checkpoint.spec, (side, side))
         template = hasattr(faces, "faces")
-        return Subject(path, checkpoint, faces, cells, tuple(folder.regions), template)
+        return Subject(path, self.data, checkpoint, faces, cells, tuple(folder.regions), template)
 
     def of(self, session: Session) -> Subject:
         """What a session looks at; it gets an attribute if it has none yet."""
@@ -176,11 +188,11 @@ class Studio:
             )
         )  # fmt: skip
 
-    def see_image(self, session: Session, pixels: Tensor, caption: str) -> ExplainedFace:
-        """The same of an image at the network's size, uint8 [3, S, S]."""
-        subject = self.of(session)
-        network = {"network": subject.checkpoint}
-        return self.alone(lambda: explain(network, pixels, session.attribute, caption=caption))
+    def images(self, session: Session, rows: Sequence[int]) -> list[np.ndarray]:
+        """Test images alone, uint8 [S, S, 3] each."""
+        faces = self.of(session).faces
+        pixels = [faces[i]["image"].as_subclass(Tensor) for i in rows if i < len(faces)]
+        return [p.permute(1, 2, 0).numpy() for p in pixels]
 
     # --- jobs -------------------------------------------------------------------------------------
 
@@ -258,25 +270,52 @@ class Studio:
         session.choose(network=job.id)
         return job.id
 
+    def judged_faces(self, job: Job, recipe: Recipe, rows: Sequence[int]) -> list[ExplainedFace]:
+        """Test images with the maps of before, control and after."""
+        start = Path(job.content()["arguments"]["start"])
+        paths = {
+            BEFORE: start,
+            CONTROL: checkpoint_of(job.folder, CONTROL),
+            AFTER: checkpoint_of(job.folder, AFTER),
+        }
+        models = {name: self.subject(path).checkpoint for name, path in paths.items()}
+        folder = open_folder(self.data)
+        faces = folder.images("test", models[BEFORE].attributes, folder.regions)
+        kind = type(self.subject(start).faces)
+        wanted = models[BEFORE].preprocessing
+        few: Any = kind(faces, wanted.size, fit=wanted.fit, indices=rows, cache=False)  # type: ignore[arg-type]
+        return self.alone(lambda: explain_dataset(models, few, range(len(rows)), recipe.attribute))
+
     def discard(self, session: Session, job: Job) -> None:
         """Remove a fine-tuning and all that it made; a kept network stays."""
         job.remove()
         if session.tune == job.id:
             session.choose(tune="")
 
-    def attention(self) -> Checkpoint:
-        """The attention network: one's own, or that trained on the drawn faces.
+    # --- the attention network --------------------------------------------------------------------
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether there is one: one's own, or that trained on the drawn faces."""
+        return self._own_attention or self.attention_job.state().status == "done"
+
+    @property
+    def _own_attention(self) -> bool:
+        if not self.own:
+            return False
+        return isinstance(self.subject(self.network).checkpoint.model, AttentionNetwork)
+
+    def attention(self) -> Subject:
+        """It with its images.
 
         Raises:
             NoSuchThing: there is none yet.
         """
-        own = self.subject(self.network).checkpoint if self.own else None
-        if own is not None and isinstance(own.model, AttentionNetwork):
-            return own
-        job = self.attention_job
-        if job.state().status != "done":
+        if self._own_attention:
+            return self.subject(self.network)
+        if not self.has_attention:
             raise NoSuchThing("there is no attention network yet")
-        return self.subject(self.home.attention / "network" / "model.pt").checkpoint
+        return self.subject(inside(self.home.attention, "network", CHECKPOINT))
 
     @property
     def attention_job(self) -> Job:

@@ -28,9 +28,15 @@ def picture(face: ExplainedFace, what: What = "both", colours: str = "turbo") ->
     """
     image = np.asarray(Image.fromarray(face.image).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
     if what == "image":
-        return _png(image)
+        return png(image)
     (cam,) = face.cams.values()
-    return _png(overlay(image, cam, colours) if what == "both" else colored(cam, colours))
+    return png(overlay(image, cam, colours) if what == "both" else colored(cam, colours))
+
+
+def mapped(image: NDArray[np.uint8], cam: NDArray[np.floating], colours: str) -> bytes:
+    """A map over an image of any size, as PNG."""
+    fine = np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+    return png(overlay(fine, cam, colours))
 
 
 def colored(cam: NDArray[np.floating], colours: str) -> NDArray[np.uint8]:
@@ -51,7 +57,8 @@ def _fine(cam: NDArray[np.floating]) -> NDArray[np.float32]:
     return np.clip(np.asarray(fine), 0, 1)
 
 
-def _png(pixels: NDArray[np.uint8]) -> bytes:
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """Pixels [H, W, 3] as PNG."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=3)
     return buffer.getvalue()

@@ -58,10 +58,9 @@ class SeePage:
             with w.tag("div", "two"):
                 with w.tag("section", "card", aria_label="One image"):
                     self.one = Part(self.build_one)
+                    self.strip = Part(self.build_strip)
                 with w.tag("section", "card", aria_label="Over many images"):
                     self.many = Part(self.build_many)
-            with w.tag("section", "card", aria_label="Images"):
-                self.strip = Part(self.build_strip)
             with w.tag("section", "card", aria_label="Your own images"):
                 self.own = Part(self.build_own)
 
@@ -101,8 +100,8 @@ class SeePage:
         """Everything anew."""
         self.survey, self.order, self.first = None, "given", 0
         self.one.refresh()
-        self.many.refresh()
         self.strip.refresh()
+        self.many.refresh()
 
     # --- one image --------------------------------------------------------------------------------
 
@@ -183,13 +182,13 @@ class SeePage:
                 timer.deactivate()
                 if state.status == "done":
                     self.many.refresh()
-                    self.strip.refresh()
                 else:
                     w.alert(f"This did not work: {state.message or state.status}.")
 
             timer = ui.timer(0.4, look)
             return
         self.survey_table(self.survey)
+        self.strip.refresh()  # its orders are known now
 
     def survey_table(self, found: Survey) -> None:
         """The template face and the numbers."""
@@ -218,22 +217,24 @@ class SeePage:
                 for head in ("region", "looks there", "", "relies on it", "", "n"):
                     w.tag("th", text=head, scope="col")
             with w.tag("tbody"):
+                top = max([s.mean or 0.0 for s in found.shares])
+                drop = max([h.drop or 0.0 for h in relied.values()], default=0.0)
                 for share in found.shares:
-                    self.survey_row(share, relied.get(share.region))
+                    self.survey_row(share, relied.get(share.region), top, drop)
 
-    def survey_row(self, share: Any, hidden: Any) -> None:
-        """One region."""
+    def survey_row(self, share: Any, hidden: Any, top: float, drop: float) -> None:
+        """One region; the longest bars are those of ``top`` and ``drop``."""
         low_high = "" if share.low is None else f" ({percent(share.low)} to {percent(share.high)})"
         with w.tag("tr", id=f"survey-{share.region}"):
             w.tag("th", text=share.region.replace("_", " "), scope="row")
             w.tag("td", text=f"{percent(share.mean)}{low_high}")
-            self.meter(share.mean or 0.0, "")
+            self.meter((share.mean or 0.0) / max(top, 1e-9), "")
             bar = None if hidden is None else hidden.bar
             words = "–"
             if bar is not None:
                 words = f"{number(bar[0], 2)} ({number(bar[1], 2)} to {number(bar[2], 2)})"
             w.tag("td", text=words)
-            self.meter(0.0 if bar is None else bar[0] / 2, "relied")
+            self.meter(0.0 if bar is None else bar[0] / max(drop, 1e-9), "relied")
             w.tag("td", text="–" if hidden is None else str(hidden.images))
 
     def meter(self, share: float, kind: str) -> None:

@@ -22,10 +22,13 @@ body { background: var(--back); color: var(--ink); font: 16px/1.5 system-ui, san
 .lead { color: var(--soft); margin: 0 0 1rem; max-width: 70ch; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 10px;
   padding: 1rem; margin: 0 0 1rem; min-width: 0; display: block; }
-.two { display: grid; gap: 1rem; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); }
+.two { display: grid; gap: 1rem; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr);
+  align-items: start; }
 .bar { display: flex; flex-wrap: wrap; gap: .6rem 1rem; align-items: center; }
 .three { display: grid; gap: .7rem; grid-template-columns: repeat(3, minmax(0, 1fr)); }
 .six { display: grid; gap: .6rem; grid-template-columns: repeat(6, minmax(0, 1fr)); }
+table.faces td { min-width: 84px; padding: .2rem; vertical-align: top; }
+table.faces th { padding-right: .6rem; text-align: left; font-weight: 600; }
 figure { margin: 0; } figure img, figure svg { width: 100%; display: block; border-radius: 6px; }
 figcaption { font-size: .85rem; color: var(--soft); line-height: 1.35; padding-top: .2rem;
   overflow-wrap: anywhere; }
@@ -43,6 +46,7 @@ figcaption { font-size: .85rem; color: var(--soft); line-height: 1.35; padding-t
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .88rem; }
 .numbers td, .numbers th { padding: .28rem .6rem; text-align: right;
   border-bottom: 1px solid var(--line); }
+.numbers td { white-space: nowrap; }
 .numbers td:first-child, .numbers th:first-child { text-align: left; }
 .numbers caption { text-align: left; font-weight: 600; padding-bottom: .3rem; }
 .meter { background: color-mix(in srgb, var(--ink) 10%, transparent); height: .55rem;
