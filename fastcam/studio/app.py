@@ -111,6 +111,7 @@ def _pages(studio: object) -> None:
             try:
                 build(studio, people)
             except EXPECTED as error:
+                ui.context.client.content.clear()  # what was built before it went wrong
                 with page(path, "This cannot be shown", ""):
                     alert(sentence(error))
 

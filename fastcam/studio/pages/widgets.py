@@ -14,9 +14,9 @@ from fastcam.studio.jobs import Job, State
 Change = Callable[[str], Any]
 
 
-def tag(name: str, kind: str = "", text: str = "", **attributes: Any) -> Element:
+def tag(what: str, /, kind: str = "", text: str = "", **attributes: Any) -> Element:
     """An element of plain HTML or SVG; ``aria_label`` becomes ``aria-label``, None is left out."""
-    element = ui.element(name)
+    element = ui.element(what)
     if kind:
         element.classes(kind)
     if text:
