@@ -32,7 +32,6 @@ def main(folder: str, megapixels: str, *names: str) -> int:
     detector = _detector()
     _bound(len(names))
     limit = int(float(megapixels) * 1e6)
-    Image.MAX_IMAGE_PIXELS = limit
     said: dict[str, Any] = {}
     for name in names:
         path = Path(folder) / f"{checked_id(name)}.raw"
@@ -46,11 +45,13 @@ def main(folder: str, megapixels: str, *names: str) -> int:
 
 def _decode(path: Path, limit: int, detector: Any) -> dict[str, Any]:
     data = path.read_bytes()
+    Image.MAX_IMAGE_PIXELS = None  # the header alone is read, and told of in our words
     width, height = image_size(data, "the file")
     if width * height > limit:
         raise ValueError(
             f"it has {width * height / 1e6:.1f} million pixels; at most {limit / 1e6:g} are taken"
         )
+    Image.MAX_IMAGE_PIXELS = limit
     image = Image.fromarray(decode_pixels(data, "the file"))
     image.thumbnail((KEPT, KEPT))
     if min(image.size) < 8:

@@ -76,13 +76,13 @@ def take(session: Session, files: Sequence[tuple[str, bytes]], config: StudioCon
     make_folder(session.uploads)
     for given, data in files:
         shown = _shown(given)
-        if len(raw) >= room:
-            said.append(f"{shown}: at most {config.max_files} images; remove some first")
-        elif not data:
+        if not data:
             said.append(f"{shown}: the file is empty")
         elif len(data) > config.max_megabytes * MEGABYTE:
             size = f"{len(data) / MEGABYTE:.1f} MB"
             said.append(f"{shown}: it has {size}; at most {config.max_megabytes:g} MB are taken")
+        elif len(raw) >= room:
+            said.append(f"{shown}: at most {config.max_files} images; remove some first")
         else:
             name = new_id()
             path = session.uploads / f"{name}.raw"
