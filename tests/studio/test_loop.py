@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import PATIENCE, Served
+from studio_server import PATIENCE, Served
 from tiny_runs import same_weights
 
 from fastcam import cli

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PATIENCE, Served
-from test_uploads import encoded
+from studio_server import PATIENCE, Served
+from tiny_studio import encoded
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 PAGES = ("/", "/point", "/direct", "/judge", "/attention")

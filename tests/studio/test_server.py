@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PATIENCE, Served
+from studio_server import PATIENCE, Served
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 

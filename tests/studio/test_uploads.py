@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
+from tiny_studio import encoded
 
 from fastcam.studio.home import Home, NoSuchThing, new_id
 from fastcam.studio.session import Session
@@ -15,13 +15,6 @@ from fastcam.studio.settings import StudioConfig
 from fastcam.studio.uploads import drop, picture_of, take, uploads_of
 
 CONFIG = StudioConfig(max_files=4, max_megabytes=1, max_megapixels=1)
-
-
-def encoded(width: int, height: int, kind: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    values = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
-    Image.fromarray(values).save(buffer, kind)
-    return buffer.getvalue()
 
 
 @pytest.fixture

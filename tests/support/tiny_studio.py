@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from tiny_faces import ATTRIBUTES, write_faces
 
 from fastcam.models import Checkpoint, build, save_checkpoint
@@ -28,3 +31,11 @@ def write_subject(root: Path, *, trained: bool = True) -> tuple[Path, Path]:
     checkpoint = Checkpoint(model, "small", list(ATTRIBUTES), Preprocessing(48))
     checkpoint.model_options.update(WIDTH)
     return data, save_checkpoint(root / "start" / "model.pt", checkpoint)
+
+
+def encoded(width: int, height: int, kind: str = "PNG") -> bytes:
+    """Noise as an image file."""
+    buffer = io.BytesIO()
+    values = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(values).save(buffer, kind)
+    return buffer.getvalue()
