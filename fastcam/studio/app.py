@@ -10,16 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from fastcam._util.extras import require
-from fastcam.studio.home import CHECKPOINT, Home, NoSuchThing
+from fastcam.studio.home import Home
 from fastcam.studio.settings import StartConfig, StudioConfig
-
-#: What of a fine-tuning can be had, by the name that it gets: where it lies in the job's folder.
-DOWNLOADS: dict[str, Callable[[Path], Path]] = {
-    "model.pt": lambda folder: folder / "after" / CHECKPOINT,
-    "settings.json": lambda folder: folder / "after" / "settings.json",
-    "commands.sh": lambda folder: folder / "commands.sh",
-    "report.html": lambda folder: folder / "report.html",
-}
 
 
 def serve(
@@ -60,13 +52,14 @@ def serve(
 
     from fastcam.studio.core import Studio
     from fastcam.studio.gate import Gate
+    from fastcam.studio.pages.routes import tell
 
     Storage.path = home.root / "browser"
     studio = Studio(
         home, config, start, None if data is None else Path(data),
         None if checkpoint is None else Path(checkpoint),
     )  # fmt: skip
-    _pages(studio)
+    tell(studio)
     core.sio.eio.cors_allowed_origins = None  # the gate refuses other sites, sockets too
     app.add_middleware(Gate, config=config)
     app.timer(1.0, studio.tick)
@@ -77,73 +70,6 @@ def serve(
         session_middleware_kwargs={"same_site": "strict", "max_age": 30 * 86400},
         reconnect_timeout=20.0, uvicorn_logging_level="warning",
     )  # fmt: skip
-
-
-def _pages(studio: object) -> None:
-    """Tell NiceGUI of every page and file."""
-    from nicegui import app, ui
-    from starlette.requests import Request
-    from starlette.responses import FileResponse, PlainTextResponse, Response
-
-    from fastcam.studio.core import Studio
-    from fastcam.studio.pages.attention import attention_page
-    from fastcam.studio.pages.direct import direct_page
-    from fastcam.studio.pages.first import first_page
-    from fastcam.studio.pages.judge import judge_page
-    from fastcam.studio.pages.point import point_page
-    from fastcam.studio.pages.see import see_page
-    from fastcam.studio.pages.shell import EXPECTED, People, page, sentence
-    from fastcam.studio.pages.widgets import alert
-    from fastcam.studio.uploads import picture_of
-
-    assert isinstance(studio, Studio)
-    people = People(studio)
-    pages = {
-        "/": see_page, "/point": point_page, "/direct": direct_page, "/judge": judge_page,
-        "/attention": attention_page,
-    }  # fmt: skip
-    for path, build in pages.items():
-
-        def show(path: str = path, build: Callable[[Studio, People], None] = build) -> None:
-            if not studio.ready:
-                first_page(studio, path)
-                return
-            try:
-                build(studio, people)
-            except EXPECTED as error:
-                ui.context.client.content.clear()  # what was built before it went wrong
-                with page(path, "This cannot be shown", ""):
-                    alert(sentence(error))
-
-        ui.page(path)(_plain(show))
-
-    @app.get("/upload/{name}")
-    def upload(request: Request, name: str) -> Response:
-        try:
-            session = people.by_name(people.name(str(request.session["id"])))
-            return FileResponse(picture_of(session, name), media_type="image/png")
-        except (NoSuchThing, KeyError):
-            return PlainTextResponse("There is nothing of that name.", 404)
-
-    @app.get("/download/{name}/{what}")
-    def download(request: Request, name: str, what: str) -> Response:
-        try:
-            session = people.by_name(people.name(str(request.session["id"])))
-            path = DOWNLOADS[what](session.job(name).folder)
-            if not path.is_file():
-                raise NoSuchThing(what)
-        except (NoSuchThing, KeyError):
-            return PlainTextResponse("There is nothing of that name.", 404)
-        return FileResponse(path, filename=what)
-
-
-def _plain(show: Callable[[], None]) -> Callable[[], None]:
-    """Without arguments, which NiceGUI would take from the address."""
-
-    def inner() -> None:
-        show()
-
-    return inner
 
 
 def _free_port(host: str, port: int) -> int:
@@ -177,6 +103,3 @@ def _welcome(config: StudioConfig, home: Home) -> str:
             f"machine and fill {home.root}."
         )
     return "\n".join(lines)
-
-
-__all__ = ["CHECKPOINT", "serve"]
