@@ -86,4 +86,5 @@ def _file(find: Callable[[], Path], name: str | None) -> Response:
         path = None
     if path is None or not path.is_file():
         return PlainTextResponse("There is nothing of that name.", 404)
-    return FileResponse(path, filename=name)
+    kind = None if name is None else "application/octet-stream"
+    return FileResponse(path, filename=name, media_type=kind)

@@ -44,13 +44,17 @@ figcaption { font-size: .85rem; color: var(--soft); line-height: 1.35; padding-t
 .verdict { border-left: 4px solid var(--blue); padding: .5rem .8rem; font-weight: 600; margin: 0; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .88rem; }
+summary { cursor: pointer; color: var(--blue); padding: .3rem 0; width: fit-content; }
+summary::before { content: "▸ "; } details[open] > summary::before { content: "▾ "; }
+#survey td, #survey th { padding: .28rem .3rem; }
+#strip { margin-top: .4rem; } .note ~ h2, .meter + h2 { margin-top: 1rem; }
 .numbers td, .numbers th { padding: .28rem .6rem; text-align: right;
   border-bottom: 1px solid var(--line); }
 .numbers td { white-space: nowrap; }
 .numbers td:first-child, .numbers th:first-child { text-align: left; }
 .numbers caption { text-align: left; font-weight: 600; padding-bottom: .3rem; }
 .meter { background: color-mix(in srgb, var(--ink) 10%, transparent); height: .55rem;
-  min-width: 60px; border-radius: 3px; overflow: hidden; }
+  min-width: 34px; border-radius: 3px; overflow: hidden; }
 .meter span { display: block; height: 100%; background: var(--heat); }
 .meter.relied span { background: var(--blue); }
 svg.template { max-width: 260px; width: 100%; background: var(--card); border-radius: 8px; }
@@ -82,6 +86,9 @@ svg.curves .grid { stroke: var(--line); }
 .line-2 { stroke: var(--green); stroke-dasharray: 4 3; }
 .name-2, .mark-2 { fill: var(--green) !important; }
 progress { width: 100%; height: 1rem; accent-color: var(--blue); }
+progress::-webkit-progress-value { background: var(--blue); }
+progress::-webkit-progress-bar { background: color-mix(in srgb, var(--ink) 12%, transparent);
+  border-radius: 4px; }
 .button { font: inherit; font-weight: 600; padding: .5rem 1rem; border-radius: 8px; cursor: pointer;
   border: 1px solid var(--line); background: var(--card); color: var(--ink); min-height: 2.6rem; }
 .button.main { background: var(--blue); color: var(--card); border-color: var(--blue); }
