@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from fastcam._util.files import describe
 from fastcam._util.interrupt import INTERRUPTED
-from fastcam.cli import attention, data, demos, evaluation, experiments, models, training
+from fastcam.cli import attention, data, demos, evaluation, experiments, models, studio, training
 from fastcam.cli.options import typer
 
 app = typer.Typer(
@@ -62,6 +62,7 @@ VERBS = (
     models.layers,
     demos.demo,
     experiments.experiment,
+    studio.studio,
 )
 for _verb in VERBS:
     app.command()(_verb)

@@ -15,6 +15,7 @@ from fastcam._util.names import did_you_mean
 from fastcam.models import timm_nets, torchvision_nets
 from fastcam.models.alexnet import alexnet
 from fastcam.models.attention import AttentionNetwork
+from fastcam.models.small import SmallNetwork
 from fastcam.models.spec import ModelSpec, passing, spec_at
 from fastcam.models.weights import is_file_name, load_trunk, read_state
 
@@ -52,6 +53,9 @@ _REGISTRY["attention"] = ModelSpec(
     ),
     weight_grads=("detach",),
     logit_bias="binary.bias",
+)
+_REGISTRY["small"] = ModelSpec(
+    SmallNetwork, "features.8", "features.9", options=("width",), logit_bias="classifier.3.bias"
 )
 _BUILT_IN = frozenset(_REGISTRY)
 
@@ -99,7 +103,7 @@ def model_spec(name: str) -> ModelSpec:
         return timm_nets.spec(name)
     if name not in _REGISTRY:
         raise ValueError(
-            f"unknown model {name!r}{did_you_mean(name, _REGISTRY, 3)}; known: alexnet and"
+            f"unknown model {name!r}{did_you_mean(name, _REGISTRY, 3)}; known: alexnet, small and"
             " attention, torchvision's classifiers (resnet50), timm's as timm:NAME"
             " (timm:convnext_tiny), and those that were registered"
         )

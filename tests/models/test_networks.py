@@ -43,6 +43,16 @@ FAMILIES = {
 }
 
 
+def test_the_small_network_is_guided_on_fine_cells() -> None:
+    model = models.build("small", 3, {"width": 8})
+    spec = spec_of(model, "small")
+    assert models.grid_size(model, spec, (96, 96)) == (12, 12)
+    assert model(torch.zeros(2, 3, 16, 40)).shape == (2, 3)
+    assert model.get_parameter(spec.logit_bias).shape == (3,)
+    with pytest.raises(ValueError, match="width"):
+        models.build("small", 3, {"width": 0})
+
+
 def test_every_classifier_of_torchvision_has_an_entry() -> None:
     named = set(tv.list_models(module=tv))
     assert named <= set(models.model_names())

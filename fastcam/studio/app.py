@@ -1,0 +1,105 @@
+"""The web application: pages, files to download, and the server."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from fastcam._util.extras import require
+from fastcam.studio.home import Home
+from fastcam.studio.settings import StartConfig, StudioConfig
+
+
+def serve(
+    folder: str | Path,
+    config: StudioConfig | None = None,
+    start: StartConfig | None = None,
+    *,
+    data: str | Path | None = None,
+    checkpoint: str | Path | None = None,
+    show: bool = False,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Run the studio until it is interrupted.
+
+    Args:
+        folder: for all that it makes; see :class:`fastcam.studio.home.Home`.
+        config: where it listens, and its bounds.
+        start: the drawn faces and the network that it opens on.
+        data, checkpoint: a person's own in place of these.
+        show: open a browser.
+        say: is told the address, and what it exposes.
+
+    Raises:
+        ImportError: NiceGUI is missing (extra ``studio``).
+        ValueError: settings, data or a checkpoint that cannot be.
+        OSError: the folder cannot be written, or the port is taken.
+    """
+    require("nicegui", extra="studio")
+    config, start = config or StudioConfig(), start or StartConfig()
+    if config.exposed and config.token is None:
+        config = replace(config, token=secrets.token_urlsafe(16))
+    config = replace(config, port=_free_port(config.host, config.port))
+    home = Home.open(folder)
+    os.environ["NICEGUI_STORAGE_PATH"] = str(home.root / "browser")
+
+    from nicegui import app, core, ui
+    from nicegui.storage import Storage
+
+    from fastcam.studio.core import Studio
+    from fastcam.studio.gate import Gate
+    from fastcam.studio.pages.routes import tell
+
+    Storage.path = home.root / "browser"
+    studio = Studio(
+        home, config, start, None if data is None else Path(data),
+        None if checkpoint is None else Path(checkpoint),
+    )  # fmt: skip
+    tell(studio)
+    core.sio.eio.cors_allowed_origins = None  # the gate refuses other sites, sockets too
+    app.add_middleware(Gate, config=config)
+    app.timer(1.0, studio.tick)
+    say(_welcome(config, home))
+    ui.run(
+        host=config.host, port=config.port, title="fastcam studio", dark=None, reload=False,
+        show=show, show_welcome_message=False, storage_secret=home.secret(),
+        session_middleware_kwargs={"same_site": "strict", "max_age": 30 * 86400},
+        reconnect_timeout=20.0, uvicorn_logging_level="warning",
+    )  # fmt: skip
+
+
+def _free_port(host: str, port: int) -> int:
+    """The port, or a free one for 0.
+
+    Raises:
+        OSError: it is taken, or the host is none of this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            hint = "; name another with --port" if port else ""
+            text = f"cannot listen on {host}, port {port}: {error.strerror}{hint}"
+            raise OSError(error.errno, text) from None
+        return int(probe.getsockname()[1])
+
+
+def _welcome(config: StudioConfig, home: Home) -> str:
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    address = f"http://{host}:{config.port}/"
+    lines = [f"fastcam studio: {address}   (Ctrl-C ends it; {home.root} holds all that it makes)"]
+    if config.token is not None:
+        lines = [f"fastcam studio: {address}?token={config.token}   (Ctrl-C ends it)"]
+    if config.exposed:
+        lines.append(
+            f"note: {config.host} can be reached from other machines, without encryption. Whoever "
+            "has the token sees the data set's images and the networks, and can train on this "
+            f"machine and fill {home.root}."
+        )
+    return "\n".join(lines)

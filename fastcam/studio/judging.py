@@ -1,0 +1,178 @@
+"""Before, control and after on the same test images: numbers, verdict, and whose answer changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fastcam._util.files import json_with, read_json, write_json
+from fastcam._util.progress import Report, labelled
+from fastcam.data import open_folder
+from fastcam.data.labelled import attribute_index
+from fastcam.evaluation import (
+    Difference,
+    Evaluation,
+    accuracy_differences,
+    comparison,
+    difference_table,
+    predict,
+    region_drops,
+    reliance_table,
+)
+from fastcam.evaluation.checkpoints import Measured, summarize_all
+from fastcam.evaluation.drops import IMAGES
+from fastcam.evaluation.metrics import judged_right
+from fastcam.evaluation.splits import prepare_split
+from fastcam.models import load_checkpoint
+from fastcam.report import Table
+from fastcam.studio.recipes import Recipe
+
+FILE = "judgement.json"
+BEFORE, CONTROL, AFTER = "before", "control", "after"
+_KEYS = ("evaluations", "differences", "changed")
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a fine-tuning did.
+
+    Attributes:
+        evaluations: of the checkpoints before, control and after.
+        differences: after minus control, and control minus before, with intervals.
+        names: of the test images, N.
+        gained, lost: images whose answer is right after and wrong in the control, and the reverse.
+        shown: images to be looked at: with the other attribute and without it, where there is one.
+    """
+
+    evaluations: Mapping[str, Evaluation]
+    differences: Mapping[str, Sequence[Difference]]
+    names: Sequence[str]
+    gained: Sequence[int]
+    lost: Sequence[int]
+    shown: Sequence[int]
+
+    @property
+    def verdict(self) -> str:
+        """What changed, in a sentence with its numbers."""
+        return str(self.evaluations[AFTER].verdict or "")
+
+    def tables(self) -> list[Table]:
+        """Accuracy and attention; their differences; the reliance."""
+        first = self.evaluations[BEFORE]
+        tables = [
+            comparison(self.evaluations),
+            difference_table(self.differences, attribute=first.attribute, other=first.other),
+        ]
+        relied = {n: e.reliance for n, e in self.evaluations.items() if e.reliance is not None}
+        return [*tables, reliance_table(relied)] if relied else tables
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "evaluations": {n: e.to_json() for n, e in self.evaluations.items()},
+            "differences": {k: [asdict(d) for d in v] for k, v in self.differences.items()},
+            "names": list(self.names),
+            "changed": {"gained": list(self.gained), "lost": list(self.lost)},
+            "shown": list(self.shown),
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write it into a job's folder."""
+        write_json(folder / FILE, self.to_json(), ours=json_with(*_KEYS))
+
+    @classmethod
+    def load(cls, folder: Path) -> Judgement:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            FileNotFoundError, ValueError: there is none, or it is damaged.
+        """
+        values = read_json(folder / FILE, "judgement of the studio", _KEYS)
+        return cls(
+            {n: Evaluation.from_json(v) for n, v in values["evaluations"].items()},
+            {k: [Difference(**d) for d in v] for k, v in values["differences"].items()},
+            values["names"],
+            values["changed"]["gained"],
+            values["changed"]["lost"],
+            values["shown"],
+        )
+
+
+def judge(
+    checkpoints: Mapping[str, Path],
+    data: Path,
+    recipe: Recipe,
+    *,
+    shown: int = 6,
+    progress: Report | None = None,
+) -> Judgement:
+    """Evaluate the three as ``fastcam evaluate`` does, and see whose answer changed.
+
+    Args:
+        checkpoints: before, control and after.
+        data: folder of images with labels; its test split is judged.
+        recipe: attribute, region and the other attribute.
+        shown: how many images are to be looked at.
+        progress: called with (what, done, total).
+
+    Raises:
+        ValueError: as :func:`fastcam.evaluation.compare`.
+    """
+    what: dict[str, Any] = {"attribute": recipe.attribute, "region": recipe.region}
+    folder = open_folder(data)
+    others = tuple(folder.parts)
+    found: dict[str, Measured] = {}
+    models = {name: load_checkpoint(path) for name, path in checkpoints.items()}
+    faces = prepare_split(
+        models[BEFORE], folder, "test", regions=[recipe.region, *others], cache=False,
+        progress=progress,
+    )  # fmt: skip
+    for name, model in models.items():
+        predictions = predict(
+            model, faces, **what, progress=labelled(progress, f"evaluating {name}")
+        )
+        drops = region_drops(
+            model, faces, **what, others=others, images=IMAGES,
+            progress=labelled(progress, f"hiding regions, {name}"),
+        )  # fmt: skip
+        found[name] = Measured(model.judged, predictions, drops)
+    names = models[BEFORE].judged
+    evaluations = summarize_all(
+        found, attribute=recipe.attribute, other=recipe.other, region=recipe.region,
+        data=str(data), split="test", threshold=0.5,
+    )  # fmt: skip
+    pairs = ((AFTER, CONTROL), (CONTROL, BEFORE))
+    differences = {
+        f"{one} − {two}": accuracy_differences(
+            found[one].predictions, found[two].predictions, names,
+            attribute=recipe.attribute, other=recipe.other,
+        )
+        for one, two in pairs
+    }  # fmt: skip
+    a = attribute_index(names, recipe.attribute)
+    right = {
+        n: judged_right(m.predictions.logits[:, a], m.predictions.labels[:, a]) > 0.5
+        for n, m in found.items()
+    }
+    return Judgement(
+        evaluations,
+        differences,
+        list(faces.names),
+        (right[AFTER] & ~right[CONTROL]).nonzero().flatten().tolist(),
+        (right[CONTROL] & ~right[AFTER]).nonzero().flatten().tolist(),
+        chosen_faces(faces, recipe.attribute, recipe.other, shown),
+    )
+
+
+def chosen_faces(faces: Any, attribute: str, other: str | None, count: int) -> list[int]:
+    """The first images with the attribute: half with the other one too, as far as there are."""
+    if other is None:
+        has = faces.labels[:, faces.attribute(attribute)] > 0.5
+        rows = has.nonzero().flatten().tolist()[:count]
+    else:
+        parts = faces.subset(attribute, other)
+        both, alone = parts.both.tolist(), parts.only_a.tolist()
+        rows = [*both[: count - min(len(alone), count // 2)], *alone[: count // 2]]
+    return rows or list(range(min(count, len(faces))))

@@ -1,0 +1,146 @@
+"""Judge: before, control and after, and what becomes of the network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from nicegui import run, ui
+
+from fastcam._util.names import printable
+from fastcam.evaluation.verdicts import THRESHOLDS
+from fastcam.report.numbers import percent
+from fastcam.studio.core import Studio
+from fastcam.studio.jobs import Job
+from fastcam.studio.judging import AFTER, BEFORE, CONTROL, Judgement
+from fastcam.studio.pages import widgets as w
+from fastcam.studio.pages.parts import Part
+from fastcam.studio.pages.shell import EXPECTED, People, page, sentence
+from fastcam.studio.pictures import data_url, mapped, picture
+from fastcam.studio.recipes import Recipe
+from fastcam.studio.session import Session
+
+#: Images of each kind whose answer changed.
+CHANGED = 8
+
+
+class JudgePage:
+    """The page of one visit."""
+
+    def __init__(self, studio: Studio, session: Session) -> None:
+        self.studio, self.session = studio, session
+
+    def build(self) -> None:
+        """Lay the page out."""
+        lead = "The same test images before, after a control without guidance, and after."
+        with page("/judge", "Did it help?", lead):
+            job = self.session.current
+            if job is None:
+                w.empty("There is no fine-tuning to judge.", "/direct", "Direct the network")
+                return
+            self.body = Part(lambda: self.build_body(job), id="judged")
+
+    async def build_body(self, job: Job) -> None:
+        """What there is to say of the fine-tuning now."""
+        state = job.state()
+        if state.status != "done":
+            words = "It is not judged yet" if state.active else f"It is {state.status}"
+            w.empty(f"{words}: {state.stage or state.message}.", "/direct", "See how far it is")
+            if state.active:
+                ui.timer(1.0, self.look, once=True)
+            return
+        judgement = await run.io_bound(Judgement.load, job.folder)
+        recipe = Recipe.from_json(job.content()["arguments"]["recipe"])
+        with w.tag("section", "card", aria_label="Verdict"):
+            w.text(judgement.verdict, "verdict", id="verdict")
+            with w.tag("details"):
+                w.tag("summary", text="How this is decided")
+                w.text(THRESHOLDS)
+            self.buttons(job)
+        with w.tag("section", "card", aria_label="The same images"):
+            w.tag("h2", text="The same images")
+            w.text(f"Grad-CAM of {recipe.attribute}, and the probability that is given to it.")
+            await self.faces(job, recipe, judgement.shown, "same")
+        with w.tag("section", "card", aria_label="Whose answer changed"):
+            await self.changed(job, recipe, judgement)
+        ids = ("table", "differences", "reliance")
+        with w.tag("section", "card", aria_label="Numbers"):
+            w.tag("h2", text="Numbers")
+            w.text("In brackets 95% intervals over images; they say nothing of other trainings.")
+            for content, id in zip(judgement.tables(), ids, strict=False):
+                w.table(content, id)
+
+    def look(self) -> None:
+        """Once more."""
+        self.body.refresh()
+
+    # --- what becomes of it -----------------------------------------------------------------------
+
+    def buttons(self, job: Job) -> None:
+        """Keep, discard, download."""
+        kept = job.id in self.session.networks()
+        base = f"/download/{job.id}"
+        with w.tag("div", "bar"):
+            if kept:
+                w.text("Kept: See shows it, and the next fine-tuning starts from it.", id="is-kept")
+            else:
+                w.button("Keep", lambda: self.keep(job), main=True, id="keep")
+            w.button("Discard", lambda: self.discard(job), id="discard")
+            w.link("Checkpoint", f"{base}/model.pt", id="get-model", download="model.pt")
+            w.link("Commands", f"{base}/commands.sh", id="get-commands", download="commands.sh")
+            w.link("Settings", f"{base}/settings.json", id="get-settings", download="settings.json")
+            w.link("Report", f"{base}/report.html", id="get-report", download="report.html")
+
+    async def keep(self, job: Job) -> None:
+        """Keep the network."""
+        try:
+            await run.io_bound(self.studio.keep, self.session, job)
+        except EXPECTED as error:
+            ui.notify(sentence(error), type="negative")
+        self.body.refresh()
+
+    def discard(self, job: Job) -> None:
+        """Remove the fine-tuning."""
+        self.studio.discard(self.session, job)
+        ui.navigate.to("/judge")
+
+    # --- images -----------------------------------------------------------------------------------
+
+    async def changed(self, job: Job, recipe: Recipe, judgement: Judgement) -> None:
+        """Images that are judged otherwise after than in the control."""
+        count = len(judgement.names)
+        w.tag("h2", text="Whose answer changed")
+        for id, rows, words in (
+            ("gained", judgement.gained, "right after, wrong in the control"),
+            ("lost", judgement.lost, "wrong after, right in the control"),
+        ):
+            w.text(f"{len(rows)} of {count} test images: {words}.", "", id=f"{id}-count")
+            if rows:
+                await self.faces(job, recipe, rows[:CHANGED], id)
+
+    async def faces(self, job: Job, recipe: Recipe, rows: Sequence[int], id: str) -> None:
+        """Rows of maps: before, control, after."""
+        shown = await run.io_bound(self.studio.judged_faces, job, recipe, list(rows))
+        with (
+            w.tag("div", "wide", tabindex=0, role="region", aria_label="maps"),
+            w.tag("table", "faces", id=f"faces-{id}"),
+        ):
+            with w.tag("tr"):
+                w.tag("th", text="image", scope="row")
+                for face in shown:
+                    with w.tag("td"):
+                        w.image(data_url(picture(face, "image")), printable(face.caption))
+            for name in (BEFORE, CONTROL, AFTER):
+                with w.tag("tr"):
+                    w.tag("th", text=name, scope="row")
+                    for face in shown:
+                        cam = np.asarray(face.cams[name], np.float32)
+                        url = data_url(mapped(face.image, cam, self.session.colours))
+                        said = percent(face.scores[name], 0)
+                        with w.tag("td"):
+                            w.image(url, f"{name}, {printable(face.caption)}", said)
+
+
+def judge_page(studio: Studio, people: People) -> None:
+    """The page of whoever asks."""
+    JudgePage(studio, people.here()).build()

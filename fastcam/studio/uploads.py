@@ -1,0 +1,156 @@
+"""Images that people bring: bounded, decoded in a process of their own, under names of ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fastcam._util.files import json_with, make_folder, read_json, write_atomic, write_json
+from fastcam._util.names import printable
+from fastcam.studio.decode import SECONDS
+from fastcam.studio.home import NoSuchThing, checked_id, inside, new_id
+from fastcam.studio.session import Session
+from fastcam.studio.settings import MEGABYTE, StudioConfig
+
+INDEX = "uploads.json"
+_NAME = 60  # characters of a file's name that are shown
+
+
+@dataclass(frozen=True)
+class Upload:
+    """An image that somebody brought.
+
+    Attributes:
+        id: its name here.
+        name: what it was called, for people alone: no path is made of it.
+        width, height: in pixels, as it came.
+        landmarks: of the face that was found in it, [68][2] in pixels of the kept image, or None.
+    """
+
+    id: str
+    name: str
+    width: int
+    height: int
+    landmarks: list[list[float]] | None
+
+
+def uploads_of(session: Session) -> list[Upload]:
+    """The images of a session, oldest first."""
+    path = session.uploads / INDEX
+    if not path.is_file():
+        return []
+    return [Upload(**v) for v in read_json(path, "list of images", ("images",))["images"]]
+
+
+def picture_of(session: Session, name: str) -> Path:
+    """Where an image lies.
+
+    Raises:
+        NoSuchThing: there is none of that name.
+    """
+    path = inside(session.folder, "uploads", f"{checked_id(name)}.png")
+    if not path.is_file():
+        raise NoSuchThing("there is nothing of that name")
+    return path
+
+
+def take(session: Session, files: Sequence[tuple[str, bytes]], config: StudioConfig) -> list[str]:
+    """Take images in.
+
+    Args:
+        session: whose they are.
+        files: names, as the browser says them, and contents.
+        config: the bounds.
+
+    Returns:
+        A sentence for each that was not taken.
+    """
+    said, raw = [], {}
+    room = config.max_files - len(uploads_of(session))
+    make_folder(session.uploads)
+    for given, data in files:
+        shown = _shown(given)
+        if not data:
+            said.append(f"{shown}: the file is empty")
+        elif len(data) > config.max_megabytes * MEGABYTE:
+            size = f"{len(data) / MEGABYTE:.1f} MB"
+            said.append(f"{shown}: it has {size}; at most {config.max_megabytes:g} MB are taken")
+        elif len(raw) >= room:
+            said.append(f"{shown}: at most {config.max_files} images; remove some first")
+        else:
+            name = new_id()
+            path = session.uploads / f"{name}.raw"
+            write_atomic(path, lambda file, data=data: file.write(data), sync=False)  # type: ignore[misc]
+            raw[name] = shown
+    if raw:
+        said += _decoded(session, raw, config)
+    return said
+
+
+def _decoded(session: Session, raw: dict[str, str], config: StudioConfig) -> list[str]:
+    said, kept = [], uploads_of(session)
+    try:
+        found = _child(session.uploads, list(raw), config)
+    finally:
+        for name in raw:
+            (session.uploads / f"{name}.raw").unlink(missing_ok=True)
+    for name, shown in raw.items():
+        values = found.get(name, {"error": "decoding it took too much memory or time"})
+        if "error" in values:
+            said.append(f"{shown}: {values['error'].replace('cannot decode the file: ', '')}")
+        else:
+            kept.append(Upload(name, shown, **values))
+    content = {"images": [asdict(u) for u in kept]}
+    write_json(session.uploads / INDEX, content, ours=json_with("images"))
+    return said
+
+
+def _child(folder: Path, names: list[str], config: StudioConfig) -> dict[str, Any]:
+    """What the decoder's process says of each; those that it says nothing of brought it down.
+
+    If several files came at once, those that are left are tried again one by one.
+    """
+    root = str(Path(__file__).parents[2])
+    paths = [root, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p)}
+    command = [sys.executable, "-m", "fastcam.studio.decode", str(folder)]
+    try:
+        ended = subprocess.run(
+            [*command, f"{config.max_megapixels:g}", *names],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=60 + SECONDS * len(names),
+            env=environment,
+            check=False,
+        )
+        if ended.returncode == 0:
+            return dict(json.loads(ended.stdout))
+    except (subprocess.TimeoutExpired, ValueError):
+        pass
+    return _each(folder, names, config)
+
+
+def _each(folder: Path, names: list[str], config: StudioConfig) -> dict[str, Any]:
+    if len(names) == 1:
+        return {}
+    return {k: v for name in names for k, v in _child(folder, [name], config).items()}
+
+
+def drop(session: Session, name: str) -> None:
+    """Remove an image; NoSuchThing if there is none of that name."""
+    picture_of(session, name).unlink()
+    kept = [asdict(u) for u in uploads_of(session) if u.id != name]
+    write_json(session.uploads / INDEX, {"images": kept}, ours=json_with("images"))
+
+
+def _shown(given: str) -> str:
+    """A file's name for people: one line, no folders, not too long."""
+    name = printable(str(given)).replace("\\", "/").rpartition("/")[2]
+    bare = "".join(c if c.isprintable() else "�" for c in name).strip() or "a file"
+    return bare if len(bare) <= _NAME else f"{bare[: _NAME - 1]}…"

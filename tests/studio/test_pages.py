@@ -1,0 +1,210 @@
+"""The pages beside the main path: bad files, cancelling, two people, keyboard, narrow and dark."""
+
+from __future__ import annotations
+
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from studio_server import PATIENCE, Served
+from tiny_studio import encoded
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
+PAGES = ("/", "/point", "/direct", "/judge", "/attention")
+
+
+@pytest.fixture(scope="module")
+def studio(
+    tmp_path_factory: pytest.TempPathFactory, subject: tuple[Path, Path]
+) -> Iterator[Served]:
+    data, start = subject
+    served = Served(
+        tmp_path_factory.mktemp("pages") / "studio", "--data", data, "--checkpoint", start,
+        "--survey-images", 16, "--reliance-images", 8, "--max-files", 3, "--max-megapixels", 1,
+    )  # fmt: skip
+    yield served.start()
+    served.stop()
+
+
+@pytest.fixture
+def visit(browser: Any, studio: Served) -> Iterator[Callable[..., Any]]:
+    """Opens a page as a person of one's own."""
+    opened = []
+
+    def open_page(path: str = "/", width: int = 1280, **how: Any) -> Any:
+        context = browser.new_context(viewport={"width": width, "height": 850}, **how)
+        context.set_default_timeout(PATIENCE)
+        opened.append(context)
+        page = context.new_page()
+        page.goto(studio.url + path)
+        return page
+
+    yield open_page
+    for context in opened:
+        context.close()
+
+
+def test_bad_uploads_get_a_sentence_and_good_ones_a_map(
+    visit: Callable[..., Any], studio: Served, tmp_path: Path
+) -> None:
+    page = visit()
+    page.wait_for_selector("#picture-both")
+    before = page.locator("#picture-both").get_attribute("src")
+    files = [
+        {"name": "../../note.png", "mimeType": "image/png", "buffer": b"no picture"},
+        {"name": "face.png", "mimeType": "image/png", "buffer": encoded(90, 110)},
+    ]
+    page.set_input_files("input[type=file]", files)
+    page.wait_for_selector("#bad-file")
+    assert "note.png: it is damaged, or no image" in page.inner_text("#bad-file")
+    page.wait_for_selector("#uploads .thumb")
+    assert page.locator("#uploads .thumb").count() == 1
+    page.wait_for_function(
+        "old => document.querySelector('#picture-both')?.getAttribute('src') !== old", arg=before
+    )
+    page.screenshot(path=tmp_path / "uploads.png", full_page=True)
+    name = page.locator("#uploads .thumb").get_attribute("id").removeprefix("upload-")
+    assert page.request.get(f"{studio.url}/upload/{name}").status == 200
+    stranger = visit()
+    assert stranger.request.get(f"{studio.url}/upload/{name}").status == 404  # not hers
+    page.click("#forget")
+    page.click("#forget-yes")
+    page.wait_for_selector("#picture-both")
+    assert page.request.get(f"{studio.url}/upload/{name}").status == 404
+    assert not list(studio.out.glob(f"sessions/*/uploads/{name}*"))
+
+
+def test_crafted_addresses_lead_nowhere(visit: Callable[..., Any], studio: Served) -> None:
+    page = visit()
+    page.wait_for_selector("#picture-both")
+    for path in (
+        "/upload/..%2f..%2fsecret", "/upload/%2e%2e/secret", "/download/0123456789abcdef/model.pt",
+        "/download/..%2f..%2f..%2fstart/model.pt", "/download/0123456789abcdef/..%2fjob.json",
+        "/upload/0123456789abcdef%00", "/download/0123456789abcdef/secret",
+    ):  # fmt: skip
+        answer = page.request.get(studio.url + path)
+        assert answer.status == 404, path
+        assert (studio.out / "secret").read_text() not in answer.text()
+    asked = urllib.request.Request(studio.url, headers={"Origin": "http://evil.example"})
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(asked, timeout=60)
+
+
+def _begin(page: Any, url: str, epochs: int) -> None:
+    page.goto(f"{url}/point")
+    page.wait_for_selector("#region-mouth")
+    page.click("#region-mouth")
+    page.click("#go-direct")
+    page.wait_for_selector("#fine-tune")
+    page.fill("#epochs", str(epochs))
+    page.press("#epochs", "Tab")
+    page.wait_for_function(f"document.querySelector('#recipe').innerText.includes('{epochs} pass')")
+    page.click("#fine-tune")
+
+
+def test_pause_go_on_cancel(visit: Callable[..., Any], studio: Served) -> None:
+    page = visit()
+    _begin(page, studio.url, 30)
+    page.wait_for_selector("#maps-now img")  # some steps are done
+    page.click("#pause")
+    page.wait_for_selector("#resume")
+    assert page.inner_text("#stage") == "paused"
+    folder = next(p for p in studio.out.glob("sessions/*/jobs/*") if (p / "after").is_dir())
+    assert (folder / "after" / "last.ckpt").is_file()  # where it goes on
+    page.click("#resume")
+    page.wait_for_selector("#pause")
+    page.click("#cancel")
+    page.wait_for_function("document.querySelector('#stage').innerText === 'cancelled'")
+    assert not (folder / "after").exists()
+    assert page.is_enabled("#fine-tune")
+
+
+def test_two_people_do_not_disturb_each_other(visit: Callable[..., Any], studio: Served) -> None:
+    one, two = visit("/point"), visit("/point")
+    for page, name in ((one, "mouth"), (two, "nose")):
+        page.wait_for_selector("#region-mouth")
+        page.click(f"#region-{name}")
+        page.wait_for_function(f"document.querySelector('#chosen').innerText.includes('{name}')")
+    one.reload()
+    one.wait_for_selector("#chosen")
+    assert one.inner_text("#chosen") == "Look here: mouth."
+    assert two.inner_text("#chosen") == "Look here: nose."
+    _begin_at_once(one, studio.url)
+    two.goto(f"{studio.url}/direct")
+    two.wait_for_selector("#fine-tune")
+    assert two.is_enabled("#fine-tune") and two.locator("#job").count() == 0
+
+
+def _begin_at_once(page: Any, url: str) -> None:
+    page.goto(f"{url}/direct")
+    page.click("#fine-tune")
+    page.wait_for_selector("#cancel")
+    page.click("#cancel")
+
+
+def test_by_keyboard_alone(visit: Callable[..., Any]) -> None:
+    page = visit("/point")
+    page.wait_for_selector("#region-chin")
+    page.focus("#region-chin")
+    page.keyboard.press("Space")
+    page.wait_for_function("document.querySelector('#chosen').innerText.includes('chin')")
+    page.focus("#tool-regions")
+    for _ in range(2):  # to the brush
+        page.keyboard.press("ArrowRight")
+    page.wait_for_selector("svg#template.still")
+    page.focus("#template")
+    for key in ("ArrowDown", "ArrowDown", "ArrowLeft", "Space"):
+        page.keyboard.press(key)
+    page.wait_for_function("document.querySelector('#chosen').innerText.includes('painted')")
+    page.focus("#undo")
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.querySelector('#chosen').innerText === 'Look here: chin.'")
+    page.focus("#go-direct")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#fine-tune")
+    # Every control can be reached, and has a name.
+    nameless = page.evaluate(
+        """() => [...document.querySelectorAll('button, a, input, select, [role=checkbox]')]
+        .filter(e => !(e.innerText || e.getAttribute('aria-label') || e.title
+                       || e.closest('label')?.innerText)).map(e => e.outerHTML)"""
+    )
+    assert nameless == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_every_page_fits_and_can_be_read(
+    visit: Callable[..., Any], studio: Served, tmp_path: Path, width: int, scheme: str
+) -> None:
+    page = visit("/", width, color_scheme=scheme)
+    ready = {
+        "/": "#survey", "/point": "#region-mouth", "/direct": "#go", "/judge": "#go",
+        "/attention": "#train-attention",
+    }  # fmt: skip
+    for path in PAGES:
+        page.goto(studio.url + path)
+        page.wait_for_selector(ready[path])
+        time.sleep(0.5)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, path
+        name = path.strip("/") or "see"
+        page.screenshot(path=tmp_path / f"{name}-{width}-{scheme}.png", full_page=True)
+    ratio = page.evaluate(_CONTRAST)
+    assert ratio >= 4.5, ratio
+
+
+#: Of the page's text with what lies behind it, as WCAG 2 counts it.
+_CONTRAST = """() => {
+  const parts = c => c.match(/[0-9.]+/g).slice(0, 3).map(Number);
+  const light = c => { const v = parts(c).map(x => x / 255)
+    .map(x => x <= 0.03928 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * v[0] + 0.7152 * v[1] + 0.0722 * v[2]; };
+  const back = getComputedStyle(document.body).backgroundColor;
+  const worst = [...document.querySelectorAll('h1, .lead')].map(e => {
+    const [a, b] = [light(getComputedStyle(e).color), light(back)].sort((x, y) => y - x);
+    return (a + 0.05) / (b + 0.05); });
+  return Math.min(...worst);
+}"""

@@ -1,0 +1,186 @@
+"""The jobs' work: the same results as the command line's, and what the pages are told of them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_runs import same_weights
+
+from fastcam import cli
+from fastcam.evaluation import evaluate, predict
+from fastcam.evaluation.splits import prepare_split
+from fastcam.models import load_checkpoint
+from fastcam.studio import work
+from fastcam.studio.commands import finetune_words
+from fastcam.studio.core import Studio
+from fastcam.studio.home import Home, new_id
+from fastcam.studio.jobs import Job
+from fastcam.studio.judging import AFTER, BEFORE, CONTROL, Judgement
+from fastcam.studio.recipes import PULLS, Recipe
+from fastcam.studio.session import Session
+from fastcam.studio.settings import StartConfig, StudioConfig
+from fastcam.studio.survey import survey
+from fastcam.studio.traces import checkpoint_of, load_losses, load_moments
+from fastcam.studio.worker import Progress
+
+LIPS = Recipe("Lips", "mouth", other="Eyes", epochs=2, pull=PULLS["strong"])
+
+
+def _tuned(folder: Path, subject: tuple[Path, Path], recipe: Recipe) -> Job:
+    data, start = subject
+    arguments = {"start": str(start), "data": str(data), "recipe": recipe.to_json()}
+    job = Job.make(folder / "job", "tune", arguments)
+    work.tune(job, job.content()["arguments"], Progress(job))
+    return job
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory, subject: tuple[Path, Path]) -> Job:
+    return _tuned(tmp_path_factory.mktemp("tuned"), subject, LIPS)
+
+
+def test_the_command_line_gives_the_same(
+    tuned: Job, subject: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = (tuned.folder / "commands.sh").read_text().splitlines()
+    commands = [shlex.split(line) for line in lines if line.startswith("fastcam ")]
+    assert [c[1] for c in commands] == ["finetune", "finetune", "evaluate"]
+    monkeypatch.chdir(tmp_path)
+    for words in commands:
+        assert cli.main(words[1:]) == 0
+    for run in (AFTER, CONTROL):
+        assert same_weights(tmp_path / run / "model.pt", checkpoint_of(tuned.folder, run))
+    assert not same_weights(tmp_path / AFTER / "model.pt", tmp_path / CONTROL / "model.pt")
+    judged = json.loads((tmp_path / "judged.json").read_text())
+    mine = json.loads((tuned.folder / "judgement.json").read_text())["evaluations"]
+    for theirs, ours in (("start", BEFORE), ("control", CONTROL), ("after", AFTER)):
+        assert judged[theirs]["subsets"] == mine[ours]["subsets"]
+        assert judged[theirs]["reliance"] == mine[ours]["reliance"]
+    assert judged["after"]["verdict"] == mine[AFTER]["verdict"]
+
+
+def test_the_judgement_is_evaluates(tuned: Job, subject: tuple[Path, Path]) -> None:
+    judgement = Judgement.load(tuned.folder)
+    found = evaluate(
+        load_checkpoint(checkpoint_of(tuned.folder, AFTER)), subject[0], attribute="Lips",
+        other="Eyes", region="mouth",
+    )  # fmt: skip
+    assert judgement.evaluations[AFTER].subsets == found.subsets
+    text = (tuned.folder / "report.html").read_text()
+    for table in judgement.tables():
+        assert table.to_html() in text
+    assert judgement.verdict.partition(":")[0] == "after against control"
+    # Whose answer changed, by hand.
+    faces = prepare_split(load_checkpoint(subject[1]), subject[0], "test")
+    right = {}
+    for run in (CONTROL, AFTER):
+        model = load_checkpoint(checkpoint_of(tuned.folder, run))
+        logits = predict(model, faces, attribute="Lips").logits[:, 0]
+        right[run] = (logits > 0) == (faces.labels[:, 0] > 0.5)
+    both = [(right[AFTER] & ~right[CONTROL]), (right[CONTROL] & ~right[AFTER])]
+    assert [judgement.gained, judgement.lost] == [b.nonzero().flatten().tolist() for b in both]
+
+
+def test_the_maps_and_losses_that_were_shown_on_the_way(tuned: Job) -> None:
+    moments = load_moments(tuned.folder)
+    runs = [m.run for m in moments]
+    assert runs[0] == BEFORE and {AFTER, CONTROL} < set(runs)
+    assert len({json.dumps(m.cams) for m in moments}) > 2  # they change
+    assert all(len(m.cams) == len(m.scores) == len(moments[0].scores) for m in moments)
+    losses = load_losses(tuned.folder)
+    steps = [r["step"] for r in losses[AFTER] if "train/loss_g" in r]
+    assert steps == [1, 2]  # 32 images in batches of 32, two passes
+    assert all("train/loss_g" not in r for r in losses[CONTROL])
+
+
+def test_survey(subject: tuple[Path, Path]) -> None:
+    data, start = subject
+    found = survey(start, data, "Lips", images=12, hidden=6)
+    checkpoint = load_checkpoint(start)
+    faces = prepare_split(checkpoint, data, "test", limit=12)
+    by_hand = predict(checkpoint, faces, attribute="Lips", region="mouth")
+    assert by_hand.energy is not None and by_hand.dead is not None
+    mouth = found.regions.index("mouth")
+    mine = [np.nan if row[mouth] is None else row[mouth] for row in found.energies]
+    np.testing.assert_allclose(mine, by_hand.energy.numpy(), atol=1e-4)
+    assert torch.tensor(found.scores).allclose(by_hand.logits[:, 0], atol=1e-5)
+    rows = (by_hand.labels[:, 0] > 0.5) & ~by_hand.dead
+    share = next(s for s in found.shares if s.region == "mouth")
+    assert share.images == int(rows.sum())
+    assert share.mean == pytest.approx(float(by_hand.energy[rows].mean()), abs=1e-5)
+    assert share.low is not None and share.low <= share.mean <= share.high  # type: ignore[operator]
+    assert found.reliance is not None and found.reliance.images == 6
+    order = found.by_wrong_answer()
+    wrong = [not found.right[i] for i in order]
+    assert wrong == sorted(wrong, reverse=True) and sorted(order) == list(range(12))
+    places = found.by_wrong_place(["mouth"])
+    inside = [found.energies[i][mouth] or 0.0 for i in places if not found.dead[i]]
+    assert inside == sorted(inside) and all(found.present[i] for i in places)
+    assert type(found).from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_words_of_a_recipe(tmp_path: Path) -> None:
+    recommended = Recipe("Lips", "mouth")
+    assert recommended.recommended and recommended.config("m.pt", "d").without == "outside"
+    words = finetune_words(recommended.config("m.pt", "d"), "out")
+    assert words == shlex.split(
+        "fastcam finetune m.pt d --attribute Lips --region mouth --out out --seed 1"
+    )
+    other = replace(recommended, loss="iou", pull=0.5, avoid="left_eye", epochs=3, limit=9)
+    text = shlex.join(finetune_words(other.config("m.pt", "d"), "out"))
+    for part in ("--loss iou", "--pull 0.5", "--without left_eye", "--epochs 3", "--limit-train 9"):
+        assert part in text
+    control = other.config("m.pt", "d", control=True)
+    assert control.without == "nothing" and not control.guided
+    with pytest.raises(ValueError, match="hides 100%"):
+        replace(recommended, avoid="mouth").config("m.pt", "d")
+    with pytest.raises(ValueError, match="loss"):
+        Recipe("Lips", "mouth", loss="none")
+
+
+def test_kept_and_discarded(tuned: Job, subject: tuple[Path, Path], tmp_path: Path) -> None:
+    studio = Studio(
+        Home.open(tmp_path / "studio"), StudioConfig(), StartConfig(), subject[0], subject[1]
+    )
+    session = Session.open(studio.home, new_id())
+    job = _copy(tuned, session)
+    assert studio.path_of(session) == studio.network
+    studio.keep(session, job)
+    assert same_weights(studio.path_of(session), checkpoint_of(job.folder, AFTER))
+    assert session.networks() == {job.id: "Lips from mouth"}
+    studio.discard(session, job)
+    assert not job.folder.exists() and session.current is None
+    assert studio.path_of(session).is_file()  # what was kept stays
+    other = Session.open(studio.home, new_id())
+    assert not other.networks() and studio.path_of(other) == studio.network
+
+
+def _copy(job: Job, session: Session) -> Job:
+    import shutil
+
+    name = new_id()
+    shutil.copytree(job.folder, session.jobs / name)
+    session.choose(tune=name)
+    return session.job(name)
+
+
+def test_a_checkpoint_with_code_in_it_is_refused(tmp_path: Path) -> None:
+    class Harm:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (Path.touch, (tmp_path / "harm",))  # type: ignore[return-value]
+
+    data = tmp_path / "data"
+    path = tmp_path / "model.pt"
+    torch.save({"format": "fastcam-checkpoint", "state_dict": Harm()}, path)
+    home = Home.open(tmp_path / "studio")
+    with pytest.raises(ValueError, match="no readable checkpoint"):
+        Studio(home, StudioConfig(), StartConfig(), data, path)
+    assert not (tmp_path / "harm").exists()
+    with pytest.raises(ValueError, match="both, or neither"):
+        Studio(home, StudioConfig(), StartConfig(), data, None)
