@@ -98,7 +98,9 @@ class Survey:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Survey:
         """The reverse of :meth:`to_json`."""
-        made = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        made: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
         made["energies"] = tuple(tuple(row) for row in values["energies"])
         made["shares"] = tuple(Share(**s) for s in values["shares"])
         found = values["reliance"]

@@ -71,7 +71,8 @@ def take(session: Session, files: Sequence[tuple[str, bytes]], config: StudioCon
     Returns:
         A sentence for each that was not taken.
     """
-    said, raw = [], {}
+    said: list[str] = []
+    raw: dict[str, str] = {}
     room = config.max_files - len(uploads_of(session))
     make_folder(session.uploads)
     for given, data in files:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from nicegui import run, ui
+from nicegui import ui
 
 from fastcam.report.numbers import number, percent
 from fastcam.studio.core import Studio
 from fastcam.studio.drawing import curves_svg
 from fastcam.studio.masks import mask_view, noise_curves, tone
 from fastcam.studio.pages import widgets as w
-from fastcam.studio.pages.parts import Part
+from fastcam.studio.pages.parts import Part, aside
 from fastcam.studio.pages.shell import People, page
 from fastcam.studio.pictures import colored, data_url, png
 from fastcam.studio.session import Session
@@ -38,7 +38,7 @@ class AttentionPage:
         if not self.studio.has_attention:
             self.build_training()
             return
-        subject = await run.io_bound(self.studio.attention)
+        subject = await aside(self.studio.attention)
         names = list(subject.checkpoint.attributes)
         if self.attribute not in names:
             self.attribute = self.session.attribute if self.session.attribute in names else names[0]
@@ -128,9 +128,9 @@ class AttentionPage:
 
     async def build_masks(self) -> None:
         """The noisy image and the masks that matter most."""
-        subject = await run.io_bound(self.studio.attention)
+        subject = await aside(self.studio.attention)
         row = min(self.row, len(subject.faces) - 1)
-        view = await run.io_bound(
+        view = await aside(
             self.studio.alone,
             lambda: mask_view(
                 subject.checkpoint, subject.faces, row, self.attribute, n=self.n, beta=self.beta,
@@ -164,9 +164,9 @@ class AttentionPage:
 
     async def build_noise(self) -> None:
         """Accuracy against noise."""
-        subject = await run.io_bound(self.studio.attention)
+        subject = await aside(self.studio.attention)
         few = subject.few
-        lines, _ = await run.io_bound(
+        lines, _ = await aside(
             self.studio.alone, lambda: noise_curves(subject.checkpoint, few, self.n, self.beta)
         )
         w.tag("h2", text="Accuracy under noise")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from nicegui import run, ui
+from nicegui import ui
 
 from fastcam._util.names import printable
 from fastcam.evaluation.verdicts import THRESHOLDS
@@ -14,7 +14,7 @@ from fastcam.studio.core import Studio
 from fastcam.studio.jobs import Job
 from fastcam.studio.judging import AFTER, BEFORE, CONTROL, Judgement
 from fastcam.studio.pages import widgets as w
-from fastcam.studio.pages.parts import Part
+from fastcam.studio.pages.parts import Part, aside
 from fastcam.studio.pages.shell import EXPECTED, People, page, sentence
 from fastcam.studio.pictures import data_url, mapped, picture
 from fastcam.studio.recipes import Recipe
@@ -49,7 +49,7 @@ class JudgePage:
             if state.active:
                 ui.timer(1.0, self.look, once=True)
             return
-        judgement = await run.io_bound(Judgement.load, job.folder)
+        judgement = await aside(Judgement.load, job.folder)
         recipe = Recipe.from_json(job.content()["arguments"]["recipe"])
         with w.tag("section", "card", aria_label="Verdict"):
             w.text(judgement.verdict, "verdict", id="verdict")
@@ -94,7 +94,7 @@ class JudgePage:
     async def keep(self, job: Job) -> None:
         """Keep the network."""
         try:
-            await run.io_bound(self.studio.keep, self.session, job)
+            await aside(self.studio.keep, self.session, job)
         except EXPECTED as error:
             ui.notify(sentence(error), type="negative")
         self.body.refresh()
@@ -120,7 +120,7 @@ class JudgePage:
 
     async def faces(self, job: Job, recipe: Recipe, rows: Sequence[int], id: str) -> None:
         """Rows of maps: before, control, after."""
-        shown = await run.io_bound(self.studio.judged_faces, job, recipe, list(rows))
+        shown = await aside(self.studio.judged_faces, job, recipe, list(rows))
         with (
             w.tag("div", "wide", tabindex=0, role="region", aria_label="maps"),
             w.tag("table", "faces", id=f"faces-{id}"),

@@ -5,12 +5,19 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from nicegui import background_tasks
 
 from fastcam.studio.pages.shell import EXPECTED, sentence
 from fastcam.studio.pages.widgets import alert, tag
+
+T = TypeVar("T")
+
+
+async def aside(work: Callable[..., T], *arguments: Any) -> T:
+    """What takes a while, in a thread, so that other pages are answered meanwhile."""
+    return await asyncio.to_thread(work, *arguments)
 
 
 class Part:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from nicegui import run
-
 from fastcam.report.numbers import percent
 from fastcam.studio.core import Studio
 from fastcam.studio.drawing import cells_svg
 from fastcam.studio.pages import widgets as w
-from fastcam.studio.pages.parts import Part
+from fastcam.studio.pages.parts import Part, aside
 from fastcam.studio.pages.shell import EXPECTED, People, page, sentence
 from fastcam.studio.pages.template import TOOLS, TemplateFace
 from fastcam.studio.pictures import data_url, picture
@@ -173,10 +171,10 @@ class PointPage:
         count = len(subject.faces)
         first = min(self.session.image, count - 1)
         rows = [first, *(i for i in range(count) if i != first)][:IMAGES]
-        faces = await run.io_bound(self.studio.see, self.session, rows)
+        faces = await aside(self.studio.see, self.session, rows)
         covered = None
         if not pointing.empty:
-            covered = await run.io_bound(subject.covered, pointing.text, rows)
+            covered = await aside(subject.covered, pointing.text, rows)
         with w.tag("div", "three"):
             for i, face in enumerate(faces):
                 grid = 0.0 * next(iter(face.cams.values())) if covered is None else covered[i]

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from nicegui import events, run, ui
+from nicegui import events, ui
 
 from fastcam.evaluation.explain import explain_image
 from fastcam.report import ExplainedFace
@@ -15,7 +15,7 @@ from fastcam.report.numbers import number, percent
 from fastcam.studio.core import Studio
 from fastcam.studio.drawing import heat_svg
 from fastcam.studio.pages import widgets as w
-from fastcam.studio.pages.parts import Part
+from fastcam.studio.pages.parts import Part, aside
 from fastcam.studio.pages.shell import EXPECTED, People, page, sentence
 from fastcam.studio.pictures import data_url, picture
 from fastcam.studio.session import COLOURS, Session
@@ -109,7 +109,7 @@ class SeePage:
         """Image, map and score side by side."""
         w.tag("h2", text="One image")
         holder = w.tag("div", id="one")
-        face, caption, answer = await run.io_bound(self.explained)
+        face, caption, answer = await aside(self.explained)
         name = self.session.attribute.replace("_", " ")
         score = next(iter(face.scores.values()))
         pictures = [
@@ -170,7 +170,7 @@ class SeePage:
     async def build_many(self) -> None:
         """Shares of the regions, and what the score relies on."""
         w.tag("h2", text="Over many images")
-        self.survey = await run.io_bound(self.studio.survey, self.session)
+        self.survey = await aside(self.studio.survey, self.session)
         if self.survey is None:
             job = self.studio.survey_job(self.session)
             show = w.progress(job)
@@ -260,7 +260,7 @@ class SeePage:
             w.text(f"Least of the map in: {place}. Images with the attribute alone.")
         shown = rows[self.first : self.first + SHOWN]
         holder = w.tag("div", "strip", id="strip")
-        faces = await run.io_bound(self.studio.see, self.session, shown)
+        faces = await aside(self.studio.see, self.session, shown)
         with holder:
             for row, face in zip(shown, faces, strict=True):
                 self.thumb(row, face, survey)
@@ -352,7 +352,7 @@ class SeePage:
         """Files have come."""
         files = [(file.name, await file.read()) for file in event.files[: 4 * 12]]
         try:
-            said = await run.io_bound(take, self.session, files, self.studio.config)
+            said = await aside(take, self.session, files, self.studio.config)
         except EXPECTED as error:
             said = [sentence(error)]
         kept = uploads_of(self.session)
