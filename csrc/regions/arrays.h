@@ -26,18 +26,18 @@ inline py::array real_array(const py::object& value, const char* name, const cha
   py::array array = py::array::ensure(value);
   if (!array) {
     PyErr_Clear();
-    throw py::type_error(std::string(name) + " must be an array of numbers " + layout + ", got " +
+    throw py::type_error(std::string(name) + ": expected an array of numbers " + layout + ", got " +
                          std::string(py::str(py::type::of(value).attr("__name__"))));
   }
   const char kind = array.dtype().kind();
   if (kind != 'f' && kind != 'i' && kind != 'u')
-    throw py::type_error(std::string(name) + " must hold real numbers (float32 or float64), got " +
+    throw py::type_error(std::string(name) + ": expected real numbers (float32 or float64), got " +
                          std::string(py::str(array.dtype())));
   const std::vector<py::ssize_t> got(array.shape(), array.shape() + array.ndim());
   bool fits = got.size() == shape.size();
   for (std::size_t i = 0; fits && i < shape.size(); ++i) fits = shape[i] < 0 || shape[i] == got[i];
   if (!fits)
-    throw py::value_error(std::string(name) + " must have shape " + layout + ", got " +
+    throw py::value_error(std::string(name) + ": expected shape " + layout + ", got " +
                           shape_text(got));
   const bool wide = kind != 'f' || array.itemsize() > 4;
   return wide ? py::array(py::array_t<double, py::array::c_style | py::array::forcecast>(array))
@@ -48,7 +48,7 @@ inline bool is_float64(const py::array& array) { return array.itemsize() == 8; }
 
 inline void require_positive(double value, const char* name) {
   if (!(value > 0) || !std::isfinite(value))
-    throw py::value_error(std::string(name) + " must be positive, got " +
+    throw py::value_error(std::string(name) + ": expected above 0 and finite, got " +
                           std::string(py::str(py::float_(value))));
 }
 
