@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 from networks import grids, small_cnn
+from process_group import found_by_all, network
 from torch import Tensor, nn
-from trap_worker import SHARDED, STATIC, WORLD, batch, network, run, steps
+from trap_worker import SHARDED, STATIC, WORLD, batch, run, steps
 
 from fastcam import ActivationTap, EnergyCamLoss
 
@@ -22,9 +22,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(run, (str(folder),), nprocs=WORLD)
-    return [torch.load(folder / f"rank{rank}.pt") for rank in range(WORLD)]
+    return found_by_all(run, WORLD, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("kind", STATIC)

@@ -7,11 +7,11 @@ import warnings
 
 import pytest
 import torch
-import torch.multiprocessing
 from balance_worker import WORLD, run, step
 from balance_worker import batch as ddp_batch
 from networks import gradients_of, grids, network, small_cnn
 from networks import images as images_for
+from process_group import found_by_all
 from torch import nn
 
 import fastcam
@@ -351,10 +351,8 @@ def test_state_dict_goes_through_a_file():
 
 
 def test_two_processes_equal_one(tmp_path):
-    torch.multiprocessing.spawn(run, (str(tmp_path),), WORLD)
     ratio, grads = step(small_cnn().double().eval(), "", *ddp_batch())
-    for rank in range(WORLD):
-        got = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
+    for got in found_by_all(run, WORLD, tmp_path):
         torch.testing.assert_close(got["ratio"], ratio, rtol=1e-6, atol=0)
         assert got["local"] != pytest.approx(float(ratio), rel=1e-3)  # its own rows say otherwise
         for a, b in zip(got["grads"], grads, strict=True):

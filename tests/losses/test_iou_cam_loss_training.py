@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.multiprocessing
 from ddp_worker import WORLD, batch, run, step
 from networks import assert_same_gradients, gradients_of, grids, images, network, small_cnn
+from process_group import found_by_all
 from torch import nn
 
 from fastcam.cam.tap import ActivationTap
@@ -157,8 +157,7 @@ def test_the_loss_directs_attention(weight_grad):
     not torch.distributed.is_available(), reason="this torch has no torch.distributed"
 )
 def test_two_processes_equal_one(tmp_path):
-    torch.multiprocessing.spawn(run, (str(tmp_path),), nprocs=WORLD)
-    ranks = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(WORLD)]
+    ranks = found_by_all(run, WORLD, tmp_path)
     assert len(ranks[0]) == 8
     for (head, weight_grad, unused), (loss, grads) in ranks[0].items():
         net: nn.Module = small_cnn().double().eval()

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing
-from ddp_losses import CASES, SHARES, batch, gradients, loss_of, network, run
+from ddp_losses import CASES, batch, gradients, loss_of, run
+from process_group import SHARES, found_by_all, network
 
 from fastcam import EnergyCamLoss, InputGradientLoss
 
@@ -19,10 +19,7 @@ ENERGY = ("energy", "closed", "full")
 
 @pytest.fixture(scope="module", params=SHARES)
 def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    world = request.param
-    folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(run, (world, str(folder)), nprocs=world)
-    return [torch.load(folder / f"rank{rank}.pt") for rank in range(world)]
+    return found_by_all(run, request.param, tmp_path_factory.mktemp("ranks"))
 
 
 def test_gradients_are_those_of_one_process(ranks: list[Any]) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
-import torch.distributed as dist
 from networks import grids, small_cnn
+from process_group import images, joined
 from torch import Tensor, nn
 
 from fastcam import ActivationTap, Balance, IoUCamLoss
@@ -17,10 +15,8 @@ BATCH = 6
 
 def batch() -> tuple[Tensor, Tensor, Tensor]:
     """Images, regions and which of them are guided: as many in each process's half."""
-    generator = torch.Generator().manual_seed(9)
-    x = torch.randn(BATCH, 3, 12, 12, generator=generator, dtype=torch.float64)
     where = torch.tensor([True, False, True, False, True, True])
-    return x, grids(BATCH, 6, 6), where
+    return images(BATCH), grids(BATCH, 6, 6), where
 
 
 def step(
@@ -36,13 +32,10 @@ def step(
     return balance.ratio, [p.grad for p in net.parameters() if p.grad is not None]
 
 
-def run(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
-    parts = [tensor.chunk(WORLD)[rank] for tensor in batch()]
-    net = nn.parallel.DistributedDataParallel(small_cnn().double().eval())
-    local, _ = step(net, "module.", *parts, sync="local")
-    ratio, grads = step(net, "module.", *parts)
-    found = {"ratio": ratio, "local": float(local), "grads": grads}
-    torch.save(found, Path(folder) / f"rank{rank}.pt")
-    dist.destroy_process_group()
+def run(rank: int, world: int, folder: str) -> None:
+    with joined(rank, world, folder) as found:
+        parts = [tensor.chunk(world)[rank] for tensor in batch()]
+        net = nn.parallel.DistributedDataParallel(small_cnn().double().eval())
+        local, _ = step(net, "module.", *parts, sync="local")
+        ratio, grads = step(net, "module.", *parts)
+        found |= {"ratio": ratio, "local": float(local), "grads": grads}

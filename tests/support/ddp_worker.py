@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import itertools
 
-import torch
-import torch.distributed as dist
 from networks import grids, small_cnn
+from process_group import images, joined
 from torch import Tensor, nn
 
 from fastcam.cam.tap import ActivationTap
@@ -17,9 +16,7 @@ BATCH = 6
 
 
 def batch() -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(9)
-    x = torch.randn(BATCH, 3, 12, 12, generator=generator, dtype=torch.float64)
-    return x, grids(BATCH, 2, 6, 6)
+    return images(BATCH), grids(BATCH, 2, 6, 6)
 
 
 def step(
@@ -33,19 +30,14 @@ def step(
     return loss.detach()
 
 
-def run(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
-    x, regions = (tensor.chunk(WORLD)[rank] for tensor in batch())
-    results = {}
-    for head in ("closed", "autograd"):
-        for weight_grad in ("full", "detach"):
-            for unused in (False, True):
-                net = small_cnn().double().eval()  # no dropout: its masks would differ by process
-                parallel = nn.parallel.DistributedDataParallel(net, find_unused_parameters=unused)
-                for _ in range(2):  # a second step needs a reducer that finished the first
-                    parallel.zero_grad()
-                    loss = step(parallel, "module.", x, regions, head, weight_grad)
-                results[head, weight_grad, unused] = loss, [p.grad for p in net.parameters()]
-    torch.save(results, Path(folder) / f"rank{rank}.pt")
-    dist.destroy_process_group()
+def run(rank: int, world: int, folder: str) -> None:
+    with joined(rank, world, folder) as found:
+        x, regions = (tensor.chunk(world)[rank] for tensor in batch())
+        for case in itertools.product(("closed", "autograd"), ("full", "detach"), (False, True)):
+            head, weight_grad, unused = case
+            net = small_cnn().double().eval()  # no dropout: its masks would differ by process
+            parallel = nn.parallel.DistributedDataParallel(net, find_unused_parameters=unused)
+            for _ in range(2):  # a second step needs a reducer that finished the first
+                parallel.zero_grad()
+                loss = step(parallel, "module.", x, regions, head, weight_grad)
+            found[case] = loss, [p.grad for p in net.parameters()]

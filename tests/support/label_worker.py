@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from networks import grids, small_cnn
+from process_group import SHARES, images, joined, without_dropout
 from torch import Tensor, nn
 
 from fastcam.models import ModelSpec
@@ -16,8 +15,6 @@ from fastcam.training.group_dro import GroupDRO
 from fastcam.training.guidance import Guidance
 from fastcam.training.objective import attribute_loss, multiclass_loss, multilabel_loss
 
-#: How many images each process has, by how many processes there are: uneven, and none in one.
-SHARES = {2: (4, 1), 4: (2, 0, 1, 2)}
 CASES = ("multilabel", "multiclass", "own", "group_dro", "guided", "classes guided")
 NAMES = ["a", "b", "c", "d", "e"]
 _IMAGES = 5
@@ -50,10 +47,7 @@ class Step(nn.Module):
     def __init__(self, case: str) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.model: Any = (Own() if case == "own" else small_cnn()).double()
-        for module in self.model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0  # its masks would differ by process
+        self.model: Any = without_dropout(Own() if case == "own" else small_cnn())
         self.guidance: Guidance | None = None
         classes = case in ("multiclass", "classes guided")
         self.loss: Any = multiclass_loss if classes else multilabel_loss
@@ -76,14 +70,12 @@ class Step(nn.Module):
 
 
 def batch(case: str) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(9)
-    images = torch.randn(_IMAGES, 3, 12, 12, generator=generator, dtype=torch.float64)
     labels = torch.tensor(
         [[1, 1, 0, 1, 0], [0, 1, 0, 0, 1], [1, 0, 1, 0, 0], [0, 0, 0, 0, 1], [1, 1, 1, 0, 1]]
     )
     if case in ("multiclass", "classes guided"):
         labels = torch.eye(5)[[0, 3, 1, 1, 4]]
-    return images, labels.double(), grids(_IMAGES, 2, 6, 6)
+    return images(_IMAGES), labels.double(), grids(_IMAGES, 2, 6, 6)
 
 
 def steps(net: nn.Module, part: tuple[Tensor, ...]) -> dict[str, Any]:
@@ -100,16 +92,12 @@ def steps(net: nn.Module, part: tuple[Tensor, ...]) -> dict[str, Any]:
 
 
 def run(rank: int, world: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=world)
-    found = {}
-    for case in CASES:
-        part = tuple(t.split(SHARES[world])[rank] for t in batch(case))
-        found[case] = steps(nn.parallel.DistributedDataParallel(Step(case)), part)
-    if rank == 0:  # alone: nothing is waited for
-        step = Step("guided").eval()
-        for module in (step, step.guidance):
-            module.eval()
-        found["alone"] = step(*(t[:2] for t in batch("guided")))[0].detach()
-    torch.save(found, Path(folder) / f"rank{rank}.pt")
-    dist.destroy_process_group()
+    with joined(rank, world, folder) as found:
+        for case in CASES:
+            part = tuple(t.split(SHARES[world])[rank] for t in batch(case))
+            found[case] = steps(nn.parallel.DistributedDataParallel(Step(case)), part)
+        if rank == 0:  # alone: nothing is waited for
+            step = Step("guided").eval()
+            for module in (step, step.guidance):
+                module.eval()
+            found["alone"] = step(*(t[:2] for t in batch("guided")))[0].detach()

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
-from networks import grids, small_cnn
+from networks import grids
+from process_group import images, joined, network
 from torch import Tensor, nn
 
 from fastcam import ActivationTap, Balance, EnergyCamLoss, InputGradientLoss
@@ -21,18 +19,8 @@ STATIC = ("closed", "autograd", "balance", "input gradient")
 SHARDED = [(head, grad) for head in ("closed", "autograd") for grad in ("full", "detach")]
 
 
-def network() -> nn.Module:
-    net = small_cnn().double()
-    for module in net:
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0  # its masks would differ by process
-    return net
-
-
 def batch() -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(9)
-    images = torch.randn(5, 3, 12, 12, generator=generator, dtype=torch.float64)
-    return images, grids(5, 2, 6, 6), grids(5, 1, 12, 12)
+    return images(5), grids(5, 2, 6, 6), grids(5, 1, 12, 12)
 
 
 def label_loss(logits: Tensor) -> Tensor:
@@ -86,41 +74,34 @@ def refused(do: Callable[[], Any]) -> str:
     return ""
 
 
-def run(rank: int, folder: str) -> None:
+def run(rank: int, world: int, folder: str) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", f"file://{folder}/rendezvous", rank=rank, world_size=WORLD,
-        timeout=timedelta(minutes=2),
-    )  # fmt: skip
-    part = tuple(t.split(SHARES)[rank] for t in batch())
-    ddp = nn.parallel.DistributedDataParallel
-    found: dict[Any, Any] = {}
-    for kind in STATIC:
+    with joined(rank, world, folder) as found:
+        part = tuple(t.split(SHARES)[rank] for t in batch())
+        ddp = nn.parallel.DistributedDataParallel
+        for kind in STATIC:
+            static = ddp(network(), static_graph=True)
+            found["static", kind] = refused(partial(loss_of, static, part, kind))
         static = ddp(network(), static_graph=True)
-        found["static", kind] = refused(partial(loss_of, static, part, kind))
-    static = ddp(network(), static_graph=True)
-    found["later"] = steps(static, part, "labels", "closed", "autograd")
+        found["later"] = steps(static, part, "labels", "closed", "autograd")
 
-    mesh = init_device_mesh("cpu", (WORLD,))
-    for head, grad in SHARDED:
-        net: Any = network()
-        for number in (0, 3):  # all that has weights before the tapped layer
-            fully_shard(net[number], mesh=mesh)
-
-        def average(net: Any = net) -> None:
-            for parameter in net[6:].parameters():
-                dist.all_reduce(parameter.grad)
-                parameter.grad /= WORLD
-
-        found["trunk", head, grad] = steps(net, part, head, head, grad=grad, after=average)
-    for name, number in (("whole", None), ("layer", 8)):
+        mesh = init_device_mesh("cpu", (world,))
         for head, grad in SHARDED:
-            net = network()
-            fully_shard(net if number is None else net[number], mesh=mesh)
-            do = partial(loss_of, net, part, head, grad)
-            found[name, head, grad] = refused(do)
-    torch.save(found, Path(folder) / f"rank{rank}.pt")
-    dist.destroy_process_group()
+            net: Any = network()
+            for number in (0, 3):  # all that has weights before the tapped layer
+                fully_shard(net[number], mesh=mesh)
+
+            def average(net: Any = net) -> None:
+                for parameter in net[6:].parameters():
+                    dist.all_reduce(parameter.grad)
+                    parameter.grad /= world
+
+            found["trunk", head, grad] = steps(net, part, head, head, grad=grad, after=average)
+        for name, number in (("whole", None), ("layer", 8)):
+            for head, grad in SHARDED:
+                net = network()
+                fully_shard(net if number is None else net[number], mesh=mesh)
+                do = partial(loss_of, net, part, head, grad)
+                found[name, head, grad] = refused(do)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing
-from label_worker import CASES, SHARES, Step, batch, run, steps
+from label_worker import CASES, Step, batch, run, steps
+from process_group import SHARES, found_by_all
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available(), reason="this torch has no torch.distributed"
@@ -16,10 +16,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module", params=SHARES)
 def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    world = request.param
-    folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(run, (world, str(folder)), nprocs=world)
-    return [torch.load(folder / f"rank{rank}.pt") for rank in range(world)]
+    return found_by_all(run, request.param, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("case", CASES)
