@@ -31,3 +31,12 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _needs_a_gpu(request: pytest.FixtureRequest) -> None:
+    """A test marked ``cuda`` runs with ``--device cuda`` alone."""
+    if request.node.get_closest_marker("cuda") is None:
+        return
+    if request.getfixturevalue("device").type != "cuda":
+        pytest.skip("needs --device cuda")

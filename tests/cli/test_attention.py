@@ -6,14 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
+from attention_fixtures import data, model
 from PIL import Image
-from small_subject import make_subject
 from tiny_faces import ATTRIBUTES, MODEL, TinyNet, write_faces
 
 from fastcam import analysis, cli
 from fastcam.data import CelebA
 from fastcam.models import Checkpoint, save_checkpoint
 from fastcam.models.checkpoint import Preprocessing
+
+__all__ = ["data", "model"]
 
 VERBS = {
     "attributes": ["MODEL", "DATA"],
@@ -23,16 +25,6 @@ VERBS = {
     "robustness": ["MODEL", "DATA", "--pair", "4,1", "--sigmas", "0,0.4"],
     "ablation": ["DATA", "--seeds", "0", "--size", 32, "--epochs", 1, "--limit-train", 8],
 }
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_faces(tmp_path_factory.mktemp("faces"))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_checkpoint(tmp_path_factory.mktemp("network") / "model.pt", make_subject())
 
 
 def _run(*arguments: object, **places: object) -> int:
