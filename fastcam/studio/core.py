@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from fastcam._util.files import make_folder, write_json
-from fastcam.data import open_folder
+from fastcam.data import CelebA, PreparedFaces, PreparedImages, open_folder
 from fastcam.data.batches import Collate
 from fastcam.evaluation.explain import explain_dataset
 from fastcam.evaluation.splits import Prepared, prepare_split
@@ -194,10 +194,18 @@ class Studio:
         return found
 
     def images(self, session: Session, rows: Sequence[int]) -> list[np.ndarray]:
-        """Test images alone, uint8 [S, S, 3] each."""
-        faces = self.of(session).faces
-        pixels = [faces[i]["image"].as_subclass(Tensor) for i in rows if i < len(faces)]
+        """Test images alone, uint8 [S, S, 3] each; any of the split's, not the first ones only."""
+        faces = self._some(self.of(session).checkpoint, rows)
+        pixels = [faces[i]["image"].as_subclass(Tensor) for i in range(len(rows))]
         return [p.permute(1, 2, 0).numpy() for p in pixels]
+
+    def _some(self, checkpoint: Checkpoint, rows: Sequence[int]) -> Prepared:
+        """These images of the test split, at the size of a network."""
+        folder = open_folder(self.data)
+        found: Any = folder.images("test", checkpoint.attributes, folder.regions)
+        kind: Any = PreparedFaces if isinstance(found, CelebA) else PreparedImages
+        wanted = checkpoint.preprocessing
+        return kind(found, wanted.size, fit=wanted.fit, indices=rows, cache=False)
 
     # --- jobs -------------------------------------------------------------------------------------
 
@@ -284,11 +292,7 @@ class Studio:
             AFTER: checkpoint_of(job.folder, AFTER),
         }
         models = {name: self.subject(path).checkpoint for name, path in paths.items()}
-        folder = open_folder(self.data)
-        faces = folder.images("test", models[BEFORE].attributes, folder.regions)
-        kind: Any = type(self.subject(start).faces)
-        wanted = models[BEFORE].preprocessing
-        few: Any = kind(faces, wanted.size, fit=wanted.fit, indices=rows, cache=False)
+        few = self._some(models[BEFORE], rows)
         return self.alone(lambda: explain_dataset(models, few, range(len(rows)), recipe.attribute))
 
     def discard(self, session: Session, job: Job) -> None:

@@ -161,6 +161,20 @@ def test_kept_and_discarded(tuned: Job, subject: tuple[Path, Path], tmp_path: Pa
     assert not other.networks() and studio.path_of(other) == studio.network
 
 
+def test_pictures_of_any_test_image(tuned: Job, subject: tuple[Path, Path], tmp_path: Path) -> None:
+    """Also of those behind the first ones, which alone are held in memory."""
+    config = StudioConfig(survey_images=3)
+    studio = Studio(Home.open(tmp_path / "s"), config, StartConfig(), subject[0], subject[1])
+    session = Session.open(studio.home, new_id())
+    assert len(studio.of(session).faces) == 3
+    faces = prepare_split(load_checkpoint(subject[1]), subject[0], "test")
+    for row, image in zip((1, 12), studio.images(session, [1, 12]), strict=True):
+        np.testing.assert_array_equal(image, faces[row]["image"].permute(1, 2, 0).numpy())
+    shown = studio.judged_faces(_copy(tuned, session), LIPS, [12, 2])
+    assert [f.caption for f in shown] == [faces.names[12], faces.names[2]]
+    assert set(shown[0].cams) == {BEFORE, CONTROL, AFTER}
+
+
 def _copy(job: Job, session: Session) -> Job:
     import shutil
 
