@@ -172,7 +172,7 @@ def test_by_keyboard_alone(visit: Callable[..., Any]) -> None:
     nameless = page.evaluate(
         """() => [...document.querySelectorAll('button, a, input, select, [role=checkbox]')]
         .filter(e => !(e.innerText || e.getAttribute('aria-label') || e.title
-                       || e.closest('label')?.innerText)).map(e => e.outerHTML)"""
+                       || e.closest('label')?.textContent)).map(e => e.outerHTML)"""
     )
     assert nameless == []
 
