@@ -73,6 +73,12 @@ class State:
         return self.status in ACTIVE
 
 
+#: The worker hears an interrupt when it has imported all that it needs, and not in the middle.
+_QUIET = (
+    "import signal, runpy; signal.signal(signal.SIGINT, signal.SIG_IGN);"
+    " runpy.run_module('fastcam.studio.worker', run_name='__main__')"
+)
+
 _is_state = json_with("status", "stage", "process")
 _is_job = json_with("kind", "arguments")
 
@@ -135,11 +141,11 @@ class Job:
         process = values["process"]
         state = State(**{**values, "process": process and tuple(process)})
         if state.active and state.process is not None and not _alive(state.process):
-            return replace(
-                state,
-                status="failed",
-                message=f"its process ended without a word{_last_line(self.folder / LOG)}",
-            )
+            ends: dict[str, Status] = {"pause": "paused", "cancel": "cancelled"}
+            if self.wish in ends:
+                return replace(state, status=ends[self.wish], process=None)
+            message = f"its process ended without a word{_last_line(self.folder / LOG)}"
+            return replace(state, status="failed", message=message)
         return state
 
     def write(self, state: State) -> None:
@@ -173,7 +179,7 @@ class Job:
         environment["PYTHONPATH"] = os.pathsep.join(p for p in paths if p)
         with (self.folder / LOG).open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "fastcam.studio.worker", str(self.folder)],
+                [sys.executable, "-c", _QUIET, str(self.folder)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -74,7 +74,6 @@ class Progress:
 
 def main(folder: str) -> int:
     """Do a job; its state says how it went."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where it was ignored
     job = Job(Path(folder))
     try:
         with claim(job.folder):
@@ -97,7 +96,8 @@ def _do(job: Job, progress: Progress) -> None:
     from fastcam.training import keep_freed_memory
 
     keep_freed_memory()
-    if job.wish != "go":  # asked for while torch was being imported
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored until now
+    if job.wish != "go":  # asked for meanwhile
         raise KeyboardInterrupt
     content = job.content()
     work.KINDS[content["kind"]](job, content["arguments"], progress)

@@ -54,6 +54,11 @@ def test_a_process_that_is_gone_without_a_word_has_failed(tmp_path: Path) -> Non
     assert job.state().status == "failed"
     job.write(State(status="running", process=own_process()))
     assert job.state().status == "running"
+    # One that was asked to stop, and was ended before it could say so.
+    job.write(State(status="running", process=(gone.pid, 1)))
+    for wish, status in (("pause", "paused"), ("cancel", "cancelled"), ("go", "failed")):
+        (job.folder / "wish.json").write_text(json.dumps({"wish": wish}))
+        assert job.state().status == status
 
 
 def test_cancelled_before_it_began(tmp_path: Path) -> None:

@@ -61,12 +61,12 @@ def test_see_point_direct_judge(
     page.wait_for_selector("#picture-both")
     first = pictures(page, "#one")
     page.select_option("#attribute", "Eyes")
-    page.wait_for_function("document.querySelector('#score').innerText.startsWith('Eyes')")
+    page.wait_for_function("document.querySelector('#score')?.innerText.startsWith('Eyes')")
     second = pictures(page, "#one")
     assert first[0] == second[0] and first[1] != second[1]  # the same image, another map
     page.select_option("#attribute", "Lips")
     page.wait_for_selector("#survey")
-    page.wait_for_function("document.querySelector('#many-n').innerText.includes('Lips')")
+    page.wait_for_function("document.querySelector('#many-n')?.innerText.includes('Lips')")
     found = [json.loads(p.read_text()) for p in studio.out.glob("surveys/*/survey.json")]
     lips = next(s for s in found if s["attribute"] == "Lips")
     mouth = next(s for s in lips["shares"] if s["region"] == "mouth")
@@ -93,7 +93,7 @@ def test_see_point_direct_judge(
     page.wait_for_selector("#fine-tune")
     page.fill("#epochs", "2")
     page.press("#epochs", "Tab")
-    page.wait_for_function("document.querySelector('#recipe').innerText.includes('2 passes')")
+    page.wait_for_function("document.querySelector('#recipe')?.innerText.includes('2 passes')")
     page.click("#fine-tune")
     page.wait_for_selector("#job")
     page.reload()

@@ -102,7 +102,9 @@ def _begin(page: Any, url: str, epochs: int) -> None:
     page.wait_for_selector("#fine-tune")
     page.fill("#epochs", str(epochs))
     page.press("#epochs", "Tab")
-    page.wait_for_function(f"document.querySelector('#recipe').innerText.includes('{epochs} pass')")
+    page.wait_for_function(
+        f"document.querySelector('#recipe')?.innerText.includes('{epochs} pass')"
+    )
     page.click("#fine-tune")
 
 
@@ -118,7 +120,7 @@ def test_pause_go_on_cancel(visit: Callable[..., Any], studio: Served) -> None:
     page.click("#resume")
     page.wait_for_selector("#pause")
     page.click("#cancel")
-    page.wait_for_function("document.querySelector('#stage').innerText === 'cancelled'")
+    page.wait_for_function("document.querySelector('#stage')?.innerText === 'cancelled'")
     assert not (folder / "after").exists()
     assert page.is_enabled("#fine-tune")
 
@@ -128,7 +130,7 @@ def test_two_people_do_not_disturb_each_other(visit: Callable[..., Any], studio:
     for page, name in ((one, "mouth"), (two, "nose")):
         page.wait_for_selector("#region-mouth")
         page.click(f"#region-{name}")
-        page.wait_for_function(f"document.querySelector('#chosen').innerText.includes('{name}')")
+        page.wait_for_function(f"document.querySelector('#chosen')?.innerText.includes('{name}')")
     one.reload()
     one.wait_for_selector("#chosen")
     assert one.inner_text("#chosen") == "Look here: mouth."
@@ -151,7 +153,7 @@ def test_by_keyboard_alone(visit: Callable[..., Any]) -> None:
     page.wait_for_selector("#region-chin")
     page.focus("#region-chin")
     page.keyboard.press("Space")
-    page.wait_for_function("document.querySelector('#chosen').innerText.includes('chin')")
+    page.wait_for_function("document.querySelector('#chosen')?.innerText.includes('chin')")
     page.focus("#tool-regions")
     for _ in range(2):  # to the brush
         page.keyboard.press("ArrowRight")
@@ -159,10 +161,10 @@ def test_by_keyboard_alone(visit: Callable[..., Any]) -> None:
     page.focus("#template")
     for key in ("ArrowDown", "ArrowDown", "ArrowLeft", "Space"):
         page.keyboard.press(key)
-    page.wait_for_function("document.querySelector('#chosen').innerText.includes('painted')")
+    page.wait_for_function("document.querySelector('#chosen')?.innerText.includes('painted')")
     page.focus("#undo")
     page.keyboard.press("Enter")
-    page.wait_for_function("document.querySelector('#chosen').innerText === 'Look here: chin.'")
+    page.wait_for_function("document.querySelector('#chosen')?.innerText === 'Look here: chin.'")
     page.focus("#go-direct")
     page.keyboard.press("Enter")
     page.wait_for_selector("#fine-tune")
@@ -170,7 +172,7 @@ def test_by_keyboard_alone(visit: Callable[..., Any]) -> None:
     nameless = page.evaluate(
         """() => [...document.querySelectorAll('button, a, input, select, [role=checkbox]')]
         .filter(e => !(e.innerText || e.getAttribute('aria-label') || e.title
-                       || e.closest('label')?.innerText)).map(e => e.outerHTML)"""
+                       || e.closest('label')?.textContent)).map(e => e.outerHTML)"""
     )
     assert nameless == []
 
