@@ -110,7 +110,7 @@ class SmallNetwork(nn.Module):
 
 # A network of one's own, by a name that checkpoints know it by, and the layer to guide.
 models.register(
-    "small", models.ModelSpec(SmallNetwork, "features.11", logit_bias="classifier.bias")
+    "digits", models.ModelSpec(SmallNetwork, "features.11", logit_bias="classifier.bias")
 )
 
 
@@ -137,7 +137,7 @@ def run(out: Path, count: int | None = None, epochs: int = 8, seed: int = 0) -> 
     with progress_bars() as report:
         start = train(
             TrainConfig(
-                str(data), model="small", size=SIDE, epochs=epochs, patience=0, batch_size=32,
+                str(data), model="digits", size=SIDE, epochs=epochs, patience=0, batch_size=32,
                 lr=0.1, schedule="cosine", **common,
             ),
             out / "before", progress=report,

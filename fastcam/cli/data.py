@@ -44,8 +44,12 @@ def init(
 
     Example: `fastcam init birds --classes species`
     """
+    import dataclasses
+    import shlex
+
     from fastcam._util.names import parts
     from fastcam.data.description import describe
+    from fastcam.data.layout import CONFIG, FolderLayout
 
     found = describe(
         data, images=images, table=table, file=file, classes=classes, split=split, group=group,
@@ -54,13 +58,19 @@ def init(
     )  # fmt: skip
     typer.echo(str(found))
     if found.layout is not None:
+        before = FolderLayout.load(data) if (data / CONFIG).is_file() else found.layout
+        said, was = dataclasses.asdict(found.layout), dataclasses.asdict(before)
         typer.echo(f"written: {found.layout.save(data)}")
+        for name in said:
+            if said[name] != was[name]:
+                typer.echo(f"replaced: {name}, which was {was[name]!r}")
     if found.example is not None:
-        attribute, region = found.example
-        typer.echo(f"next: fastcam train {data} -o runs/train")
+        attribute, region = (shlex.quote(text) if text else text for text in found.example)
+        folder = shlex.quote(str(data))
+        typer.echo(f"next: fastcam train {folder} -o runs/train")
         if region is not None:
             typer.echo(
-                f"      fastcam finetune runs/train/model.pt {data} -a {attribute} -r {region}"
+                f"      fastcam finetune runs/train/model.pt {folder} -a {attribute} -r {region}"
             )
 
 

@@ -19,7 +19,7 @@ def experiment(
     ],
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder in CelebA's layout; without it faces are drawn for each seed."),
+        typer.Option(help="Folder of images with labels; without it faces are drawn."),
     ] = None,
     out: Out = Path("runs/experiments"),
     quick: Annotated[

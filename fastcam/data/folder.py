@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +22,7 @@ from fastcam.data.folder_source import FolderSource
 from fastcam.data.image_index import ImageIndex, read_index
 from fastcam.data.labelled import AnyRegion, Images, Sample, attribute_index
 from fastcam.data.layout import CONFIG, FolderLayout
-from fastcam.data.layout_finder import find_layout, find_regions, find_tables
+from fastcam.data.layout_finder import find_layout, find_regions
 from fastcam.data.mask_files import MaskFiles, find_masks
 from fastcam.data.source import FOLDER
 from fastcam.data.tables import ATTRIBUTE_TABLE, SPLITS, read_attributes
@@ -279,16 +281,25 @@ def masks_of(
     return MaskRegion(chosen.names, tuple(range(len(read)))), np.stack(read)
 
 
-def label_file(root: str | Path) -> Path | None:
-    """The file that holds the labels of a data folder, if one does; no image is looked for."""
+def label_digest(root: str | Path) -> str | None:
+    """SHA-256 of a data folder's labels: of faces their table; of other images which there are in
+    which split, and what each is labelled. None where there is no folder or table."""
     root = Path(root)
-    if (root / CONFIG).is_file():
-        layout = FolderLayout.load(root)
-        name = layout.table or next(iter(layout.coco), None)
-        return None if name is None else root / name
-    if is_celeba(root):
-        return root / ATTRIBUTE_TABLE
-    return next(iter(find_tables(root)), None)
+    digest = hashlib.sha256()
+    if is_celeba(root) and not (root / CONFIG).is_file():
+        if not (root / ATTRIBUTE_TABLE).is_file():
+            return None
+        with open(root / ATTRIBUTE_TABLE, "rb") as handle:
+            while block := handle.read(1 << 20):
+                digest.update(block)
+        return digest.hexdigest()
+    if not root.is_dir():
+        return None
+    index = MaskedFolder(root).index
+    said = [index.names, index.splits, index.attributes, index.exclusive]
+    digest.update(json.dumps(said).encode())
+    digest.update(index.labels.tobytes())
+    return digest.hexdigest()
 
 
 def is_celeba(root: Path) -> bool:

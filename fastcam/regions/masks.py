@@ -52,6 +52,7 @@ def from_masks(masks: Masks, size: int | Sequence[int]) -> Masks:
     if values.ndim not in (3, 4) or 0 in values.shape[-2:]:
         raise ValueError(
             f"masks: expected shape [N,h,w] or [N,T,h,w] with h, w >= 1, got {list(values.shape)}"
+            + (" (of one image: mask[None])" if values.ndim == 2 else "")
         )
     if 0 not in values.shape:
         least, most = float(values.min()), float(values.max())

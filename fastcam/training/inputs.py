@@ -145,7 +145,13 @@ def _collate(
     if guidance is None:
         return Collate(augment=augment)
     model, spec = checkpoint.model, checkpoint.spec
-    grid = grid_size(model, spec_at(model, spec, layer or spec.target_layer), (side, side))
+    chosen = layer or spec.target_layer
+    grid = grid_size(model, spec_at(model, spec, chosen), (side, side))
+    if config.guided and grid == (1, 1):
+        raise ValueError(
+            f"target_layer: expected a layer whose map has several cells, got {chosen!r} with one"
+            f" at {side} pixels; `fastcam layers` lists others, or train at a larger size"
+        )
     regions = [images.region(text) for text in guidance.regions]
     return Collate(regions, grid, guidance.grid, augment)
 

@@ -9,6 +9,8 @@ from fastcam.report.numbers import percent
 from fastcam.training.config import GuidanceConfig
 
 _Metrics = Mapping[str, float | None]
+#: The share of empty maps from which the summary speaks of them.
+MANY_DEAD = 0.3
 
 
 def summary(
@@ -47,6 +49,13 @@ def summary(
     if biases:
         fitted = ", ".join(f"{name} {shift:+.2f}" for name, shift in biases.items())
         line += f" (bias re-fit to these images: {fitted})"
+    dead = after.get("valid/dead")
+    if dead is not None and dead > MANY_DEAD and guidance.guides:
+        line += (
+            f". {percent(dead, unit=' %')} of the maps are empty: nothing speaks for the attribute"
+            " there, and an empty map has no gradient; train the network longer, or guide a shallower layer"
+            " (`fastcam layers`)"
+        )
     if fallen:
         line += f". The network got worse: {' and '.join(fallen)}"
         line += "; try a lower pull or learning rate" if guidance.guides else ""

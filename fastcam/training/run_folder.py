@@ -11,7 +11,7 @@ from typing import Any
 
 from fastcam._util.files import check_target, json_with, read_json
 from fastcam._util.run_files import BEST, CHECKPOINT, HISTORY, RESULT, RESUME, SETTINGS
-from fastcam.data.folder import label_file
+from fastcam.data.folder import label_digest
 from fastcam.models.checkpoint import is_checkpoint
 from fastcam.training.config import NOTHING, TrainConfig
 from fastcam.training.history import is_history
@@ -111,10 +111,10 @@ _DIGESTS = ("start_sha256", "labels_sha256", "weights_sha256")
 
 def digests(config: TrainConfig) -> dict[str, str]:
     """What lies behind the settings' paths: another file of the same name makes another run."""
-    labels = label_file(config.data) if config.data else None
-    files = dict(zip(_DIGESTS, (config.start, labels, config.weights), strict=True))
     found = {}
-    for key, path in files.items():
+    if config.data and (labels := label_digest(config.data)) is not None:
+        found["labels_sha256"] = labels
+    for key, path in {"start_sha256": config.start, "weights_sha256": config.weights}.items():
         if path is not None and Path(path).is_file():
             digest = hashlib.sha256()
             with open(path, "rb") as handle:

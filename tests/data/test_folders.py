@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fastcam.data import FolderLayout, MaskedFolder, PreparedImages, open_folder
 from fastcam.data.description import describe
-from fastcam.data.folder import FaceFolder, MaskedImages, label_file, masks_of
+from fastcam.data.folder import FaceFolder, MaskedImages, masks_of
 from fastcam.data.label_table import Names, hashed_split, read_label_table
 from fastcam.data.layout_finder import find_layout
 from fastcam.data.mask_files import find_masks, read_mask
@@ -114,7 +114,7 @@ def test_a_folder_for_each_class_and_each_split(tmp_path: Path) -> None:
     assert len(folder.images("test")) == 6
     assert len(folder.images("train")) + len(folder.images("valid")) == 80
     assert 1 <= len(folder.images("valid")) <= 20
-    assert folder.table is None and label_file(tmp_path) is None
+    assert folder.table is None
     assert "a tenth of the training images" in folder.index.split_by
     assert folder.layout.regions == {"masks": "masks/{name}.png"}
 
@@ -234,7 +234,7 @@ def test_faces_stay_faces(tmp_path: Path) -> None:
     faces = open_folder(write_faces(tmp_path, 8))
     assert isinstance(faces, FaceFolder)
     assert open_folder(faces) is faces
-    assert label_file(tmp_path) == faces.table == tmp_path / "list_attr_celeba.txt"
+    assert faces.table == tmp_path / "list_attr_celeba.txt"
     assert str(faces.region("mouth")) == "mouth"
     assert len(faces.images("train", ["Eyes"])) == 4
     with pytest.raises(ValueError, match="regions: .* is in CelebA's layout"):
@@ -354,7 +354,6 @@ def test_coco_polygons_and_boxes_are_masks_and_labels(tmp_path: Path) -> None:
     folder = open_folder(tmp_path)
     assert (folder.attributes, folder.exclusive) == (["left  part", "square"], False)
     assert folder.images("all").labels.tolist() == [[float(i % 2 == 0), 1.0] for i in range(12)]
-    assert label_file(tmp_path) is None
     region, masks = masks_of(tmp_path / "images" / "0001.jpg", path, "square", (36, 40))
     assert (str(region), int((masks > 0).sum())) == ("square", AREA)
     wide = json.loads(path.read_text())

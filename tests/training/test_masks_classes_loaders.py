@@ -418,3 +418,35 @@ def test_a_mask_is_outlined_where_it_is(
     assert out.is_file()
     with pytest.raises(FileNotFoundError, match="regions: .*nowhere does not exist"):
         explain_files([trained], [file], "red", out, region="square", regions=data / "nowhere")
+
+
+def test_a_run_of_other_labels_is_not_kept(tmp_path: Path) -> None:
+    root = write_images(tmp_path / "images", 24, masks="folders")
+    config = run_config(root, **{**SETTINGS, "epochs": 1})
+    first = train(config, tmp_path / "run")
+    find_layout(root).save(root)  # says what was found before
+    assert train(config, tmp_path / "run").kept
+    find_layout(root, classes="kind").save(root)
+    with pytest.raises(ValueError, match=r"other settings \(labels_sha256\)"):
+        train(config, tmp_path / "run")
+    assert first.checkpoint.is_file()
+
+
+def test_a_map_of_one_cell_cannot_be_directed(data: Path, tmp_path: Path) -> None:
+    start = tmp_path / "start.pt"
+    model = Checkpoint(
+        build("resnet18", 2), "resnet18", ["red", "frame"], Preprocessing(32, "stretch")
+    )
+    save_checkpoint(start, model)
+    config = run_config(data, start=str(start), guidance=SQUARE, **{**SETTINGS, "size": 32})
+    with pytest.raises(ValueError, match="target_layer: expected a layer whose map has several"):
+        train(config, tmp_path / "run")
+
+
+def test_init_says_what_it_replaces(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_images(tmp_path / "my images", 24, masks="folders")
+    assert cli.main(["init", str(root)]) == 0
+    said = capsys.readouterr().out
+    assert "replaced" not in said and f"fastcam train '{root}'" in said
+    assert cli.main(["init", str(root), "--classes", "kind"]) == 0
+    assert "replaced: classes, which was None" in capsys.readouterr().out
