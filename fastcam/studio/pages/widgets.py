@@ -51,6 +51,16 @@ def link(text: str, href: str, *, id: str, main: bool = False, download: str | N
     tag("a", kind, text, href=href, id=id, download=download)
 
 
+def _told(made: Element, event: str, change: Change, throttle: float = 0.0) -> Element:
+    """Tell of a control's new value, which it keeps when it is drawn anew."""
+
+    def heard(e: Any) -> Any:
+        set_attributes(made, value=str(e.args))
+        return change(str(e.args))
+
+    return made.on(event, heard, js_handler="(e) => emit(e.target.value)", throttle=throttle)
+
+
 def select(
     label: str, options: Mapping[str, str], value: str, change: Change, *, id: str
 ) -> Element:
@@ -61,9 +71,7 @@ def select(
         with made:
             for key, words in options.items():
                 tag("option", text=words, value=key, selected=True if key == value else None)
-    return made.on(
-        "change", lambda e: change(str(e.args)), js_handler="(e) => emit(e.target.value)"
-    )
+    return _told(made, "change", change)
 
 
 def number(
@@ -73,9 +81,7 @@ def number(
     with tag("label", "field"):
         tag("span", text=label)
         made = tag("input", type="number", id=id, min=low, max=high, step=step, value=value)
-    return made.on(
-        "change", lambda e: change(str(e.args)), js_handler="(e) => emit(e.target.value)"
-    )
+    return _told(made, "change", change)
 
 
 def slider(
@@ -87,13 +93,12 @@ def slider(
         made = tag("input", type="range", id=id, min=low, max=high, step=step, value=value)
         set_attributes(made, style="min-width:12rem;padding:0;border:0")
 
-    def moved(e: Any) -> Any:
-        shown._text = f"{label}: {float(e.args):g}"
+    def moved(text: str) -> Any:
+        shown._text = f"{label}: {float(text):g}"
         shown.update()
-        return change(str(e.args))
+        return change(text)
 
-    handler = "(e) => emit(e.target.value)"
-    return made.on("input", moved, js_handler=handler, throttle=0.2)
+    return _told(made, "input", moved, throttle=0.2)
 
 
 def choices(
