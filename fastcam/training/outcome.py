@@ -53,8 +53,8 @@ def summary(
     if dead is not None and dead > MANY_DEAD and guidance.guides:
         line += (
             f". {percent(dead, unit=' %')} of the maps are empty: nothing speaks for the attribute"
-            " there, and an empty map has no gradient; train the network longer, or guide a shallower layer"
-            " (`fastcam layers`)"
+            " there, and an empty map has no gradient; train the network longer, or guide a"
+            " shallower layer (`fastcam layers`)"
         )
     if fallen:
         line += f". The network got worse: {' and '.join(fallen)}"
