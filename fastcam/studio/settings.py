@@ -27,7 +27,7 @@ class StartConfig:
         seed: seed of everything.
     """
 
-    images: int = field(default=900, metadata={"short": "-n"})
+    images: int = field(default=1500, metadata={"short": "-n"})
     splits: tuple[float, float, float] = (0.6, 0.1, 0.3)
     agreement: float = 0.9
     attribute: str = "Wearing_Lipstick"
@@ -36,7 +36,7 @@ class StartConfig:
     model: str = "small"
     size: int = 96
     fit: Fit = "face"
-    epochs: int = 8
+    epochs: int = 10
     batch_size: int = 16
     lr: float = 0.2
     clip: float = 1.0
