@@ -14,7 +14,7 @@ from fastcam.evaluation.explain import explain_dataset
 from fastcam.models import Checkpoint, load_checkpoint
 from fastcam.studio.traces import LOSSES, MAPS, Moment, load_losses, load_moments
 from fastcam.training import TrainConfig, train
-from fastcam.training.callbacks import read_history
+from fastcam.training.history import read_history
 from fastcam.training.run import HISTORY, RESUME
 
 #: Of a checkpoint above this size in bytes the state is saved less often: it takes a while.
