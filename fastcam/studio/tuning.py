@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 from fastcam._util.files import json_with, write_json
+from fastcam._util.run_files import HISTORY, RESUME
 from fastcam._util.torch_files import NotATorchFile, read_torch_file
 from fastcam.evaluation.explain import explain_dataset
 from fastcam.models import Checkpoint, load_checkpoint
 from fastcam.studio.traces import LOSSES, MAPS, Moment, load_losses, load_moments
 from fastcam.training import TrainConfig, train
 from fastcam.training.history import read_history
-from fastcam.training.run import HISTORY, RESUME
 
 #: Of a checkpoint above this size in bytes the state is saved less often: it takes a while.
 _LARGE = 50 << 20
