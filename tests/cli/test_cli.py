@@ -106,7 +106,7 @@ def test_layers_lists_what_a_tap_can_take(model: Path, capsys: pytest.CaptureFix
         "ReLU", "256", "13x13", "163x163", "73%", "",
     ]  # fmt: skip
     assert _run("layers", "alexnett") == 2
-    assert "unknown model 'alexnett'; did you mean alexnet?" in capsys.readouterr().err
+    assert "unknown model 'alexnett' (did you mean 'alexnet'?)" in capsys.readouterr().err
 
 
 def test_defaults_are_those_of_the_paper_or_measured(

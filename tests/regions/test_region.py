@@ -70,8 +70,8 @@ def test_text_round_trips(names, drawn):
         ("0.1,0.2,mouth,0.3,0.4", "needs four numbers"),
         ("0.7,0.6,0.3,0.8", "0 <= x0 < x1 <= 1 .* got 0.7,0.6,0.3,0.8"),
         ("53,131,125,174", "fractions of the template face"),
-        ("0,0,nan,1", "boxes must be rectangles"),
-        ("0,0,1e-7,1", "boxes must be rectangles"),
+        ("0,0,nan,1", "boxes: expected rectangles"),
+        ("0,0,1e-7,1", "boxes: expected rectangles"),
     ],
 )
 def test_parse_errors(text, message):

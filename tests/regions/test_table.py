@@ -125,7 +125,7 @@ def test_counts():
             {"landmarks": np.zeros((3, 5, 2))},
             r"landmarks: expected shape \[3, 68, 2\].*got \[3, 5, 2\]",
         ),
-        ({"landmarks": np.zeros((2, 68, 2))}, r"landmarks .* for 3 names"),
+        ({"landmarks": np.zeros((2, 68, 2))}, r"landmarks: .* for 3 names"),
         ({"landmarks": np.zeros((3, 68, 2), complex)}, "landmarks: expected numbers"),
         ({"source": np.array([0, 1, 4])}, "source: expected 0 to 3, got 4"),
         ({"size": np.zeros((3,))}, "size: expected shape"),
