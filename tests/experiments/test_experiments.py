@@ -112,7 +112,7 @@ def test_the_other_experiments_run(out: Path) -> None:
 
 
 def test_each_backbone_has_its_control(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backbones, "BACKBONES", {MODEL: {}, "resnet18": {"lr": 0.01}})
+    monkeypatch.setattr(backbones, "BACKBONES", {MODEL: {}, "resnet18": {"lr": 0.01, "size": 64}})
     saved, _ = _run("backbones", out)
     assert [t.title.split(":")[0] for t in saved.tables] == [MODEL, MODEL, "resnet18", "resnet18"]
     for networks in saved.tables[::2]:
