@@ -25,15 +25,18 @@ CELLS = tuple(
     for pull in (1.0, 0.3)
 )
 DEFAULT = Cell("default", model=MODEL, train=TRAIN)
-HIDDEN = Cell("without eyes", model=MODEL, train={**TRAIN, **EYES}, guidance={"pull": 0.0})
+# Of a score that is read off the eyes.
+HIDDEN = Cell(
+    "without eyes", model=MODEL, train={**TRAIN, "epochs": 3, **EYES}, guidance={"pull": 0.0}
+)
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dict]]:
     work = tmp_path_factory.mktemp("guidance")
     write_faces(guidance.faces_of(work, 0), 400)
-    cells = {c.slug: c for cell in (*CELLS, HIDDEN) for c in (cell.control, cell)}
-    assert len(cells) == 4  # they share a control
+    cells = {c.slug: c for cell in CELLS for c in (cell.control, cell)}
+    assert len(cells) == 3  # they share a control
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(guidance, "PAIRS", (("Lips", "chin"),))
         patch.setattr(guidance, "OTHER", "Eyes")
@@ -41,6 +44,9 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dict]]
         results = {slug: guidance.run(SETUP, work, cell, "cpu", 1) for slug, cell in cells.items()}
         patch.setattr(guidance, "PAIRS", (("Lips", "mouth"),))
         results[DEFAULT.slug] = guidance.run(SETUP, work, DEFAULT, "cpu", 1)
+        patch.setattr(guidance, "PAIRS", (("Eyes", "chin"),))
+        for cell in (HIDDEN.control, HIDDEN):
+            results[cell.slug] = guidance.run(SETUP, work, cell, "cpu", 1)
         yield results
 
 
@@ -65,9 +71,9 @@ def test_the_table_holds_every_cell(found: dict[str, dict]) -> None:
     assert "| iou 1 | 0 |" in text
 
 
-def test_hidden_eyes_are_another_training(found: dict[str, dict]) -> None:
+def test_hidden_eyes_move_the_score_less(found: dict[str, dict]) -> None:
     was, got = (found[c.slug]["splits"]["test"][0] for c in (HIDDEN.control, HIDDEN))
-    assert abs(got["eyes drop"] - was["eyes drop"]) > 0.05
+    assert abs(got["eyes drop"]) < abs(was["eyes drop"]) - 0.05
     assert f"{was['eyes drop']:.2f} → {got['eyes drop']:.2f}" in table([HIDDEN], found)
 
 

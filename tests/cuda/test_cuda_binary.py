@@ -40,6 +40,7 @@ def test_every_variant_is_there(kernels):
         assert len(set(cam)) == len(cam) == 4 * 2 * 3
         attend = [name for name in names if name.startswith(("attend_", "tone_curve_"))]
         assert len(set(attend)) == len(attend) == 4 * (2 * (3 + 2) + 2)
+        assert len(names) == len(one_pass) + len(cam) + len(attend)
 
 
 def test_resources_and_instructions_keep_the_rules(kernels, sass):

@@ -110,7 +110,7 @@ def test_train_on_the_command_line(
 
     out = tmp_path / "run"
     command = [
-        "train", data, "-o", out, "--model", "attention", "--size", 32, "--epochs", 12,
+        "train", data, "-o", out, "--model", "attention", "--size", 32, "--epochs", 20,
         "--batch-size", 12, "--lr", "0.05", "--clip", 5, "--patience", 0, "--device", "cpu",
         "--model-option", "channels=16", "--model-option", "dilations=[1]",
         "--model-option", "norm=batch", "--no-reconstructor",
@@ -128,8 +128,8 @@ def test_train_on_the_command_line(
     assert not any("train/loss_reconstruction" in step for step in steps)
     losses = [step["train/loss_binary"] for step in steps]
     assert sum(losses[-4:]) < 0.6 * sum(losses[:4])
-    # Ranks well; a threshold of accuracy is luck on 24 images.
-    assert (evaluate(checkpoint, data, attribute="Lips")["all"].auc or 0) > 0.8
+    majority = _majority(data, "Lips")
+    assert evaluate(checkpoint, data, attribute="Lips")["all"].accuracy > majority + 0.1
     capsys.readouterr()
     assert run(*command) == 0  # a finished run is kept
     with_reconstructor = command[:-1]
@@ -141,6 +141,14 @@ def test_train_on_the_command_line(
         [out / "model.pt"], [data / "img_align_celeba" / "000001.jpg"], "Lips", tmp_path / "e.png"
     )
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def _majority(data: Path, attribute: str) -> float:
+    from fastcam.data import CelebA
+
+    faces = CelebA(data, "test")
+    share = float(faces.labels[:, faces.attribute(attribute)].float().mean())
+    return max(share, 1 - share)
 
 
 @pytest.mark.parametrize(
