@@ -109,14 +109,20 @@ class FileCache(MemoryCache):
     Args:
         folder: of this cache alone, see :func:`cache_folder`.
         info: written there for people, and to tell which caches are out of date.
-        decode, count, size: as for :class:`MemoryCache`.
+        decode, count, size, channels: as for :class:`MemoryCache`.
     """
 
     def __init__(
-        self, folder: Path, info: Mapping[str, Any], decode: Decode, count: int, size: int
+        self,
+        folder: Path,
+        info: Mapping[str, Any],
+        decode: Decode,
+        count: int,
+        size: int,
+        channels: int = 3,
     ) -> None:
-        self._decode, self._shape = decode, (count, 3, size, size)
-        self._bytes = 3 * size * size
+        self._decode, self._shape = decode, (count, channels, size, size)
+        self._bytes = channels * size * size
         self.folder, self._info = folder, dict(info)
         self._stamps = np.zeros(count, np.uint64)
         self._checked = np.zeros(count, bool)
@@ -159,7 +165,7 @@ class FileCache(MemoryCache):
         self._map()
 
     def images(self, rows: Sequence[int] | Rows) -> NDArray[np.uint8]:
-        """Copies of the images at N positions: uint8 [N, 3, S, S].
+        """Copies of the images at N positions: uint8 [N, C, S, S].
 
         Raises:
             Exception: what ``decode`` raises, of an image that was damaged in the file.
@@ -259,6 +265,21 @@ class FileCache(MemoryCache):
         with contextlib.suppress(OSError), self._opened() as put:
             put(row, image)
         return image.pixels
+
+
+def file_state(path: str | Path) -> tuple[int, ...]:
+    """What changes when a file is written again: size and times.
+
+    st_ctime cannot be set, so a file with an old date in another's place is noticed.
+    """
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def stamp(*parts: object) -> int:
+    """A 64-bit number of what an image is decoded from; never 0."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") | 1
 
 
 def cache_folder(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fastcam._util.extras import require
 from fastcam._util.files import json_with
 from fastcam._util.names import printable
+from fastcam.data.cache import file_state
 from fastcam.data.label_table import Names
 
 is_coco = json_with("images", "annotations", "categories")
@@ -42,6 +43,7 @@ class CocoFiles:
         known = Names(images)
         self._at: dict[str, tuple[int, int]] = {}  # image -> file, and its number there
         self._files: list[Any] = []
+        self._states: list[tuple[int, ...]] = []
         categories: dict[str, None] = {}
         self._ids: list[dict[str, list[int]]] = []
         for number, path in enumerate(map(Path, paths)):
@@ -55,6 +57,7 @@ class CocoFiles:
             with contextlib.redirect_stdout(io.StringIO()):  # it tells how long reading took
                 file = coco.COCO(str(path))
             self._files.append(file)
+            self._states.append(file_state(path))
             ids: dict[str, list[int]] = {}
             for category in sorted(file.cats.values(), key=lambda c: c["id"]):
                 # A region's text has commas between names.
@@ -76,6 +79,10 @@ class CocoFiles:
     def has(self, image: str, region: str) -> bool:
         """Whether an image shows a category."""
         return bool(self._objects(image, region)[1])
+
+    def state(self, image: str, region: str) -> tuple[int, ...] | None:
+        """What changes with an image's annotations: of their file, None where there are none."""
+        return self._states[self._at[image][0]] if image in self._at else None
 
     def labels(self, images: Sequence[str]) -> NDArray[np.bool_]:
         """Which of N images show which category: bool [N, K]."""

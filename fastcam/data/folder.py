@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from fastcam._util import checks as check
+from fastcam.data.cache import file_state, stamp
 from fastcam.data.celeba import CelebA, decode
 from fastcam.data.coco import CocoFiles
 from fastcam.data.folder_source import FolderSource
@@ -198,6 +199,15 @@ class MaskedImages(Dataset[Sample]):
             "masks": tv_tensors.Mask(torch.from_numpy(masks)),
             "index": index,
         }
+
+    def stamps(self, indices: Sequence[int]) -> NDArray[np.uint64]:
+        """A number for each of some images that is another one once its file or one of its masks
+        was written again."""
+        found = []
+        for name in (self.names[i] for i in indices):
+            masks = [s.state(name, r) for r, s in zip(self.shown, self._sources, strict=True)]
+            found.append(stamp(file_state(self.source.path / name), *masks))
+        return np.array(found, np.uint64)
 
     def region(self, text: str) -> AnyRegion:
         """A region of those that are shown."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fastcam._util.names import printable
+from fastcam.data.cache import file_state
 from fastcam.data.label_table import bare
 from fastcam.data.source import is_image, is_litter
 
@@ -115,6 +116,13 @@ class MaskFiles:
     def has(self, image: str, region: str) -> bool:
         """Whether an image has the region."""
         return self.path(image, region).is_file()
+
+    def state(self, image: str, region: str) -> tuple[int, ...] | None:
+        """What changes with an image's mask: of its file, None where there is none."""
+        try:
+            return file_state(self.path(image, region))
+        except FileNotFoundError:
+            return None
 
     def read(self, image: str, region: str, size: tuple[int, int]) -> NDArray[np.uint8]:
         """An image's mask: uint8 [H, W], see :func:`read_mask`; all zero where it has none.

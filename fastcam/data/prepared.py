@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
@@ -42,6 +42,16 @@ def available_memory() -> int:
     except (OSError, ValueError):
         pass
     return 0
+
+
+class Stored(NamedTuple):
+    """Where images are decoded from: their data folder, the names of all in it, what else decides
+    what is kept (JSON values), and the stamps of ours."""
+
+    root: Path
+    files: Sequence[str]
+    made: Mapping[str, Any]
+    stamps: Callable[[], NDArray[np.uint64]]
 
 
 class Prepared(Labelled, Dataset[Sample]):
@@ -81,6 +91,60 @@ class Prepared(Labelled, Dataset[Sample]):
     def _shown(self, index: int) -> tuple[Tensor, Tensor]:
         """An image, and what its regions are drawn from, of which nobody else has the memory."""
         raise NotImplementedError
+
+    def _stored(self) -> Stored:
+        """What the images are decoded from."""
+        raise NotImplementedError
+
+    def _decode(self, index: int) -> Decoded:
+        """An image, with what is kept beside it."""
+        raise NotImplementedError
+
+    def _keep(
+        self, cache: bool | None, channels: int, workers: int, progress: Count | None
+    ) -> None:
+        """Decode the images into a file or into memory, if they are to be kept, and note where
+        each of ours is there."""
+        self._at_rows: NDArray[np.int64] = np.arange(len(self))
+        why = ""
+        if cache is not False:
+            try:
+                self._keep_in_file(1.0 if cache else SHARE, channels, workers, progress)
+                return
+            except WriteError as error:
+                if cache:
+                    raise
+                why = str(error)
+        if self._fits(channels):
+            memory = MemoryCache(self._decode, len(self), self.size, channels)
+            memory.fill(workers, progress)
+            self._cache = memory
+        elif why:
+            warnings.warn(f"images are decoded again in every epoch: {why}", stacklevel=4)
+
+    def _keep_in_file(
+        self, share: float, channels: int, workers: int, progress: Count | None
+    ) -> None:
+        stored = self._stored()
+        made = {
+            "size": self.size,
+            "fit": self.fit,
+            "Pillow": PIL.__version__,
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            **stored.made,
+        }
+        folder, info = cache_folder(stored.root, stored.files, made)
+        place_of = {name: place for place, name in enumerate(stored.files)}
+        places = np.array([place_of[name] for name in self.names], np.int64)
+        self._at = np.full(len(stored.files), -1)
+        self._at[places] = np.arange(len(self))
+        cache = FileCache(folder, info, self._decode_at, len(stored.files), self.size, channels)
+        cache.fill_rows(places, stored.stamps(), share=share, workers=workers, progress=progress)
+        self._cache, self._at_rows = cache, places
+
+    def _decode_at(self, place: int) -> Decoded:
+        return self._decode(int(self._at[place]))
 
     def _fits(self, channels: int) -> bool:
         """Whether the images take less than their share of the free memory."""
@@ -145,54 +209,13 @@ class PreparedFaces(Prepared):
             raise ValueError("faces: expected a split without a transform, got one with it")
         super().__init__(faces, size, fit, indices)
         self.faces = faces
-        self._cache, self._at_rows = self._decoded(cache, workers, progress)
+        self._keep(cache, 3, workers, progress)
         if self._cache is not None:
             self._landmarks = self._fitted_landmarks(self._cache.sizes(self._at_rows))
 
-    def _decoded(
-        self, cache: bool | None, workers: int, progress: Count | None
-    ) -> tuple[MemoryCache | None, NDArray[np.int64]]:
-        """The images in a file, in memory or (None) nowhere, and where each of ours is there."""
-        why = ""
-        if cache is not False:
-            try:
-                return self._in_file(1.0 if cache else SHARE, workers, progress)
-            except WriteError as error:
-                if cache:
-                    raise
-                why = str(error)
-        places = np.arange(len(self))
-        if self._fits(3):
-            memory = MemoryCache(self._decode, len(self), self.size)
-            memory.fill(workers, progress)
-            return memory, places
-        if why:
-            warnings.warn(f"images are decoded again in every epoch: {why}", stacklevel=4)
-        return None, places
-
-    def _in_file(
-        self, share: float, workers: int, progress: Count | None
-    ) -> tuple[FileCache, NDArray[np.int64]]:
+    def _stored(self) -> Stored:
         source = self.faces.source
-        made = {
-            "size": self.size,
-            "fit": self.fit,
-            "Pillow": PIL.__version__,
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-        }
-        folder, info = cache_folder(self.faces.root, source.files, made)
-        place_of = {name: place for place, name in enumerate(source.files)}
-        places = np.array([place_of[name] for name in self.names], np.int64)
-        self._at = np.full(len(source.files), -1)
-        self._at[places] = np.arange(len(self))
-        cache = FileCache(folder, info, self._decode_at, len(source.files), self.size)
-        stamps = source.stamps(self.names)
-        cache.fill_rows(places, stamps, share=share, workers=workers, progress=progress)
-        return cache, places
-
-    def _decode_at(self, place: int) -> Decoded:
-        return self._decode(int(self._at[place]))
+        return Stored(self.faces.root, source.files, {}, lambda: source.stamps(self.names))
 
     def _decode(self, index: int) -> Decoded:
         image = self.faces[self.rows[index]]["image"]

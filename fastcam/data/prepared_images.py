@@ -1,4 +1,4 @@
-"""A split of images with masks at the training size, decoded once where memory allows."""
+"""A split of images with masks at the training size, decoded once where memory or disk allow."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from fastcam._util.progress import Count
-from fastcam.data.cache import Decoded, MemoryCache
+from fastcam.data.cache import Decoded
 from fastcam.data.folder import MaskedImages
-from fastcam.data.prepared import Prepared
+from fastcam.data.prepared import Prepared, Stored
 
 
 class PreparedImages(Prepared):
     """A :class:`MaskedImages` split as squares of the training size, with its masks.
 
-    What :class:`PreparedFaces` is for faces; arguments and attributes are the same, but that
-    ``cache`` is of memory alone: True holds the images there, False decodes them in every epoch,
-    and None holds them where they fit into half of what is free. An image takes (3 + R)·size²
-    bytes.
+    What :class:`PreparedFaces` is for faces; arguments and attributes are the same. An image takes
+    (3 + R)·size² bytes; those of other regions have a file of their own.
 
     Raises:
         ValueError: an image or a mask cannot be read; the message holds its name.
+        WriteError: ``cache`` is True and the file cannot be written.
     """
 
     _places = "masks"
@@ -41,10 +40,17 @@ class PreparedImages(Prepared):
     ) -> None:
         super().__init__(images, size, fit, indices)
         self.images, self.parts = images, images.shown
-        channels = 3 + len(images.shown)
-        if self._fits(channels) if cache is None else cache:
-            self._cache = MemoryCache(self._decode, len(self), size, channels)
-            self._cache.fill(workers, progress)
+        self._keep(cache, 3 + len(images.shown), workers, progress)
+
+    def _stored(self) -> Stored:
+        images, layout = self.images, self.images.folder.layout
+        made = {
+            "regions": [[name, layout.regions.get(name, "")] for name in images.shown],
+            "coco": list(layout.coco),
+            "folder": layout.images,
+        }
+        files = images.folder.index.names
+        return Stored(images.folder.root, files, made, lambda: images.stamps(self.rows))
 
     @property
     def landmark_sources(self) -> dict[str, int]:
@@ -58,6 +64,9 @@ class PreparedImages(Prepared):
         return Decoded(pixels.numpy(), both.shape[-1], both.shape[-2])
 
     def _shown(self, index: int) -> tuple[Tensor, Tensor]:
-        pixels = self._decode(index)[0] if self._cache is None else self._cache.images([index])[0]
+        if self._cache is None:
+            pixels = self._decode(index).pixels
+        else:
+            pixels = self._cache.images(self._at_rows[[index]])[0]
         both = torch.from_numpy(pixels)
         return tv_tensors.Image(both[:3]), tv_tensors.Mask(both[3:])

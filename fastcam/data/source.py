@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import threading
 import zipfile
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastcam._util.names import absent_images, composed, printable
+from fastcam.data.cache import file_state, stamp
 
 FOLDER = "img_align_celeba"
 #: Suffixes, in any case, by which an image in the folder is known. HEIC is among them so that the
@@ -169,11 +169,8 @@ class ImageSource:
                 info = archive.getinfo(stored)
                 parts: tuple[int, ...] = (info.file_size, info.CRC)
             else:
-                status = os.stat(self.path / stored)
-                # st_ctime cannot be set, so a file with an old date in another's place is noticed
-                parts = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-            digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-            found.append(int.from_bytes(digest, "little") | 1)
+                parts = file_state(self.path / stored)
+            found.append(stamp(*parts))
         return np.array(found, np.uint64)
 
     def _archive(self) -> zipfile.ZipFile:

@@ -320,7 +320,10 @@ def test_a_mask_region_is_the_union_of_its_masks() -> None:
 
 
 @pytest.mark.parametrize("cache", [True, False])
-def test_masks_are_resized_with_their_images(data: Path, cache: bool) -> None:
+def test_masks_are_resized_with_their_images(
+    data: Path, cache: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastcam.data.prepared.available_memory", lambda: 0)
     images = split_of(open_folder(data), "train", "masks")
     plain = PreparedImages(images, 18, fit="stretch", cache=cache)
     assert plain.cached == cache
@@ -331,6 +334,45 @@ def test_masks_are_resized_with_their_images(data: Path, cache: bool) -> None:
     # The square has a color of its own: saturated pixels lie where the mask says.
     spread = (image.float().amax(0) - image.float().amin(0)) > 120
     assert bool((spread == (mask[0] > 127)).float().mean() > 0.95)
+
+
+def test_images_and_masks_are_kept_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_images(tmp_path / "data", 24, masks="folders")
+    names = ("square", "frame")
+
+    def prepared(split: str, *regions: str, cache: bool | None = None) -> PreparedImages:
+        return PreparedImages(split_of(open_folder(root), split, *regions), 16, cache=cache)
+
+    def same(one: PreparedImages, other: PreparedImages) -> bool:
+        pairs = zip(one, other, strict=True)
+        return all(
+            torch.equal(a["image"], b["image"]) and torch.equal(a["masks"], b["masks"])
+            for a, b in pairs
+        )
+
+    decoded: list[int] = []
+    plain = PreparedImages._decode
+    monkeypatch.setattr(
+        PreparedImages, "_decode", lambda self, i: (decoded.append(i), plain(self, i))[1]
+    )
+    first = prepared("train", *names)
+    count = len(first)
+    assert len(decoded) == count > 4 and len(list(root.glob(".fastcam-cache/*"))) == 1
+    assert same(first, prepared("train", *names, cache=False))
+    decoded.clear()
+    assert same(first, prepared("train", *names)) and not decoded  # by another run
+    prepared("valid", *names)
+    assert len(list(root.glob(".fastcam-cache/*"))) == 1  # of all splits
+    # A mask that was written again is read again, and other regions have a file of their own.
+    decoded.clear()
+    mask = next((root / "masks" / "square").glob(f"{Path(first.names[2]).stem}.*"))
+    Image.new("L", Image.open(mask).size).save(mask)
+    again = prepared("train", *names)
+    assert decoded == [2] and not again[2]["masks"][0].any()
+    prepared("train", "frame")
+    assert len(list(root.glob(".fastcam-cache/*"))) == 2
 
 
 # ---- COCO ---------------------------------------------------------------------------------------
