@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import BatchSampler
 
 from fastcam._util.files import write_atomic
 from fastcam._util.modules import evaluating
@@ -33,8 +34,8 @@ class Judged:
 
     Attributes:
         predictions: of the plain images, with the attention measured in the pair's region.
-        altered: scores [N] of the attribute on changed images, by the names of ``ALTERED``; dark
-            glasses are drawn on faces alone.
+        altered: scores of the attribute on the first images, changed, by the names of ``ALTERED``;
+            dark glasses are drawn on faces alone.
         reliance: on the pair's region and others.
     """
 
@@ -49,15 +50,24 @@ def judge(
     pair: Pair,
     *,
     images: int,
+    altered_images: int,
     device: str | torch.device,
     progress: Report | None = None,
 ) -> Judged:
-    """Run a network over the test images, over changed ones, and with regions hidden."""
+    """Run a network over the test images, over changed ones, and with regions hidden.
+
+    Args:
+        checkpoint: the network.
+        test: all test images.
+        pair: the attributes and regions.
+        images: on how many regions are hidden.
+        altered_images: how many are changed.
+    """
     what: dict[str, Any] = {"attribute": pair.attribute, "device": device}
     found = predict(
         checkpoint, test, region=pair.region, progress=labelled(progress, "judging"), **what
     )
-    altered = _altered(checkpoint, test, pair, device, progress)
+    altered = _altered(checkpoint, test, pair, altered_images, device, progress)
     relied = reliance(
         checkpoint, test, region=pair.region, others=[pair.elsewhere], images=images,
         progress=labelled(progress, "hiding regions"), **what,
@@ -69,17 +79,19 @@ def _altered(
     checkpoint: Checkpoint,
     test: Prepared,
     pair: Pair,
+    limit: int,
     device: str | torch.device,
     progress: Report | None,
 ) -> dict[str, Tensor]:
-    """Scores [N] of the attribute on changed images, by the names of ``ALTERED``."""
+    """Scores of the attribute on the first images, changed, by the names of ``ALTERED``."""
     a = checkpoint.attributes.index(pair.attribute)
     region: Any = test.region(pair.region)
     size = (test.size, test.size)
     report = labelled(progress, f"judging {' and '.join(ALTERED)}")
     found: dict[str, list[Tensor]] = {name: [] for name in ALTERED}
+    first = range(min(limit, len(test)))
     with evaluating(checkpoint.model, device), torch.no_grad():
-        for batch in loader(test, 64):
+        for batch in loader(test, BatchSampler(first, 64, drop_last=False)):
             images = batch["image"]
             inside = region_grids([region], places_of(batch), size, size)[:, 0]
             changed = {ALTERED[0]: hide(images, all_but(inside))}
@@ -89,7 +101,7 @@ def _altered(
                 shown = checkpoint.preprocessing.normalize(pixels.to(device))
                 found[name].append(checkpoint.model(shown)[:, a].float().cpu())
             if report is not None:
-                report(sum(map(len, found[ALTERED[0]])), len(test))
+                report(sum(map(len, found[ALTERED[0]])), len(first))
     return {name: torch.cat(parts) for name, parts in found.items() if parts}
 
 

@@ -80,7 +80,10 @@ def measure(
 
 
 def _accuracy(scores: Tensor | None, present: Tensor) -> float | None:
-    return None if scores is None else float(judged_right(scores, present).mean())
+    """Of the first images, of which there are scores."""
+    if scores is None:
+        return None
+    return float(judged_right(scores, present[: len(scores)]).mean())
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -101,7 +102,7 @@ def run(
         if stored is not None and _same(stored.settings, settings):
             say(f"{out / name}.md is there, made with the same settings: kept")
             return stored
-        began = time.monotonic()
+        began = _clocks()
         study = Study(out, config, workers, progress, say, jobs)
         found = EXPERIMENTS[name](study)
         saved = save(found, out / name, {**settings, **_machine(began)})
@@ -129,15 +130,26 @@ def _same(stored: dict[str, Any], settings: dict[str, Any]) -> bool:
     return all(stored.get(k) == v for k, v in settings.items())
 
 
-def _machine(began: float) -> dict[str, Any]:
-    """What the numbers were measured on, and how long the last run took, in minutes."""
+def _clocks() -> tuple[float, float]:
+    """Seconds of the clock, and of processors for this process and those it has waited for."""
+    used = os.times()
+    return time.monotonic(), sum(used[:4])
+
+
+def _machine(began: tuple[float, float]) -> dict[str, Any]:
+    """What the numbers were measured on, and what the last run took.
+
+    Minutes of the clock, and of processors: on a machine that does other things these say more.
+    """
+    minutes, processors = ((b - a) / 60 for a, b in zip(began, _clocks(), strict=True))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return {
         "torch": torch.__version__,
         "python": platform.python_version(),
         "device": device,
         "threads": torch.get_num_threads(),
-        "minutes": round((time.monotonic() - began) / 60, 2),
+        "minutes": round(minutes, 2),
+        "processor_minutes": round(processors, 2),
     }
 
 

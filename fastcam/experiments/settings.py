@@ -85,6 +85,8 @@ class ExperimentConfig:
             training and its validation, and in the test.
         precision: ``"float32"`` or ``"bfloat16"``.
         reliance_images: test images on which regions are hidden.
+        altered_images: test images of which the region alone is shown, and on which sunglasses are
+            drawn.
         brief: fewer networks where an experiment has many of one kind.
         device: where to compute.
     """
@@ -96,8 +98,8 @@ class ExperimentConfig:
     other: str | None = None
     region: str | None = None
     elsewhere: str | None = None
-    images: int = field(default=DemoConfig.images, metadata={"short": "-n"})
-    splits: tuple[float, float, float] = DemoConfig.splits
+    images: int = field(default=4500, metadata={"short": "-n"})
+    splits: tuple[float, float, float] = (0.38, 0.04, 0.58)
     model: str = DemoConfig.model
     size: int = DemoConfig.size
     fit: Fit = DemoConfig.fit
@@ -109,13 +111,15 @@ class ExperimentConfig:
     limit_valid: int | None = None
     limit_test: int | None = None
     precision: str = "float32"
-    reliance_images: int = 500
+    reliance_images: int = 300
+    altered_images: int = 600
     brief: bool = False
     device: str = field(default="auto", metadata={"result": False})
 
     def __post_init__(self) -> None:
-        for name, least in {"seeds": 1, "images": 100, "epochs": 1, "reliance_images": 2}.items():
-            check.at_least(name, getattr(self, name), least)
+        least = {"seeds": 1, "images": 100, "epochs": 1, "reliance_images": 2, "altered_images": 1}
+        for name, n in least.items():
+            check.at_least(name, getattr(self, name), n)
         check.number("pairs", self.pairs, "from 1 to 3", lambda n: n in (1, 2, 3))
         check.number("lr", self.lr, "above 0", lambda x: 0 < x < math.inf)
         own = (self.attribute, self.other, self.region, self.elsewhere)
@@ -135,7 +139,7 @@ class ExperimentConfig:
         """The same, small: to see that all works, and how the tables will look, in minutes."""
         return replace(
             self, seeds=1, pairs=1, images=1200, splits=(0.5, 0.1, 0.4), size=96, epochs=4,
-            limit_train=600, limit_test=480, reliance_images=100,
+            limit_train=600, limit_test=480, reliance_images=100, altered_images=100,
         )  # fmt: skip
 
 

@@ -146,8 +146,8 @@ class Study:
         def make() -> Judged:
             return judge(
                 checkpoint, self.test_images(seed, checkpoint), pair,
-                images=self.config.reliance_images, device=pick_device(self.config.device),
-                progress=self.progress,
+                images=self.config.reliance_images, altered_images=self.config.altered_images,
+                device=pick_device(self.config.device), progress=self.progress,
             )  # fmt: skip
 
         settings = {**settings_of(self.config), "pair": pair.slug, "seed": seed}

@@ -30,7 +30,7 @@ from fastcam.training.task import AttributeTask
 
 TINY = ExperimentConfig(
     pairs=1, images=160, splits=(0.3, 0.3, 0.4), model=MODEL, size=32, epochs=1, batch_size=16,
-    lr=0.02, reliance_images=8, device="cpu",
+    lr=0.02, reliance_images=8, altered_images=20, device="cpu",
 )  # fmt: skip
 
 
