@@ -1,12 +1,14 @@
-"""What is done to modules in several places: eval mode for a while, the last linear layer."""
+"""What is done to modules in several places: built, put in eval mode, asked for a layer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 
 @contextmanager
@@ -39,3 +41,18 @@ def last_linear(model: nn.Module) -> nn.Linear | None:
     """The last linear layer in the order of ``model.modules()``; None if there is none."""
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
     return layers[-1] if layers else None
+
+
+class UninitializedWeights(TorchFunctionMode):
+    """Within it the functions of ``torch.nn.init`` leave tensors as they are.
+
+    For a model whose weights are all replaced at once: AlexNet's random ones take a second.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs.get("tensor", args[0] if args else None)
+        return func(*args, **kwargs)

@@ -14,7 +14,7 @@ from fastcam._util.progress import Report
 from fastcam._util.seeds import derive_seed
 from fastcam.analysis.curves import Pair, check_pairs
 from fastcam.analysis.subject import attention_network, batches
-from fastcam.evaluation.metrics import judged_right
+from fastcam.evaluation.given import judged_right
 from fastcam.evaluation.splits import Prepared
 from fastcam.models import Checkpoint
 

@@ -14,10 +14,12 @@ from fastcam.studio.settings import StartConfig, StudioConfig
 @options("settings", StudioConfig)
 def studio(
     data: Annotated[
-        Path | None, typer.Option(help="Your images, as `fastcam train` reads them.")
+        list[Path] | None,
+        typer.Option(help="Your images, as `fastcam train` reads them; several may be named."),
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Your network (RUN/model.pt), trained on such images.")
+        list[Path] | None,
+        typer.Option(help="Your network (RUN/model.pt), trained on such images; one for each."),
     ] = None,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The studio's folder: all that it makes is in it.")
@@ -36,6 +38,6 @@ def studio(
     from fastcam.studio.app import serve
 
     serve(
-        out, StudioConfig(**settings), StartConfig(**first), data=data, checkpoint=checkpoint,
-        show=show, say=typer.echo,
+        out, StudioConfig(**settings), StartConfig(**first), data=data or (),
+        checkpoint=checkpoint or (), show=show, say=typer.echo,
     )  # fmt: skip

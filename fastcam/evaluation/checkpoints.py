@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
-
 from fastcam._util import checks as check
 from fastcam._util.architecture import Architecture
 from fastcam._util.files import check_targets, commented, json_with, write_json, write_marked
@@ -18,6 +16,7 @@ from fastcam.data.hiding import Fill
 from fastcam.data.labelled import attribute_index
 from fastcam.evaluation.cam_maps import ScoresNotFinite
 from fastcam.evaluation.drops import IMAGES, RegionDrops, region_drops
+from fastcam.evaluation.given import name_checkpoints, pick_device
 from fastcam.evaluation.operating_point import equal_specificity
 from fastcam.evaluation.predictions import Predictions, predict
 from fastcam.evaluation.reliance_result import reliance_table
@@ -28,19 +27,6 @@ from fastcam.evaluation.tables import comparison
 from fastcam.evaluation.verdicts import Verdict, as_markdown, verdict
 from fastcam.models import load_checkpoint
 from fastcam.report.table import Table
-
-
-def pick_device(name: str) -> torch.device:
-    """``"auto"`` is the GPU where there is one, else the CPU; any other name is torch's own."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"unknown device {name!r}: {str(error).splitlines()[0]}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device cuda is not available: this torch sees no GPU")
-    return device
 
 
 @dataclass(frozen=True)
@@ -230,10 +216,3 @@ _OURS = {".json": json_with(*KEYS, each=True), ".md": commented}
 def check_prefix(out: str | Path) -> None:
     """Refuse, before the work, to write where files lie that fastcam did not write."""
     check_targets(out, _OURS)
-
-
-def name_checkpoints(paths: Sequence[str | Path]) -> dict[str, str | Path]:
-    """Paths by their folder's name, or by all of the path where folders repeat."""
-    folders = [Path(p).resolve().parent.name for p in paths]
-    unique = len(set(folders)) == len(folders)
-    return {(f if unique else str(p)): p for f, p in zip(folders, paths, strict=True)}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fastcam.data.labelled import attribute_index
 from fastcam.evaluation.bootstrap import bootstrap_interval
-from fastcam.evaluation.metrics import judged_right
+from fastcam.evaluation.given import judged_right
 from fastcam.evaluation.predictions import Predictions
 from fastcam.evaluation.scores import subset_names, subset_rows
 from fastcam.report.numbers import MISSING, points, points_range

@@ -22,7 +22,7 @@ from fastcam.data.celeba import decode
 from fastcam.data.folder import masks_of
 from fastcam.data.labelled import attribute_index
 from fastcam.evaluation.cam_maps import ScoresNotFinite, attention_maps, check_scores
-from fastcam.evaluation.checkpoints import name_checkpoints
+from fastcam.evaluation.given import name_checkpoints
 from fastcam.evaluation.splits import Prepared
 from fastcam.models import Checkpoint, load_checkpoint
 from fastcam.regions import Region, template_landmarks

@@ -25,15 +25,6 @@ from fastcam.evaluation.cam_maps import (
 )
 
 
-def judged_right(logits: Tensor, labels: Tensor) -> Tensor:
-    """1 where a logit is on the right side (above 0: present), else 0: float32.
-
-    Args:
-        logits, labels: of shapes that broadcast; a label above 0.5 means present.
-    """
-    return ((logits > 0) == (labels > 0.5)).float()
-
-
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     """Share of the images that are judged right, float32 [K] from two [N, K]."""
     return _by_attribute(multilabel_accuracy, logits > 0, labels)

@@ -16,12 +16,12 @@ from fastcam._util.progress import Count
 from fastcam.data import DataFolder, FaceFolder, MaskedFolder, open_folder
 from fastcam.data.batches import Batch
 from fastcam.data.labelled import attribute_index, attribute_subsets
+from fastcam.evaluation.given import judged_right
 from fastcam.evaluation.metrics import (
     auc,
     average_precision,
     balanced_accuracy,
     calibration_error,
-    judged_right,
     mean_accuracy,
 )
 from fastcam.evaluation.predictions import Predictions, predict

@@ -13,7 +13,7 @@ from torch import Tensor
 from fastcam.data.labelled import attribute_index
 from fastcam.evaluation.bootstrap import bootstrap_means, percentiles
 from fastcam.evaluation.drops import RegionDrops
-from fastcam.evaluation.metrics import judged_right
+from fastcam.evaluation.given import judged_right
 from fastcam.evaluation.predictions import Predictions
 from fastcam.evaluation.reliance_result import shares
 from fastcam.report import Table

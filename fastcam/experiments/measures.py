@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastcam.data.labelled import attribute_index
 from fastcam.evaluation import summarize
-from fastcam.evaluation.metrics import judged_right
+from fastcam.evaluation.given import judged_right
 from fastcam.evaluation.operating_point import equal_specificity
 from fastcam.experiments.arms import CONTROL
 from fastcam.experiments.judge import ALTERED, Judged

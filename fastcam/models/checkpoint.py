@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fastcam._util.architecture import Architecture
 from fastcam._util.files import write_atomic
+from fastcam._util.modules import UninitializedWeights
 from fastcam._util.run_files import BEST, CHECKPOINT, RESULT, RESUME
 from fastcam._util.torch_files import NotATorchFile, read_torch_file
 from fastcam.data.choices import OWN_CLASS
@@ -250,7 +251,8 @@ def _of_weights(path: Path, name: str, architecture: Architecture) -> Checkpoint
     names, size = architecture.names, architecture.arch_size
     spec, options = model_spec(name), options_for(name, None, size)
     state = read_state(path)
-    model = build(name, len(names), options)
+    with UninitializedWeights():
+        model = build(name, len(names), options)
     misfit = load_all(model, state)
     if misfit is not None:
         raise ValueError(f"{path} does not fit {name!r} with {len(names)} scores: {misfit}")
@@ -265,7 +267,8 @@ class _Misfit(Exception):
 def _restored(payload: dict[str, Any]) -> Checkpoint:
     stored = payload["preprocessing"]
     options = payload.get("model_options", {})
-    model = build(payload["model_name"], len(payload["attributes"]), options)
+    with UninitializedWeights():
+        model = build(payload["model_name"], len(payload["attributes"]), options)
     misfit = state_misfit(model, payload["state_dict"])
     if misfit is not None:
         raise _Misfit(f"does not fit its model {payload['model_name']!r}: {misfit}")

@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastcam._util.extras import require
 from fastcam.studio.home import Home
 from fastcam.studio.settings import StartConfig, StudioConfig
+
+if TYPE_CHECKING:
+    from fastcam.studio.core import Studio
 
 
 def serve(
@@ -19,8 +24,8 @@ def serve(
     config: StudioConfig | None = None,
     start: StartConfig | None = None,
     *,
-    data: str | Path | None = None,
-    checkpoint: str | Path | None = None,
+    data: Sequence[str | Path] = (),
+    checkpoint: Sequence[str | Path] = (),
     show: bool = False,
     say: Callable[[str], None] = print,
 ) -> None:
@@ -30,7 +35,7 @@ def serve(
         folder: for all that it makes; see :class:`fastcam.studio.home.Home`.
         config: where it listens, and its bounds.
         start: the drawn faces and the network that it opens on.
-        data, checkpoint: a person's own in place of these.
+        data, checkpoint: a person's own in place of these: folders, and a network for each.
         show: open a browser.
         say: is told the address, and what it exposes.
 
@@ -40,6 +45,15 @@ def serve(
         OSError: the folder cannot be written, or the port is taken.
     """
     require("nicegui", extra="studio")
+    if len(data) != len(checkpoint):
+        raise ValueError(
+            f"--data and --checkpoint: expected a network for each data set, got {len(data)} and "
+            f"{len(checkpoint)}"
+        )
+    own = [(Path(d), Path(c)) for d, c in zip(data, checkpoint, strict=True)]
+    for path in (path for pair in own for path in pair):
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist")
     config, start = config or StudioConfig(), start or StartConfig()
     if config.exposed and config.token is None:
         config = replace(config, token=secrets.token_urlsafe(16))
@@ -50,19 +64,28 @@ def serve(
     from nicegui import app, core, ui
     from nicegui.storage import Storage
 
-    from fastcam.studio.core import Studio
     from fastcam.studio.gate import Gate
     from fastcam.studio.pages.routes import tell
 
+    def open_studio() -> Studio:
+        from fastcam.studio.core import Studio
+
+        return Studio(home, config, start, own)
+
+    def tick() -> None:
+        if opened.done():
+            if opened.exception() is None:
+                opened.result().tick()
+            else:
+                app.shutdown()
+
     Storage.path = home.root / "browser"
-    studio = Studio(
-        home, config, start, None if data is None else Path(data),
-        None if checkpoint is None else Path(checkpoint),
-    )  # fmt: skip
-    tell(studio)
+    # Beside the server, which has a page to show meanwhile: its libraries take seconds.
+    opened = ThreadPoolExecutor(1).submit(open_studio)
+    tell(home, opened)
     core.sio.eio.cors_allowed_origins = None  # the gate refuses other sites, sockets too
     app.add_middleware(Gate, config=config)
-    app.timer(1.0, studio.tick)
+    app.timer(1.0, tick)
     say(_welcome(config, home))
     ui.run(
         host=config.host, port=config.port, title="fastcam studio", dark=None, reload=False,
@@ -70,6 +93,8 @@ def serve(
         session_middleware_kwargs={"same_site": "strict", "max_age": 30 * 86400},
         reconnect_timeout=20.0, uvicorn_logging_level="warning",
     )  # fmt: skip
+    if opened.done():
+        opened.result()  # what was wrong
 
 
 def _free_port(host: str, port: int) -> int:

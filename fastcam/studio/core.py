@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,12 +23,12 @@ from fastcam.models import AttentionNetwork, Checkpoint, grid_size, load_checkpo
 from fastcam.report import ExplainedFace
 from fastcam.studio.home import CHECKPOINT, Home, NoSuchThing, checked_id, ids_in, inside, new_id
 from fastcam.studio.jobs import Job, State
-from fastcam.studio.judging import AFTER, BEFORE, CONTROL
+from fastcam.studio.pointing import Pointing
 from fastcam.studio.recipes import Recipe
 from fastcam.studio.session import Session
 from fastcam.studio.settings import StartConfig, StudioConfig
 from fastcam.studio.survey import Survey, survey_name
-from fastcam.studio.traces import checkpoint_of
+from fastcam.studio.traces import AFTER, BEFORE, CONTROL, checkpoint_of
 
 T = TypeVar("T")
 #: Networks that are held in memory at a time.
@@ -37,6 +37,18 @@ _HELD = 4
 _FEW = 48
 #: Images that are explained before somebody else's are.
 _AT_ONCE = 4
+#: The name of the drawn faces.
+DRAWN = "drawn faces"
+_UNFINISHED = ("waiting", "running", "paused")
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Images that can be chosen, and the network that is shown first with them."""
+
+    name: str
+    data: Path
+    network: Path
 
 
 @dataclass(frozen=True)
@@ -80,10 +92,10 @@ class Studio:
     Args:
         home: its folder.
         config, start: the settings.
-        data, checkpoint: a person's own; both or neither.
+        own: a person's own data and checkpoints, the first to begin with; none for drawn faces.
 
     Raises:
-        ValueError: one without the other, or a checkpoint and data that do not fit.
+        ValueError: a checkpoint and data that do not fit.
         FileNotFoundError: there is no such file.
     """
 
@@ -92,20 +104,22 @@ class Studio:
         home: Home,
         config: StudioConfig,
         start: StartConfig,
-        data: Path | None = None,
-        checkpoint: Path | None = None,
+        own: Sequence[tuple[Path, Path]] = (),
     ) -> None:
-        if (data is None) != (checkpoint is None):
-            raise ValueError("--data and --checkpoint: expected both, or neither for drawn faces")
         self.home, self.config, self.start = home, config, start
-        self.own = checkpoint is not None
-        self.data = home.faces if data is None else data.resolve()
-        self.network = home.network if checkpoint is None else checkpoint.resolve()
-        self._lock = threading.Lock()
-        self._subjects: OrderedDict[Path, Subject] = OrderedDict()
-        if checkpoint is not None:
-            self.subject(self.network)  # says now what is wrong with it
-        elif self.start_job.exists is False:
+        self._own: dict[str, DataSet] = {}
+        for data, checkpoint in own:
+            name = _free_name(data.resolve().name, self._own)
+            self._own[name] = DataSet(name, data.resolve(), checkpoint.resolve())
+        self._drawn = DataSet(DRAWN, home.faces, home.network)
+        self._lock, self._asking = threading.Lock(), threading.Lock()
+        self._surveys: list[Job] = []
+        self._subjects: OrderedDict[tuple[Path, Path], Subject] = OrderedDict()
+        for found in self._own.values():
+            self.subject(found.network, found.data)  # says now what is wrong with it
+        if self._own:
+            return
+        if self.start_job.exists is False:
             self.begin_start()
 
     # --- first use --------------------------------------------------------------------------------
@@ -127,35 +141,64 @@ class Studio:
     @property
     def ready(self) -> bool:
         """Whether there is a network to look at."""
-        return self.network.is_file() and (self.own or self.start_job.state().status == "done")
+        return bool(self._own) or self._drawn_ready
+
+    @property
+    def _drawn_ready(self) -> bool:
+        return self.home.network.is_file() and self.start_job.state().status == "done"
 
     # --- networks and images ----------------------------------------------------------------------
 
+    @property
+    def data_sets(self) -> dict[str, DataSet]:
+        """What can be chosen: a person's own, and the drawn faces where there are some."""
+        drawn = {DRAWN: self._drawn} if self._drawn_ready or not self._own else {}
+        return {**self._own, **drawn}
+
+    def data_set(self, session: Session) -> DataSet:
+        """What a session has chosen; the first until it has."""
+        known = self.data_sets
+        return known.get(session.data_set) or next(iter(known.values()))
+
+    def choose_data(self, session: Session, name: str) -> None:
+        """Another data set, with its own network and attributes."""
+        if name in self.data_sets:
+            session.choose(
+                data_set=name, network="", attribute="", other="", image=0, pointing=Pointing(),
+                undo=[],
+            )  # fmt: skip
+
+    def networks(self, session: Session) -> dict[str, str]:
+        """The networks that a session has kept of the data that it looks at: words by name."""
+        return session.networks(self.data_set(session).data)
+
     def path_of(self, session: Session) -> Path:
         """The checkpoint that a session looks at."""
+        first = self.data_set(session).network
         if not session.network:
-            return self.network
+            return first
         path = inside(session.kept, checked_id(session.network), "model.pt")
-        return path if path.is_file() else self.network
+        return path if path.is_file() else first
 
-    def subject(self, path: Path) -> Subject:
-        """A network with its images; those used last are held.
+    def subject(self, path: Path, data: Path) -> Subject:
+        """A network with images; those used last are held.
 
         Raises:
             ValueError, FileNotFoundError: the checkpoint or the data cannot be read.
         """
         with self._lock:
-            found = self._subjects.get(path)
+            key = path, data
+            found = self._subjects.get(key)
             if found is None:
-                found = self._opened(path)
-                self._subjects[path] = found
+                found = self._opened(path, data)
+                self._subjects[key] = found
                 while len(self._subjects) > _HELD:
                     self._subjects.popitem(last=False)
-            self._subjects.move_to_end(path)
+            self._subjects.move_to_end(key)
             return found
 
-    def _opened(self, path: Path) -> Subject:
-        checkpoint, folder = load_checkpoint(path), open_folder(self.data)
+    def _opened(self, path: Path, data: Path) -> Subject:
+        checkpoint, folder = load_checkpoint(path), open_folder(data)
         faces = prepare_split(
             checkpoint, folder, "test", regions=folder.regions, limit=self.config.survey_images,
             cache=False,
@@ -163,15 +206,17 @@ class Studio:
         side = checkpoint.preprocessing.size
         cells = grid_size(checkpoint.model, checkpoint.spec, (side, side))
         template = hasattr(faces, "faces")
-        return Subject(path, self.data, checkpoint, faces, cells, tuple(folder.regions), template)
+        return Subject(path, data, checkpoint, faces, cells, tuple(folder.regions), template)
 
     def of(self, session: Session) -> Subject:
         """What a session looks at; it gets an attribute if it has none yet."""
-        subject = self.subject(self.path_of(session))
+        chosen = self.data_set(session)
+        subject = self.subject(self.path_of(session), chosen.data)
         names = subject.checkpoint.judged
         if session.attribute not in names:
             first = self.start.attribute if self.start.attribute in names else names[0]
-            other = self.start.other if first == self.start.attribute and not self.own else ""
+            drawn = chosen is self._drawn and first == self.start.attribute
+            other = self.start.other if drawn else ""
             session.choose(attribute=first, other=other if other in names else "")
         return subject
 
@@ -193,15 +238,16 @@ class Studio:
             )  # fmt: skip
         return found
 
-    def images(self, session: Session, rows: Sequence[int]) -> list[np.ndarray]:
-        """Test images alone, uint8 [S, S, 3] each; any of the split's, not the first ones only."""
-        faces = self._some(self.of(session).checkpoint, rows)
+    def images(self, job: Job, rows: Sequence[int]) -> list[np.ndarray]:
+        """Test images of a fine-tuning, uint8 [S, S, 3] each; not only of the first ones."""
+        start, data = _of(job)
+        faces = self._some(self.subject(start, data).checkpoint, data, rows)
         pixels = [faces[i]["image"].as_subclass(Tensor) for i in range(len(rows))]
         return [p.permute(1, 2, 0).numpy() for p in pixels]
 
-    def _some(self, checkpoint: Checkpoint, rows: Sequence[int]) -> Prepared:
+    def _some(self, checkpoint: Checkpoint, data: Path, rows: Sequence[int]) -> Prepared:
         """These images of the test split, at the size of a network."""
-        folder = open_folder(self.data)
+        folder = open_folder(data)
         found: Any = folder.images("test", checkpoint.attributes, folder.regions)
         kind: Any = PreparedFaces if isinstance(found, CelebA) else PreparedImages
         wanted = checkpoint.preprocessing
@@ -210,17 +256,34 @@ class Studio:
     # --- jobs -------------------------------------------------------------------------------------
 
     def survey_job(self, session: Session) -> Job:
-        """What looks at many images for the session's attribute; begun if it was not."""
+        """What looks at many images for the session's attribute; begun if it was not.
+
+        One runs at a time, the last that was asked for; the others go on after it.
+        """
         path, images = self.path_of(session), self.config.survey_images
-        name = survey_name(path, self.data, session.attribute, images)
+        data = self.data_set(session).data
+        name = survey_name(path, data, session.attribute, images)
         arguments = {
-            "checkpoint": str(path), "data": str(self.data), "attribute": session.attribute,
+            "checkpoint": str(path), "data": str(data), "attribute": session.attribute,
             "images": images, "hidden": self.config.reliance_images,
         }  # fmt: skip
         job = Job.make(self.home.surveys / name, "look", arguments)
-        if job.state().status == "waiting":
-            job.start()
+        if job.state().status in _UNFINISHED:
+            with self._asking:
+                self._surveys = [j for j in self._surveys if j.folder != job.folder]
+                self._surveys.append(job)
         return job
+
+    def _go_on_looking(self) -> None:
+        """Let the survey run that was asked for last; the others wait until it is done."""
+        with self._asking:
+            self._surveys = [j for j in self._surveys if j.state().status in _UNFINISHED]
+            running = [j for j in self._surveys[:-1] if j.state().process is not None]
+            for job in running:
+                if job.wish != "pause":
+                    job.pause()
+            if self._surveys and not running:
+                self._surveys[-1].start()
 
     def survey(self, session: Session) -> Survey | None:
         """What it found; None while it looks.
@@ -240,9 +303,9 @@ class Studio:
         current = session.current
         if current is not None and current.state().status in ("waiting", "running", "paused"):
             raise ValueError("a fine-tuning is under way; cancel it first")
-        start = self.path_of(session)
-        recipe.config(start, self.data)  # says what is wrong with it
-        arguments = {"start": str(start), "data": str(self.data), "recipe": recipe.to_json()}
+        start, data = self.path_of(session), self.data_set(session).data
+        recipe.config(start, data)  # says what is wrong with it
+        arguments = {"start": str(start), "data": str(data), "recipe": recipe.to_json()}
         job = Job.make(session.jobs / new_id(), "tune", arguments)
         session.choose(tune=job.id)
         self.submit(job)
@@ -257,6 +320,7 @@ class Studio:
 
     def tick(self) -> None:
         """Begin jobs that have waited long enough; to be called every second or so."""
+        self._go_on_looking()
         waiting = [j for j in self._tunes() if j.state().status == "waiting"]
         for job in waiting:
             if job.state().process is None and len(self._running()) < self.config.jobs:
@@ -279,20 +343,23 @@ class Studio:
         folder = make_folder(session.kept / job.id)
         shutil.copyfile(checkpoint_of(job.folder, AFTER), folder / "model.pt")
         where = recipe.region if len(recipe.region) <= 40 else "the drawn region"
-        write_json(folder / "note.json", {"words": f"{recipe.attribute} from {where}"})
-        session.choose(network=job.id)
+        data = _of(job)[1]
+        note = {"words": f"{recipe.attribute} from {where}", "data": str(data)}
+        write_json(folder / "note.json", note)
+        if data == self.data_set(session).data:
+            session.choose(network=job.id)
         return job.id
 
     def judged_faces(self, job: Job, recipe: Recipe, rows: Sequence[int]) -> list[ExplainedFace]:
         """Test images with the maps of before, control and after."""
-        start = Path(job.content()["arguments"]["start"])
+        start, data = _of(job)
         paths = {
             BEFORE: start,
             CONTROL: checkpoint_of(job.folder, CONTROL),
             AFTER: checkpoint_of(job.folder, AFTER),
         }
-        models = {name: self.subject(path).checkpoint for name, path in paths.items()}
-        few = self._some(models[BEFORE], rows)
+        models = {name: self.subject(path, data).checkpoint for name, path in paths.items()}
+        few = self._some(models[BEFORE], data, rows)
         return self.alone(lambda: explain_dataset(models, few, range(len(rows)), recipe.attribute))
 
     def discard(self, session: Session, job: Job) -> None:
@@ -303,28 +370,29 @@ class Studio:
 
     # --- the attention network --------------------------------------------------------------------
 
-    @property
-    def has_attention(self) -> bool:
+    def has_attention(self, session: Session) -> bool:
         """Whether there is one: one's own, or that trained on the drawn faces."""
-        return self._own_attention or self.attention_job.state().status == "done"
+        return self._own_attention(session) or self.attention_job.state().status == "done"
 
-    @property
-    def _own_attention(self) -> bool:
-        if not self.own:
+    def _own_attention(self, session: Session) -> bool:
+        chosen = self.data_set(session)
+        if chosen is self._drawn:
             return False
-        return isinstance(self.subject(self.network).checkpoint.model, AttentionNetwork)
+        network = self.subject(chosen.network, chosen.data).checkpoint.model
+        return isinstance(network, AttentionNetwork)
 
-    def attention(self) -> Subject:
+    def attention(self, session: Session) -> Subject:
         """It with its images.
 
         Raises:
             NoSuchThing: there is none yet.
         """
-        if self._own_attention:
-            return self.subject(self.network)
-        if not self.has_attention:
+        if self._own_attention(session):
+            chosen = self.data_set(session)
+            return self.subject(chosen.network, chosen.data)
+        if not self.has_attention(session):
             raise NoSuchThing("there is no attention network yet")
-        return self.subject(inside(self.home.attention, "network", CHECKPOINT))
+        return self.subject(inside(self.home.attention, "network", CHECKPOINT), self.home.faces)
 
     @property
     def attention_job(self) -> Job:
@@ -341,3 +409,15 @@ class Studio:
         job = Job.make(self.home.attention, "start", arguments)
         job.start()
         return job
+
+
+def _free_name(name: str, taken: Collection[str]) -> str:
+    """``name``, with a number if it is another's."""
+    names = [name or "data", *(f"{name} ({i})" for i in range(2, len(taken) + 3))]
+    return next(n for n in names if n not in taken and n != DRAWN)
+
+
+def _of(job: Job) -> tuple[Path, Path]:
+    """Checkpoint and data from which a fine-tuning began."""
+    arguments = job.content()["arguments"]
+    return Path(arguments["start"]), Path(arguments["data"])

@@ -23,14 +23,14 @@ from fastcam.evaluation import (
 )
 from fastcam.evaluation.checkpoints import Measured, summarize_all
 from fastcam.evaluation.drops import IMAGES
-from fastcam.evaluation.metrics import judged_right
+from fastcam.evaluation.given import judged_right
 from fastcam.evaluation.splits import prepare_split
 from fastcam.models import load_checkpoint
 from fastcam.report import Table
 from fastcam.studio.recipes import Recipe
+from fastcam.studio.traces import AFTER, BEFORE, CONTROL
 
 FILE = "judgement.json"
-BEFORE, CONTROL, AFTER = "before", "control", "after"
 _KEYS = ("evaluations", "differences", "changed")
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastcam import functional
+from fastcam._util import checks as check
 from fastcam._util.modules import evaluating
 from fastcam.analysis import add_noise, mask_changes, noise_accuracy
 from fastcam.analysis.noise import image_noise
@@ -32,7 +33,7 @@ class MaskView:
         image: the noisy image, uint8 [S, S, 3].
         score: probability of the attribute, with the masks transformed.
         plain: the same with the masks as they were trained.
-        channels: the channels that change the score most, largest first.
+        channels: the channels that change the score most, largest first; or the one asked for.
         masks: [T, h, w], transformed, g(M) between 0 (or below, with β) and 1.
         changes: what each of their masks changes in the logit, as trained.
     """
@@ -60,6 +61,7 @@ def mask_view(
     n: float,
     beta: float,
     sigma: float,
+    channel: int | None = None,
 ) -> MaskView:
     """The masks of an attribute in a noisy image.
 
@@ -70,6 +72,7 @@ def mask_view(
         attribute: its name.
         n, beta: of the transformation.
         sigma: of the noise, of images in [0, 1].
+        channel: whose mask is shown alone; None shows those of the channels that matter most.
 
     Raises:
         ValueError: an unknown attribute, another network, or numbers out of range.
@@ -85,7 +88,12 @@ def mask_view(
             score = network(pixels)[0, target].sigmoid()
         plain = network(pixels)[0, target].sigmoid()
         changes = mask_changes(network, pixels, [target])[0, 0]
-        channels = changes.abs().argsort(descending=True, stable=True)[:TOP]
+        if channel is None:
+            channels = changes.abs().argsort(descending=True, stable=True)[:TOP]
+        else:
+            check.number("channel", channel, f"from 0 to {len(changes) - 1}",
+                         lambda c: 0 <= c < len(changes))  # fmt: skip
+            channels = torch.tensor([channel])
         masks = network.masks(pixels, [target])[0, 0, channels]
         shown = functional.tone_curve(masks, n, beta)
     return MaskView(

@@ -11,9 +11,9 @@ from fastcam.evaluation.splits import prepare_split
 from fastcam.evaluation.verdicts import THRESHOLDS
 from fastcam.models import load_checkpoint
 from fastcam.report import Section, curves_figure, faces_figure, html_page, png_bytes
-from fastcam.studio.judging import AFTER, Judgement
+from fastcam.studio.judging import Judgement
 from fastcam.studio.recipes import Recipe
-from fastcam.studio.traces import load_losses
+from fastcam.studio.traces import AFTER, load_losses
 
 
 def report_page(

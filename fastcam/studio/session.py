@@ -25,6 +25,7 @@ class Session:
 
     Attributes:
         folder: where it lies.
+        data_set: its name; empty for the first.
         network: ``""`` for the network that the studio opened on, or the name of a kept one.
         attribute, other: what is judged, and what may mislead; ``other`` may be empty.
         colours: of the maps, a key of ``COLOURS``.
@@ -36,6 +37,7 @@ class Session:
     """
 
     folder: Path
+    data_set: str = ""
     network: str = ""
     attribute: str = ""
     other: str = ""
@@ -133,13 +135,15 @@ class Session:
         except NoSuchThing:
             return None
 
-    def networks(self) -> dict[str, str]:
-        """Kept networks: what they are, by name, oldest first."""
+    def networks(self, data: Path) -> dict[str, str]:
+        """Networks kept of a data set: what they are, by name, oldest first."""
         found = {}
         for name in ids_in(self.kept):
             note = self.kept / name / "note.json"
             if note.is_file():
-                found[name] = str(read_json(note, "note on a network", ("words",))["words"])
+                content = read_json(note, "note on a network", ("words",))
+                if content.get("data", str(data)) == str(data):
+                    found[name] = str(content["words"])
         return found
 
     def remove(self) -> None:

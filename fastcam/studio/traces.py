@@ -9,6 +9,8 @@ from fastcam._util.files import read_json
 from fastcam.studio.home import CHECKPOINT
 
 MAPS, LOSSES = "maps.json", "losses.json"
+#: The networks of a fine-tuning.
+BEFORE, CONTROL, AFTER = "before", "control", "after"
 
 
 @dataclass(frozen=True)

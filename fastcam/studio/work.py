@@ -14,12 +14,12 @@ from fastcam.faces import generate
 from fastcam.models import load_checkpoint
 from fastcam.studio.commands import evaluate_words, finetune_words, script
 from fastcam.studio.jobs import JOB, LOG, STATE, WISH, Job
-from fastcam.studio.judging import AFTER, BEFORE, CONTROL, chosen_faces, judge
+from fastcam.studio.judging import chosen_faces, judge
 from fastcam.studio.recipes import Recipe
 from fastcam.studio.report import report_page
 from fastcam.studio.settings import StartConfig
 from fastcam.studio.survey import survey
-from fastcam.studio.traces import checkpoint_of
+from fastcam.studio.traces import AFTER, BEFORE, CONTROL, checkpoint_of
 from fastcam.studio.tuning import Watcher, machine
 from fastcam.studio.worker import Progress
 from fastcam.training import TrainConfig, train

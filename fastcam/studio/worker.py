@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -14,8 +15,11 @@ from typing import Any
 
 from fastcam._util.claim import claim
 from fastcam._util.files import describe
+from fastcam._util.workers import cpus
 from fastcam.studio.jobs import Job, State, own_process
 
+#: How far its work stands back behind the pages, as `nice` counts it.
+_POLITE = 3
 #: Seconds between two states on disk.
 EVERY = 0.25
 
@@ -104,6 +108,20 @@ def _do(job: Job, progress: Progress) -> None:
     progress.end("done")
 
 
+def _step_back(job: Job) -> None:
+    """Let the pages have the processors first, also where Linux shares them out by sessions.
+
+    A survey is begun by looking at a page, which is still being looked at: it leaves a processor.
+    """
+    if job.content()["kind"] == "look":
+        import torch
+
+        torch.set_num_threads(max(1, cpus() - 1))
+    os.nice(_POLITE)
+    with contextlib.suppress(OSError):  # there is no such file, or another kind of scheduling
+        Path("/proc/self/autogroup").write_text(str(_POLITE))
+
+
 def _stopped(job: Job, progress: Progress) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if job.wish == "cancel":
@@ -122,6 +140,7 @@ def _sentence(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
+    _step_back(Job(Path(sys.argv[1])))
     code = main(sys.argv[1])
     sys.stdout.flush()
     sys.stderr.flush()

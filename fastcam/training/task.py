@@ -18,7 +18,8 @@ from fastcam.data.batches import Batch, on_grid
 from fastcam.data.labelled import attribute_index
 from fastcam.evaluation.cam_maps import attention_maps
 from fastcam.evaluation.classes import judged_columns, targets_of
-from fastcam.evaluation.metrics import CamEnergy, CamIoU, judged_right
+from fastcam.evaluation.given import judged_right
+from fastcam.evaluation.metrics import CamEnergy, CamIoU
 from fastcam.evaluation.splits import inputs_of
 from fastcam.losses.reduce import averaged
 from fastcam.models import Checkpoint

@@ -27,13 +27,13 @@ from fastcam.evaluation import (
     set_iou,
     size_corrected_energy,
 )
+from fastcam.evaluation.given import judged_right
 from fastcam.evaluation.metrics import (
     accuracy,
     auc,
     average_precision,
     balanced_accuracy,
     calibration_error,
-    judged_right,
     mean_accuracy,
 )
 

@@ -47,6 +47,9 @@ def test_first_use_and_the_attention_page(
         "old => document.querySelector('#noisy')?.getAttribute('src') !== old", arg=noisy
     )
     page.screenshot(path=tmp_path / "attention.png", full_page=True)
+    page.select_option("#channel", "7")
+    page.wait_for_function("document.querySelectorAll('#top-masks img').length === 1")
+    assert page.inner_text("#top-masks").startswith("channel 7: ")
 
 
 def test_a_restart_in_the_middle_loses_nothing(

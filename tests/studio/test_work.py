@@ -11,17 +11,20 @@ import numpy as np
 import pytest
 import torch
 from tiny_runs import same_weights
+from tiny_studio import write_subject
 
 from fastcam import cli
 from fastcam.evaluation import evaluate, predict
 from fastcam.evaluation.splits import prepare_split
 from fastcam.models import load_checkpoint
 from fastcam.studio import work
+from fastcam.studio.app import serve
 from fastcam.studio.commands import finetune_words
 from fastcam.studio.core import Studio
 from fastcam.studio.home import Home, new_id
 from fastcam.studio.jobs import Job
 from fastcam.studio.judging import AFTER, BEFORE, CONTROL, Judgement
+from fastcam.studio.pointing import Pointing
 from fastcam.studio.recipes import PULLS, Recipe
 from fastcam.studio.session import Session
 from fastcam.studio.settings import StartConfig, StudioConfig
@@ -145,32 +148,31 @@ def test_words_of_a_recipe(tmp_path: Path) -> None:
 
 
 def test_kept_and_discarded(tuned: Job, subject: tuple[Path, Path], tmp_path: Path) -> None:
-    studio = Studio(
-        Home.open(tmp_path / "studio"), StudioConfig(), StartConfig(), subject[0], subject[1]
-    )
+    studio = Studio(Home.open(tmp_path / "studio"), StudioConfig(), StartConfig(), [subject])
     session = Session.open(studio.home, new_id())
     job = _copy(tuned, session)
-    assert studio.path_of(session) == studio.network
+    assert studio.path_of(session) == subject[1].resolve()
     studio.keep(session, job)
     assert same_weights(studio.path_of(session), checkpoint_of(job.folder, AFTER))
-    assert session.networks() == {job.id: "Lips from mouth"}
+    assert studio.networks(session) == {job.id: "Lips from mouth"}
     studio.discard(session, job)
     assert not job.folder.exists() and session.current is None
     assert studio.path_of(session).is_file()  # what was kept stays
     other = Session.open(studio.home, new_id())
-    assert not other.networks() and studio.path_of(other) == studio.network
+    assert not studio.networks(other) and studio.path_of(other) == subject[1].resolve()
 
 
 def test_pictures_of_any_test_image(tuned: Job, subject: tuple[Path, Path], tmp_path: Path) -> None:
     """Also of those behind the first ones, which alone are held in memory."""
     config = StudioConfig(survey_images=3)
-    studio = Studio(Home.open(tmp_path / "s"), config, StartConfig(), subject[0], subject[1])
+    studio = Studio(Home.open(tmp_path / "s"), config, StartConfig(), [subject])
     session = Session.open(studio.home, new_id())
     assert len(studio.of(session).faces) == 3
+    job = _copy(tuned, session)
     faces = prepare_split(load_checkpoint(subject[1]), subject[0], "test")
-    for row, image in zip((1, 12), studio.images(session, [1, 12]), strict=True):
+    for row, image in zip((1, 12), studio.images(job, [1, 12]), strict=True):
         np.testing.assert_array_equal(image, faces[row]["image"].permute(1, 2, 0).numpy())
-    shown = studio.judged_faces(_copy(tuned, session), LIPS, [12, 2])
+    shown = studio.judged_faces(job, LIPS, [12, 2])
     assert [f.caption for f in shown] == [faces.names[12], faces.names[2]]
     assert set(shown[0].cams) == {BEFORE, CONTROL, AFTER}
 
@@ -194,7 +196,28 @@ def test_a_checkpoint_with_code_in_it_is_refused(tmp_path: Path) -> None:
     torch.save({"format": "fastcam-checkpoint", "state_dict": Harm()}, path)
     home = Home.open(tmp_path / "studio")
     with pytest.raises(ValueError, match="no readable checkpoint"):
-        Studio(home, StudioConfig(), StartConfig(), data, path)
+        Studio(home, StudioConfig(), StartConfig(), [(data, path)])
     assert not (tmp_path / "harm").exists()
-    with pytest.raises(ValueError, match="both, or neither"):
-        Studio(home, StudioConfig(), StartConfig(), data, None)
+    with pytest.raises(ValueError, match="expected a network for each data set, got 1 and 0"):
+        serve(tmp_path / "served", data=[data])
+    with pytest.raises(FileNotFoundError, match="none.pt does not exist"):
+        serve(tmp_path / "served", data=[tmp_path], checkpoint=[tmp_path / "none.pt"])
+
+
+def test_several_data_sets(tuned: Job, subject: tuple[Path, Path], tmp_path: Path) -> None:
+    """Each with its own network, attributes and kept networks."""
+    other = write_subject(tmp_path / "second", trained=False)
+    studio = Studio(Home.open(tmp_path / "s"), StudioConfig(), StartConfig(), [subject, other])
+    assert list(studio.data_sets) == ["faces", "faces (2)"]
+    session = Session.open(studio.home, new_id())
+    job = _copy(tuned, session)
+    session.point(Pointing(("mouth",)))
+    studio.choose_data(session, "faces (2)")
+    assert session.pointing.empty and studio.of(session).data == other[0].resolve()
+    studio.keep(session, job)  # of the first data: it is not what is looked at
+    assert not studio.networks(session) and studio.path_of(session) == other[1].resolve()
+    studio.choose_data(session, "nowhere")
+    studio.choose_data(session, "faces")
+    assert studio.networks(session) == {job.id: "Lips from mouth"}
+    again = Session.open(studio.home, session.id)
+    assert studio.data_set(again).data == subject[0].resolve()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from nicegui import ui
 
+from fastcam.analysis.subject import attention_network
 from fastcam.report.numbers import number, percent
 from fastcam.studio.core import Studio
 from fastcam.studio.drawing import curves_svg
@@ -23,6 +24,7 @@ class AttentionPage:
         self.studio, self.session = studio, session
         self.n, self.beta, self.sigma, self.row = 1.0, 0.0, 0.0, 0
         self.attribute = ""
+        self.channel: int | None = None
 
     def build(self) -> None:
         """Lay the page out."""
@@ -35,16 +37,20 @@ class AttentionPage:
 
     async def build_body(self) -> None:
         """The network, or what makes one."""
-        if not self.studio.has_attention:
+        if not self.studio.has_attention(self.session):
             self.build_training()
             return
-        subject = await aside(self.studio.attention)
+        subject = await aside(self.studio.attention, self.session)
         names = list(subject.checkpoint.attributes)
         if self.attribute not in names:
             self.attribute = self.session.attribute if self.session.attribute in names else names[0]
         with w.tag("div", "bar card"):
             shown = {n: n.replace("_", " ") for n in names}
             w.select("Attribute", shown, self.attribute, self.choose, id="attribute")
+            channels = range(attention_network(subject.checkpoint).channels)
+            each = {"": "those that matter most", **{str(c): f"channel {c}" for c in channels}}
+            chosen = "" if self.channel is None else str(self.channel)
+            w.select("Masks", each, chosen, self.choose_channel, id="channel")
             w.slider("n (sharpness)", self.n, self.set_n, id="n", low=0, high=8, step=0.25)
             w.slider(
                 "β (suppression)", self.beta, self.set_beta, id="beta", low=0, high=2, step=0.1
@@ -95,6 +101,11 @@ class AttentionPage:
         self.attribute = name
         self.masks.refresh()
 
+    def choose_channel(self, text: str) -> None:
+        """One channel's mask, or those that matter most."""
+        self.channel = int(text) if text.isdecimal() else None
+        self.masks.refresh()
+
     def set_n(self, text: str) -> None:
         """Another n."""
         self.n = min(max(float(text), 0.0), 8.0)
@@ -128,13 +139,13 @@ class AttentionPage:
 
     async def build_masks(self) -> None:
         """The noisy image and the masks that matter most."""
-        subject = await aside(self.studio.attention)
+        subject = await aside(self.studio.attention, self.session)
         row = min(self.row, len(subject.faces) - 1)
         view = await aside(
             self.studio.alone,
             lambda: mask_view(
                 subject.checkpoint, subject.faces, row, self.attribute, n=self.n, beta=self.beta,
-                sigma=self.sigma,
+                sigma=self.sigma, channel=self.channel,
             ),
         )  # fmt: skip
         name = self.attribute.replace("_", " ")
@@ -145,7 +156,10 @@ class AttentionPage:
             with w.tag("div"):
                 w.text(f"{name}: {percent(view.score, 0)}", "", id="score")
                 w.text(f"As trained (n = 1, β = 0): {percent(view.plain, 0)}.")
-        w.text("The masks that change the score of this image most, and by how much (logit).")
+        if self.channel is None:
+            w.text("The masks that change the score of this image most, and by how much (logit).")
+        else:
+            w.text("The channel's mask, and what it changes in the score (logit).")
         with w.tag("div", "three", id="top-masks"):
             for channel, mask, by in zip(view.channels, view.masks, view.changes, strict=True):
                 cam = np.clip(mask, 0, 1).astype(np.float32)
@@ -164,7 +178,7 @@ class AttentionPage:
 
     async def build_noise(self) -> None:
         """Accuracy against noise."""
-        subject = await aside(self.studio.attention)
+        subject = await aside(self.studio.attention, self.session)
         few = subject.few
         lines, _ = await aside(
             self.studio.alone, lambda: noise_curves(subject.checkpoint, few, self.n, self.beta)

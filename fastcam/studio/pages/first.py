@@ -1,12 +1,22 @@
-"""The first use: faces are drawn and a small network is trained, with a bar."""
+"""What is shown before there is anything to see: opening, and the first use with its bar."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from nicegui import ui
 
-from fastcam.studio.core import Studio
 from fastcam.studio.pages.shell import page
 from fastcam.studio.pages.widgets import alert, button, progress, tag, text
+
+if TYPE_CHECKING:
+    from fastcam.studio.core import Studio
+
+
+def opening_page(path: str) -> None:
+    """Shown while libraries and data are read, which takes seconds."""
+    with page(path, "Opening", ""):
+        text("Reading the network and its images.", id="opening")
 
 
 def first_page(studio: Studio, path: str) -> None:

@@ -12,13 +12,14 @@ from fastcam.evaluation.verdicts import THRESHOLDS
 from fastcam.report.numbers import percent
 from fastcam.studio.core import Studio
 from fastcam.studio.jobs import Job
-from fastcam.studio.judging import AFTER, BEFORE, CONTROL, Judgement
+from fastcam.studio.judging import Judgement
 from fastcam.studio.pages import widgets as w
 from fastcam.studio.pages.parts import Part, aside
 from fastcam.studio.pages.shell import EXPECTED, People, page, sentence
 from fastcam.studio.pictures import data_url, mapped, picture
 from fastcam.studio.recipes import Recipe
 from fastcam.studio.session import Session
+from fastcam.studio.traces import AFTER, BEFORE, CONTROL
 
 #: Images of each kind whose answer changed.
 CHANGED = 8
@@ -78,7 +79,7 @@ class JudgePage:
 
     def buttons(self, job: Job) -> None:
         """Keep, discard, download."""
-        kept = job.id in self.session.networks()
+        kept = job.id in self.studio.networks(self.session)
         base = f"/download/{job.id}"
         with w.tag("div", "bar"):
             if kept:

@@ -7,12 +7,11 @@ import numpy as np
 from fastcam.report.numbers import percent
 from fastcam.studio.core import Studio
 from fastcam.studio.jobs import Job
-from fastcam.studio.judging import AFTER, BEFORE
 from fastcam.studio.pages import widgets as w
 from fastcam.studio.pages.parts import aside
 from fastcam.studio.pictures import data_url, mapped
 from fastcam.studio.session import Session
-from fastcam.studio.traces import Moment, load_moments, load_rows
+from fastcam.studio.traces import AFTER, BEFORE, Moment, load_moments, load_rows
 
 
 async def moments_view(studio: Studio, session: Session, job: Job) -> None:
@@ -23,7 +22,7 @@ async def moments_view(studio: Studio, session: Session, job: Job) -> None:
         return
     before = next((m for m in moments if m.run == BEFORE), moments[0])
     after = [m for m in moments if m.run == AFTER]
-    images = await aside(studio.images, session, rows)
+    images = await aside(studio.images, job, rows)
     _row("before", before, images, session.colours, "before")
     if after:
         _row(f"after step {after[-1].step}", after[-1], images, session.colours, "now")

@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from nicegui import app, ui
+from nicegui import app, run, ui
 from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 
-from fastcam.studio.core import Studio
-from fastcam.studio.home import CHECKPOINT, NoSuchThing
-from fastcam.studio.judging import AFTER
-from fastcam.studio.pages.attention import attention_page
-from fastcam.studio.pages.direct import direct_page
-from fastcam.studio.pages.first import first_page
-from fastcam.studio.pages.judge import judge_page
-from fastcam.studio.pages.point import point_page
-from fastcam.studio.pages.see import see_page
+from fastcam.studio.home import CHECKPOINT, Home, NoSuchThing
+from fastcam.studio.pages.first import first_page, opening_page
 from fastcam.studio.pages.shell import EXPECTED, People, page, sentence
 from fastcam.studio.pages.widgets import alert
 from fastcam.studio.session import Session
+from fastcam.studio.traces import AFTER
 from fastcam.studio.uploads import picture_of
 
-_PAGES: dict[str, Callable[[Studio, People], None]] = {
-    "/": see_page,
-    "/point": point_page,
-    "/direct": direct_page,
-    "/judge": judge_page,
-    "/attention": attention_page,
+if TYPE_CHECKING:
+    from fastcam.studio.core import Studio
+
+#: Modules of the pages: imported when first shown, so that the first is there soon.
+_PAGES = {
+    "/": "see",
+    "/point": "point",
+    "/direct": "direct",
+    "/judge": "judge",
+    "/attention": "attention",
 }
+#: Seconds after which the other pages' modules are imported: the first page is there by then.
+_SETTLED = 8.0
+#: Seconds that a browser has to open its socket.
+_PATIENCE = 60.0
 #: What of a fine-tuning can be had, by the name that it gets: where it lies in the job's folder.
 DOWNLOADS: dict[str, tuple[str, ...]] = {
     "model.pt": (AFTER, CHECKPOINT),
@@ -39,11 +45,17 @@ DOWNLOADS: dict[str, tuple[str, ...]] = {
 }
 
 
-def tell(studio: Studio) -> None:
-    """Tell NiceGUI of every page and file."""
-    people = People(studio)
-    for path, build in _PAGES.items():
-        ui.page(path)(_shown(studio, people, path, build))
+def tell(home: Home, opened: Future[Studio]) -> None:
+    """Tell NiceGUI of every page and file.
+
+    Args:
+        home: the studio's folder.
+        opened: the studio, as soon as it is open; the pages wait for it.
+    """
+    people = People(home)
+    for path in _PAGES:
+        ui.page(path)(_shown(opened, people, path))
+    app.timer(_SETTLED, lambda: run.io_bound(_import_all), once=True)
 
     def whose(request: Request) -> Session:
         return people.by_name(people.name(str(request.session["id"])))
@@ -60,17 +72,35 @@ def tell(studio: Studio) -> None:
         return _file(path, what)
 
 
+def _page(path: str) -> Callable[[Studio, People], None]:
+    name = _PAGES[path]
+    return getattr(import_module(f"fastcam.studio.pages.{name}"), f"{name}_page")
+
+
+def _import_all() -> None:
+    for path in _PAGES:
+        _page(path)
+
+
 def _shown(
-    studio: Studio, people: People, path: str, build: Callable[[Studio, People], None]
-) -> Callable[[], None]:
+    opened: Future[Studio], people: People, path: str
+) -> Callable[[], Coroutine[Any, Any, None]]:
     """A page, or what has to come before it, or what went wrong."""
 
-    def show() -> None:
+    async def show() -> None:
+        if not opened.done():
+            opening_page(path)
+            await ui.context.client.connected(timeout=_PATIENCE)
+            await asyncio.wait([asyncio.wrap_future(opened)])
+            ui.context.client.content.clear()
+        if opened.exception() is not None:
+            return  # the server is about to end, and says why
+        studio = opened.result()
         if not studio.ready:
             first_page(studio, path)
             return
         try:
-            build(studio, people)
+            _page(path)(studio, people)
         except EXPECTED as error:
             ui.context.client.content.clear()  # what was built before it went wrong
             with page(path, "This cannot be shown", ""):

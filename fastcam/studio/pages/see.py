@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -46,6 +47,7 @@ class SeePage:
         self.order, self.first = "given", 0
         self.upload: Upload | None = None
         self.survey: Survey | None = None
+        self.drawn = asyncio.Event()
 
     def build(self) -> None:
         """Lay the page out."""
@@ -69,14 +71,22 @@ class SeePage:
     def controls(self) -> None:
         """What is looked at."""
         names = {n: n.replace("_", " ") for n in self.studio.of(self.session).checkpoint.judged}
-        kept = self.session.networks()
+        kept = self.studio.networks(self.session)
+        sets = {name: name for name in self.studio.data_sets}
         with w.tag("div", "bar card"):
+            if len(sets) > 1:
+                chosen = self.studio.data_set(self.session).name
+                w.select("Data set", sets, chosen, self.choose_data, id="data-set")
             w.select("Attribute", names, self.session.attribute, self.choose, id="attribute")
             w.select("Colours", COLOURS, self.session.colours, self.colour, id="colours")
             if kept:
-                first = "as it was given" if self.studio.own else "as it was trained"
-                networks = {"": first, **kept}
+                networks = {"": "as it was", **kept}
                 w.select("Network", networks, self.session.network, self.change, id="network")
+
+    def choose_data(self, name: str) -> None:
+        """Another data set, and with it all of the page."""
+        self.studio.choose_data(self.session, name)
+        ui.navigate.to("/")
 
     def choose(self, name: str) -> None:
         """Another attribute."""
@@ -92,7 +102,7 @@ class SeePage:
 
     def change(self, name: str) -> None:
         """Another network."""
-        if not name or name in self.session.networks():
+        if not name or name in self.studio.networks(self.session):
             self.session.choose(network=name)
             self.renew()
 
@@ -109,7 +119,11 @@ class SeePage:
         """Image, map and score side by side."""
         w.tag("h2", text="One image")
         holder = w.tag("div", id="one")
-        face, caption, answer = await aside(self.explained)
+        self.drawn.clear()
+        try:
+            face, caption, answer = await aside(self.explained)
+        finally:
+            self.drawn.set()
         name = self.session.attribute.replace("_", " ")
         score = next(iter(face.scores.values()))
         pictures = [
@@ -170,6 +184,7 @@ class SeePage:
     async def build_many(self) -> None:
         """Shares of the regions, and what the score relies on."""
         w.tag("h2", text="Over many images")
+        await self.drawn.wait()  # the one image comes first
         self.survey = await aside(self.studio.survey, self.session)
         if self.survey is None:
             job = self.studio.survey_job(self.session)
@@ -177,7 +192,7 @@ class SeePage:
 
             def look() -> None:
                 state = show()
-                if state.active:
+                if state.active or state.status == "paused":  # paused: it makes way for another
                     return
                 timer.deactivate()
                 if state.status == "done":
@@ -260,6 +275,7 @@ class SeePage:
             w.text(f"Least of the map in: {place}. Images with the attribute alone.")
         shown = rows[self.first : self.first + SHOWN]
         holder = w.tag("div", "strip", id="strip")
+        await self.drawn.wait()
         faces = await aside(self.studio.see, self.session, shown)
         with holder:
             for row, face in zip(shown, faces, strict=True):

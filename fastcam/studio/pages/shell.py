@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from nicegui import app, ui
 
 from fastcam._util.files import describe
-from fastcam.studio.core import Studio
-from fastcam.studio.home import checked_id
+from fastcam.studio.home import Home, checked_id
 from fastcam.studio.pages.style import CSS
 from fastcam.studio.pages.widgets import tag
 from fastcam.studio.session import Session
@@ -25,8 +24,8 @@ EXPECTED = (ValueError, TypeError, OSError, KeyError, ImportError, ArithmeticErr
 class People:
     """The sessions of those who are here, by the cookie that the server has signed."""
 
-    def __init__(self, studio: Studio) -> None:
-        self.studio = studio
+    def __init__(self, home: Home) -> None:
+        self.home = home
         self._known: dict[str, Session] = {}
 
     def name(self, cookie: str) -> str:
@@ -40,7 +39,7 @@ class People:
     def by_name(self, name: str) -> Session:
         """A session by its name."""
         if name not in self._known:
-            self._known[name] = Session.open(self.studio.home, name)
+            self._known[name] = Session.open(self.home, name)
         return self._known[name]
 
     def forget(self, session: Session) -> None:
