@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.targets import CAM, Record
+from bench.targets import CAM, Record, slower
 from fastcam._util.files import write_atomic
 
 COLOURS = {"fused": "#1b6ca8", "eager": "#c8553d", "compiled": "#e0a458"}
@@ -48,10 +48,6 @@ def _bound(axes: Axes, value: float, text: str) -> None:
     )
 
 
-def _ratio(over: str, under: str) -> Callable[[Record], float]:
-    return lambda record: record["times"][over]["median"] / record["times"][under]["median"]
-
-
 def speedup(records: Sequence[Record]) -> Figure:
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -59,7 +55,7 @@ def speedup(records: Sequence[Record]) -> Figure:
         (left, "eager", 3.0, "eager PyTorch / fused"),
         (right, "compiled", 2.0, "torch.compile / fused"),
     ):
-        _curves(axes, records, _ratio(other, "fused"))
+        _curves(axes, records, slower(other, "fused"))
         _bound(axes, target, f"target at batch 256: {target:g}")
         axes.set_ylim(bottom=0)
         axes.set_title(f"cam_iou, forward + backward: {title}", fontsize=10)
@@ -71,7 +67,7 @@ def speedup(records: Sequence[Record]) -> Figure:
 def limit(records: Sequence[Record]) -> Figure:
     figure = Figure(figsize=(5.5, 3.6), layout="constrained")
     axes = figure.subplots()
-    _curves(axes, records, _ratio("fused", "byte limit"))
+    _curves(axes, records, slower("fused", "byte limit"))
     _bound(axes, 1.5, "target at batch 256: 1.5")
     _bound(axes, 1.0, "bytes moved by plain loops")
     axes.set_yscale("log", base=2)

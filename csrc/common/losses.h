@@ -13,6 +13,7 @@
 
 #include <type_traits>
 
+#include "common/pairs.h"
 #include "common/params.h"
 #include "common/scalar.h"
 
@@ -306,6 +307,47 @@ FASTCAM_HD T map_divisor(T peak) {
 template <class T>
 FASTCAM_HD T gradient_cut(T sum_of_slopes, T limit) {
   return limit > T(0) && sum_of_slopes > limit ? limit / sum_of_slopes : T(1);
+}
+
+// ---- a pair, from its cells to its loss ---------------------------------------------------------
+// Who walks over the cells, and who adds up whose sums, is each kernel's own.
+
+// What a cell adds to the sums of its pair.
+template <class T, class Loss>
+FASTCAM_HD void add_terms(const Loss& loss, const Cell<T>& cell, T* sum) {
+  T term[Loss::kSums];
+  loss.terms(cell, term);
+  for (int j = 0; j < Loss::kSums; ++j) sum[j] += term[j];
+}
+
+// Both 0 if the pair is invalid.
+template <class T>
+struct PairLoss {
+  T value;
+  uint8_t status;
+};
+
+// The loss of a pair from its sums and the peak of its map, and d loss / d sum; `on`: it is
+// switched on, and has a region.
+template <class T, class Loss>
+FASTCAM_HD PairLoss<T> loss_of_sums(const Loss& loss, bool on, const T* sum, T peak,
+                                    T* derivative) {
+  PairLoss<T> result{T(0), 0};
+  const T value = loss.combine(sum, derivative);
+  if (on && loss.defined(sum)) {
+    result.value = value;
+    result.status = valid_status(peak);
+  }
+  return result;
+}
+
+// What the slopes d loss / d x of a pair's cells add up to: sum of slope * x, which
+// map_gradient() takes, and of |slope|, for gradient_cut().
+inline constexpr int kSlopeSums = 2;
+template <class T>
+FASTCAM_HD void add_slope(T slope, T x, T* sum) {
+  sum[0] += slope * x;
+  sum[1] += abs_(slope);
 }
 
 // d loss / d (map before ReLU) of one cell. `slope` is d loss / d x of the cell, `slope_dot_x` the

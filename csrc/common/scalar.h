@@ -47,15 +47,20 @@ FASTCAM_HD double log_(double x) { return ::log(x); }
 FASTCAM_HD float pow_(float x, float y) { return ::powf(x, y); }
 FASTCAM_HD double pow_(double x, double y) { return ::pow(x, y); }
 
+// An exponent for which powers are made by squaring: y if it is a whole number in [0, 1023], else
+// -1.
+template <class T>
+FASTCAM_HD int whole_exponent(T y) {
+  return y >= T(0) && y < T(1024) && T(int(y)) == y ? int(y) : -1;
+}
+
 // x^y for x >= 0; whole exponents by squaring, which is exact to a few ulp and free of libm.
 template <class T>
 struct Power {
   T exponent;
-  int whole;  // the exponent if it is a whole number in [0, 1023], else -1
+  int whole;
 
-  FASTCAM_HD explicit Power(T y) : exponent(y), whole(-1) {
-    if (y >= T(0) && y < T(1024) && T(int(y)) == y) whole = int(y);
-  }
+  FASTCAM_HD explicit Power(T y) : exponent(y), whole(whole_exponent(y)) {}
   FASTCAM_HD T operator()(T x) const {
     if (whole < 0) return pow_(x, exponent);
     T result = T(1);

@@ -1,6 +1,5 @@
-// The tone curve of one value of an attention mask, Kimura & Tanaka, eq. 7 and 8: for CUDA and the
-// tests. (On vectors of the CPU: cpu/kernels/tone_curve.h; of a logit: cpu/kernels/attend_curves.h,
-// cuda/attend/curve.cuh.)
+// The tone curve of an attention mask, Kimura & Tanaka, eq. 7 and 8: of one value for CUDA and the
+// tests, of a vector for the CPU. (Of a logit: cpu/kernels/attend_curves.h, cuda/attend/curve.cuh.)
 #pragma once
 
 #include "common/params.h"
@@ -8,28 +7,31 @@
 
 namespace fastcam {
 
-// g of a mask in [0, 1], and d g / d mask.
-template <class T>
+// g of a mask in [0, 1], and d g / d mask. A mask is a T, or a vector of them with a power of its
+// own.
+template <class T, class ThePower = Power<T>>
 struct MaskTone {
   T gain, offset;  // g = gain h - offset
-  Power<T> power;
+  ThePower power;
 
   FASTCAM_HD explicit MaskTone(const ToneCurve& curve)
-      : gain(T(1) + T(curve.beta)), offset(T(curve.beta)), power(T(curve.n)) {}
-  FASTCAM_HD T operator()(T mask) const {
-    const bool low = mask < T(0.5);
-    const T part = T(0.5) * power(T(2) * (low ? mask : T(1) - mask));
+      : gain(T(1) + T(curve.beta)), offset(T(curve.beta)), power{T(curve.n)} {}
+  template <class Mask>
+  FASTCAM_HD Mask operator()(const Mask& mask) const {
+    const auto low = mask < T(0.5);
+    const Mask part = T(0.5) * power(T(2) * (low ? mask : T(1) - mask));
     return gain * (low ? part : T(1) - part) - offset;
   }
 };
-template <class T>
+template <class T, class ThePower = Power<T>>
 struct MaskToneSlope {
   T n, gain;
-  Power<T> power;  // of n - 1
+  ThePower power;  // of n - 1
 
   FASTCAM_HD explicit MaskToneSlope(const ToneCurve& curve)
-      : n(T(curve.n)), gain(n * (T(1) + T(curve.beta))), power(n - T(1)) {}
-  FASTCAM_HD T operator()(T mask) const {
+      : n(T(curve.n)), gain(n * (T(1) + T(curve.beta))), power{n - T(1)} {}
+  template <class Mask>
+  FASTCAM_HD Mask operator()(const Mask& mask) const {
     if (n == T(0)) return mask - mask;  // flat; 0 * x^-1 would be NaN at x = 0
     return gain * power(T(2) * (mask < T(0.5) ? mask : T(1) - mask));
   }

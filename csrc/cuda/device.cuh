@@ -171,6 +171,24 @@ FASTCAM_DEVICE unsigned take_ticket(unsigned* counter) {
 
 #endif  // __CUDACC__
 
+// kCount values that lie side by side, 16 bytes at a time if they are as many; aligned to what is
+// read at a time. `read` takes an address: load() of global memory, or as it is of shared memory.
+template <int kCount, class T, class Read>
+FASTCAM_DEVICE void read_run(const T* from, T (&to)[kCount], const Read& read) {
+  constexpr int kVector = kCount < kVectorOf<T> ? kCount : kVectorOf<T>;
+  static_assert(kCount % kVector == 0);
+#pragma unroll
+  for (int i = 0; i < kCount; i += kVector) {
+    const auto v = read(reinterpret_cast<const Vec<T, kVector>*>(from + i));
+#pragma unroll
+    for (int e = 0; e < kVector; ++e) to[i + e] = v.lane[e];
+  }
+}
+template <int kCount, class T>
+FASTCAM_DEVICE void read_run(const T* from, T (&to)[kCount]) {
+  read_run(from, to, [](const auto* vector) { return *vector; });
+}
+
 // ---- reductions ---------------------------------------------------------------------------------
 
 // Any small struct without padding (whose bits are no values) across the lanes of a warp. Every

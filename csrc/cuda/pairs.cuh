@@ -6,6 +6,11 @@
 
 namespace fastcam {
 
+// Whether the pair (n, t) is switched on.
+FASTCAM_DEVICE bool is_on(const CamLoss& op, int64_t n, int64_t t) {
+  return op.where.data == nullptr || load(op.where.of<uint8_t>(n, t)) != 0;
+}
+
 // Sum or mean over the valid pairs, and how many they are; by one block, in a fixed order. What
 // other blocks have written is visible. `scratch`: shared memory for one sum and count per warp.
 template <class Acc>

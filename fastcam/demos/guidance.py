@@ -23,24 +23,15 @@ from fastcam._util.files import (
     write_json,
     write_marked,
 )
-from fastcam._util.progress import Report, labelled
+from fastcam._util.progress import Report
 from fastcam.demos.frame import DemoFiles, Frame, Say, opened
 from fastcam.demos.settings import DemoConfig
-from fastcam.evaluation import (
-    Difference,
-    Evaluation,
-    Verdict,
-    accuracy_differences,
-    comparison,
-    difference_table,
-    predict,
-    region_drops,
-    reliance_table,
-)
-from fastcam.evaluation.checkpoints import Measured, summarize_all
+from fastcam.evaluation import Difference, Evaluation, Verdict
+from fastcam.evaluation.checkpoints import differences_of, measure, summarize_all
 from fastcam.evaluation.drops import IMAGES
 from fastcam.evaluation.explain import explain_dataset
 from fastcam.evaluation.splits import Prepared, prepare_split
+from fastcam.evaluation.tables import tables_of
 from fastcam.evaluation.verdicts import THRESHOLDS, as_markdown
 from fastcam.models import Checkpoint, load_checkpoint
 from fastcam.regions import FACE_PARTS
@@ -155,14 +146,9 @@ def _demo(config: DemoConfig, frame: Frame) -> DemoResult:
     models = {name: load_checkpoint(trained.checkpoint) for name, trained in runs.items()}
     test = prepare_split(models["before"], data, "test", workers=frame.workers, progress=progress)
     evaluations, differences = _evaluate(config, models, test, frame)
-    relied = {name: e.reliance for name, e in evaluations.items() if e.reliance is not None}
     verdict = evaluations["guided"].verdict
     assert verdict is not None, "the demo has a region"
-    tables = (
-        comparison(evaluations),
-        difference_table(differences, attribute=config.attribute, other=config.other),
-        reliance_table(relied),
-    )
+    tables = tables_of(evaluations, differences)
     write_marked(out / "table.md", as_markdown([verdict], tables))
     stage("drawing figures")
     histories = {name: read_history(trained.history) for name, trained in runs.items()}
@@ -219,29 +205,19 @@ def _found(
     progress: Report | None,
 ) -> dict[str, Any]:
     """The evaluations of the models and the differences between them, as JSON values."""
-    what: dict[str, Any] = {"attribute": config.attribute, "region": config.region}
-    names = models["before"].attributes
-    found: dict[str, Measured] = {}
-    for name, checkpoint in models.items():
-        report = labelled(progress, f"evaluating {name}")
-        predictions = predict(checkpoint, test, **what, progress=report)
-        report = labelled(progress, f"hiding regions, {name}")
-        found[name] = Measured(
-            names, predictions, region_drops(checkpoint, test, **what, progress=report)
+    found = {
+        name: measure(
+            name, checkpoint, test, hidden={}, progress=progress,
+            attribute=config.attribute, region=config.region,
         )
+        for name, checkpoint in models.items()
+    }  # fmt: skip
     pair: dict[str, Any] = {"attribute": config.attribute, "other": config.other}
     evaluations = summarize_all(found, **pair, region=config.region, data="faces")
+    differences = differences_of(found, (("guided", "control"), ("control", "before")), **pair)
     return {
         "models": {name: evaluation.to_json() for name, evaluation in evaluations.items()},
-        "differences": {
-            f"{one} − {other}": [
-                asdict(d)
-                for d in accuracy_differences(
-                    found[one].predictions, found[other].predictions, names, **pair
-                )
-            ]
-            for one, other in (("guided", "control"), ("control", "before"))
-        },
+        "differences": {name: [asdict(d) for d in of] for name, of in differences.items()},
     }
 
 
@@ -251,7 +227,7 @@ def _write_page(
     models: Mapping[str, Checkpoint],
     test: Prepared,
     evaluations: Mapping[str, Evaluation],
-    tables: tuple[Table, Table, Table],
+    tables: Sequence[Table],
     histories: Mapping[str, Any],
 ) -> Path:
     parts = test.subset(config.attribute, config.other)

@@ -15,17 +15,17 @@ from fastcam.data import open_folder
 from fastcam.data.hiding import Fill
 from fastcam.data.labelled import attribute_index
 from fastcam.evaluation.cam_maps import ScoresNotFinite
+from fastcam.evaluation.difference import Difference, accuracy_differences
 from fastcam.evaluation.drops import IMAGES, RegionDrops, region_drops
 from fastcam.evaluation.given import name_checkpoints, pick_device
 from fastcam.evaluation.operating_point import equal_specificity
 from fastcam.evaluation.predictions import Predictions, predict
-from fastcam.evaluation.reliance_result import reliance_table
 from fastcam.evaluation.result import KEYS, Evaluation
 from fastcam.evaluation.scores import summarize
-from fastcam.evaluation.splits import prepare_split
-from fastcam.evaluation.tables import comparison
+from fastcam.evaluation.splits import Prepared, prepare_split
+from fastcam.evaluation.tables import tables_of
 from fastcam.evaluation.verdicts import Verdict, as_markdown, verdict
-from fastcam.models import load_checkpoint
+from fastcam.models import Checkpoint, load_checkpoint
 from fastcam.report.table import Table
 
 
@@ -108,7 +108,9 @@ def compare(
     shown = [*([region] if region is not None else []), *others]
     for part in shown:
         folder.region(part)
-    hiding = reliance_images and (others or region is not None)
+    hidden: dict[str, Any] | None = None
+    if reliance_images and (others or region is not None):
+        hidden = {"others": others, "images": reliance_images, "fill": fill}
     found: dict[str, Measured] = {}
     for name, path in named.items():
         model = load_checkpoint(path, architecture)
@@ -119,27 +121,16 @@ def compare(
             progress=progress,
         )  # fmt: skip
         try:
-            predictions = predict(
-                model, faces, threshold=threshold, **running,
-                progress=labelled(progress, f"evaluating {name}"),
-            )  # fmt: skip
-            drops = None
-            if hiding:
-                drops = region_drops(
-                    model, faces, others=others, images=reliance_images, fill=fill, **running,
-                    progress=labelled(progress, f"hiding regions, {name}"),
-                )  # fmt: skip
+            found[name] = measure(
+                name, model, faces, hidden=hidden, threshold=threshold, progress=progress, **running
+            )
         except ScoresNotFinite as error:
             raise ScoresNotFinite(f"{path}: {error}") from None
-        found[name] = Measured(model.judged, predictions, drops)
     evaluations = summarize_all(
         found, attribute=attribute, other=other, region=region, data=str(data),
         split=split, threshold=threshold,
     )  # fmt: skip
-    tables = [comparison(evaluations)]
-    measured = {n: e.reliance for n, e in evaluations.items() if e.reliance is not None}
-    if measured:
-        tables.append(reliance_table(measured))
+    tables = tables_of(evaluations)
     result = Comparison(evaluations, tuple(tables))
     if out is not None:
         base = str(out)
@@ -168,6 +159,62 @@ class Measured:
         columns = [attribute_index(self.attributes, name) for name in names]
         p = self.predictions
         return replace(p, logits=p.logits[:, columns], labels=p.labels[:, columns], exclusive=False)
+
+
+def measure(
+    name: str,
+    checkpoint: Checkpoint,
+    faces: Prepared,
+    *,
+    hidden: Mapping[str, Any] | None,
+    threshold: float = 0.5,
+    progress: Report | None = None,
+    **running: Any,
+) -> Measured:
+    """Run a checkpoint over the images, and over some of them with regions hidden.
+
+    Args:
+        name: of the checkpoint, for the progress.
+        checkpoint, faces, threshold: see :func:`fastcam.evaluation.predict`.
+        hidden: others, images and fill of :func:`fastcam.evaluation.reliance`, where they are not
+            its defaults; None hides nothing.
+        progress: called with (what, done, total).
+        running: attribute, region, batch_size, device and workers of both.
+
+    Raises:
+        ValueError: as both.
+    """
+    predictions = predict(
+        checkpoint, faces, threshold=threshold, **running,
+        progress=labelled(progress, f"evaluating {name}"),
+    )  # fmt: skip
+    drops = None
+    if hidden is not None:
+        drops = region_drops(
+            checkpoint, faces, **hidden, **running,
+            progress=labelled(progress, f"hiding regions, {name}"),
+        )  # fmt: skip
+    return Measured(checkpoint.judged, predictions, drops)
+
+
+def differences_of(
+    found: Mapping[str, Measured],
+    pairs: Sequence[tuple[str, str]],
+    *,
+    attribute: str,
+    other: str | None,
+) -> dict[str, tuple[Difference, ...]]:
+    """What the first of each pair has more of accuracy than the second, by ``"first − second"``.
+
+    All of them judge the same attributes.
+    """
+    return {
+        f"{one} − {two}": accuracy_differences(
+            found[one].predictions, found[two].predictions, found[one].attributes,
+            attribute=attribute, other=other,
+        )
+        for one, two in pairs
+    }  # fmt: skip
 
 
 def summarize_all(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from fastcam.evaluation.difference import Difference, difference_table
+from fastcam.evaluation.reliance_result import reliance_table
 from fastcam.evaluation.result import Evaluation, SubsetScore
 from fastcam.evaluation.scores import subset_names
 from fastcam.report.numbers import number, percent
@@ -70,3 +72,21 @@ def comparison(evaluations: Mapping[str, Evaluation], title: str = "") -> Table:
         rows(f"Attention-IoU with {where}, {{}}", ("a",), lambda s: number(s.attention_iou))
         row(f"dead maps, {a}", lambda e: str(e["a"].dead))
     return table
+
+
+def tables_of(
+    evaluations: Mapping[str, Evaluation],
+    differences: Mapping[str, Sequence[Difference]] | None = None,
+) -> list[Table]:
+    """Accuracy and attention; the differences, where there are any; the reliance, where measured.
+
+    Args:
+        evaluations: as of :func:`comparison`.
+        differences: by what is compared, see :func:`difference_table`.
+    """
+    tables = [comparison(evaluations)]
+    if differences is not None:
+        first = next(iter(evaluations.values()))
+        tables.append(difference_table(differences, attribute=first.attribute, other=first.other))
+    relied = {name: e.reliance for name, e in evaluations.items() if e.reliance is not None}
+    return [*tables, reliance_table(relied)] if relied else tables

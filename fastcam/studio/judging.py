@@ -8,23 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from fastcam._util.files import json_with, read_json, write_json
-from fastcam._util.progress import Report, labelled
+from fastcam._util.progress import Report
 from fastcam.data import open_folder
 from fastcam.data.labelled import attribute_index
-from fastcam.evaluation import (
-    Difference,
-    Evaluation,
-    accuracy_differences,
-    comparison,
-    difference_table,
-    predict,
-    region_drops,
-    reliance_table,
-)
-from fastcam.evaluation.checkpoints import Measured, summarize_all
-from fastcam.evaluation.drops import IMAGES
+from fastcam.evaluation import Difference, Evaluation
+from fastcam.evaluation.checkpoints import differences_of, measure, summarize_all
 from fastcam.evaluation.given import judged_right
 from fastcam.evaluation.splits import prepare_split
+from fastcam.evaluation.tables import tables_of
 from fastcam.models import load_checkpoint
 from fastcam.report import Table
 from fastcam.studio.recipes import Recipe
@@ -60,13 +51,7 @@ class Judgement:
 
     def tables(self) -> list[Table]:
         """Accuracy and attention; their differences; the reliance."""
-        first = self.evaluations[BEFORE]
-        tables = [
-            comparison(self.evaluations),
-            difference_table(self.differences, attribute=first.attribute, other=first.other),
-        ]
-        relied = {n: e.reliance for n, e in self.evaluations.items() if e.reliance is not None}
-        return [*tables, reliance_table(relied)] if relied else tables
+        return tables_of(self.evaluations, self.differences)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -120,38 +105,26 @@ def judge(
     Raises:
         ValueError: as :func:`fastcam.evaluation.compare`.
     """
-    what: dict[str, Any] = {"attribute": recipe.attribute, "region": recipe.region}
     folder = open_folder(data)
     others = tuple(folder.parts)
-    found: dict[str, Measured] = {}
     models = {name: load_checkpoint(path) for name, path in checkpoints.items()}
     faces = prepare_split(
         models[BEFORE], folder, "test", regions=[recipe.region, *others], cache=False,
         progress=progress,
     )  # fmt: skip
-    for name, model in models.items():
-        predictions = predict(
-            model, faces, **what, progress=labelled(progress, f"evaluating {name}")
+    found = {
+        name: measure(
+            name, model, faces, hidden={"others": others}, progress=progress,
+            attribute=recipe.attribute, region=recipe.region,
         )
-        drops = region_drops(
-            model, faces, **what, others=others, images=IMAGES,
-            progress=labelled(progress, f"hiding regions, {name}"),
-        )  # fmt: skip
-        found[name] = Measured(model.judged, predictions, drops)
-    names = models[BEFORE].judged
-    evaluations = summarize_all(
-        found, attribute=recipe.attribute, other=recipe.other, region=recipe.region,
-        data=str(data), split="test", threshold=0.5,
-    )  # fmt: skip
-    pairs = ((AFTER, CONTROL), (CONTROL, BEFORE))
-    differences = {
-        f"{one} − {two}": accuracy_differences(
-            found[one].predictions, found[two].predictions, names,
-            attribute=recipe.attribute, other=recipe.other,
-        )
-        for one, two in pairs
+        for name, model in models.items()
     }  # fmt: skip
-    a = attribute_index(names, recipe.attribute)
+    pair: dict[str, Any] = {"attribute": recipe.attribute, "other": recipe.other}
+    evaluations = summarize_all(
+        found, **pair, region=recipe.region, data=str(data), split="test", threshold=0.5
+    )
+    differences = differences_of(found, ((AFTER, CONTROL), (CONTROL, BEFORE)), **pair)
+    a = attribute_index(models[BEFORE].judged, recipe.attribute)
     right = {
         n: judged_right(m.predictions.logits[:, a], m.predictions.labels[:, a]) > 0.5
         for n, m in found.items()

@@ -77,7 +77,7 @@ struct Case {
     });
   }
 
-  void run_loss(int64_t blocks = 1) {
+  CamLossForward loss_op() {
     const auto [n, t, c, p, q] = shape;
     CamLossForward pass{};
     CamLoss& op = pass.loss;
@@ -92,19 +92,25 @@ struct Case {
     op.loss = loss.data();
     op.status = status.data();
     pass.grad_gradients = dalpha.data();
-    const int64_t bytes = cam_scratch_bytes(t, p);
+    return pass;
+  }
+
+  void run_loss(int64_t blocks = 1) {
+    const CamLossForward pass = loss_op();
+    const int64_t n = shape.n;
+    const int64_t bytes = cam_scratch_bytes(shape.t, shape.p);
     if (blocks == 1) {
-      scratch(bytes, [&, n = n](void* memory) {
+      scratch(bytes, [&](void* memory) {
         for (int64_t i = 0; i < n; ++i) {  // one sample a call, as threads would
           cam_kernels().cam_loss_forward(pass, kKind<T>, kKind<T>, i, i + 1, memory);
         }
       });
     } else {
-      scratch(n * blocks * bytes, [&, n = n](void* parts) {
+      scratch(n * blocks * bytes, [&](void* parts) {
         for (int64_t i = n * blocks; i-- > 0;) {
-          cam_kernels().cam_loss_maps(op, kKind<T>, kKind<T>, blocks, i, i + 1, parts);
+          cam_kernels().cam_loss_maps(pass.loss, kKind<T>, kKind<T>, blocks, i, i + 1, parts);
         }
-        cam_kernels().cam_loss_values(op, kKind<T>, blocks, 0, n, parts);
+        cam_kernels().cam_loss_values(pass.loss, kKind<T>, blocks, 0, n, parts);
       });
       run_sums(sums_of_gradients(pass), blocks);
     }
@@ -118,21 +124,9 @@ struct Case {
   }
 
   void run_backward(const std::vector<T>& scale, int64_t blocks) {
-    const auto [n, t, c, p, q] = shape;
-    CamBackward op{};
-    op.batch = n;
-    op.targets = t;
-    op.channels = c;
-    op.cells = p;
-    op.activations = a.data();
-    op.activations_stride_n = c * p;
-    op.activations_channels_last = last;
-    op.alpha = alpha.data();
-    op.grad_map = grad_map.data();
+    CamBackward op = sums_of_gradients(loss_op());
     op.scale = scale.data();
-    op.status = status.data();
     op.grad_activations = da.data();
-    op.grad_gradients = dalpha.data();
     run_sums(op, blocks);
   }
 

@@ -75,10 +75,9 @@ TEST(thresholds_let_nan_through) {
 template <class Loss>
 double loss_of(const Loss& loss, const std::vector<double>& x, const std::vector<double>& s,
                const std::vector<double>& w, double* derivative) {
-  double sum[Loss::kSums] = {}, term[Loss::kSums];
+  double sum[Loss::kSums] = {};
   for (size_t p = 0; p < x.size(); ++p) {
-    loss.terms(Cell<double>{x[p], s[p], w[p], int(p) / 4, int(p) % 4}, term);
-    for (int j = 0; j < Loss::kSums; ++j) sum[j] += term[j];
+    add_terms(loss, Cell<double>{x[p], s[p], w[p], int(p) / 4, int(p) % 4}, sum);
   }
   return loss.combine(sum, derivative);
 }

@@ -4,6 +4,7 @@
 //   sanitized fibers | threads          forward and backward of several shapes
 //   sanitized planted "<bug>" fibers | threads
 #include <algorithm>
+#include <string>
 
 #include "planted_bugs.h"
 #include "sanitized_loss.h"
@@ -17,16 +18,14 @@ using Case = LossCase;
 
 template <class S, int kTargets>
 bool run(const Case& c, Mode mode, bool reversed) {
-  Device device;
-  device.options = {mode, reversed, false, 1, 1};
-  const auto site = site_of(device, 1);
+  SmallDevice on(mode, reversed);
+  LossTensors<S> k(&on.device, c);
   const int64_t N = c.batch, T = c.targets, C = c.channels, P = c.cells;
-  LossTensors<S> k(&device, c);
-  Array<float> cam(&device, N * T * P), peaks(&device, N * T);
+  Array<float> cam(&on.device, N * T * P), peaks(&on.device, N * T);
 
   const CamLossForward loss_op = k.op(Reduction::kSum);
-  launch_forward<S, kTargets, AnyLossFinish<float>>(loss_op, false, site);
-  launch_backward<S, kTargets>(sums_of_gradients(loss_op), site);
+  launch_forward<S, kTargets, AnyLossFinish<float>>(loss_op, false, on.site);
+  launch_backward<S, kTargets>(sums_of_gradients(loss_op), on.site);
   std::vector<float> constants(size_t(N * T * C));
   double sum = 0;
   for (int64_t i = 0; i < N * T; ++i) sum += double(k.loss[i]);
@@ -35,16 +34,10 @@ bool run(const Case& c, Mode mode, bool reversed) {
 
   // alpha once more; and as upstream gradient the regions.
   const CamForward grad_cam{loss_op.loss.in, true, k.alpha.data(), cam.data(), peaks.data()};
-  launch_forward<S, kTargets, MapFinish<float>>(grad_cam, false, site);
-  CamBackward backward{};
-  backward.batch = N;
-  backward.targets = T;
-  backward.channels = C;
-  backward.cells = P;
-  backward.activations = k.activations.data();
-  backward.activations_stride_n = C * P;
-  backward.activations_channels_last = c.channels_last;
-  backward.alpha = k.alpha.data();
+  launch_forward<S, kTargets, MapFinish<float>>(grad_cam, false, on.site);
+  CamBackward backward = sums_of_gradients(loss_op);
+  backward.grad_map = nullptr;
+  backward.status = nullptr;
   backward.cam = cam.data();
   backward.peak = peaks.data();
   backward.grad = {k.regions.data(), T * P, P};
@@ -53,8 +46,7 @@ bool run(const Case& c, Mode mode, bool reversed) {
   backward.cols = P;
   backward.normalize = true;
   backward.grad_activations = k.grad_activations.data();
-  backward.grad_gradients = k.grad_gradients.data();
-  launch_backward<S, kTargets>(backward, site);
+  launch_backward<S, kTargets>(backward, on.site);
   std::vector<double> of_cam(size_t(N * T * P));
   for (int64_t pair = 0; pair < N * T; ++pair) {
     const float* x = cam.data() + pair * P;
@@ -83,22 +75,15 @@ bool run(const Case& c, Mode mode, bool reversed) {
       }
       if (!near(k.loss[pair], k.expected_loss(pair, map, peak), 1e-3)) return false;
       for (int64_t ch = 0; ch < C; ++ch) {
-        double wanted = 0, wanted_of_cam = 0;
-        for (int64_t p = 0; p < P; ++p) {
-          const double a = k.a(n, ch, p) / double(P);
-          wanted += double(k.grad_map[pair * P + p]) * a;
-          wanted_of_cam += of_cam[size_t(pair * P + p)] * a;
-        }
-        if (!near(constants[size_t(pair * C + ch)], wanted, 1e-4)) return false;
-        if (!near(k.grad_gradients[pair * C + ch], wanted_of_cam, 1e-3)) return false;
+        const double of_loss = k.expected_sum(k.grad_map, pair, ch);
+        if (!near(constants[size_t(pair * C + ch)], of_loss, 1e-4)) return false;
+        const double of_map = k.expected_sum(of_cam, pair, ch);
+        if (!near(k.grad_gradients[pair * C + ch], of_map, 1e-3)) return false;
       }
     }
     for (int64_t ch = 0; ch < C; ++ch) {
       for (int64_t p = 0; p < P; ++p) {
-        double wanted = 0;
-        for (int64_t t = 0; t < T; ++t) {
-          wanted += of_cam[size_t((n * T + t) * P + p)] * double(k.alpha[(n * T + t) * C + ch]);
-        }
+        const double wanted = k.expected_product(of_cam, n, ch, p);
         if (!near(to_acc(k.grad_activations[k.at(n, ch, p)]), wanted, stored)) return false;
       }
     }
@@ -130,8 +115,7 @@ bool races(const Case& c) { return c.cells <= 1000 && c.offset == 0; }
 
 int main(int count, char** arguments) {
   const std::string first = count > 1 ? arguments[1] : "";
-  const std::string last = arguments[count - 1];
-  const Mode mode = last == "threads" ? Mode::kThreads : Mode::kFibers;
+  const Mode mode = mode_of(arguments[count - 1]);
   if (first == "planted") {
     Device device;
     device.options.mode = mode;
@@ -142,8 +126,7 @@ int main(int count, char** arguments) {
     return 0;
   }
   bool good = true;
-  for (const bool reversed : {false, true}) {
-    if (reversed && mode == Mode::kThreads) break;
+  for (const bool reversed : orders(mode)) {
     for (const Case& c : kCases) {
       if (mode == Mode::kThreads && !races(c)) continue;
       good = report(c.name, "float", run<float, 1>(c, mode, reversed)) && good;

@@ -38,15 +38,13 @@ void fill(Array<S>& values, std::mt19937& random) {
 
 template <class S>
 bool run(const Case& c, Mode mode, bool reversed) {
-  Device device;
-  device.options = {mode, reversed, false, 1, 1};
-  const auto site = site_of(device, 1);
+  SmallDevice on(mode, reversed);
   const int64_t N = c.batch, K = c.attributes, C = c.channels, P = c.cells;
-  Array<S> features(&device, N * C * P, c.offset), logits(&device, N * K * C * P, c.offset);
+  Array<S> features(&on.device, N * C * P, c.offset), logits(&on.device, N * K * C * P, c.offset);
   const int64_t outputs = N * K * C * (c.pool ? 1 : P);
-  Array<S> out(&device, 2 * outputs), grad_out(&device, outputs);
-  Array<S> grad_features(&device, N * C * P), grad_logits(&device, N * K * C * P);
-  Array<float> mask_sum(&device, N * K), grad_mask_sum(&device, N * K);
+  Array<S> out(&on.device, 2 * outputs), grad_out(&on.device, outputs);
+  Array<S> grad_features(&on.device, N * C * P), grad_logits(&on.device, N * K * C * P);
+  Array<float> mask_sum(&on.device, N * K), grad_mask_sum(&on.device, N * K);
   std::mt19937 random(1);
   fill(features, random);
   fill(logits, random);
@@ -59,9 +57,9 @@ bool run(const Case& c, Mode mode, bool reversed) {
   const AttendForward forward{shape,         c.pool,  2,          curves,         features.data(),
                               logits.data(), strides, out.data(), mask_sum.data()};
   if (c.pool) {
-    launch_attend_forward_of<S, true>(forward, site);
+    launch_attend_forward_of<S, true>(forward, on.site);
   } else {
-    launch_attend_forward_of<S, false>(forward, site);
+    launch_attend_forward_of<S, false>(forward, on.site);
   }
   const AttendBackward backward{shape,
                                 c.pool,
@@ -75,9 +73,9 @@ bool run(const Case& c, Mode mode, bool reversed) {
                                 grad_logits.data(),
                                 strides};
   if (c.pool) {
-    launch_attend_backward_of<S, true>(backward, site);
+    launch_attend_backward_of<S, true>(backward, on.site);
   } else {
-    launch_attend_backward_of<S, false>(backward, site);
+    launch_attend_backward_of<S, false>(backward, on.site);
   }
 
   const double stored = sizeof(S) == 2 ? 2e-2 : 1e-4;
@@ -124,12 +122,10 @@ bool run(const Case& c, Mode mode, bool reversed) {
 
 template <class S>
 bool run_tone_curve(const Case& c, Mode mode, bool reversed) {
-  Device device;
-  device.options = {mode, reversed, false, 1, 1};
-  const auto site = site_of(device, 1);
+  SmallDevice on(mode, reversed);
   const int64_t count = c.batch * c.channels * c.cells;
-  Array<S> mask(&device, count, c.offset), grad(&device, count, c.offset);
-  Array<S> out(&device, count, c.offset), grad_mask(&device, count);
+  Array<S> mask(&on.device, count, c.offset), grad(&on.device, count, c.offset);
+  Array<S> out(&on.device, count, c.offset), grad_mask(&on.device, count);
   std::mt19937 random(2);
   std::uniform_real_distribution<float> uniform(0.05f, 0.95f);
   for (int64_t i = 0; i < count; ++i) {
@@ -138,8 +134,8 @@ bool run_tone_curve(const Case& c, Mode mode, bool reversed) {
   }
   const ToneCurveOp forward{count, c.curve, mask.data(), nullptr, out.data()};
   const ToneCurveOp backward{count, c.curve, mask.data(), grad.data(), grad_mask.data()};
-  launch_tone_curve_of<S, false>(forward, site);
-  launch_tone_curve_of<S, true>(backward, site);
+  launch_tone_curve_of<S, false>(forward, on.site);
+  launch_tone_curve_of<S, true>(backward, on.site);
   const double stored = sizeof(S) == 2 ? 2e-2 : 1e-4;
   for (int64_t i = 0; i < count; ++i) {
     const double m = to_acc(mask[i]);
@@ -172,11 +168,9 @@ bool races(const Case& c) { return c.offset == 0; }
 }  // namespace
 
 int main(int count, char** arguments) {
-  const std::string last = arguments[count - 1];
-  const Mode mode = last == "threads" ? Mode::kThreads : Mode::kFibers;
+  const Mode mode = mode_of(arguments[count - 1]);
   bool good = true;
-  for (const bool reversed : {false, true}) {
-    if (reversed && mode == Mode::kThreads) break;
+  for (const bool reversed : orders(mode)) {
     for (const Case& c : kCases) {
       if (mode == Mode::kThreads && !races(c)) continue;
       const bool right[] = {run<float>(c, mode, reversed), run<BFloat16>(c, mode, reversed),

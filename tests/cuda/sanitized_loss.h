@@ -5,8 +5,6 @@
 #include <random>
 #include <vector>
 
-#include "emulated_launch.h"
-// the launchers after it
 #include "common/losses.h"
 #include "sanitized_memory.h"
 
@@ -92,6 +90,23 @@ struct LossTensors {
     }
     return sum;
   }
+  // Of gradients g [N, T, P] of the maps: sum_p g A / P, and sum_t g alpha.
+  template <class G>
+  double expected_sum(G& g, int64_t pair, int64_t channel) {
+    double sum = 0;
+    for (int64_t p = 0; p < P; ++p) {
+      sum += double(g[size_t(pair * P + p)]) * a(pair / T, channel, p) / double(P);
+    }
+    return sum;
+  }
+  template <class G>
+  double expected_product(G& g, int64_t n, int64_t channel, int64_t p) {
+    double sum = 0;
+    for (int64_t pair = n * T; pair < (n + 1) * T; ++pair) {
+      sum += double(g[size_t(pair * P + p)]) * double(alpha[pair * C + channel]);
+    }
+    return sum;
+  }
   // After the ReLU.
   std::vector<double> expected_map(int64_t n, int64_t t) {
     std::vector<double> map(size_t(P), 0.0);
@@ -108,10 +123,8 @@ struct LossTensors {
       constexpr int kSums = std::decay_t<decltype(loss)>::kSums;
       double sum[kSums] = {}, derivative[kSums];
       for (int64_t p = 0; p < P; ++p) {
-        double term[kSums];
-        loss.terms({map[size_t(p)] / (peak == 0 ? 1 : peak), regions[pair * P + p], 1.0, 0, 0},
-                   term);
-        for (int j = 0; j < kSums; ++j) sum[j] += term[j];
+        const double x = map[size_t(p)] / (peak == 0 ? 1 : peak);
+        fastcam::add_terms(loss, {x, regions[pair * P + p], 1.0, 0, 0}, sum);
       }
       result = loss.combine(sum, derivative);
     });

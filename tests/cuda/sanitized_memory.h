@@ -1,13 +1,37 @@
-// What the programs under sanitizers share.
+// What the programs under sanitizers share. Before the launchers of csrc/cuda.
 #pragma once
 
 #include <cmath>
 #include <cstdio>
 #include <memory>
+#include <string_view>
+#include <vector>
 
-#include "emulator.h"
+#include "emulated_launch.h"
 
 namespace emulator {
+
+// A device of one multiprocessor, and where its launches go.
+struct SmallDevice {
+  Device device;
+  fastcam::LaunchSite site;
+
+  SmallDevice(Mode mode, bool reversed) {
+    device.options = {mode, reversed, false, 1, 1};
+    site = site_of(device, 1);
+  }
+  SmallDevice(const SmallDevice&) = delete;
+  SmallDevice& operator=(const SmallDevice&) = delete;
+};
+
+// Of a program's argument.
+inline Mode mode_of(std::string_view argument) {
+  return argument == "threads" ? Mode::kThreads : Mode::kFibers;
+}
+// Fibers run in either order.
+inline std::vector<bool> orders(Mode mode) {
+  return mode == Mode::kThreads ? std::vector<bool>{false} : std::vector<bool>{false, true};
+}
 
 // Memory of exactly the size asked for, `offset` values after an aligned address.
 template <class T>

@@ -3,7 +3,6 @@
 //
 //   sanitized_onepass fibers | threads
 #include <algorithm>
-#include <string>
 
 #include "emulated_launch.h"
 // the launchers after it
@@ -20,16 +19,15 @@ using Case = LossCase;
 
 template <class S, int kTargets>
 bool run(const Case& c, Mode mode, bool reversed) {
-  Device device;
-  device.options = {mode, reversed, false, 1, 1};
-  const auto site = site_of(device, 1);
+  SmallDevice on(mode, reversed);
+  LossTensors<S> k(&on.device, c);
   const int64_t N = c.batch, T = c.targets, C = c.channels, P = c.cells;
-  LossTensors<S> k(&device, c);
-  Array<float> scaled(&device, N * T * C), grad(&device, 1);
+  Array<float> scaled(&on.device, N * T * C), grad(&on.device, 1);
   grad[0] = 3.0f;
 
   const CamLossForward pass = k.op(Reduction::kMean);
-  if (!launch_pass<S, kTargets, AllLosses<float>>(pass, false, c.shared_limit, site)) return false;
+  if (!launch_pass<S, kTargets, AllLosses<float>>(pass, false, c.shared_limit, on.site))
+    return false;
 
   CamLossBackward back{};
   back.batch = N;
@@ -45,7 +43,7 @@ bool run(const Case& c, Mode mode, bool reversed) {
   back.count = k.count.data();
   back.grad_activations = k.grad_activations.data();
   back.scaled_gradients = scaled.data();
-  launch_pass_backward<S, kTargets>(back, site);
+  launch_pass_backward<S, kTargets>(back, on.site);
 
   const double scale = 3.0 / double(N * T), stored = sizeof(S) == 2 ? 1e-2 : 1e-4;
   double total = 0;
@@ -54,10 +52,7 @@ bool run(const Case& c, Mode mode, bool reversed) {
       const int64_t pair = n * T + t;
       for (int64_t ch = 0; ch < C; ++ch) {
         if (!near(k.alpha[pair * C + ch], k.expected_alpha(pair, ch), 1e-5)) return false;
-        double wanted = 0;
-        for (int64_t p = 0; p < P; ++p) {
-          wanted += double(k.grad_map[pair * P + p]) * k.a(n, ch, p) / double(P);
-        }
+        const double wanted = k.expected_sum(k.grad_map, pair, ch);
         if (!near(k.grad_gradients[pair * C + ch], wanted, 1e-4)) return false;
         if (!near(scaled[pair * C + ch], scale * wanted, 1e-4)) return false;
       }
@@ -68,11 +63,7 @@ bool run(const Case& c, Mode mode, bool reversed) {
     }
     for (int64_t ch = 0; ch < C; ++ch) {
       for (int64_t p = 0; p < P; ++p) {
-        double wanted = 0;
-        for (int64_t t = 0; t < T; ++t) {
-          const int64_t pair = n * T + t;
-          wanted += double(k.grad_map[pair * P + p]) * double(k.alpha[pair * C + ch]);
-        }
+        const double wanted = k.expected_product(k.grad_map, n, ch, p);
         const double got = to_acc(k.grad_activations[k.at(n, ch, p)]);
         if (!near(got, scale * wanted, stored)) return false;
       }
@@ -95,10 +86,9 @@ const Case kTargetCases[] = {
 }  // namespace
 
 int main(int, char** arguments) {
-  const Mode mode = std::string(arguments[1]) == "threads" ? Mode::kThreads : Mode::kFibers;
+  const Mode mode = mode_of(arguments[1]);
   bool good = true;
-  for (const bool reversed : {false, true}) {
-    if (reversed && mode == Mode::kThreads) break;
+  for (const bool reversed : orders(mode)) {
     for (const Case& c : kCases) {
       if (mode == Mode::kThreads && c.offset != 0) continue;  // threads have no part in alignment
       good = report(c.name, "float", run<float, 1>(c, mode, reversed)) && good;

@@ -69,10 +69,10 @@ FASTCAM_INLINE void with_curve(double n, const F& f) {
     f(WholeCurve<Form::kItself, WholePower<1>>{});
   } else if (n == 4) {
     f(WholeCurve<Form::kItself, WholePower<4>>{});
-  } else if (n >= 0 && n < 1024 && n == int(n)) {
-    f(WholeCurve<Form::kItself, AnyWholePower>{{int(n)}});
-  } else if (n >= 0 && n < 512 && 2 * n == int(2 * n)) {
-    f(WholeCurve<Form::kRoot, AnyWholePower>{{int(2 * n)}});
+  } else if (whole_exponent(n) >= 0) {
+    f(WholeCurve<Form::kItself, AnyWholePower>{{whole_exponent(n)}});
+  } else if (whole_exponent(2 * n) >= 0) {
+    f(WholeCurve<Form::kRoot, AnyWholePower>{{whole_exponent(2 * n)}});
   } else {
     f(FractionalCurve{n});
   }

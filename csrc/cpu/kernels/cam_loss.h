@@ -7,12 +7,12 @@
 
 namespace fastcam::FASTCAM_ISA {
 
-// Steps 3 to 5 of one valid pair, O(P) scalar work, and d loss / d (map before ReLU) into
-// `grad_map`.
+// Steps 3 to 5 of one pair with a region, O(P) scalar work, and d loss / d (map before ReLU) into
+// `grad_map`, if the loss is defined.
 template <class Acc, class Loss>
-FASTCAM_INLINE uint8_t loss_of_map(const Loss& loss, Acc* map, const Acc* region, const Acc* weight,
-                                   int64_t cells, int width, Acc max_pull, Acc* grad_map,
-                                   Acc* result) {
+FASTCAM_INLINE PairLoss<Acc> loss_of_map(const Loss& loss, Acc* map, const Acc* region,
+                                         const Acc* weight, int64_t cells, int width, Acc max_pull,
+                                         Acc* grad_map) {
   const Peak<Acc> peak = rectify(map, cells);
   const Acc divisor = map_divisor(peak.value);
   const auto each_cell = [&](const auto& visit) FASTCAM_INLINE_LAMBDA {
@@ -24,30 +24,21 @@ FASTCAM_INLINE uint8_t loss_of_map(const Loss& loss, Acc* map, const Acc* region
     }
   };
   Acc sum[Loss::kSums] = {};
-  each_cell([&](int64_t, const Cell<Acc>& cell) FASTCAM_INLINE_LAMBDA {
-    Acc term[Loss::kSums];
-    loss.terms(cell, term);
-    for (int j = 0; j < Loss::kSums; ++j) sum[j] += term[j];
-  });
-  if (!loss.defined(sum)) {
-    *result = 0;
-    std::memset(grad_map, 0, size_t(cells) * sizeof(Acc));
-    return 0;
-  }
+  each_cell([&](int64_t, const Cell<Acc>& cell)
+                FASTCAM_INLINE_LAMBDA { add_terms(loss, cell, sum); });
   Acc derivative[Loss::kSums];
-  *result = loss.combine(sum, derivative);
-  Acc slope_dot_x = 0;
-  Acc slopes = 0;
+  const PairLoss<Acc> result = loss_of_sums(loss, true, sum, peak.value, derivative);
+  if (result.status == 0) return result;
+  Acc pull[kSlopeSums] = {};
   each_cell([&](int64_t p, const Cell<Acc>& cell) FASTCAM_INLINE_LAMBDA {
     grad_map[p] = loss.slope(cell, derivative);
-    slope_dot_x += grad_map[p] * cell.x;
-    slopes += abs_(grad_map[p]);
+    add_slope(grad_map[p], cell.x, pull);
   });
-  const Acc cut = gradient_cut(slopes, max_pull);
+  const Acc cut = gradient_cut(pull[1], max_pull);
   for (int64_t p = 0; p < cells; ++p) {
-    grad_map[p] = cut * map_gradient(map[p], grad_map[p], slope_dot_x, p == peak.cell, divisor);
+    grad_map[p] = cut * map_gradient(map[p], grad_map[p], pull[0], p == peak.cell, divisor);
   }
-  return valid_status(peak.value);
+  return result;
 }
 
 template <class Acc>
@@ -99,17 +90,15 @@ FASTCAM_INLINE void pairs_of_sample(const CamLoss& op, const Loss& loss, int64_t
   for (int64_t t = 0; t < op.in.targets; ++t) {
     const int64_t pair = n * op.in.targets + t;
     Acc* grad_map = static_cast<Acc*>(op.grad_map) + pair * P;
-    Acc* result = static_cast<Acc*>(op.loss) + pair;
+    PairLoss<Acc> result{0, 0};
     if (cells.on(n, t)) {
-      op.status[pair] =
-          loss_of_map(loss, maps + t * padded<Acc>(P), cells.region(n, t), cells.weight(n, t), P,
-                      op.params.cols, Acc(op.max_pull), grad_map, result);
-    } else {
-      op.status[pair] = 0;
-      *result = 0;
-      std::memset(grad_map, 0, size_t(P) * sizeof(Acc));
+      result = loss_of_map(loss, maps + t * padded<Acc>(P), cells.region(n, t), cells.weight(n, t),
+                           P, op.params.cols, Acc(op.max_pull), grad_map);
     }
-    if (op.status[pair] == 0) {
+    static_cast<Acc*>(op.loss)[pair] = result.value;
+    op.status[pair] = result.status;
+    if (result.status == 0) {
+      std::memset(grad_map, 0, size_t(P) * sizeof(Acc));
       std::memset(static_cast<Acc*>(op.alpha) + pair * op.in.channels, 0,
                   size_t(op.in.channels) * sizeof(Acc));
     }

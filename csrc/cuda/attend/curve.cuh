@@ -32,14 +32,14 @@ FASTCAM_DEVICE void log2_lower_masks(const S (&logit)[kCount], const AccOf<S> (&
 template <class Acc>
 struct AttendCurve {
   Acc n;
-  int whole;         // n if it is a whole number below 1024, else -1
+  int whole;         // whole_exponent(n)
   int bit;           // the highest of `whole`
   Acc half, middle;  // 1 + g = middle +- half (1 - u^n), + for L >= 0
 
   AttendCurve() = default;
   explicit AttendCurve(const ToneCurve& curve)
-      : n(Acc(curve.n)), whole(-1), bit(1), half(Acc(0.5 * (1 + curve.beta))), middle(2 - half) {
-    if (n < 1024 && Acc(int(n)) == n) whole = int(n);
+      : n(Acc(curve.n)), whole(whole_exponent(n)), bit(1), half(Acc(0.5 * (1 + curve.beta))),
+        middle(2 - half) {
     while (2 * bit <= whole) bit *= 2;
   }
 

@@ -80,7 +80,7 @@ struct MapFinish {
 
 // ---- losses of the map --------------------------------------------------------------------------
 
-// Steps 3 to 5 of a pair, and d loss / d (map before ReLU). False if the region is empty: nothing
+// Steps 3 to 5 of a pair, and d loss / d (map before ReLU). False if the pair is invalid: nothing
 // has been written then.
 template <class Loss, class Acc>
 FASTCAM_DEVICE bool finish_loss(const CamLoss& op, const Loss& loss, const PairMap<Acc>& at,
@@ -135,46 +135,41 @@ FASTCAM_DEVICE bool finish_loss(const CamLoss& op, const Loss& loss, const PairM
     Terms sum{};
 #pragma unroll 1
     for (int p = thread; p < cells; p += threads) {
-      Acc term[Loss::kSums];
-      loss.terms(cell_at(p, load_own(at.map + p) / divisor), term);
-#pragma unroll
-      for (int j = 0; j < Loss::kSums; ++j) sum.value[j] += term[j];
+      add_terms(loss, cell_at(p, load_own(at.map + p) / divisor), sum.value);
     }
     sum = block_reduce(sum, static_cast<Terms*>(scratch.reduce), [](Terms a, const Terms& b) {
 #pragma unroll
       for (int j = 0; j < Loss::kSums; ++j) a.value[j] += b.value[j];
       return a;
     });
+    // Not loss_of_sums(): nvcc 13.0 then allocates more registers.
     valid = loss.defined(sum.value);
     if (valid) {
       Acc derivative[Loss::kSums];
       const Acc value = loss.combine(sum.value, derivative);
-
       const auto slope_at = [&](int p, Acc r) {
         return loss.slope(cell_at(p, r / divisor), derivative);
       };
       struct SlopeSums {
-        Acc slope_dot_x, magnitude;
+        Acc value[kSlopeSums];
       };
-      SlopeSums slope_sums{Acc(0), Acc(0)};
+      SlopeSums pull{};
 #pragma unroll 1
       for (int p = thread; p < cells; p += threads) {
         const Acc r = load_own(at.map + p);
-        const Acc slope = slope_at(p, r);
-        slope_sums.slope_dot_x += slope * (r / divisor);
-        slope_sums.magnitude += abs_(slope);
+        add_slope(slope_at(p, r), r / divisor, pull.value);
       }
-      slope_sums = block_reduce(
-          slope_sums, static_cast<SlopeSums*>(scratch.reduce), [](SlopeSums a, const SlopeSums& b) {
-            return SlopeSums{a.slope_dot_x + b.slope_dot_x, a.magnitude + b.magnitude};
-          });
-      const Acc cut = gradient_cut(slope_sums.magnitude, Acc(op.max_pull));
+      pull = block_reduce(pull, static_cast<SlopeSums*>(scratch.reduce),
+                          [](SlopeSums a, const SlopeSums& b) {
+                            return SlopeSums{a.value[0] + b.value[0], a.value[1] + b.value[1]};
+                          });
+      const Acc cut = gradient_cut(pull.value[1], Acc(op.max_pull));
 
 #pragma unroll 1
       for (int p = thread; p < cells; p += threads) {
         const Acc r = load_own(at.map + p);
-        store(grad_map + p, cut * map_gradient(r, slope_at(p, r), slope_sums.slope_dot_x,
-                                               p == first.peak.cell, divisor));
+        store(grad_map + p,
+              cut * map_gradient(r, slope_at(p, r), pull.value[0], p == first.peak.cell, divisor));
       }
       if (thread == 0) {
         store(static_cast<Acc*>(op.loss) + at.pair, value);
@@ -198,10 +193,7 @@ struct LossFinish {
   FASTCAM_DEVICE static void reduce(const Params& op, void* scratch) {
     reduce_pairs<Acc>(op, scratch);
   }
-  FASTCAM_DEVICE static bool on(const Params& op, int64_t n, int t) {
-    const PairView& where = op.loss.where;
-    return where.data == nullptr || load(where.of<uint8_t>(n, t)) != 0;
-  }
+  FASTCAM_DEVICE static bool on(const Params& op, int64_t n, int t) { return is_on(op.loss, n, t); }
   FASTCAM_DEVICE static Acc* map_of(const Params& op, int64_t pair) {
     return static_cast<Acc*>(op.loss.grad_map) + pair * op.loss.in.cells;
   }

@@ -52,18 +52,6 @@ FASTCAM_DEVICE void fill_factors(const Factors<Acc>& to, int width, const Value&
   }
 }
 
-// kCount neighbouring factors, from a multiple of kCount on (16 bytes at a time, then).
-template <int kCount, class Acc>
-FASTCAM_DEVICE void read_run(const Acc* from, Acc (&to)[kCount]) {
-  constexpr int kVector = kCount < kVectorOf<Acc> ? kCount : kVectorOf<Acc>;
-#pragma unroll
-  for (int i = 0; i < kCount; i += kVector) {
-    const auto v = *reinterpret_cast<const Vec<Acc, kVector>*>(from + i);
-#pragma unroll
-    for (int e = 0; e < kVector; ++e) to[i + e] = v.lane[e];
-  }
-}
-
 // Loads of V values that a thread has in flight: 32 bytes and more, but of 16-bit values.
 template <class S, int V, int kTargets>
 inline constexpr int kInFlight = sizeof(S) * V < 8 ? 8 : (kTargets == 1 && V <= 4 ? 4 : 2);

@@ -28,20 +28,6 @@ FASTCAM_DEVICE Acc load_scale(const CamLossBackward& op, int n, int t) {
   return pair_scale(status, grad, count);
 }
 
-// V neighbouring factors in global memory, where rows of them begin at multiples of V.
-template <int V, class Acc>
-FASTCAM_DEVICE Vec<Acc, V> load_lanes(const Acc* from) {
-  constexpr int kPart = V < kVectorOf<Acc> ? V : kVectorOf<Acc>;
-  Vec<Acc, V> result;
-#pragma unroll
-  for (int i = 0; i < V; i += kPart) {
-    const Vec<Acc, kPart> part = load(reinterpret_cast<const Vec<Acc, kPart>*>(from + i));
-#pragma unroll
-    for (int e = 0; e < kPart; ++e) result.lane[i + e] = part.lane[e];
-  }
-  return result;
-}
-
 // A thread has V neighbouring columns and writes one row after the other. The first columns'
 // factors are asked for before the block's barrier, behind which `row_factor` and `scale` (shared)
 // are there.
@@ -69,9 +55,7 @@ FASTCAM_DEVICE void write_product(S* out, int rows, int cols, const Acc* row_fac
         for (int e = 0; e < V; ++e) factor[t][e] = Acc(0);
         if (active && t0 + t < targets) {
           const Acc* from = column_factor + (t0 + t) * int64_t(cols) + column;
-          const Vec<Acc, V> f = load_lanes<V>(from);
-#pragma unroll
-          for (int e = 0; e < V; ++e) factor[t][e] = f.lane[e];
+          read_run(from, factor[t], [](const auto* vector) { return load(vector); });
         }
       }
     };
@@ -104,7 +88,7 @@ FASTCAM_DEVICE void write_product(S* out, int rows, int cols, const Acc* row_fac
         for (int u = 0; u < kRows; ++u) {
           const int r = r0 + u * groups < rows ? r0 + u * groups : rows - 1;
           Acc f[kTargets];
-          read_factors(row_factor + r * row_stride + t0, f);
+          read_run(row_factor + r * row_stride + t0, f);
 #pragma unroll
           for (int t = 0; t < kTargets; ++t) {
 #pragma unroll
@@ -147,7 +131,7 @@ FASTCAM_DEVICE void write_flat_product(S* out, int rows, int cols, const Acc* ro
   for (int i = int(threadIdx.x); i < vectors; i += threads) {
     Acc f[V];
     const int shift = (kShifts<Acc> - column % kShifts<Acc>) % kShifts<Acc>;
-    read_factors(column_factor + shift * column_stride + column + shift, f);
+    read_run(column_factor + shift * column_stride + column + shift, f);
     const Acc here = scale * row_factor[row];
     const Acc next = scale * row_factor[row + 1 < rows ? row + 1 : row];
     Vector v;

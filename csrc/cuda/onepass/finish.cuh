@@ -3,7 +3,6 @@
 #pragma once
 
 #include "common/losses.h"
-#include "common/pairs.h"
 #include "cuda/onepass/cluster.cuh"
 #include "cuda/onepass/plan.h"
 
@@ -74,12 +73,6 @@ FASTCAM_DEVICE void add_team(const Team& team, char* slots, Totals<Acc, kSums>& 
   add(std::integral_constant<int, kWarps>{});
 }
 
-template <class Acc>
-struct PairLoss {
-  Acc value;
-  uint8_t status;  // 0: no region, or the loss is not defined
-};
-
 // One map per team. `load(cell)` gives the map's value, `emit(cell, d loss / d map before ReLU)`
 // takes a cell's gradient, 0 for an invalid pair. Teams without a pair (`active` false) take part
 // in the barriers, and emit zeros if they have a place for them (`emits`). A thread comes back to
@@ -114,29 +107,21 @@ FASTCAM_DEVICE PairLoss<Acc> finish_in_team(const Loss& loss, const Team& team, 
     const Acc r = map[q];
     const Acc x = r / divisor;
     map[q] = r <= Acc(0) ? Acc(-1) : x;  // whether the ReLU passes it is kept, too
-    Acc term[Loss::kSums];
-    loss.terms(cell_at(q, x), term);
-#pragma unroll
-    for (int j = 0; j < Loss::kSums; ++j) terms.sum[j] += term[j];
+    add_terms(loss, cell_at(q, x), terms.sum);
   }
   add_team<false>(team, scratch + kSlots, terms);
-  PairLoss<Acc> result{Acc(0), 0};
   Acc derivative[Loss::kSums];
-  const Acc value = loss.combine(terms.sum, derivative);
   // An area of NaN is not empty: the loss becomes NaN.
-  if (active && area.sum[0] != Acc(0) && loss.defined(terms.sum)) {
-    result.value = value;
-    result.status = valid_status(peak);
-  }
+  const PairLoss<Acc> result =
+      loss_of_sums(loss, active && area.sum[0] != Acc(0), terms.sum, peak, derivative);
 
-  Totals<Acc, 2> pull{};  // sum of slope * x, and of |slope|
+  Totals<Acc, kSlopeSums> pull{};
 #pragma unroll 1
   for (int q = begin; q < cells; q += stride) {
     const Acc x = relu(map[q]);
     const Acc slope = loss.slope(cell_at(q, x), derivative);
     slopes[q] = slope;
-    pull.sum[0] += slope * x;
-    pull.sum[1] += abs_(slope);
+    add_slope(slope, x, pull.sum);
   }
   add_team<false>(team, scratch + 2 * kSlots, pull);
   const Acc cut = gradient_cut(pull.sum[1], max_pull);

@@ -201,8 +201,7 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossForward& pass, const PassWork& wo
     const int targets = all - t0 < kTargets ? all - t0 : kTargets;
     const auto pair_of = [&](int t) { return int64_t(n) * all + t0 + t; };
     if (thread < kTargets) {
-      on[thread] = thread < targets &&
-                   (op.where.data == nullptr || load(op.where.of<uint8_t>(n, t0 + thread)) != 0);
+      on[thread] = thread < targets && is_on(op, n, t0 + thread);
     }
     if (t0 > 0) copies_follow_writes();
     __syncthreads();

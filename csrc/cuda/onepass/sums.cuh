@@ -21,23 +21,6 @@ struct SharedMatrix {
   int pitch;
 };
 
-// kCount factors that lie next to each other, aligned to 16 bytes if there are as many.
-template <int kCount, class Acc>
-FASTCAM_DEVICE void read_factors(const Acc* from, Acc (&to)[kCount]) {
-  constexpr int kVector = kVectorOf<Acc>;
-  if constexpr (kCount % kVector == 0) {
-#pragma unroll
-    for (int i = 0; i < kCount; i += kVector) {
-      const Vec<Acc, kVector> v = *reinterpret_cast<const Vec<Acc, kVector>*>(from + i);
-#pragma unroll
-      for (int e = 0; e < kVector; ++e) to[i + e] = v.lane[e];
-    }
-  } else {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) to[i] = from[i];
-  }
-}
-
 // How the threads of a block share `count` columns or rows.
 template <int kOwn>
 struct ThreadShare {
@@ -108,7 +91,7 @@ FASTCAM_DEVICE void sums_down(const ThreadShare<kOwn>& share, const SharedMatrix
 #pragma unroll kUnroll
     for (int r = kRows * share.group; r < whole; r += kRows * share.groups) {
       Acc f[kRows * kTargets];
-      read_factors(factor + r * kTargets, f);
+      read_run(factor + r * kTargets, f);
 #pragma unroll
       for (int k = 0; k < kOwn; ++k) {
 #pragma unroll
@@ -164,7 +147,7 @@ FASTCAM_DEVICE void sums_along_in(const ThreadShare<kOwn>& share, const SharedMa
 #pragma unroll
       for (int e = 0; e < kStep; ++e) {
         if constexpr (kWeighted) {
-          if (e % kFactors == 0) read_factors(factor + (c + e) * kTargets, f);
+          if (e % kFactors == 0) read_run(factor + (c + e) * kTargets, f);
         }
 #pragma unroll
         for (int k = 0; k < kOwn; ++k) {
@@ -179,7 +162,7 @@ FASTCAM_DEVICE void sums_along_in(const ThreadShare<kOwn>& share, const SharedMa
 #pragma unroll 1
     for (int c = whole + share.group; c < m.cols; c += share.groups) {
       Acc f[kTargets];
-      if constexpr (kWeighted) read_factors(factor + c * kTargets, f);
+      if constexpr (kWeighted) read_run(factor + c * kTargets, f);
 #pragma unroll
       for (int k = 0; k < kOwn; ++k) {
         const Acc value = to_acc(row[k][c]);
