@@ -21,9 +21,10 @@ from fastcam.evaluation.explain import explain_dataset
 from fastcam.evaluation.splits import Prepared, prepare_split
 from fastcam.models import AttentionNetwork, Checkpoint, grid_size, load_checkpoint
 from fastcam.report import ExplainedFace
-from fastcam.studio.home import CHECKPOINT, Home, NoSuchThing, checked_id, ids_in, inside, new_id
-from fastcam.studio.jobs import Job, State
+from fastcam.studio.home import CHECKPOINT, Home, NoSuchThing, checked_id, inside, new_id
+from fastcam.studio.jobs import Job
 from fastcam.studio.pointing import Pointing
+from fastcam.studio.queues import UNFINISHED, InTurn, NewestFirst
 from fastcam.studio.recipes import Recipe
 from fastcam.studio.session import Session
 from fastcam.studio.settings import StartConfig, StudioConfig
@@ -39,7 +40,6 @@ _FEW = 48
 _AT_ONCE = 4
 #: The name of the drawn faces.
 DRAWN = "drawn faces"
-_UNFINISHED = ("waiting", "running", "paused")
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,8 @@ class Studio:
             name = _free_name(data.resolve().name, self._own)
             self._own[name] = DataSet(name, data.resolve(), checkpoint.resolve())
         self._drawn = DataSet(DRAWN, home.faces, home.network)
-        self._lock, self._asking = threading.Lock(), threading.Lock()
-        self._surveys: list[Job] = []
+        self._lock = threading.Lock()
+        self._surveys, self.tunes = NewestFirst(), InTurn(home.root / "sessions", config.jobs)
         self._subjects: OrderedDict[tuple[Path, Path], Subject] = OrderedDict()
         for found in self._own.values():
             self.subject(found.network, found.data)  # says now what is wrong with it
@@ -268,22 +268,8 @@ class Studio:
             "images": images, "hidden": self.config.reliance_images,
         }  # fmt: skip
         job = Job.make(self.home.surveys / name, "look", arguments)
-        if job.state().status in _UNFINISHED:
-            with self._asking:
-                self._surveys = [j for j in self._surveys if j.folder != job.folder]
-                self._surveys.append(job)
+        self._surveys.ask(job)
         return job
-
-    def _go_on_looking(self) -> None:
-        """Let the survey run that was asked for last; the others wait until it is done."""
-        with self._asking:
-            self._surveys = [j for j in self._surveys if j.state().status in _UNFINISHED]
-            running = [j for j in self._surveys[:-1] if j.state().process is not None]
-            for job in running:
-                if job.wish != "pause":
-                    job.pause()
-            if self._surveys and not running:
-                self._surveys[-1].start()
 
     def survey(self, session: Session) -> Survey | None:
         """What it found; None while it looks.
@@ -301,39 +287,20 @@ class Studio:
             ValueError: settings that cannot be, or one of this session is under way.
         """
         current = session.current
-        if current is not None and current.state().status in ("waiting", "running", "paused"):
+        if current is not None and current.state().status in UNFINISHED:
             raise ValueError("a fine-tuning is under way; cancel it first")
         start, data = self.path_of(session), self.data_set(session).data
         recipe.config(start, data)  # says what is wrong with it
         arguments = {"start": str(start), "data": str(data), "recipe": recipe.to_json()}
         job = Job.make(session.jobs / new_id(), "tune", arguments)
         session.choose(tune=job.id)
-        self.submit(job)
+        self.tunes.submit(job)
         return job
 
-    def submit(self, job: Job) -> None:
-        """Run a job now or, where as many run as may, when one of them is over."""
-        if len(self._running()) < self.config.jobs:
-            job.start()
-        else:
-            job.write(State(status="waiting", stage="waiting for the work of others"))
-
     def tick(self) -> None:
-        """Begin jobs that have waited long enough; to be called every second or so."""
-        self._go_on_looking()
-        waiting = [j for j in self._tunes() if j.state().status == "waiting"]
-        for job in waiting:
-            if job.state().process is None and len(self._running()) < self.config.jobs:
-                job.start()
-
-    def _tunes(self) -> list[Job]:
-        sessions = self.home.root / "sessions"
-        folders = [sessions / name / "jobs" for name in ids_in(sessions)]
-        return [Job(folder / name) for folder in folders for name in ids_in(folder)]
-
-    def _running(self) -> list[Job]:
-        states = ((job, job.state()) for job in self._tunes())
-        return [job for job, s in states if s.active and s.process is not None]
+        """Begin jobs whose turn it is; to be called every second or so."""
+        self._surveys.tick()
+        self.tunes.tick()
 
     # --- what becomes of a fine-tuning ------------------------------------------------------------
 

@@ -105,7 +105,7 @@ def library() -> ctypes.CDLL:
         "-shared",
         "-Wno-attributes",
         "-Dfastcam=fastcam_emulated",
-        f"-I{HERE}/emulated",
+        f"-I{HERE}/replaced_headers",
     ]
     flags += [*build_config.STABLE_ABI_DEFINES, "-isystem", str(torch_path / "include")]
     ops = [*build_config.sources("_C_cuda"), "csrc/ops/registration.cpp"]

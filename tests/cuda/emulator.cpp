@@ -5,6 +5,7 @@
 
 #include "emulator_threads.h"
 #include "fiber.h"
+#include "mbarrier.h"
 
 namespace emulator {
 
@@ -156,11 +157,7 @@ private:
     Thread thread;
   };
   // An mbarrier.
-  struct Arrivals {
-    int expected;
-    int pending;
-    int64_t bytes = 0;  // announced, not yet there
-    unsigned phase = 0;
+  struct MadeMbarrier : Mbarrier {
     size_t made_by;
     bool fenced = false;
   };
@@ -203,21 +200,12 @@ private:
                        [](const Lane& lane) { return lane.state == State::kDone; });
   }
 
-  Arrivals& arrivals(const void* at) {
+  MadeMbarrier& mbarrier(const void* at) {
     const auto found = barriers_.find(at);
     if (found == barriers_.end()) throw Error("an mbarrier that nobody has made");
     return found->second;
   }
-  void arrive(const void* at, int count, int64_t bytes) {
-    Arrivals& barrier = arrivals(at);
-    barrier.pending -= count;
-    barrier.bytes += bytes;
-    if (barrier.pending < 0) throw Error("more arrivals at an mbarrier than it was made for");
-    if (barrier.pending == 0 && barrier.bytes == 0) {
-      barrier.pending = barrier.expected;
-      ++barrier.phase;
-    }
-  }
+  void arrive(const void* at, int count, int64_t bytes) { mbarrier(at).arrive(count, bytes); }
 
   // Every warp as far as it gets, then whatever that lets go on; false when all are done.
   bool step() {
@@ -305,7 +293,7 @@ private:
   Device* device_ = nullptr;
   Lane* running_ = nullptr;
   std::exception_ptr error_;
-  std::map<const void*, Arrivals> barriers_;
+  std::map<const void*, MadeMbarrier> barriers_;
   std::vector<Pending> copies_;
   size_t cluster_arrivals_ = 0;
   unsigned cluster_phase_ = 0;
@@ -347,7 +335,7 @@ Block& FiberBlock::of_cluster(int other) {
 void FiberBlock::barrier_init(const void* at, int arrivals) {
   if (!is_shared(at, 8)) throw Error("an mbarrier that is not in shared memory");
   if (reinterpret_cast<uintptr_t>(at) % 8 != 0) throw Error("a misaligned mbarrier");
-  cluster->barriers_[at] = {arrivals, arrivals, 0, 0, cluster->running(), false};
+  cluster->barriers_[at] = {{arrivals, arrivals, 0, 0}, cluster->running(), false};
 }
 void FiberBlock::barrier_init_fence() {
   for (auto& entry : cluster->barriers_) {
@@ -358,15 +346,15 @@ void FiberBlock::barrier_arrive(const void* at, int64_t expected_bytes) {
   cluster->arrive(at, 1, expected_bytes);
 }
 void FiberBlock::barrier_wait(const void* at, unsigned parity) {
-  cluster->arrivals(at);
-  cluster->wait_until([this, at, parity] { return cluster->arrivals(at).phase % 2 != parity; });
+  cluster->mbarrier(at);  // there is one
+  cluster->wait_until([this, at, parity] { return !cluster->mbarrier(at).waits(parity); });
 }
 void FiberBlock::bulk_copy(void* to, const void* from, uint32_t bytes, const void* at) {
   if (bytes == 0 || bytes % 16 != 0) throw Error("a bulk copy of no multiple of 16 bytes");
   if (reinterpret_cast<uintptr_t>(to) % 16 != 0 || !is_shared(to, bytes)) {
     throw Error("a bulk copy to where no aligned shared memory is");
   }
-  if (!cluster->arrivals(at).fenced) throw Error("a bulk copy on an mbarrier without its fence");
+  if (!cluster->mbarrier(at).fenced) throw Error("a bulk copy on an mbarrier without its fence");
   Device& device = *cluster->device_;
   Device::Buffer& buffer = device.check(from, bytes, 16, "bulk copy");
   buffer.uses |= kReadOnly;

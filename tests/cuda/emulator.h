@@ -171,7 +171,7 @@ public:
   virtual ~Block() = default;
   virtual void barrier() = 0;
   virtual uint32_t shuffle_xor(uint32_t value, int lane_mask) = 0;
-  // The cluster, and copies that go on while the block works (cluster.h).
+  // The cluster, and copies that go on while the block works (csrc/cuda/onepass/cluster.cuh).
   virtual void cluster_arrive() = 0;
   virtual void cluster_wait() = 0;
   virtual Block& of_cluster(int rank) = 0;  // throws if the block has left

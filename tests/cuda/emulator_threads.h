@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "emulator.h"
+#include "mbarrier.h"
 
 namespace emulator {
 
@@ -17,23 +18,11 @@ struct ThreadCluster {
   std::vector<Block*> blocks;
   std::mutex mutex;
   std::condition_variable changed;
-  struct Arrivals {
-    int expected, pending;
-    int64_t bytes = 0;
-    unsigned phase = 0;
-  };
-  std::map<const void*, Arrivals> barriers;
+  std::map<const void*, Mbarrier> barriers;
 
   void arrive(const void* at, int count, int64_t bytes) {
     const std::lock_guard<std::mutex> lock(mutex);
-    Arrivals& barrier_at = barriers.at(at);
-    barrier_at.pending -= count;
-    barrier_at.bytes += bytes;
-    if (barrier_at.pending == 0 && barrier_at.bytes == 0) {
-      barrier_at.pending = barrier_at.expected;
-      ++barrier_at.phase;
-      changed.notify_all();
-    }
+    if (barriers.at(at).arrive(count, bytes)) changed.notify_all();
   }
 };
 
@@ -67,7 +56,7 @@ public:
   }
   void barrier_wait(const void* at, unsigned parity) override {
     std::unique_lock<std::mutex> lock(cluster_->mutex);
-    cluster_->changed.wait(lock, [&] { return cluster_->barriers.at(at).phase % 2 != parity; });
+    cluster_->changed.wait(lock, [&] { return !cluster_->barriers.at(at).waits(parity); });
   }
   void bulk_copy(void* to, const void* from, uint32_t bytes, const void* at) override {
     std::memcpy(to, from, bytes);

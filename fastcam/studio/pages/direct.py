@@ -179,7 +179,7 @@ class DirectPage:
             w.button("Pause", job.pause, id="pause")
             w.button("Cancel", job.cancel, id="cancel")
         elif status in ("paused", "failed"):
-            w.button("Go on", lambda: self.studio.submit(job), main=True, id="resume")
+            w.button("Go on", lambda: self.studio.tunes.submit(job), main=True, id="resume")
             w.button("Cancel", job.cancel, id="cancel")
         elif status == "done":
             w.link("Judge it", "/judge", id="go-judge", main=True)
