@@ -87,7 +87,8 @@ def test_a_guided_fine_tuning_is_that_of_whole_batches(
     assert_same(train(parted(config, 4), tmp_path), whole)
     assert max(sizes) == 6 and sizes.count(1) == 2 * 3  # in the first epochs Balance measures
     records = [r for r in read_history(whole.history) if "train/ratio" in r]
-    assert all(r["train/ratio"] > 0 and r["train/loss_g_outside"] > 0 for r in records)
+    assert len(records) == 9 and all(r["train/ratio"] > 0 for r in records)
+    assert sum(r["train/loss_g_outside"] > 0 for r in records) >= 6  # the last may guide none
     monkeypatch.undo()
     assert train(config, tmp_path).kept  # whatever the parts
 
@@ -149,7 +150,7 @@ def test_classes_and_masks(tmp_path: Path) -> None:
     base = run_config(root, epochs=1, fit="stretch", augment="full", batch_size=11)
     start = train(base, tmp_path / "start").checkpoint
     guidance = GuidanceConfig(
-        (("own_class", "square"), (CLASSES[0], "square")), w_g=0.2, guide="all", sharpness=4.0
+        (("own_class", "square"), (CLASSES[0], "square")), w_g=0.005, guide="all", sharpness=4.0
     )
     config = dataclasses.replace(base, start=str(start), guidance=guidance, clip=5.0)
     one = train(config, tmp_path / "one")

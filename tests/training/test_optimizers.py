@@ -102,7 +102,7 @@ def test_a_layer_s_step_is_in_proportion_to_its_norm(decay: float) -> None:
         optimizer.step()
         for at in (0, 2):
             old: Any = network()[at].weight
-            moved = (net[at].weight - old).norm() / old.norm()  # type: ignore[operator]
+            moved = (net[at].weight.detach() - old).norm() / old.norm()  # type: ignore[operator]
             if name == "lamb" or not decay:
                 assert float(moved) == pytest.approx(0.5 * share, rel=1e-5)
 
