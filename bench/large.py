@@ -16,7 +16,6 @@ import json
 import multiprocessing
 import os
 import resource
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -145,11 +144,10 @@ def peak(setup: Setup, work: Path, batch: int, part: int) -> dict[str, float]:
     def most() -> int:
         return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
-    train(_memory(setup, work, 32, 32), Path(tempfile.mkdtemp()) / "run")  # sets things up
-    before = most()
-    out = Path(tempfile.mkdtemp())
-    train(_memory(setup, work, batch, part), out / "run")
-    shutil.rmtree(out)
+    with tempfile.TemporaryDirectory() as out:
+        train(_memory(setup, work, 32, 32), Path(out) / "small")  # sets things up
+        before = most()
+        train(_memory(setup, work, batch, part), Path(out) / "run")
     return {"batch": batch, "part": part, "before": before, "peak": most()}
 
 
