@@ -88,7 +88,7 @@ def accumulated(
 
 
 def with_compiled_trunk(part: tuple[Tensor, ...], parallel: bool) -> list[Tensor]:
-    """The gradients of a balanced step whose trunk is compiled where there are several processes."""
+    """The gradients of a balanced step; of several processes the trunk is compiled."""
     images, regions, _ = part
     net = network()
     trunk: Any = torch.compile(net[:5], backend="aot_eager") if parallel else net[:5]
