@@ -189,7 +189,8 @@ def _option(name: str) -> str:
 def _job(setup: Setup, work: Path, step: tuple[Any, ...]) -> Any:
     torch.set_num_threads(1)
     name, *arguments = step
-    return {"base": base, "run": tuned}[name](setup, work, *arguments)
+    work_of: dict[str, Any] = {"base": base, "run": tuned}
+    return work_of[name](setup, work, *arguments)
 
 
 def measure(
@@ -197,7 +198,10 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Faces, base networks and fine-tunings; what each fine-tuning found."""
     runs = [Run(b, arm, s) for s in range(seeds) for arm in ARMS for b in sorted(batches)]
-    stages = [[("base", seed) for seed in range(seeds)], [("run", run) for run in runs]]
+    stages: list[list[tuple[str, Any]]] = [
+        [("base", seed) for seed in range(seeds)],
+        [("run", run) for run in runs],
+    ]
     found: dict[Run, dict[str, Any]] = {}
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     context = multiprocessing.get_context("spawn")
@@ -208,7 +212,7 @@ def measure(
             for done, task in enumerate(as_completed(tasks), 1):
                 name, what = tasks[task]
                 if name == "run":
-                    found[what] = task.result()  # type: ignore[index]
+                    found[what] = task.result()
                 task.result()
                 report({"base": "networks", "run": "fine-tunings"}[name], done, len(steps), "")
     return [found[run] for run in runs]

@@ -12,7 +12,7 @@ import torch
 from device_worker import NormedNet
 from tiny_faces import write_faces
 from tiny_masks import CLASSES, write_images
-from tiny_runs import assert_same, run_config
+from tiny_runs import assert_same, run_config, same_weights
 from torch import Tensor
 
 from fastcam import models
@@ -131,6 +131,51 @@ def test_a_run_killed_within_a_step_goes_on_in_other_parts(
     monkeypatch.setattr(AttributeTask, "training_step", counts)
     assert_same(train(parted(config, then, save_minutes=0.0), tmp_path), whole)
     assert steps == list(range(4, 9))
+
+
+def test_channels_last_is_the_same_run(
+    config: TrainConfig, whole: TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders = []
+    losses = AttributeTask._losses
+
+    def seen(self: AttributeTask, batch: Any, *part: Any) -> Any:
+        orders.append(self._inputs(batch)[0].is_contiguous(memory_format=torch.channels_last))
+        return losses(self, batch, *part)
+
+    monkeypatch.setattr(AttributeTask, "_losses", seen)
+    run = train(parted(config, 2, channels_last=True), tmp_path)
+    assert all(orders)
+    assert_same(run, whole)
+    assert all(w.is_contiguous() for w in torch.load(run.checkpoint)["state_dict"].values())
+
+
+@pytest.mark.parametrize("name", ["lars", "lamb"])
+def test_their_state_is_that_of_a_killed_run(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    pytest.importorskip("timm")
+    large = parted(
+        config, 2, optimizer=name, lr=5.0 if name == "lars" else 0.01, weight_decay=1e-3,
+        lr_batch=11, save_minutes=0.0,
+    )  # fmt: skip
+    one = train(large, tmp_path / "one")
+    rates = [r["train/lr"] for r in read_history(one.history) if "train/lr" in r]
+    assert max(rates) == pytest.approx(2 * large.lr) and rates.index(max(rates)) == 3
+    step = AttributeTask.training_step
+
+    def dies(self: AttributeTask, batch: Any, batch_idx: int) -> Tensor | None:
+        if self.trainer.global_step == 5:
+            raise Killed
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(AttributeTask, "training_step", dies)
+    with pytest.raises(Killed):
+        train(large, tmp_path / "killed")
+    monkeypatch.undo()
+    again = train(large, tmp_path / "killed")
+    assert read_history(again.history) == read_history(one.history)
+    assert same_weights(again.checkpoint, one.checkpoint)
 
 
 @pytest.mark.parametrize("parts", [3, 100])

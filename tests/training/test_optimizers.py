@@ -101,7 +101,7 @@ def test_a_layer_s_step_is_in_proportion_to_its_norm(decay: float) -> None:
         loss_of(net).backward()
         optimizer.step()
         for at in (0, 2):
-            old: Any = network()[at].weight
+            old: Any = network()[at].weight.detach()
             moved = (net[at].weight.detach() - old).norm() / old.norm()  # type: ignore[operator]
             if name == "lamb" or not decay:
                 assert float(moved) == pytest.approx(0.5 * share, rel=1e-5)
