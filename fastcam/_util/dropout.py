@@ -18,6 +18,16 @@ class BatchShare:
     count: int
     images: int = 0
 
+    @contextmanager
+    def part(self, number: int, parts: int) -> Iterator[None]:
+        """Within it, of these images every ``parts``-th from ``number``."""
+        whole = self.rank, self.count
+        self.rank, self.count = self.rank + self.count * number, self.count * parts
+        try:
+            yield
+        finally:
+            self.rank, self.count = whole
+
 
 class SharedDropout(nn.Dropout):
     """Draws the mask of the whole batch in each process, which takes its images' rows of it.

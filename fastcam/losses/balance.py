@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, get_args
 
 import torch
@@ -66,6 +67,22 @@ class Balance(nn.Module):
     * ``state_dict`` holds the ratios. In evaluation (``balance.eval()``, or no gradients) the
       last ratios are used, and one process may call alone.
 
+    A step of accumulated parts::
+
+        if balance.due:
+            for part in parts:  # forward alone, with the losses and the dropout of the step
+                balance.gather(label_loss, guidance, tap)
+        balance.update()
+        for part in parts:
+            balance.weighed(label_loss, guidance, tap).backward()
+
+    is that of the whole batch to rounding, if both losses of a part are divided by the counts of
+    the whole batch (``normalizer``): squares of norms are sums over images, and gradients at W sums
+    over parts. What it costs is another forward, in the steps that measure. Calling it for each
+    part as for a batch is another thing, and not exact: each call then counts as one of ``every``,
+    measures its own part, and ρ may differ from part to part; the images' own ratios scatter, so
+    that ρ does with few guided images a part.
+
     Args:
         pull: how hard guidance draws, relative to the labels; one number, or one for each guidance
             loss. 1 is as hard. Above 2 there is a warning: accuracy is at risk.
@@ -111,6 +128,7 @@ class Balance(nn.Module):
         self._calls = 0
         self._ratios: list[Tensor] = []  # 0-d, on the device of its loss; 0: not measured yet
         self._first: list[Tensor] = []
+        self._gathered: _Norms | None = None
 
     @property
     def ratio(self) -> Tensor:
@@ -141,28 +159,52 @@ class Balance(nn.Module):
                 depend on the tapped activations.
         """
         terms = self._terms(label_loss, guidance, tap)
-        if not self._ratios:
-            self._ratios = [torch.zeros((), device=loss.device) for loss, _ in terms]
-            self._first = [torch.zeros((), device=loss.device) for loss, _ in terms]
-        if len(self._ratios) != len(terms):
-            raise ValueError(
-                f"guidance: expected {len(self._ratios)} losses as in the calls before, "
-                f"got {len(terms)}"
-            )
-        for kept in (self._ratios, self._first):
-            kept[:] = [r.to(loss.device) for r, (loss, _) in zip(kept, terms, strict=True)]
         self.measured = False
         if self.training and torch.is_grad_enabled() and label_loss.requires_grad:
-            self.measured = self._is_due()
-            if self.measured:
-                self._measure(label_loss, terms)
-            self._calls += 1
-        total = label_loss
-        for pull, ratio, (loss, _) in zip(
-            self._pulls(len(terms)), self._ratios, terms, strict=True
-        ):
-            total = total + (pull * ratio).to(loss.dtype) * loss
-        return total.to(label_loss.dtype)
+            if self._is_due():
+                self._gather(label_loss, terms)
+            self.update()
+        return self._sum(label_loss, terms)
+
+    @property
+    def due(self) -> bool:
+        """Whether the next step measures, so that its parts are to be gathered."""
+        return self.training and torch.is_grad_enabled() and self._is_due()
+
+    def gather(
+        self,
+        label_loss: Tensor,
+        guidance: Tensor | Sequence[tuple[Tensor, ActivationTap]],
+        tap: ActivationTap | None = None,
+    ) -> None:
+        """Add the norms of a part of the step's batch to those of the parts before.
+
+        Args, Raises: as of a call; nothing is weighed.
+        """
+        self._gather(label_loss, self._terms(label_loss, guidance, tap))
+
+    def update(self) -> None:
+        """Count a step, and move ρ by what was gathered for it, if anything was.
+
+        Under a process group every process calls it, and those that measure do so together.
+        """
+        self.measured = self._gathered is not None
+        if self._gathered is not None:
+            self._measure(self._gathered)
+            self._gathered = None
+        self._calls += 1
+
+    def weighed(
+        self,
+        label_loss: Tensor,
+        guidance: Tensor | Sequence[tuple[Tensor, ActivationTap]],
+        tap: ActivationTap | None = None,
+    ) -> Tensor:
+        """The sum to call ``backward`` on with ρ as it is; nothing is measured or counted.
+
+        Args, Returns, Raises: as of a call.
+        """
+        return self._sum(label_loss, self._terms(label_loss, guidance, tap))
 
     def extra_repr(self) -> str:
         return f"pull={self.pull}, every={self.every}, sync={self.sync!r}"
@@ -189,7 +231,25 @@ class Balance(nn.Module):
             _check_scalar("guidance", term[0])
             if not isinstance(term[1], ActivationTap):
                 raise TypeError(f"tap: expected an ActivationTap, got {type(term[1]).__name__}")
+        if not self._ratios:
+            self._ratios = [torch.zeros((), device=loss.device) for loss, _ in terms]
+            self._first = [torch.zeros((), device=loss.device) for loss, _ in terms]
+        if len(self._ratios) != len(terms):
+            raise ValueError(
+                f"guidance: expected {len(self._ratios)} losses as in the calls before, "
+                f"got {len(terms)}"
+            )
+        for kept in (self._ratios, self._first):
+            kept[:] = [r.to(loss.device) for r, (loss, _) in zip(kept, terms, strict=True)]
         return [(loss, of) for loss, of in terms]
+
+    def _sum(self, label_loss: Tensor, terms: list[tuple[Tensor, ActivationTap]]) -> Tensor:
+        total = label_loss
+        for pull, ratio, (loss, _) in zip(
+            self._pulls(len(terms)), self._ratios, terms, strict=True
+        ):
+            total = total + (pull * ratio).to(loss.dtype) * loss
+        return total.to(label_loss.dtype)
 
     def _pulls(self, count: int) -> list[float]:
         pulls = [self.pull] * count if not isinstance(self.pull, tuple) else list(self.pull)
@@ -205,10 +265,18 @@ class Balance(nn.Module):
         # Where looking costs no wait, a loss without a ratio is measured until it has one.
         return any(r.device.type == "cpu" and float(r) == 0 for r in self._ratios)
 
-    def _measure(self, label_loss: Tensor, terms: list[tuple[Tensor, ActivationTap]]) -> None:
+    def _gather(self, label_loss: Tensor, terms: list[tuple[Tensor, ActivationTap]]) -> None:
         norms = [_squared_norms(label_loss, loss, tap) for loss, tap in terms]
-        squares = torch.stack([pair for pair, _ in norms])  # [J, 2]: labels, guidance
-        weights = [of_weight for _, of_weight in norms]
+        part = _Norms(
+            torch.stack([pair for pair, _ in norms]),
+            [of_weight for _, of_weight in norms],
+            [loss.detach() for loss, _ in terms],
+            [tap.layer for _, tap in terms],
+        )
+        self._gathered = part if self._gathered is None else self._gathered.plus(part)
+
+    def _measure(self, norms: _Norms) -> None:
+        squares, weights = norms.squares, norms.weights
         if self.sync == "global" and world_size(self.process_group) > 1:
             # Of the activations each process has its own rows, of a weight its own share.
             dist.all_reduce(squares, group=self.process_group)
@@ -221,12 +289,31 @@ class Balance(nn.Module):
             new = _updated(ratio, first, labels.sqrt(), guided.sqrt(), gradients)
             # Looked at once: a step reads no value.
             first_call = self._calls == 0 and ratio.device.type == "cpu"
-            loss, tap = terms[number]
-            if first_call and float(new[0]) == 0 and float(loss.detach()) != 0:
-                _warn_unmeasured(number, tap.layer)
+            if first_call and float(new[0]) == 0 and float(norms.losses[number]) != 0:
+                _warn_unmeasured(number, norms.layers[number])
             # In place: a captured CUDA graph finds its last ratios where it has left them.
             ratio.copy_(new[0])
             first.copy_(new[1])
+
+
+@dataclass
+class _Norms:
+    """What a measurement of J losses takes of a batch, or of the parts of one.
+
+    squares: [J, 2], labels and guidance. weights: for each loss [2, ...], the gradients at the last
+    linear layer's weight, or None. losses: J scalars, their values. layers: their taps'.
+    """
+
+    squares: Tensor
+    weights: list[Tensor | None]
+    losses: list[Tensor]
+    layers: list[str]
+
+    def plus(self, other: _Norms) -> _Norms:
+        pairs = zip(self.weights, other.weights, strict=True)
+        weights = [b if a is None else a if b is None else a + b for a, b in pairs]
+        losses = [a + b for a, b in zip(self.losses, other.losses, strict=True)]
+        return _Norms(self.squares + other.squares, weights, losses, self.layers)
 
 
 def _warn_unmeasured(number: int, layer: str) -> None:
@@ -234,7 +321,7 @@ def _warn_unmeasured(number: int, layer: str) -> None:
         f"guidance loss {number} has no gradient at '{layer}' yet, so it does not count: its maps "
         "are all dead, or it does not depend on the activations (an InputGradientLoss of a ReLU "
         "network's logits does not)",
-        stacklevel=4,
+        stacklevel=5,
     )
 
 

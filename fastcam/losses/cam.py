@@ -24,6 +24,7 @@ from fastcam.ops.cam_loss import (
 from fastcam.ops.grad_cam import prepare
 from fastcam.ops.library import acc_dtype
 from fastcam.ops.pair_cells import PairCells
+from fastcam.reference import defined_pairs
 
 __all__ = [
     "CAM_LOSSES",
@@ -131,7 +132,7 @@ class CamLoss(MapPairLoss):
                 is of what speaks against the target. None is +1 for all.
             normalizer: divides the sum in place of the number of valid pairs, for micro-batches of
                 an accumulated step: a number or a scalar tensor, the pairs of the whole step (of
-                all processes, with ``sync="global"``).
+                all processes, with ``sync="global"``); :meth:`valid_pairs` counts them.
 
         Returns:
             A scalar, or [N,T] with ``reduction="none"``; float64 if the activations are, float32
@@ -177,6 +178,25 @@ class CamLoss(MapPairLoss):
         )
         self._stats = CamStats(status)
         return value if own else reducer.mean(value, (status & 1).sum(), world, normalizer)
+
+    def valid_pairs(
+        self,
+        regions: Tensor,
+        cell_weights: Tensor | None = None,
+        where: Tensor | None = None,
+    ) -> Tensor:
+        """Which pairs a call counts: bool [N,T], known before a forward.
+
+        Of a whole batch, their number is the ``normalizer`` of the micro-batches that an
+        accumulated step divides it into; under a process group that of all processes.
+
+        Args:
+            regions: [N,H,W] (then T is 1) or [N,T,H,W], of any grid.
+            cell_weights, where: as of a call.
+        """
+        name, options, *_ = self.map_loss()
+        away = bool(options.get("away", False))
+        return defined_pairs(regions, cell_weights, where, loss=name, away=away)
 
     def extra_repr(self) -> str:
         options = self.map_loss().options

@@ -264,11 +264,17 @@ class TrainConfig:
         patience: stop after so many epochs in a row without a lower validation loss, and keep the
             best epoch's weights; 0 runs all epochs and keeps the last one's.
         batch_size: images per step.
-        lr: learning rate of SGD.
-        momentum: momentum of SGD.
-        weight_decay: weight decay of SGD.
+        optimizer: ``"sgd"``; or, for large batches, ``"lars"`` or ``"lamb"`` of timm, which take
+            the step of each layer in proportion to its weights' norm, and learning rates of their
+            own: of LARS thousands of times SGD's, of LAMB about Adam's.
+        lr: learning rate.
+        lr_batch: batch size that ``lr`` is meant for: the rate grows with ``batch_size`` in
+            proportion to it; without, ``lr`` is taken as it is.
+        momentum: momentum, of LAMB the mean gradient's share.
+        weight_decay: weight decay; of LARS and LAMB not of biases and norms.
         schedule: learning rate: ``"constant"``, or ``"cosine"`` (falling to 0 over all epochs,
             which settles a short run).
+        warmup: over this share of all steps the learning rate rises evenly, before the schedule.
         clip: the gradient's norm is cut down to this; 0 leaves it. The Grad-CAM loss of a map with
             a tiny peak has a huge gradient, since the map is divided by its peak.
         w_a: weight of the attribute loss: the model's own where it has one, otherwise the binary
@@ -287,7 +293,8 @@ class TrainConfig:
             (:class:`fastcam.training.GroupDRO`).
         group_step: by how much these weights move in a step.
         precision: ``"float32"``, or ``"bfloat16"`` for autocast: faster where the processor has it,
-            with weights, losses and maps in float32.
+            with weights, losses and maps in float32. ``"float16"`` is for GPUs without bfloat16:
+            the losses are scaled, and steps that overflow left out.
         landmarks: of faces: landmark table in place of the data folder's own.
         regions: of other data: where the masks lie, in place of what ``fastcam init`` found: a
             folder with files named after the images, or a file in COCO's format.
@@ -307,6 +314,12 @@ class TrainConfig:
         devices: processes on each machine, each with a GPU or a share of the processors; they
             divide each batch among them. Up to rounding the result is that of one, but for batch
             norm, whose statistics are each process's own.
+        accumulate: parts that a batch is divided into, one after the other, so that memory is that
+            of one part. Up to rounding the result is that of one, but for batch norm, whose
+            statistics are each part's own. It costs a little time: with a pull the parts are run
+            twice in the steps that measure it.
+        channels_last: keep weights and images with the channels last, as many GPUs and processors
+            are faster with; the result differs by rounding.
         nodes: machines; with several, or to start the processes otherwise, run the command under
             ``torchrun``, whose numbers then hold.
 
@@ -326,10 +339,13 @@ class TrainConfig:
     epochs: int = 30
     patience: int = 3
     batch_size: int = 256
+    optimizer: Literal["sgd", "lars", "lamb"] = "sgd"
     lr: float = 0.01
+    lr_batch: int | None = None
     momentum: float = 0.9
     weight_decay: float = 0.0
     schedule: Schedule = "constant"
+    warmup: float = 0.0
     clip: float = 1.0
     w_a: float = 1.0
     augment: Augmentation = "flip"
@@ -337,7 +353,7 @@ class TrainConfig:
     hide_share: float = 0.25
     group_dro: str | None = None
     group_step: float = 0.01
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     landmarks: str | None = None
     regions: str | None = None
     limit_train: int | None = None
@@ -349,11 +365,13 @@ class TrainConfig:
     workers: int = field(default=2, metadata={"result": False})
     save_minutes: float = field(default=5.0, metadata={"result": False})
     devices: int = field(default=1, metadata={"result": False})
+    accumulate: int = field(default=1, metadata={"result": False})
+    channels_last: bool = field(default=False, metadata={"result": False})
     nodes: int = field(default=1, metadata={"result": False})
 
     def __post_init__(self) -> None:
-        _check_counts(self, ("size", "epochs", "batch_size", "devices", "nodes"), 1)
-        _check_counts(self, ("limit_train", "limit_valid"), 1)
+        counts = ("size", "epochs", "batch_size", "accumulate", "devices", "nodes")
+        _check_counts(self, (*counts, "limit_train", "limit_valid", "lr_batch"), 1)
         _check_counts(self, ("patience", "seed", "workers"), 0)
         others = ("weight_decay", "clip", "w_a", "group_step", "save_minutes")
         _check_numbers(
@@ -362,6 +380,7 @@ class TrainConfig:
                 "lr": _ABOVE_0,
                 "momentum": ("in [0, 1)", lambda x: 0 <= x < 1),
                 "hide_share": _SHARE,
+                "warmup": ("in [0, 1)", lambda x: 0 <= x < 1),
                 **dict.fromkeys(others, _AT_LEAST_0),
             },
         )

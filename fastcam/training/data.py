@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
@@ -73,6 +74,8 @@ class FolderBatches(LightningDataModule):
             once they are there.
         valid_collate: draws the region grids of validation.
         workers: loader processes for splits that are not held in memory.
+        parts: into how many a step divides its batch; so many at a time are augmented, and
+            validation takes batches of that size.
     """
 
     def __init__(
@@ -85,10 +88,12 @@ class FolderBatches(LightningDataModule):
         collate: Collate,
         valid_collate: Collate,
         workers: int = 2,
+        parts: int = 1,
     ) -> None:
         super().__init__()
         self.train, self.valid = train, valid
         self.batch_size, self.seed, self.workers = batch_size, seed, workers
+        self.parts = parts
         self.collate, self.valid_collate = collate, valid_collate
         #: Of this process, which takes its share of each batch.
         self.share = BatchShare(0, 1)
@@ -128,9 +133,18 @@ class FolderBatches(LightningDataModule):
         **order: Any,
     ) -> DataLoader[Batch]:
         share = share or self.share
-        parts = share.rank, share.count
-        batches = EpochBatches(len(faces), self.batch_size, share=parts, **order)
+        size = self.batch_size if faces is self.train else -(-self.batch_size // self.parts)
+        batches = EpochBatches(len(faces), size, share=(share.rank, share.count), **order)
         return loader(faces, batches, collate, self.workers)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        return self.collate.finish(batch)
+        given: Any = batch
+        if self.parts == 1 or "draws" not in given:
+            return self.collate.finish(batch)
+        size = max(1, -(-len(batch["labels"]) // self.parts))
+        slices = zip(*(value.split(size) for value in given.values()), strict=True)
+        made: list[Any] = [
+            self.collate.finish(Batch(**dict(zip(given, part, strict=True)))) for part in slices
+        ]
+        found: Any = {key: torch.cat([part[key] for part in made]) for key in made[0]}
+        return found

@@ -22,7 +22,13 @@ from fastcam.losses.reduce import Reducer
 from fastcam.models import ModelSpec, spec_at
 from fastcam.ops.cam_loss import LOSSES
 from fastcam.training.config import GuidanceConfig
-from fastcam.training.objective import AttributeLoss, LabelLoss, attribute_loss, multilabel_loss
+from fastcam.training.objective import (
+    AttributeLoss,
+    LabelLoss,
+    Part,
+    attribute_loss,
+    multilabel_loss,
+)
 
 
 def cell_weights(regions: Tensor, region_weight: float) -> Tensor:
@@ -148,21 +154,43 @@ class Guidance(nn.Module):
             iou: Any = self.criteria["iou"]
             iou.sharpness = warm_sharpness(self.config.sharpness, progress)
 
+    def _targets(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The targets, and the labels [N, T] of each."""
+        targets = self.targets.to(labels.device)
+        if self._own:
+            targets = own_targets(targets, labels)
+        return targets, labels.gather(1, targets) if self._own else labels[:, targets]
+
+    def pairs(self, labels: Tensor, regions: Tensor) -> dict[str, Tensor]:
+        """How many pairs each loss counts in a batch, by its name: scalars on the device."""
+        _, chosen = self._targets(labels)
+        regions = on_grid(regions, regions.shape[-2:])
+        weights = cell_weights(regions, self.config.region_weight)
+        where = guided_pairs(chosen, self.config.guide)
+        criteria: dict[str, Any] = dict(self.criteria.items())
+        return {n: c.valid_pairs(regions, weights, where).sum() for n, c in criteria.items()}
+
     def forward(
-        self, images: Tensor, labels: Tensor, regions: Tensor, w_a: float = 1.0
+        self,
+        images: Tensor,
+        labels: Tensor,
+        regions: Tensor,
+        w_a: float = 1.0,
+        part: Part | None = None,
     ) -> tuple[AttributeLoss, GuidanceTerm]:
         """Both losses, from normalised ``images`` and ``regions`` [N, T, h, w] of any size.
 
         Args:
             w_a: weight of the attribute loss in the total.
+            part: of a batch in parts, which one this is. ``balance`` is then to be updated between
+                the forwards that are ahead of a measurement and the others.
         """
-        targets = self.targets.to(labels.device)
-        if self._own:
-            targets = own_targets(targets, labels)
+        targets, chosen = self._targets(labels)
         guide, full = self.config.guide, self.config.weight_grad == "full"
-        chosen = labels.gather(1, targets) if self._own else labels[:, targets]
+        pairs = {} if part is None else part.pairs
+        criteria: dict[str, Any] = dict(self.criteria.items())
         with self.tap as tap, twice_differentiable() if full else nullcontext():
-            attributes = attribute_loss(self.tap.model, images, labels, self._loss)
+            attributes = attribute_loss(self.tap.model, images, labels, self._loss, part)
             scores = margins(attributes.logits) if self._exclusive else attributes.logits
             regions = on_grid(regions, tap.activations.shape[-2:])
             losses = {
@@ -174,21 +202,28 @@ class Guidance(nn.Module):
                     cell_weights=cell_weights(regions, self.config.region_weight),
                     where=guided_pairs(chosen, guide),
                     signs=score_signs(chosen, guide),
+                    normalizer=pairs.get(name),
                 )
-                for name, criterion in self.criteria.items()
+                for name, criterion in criteria.items()
             }
             terms = [(loss, tap) for loss in losses.values()]
-            total = self.balance(w_a * attributes.loss, terms)
+            labelled = w_a * attributes.loss
+            if part is None:
+                total = self.balance(labelled, terms)
+            else:
+                total = self.balance.weighed(labelled, terms)
+                if part.ahead:
+                    self.balance.gather(labelled, terms)
         if self.config.w_g is not None:
             total = total + self.config.w_g * terms[0][0]
-        first: Any = next(self.criteria.children())
+        name, first = next(iter(criteria.items()))
         valid, dead = first.stats.counts  # the same pairs and maps in all
         reducer = Reducer("mean", "global", None)
         ratios = self.balance.ratio.reshape(-1).to(total.device)
         return attributes, GuidanceTerm(
             total,
             {name: loss.detach() for name, loss in losses.items()},
-            reducer.mean(dead.float(), valid, reducer.world(first, self.tap), None),
+            reducer.mean(dead.float(), valid, reducer.world(first, self.tap), pairs.get(name)),
             dict(zip(losses, ratios, strict=True)),
         )
 

@@ -173,4 +173,5 @@ def folder_batches(
         collate=_collate(config, checkpoint, train, layer, augmentation(config, train)),
         valid_collate=_collate(config, checkpoint, valid, None),
         workers=config.workers,
+        parts=config.accumulate,
     )

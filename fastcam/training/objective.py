@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -38,8 +38,29 @@ class AttributeLoss:
     parts: dict[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Part:
+    """What makes the losses of a part of a step's batch the parts of those of the whole.
+
+    share: what the mean of the label loss over the part's images counts in that over the images of
+    the whole step, of all processes, times how many these are; a number or a scalar. pairs: by loss
+    of the map, scalar, the pairs that it counts in the whole step. loss: the label loss in place of
+    the run's own. ahead: whether this forward is for a measurement alone
+    (:meth:`fastcam.Balance.gather`), ahead of the one that is backpropagated.
+    """
+
+    share: float | Tensor
+    pairs: Mapping[str, Tensor] = field(default_factory=dict)
+    loss: LabelLoss | None = None
+    ahead: bool = False
+
+
 def attribute_loss(
-    model: nn.Module, images: Tensor, labels: Tensor, loss: LabelLoss = multilabel_loss
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    loss: LabelLoss = multilabel_loss,
+    part: Part | None = None,
 ) -> AttributeLoss:
     """One forward of ``model`` and its loss.
 
@@ -53,11 +74,17 @@ def attribute_loss(
         images: normalised [N, 3, H, W].
         labels: [N, K].
         loss: of any other model.
+        part: of a batch in parts, which one this is; the loss is then its part of the mean over
+            the images of the whole batch.
     """
     own = getattr(model, "training_loss", None)
-    world = Reducer("mean", getattr(loss, "sync", "global"), None).world(model, images)
-    reduced = own is None and hasattr(loss, "sync")
-    share = None if world == 1 or reduced else _share(images, world)
+    share: float | Tensor | None = None
+    if part is not None:
+        loss, share = part.loss or loss, part.share
+    else:
+        world = Reducer("mean", getattr(loss, "sync", "global"), None).world(model, images)
+        if world > 1 and (own is not None or not hasattr(loss, "sync")):
+            share = _share(images, world)
     empty = share is not None and not len(images)  # which has no mean
     parts: dict[str, Tensor] = {}
     if own is None:

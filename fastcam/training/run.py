@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.environments import TorchElasticEnvironment
@@ -42,6 +43,13 @@ from fastcam.training.resume import (
 from fastcam.training.run_folder import OURS, TrainResult, check_folder, digests, finished
 from fastcam.training.task import AttributeTask
 
+# What Lightning calls them; with 16-mixed it scales the losses (torch.amp.GradScaler).
+_PRECISIONS: dict[str, Any] = {
+    "float32": "32-true",
+    "bfloat16": "bf16-mixed",
+    "float16": "16-mixed",
+}
+
 
 def train(
     config: TrainConfig,
@@ -55,8 +63,9 @@ def train(
 
     A run that was killed goes on where it last saved (every epoch, and every few minutes within
     one) when it is called again with the same settings, and ends with the weights that it would
-    have had. A finished run is kept. Several processes (``config.devices``, or torchrun) give the
-    result of one up to rounding, and a run may go on with another number of them.
+    have had. A finished run is kept. Several processes (``config.devices``, or torchrun) and
+    batches in parts (``config.accumulate``) give the result of one up to rounding, and a run may go
+    on with another number of them.
 
     Args:
         config: the settings.
@@ -98,6 +107,10 @@ def train(
     if kept is not None:
         return kept
     cuda = pick_device(config.device).type == "cuda"
+    if config.precision == "float16" and not cuda:
+        raise ValueError(
+            "precision: float16 needs a GPU, got a run on the CPU; expected bfloat16 or float32"
+        )
     others = (_in_another, (config, out, loss, registered()))
     with several(config.devices, cuda, *others) as processes, ExitStack() as stack:
         processes.first(lambda: stack.enter_context(claim(out)))
@@ -143,6 +156,7 @@ def _train(
     checkpoint = initial_checkpoint(config, list(described.attributes), exclusive)
     check_kind(checkpoint, exclusive, "the data")
     task = AttributeTask(checkpoint, config, loss)
+    task.share.rank, task.share.count = processes.rank, processes.count
     resuming = processes.first(lambda: resume.is_file())
     if resuming and (first or not resume.is_file()):
         read_run_state(resume, task)  # a damaged one is told before all images are read
@@ -178,8 +192,9 @@ def _train(
     dropout: AbstractContextManager[None] = nullcontext()
     if processes.count > 1:
         environment = [TorchElasticEnvironment()]
-        dropout = shared_dropout(checkpoint.model, batches.share)
-        _warn_of_batch_norm(checkpoint.model)
+    if processes.count * config.accumulate > 1:
+        dropout = shared_dropout(checkpoint.model, task.share)
+        _warn_of_batch_norm(checkpoint.model, config.accumulate)
     with _quiet(), dropout:
         trainer = Trainer(
             accelerator="gpu" if device.type == "cuda" else "cpu",
@@ -187,7 +202,7 @@ def _train(
             num_nodes=processes.nodes,
             strategy="ddp" if processes.count > 1 else "auto",
             use_distributed_sampler=False,
-            precision="bf16-mixed" if config.precision == "bfloat16" else "32-true",
+            precision=_PRECISIONS[config.precision],
             max_epochs=config.epochs,
             callbacks=callbacks,
             plugins=[AtomicCheckpointIO(task), *environment],
@@ -230,6 +245,8 @@ def _train(
     if biases:
         history.add_validation(trainer, history.records[-1]["epoch"])
     checkpoint.model.to("cpu").eval()
+    if config.channels_last:
+        checkpoint.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     validations = [r for r in history.records if "valid/loss" in r]
     before = validations.pop(0) if validations and validations[0]["step"] == 0 else None
     # Early stopping keeps the epoch of the lowest validation loss, the first on a tie; new biases
@@ -257,13 +274,14 @@ def _train(
     )
 
 
-def _warn_of_batch_norm(model: nn.Module) -> None:
+def _warn_of_batch_norm(model: nn.Module, accumulate: int) -> None:
     kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
     name = next((n for n, m in model.named_modules() if isinstance(m, kinds)), None)
     if name is not None:
+        option, own = ("accumulate", "part") if accumulate > 1 else ("devices", "process")
         warnings.warn(
-            f"devices: batch norm ('{name}' and others) takes the statistics of each process's own "
-            "images, so that the result is not quite that of one process",
+            f"{option}: batch norm ('{name}' and others) takes the statistics of each {own}'s own "
+            f"images, so that the result is not quite that of one {own}",
             stacklevel=2,
         )
 

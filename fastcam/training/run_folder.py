@@ -42,6 +42,9 @@ _LATER = {
     "guidance.target_layer": None,
     "weights": None,
     "architecture": None,
+    "optimizer": "sgd",
+    "warmup": 0.0,
+    "lr_batch": None,
 }
 
 

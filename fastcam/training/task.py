@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy, MultilabelAccuracy
 
+from fastcam._util.dropout import BatchShare
 from fastcam._util.seeds import derive_seed
 from fastcam.data.batches import Batch, on_grid
 from fastcam.data.labelled import attribute_index
@@ -23,6 +24,7 @@ from fastcam.evaluation.metrics import CamEnergy, CamIoU
 from fastcam.evaluation.splits import inputs_of
 from fastcam.losses.reduce import averaged
 from fastcam.models import Checkpoint
+from fastcam.training.accumulate import Accumulation
 from fastcam.training.config import TrainConfig
 from fastcam.training.data import FolderBatches
 from fastcam.training.diverged import ADVICE, TrainingDiverged
@@ -30,10 +32,15 @@ from fastcam.training.group_dro import GroupDRO
 from fastcam.training.guidance import Guidance
 from fastcam.training.objective import (
     LabelLoss,
+    Part,
     attribute_loss,
     multiclass_loss,
     multilabel_loss,
 )
+from fastcam.training.optimizers import optimizer_of, schedule_of
+
+# So many steps in a row that the scaler leaves out: from 2^16 it has then halved to 2^-14.
+_OVERFLOWS = 30
 
 
 class AttributeTask(LightningModule):
@@ -47,6 +54,11 @@ class AttributeTask(LightningModule):
 
     A batch's ``regions`` are those of the guidance's targets, in their order; without guidance none
     are needed.
+
+    With ``accumulate`` above 1 it optimises by itself (Lightning's manual optimization), a step a
+    batch. Without, a Trainer with ``accumulate_grad_batches`` takes the mean of the batches' means:
+    of guidance that is not the mean over all their pairs, and each batch counts as a call of
+    :class:`fastcam.Balance`.
 
     Args:
         checkpoint: the model, the names of its logits, and whether these are classes of which an
@@ -107,6 +119,17 @@ class AttributeTask(LightningModule):
             self._loss = GroupDRO(
                 checkpoint.attributes, self.names[0], config.group_dro, config.group_step
             )
+        #: Of this process, where dropout is shared among processes or the parts of a batch.
+        self.share = BatchShare(0, 1)
+        self.accumulation: Accumulation | None = None
+        if config.accumulate > 1:
+            self.automatic_optimization = False
+            self.accumulation = Accumulation(
+                config.accumulate, checkpoint, self._loss, self.guidance, self.share, self.draw
+            )
+        if config.channels_last:
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._overflows = 0
         self.val_accuracy = _accuracy(len(checkpoint.attributes), checkpoint.exclusive)
         self.val_means = nn.ModuleDict(
             {
@@ -119,53 +142,86 @@ class AttributeTask(LightningModule):
         )
 
     def configure_optimizers(self) -> Any:
-        c = self.config
-        optimizer = torch.optim.SGD(
-            self.model.parameters(),
-            lr=c.lr,
-            momentum=c.momentum,
-            weight_decay=c.weight_decay,
-            fused=True,  # one pass over weights, gradients and momenta
-        )
-        if c.schedule == "constant":
+        optimizer = optimizer_of(self.model, self.config, scaled=self._scaled)
+        schedule = schedule_of(optimizer, self.config, self._total_steps())
+        if schedule is None:
             return optimizer
-        if not self._total_steps():
-            raise ValueError(
-                "schedule: cosine needs to know how many batches an epoch has, which this data does"
-                " not say; give the trainer max_steps, or take constant"
-            )
-        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self._total_steps())
-        schedule = {"scheduler": cosine, "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    @property
+    def _scaled(self) -> bool:
+        """Whether a GradScaler scales the losses, and leaves out steps that overflow."""
+        return getattr(self.trainer.precision_plugin, "scaler", None) is not None
+
+    def draw(self) -> None:
+        """Make dropout a function of (seed, step): a resumed run and a control draw the same."""
+        torch.manual_seed(derive_seed(self.config.seed, 2, self.trainer.global_step))
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        # Dropout becomes a function of (seed, step): a resumed run and a control draw the same
-        # masks.
-        torch.manual_seed(derive_seed(self.config.seed, 2, self.trainer.global_step))
+        self.draw()
         data: Any = getattr(self.trainer, "datamodule", None)
-        if isinstance(data, FolderBatches):
-            data.share.images = data.images_in(batch_idx)
+        folder = isinstance(data, FolderBatches)
+        self.share.images = data.images_in(batch_idx) if folder else len(batch["labels"])
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        images, labels = inputs_of(self.checkpoint, batch)
-        record: dict[str, Any] = {}
-        if self.guidance is None:
-            attributes = attribute_loss(self.model, images, labels, self._loss)
-            loss = self.config.w_a * attributes.loss
-        else:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        if self.guidance is not None:
             self.guidance.set_progress(self._progress())
-            attributes, term = self.guidance(images, labels, batch["regions"], self.config.w_a)
-            loss = term.total
-            record |= {f"train/{name}": value for name, value in term.record().items()}
-        record |= {"train/loss": loss.detach(), "train/loss_a": attributes.loss.detach()}
-        record |= {f"train/loss_{name}": part for name, part in attributes.parts.items()}
+        loss: Tensor | None = None
+        if self.accumulation is None:
+            loss, record = self._losses(batch)
+        else:
+            self.optimizers().zero_grad()  # type: ignore[union-attr]
+            record = self.accumulation.backward(self, batch, self._losses)
         record = averaged(record)
         # Numbers of the host stay there: copying one to a GPU would wait for it.
         record["train/lr"] = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
         if self.guidance is not None and self.guidance.sharpness is not None:
             record["train/sharpness"] = torch.tensor(self.guidance.sharpness)
-        self.log_dict(record, on_step=True, on_epoch=False, batch_size=len(labels))
+        self.log_dict(record, on_step=True, on_epoch=False, batch_size=len(batch["labels"]))
+        if self.accumulation is not None:
+            self.optimizers().step()  # type: ignore[union-attr]
+            schedule: Any = self.lr_schedulers()
+            if schedule is not None:
+                schedule.step()
         return loss
+
+    def _losses(self, batch: Batch, part: Part | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """What is to be minimised of a batch, or of a part of one, and what is logged of it."""
+        images, labels = self._inputs(batch)
+        record: dict[str, Any] = {}
+        if self.guidance is None:
+            attributes = attribute_loss(self.model, images, labels, self._loss, part)
+            loss = self.config.w_a * attributes.loss
+        else:
+            attributes, term = self.guidance(
+                images, labels, batch["regions"], self.config.w_a, part
+            )
+            loss = term.total
+            record |= {f"train/{name}": value for name, value in term.record().items()}
+        record |= {"train/loss": loss.detach(), "train/loss_a": attributes.loss.detach()}
+        record |= {f"train/loss_{name}": value for name, value in attributes.parts.items()}
+        return loss, record
+
+    def _inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        images, labels = inputs_of(self.checkpoint, batch)
+        if self.config.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return images, labels
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        if not self.automatic_optimization:  # which clips by itself
+            self.configure_gradient_clipping(optimizer)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A run may go on with another ``accumulate``: Lightning counts the steps of automatic and
+        of manual optimization apart."""
+        loop = checkpoint.get("loops", {}).get("fit_loop", {})
+        manual = loop.get("epoch_loop.manual_optimization.optim_step_progress", {})
+        automatic = loop.get("epoch_loop.automatic_optimization.optim_progress", {})
+        for counted in (manual, automatic.get("optimizer", {}).get("step", {})):
+            if "total" in counted:
+                steps = checkpoint["global_step"]
+                counted["total"] |= {"ready": steps, "completed": steps}
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         limit = self.config.clip or float("inf")
@@ -180,11 +236,17 @@ class AttributeTask(LightningModule):
 
         Raises:
             TrainingDiverged: the gradient's norm is not finite; names the step and the part of the
-                loss that it comes from.
+                loss that it comes from. Of float16 that is no more than a step left out, for which
+                the scale of the loss was too high, unless a loss is not finite, too, or all scales
+                are.
         """
-        if not math.isfinite(record["train/grad_norm"]):
-            parts = [("train/loss_a", "attribute loss")]
-            parts += [(key, "Grad-CAM loss") for key in record if key.startswith("train/loss_g")]
+        finite = math.isfinite(record["train/grad_norm"])
+        self._overflows = 0 if finite else self._overflows + 1
+        parts = [("train/loss_a", "attribute loss")]
+        parts += [(key, "Grad-CAM loss") for key in record if key.startswith("train/loss_g")]
+        if self._scaled and all(math.isfinite(record[key]) for key, _ in parts):
+            finite = self._overflows < _OVERFLOWS
+        if not finite:
             parts += [("train/grad_norm", "gradient")]
             part, value = next(
                 (name, record[key]) for key, name in parts if not math.isfinite(record[key])
@@ -218,7 +280,7 @@ class AttributeTask(LightningModule):
             self._validate(given)
 
     def _validate(self, batch: Any) -> None:
-        images, labels = inputs_of(self.checkpoint, batch)
+        images, labels = self._inputs(batch)
         if not len(images):  # of several processes one may have none
             return
         means: Any = self.val_means

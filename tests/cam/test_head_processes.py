@@ -11,7 +11,16 @@ import torch.distributed as dist
 from networks import grids, small_cnn
 from process_group import found_by_all, network
 from torch import Tensor, nn
-from trap_worker import SHARDED, STATIC, WORLD, batch, run, steps
+from trap_worker import (
+    SHARDED,
+    STATIC,
+    WORLD,
+    accumulated,
+    batch,
+    run,
+    steps,
+    with_compiled_trunk,
+)
 
 from fastcam import ActivationTap, EnergyCamLoss
 
@@ -45,9 +54,24 @@ def test_a_sharded_trunk_and_a_whole_head_are_exact(ranks: list[Any], head: str,
         torch.testing.assert_close(found["trunk", head, grad], wanted)
 
 
+@pytest.mark.parametrize("head", ["closed", "autograd"])
+def test_weights_kept_whole_between_backwards_are_exact(ranks: list[Any], head: str) -> None:
+    """set_reshard_after_backward(False) while gradients add up, and True before the update."""
+    wanted = accumulated(network(), batch(), head)
+    for found in ranks:
+        torch.testing.assert_close(found["accumulated", head], wanted)
+
+
+def test_a_compiled_trunk_is_exact(ranks: list[Any]) -> None:
+    wanted = with_compiled_trunk(batch(), parallel=False)
+    for found in ranks:
+        torch.testing.assert_close(found["compiled"], wanted)
+
+
 @pytest.mark.parametrize("sharded", ["whole", "layer"])
 @pytest.mark.parametrize(("head", "grad"), SHARDED)
 def test_a_sharded_head_is_refused(ranks: list[Any], sharded: str, head: str, grad: str) -> None:
+    """Whatever is done with its weights after a backward."""
     for found in ranks:
         assert "is sharded by fully_shard" in found[sharded, head, grad]
         assert "the modules before the layer" in found[sharded, head, grad]

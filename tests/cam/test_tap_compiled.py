@@ -133,3 +133,17 @@ def test_compiled_head_says_why_not():
         logits = net(X)
         with pytest.raises(ValueError, match="'1', between '0' and the logits, is compiled"):
             IoUCamLoss()(logits, tap, grids(4, 6, 6), 1)
+
+
+def test_compiled_head_is_right_with_constant_weights():
+    found = []
+    for compiled in (False, True):
+        net = nn.Sequential(small_cnn()[:5], small_cnn()[5:]).eval()
+        if compiled:
+            net[1] = torch.compile(net[1], backend="aot_eager")
+        with ActivationTap(net, "0") as tap:
+            logits = net(X)
+            loss = IoUCamLoss(weight_grad="detach")(logits, tap, grids(4, 6, 6), 1)
+        (logits.square().mean() + loss).backward()
+        found.append([p.grad for p in net.parameters()])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-6)

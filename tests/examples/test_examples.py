@@ -44,6 +44,15 @@ def test_the_loop(capsys: pytest.CaptureFixture[str]) -> None:
         assert line in readme and line in loop
 
 
+def test_large_batches_in_parts_print_what_whole_ones_do(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    whole, parts = (load("large").main(steps=4, batch_size=32, parts=parts) for parts in (1, 5))
+    assert parts == pytest.approx(whole, abs=1e-4)
+    assert len(set(whole)) == 4
+    assert capsys.readouterr().out.count("energy in the region") == 8
+
+
 def test_several_processes_print_what_one_does() -> None:
     """A batch of three among four leaves a process without an image."""
     said = []

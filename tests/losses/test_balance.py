@@ -15,7 +15,7 @@ from process_group import found_by_all
 from torch import nn
 
 import fastcam
-from fastcam import ActivationTap, Balance, IoUCamLoss
+from fastcam import ActivationTap, Balance, EnergyCamLoss, IoUCamLoss
 
 X = torch.randn(6, 3, 12, 12, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 REGIONS = grids(6, 6, 6)
@@ -260,6 +260,55 @@ def test_gradient_accumulation_does_not_change_the_ratio():
     label, guidance, tap = losses(net64())
     parts(label / 4, guidance / 4, tap)
     torch.testing.assert_close(parts.ratio, whole.ratio)
+
+
+def test_an_accumulated_step_is_that_of_the_whole_batch():
+    """Two losses, of which the first one's pairs are not in every part; in and out of turn."""
+    where = torch.tensor([True, True, False, False, True, False])
+    criteria = IoUCamLoss(sharpness=2.0), EnergyCamLoss()
+    counts = [float(where.sum()), 6.0]
+
+    def terms(net, tap, rows, images):
+        logits = net(X[rows])
+        label = nn.functional.binary_cross_entropy_with_logits(
+            logits, LABELS[rows], reduction="sum"
+        ) / (images * LABELS.shape[1])
+        found = [
+            criterion(logits, tap, REGIONS[rows], target, where=on, normalizer=count)
+            for criterion, target, on, count in zip(
+                criteria, (1, 2), (where[rows], None), counts, strict=True
+            )
+        ]
+        return label, [(loss, tap) for loss in found]
+
+    whole, parts = (Balance([1.0, 0.3], every=2) for _ in range(2))
+    nets = net64(), net64()
+    optimizers = [torch.optim.SGD(net.parameters(), 0.3) for net in nets]
+    slices = [slice(0, 3), slice(3, 4), slice(4, 6)]
+    for step_number in range(5):
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        with ActivationTap(nets[0], "4", "5") as tap:
+            whole(*terms(nets[0], tap, slice(0, 6), 6)).backward()
+        due = parts.due
+        for ahead in (True, False) if due else (False,):
+            if not ahead:
+                parts.update()
+            for rows in slices:
+                with ActivationTap(nets[1], "4", "5") as tap:
+                    found = terms(nets[1], tap, rows, 6)
+                    if ahead:
+                        parts.gather(*found)
+                    else:
+                        parts.weighed(*found).backward()
+        assert (due, whole.measured) == (parts.measured, parts.measured)
+        assert due == (step_number in (0, 1, 2, 4))
+        torch.testing.assert_close(parts.ratio, whole.ratio)
+        grads = [[p.grad for p in net.parameters()] for net in nets]
+        torch.testing.assert_close(grads[1], grads[0], rtol=1e-5, atol=1e-8)
+        for optimizer in optimizers:
+            optimizer.step()
+    assert not parts.eval().due
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

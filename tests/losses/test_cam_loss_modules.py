@@ -58,6 +58,25 @@ def test_it_is_the_reference_of_the_network_s_map(name, options, weight_grad, he
 
 
 @each
+def test_its_pairs_are_known_before_a_forward(name, options):
+    """Without a region, with all of the map, without weight in it, and switched off."""
+    net, regions = small_cnn().double().eval(), grids(6, 2, 6, 6)
+    regions[0, 0], regions[1, 1] = 0, 1
+    weights = torch.ones_like(regions)
+    weights[2, 0] = (regions[2, 0] == 0).double()
+    where = torch.ones(6, 2, dtype=torch.bool)
+    where[3] = False
+    criterion = CAM_LOSSES[name](**options)
+    with ActivationTap(net, "4", "5") as tap:
+        logits = net(X)
+        criterion(logits, tap, regions, [1, 2], cell_weights=weights, where=where)
+    found = criterion.valid_pairs(regions, weights, where)
+    assert found.dtype == torch.bool and found.shape == (6, 2)
+    assert int(found.sum()) == criterion.stats.valid < 10
+    assert int(criterion.valid_pairs(regions[:, 0]).sum()) == 5
+
+
+@each
 def test_steps_move_the_map(name, options):
     net = small_cnn().double().eval()
     regions = torch.zeros(6, 6, 6)

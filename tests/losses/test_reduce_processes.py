@@ -57,9 +57,7 @@ def test_pairs_are_left_alone_and_one_process_may_validate(ranks: list[Any]) -> 
     torch.testing.assert_close(ranks[0]["alone"], loss_of(network().eval(), ENERGY, part))
 
 
-@pytest.mark.parametrize(
-    "case", [ENERGY, ("contrast", "closed", "full"), ("input gradient", "", "")]
-)
+@pytest.mark.parametrize("case", CASES)
 def test_an_accumulated_step_is_that_of_the_whole_batch(case: tuple[str, str, str]) -> None:
     whole, net = batch(), network()
     _, wanted = gradients(network(), case, whole)

@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tiny_faces import MODEL
 from torch import Tensor
 
 from fastcam.models import load_checkpoint
-from fastcam.training import TrainConfig
+from fastcam.training import TrainConfig, TrainResult
+from fastcam.training.history import read_history
 
 
 def run_config(data: Path, **changes: Any) -> TrainConfig:
@@ -32,6 +34,21 @@ def weights_of(path: Path) -> dict[str, Tensor]:
 def same_weights(first: Path, second: Path) -> bool:
     one, two = weights_of(first), weights_of(second)
     return all(torch.equal(one[k], two[k]) for k in one)
+
+
+def assert_same(got: TrainResult, wanted: TrainResult) -> None:
+    """Two runs that are one up to rounding."""
+    records, expected = read_history(got.history), read_history(wanted.history)
+    assert len(records) == len(expected)
+    for record, other in zip(records, expected, strict=True):
+        assert record == pytest.approx(other, rel=1e-4, abs=1e-5)
+    torch.testing.assert_close(
+        weights_of(got.checkpoint), weights_of(wanted.checkpoint), rtol=1e-4, atol=1e-6
+    )
+    assert (got.before or {}) == pytest.approx(wanted.before or {}, rel=1e-4)
+    assert got.after == pytest.approx(wanted.after, rel=1e-4)
+    assert got.biases == pytest.approx(wanted.biases, rel=1e-4, abs=1e-5)
+    assert (got.epochs, got.landmark_sources) == (wanted.epochs, wanted.landmark_sources)
 
 
 _STOPS = (

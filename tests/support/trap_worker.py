@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from networks import grids
 from process_group import images, joined, network
@@ -66,6 +67,48 @@ def steps(
     return found
 
 
+def accumulated(
+    net: nn.Module, part: tuple[Tensor, ...], head: str, sharded: Sequence[Any] = (),
+    after: Callable[[], None] = lambda: None,
+) -> list[list[Tensor]]:  # fmt: skip
+    """The gradients of two backwards that add up, with the weights kept whole between them, and of
+    one after their update."""
+    optimizer = torch.optim.SGD(net.parameters(), 0.1, foreach=False)
+    found = []
+    for number in range(3):
+        for module in sharded:
+            module.set_reshard_after_backward(number != 0)
+        loss_of(net, part, head).backward()
+        if number:
+            after()
+            found.append(gradients(net))
+            optimizer.step()
+            optimizer.zero_grad()
+    return found
+
+
+def with_compiled_trunk(part: tuple[Tensor, ...], parallel: bool) -> list[Tensor]:
+    """The gradients of a balanced step; of several processes the trunk is compiled."""
+    images, regions, _ = part
+    net = network()
+    trunk: Any = torch.compile(net[:5], backend="aot_eager") if parallel else net[:5]
+    model = nn.Sequential(trunk, net[5:])
+    run: nn.Module = nn.parallel.DistributedDataParallel(model) if parallel else model
+    with ActivationTap(model, "0", "1.5") as tap:
+        logits = run(images)
+        criterion = EnergyCamLoss(head="closed")
+        loss = criterion(logits, tap, regions, [0, 1])
+        Balance()(label_loss(logits), loss, tap).backward()
+    return gradients(model)
+
+
+def averaged(net: Any, world: int) -> None:
+    """The gradients of a head that each process has as a whole."""
+    for parameter in net[6:].parameters():
+        dist.all_reduce(parameter.grad)
+        parameter.grad /= world
+
+
 def refused(do: Callable[[], Any]) -> str:
     try:
         do()
@@ -93,15 +136,19 @@ def run(rank: int, world: int, folder: str) -> None:
             for number in (0, 3):  # all that has weights before the tapped layer
                 fully_shard(net[number], mesh=mesh)
 
-            def average(net: Any = net) -> None:
-                for parameter in net[6:].parameters():
-                    dist.all_reduce(parameter.grad)
-                    parameter.grad /= world
-
+            average = partial(averaged, net, world)
             found["trunk", head, grad] = steps(net, part, head, head, grad=grad, after=average)
+        found["compiled"] = with_compiled_trunk(part, parallel=True)
+        for head in ("closed", "autograd"):
+            net = network()
+            trunk = [fully_shard(net[number], mesh=mesh) for number in (0, 3)]
+            after = partial(averaged, net, world)
+            found["accumulated", head] = accumulated(net, part, head, trunk, after)
         for name, number in (("whole", None), ("layer", 8)):
             for head, grad in SHARDED:
                 net = network()
                 fully_shard(net if number is None else net[number], mesh=mesh)
+                root: Any = net if number is None else net[number]
+                root.set_reshard_after_backward(False)
                 do = partial(loss_of, net, part, head, grad)
                 found[name, head, grad] = refused(do)

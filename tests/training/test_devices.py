@@ -26,12 +26,11 @@ from device_worker import (
     wrong_loss,
 )
 from tiny_faces import write_faces
-from tiny_runs import run_config, until_saved, weights_of
+from tiny_runs import assert_same, run_config, until_saved, weights_of
 
 from fastcam import cli, models
 from fastcam.data.batches import EpochBatches
 from fastcam.training import Batches, GuidanceConfig, TrainConfig, TrainResult, train
-from fastcam.training.history import read_history
 from fastcam.training.processes import ProcessEndedError
 
 pytestmark = pytest.mark.skipif(
@@ -65,20 +64,6 @@ def one(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> TrainR
 
 def on(config: TrainConfig, devices: int, **changes: Any) -> TrainConfig:
     return dataclasses.replace(config, devices=devices, **changes)
-
-
-def assert_same(got: TrainResult, wanted: TrainResult) -> None:
-    records, expected = read_history(got.history), read_history(wanted.history)
-    assert len(records) == len(expected)
-    for record, other in zip(records, expected, strict=True):
-        assert record == pytest.approx(other, rel=1e-4, abs=1e-5)
-    torch.testing.assert_close(
-        weights_of(got.checkpoint), weights_of(wanted.checkpoint), rtol=1e-4, atol=1e-6
-    )
-    assert got.before == pytest.approx(wanted.before, rel=1e-4)
-    assert got.after == pytest.approx(wanted.after, rel=1e-4)
-    assert got.biases == pytest.approx(wanted.biases, rel=1e-4, abs=1e-5)
-    assert (got.epochs, got.landmark_sources) == (wanted.epochs, wanted.landmark_sources)
 
 
 def test_a_guided_fine_tuning_is_that_of_one_process(
