@@ -11,6 +11,7 @@ BENCHMARKS = {
     "gpu": "the ops on a GPU against the eager reference and torch.compile",
     "guidance": "is guidance safe to switch on? a matrix of fine-tunings on synthetic faces",
     "input": "images a second from JPEG and from the cache, beside what AlexNet takes",
+    "faults": "kills at random moments: does the next run end as if nothing had been?",
     "resources": "registers, stack and spills of the CUDA kernels (no GPU needed)",
 }
 

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import stat
+import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -16,6 +17,9 @@ from typing import Any, BinaryIO
 #: Stands in pictures, pages and tables, so that a later run knows them for fastcam's.
 MARK = "made by fastcam"
 COMMENT = f"<!-- {MARK} -->"  # in Markdown and HTML
+
+#: Names of the files that are being written.
+LEFTOVERS = ".fastcam-*.tmp"
 
 Ours = Callable[[Path], bool]
 
@@ -251,13 +255,26 @@ def _fill(temporary: Path, write: Callable[[BinaryIO], object], sync: bool) -> N
 
 def remove_leftovers(folder: Path) -> None:
     """Remove temporary files of :func:`write_atomic` in a folder whose process was killed."""
-    for path in folder.glob(".fastcam-*.tmp"):
+    for path in folder.glob(LEFTOVERS):
         with contextlib.suppress(OSError, ValueError):
             pid = int(path.name.split("-")[1])
             try:
                 os.kill(pid, 0)
             except ProcessLookupError:
                 path.unlink()
+            else:  # in a container that is started again the numbers are the same
+                if _began(pid) > path.stat().st_mtime + 1:
+                    path.unlink()
+
+
+def _began(pid: int) -> float:
+    """When a process began, in seconds of the clock (Linux); 0 where the system does not say."""
+    try:
+        ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    return time.time() - uptime + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def write_text(path: str | Path, text: str, *, ours: Ours = any_file) -> Path:

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastcam._util.claim import InUseError, claim
+from fastcam._util.claim import LOCK, InUseError, claim
 from fastcam._util.files import WriteError, cannot_write, json_with, read_json, write_json
 from fastcam._util.progress import Count
 
@@ -162,6 +162,9 @@ class FileCache(MemoryCache):
                 if progress is not None:
                     progress(len(rows) - len(missing), len(rows))
                 time.sleep(_POLL)
+        if (self.folder / LOCK).exists():  # of a process that was killed when it was done
+            with contextlib.suppress(OSError), claim(self.folder):
+                pass
         self._map()
 
     def images(self, rows: Sequence[int] | Rows) -> NDArray[np.uint8]:

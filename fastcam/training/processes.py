@@ -77,6 +77,14 @@ class Processes:
         dist.broadcast_object_list([(value, None)], 0, self.group)
         return value
 
+    def any(self, *values: bool) -> list[bool]:
+        """Which of these hold in any of the processes; all of them call."""
+        if self.count == 1:
+            return list(values)
+        found = torch.tensor(values, dtype=torch.uint8)
+        dist.all_reduce(found, dist.ReduceOp.MAX, group=self.group)
+        return found.bool().tolist()
+
     def in_turn(self, do: Callable[[], T]) -> T:
         """What ``do`` returns in each process: in the first one before it is called in others."""
         found: list[T] = []
@@ -252,6 +260,7 @@ def _other(
 ) -> None:
     """One of the other processes."""
     follow_parent()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the first process saves with it, then kills it
     warnings.simplefilter("ignore")  # the first process says the same
     with _variables(_as_torchrun(index + 1, devices, port)):
         _met.append(TCPStore(_HOST, port, is_master=False, timeout=_PATIENCE))

@@ -21,6 +21,7 @@ from fastcam._util.dropout import BatchShare, shared_dropout
 from fastcam._util.files import write_json
 from fastcam._util.progress import Report
 from fastcam._util.run_files import BEST, CHECKPOINT, HISTORY, RESULT, RESUME, SETTINGS
+from fastcam._util.stop import Stop
 from fastcam.evaluation import pick_device
 from fastcam.evaluation.splits import check_kind
 from fastcam.models import ModelSpec, save_checkpoint
@@ -39,7 +40,15 @@ from fastcam.training.resume import (
     ResumeCheckpoint,
     read_run_state,
 )
-from fastcam.training.run_folder import OURS, TrainResult, check_folder, digests, finished
+from fastcam.training.run_folder import (
+    OURS,
+    TrainResult,
+    check_folder,
+    digests,
+    finished,
+    remove_states,
+    tidy,
+)
 from fastcam.training.task import AttributeTask
 
 
@@ -80,7 +89,9 @@ def train(
         BlockingIOError: another process trains there.
         ProcessEndedError: one of several processes ended; the same call goes on.
         OSError: a file cannot be written; what was saved before is kept.
-        KeyboardInterrupt: interrupted; the same call goes on.
+        KeyboardInterrupt: Ctrl-C or SIGTERM (:class:`fastcam._util.stop.Terminated`): after the
+            step it has saved, and the same call goes on there. What breaks off a step, after two
+            seconds or with a second signal, goes on where it last saved.
     """
     out = Path(out)
     settings = {**config.settings(), **digests(config)}
@@ -96,6 +107,7 @@ def train(
     # needs no lock, and its folder may be read-only
     kept = None if launched() else finished(out, settings)
     if kept is not None:
+        tidy(out)
         return kept
     cuda = pick_device(config.device).type == "cuda"
     others = (_in_another, (config, out, loss, registered()))
@@ -171,7 +183,8 @@ def _train(
         callbacks += [stop, best]
     # Where in an epoch batches of others are cannot be restored.
     minutes = config.save_minutes if folder is not None else math.inf
-    callbacks.append(ResumeCheckpoint(resume, minutes, history, processes))
+    stop = Stop()
+    callbacks.append(ResumeCheckpoint(resume, minutes, history, processes, stop))
     if progress is not None:
         callbacks.append(ProgressReport(progress, history))
     environment: list[Any] = []
@@ -180,7 +193,7 @@ def _train(
         environment = [TorchElasticEnvironment()]
         dropout = shared_dropout(checkpoint.model, batches.share)
         _warn_of_batch_norm(checkpoint.model)
-    with _quiet(), dropout:
+    with _quiet(), dropout, stop:
         trainer = Trainer(
             accelerator="gpu" if device.type == "cuda" else "cpu",
             devices=processes.local_count,
@@ -201,6 +214,7 @@ def _train(
             inference_mode=False,
             default_root_dir=out,
         )
+        _leave_sigterm(trainer)
         checkpoint.model.train()
         biases: dict[str, float] = {}
         # now that they have proved to fit
@@ -226,7 +240,7 @@ def _train(
         except TrainingDiverged as error:
             raise _diverged(out, error, write=first) from None
     if trainer.interrupted:
-        raise KeyboardInterrupt
+        stop.leave()
     if biases:
         history.add_validation(trainer, history.records[-1]["epoch"])
     checkpoint.model.to("cpu").eval()
@@ -240,6 +254,7 @@ def _train(
     start = None if before is None else _valid_metrics(before)
     record = {"settings": settings, "metrics": metrics, "biases": biases}
     checkpoint.history.append(record)
+    skipped = int(sum(r.get("train/skipped", 0) for r in history.records))
     epochs = int(history.records[-1]["epoch"]) + 1
     found = {"before": start, "metrics": metrics, "biases": biases}
 
@@ -247,14 +262,20 @@ def _train(
         history.write()
         save_checkpoint(result, checkpoint)
         values = {"epochs": epochs, **found, "landmark_sources": sources}
-        write_json(done, values, ours=OURS[RESULT])
-        for leftover in (RESUME, BEST):
-            (out / leftover).unlink(missing_ok=True)
+        write_json(done, values | ({"skipped": skipped} if skipped else {}), ours=OURS[RESULT])
+        remove_states(out)
 
     processes.first(write)
     return TrainResult(
-        result, out / HISTORY, epochs, sources, before=start, after=metrics, biases=biases
-    )
+        result, out / HISTORY, epochs, sources, before=start, after=metrics, biases=biases,
+        skipped=skipped,
+    )  # fmt: skip
+
+
+def _leave_sigterm(trainer: Trainer) -> None:
+    """Lightning's own handler saves nothing, and broadcasts in the midst of whatever goes on."""
+    connector: Any = getattr(trainer, "_signal_connector", None)
+    connector._sigterm_notifier_fn = lambda *_: None
 
 
 def _warn_of_batch_norm(model: nn.Module) -> None:
