@@ -72,9 +72,8 @@ def in_processes(
             if failure is not None:
                 raise failure
         except Terminated:
-            if not fork:  # they compute for long, and each saves what it has
-                for process in list((pool._processes or {}).values()):
-                    process.terminate()
+            for process in list((pool._processes or {}).values()):
+                process.terminate()  # what computes for long saves what it has
             raise
         except BrokenProcessPool as error:
             raise ChildProcessError("a worker process was killed (out of memory?)") from error
