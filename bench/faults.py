@@ -240,7 +240,7 @@ class Place:
     def _ended(self, number: int, whom: str, status: int) -> Iterator[str]:
         said = self.said.read_text(errors="replace")
         if "Traceback" in said:
-            yield f"a traceback: {self._last_line()}"
+            yield f"a traceback: {said[said.index('Traceback') :][-3000:]}"
         if number == signal.SIGTERM and status:
             if status != TERMINATED:
                 yield f"SIGTERM gave the exit status {status}: {self._last_line()}"

@@ -9,7 +9,7 @@ import threading
 from types import FrameType
 from typing import Any
 
-from fastcam._util.stop import raise_for
+from fastcam._util.stop import importing, raise_for
 
 NOTHING_LOST = "fastcam: interrupted; nothing was begun"
 
@@ -27,11 +27,11 @@ def guard() -> None:
     process = os.getpid()
 
     def handle(number: int, frame: FrameType | None) -> Any:
-        if _importing(frame) and not _working():
+        if importing(frame) and not _working():
             if os.getpid() == process:  # forked workers leave the message to their parent
                 os.write(2, f"{NOTHING_LOST}\n".encode())
             os._exit(128 + number)
-        raise_for(number)
+        raise_for(number, frame)
 
     handle.of_fastcam = True  # type: ignore[attr-defined]
     plain = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
@@ -49,14 +49,6 @@ def _is_command() -> bool:
                  if a.startswith("-m")]  # fmt: skip
         return named[:1] == ["fastcam"]
     return os.path.basename(program) in ("fastcam", "fastcam.exe")
-
-
-def _importing(frame: FrameType | None) -> bool:
-    while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
-            return True
-        frame = frame.f_back
-    return False
 
 
 def _working() -> bool:

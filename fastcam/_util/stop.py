@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ class Terminated(KeyboardInterrupt):
 
 
 _terminated = False  # whether SIGTERM has come
+_waiting: list[int] | None = None  # signals that came while nothing may disturb
+_SOON = 0.02  # seconds
 
 
 def terminated() -> bool:
@@ -29,18 +32,58 @@ def terminated() -> bool:
     return _terminated
 
 
-def raise_for(number: int, frame: FrameType | None = None) -> NoReturn:
+def raise_for(number: int, frame: FrameType | None = None) -> None:
     """The handler of both signals: raises what stands for the signal.
+
+    Not in the midst of an import, which swallows it or makes another error of it: then when that is
+    over, and so at the end of :func:`undisturbed`.
 
     Raises:
         KeyboardInterrupt: Ctrl-C.
         Terminated: SIGTERM.
     """
     global _terminated
-    if number == signal.SIGTERM:
-        _terminated = True
-        raise Terminated
-    raise KeyboardInterrupt
+    _terminated = _terminated or number == signal.SIGTERM
+    if _waiting is not None:
+        _waiting.append(number)
+    elif importing(frame):
+        _again(number)
+    else:
+        _raise(number)
+
+
+def _raise(number: int) -> NoReturn:
+    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+
+def _again(number: int) -> None:
+    """Send a signal to the main thread once more."""
+    main = threading.main_thread().ident
+    timer = threading.Timer(_SOON, signal.pthread_kill, (main, number))
+    timer.daemon = True
+    timer.start()
+
+
+def importing(frame: FrameType | None) -> bool:
+    """Whether an import is going on there."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Raise for signals afterwards: what is raised in the hooks of a fork is lost."""
+    global _waiting
+    _waiting = came = []
+    try:
+        yield
+    finally:
+        _waiting = None
+    if came:
+        _raise(came[0])
 
 
 def is_ours(handler: Any) -> bool:
@@ -52,18 +95,33 @@ def is_ours(handler: Any) -> bool:
 
 @contextmanager
 def sigterm_raises() -> Iterator[None]:
-    """Let SIGTERM raise :class:`Terminated` in the main thread, unless somebody else handles it."""
+    """Let SIGTERM raise :class:`Terminated` in the main thread, unless somebody else handles it.
+
+    What it or Ctrl-C raises where Python can only ignore it is raised again.
+    """
     global _terminated
     _terminated = False
     main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+    handler = signal.getsignal(signal.SIGTERM)
+    if not main or not (handler == signal.SIG_DFL or is_ours(handler)):
         yield
         return
-    signal.signal(signal.SIGTERM, raise_for)
+    told = sys.unraisablehook
+
+    def lost(error: Any) -> None:  # raised in a finaliser, where it ends nothing
+        if isinstance(error.exc_value, KeyboardInterrupt):
+            _again(signal.SIGTERM if isinstance(error.exc_value, Terminated) else signal.SIGINT)
+        else:
+            told(error)
+
+    if handler == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, raise_for)
+    sys.unraisablehook = lost
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        sys.unraisablehook = told
+        signal.signal(signal.SIGTERM, handler)
 
 
 class Stop:
@@ -106,7 +164,8 @@ class Stop:
         """A signal has come."""
         again, self.asked = self.asked is not None, number
         if again or not self.patient:
-            raise_for(number)
+            raise_for(number, frame)
+            return
         main = threading.main_thread().ident
         assert main is not None
         self._timer = threading.Timer(GRACE, self._break_off, (main, number))
@@ -120,7 +179,7 @@ class Stop:
             KeyboardInterrupt: see :func:`raise_for`; of another process's signal, too.
         """
         self._hold()
-        raise_for(self.asked or signal.SIGINT)
+        _raise(self.asked or signal.SIGINT)
 
     def _break_off(self, thread: int, number: int) -> None:
         if not self.saving:

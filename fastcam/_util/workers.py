@@ -14,7 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
-from fastcam._util.stop import Terminated, end_quietly
+from fastcam._util.stop import Terminated, end_quietly, undisturbed
 
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
@@ -61,7 +61,8 @@ def in_processes(
         try:
             while todo or running:
                 while todo and len(running) < 2 * workers:
-                    running.add(pool.submit(_worked, work, todo.popleft()))
+                    with undisturbed():  # it may fork
+                        running.add(pool.submit(_worked, work, todo.popleft()))
                 finished, running = wait(running, return_when=FIRST_COMPLETED)
                 for future in finished:
                     if (error := future.exception()) is None:

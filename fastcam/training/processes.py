@@ -20,6 +20,7 @@ import torch.distributed as dist
 import torch.multiprocessing
 from torch.distributed import TCPStore
 
+from fastcam._util.stop import undisturbed
 from fastcam._util.workers import cpus, follow_parent
 
 T = TypeVar("T")
@@ -187,9 +188,10 @@ def _started(
             "processes with torchrun"
         ) from None
     store = TCPStore(_HOST, 0, is_master=True, wait_for_workers=False, timeout=_PATIENCE)
-    others: Any = torch.multiprocessing.start_processes(
-        _other, (devices, store.port, work, arguments), devices - 1, join=False
-    )
+    with undisturbed():
+        others: Any = torch.multiprocessing.start_processes(
+            _other, (devices, store.port, work, arguments), devices - 1, join=False
+        )
     threads = torch.get_num_threads()
     try:
         with _variables(_as_torchrun(0, devices, store.port)):

@@ -183,8 +183,8 @@ def _train(
         callbacks += [stop, best]
     # Where in an epoch batches of others are cannot be restored.
     minutes = config.save_minutes if folder is not None else math.inf
-    stop = Stop()
-    callbacks.append(ResumeCheckpoint(resume, minutes, history, processes, stop))
+    ending = Stop()
+    callbacks.append(ResumeCheckpoint(resume, minutes, history, processes, ending))
     if progress is not None:
         callbacks.append(ProgressReport(progress, history))
     environment: list[Any] = []
@@ -193,7 +193,7 @@ def _train(
         environment = [TorchElasticEnvironment()]
         dropout = shared_dropout(checkpoint.model, batches.share)
         _warn_of_batch_norm(checkpoint.model)
-    with _quiet(), dropout, stop:
+    with _quiet(), dropout, ending:
         trainer = Trainer(
             accelerator="gpu" if device.type == "cuda" else "cpu",
             devices=processes.local_count,
@@ -240,7 +240,7 @@ def _train(
         except TrainingDiverged as error:
             raise _diverged(out, error, write=first) from None
     if trainer.interrupted:
-        stop.leave()
+        ending.leave()
     if biases:
         history.add_validation(trainer, history.records[-1]["epoch"])
     checkpoint.model.to("cpu").eval()

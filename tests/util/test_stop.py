@@ -12,7 +12,14 @@ from pathlib import Path
 import pytest
 
 from fastcam._util import stop as stop_module
-from fastcam._util.stop import Stop, Terminated, raise_for, sigterm_raises, terminated
+from fastcam._util.stop import (
+    Stop,
+    Terminated,
+    raise_for,
+    sigterm_raises,
+    terminated,
+    undisturbed,
+)
 from fastcam._util.workers import in_processes
 
 BOTH = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
@@ -125,3 +132,40 @@ def test_a_pool_of_processes_ends_with_it(tmp_path: Path) -> None:
     for path in tmp_path.iterdir():
         with pytest.raises(ProcessLookupError):
             os.kill(int(path.name), 0)
+
+
+def test_what_python_would_ignore_is_raised_again() -> None:
+    """A finaliser, the hooks of a fork, and an import end nothing."""
+
+    class Dies:
+        def __del__(self) -> None:
+            _send(signal.SIGTERM)
+            for _ in range(1000):
+                pass
+
+    with pytest.raises(Terminated), sigterm_raises():  # noqa: PT012
+        Dies()
+        time.sleep(60)
+    with sigterm_raises():
+        with pytest.raises(Terminated):
+            _disturbed()
+        with pytest.raises(Terminated):
+            _imports_for_long()
+
+
+def _disturbed() -> None:
+    done = False
+    with undisturbed():
+        _send(signal.SIGTERM)
+        done = True
+    raise AssertionError(done)
+
+
+def _imports_for_long() -> None:
+    """As a module that makes another error of an interrupt."""
+    code = (
+        "import time\ntry:\n    ask()\n    time.sleep(0.2)\nexcept BaseException as e:\n    1 / 0\n"
+    )
+    frozen = compile(code, "<frozen importlib>", "exec")
+    exec(frozen, {"ask": lambda: _send(signal.SIGTERM)})
+    time.sleep(60)
