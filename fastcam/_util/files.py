@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import re
 import stat
 import time
 import uuid
@@ -64,7 +65,15 @@ def describe(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror and not isinstance(error, WriteError):
         names = [os.fsdecode(n) for n in (error.filename, error.filename2) if n is not None]
         return ": ".join([*names, error.strerror]) if names else str(error.strerror)
-    return str(error)
+    return _in_worker(str(error))
+
+
+def _in_worker(text: str) -> str:
+    """What was raised in a worker of torch's loaders, which makes a message of its traceback."""
+    if "Original Traceback (most recent call last)" not in text:
+        return text
+    _, _, said = text.strip().splitlines()[-1].partition(": ")
+    return re.sub(r"^\[Errno \d+\] ", "", said) or text
 
 
 # --- whose a file is ------------------------------------------------------------------------------

@@ -42,8 +42,6 @@ def raise_for(number: int, frame: FrameType | None = None) -> None:
         KeyboardInterrupt: Ctrl-C.
         Terminated: SIGTERM.
     """
-    global _terminated
-    _terminated = _terminated or number == signal.SIGTERM
     if _waiting is not None:
         _waiting.append(number)
     elif importing(frame):
@@ -53,7 +51,11 @@ def raise_for(number: int, frame: FrameType | None = None) -> None:
 
 
 def _raise(number: int) -> NoReturn:
-    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+    global _terminated
+    if number == signal.SIGTERM:
+        _terminated = True
+        raise Terminated
+    raise KeyboardInterrupt
 
 
 def _again(number: int) -> None:
@@ -77,7 +79,8 @@ def importing(frame: FrameType | None) -> bool:
 def undisturbed() -> Iterator[None]:
     """Raise for signals afterwards: what is raised in the hooks of a fork is lost."""
     global _waiting
-    _waiting = came = []
+    came: list[int] = []
+    _waiting = came
     try:
         yield
     finally:

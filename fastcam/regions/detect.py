@@ -295,7 +295,7 @@ def _search(
 ) -> Iterator[LandmarkTable]:
     """Tables of the names' chunks, in any order."""
     chunks = [names[i : i + CHUNK] for i in range(0, len(names), CHUNK)]
-    if workers == 1 or len(chunks) == 1:
+    if workers == 1 or len(chunks) <= 1:  # none: killed when only the table was not yet written
         worker = _Worker()
         worker.start(images, model, upsample)
         for chunk in chunks:

@@ -34,7 +34,7 @@ _HOST = "127.0.0.1"
 _THREADS = "OMP_NUM_THREADS"
 
 
-class ProcessEndedError(RuntimeError):
+class ProcessEndedError(ChildProcessError):
     """Another process of the run ended before it was over; the message says which and how."""
 
 
