@@ -12,6 +12,7 @@ BENCHMARKS = {
     "guidance": "is guidance safe to switch on? a matrix of fine-tunings on synthetic faces",
     "input": "images a second from JPEG and from the cache, beside what AlexNet takes",
     "faults": "kills at random moments: does the next run end as if nothing had been?",
+    "fuzz": "calls of public functions with anything: right, or an error that names the argument",
     "resources": "registers, stack and spills of the CUDA kernels (no GPU needed)",
 }
 
