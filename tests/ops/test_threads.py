@@ -17,7 +17,7 @@ from fastcam import functional as F
 from fastcam.ops.cam_loss import LOSSES
 from fastcam.regions import Region, from_masks, template_landmarks
 
-THREADS, ROUNDS = 8, 6
+THREADS, ROUNDS = 8, 2
 
 
 def _with_gradients(function: Callable[..., Any], *leaves: Tensor) -> list[Tensor]:
