@@ -325,6 +325,7 @@ def main(arguments: Sequence[str]) -> int:
                 for fault in kill.faults:
                     print(f"{kill.case} × {kill.devices}, {kill.signal} to {kill.whom} after "
                           f"{kill.moment:.3f} s: {fault}", flush=True)  # fmt: skip
+            print(f"{case.name} × {case.devices}: {options.moments} moments", file=sys.stderr)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     text = table(found)

@@ -114,6 +114,8 @@ def train(
     with several(config.devices, cuda, *others) as processes, ExitStack() as stack:
         processes.first(lambda: stack.enter_context(claim(out)))
         done = processes.first(lambda: finished(out, settings))
+        if done is not None:
+            processes.first(lambda: remove_states(out))
         return done or _train(config, out, settings, data, loss, progress, processes)
 
 
