@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import os
 import pickle
 import signal
@@ -30,6 +31,8 @@ _PATIENCE = timedelta(days=7)
 _POLL = 0.05
 # How long an error of ours may come before the end of the process that caused it is seen.
 _NOTICE = 2.0
+# Within how long the end of a process shows everywhere.
+_ENDING = 0.3
 _HOST = "127.0.0.1"
 _THREADS = "OMP_NUM_THREADS"
 
@@ -267,7 +270,15 @@ def _other(
     with _variables(_as_torchrun(index + 1, devices, port)):
         _met.append(TCPStore(_HOST, port, is_master=False, timeout=_PATIENCE))
         _met[0].set(_here(index + 1), "")
-        work(*arguments)
+        try:
+            work(*arguments)
+        except Exception:
+            # What the end of the first process made of this one, nobody reads.
+            first: Any = multiprocessing.parent_process()
+            first.join(_ENDING)
+            if not first.is_alive():
+                os._exit(1)
+            raise
 
 
 def _as_torchrun(rank: int, devices: int, port: int) -> dict[str, str]:
