@@ -354,6 +354,17 @@ def _fuzz(drawn: Any, calls: int, number: int) -> Counter[str]:
     return came
 
 
+def fuzzed_bytes() -> Callable[[bytes], object]:
+    """What a fuzzer of bytes calls: draws a call of any kind from them, and does it."""
+
+    @settings(deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(st.one_of(*CALLS.values()).flatmap(spoiled))
+    def one(call: Call) -> None:
+        check(call)
+
+    return one.hypothesis.fuzz_one_input  # type: ignore[attr-defined]
+
+
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench fuzz", description=__doc__,
