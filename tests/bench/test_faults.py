@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # under a minute of one core; the machine may be busy
 @pytest.mark.skipif(sys.platform != "linux", reason="forks processes, and looks at them in /proc")
 def test_after_a_kill_the_next_run_ends_as_if_nothing_had_been(tmp_path: Path) -> None:
     """In a process of its own, which has no threads and can be forked."""
