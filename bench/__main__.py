@@ -12,10 +12,13 @@ BENCHMARKS = {
     "guidance": "is guidance safe to switch on? a matrix of fine-tunings on synthetic faces",
     "input": "images a second from JPEG and from the cache, beside what AlexNet takes",
     "large": "guided fine-tunings in batches of 256 to 4,096, and their memory",
+    "faults": "kills at random moments: does the next run end as if nothing had been?",
+    "fuzz": "calls of public functions with anything: right, or an error that names the argument",
+    "fuzz-guided": "the same, guided by the lines that are reached (needs atheris)",
     "resources": "registers, stack and spills of the CUDA kernels (no GPU needed)",
 }
 
-MODULES = {"resources": "cuda_resources", "report": "speed_report"}
+MODULES = {"resources": "cuda_resources", "report": "speed_report", "fuzz-guided": "fuzz_guided"}
 
 
 def main(arguments: list[str]) -> int:
@@ -25,7 +28,7 @@ def main(arguments: list[str]) -> int:
     if name not in BENCHMARKS:
         print(f"no benchmark {name!r}; there are:", file=sys.stderr)
         for known, what in BENCHMARKS.items():
-            print(f"  {known:<10} {what}", file=sys.stderr)
+            print(f"  {known:<12} {what}", file=sys.stderr)
         return 2
     return importlib.import_module(f"bench.{MODULES.get(name, name)}").main(arguments)
 

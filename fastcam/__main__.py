@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from fastcam._util.interrupt import INTERRUPTED, NOTHING_LOST
+from fastcam._util.interrupt import NOTHING_LOST
+from fastcam._util.stop import INTERRUPTED, TERMINATED, terminated
 
 
 def main() -> int:
@@ -19,7 +20,7 @@ def main() -> int:
         return 2
     except KeyboardInterrupt:
         print(NOTHING_LOST, file=sys.stderr)
-        return INTERRUPTED
+        return TERMINATED if terminated() else INTERRUPTED
     return run()
 
 

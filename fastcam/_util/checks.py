@@ -9,7 +9,7 @@ import numpy as np
 
 def one_of(name: str, value: str, choices: Sequence[str]) -> None:
     """ValueError for a word that is not among ``choices``."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         listed = ", ".join(repr(choice) for choice in choices)
         raise ValueError(f"{name}: expected one of {listed}, got {value!r}")
 

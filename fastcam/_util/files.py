@@ -7,7 +7,9 @@ import errno
 import io
 import json
 import os
+import re
 import stat
+import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -16,6 +18,9 @@ from typing import Any, BinaryIO
 #: Stands in pictures, pages and tables, so that a later run knows them for fastcam's.
 MARK = "made by fastcam"
 COMMENT = f"<!-- {MARK} -->"  # in Markdown and HTML
+
+#: Names of the files that are being written.
+LEFTOVERS = ".fastcam-*.tmp"
 
 Ours = Callable[[Path], bool]
 
@@ -60,7 +65,15 @@ def describe(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror and not isinstance(error, WriteError):
         names = [os.fsdecode(n) for n in (error.filename, error.filename2) if n is not None]
         return ": ".join([*names, error.strerror]) if names else str(error.strerror)
-    return str(error)
+    return _in_worker(str(error))
+
+
+def _in_worker(text: str) -> str:
+    """What was raised in a worker of torch's loaders, which makes a message of its traceback."""
+    if "Original Traceback (most recent call last)" not in text:
+        return text
+    _, _, said = text.strip().splitlines()[-1].partition(": ")
+    return re.sub(r"^\[Errno \d+\] ", "", said) or text
 
 
 # --- whose a file is ------------------------------------------------------------------------------
@@ -251,13 +264,26 @@ def _fill(temporary: Path, write: Callable[[BinaryIO], object], sync: bool) -> N
 
 def remove_leftovers(folder: Path) -> None:
     """Remove temporary files of :func:`write_atomic` in a folder whose process was killed."""
-    for path in folder.glob(".fastcam-*.tmp"):
+    for path in folder.glob(LEFTOVERS):
         with contextlib.suppress(OSError, ValueError):
             pid = int(path.name.split("-")[1])
             try:
                 os.kill(pid, 0)
             except ProcessLookupError:
                 path.unlink()
+            else:  # in a container that is started again the numbers are the same
+                if _began(pid) > path.stat().st_mtime + 1:
+                    path.unlink()
+
+
+def _began(pid: int) -> float:
+    """When a process began, in seconds of the clock (Linux); 0 where the system does not say."""
+    try:
+        ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    return time.time() - uptime + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def write_text(path: str | Path, text: str, *, ours: Ours = any_file) -> Path:

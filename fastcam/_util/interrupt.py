@@ -1,4 +1,4 @@
-"""Ctrl-C while the command line still imports what it needs."""
+"""Ctrl-C and SIGTERM while the command line still imports what it needs."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import threading
 from types import FrameType
 from typing import Any
 
-INTERRUPTED = 130  # exit code
+from fastcam._util.stop import importing, raise_for
+
 NOTHING_LOST = "fastcam: interrupted; nothing was begun"
 
 
 def guard() -> None:
-    """End at once and quietly when Ctrl-C comes during an import, if this is the command line.
+    """End at once and quietly when Ctrl-C or SIGTERM comes during an import, if this is the command
+    line.
 
     A KeyboardInterrupt inside an import of torch is swallowed, turned into other errors or told
     with a traceback by the modules it passes through. Nothing is lost by leaving at once, as long
@@ -22,18 +24,20 @@ def guard() -> None:
     """
     if not _is_command() or threading.current_thread() is not threading.main_thread():
         return
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        return  # ignored (nohup, background jobs of a script), or somebody else's
     process = os.getpid()
 
     def handle(number: int, frame: FrameType | None) -> Any:
-        if _importing(frame) and not _working():
+        if importing(frame) and not _working():
             if os.getpid() == process:  # forked workers leave the message to their parent
                 os.write(2, f"{NOTHING_LOST}\n".encode())
-            os._exit(INTERRUPTED)
-        signal.default_int_handler(number, frame)
+            os._exit(128 + number)
+        raise_for(number, frame)
 
-    signal.signal(signal.SIGINT, handle)
+    handle.of_fastcam = True  # type: ignore[attr-defined]
+    plain = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    for number, handler in plain.items():
+        if signal.getsignal(number) == handler:  # neither ignored (nohup) nor somebody else's
+            signal.signal(number, handle)
 
 
 def _is_command() -> bool:
@@ -45,14 +49,6 @@ def _is_command() -> bool:
                  if a.startswith("-m")]  # fmt: skip
         return named[:1] == ["fastcam"]
     return os.path.basename(program) in ("fastcam", "fastcam.exe")
-
-
-def _importing(frame: FrameType | None) -> bool:
-    while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
-            return True
-        frame = frame.f_back
-    return False
 
 
 def _working() -> bool:

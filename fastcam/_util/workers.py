@@ -14,6 +14,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
+from fastcam._util.stop import Terminated, end_quietly, undisturbed
+
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
 
@@ -59,7 +61,8 @@ def in_processes(
         try:
             while todo or running:
                 while todo and len(running) < 2 * workers:
-                    running.add(pool.submit(work, todo.popleft()))
+                    with undisturbed():  # it may fork
+                        running.add(pool.submit(_worked, work, todo.popleft()))
                 finished, running = wait(running, return_when=FIRST_COMPLETED)
                 for future in finished:
                     if (error := future.exception()) is None:
@@ -69,10 +72,22 @@ def in_processes(
                         todo.clear()
             if failure is not None:
                 raise failure
+        except Terminated:
+            for process in list((pool._processes or {}).values()):
+                process.terminate()  # what computes for long saves what it has
+            raise
         except BrokenProcessPool as error:
             raise ChildProcessError("a worker process was killed (out of memory?)") from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _worked(work: Callable[[_Task], _Result], task: _Task) -> _Result:
+    try:
+        return work(task)
+    except Terminated:  # it would wait for another task
+        end_quietly(signal.SIGTERM)
+        raise
 
 
 def _begin(start: Callable[..., None], arguments: tuple[object, ...]) -> None:
@@ -83,6 +98,7 @@ def _begin(start: Callable[..., None], arguments: tuple[object, ...]) -> None:
 def follow_parent() -> None:
     """Leave Ctrl-C to the parent, and end when it ends, even if it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the parent's, in a fork of it
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastcam._util.files import describe
-from fastcam._util.interrupt import INTERRUPTED
+from fastcam._util.stop import INTERRUPTED, TERMINATED, sigterm_raises, terminated
 from fastcam.cli import attention, data, demos, evaluation, experiments, models, studio, training
 from fastcam.cli.options import typer
 
@@ -87,11 +87,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: without the program's name; None takes ``sys.argv``.
 
     Returns:
-        The exit code: 0, 2 for bad input (told in one line), 130 when interrupted. With
-        ``FASTCAM_TRACEBACK=1`` in the environment errors keep their traceback.
+        The exit code: 0, 2 for bad input (told in one line), 130 when interrupted, 143 by SIGTERM.
+        With ``FASTCAM_TRACEBACK=1`` in the environment errors keep their traceback.
     """
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), sigterm_raises():
             warnings.showwarning = _note
             code = app(args=arguments, prog_name="fastcam", standalone_mode=False)
     except KeyboardInterrupt:
@@ -107,5 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"fastcam: error: {text}", file=sys.stderr)
         return 2
     if code == INTERRUPTED:  # Typer's answer to Ctrl-C, too
-        print("fastcam: interrupted; what is saved so far is kept", file=sys.stderr)
+        code, what = (TERMINATED, "ended by SIGTERM") if terminated() else (code, "interrupted")
+        if os.environ.get("RANK", "0") == "0":  # of torchrun's processes the first one speaks
+            print(f"fastcam: {what}; what is saved so far is kept", file=sys.stderr)
     return code if isinstance(code, int) else 0

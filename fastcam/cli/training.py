@@ -157,6 +157,8 @@ def _run(config: TrainConfig, out: Path) -> None:
     typer.echo(
         f"{result.checkpoint} after {result.epochs} epoch(s){kept}; steps in {result.history}"
     )
+    if result.skipped:
+        typer.echo(f"skipped: {result.skipped} batch(es) whose gradient is NaN or infinite")
     if config.guidance is not None and result.before is not None:
         typer.echo(summary(config.guidance, result.before, result.after, result.biases))
 

@@ -15,6 +15,7 @@ import mmap
 import os
 import shutil
 import time
+import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastcam._util.claim import InUseError, claim
+from fastcam._util.claim import LOCK, InUseError, claim
 from fastcam._util.files import WriteError, cannot_write, json_with, read_json, write_json
 from fastcam._util.progress import Count
 
@@ -126,6 +127,7 @@ class FileCache(MemoryCache):
         self.folder, self._info = folder, dict(info)
         self._stamps = np.zeros(count, np.uint64)
         self._checked = np.zeros(count, bool)
+        self._cut = False  # whether the file has become shorter since it was mapped
 
     def fill_rows(
         self,
@@ -162,6 +164,9 @@ class FileCache(MemoryCache):
                 if progress is not None:
                     progress(len(rows) - len(missing), len(rows))
                 time.sleep(_POLL)
+        if (self.folder / LOCK).exists():  # of a process that was killed when it was done
+            with contextlib.suppress(OSError), claim(self.folder):
+                pass
         self._map()
 
     def images(self, rows: Sequence[int] | Rows) -> NDArray[np.uint8]:
@@ -171,6 +176,10 @@ class FileCache(MemoryCache):
             Exception: what ``decode`` raises, of an image that was damaged in the file.
         """
         rows = np.asarray(rows, np.int64)
+        if self._mapped.size() < len(self._mapped):  # reading it would end the process
+            self._warn_of_cut()
+            empty = np.empty((0, *self._shape[1:]), np.uint8)
+            return np.stack([self._decode(int(row)).pixels for row in rows]) if len(rows) else empty
         if hasattr(mmap, "MADV_WILLNEED"):  # read all from the disk at once, not one by one
             for row in rows.tolist():
                 begin = row * self._bytes
@@ -183,6 +192,15 @@ class FileCache(MemoryCache):
                 found[i] = self._restored(row)
             self._checked[row] = True
         return found
+
+    def _warn_of_cut(self) -> None:
+        if not self._cut:
+            self._cut = True
+            warnings.warn(
+                f"{self.folder / _PIXELS} was cut off by another program; images are decoded again"
+                " in every epoch, until the next run",
+                stacklevel=3,
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k not in ("_mapped", "_pixels")}

@@ -26,13 +26,14 @@ def curves(n: Setting, beta: Setting) -> tuple[list[float], list[float], bool]:
     lists: dict[str, list[float]] = {}
     for name, value in given.items():
         several = isinstance(value, (list, tuple))
-        if not several and not isinstance(value, (int, float)):
+        if not several and (isinstance(value, bool) or not isinstance(value, (int, float))):
             raise TypeError(
                 f"{name}: expected a number or a sequence of numbers, got {type(value).__name__}"
             )
-        lists[name] = [float(v) for v in value] if several else [float(value)]  # type: ignore
-        for item in lists[name]:
+        items: list[Any] = list(value) if several else [value]  # type: ignore[arg-type]
+        for item in items:
             check.number(name, item, "finite and >= 0", lambda x: 0 <= x < math.inf)
+        lists[name] = [float(item) for item in items]
     length = max(len(values) for values in lists.values())
     for name, value in given.items():
         if not isinstance(value, (list, tuple)):

@@ -31,6 +31,8 @@ def _shape(tensor: Tensor) -> str:
 def _is_tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+    if value.layout != torch.strided:
+        raise TypeError(f"{name}: expected a dense tensor, got layout {value.layout}")
 
 
 def floating(name: str, tensor: Tensor, and_bool: bool = False, advice: str = "") -> None:

@@ -147,6 +147,7 @@ def detect_landmarks(
         todo = [name for name in names if name in fresh]
     kept = before.select(_absent(before.name, todo))
     if not todo:
+        _remove_parts(out)  # of a process that was killed after it had written the table
         _say(progress, f"{out} already holds all {len(names)} images: {_summary(before)}")
         return before
 
@@ -207,11 +208,19 @@ def _summary(table: LandmarkTable) -> str:
     return text or "empty"
 
 
+def _parts_folder(out: Path) -> Path:
+    return out.with_name(f".{out.name}.parts")
+
+
+def _remove_parts(out: Path) -> None:
+    shutil.rmtree(_parts_folder(out), ignore_errors=True)
+
+
 class _Parts:
     """Finished chunks of a run, as small tables in a folder beside the output."""
 
     def __init__(self, out: Path, settings: dict[str, int | str]) -> None:
-        self.folder = out.with_name(f".{out.name}.parts")
+        self.out, self.folder = out, _parts_folder(out)
         mark = self.folder / "settings.json"
         text = json.dumps(settings, sort_keys=True)
         if self.folder.exists() and not (mark.is_file() and mark.read_text() == text):
@@ -236,7 +245,7 @@ class _Parts:
         return found.select([name for name in names if name in seen])
 
     def remove(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        _remove_parts(self.out)
 
 
 class _Worker:
@@ -286,7 +295,7 @@ def _search(
 ) -> Iterator[LandmarkTable]:
     """Tables of the names' chunks, in any order."""
     chunks = [names[i : i + CHUNK] for i in range(0, len(names), CHUNK)]
-    if workers == 1 or len(chunks) == 1:
+    if workers == 1 or len(chunks) <= 1:  # none: killed when only the table was not yet written
         worker = _Worker()
         worker.start(images, model, upsample)
         for chunk in chunks:

@@ -159,7 +159,10 @@ def _shares(pixels: int, cells: int) -> NDArray[np.float32]:
 
 
 def _size(size: int | Sequence[int]) -> tuple[int, int]:
-    pair = [size, size] if isinstance(size, (int, np.integer)) else list(size)
+    try:
+        pair = [size, size] if isinstance(size, (int, np.integer)) else list(size)
+    except TypeError:
+        pair = []
     if len(pair) != 2 or not all(
         isinstance(v, (int, np.integer)) and not isinstance(v, bool) for v in pair
     ):

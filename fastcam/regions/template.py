@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastcam._util import checks as check
+
 TEMPLATE_SIZE = (178, 218)
 """Width and height of the frame in which the template stands: an aligned CelebA image."""
 
@@ -65,9 +67,25 @@ MIRROR_68.flags.writeable = False
 
 
 def _positive(value: float, name: str) -> float:
-    if not (np.isfinite(value) and value > 0):
-        raise ValueError(f"{name}: expected a number above 0, got {value}")
+    check.number(name, value, "above 0", lambda x: bool(0 < x < np.inf))
     return float(value)
+
+
+def _real(
+    value: ArrayLike, name: str, shape: str, rank: int, last: tuple[int, int]
+) -> NDArray[Any]:
+    """Real numbers of a shape: ``rank`` dimensions, more with a rank below 0, of which the last two
+    are given."""
+    try:
+        points = np.asarray(value)
+    except (ValueError, TypeError, RuntimeError) as error:  # ragged lists, tensors elsewhere
+        raise TypeError(f"{name}: expected an array {shape}: {error}") from None
+    if points.dtype.kind not in "fiu":
+        raise TypeError(f"{name}: expected real numbers {shape}, got {points.dtype}")
+    fits = points.ndim == rank if rank > 0 else points.ndim >= -rank
+    if not fits or points.shape[-2:] != last:
+        raise ValueError(f"{name}: expected shape {shape}, got {list(points.shape)}")
+    return points
 
 
 def template_landmarks(
@@ -83,7 +101,7 @@ def template_landmarks(
         float32 [68, 2], (x, y) in pixels.
 
     Raises:
-        ValueError: a size that is not positive.
+        TypeError, ValueError: a size that is no positive number.
     """
     scale = (
         _positive(width, "width") / TEMPLATE_SIZE[0],
@@ -100,10 +118,11 @@ def five_points(landmarks: ArrayLike) -> NDArray[Any]:
 
     Returns:
         [N, 5, 2] in the order left eye, right eye, nose, left and right corner of the mouth.
+
+    Raises:
+        TypeError, ValueError: no real numbers, or another shape.
     """
-    points = np.asarray(landmarks)
-    if points.ndim != 3 or points.shape[1:] != (68, 2):
-        raise ValueError(f"landmarks: expected shape [N, 68, 2], got {list(points.shape)}")
+    points = _real(landmarks, "landmarks", "[N, 68, 2]", 3, (68, 2))
     return np.stack(
         [
             points[:, 36:42].mean(1),
@@ -136,11 +155,9 @@ def landmarks_from_five_points(
         float32 [N, 68, 2] in pixels.
 
     Raises:
-        ValueError: another shape, or a size that is not positive.
+        TypeError, ValueError: no real numbers, another shape, or a size that is not positive.
     """
-    target = np.asarray(points, dtype=np.float64)
-    if target.ndim != 3 or target.shape[1:] != (5, 2):
-        raise ValueError(f"points: expected shape [N, 5, 2], got {list(target.shape)}")
+    target = _real(points, "points", "[N, 5, 2]", 3, (5, 2)).astype(np.float64)
     template = template_landmarks(width, height).astype(np.float64)
     anchors = five_points(template[None])[0]
 
@@ -172,11 +189,9 @@ def flip_landmarks(landmarks: ArrayLike, width: float) -> NDArray[Any]:
         A new array of the same shape; floating dtypes are kept, integers become float32.
 
     Raises:
-        ValueError: another shape, or a width that is not positive.
+        TypeError, ValueError: no real numbers, another shape, or a width that is not positive.
     """
-    points = np.asarray(landmarks)
-    if points.ndim < 2 or points.shape[-2:] != (68, 2):
-        raise ValueError(f"landmarks: expected shape [..., 68, 2], got {list(points.shape)}")
+    points = _real(landmarks, "landmarks", "[..., 68, 2]", -2, (68, 2))
     if points.dtype.kind != "f":
         points = points.astype(np.float32)
     flipped = points[..., MIRROR_68, :]

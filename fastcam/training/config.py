@@ -295,6 +295,9 @@ class TrainConfig:
         precision: ``"float32"``, or ``"bfloat16"`` for autocast: faster where the processor has it,
             with weights, losses and maps in float32. ``"float16"`` is for GPUs without bfloat16:
             the losses are scaled, and steps that overflow left out.
+        nonfinite: what becomes of a batch whose gradient is NaN or infinite: ``"stop"`` ends the
+            run with its last good state, ``"skip"`` takes no step with it and counts it; ten in a
+            row end the run, too.
         landmarks: of faces: landmark table in place of the data folder's own.
         regions: of other data: where the masks lie, in place of what ``fastcam init`` found: a
             folder with files named after the images, or a file in COCO's format.
@@ -354,6 +357,7 @@ class TrainConfig:
     group_dro: str | None = None
     group_step: float = 0.01
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    nonfinite: Literal["stop", "skip"] = "stop"
     landmarks: str | None = None
     regions: str | None = None
     limit_train: int | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import os
 import pickle
 import signal
@@ -20,6 +21,7 @@ import torch.distributed as dist
 import torch.multiprocessing
 from torch.distributed import TCPStore
 
+from fastcam._util.stop import undisturbed
 from fastcam._util.workers import cpus, follow_parent
 
 T = TypeVar("T")
@@ -29,11 +31,13 @@ _PATIENCE = timedelta(days=7)
 _POLL = 0.05
 # How long an error of ours may come before the end of the process that caused it is seen.
 _NOTICE = 2.0
+# Within how long the end of a process shows everywhere.
+_ENDING = 0.3
 _HOST = "127.0.0.1"
 _THREADS = "OMP_NUM_THREADS"
 
 
-class ProcessEndedError(RuntimeError):
+class ProcessEndedError(ChildProcessError):
     """Another process of the run ended before it was over; the message says which and how."""
 
 
@@ -76,6 +80,14 @@ class Processes:
             raise
         dist.broadcast_object_list([(value, None)], 0, self.group)
         return value
+
+    def any(self, *values: bool) -> list[bool]:
+        """Which of these hold in any of the processes; all of them call."""
+        if self.count == 1:
+            return list(values)
+        found = torch.tensor(values, dtype=torch.uint8)
+        dist.all_reduce(found, dist.ReduceOp.MAX, group=self.group)
+        return found.bool().tolist()
 
     def in_turn(self, do: Callable[[], T]) -> T:
         """What ``do`` returns in each process: in the first one before it is called in others."""
@@ -179,9 +191,10 @@ def _started(
             "processes with torchrun"
         ) from None
     store = TCPStore(_HOST, 0, is_master=True, wait_for_workers=False, timeout=_PATIENCE)
-    others: Any = torch.multiprocessing.start_processes(
-        _other, (devices, store.port, work, arguments), devices - 1, join=False
-    )
+    with undisturbed():
+        others: Any = torch.multiprocessing.start_processes(
+            _other, (devices, store.port, work, arguments), devices - 1, join=False
+        )
     threads = torch.get_num_threads()
     try:
         with _variables(_as_torchrun(0, devices, store.port)):
@@ -252,11 +265,20 @@ def _other(
 ) -> None:
     """One of the other processes."""
     follow_parent()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the first process saves with it, then kills it
     warnings.simplefilter("ignore")  # the first process says the same
     with _variables(_as_torchrun(index + 1, devices, port)):
         _met.append(TCPStore(_HOST, port, is_master=False, timeout=_PATIENCE))
         _met[0].set(_here(index + 1), "")
-        work(*arguments)
+        try:
+            work(*arguments)
+        except Exception:
+            # What the end of the first process made of this one, nobody reads.
+            first: Any = multiprocessing.parent_process()
+            first.join(_ENDING)
+            if not first.is_alive():
+                os._exit(1)
+            raise
 
 
 def _as_torchrun(rank: int, devices: int, port: int) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from fastcam._util.files import write_atomic
+from fastcam._util.stop import Stop
 from fastcam._util.torch_files import NotATorchFile, read_torch_file
 from fastcam.models.checkpoint import pickle_says
 from fastcam.models.weights import state_misfit
@@ -93,32 +95,50 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 class ResumeCheckpoint(Checkpoint):
-    """Saves the whole state of the run at the end of each epoch, and every few minutes within one.
+    """Saves the whole state of the run at the end of each epoch, every few minutes within one, and
+    when somebody asks for its end.
 
     Weights that are NaN or infinite are not saved: the last good state stays.
 
     Args:
         path: the file, replaced each time.
-        minutes: time between two saves within an epoch.
+        minutes: time between two saves within an epoch; infinite: never within one.
         history: read before a save, so that a diverged run ends with the step it diverged in.
-        processes: of the run, which save together when the first one's time has come.
+        processes: of the run, which save together when the first one's time has come, or any is
+            asked to end.
+        stop: who asks.
     """
 
     def __init__(
-        self, path: Path, minutes: float, history: History, processes: Processes | None = None
+        self,
+        path: Path,
+        minutes: float,
+        history: History,
+        processes: Processes | None = None,
+        stop: Stop | None = None,
     ) -> None:
         self.path, self.minutes, self.history = path, minutes, history
-        self.processes = processes or Processes()
+        self.processes, self.stop = processes or Processes(), stop or Stop()
         self._saved = time.monotonic()
 
     def _save(self, trainer: Trainer) -> None:
         self.history.read()
         check_weights(trainer.lightning_module, f"after step {trainer.global_step}")
-        trainer.save_checkpoint(self.path)
+        self.stop.saving = True
+        try:
+            trainer.save_checkpoint(self.path)
+        finally:
+            self.stop.saving = False
         self._saved = time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved = time.monotonic()
+        self.stop.patient = True
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.stop.patient = False
+        if self._ending():  # while the last state was saved
+            self.stop.leave()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -126,15 +146,24 @@ class ResumeCheckpoint(Checkpoint):
         # Of several processes they agree no more often than the history looks.
         if self.processes.count > 1 and (batch_idx + 1) % self.history.every:
             return
-        last = trainer.is_last_batch  # the end of the epoch is saved after its validation
-        if not last and self.processes.first(self._is_late):
+        if trainer.is_last_batch:  # the end of the epoch is saved after its validation
+            return
+        late, ending = self.processes.any(self._is_late(), self.stop.asked is not None)
+        if late or (ending and self.minutes < math.inf):
             self._save(trainer)
+        if ending:
+            self.stop.leave()
 
     def _is_late(self) -> bool:
-        return time.monotonic() - self._saved >= 60 * self.minutes
+        return self.processes.rank == 0 and time.monotonic() - self._saved >= 60 * self.minutes
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save(trainer)
+        if self._ending():
+            self.stop.leave()
+
+    def _ending(self) -> bool:
+        return self.processes.any(self.stop.asked is not None)[0]
 
 
 class Patience(EarlyStopping):

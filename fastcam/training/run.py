@@ -22,6 +22,7 @@ from fastcam._util.dropout import BatchShare, shared_dropout
 from fastcam._util.files import write_json
 from fastcam._util.progress import Report
 from fastcam._util.run_files import BEST, CHECKPOINT, HISTORY, RESULT, RESUME, SETTINGS
+from fastcam._util.stop import Stop
 from fastcam.evaluation import pick_device
 from fastcam.evaluation.splits import check_kind
 from fastcam.models import ModelSpec, save_checkpoint
@@ -40,7 +41,15 @@ from fastcam.training.resume import (
     ResumeCheckpoint,
     read_run_state,
 )
-from fastcam.training.run_folder import OURS, TrainResult, check_folder, digests, finished
+from fastcam.training.run_folder import (
+    OURS,
+    TrainResult,
+    check_folder,
+    digests,
+    finished,
+    remove_states,
+    tidy,
+)
 from fastcam.training.task import AttributeTask
 
 # What Lightning calls them; with 16-mixed it scales the losses (torch.amp.GradScaler).
@@ -89,7 +98,9 @@ def train(
         BlockingIOError: another process trains there.
         ProcessEndedError: one of several processes ended; the same call goes on.
         OSError: a file cannot be written; what was saved before is kept.
-        KeyboardInterrupt: interrupted; the same call goes on.
+        KeyboardInterrupt: Ctrl-C or SIGTERM (:class:`fastcam._util.stop.Terminated`): after the
+            step it has saved, and the same call goes on there. What breaks off a step, after two
+            seconds or with a second signal, goes on where it last saved.
     """
     out = Path(out)
     settings = {**config.settings(), **digests(config)}
@@ -105,6 +116,7 @@ def train(
     # needs no lock, and its folder may be read-only
     kept = None if launched() else finished(out, settings)
     if kept is not None:
+        tidy(out)
         return kept
     cuda = pick_device(config.device).type == "cuda"
     if config.precision == "float16" and not cuda:
@@ -115,6 +127,8 @@ def train(
     with several(config.devices, cuda, *others) as processes, ExitStack() as stack:
         processes.first(lambda: stack.enter_context(claim(out)))
         done = processes.first(lambda: finished(out, settings))
+        if done is not None:
+            processes.first(lambda: remove_states(out))
         return done or _train(config, out, settings, data, loss, progress, processes)
 
 
@@ -185,7 +199,8 @@ def _train(
         callbacks += [stop, best]
     # Where in an epoch batches of others are cannot be restored.
     minutes = config.save_minutes if folder is not None else math.inf
-    callbacks.append(ResumeCheckpoint(resume, minutes, history, processes))
+    ending = Stop()
+    callbacks.append(ResumeCheckpoint(resume, minutes, history, processes, ending))
     if progress is not None:
         callbacks.append(ProgressReport(progress, history))
     environment: list[Any] = []
@@ -195,7 +210,7 @@ def _train(
     if processes.count * config.accumulate > 1:
         dropout = shared_dropout(checkpoint.model, task.share)
         _warn_of_batch_norm(checkpoint.model, config.accumulate)
-    with _quiet(), dropout:
+    with _quiet(), dropout, ending:
         trainer = Trainer(
             accelerator="gpu" if device.type == "cuda" else "cpu",
             devices=processes.local_count,
@@ -216,6 +231,7 @@ def _train(
             inference_mode=False,
             default_root_dir=out,
         )
+        _leave_sigterm(trainer)
         checkpoint.model.train()
         biases: dict[str, float] = {}
         # now that they have proved to fit
@@ -241,7 +257,7 @@ def _train(
         except TrainingDiverged as error:
             raise _diverged(out, error, write=first) from None
     if trainer.interrupted:
-        raise KeyboardInterrupt
+        ending.leave()
     if biases:
         history.add_validation(trainer, history.records[-1]["epoch"])
     checkpoint.model.to("cpu").eval()
@@ -257,6 +273,7 @@ def _train(
     start = None if before is None else _valid_metrics(before)
     record = {"settings": settings, "metrics": metrics, "biases": biases}
     checkpoint.history.append(record)
+    skipped = int(sum(r.get("train/skipped", 0) for r in history.records))
     epochs = int(history.records[-1]["epoch"]) + 1
     found = {"before": start, "metrics": metrics, "biases": biases}
 
@@ -264,14 +281,20 @@ def _train(
         history.write()
         save_checkpoint(result, checkpoint)
         values = {"epochs": epochs, **found, "landmark_sources": sources}
-        write_json(done, values, ours=OURS[RESULT])
-        for leftover in (RESUME, BEST):
-            (out / leftover).unlink(missing_ok=True)
+        write_json(done, values | ({"skipped": skipped} if skipped else {}), ours=OURS[RESULT])
+        remove_states(out)
 
     processes.first(write)
     return TrainResult(
-        result, out / HISTORY, epochs, sources, before=start, after=metrics, biases=biases
-    )
+        result, out / HISTORY, epochs, sources, before=start, after=metrics, biases=biases,
+        skipped=skipped,
+    )  # fmt: skip
+
+
+def _leave_sigterm(trainer: Trainer) -> None:
+    """Lightning's own handler saves nothing, and broadcasts in the midst of whatever goes on."""
+    connector: Any = getattr(trainer, "_signal_connector", None)
+    connector._sigterm_notifier_fn = lambda *_: None
 
 
 def _warn_of_batch_norm(model: nn.Module, accumulate: int) -> None:

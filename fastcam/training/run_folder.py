@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fastcam._util.files import check_target, json_with, read_json
+from fastcam._util.claim import LOCK, claim
+from fastcam._util.files import LEFTOVERS, check_target, json_with, read_json, remove_ours
 from fastcam._util.run_files import BEST, CHECKPOINT, HISTORY, RESULT, RESUME, SETTINGS
 from fastcam.data.folder import label_digest
 from fastcam.models.checkpoint import is_checkpoint
@@ -45,6 +46,7 @@ _LATER = {
     "optimizer": "sgd",
     "warmup": 0.0,
     "lr_batch": None,
+    "nonfinite": "stop",
 }
 
 
@@ -64,6 +66,7 @@ class TrainResult:
             ``before`` only for a fine-tuning with targets.
         biases: what was added to the biases of the guided attributes in the end, in logits (see
             :attr:`fastcam.training.GuidanceConfig.recalibrate`).
+        skipped: batches without a step (see :attr:`fastcam.training.TrainConfig.nonfinite`).
     """
 
     checkpoint: Path
@@ -74,6 +77,7 @@ class TrainResult:
     before: Mapping[str, float | None] | None = None
     after: Mapping[str, float | None] = field(default_factory=dict)
     biases: Mapping[str, float] = field(default_factory=dict)
+    skipped: int = 0
 
 
 def remove_run(out: str | Path) -> None:
@@ -106,7 +110,24 @@ def finished(out: Path, settings: dict[str, Any]) -> TrainResult | None:
         before=stored.get("before"),
         after=stored["metrics"],
         biases=stored.get("biases", {}),
+        skipped=stored.get("skipped", 0),
     )
+
+
+def remove_states(out: Path) -> None:
+    """Remove what a finished run needs no more."""
+    remove_ours(out, {name: OURS[name] for name in (RESUME, BEST)})
+
+
+def tidy(out: Path) -> None:
+    """Remove what is left in a finished run's folder by a process that was killed at its end.
+
+    Nothing happens where another process is at work, or the folder cannot be written.
+    """
+    left = [*(out / name for name in (RESUME, BEST, LOCK)), *out.glob(LEFTOVERS)]
+    if any(path.exists() for path in left):
+        with contextlib.suppress(OSError), claim(out):
+            remove_states(out)
 
 
 _DIGESTS = ("start_sha256", "labels_sha256", "weights_sha256")

@@ -42,6 +42,9 @@ from fastcam.training.optimizers import optimizer_of, schedule_of
 # So many steps in a row that the scaler leaves out: from 2^16 it has then halved to 2^-14.
 _OVERFLOWS = 30
 
+#: So many skipped batches in a row are no accident.
+MOST_SKIPPED = 10
+
 
 class AttributeTask(LightningModule):
     """Trains a checkpoint's model as a :class:`TrainConfig` says, on any images with labels.
@@ -69,8 +72,9 @@ class AttributeTask(LightningModule):
             of classes the softmax's.
 
     Logged in training: ``train/loss``, ``train/loss_a``, ``train/lr``, ``train/grad_norm`` (before
-    clipping), the parts of a model's own loss where it has one (``train/loss_binary``, …) and, with
-    guidance, ``train/loss_g``, ``train/dead`` (share of the guided maps that are all zero),
+    clipping), ``train/skipped`` (1 for a batch without a step, where the configuration lets batches
+    be skipped), the parts of a model's own loss where it has one (``train/loss_binary``, …) and,
+    with guidance, ``train/loss_g``, ``train/dead`` (share of the guided maps that are all zero),
     ``train/ratio`` (of the gradients of labels and guidance, :class:`fastcam.Balance`) and, with
     the IoU loss, ``train/sharpness``. With several losses, loss_g and ratio are the first one's;
     ``train/loss_g_energy``, ``train/ratio_energy``, … are the others'. In validation:
@@ -129,7 +133,8 @@ class AttributeTask(LightningModule):
             )
         if config.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._overflows = 0
+        self._in_a_row = 0  # batches whose gradient was not finite
+        self._before: dict[str, Tensor] = {}  # the buffers before a batch that may be skipped
         self.val_accuracy = _accuracy(len(checkpoint.attributes), checkpoint.exclusive)
         self.val_means = nn.ModuleDict(
             {
@@ -159,6 +164,8 @@ class AttributeTask(LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         self.draw()
+        if self.config.nonfinite == "skip":
+            self._before = {name: buffer.clone() for name, buffer in self.named_buffers()}
         data: Any = getattr(self.trainer, "datamodule", None)
         folder = isinstance(data, FolderBatches)
         self.share.images = data.images_in(batch_idx) if folder else len(batch["labels"])
@@ -227,6 +234,16 @@ class AttributeTask(LightningModule):
         limit = self.config.clip or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         self.log("train/grad_norm", norm, on_step=True, on_epoch=False)
+        if self.config.nonfinite == "skip":
+            self._skip_if(not bool(norm.isfinite()), optimizer)
+
+    def _skip_if(self, skipped: bool, optimizer: Any) -> None:
+        """Of several processes all decide alike: they have the same gradient."""
+        self.log("train/skipped", float(skipped), on_step=True, on_epoch=False)
+        if skipped:
+            optimizer.zero_grad()  # what has no gradient is not moved
+            for name, buffer in self.named_buffers():
+                buffer.copy_(self._before[name])
 
     def examine(self, record: Mapping[str, float]) -> None:
         """Look at what a step has logged, once it has been read from the device.
@@ -241,17 +258,20 @@ class AttributeTask(LightningModule):
                 are.
         """
         finite = math.isfinite(record["train/grad_norm"])
-        self._overflows = 0 if finite else self._overflows + 1
+        self._in_a_row = 0 if finite else self._in_a_row + 1
         parts = [("train/loss_a", "attribute loss")]
         parts += [(key, "Grad-CAM loss") for key in record if key.startswith("train/loss_g")]
+        least = MOST_SKIPPED if self.config.nonfinite == "skip" else 1
         if self._scaled and all(math.isfinite(record[key]) for key, _ in parts):
-            finite = self._overflows < _OVERFLOWS
-        if not finite:
+            least = _OVERFLOWS
+        if not finite and self._in_a_row >= least:
             parts += [("train/grad_norm", "gradient")]
             part, value = next(
                 (name, record[key]) for key, name in parts if not math.isfinite(record[key])
             )
             step = f"step {int(record['step'])} of {self._total_steps() or 'many'}"
+            if self._in_a_row > 1:
+                step += f", as in the {self._in_a_row - 1} skipped ones before"
             raise TrainingDiverged(f"the {part} became {value} in {step}; {ADVICE}")
         if self.guidance is not None:
             self.guidance.examine(record["train/ratio"])

@@ -34,6 +34,17 @@ def failing_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return nnf.binary_cross_entropy_with_logits(logits, labels)
 
 
+_calls: list[int] = []
+
+
+def nan_once(logits: Tensor, labels: Tensor) -> Tensor:
+    """NaN in the second process's second call."""
+    _calls.append(1)
+    value = nnf.binary_cross_entropy_with_logits(logits, labels)
+    bad = os.environ.get("RANK") == "1" and len(_calls) == 2
+    return value * float("nan") if bad else value
+
+
 class NormedNet(nn.Module):
     """With batch norm, and no head to speak of."""
 

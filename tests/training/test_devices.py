@@ -137,7 +137,7 @@ def _alive(pid: int) -> bool:
 @pytest.mark.parametrize(
     ("loss", "error", "message"),
     [
-        (deadly_loss, ProcessEndedError, r"process 2 of 2 ended \(signal 9: killed.*goes on"),
+        (deadly_loss, ChildProcessError, r"process 2 of 2 ended \(signal 9: killed.*goes on"),
         (wrong_loss, ProcessEndedError, r"process 2 of 2 ended \(ValueError: no such loss\)"),
         (failing_loss, RuntimeError, "^out of order$"),
     ],

@@ -1,0 +1,166 @@
+"""What ``python -m bench faults`` kills: commands of fastcam's, on tiny networks and images."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.multiprocessing
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fastcam import models
+from fastcam.cli.program import app, main
+from fastcam.data import CelebA, PreparedFaces
+from fastcam.data.cache import VARIABLE
+from fastcam.faces import writer
+from fastcam.regions import detect
+from fastcam.training.resume import ResumeCheckpoint
+
+MODEL = "faults-tiny"
+FACES, BASE = "faces", "base"
+_SMALL = ["--device", "cpu", "--workers", "1", "--batch-size", "8"]
+_NAMES = ["--attributes", "Wearing_Lipstick,Heavy_Makeup,Smiling"]
+_NEW = ["--model", MODEL, "--size", "32", *_SMALL]
+
+
+class TinyNet(nn.Module):
+    """Two convolutions, a pooling, a dropout and two linear layers."""
+
+    def __init__(self, num_attributes: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 8, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(8, 12, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        )
+        self.classifier = nn.Sequential(
+            nn.Dropout(0.3), nn.Linear(12 * 16, 24), nn.ReLU(), nn.Linear(24, num_attributes)
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(self.features(images).flatten(1))
+
+
+models.register(
+    MODEL, models.ModelSpec(TinyNet, "features.3", "features.4", logit_bias="classifier.3.bias")
+)
+
+
+@app.command("faults-cache", hidden=True)
+def _cache(data: Path) -> None:
+    """Decode images into mapped files of three sizes, and look at each once."""
+    faces = CelebA(data, "all")
+    for size in (32, 48, 64):
+        prepared = PreparedFaces(faces, size, cache=True, workers=2)
+        for index in range(len(prepared)):
+            prepared[index]
+
+
+class _Detector:
+    """In place of dlib's, which takes a second to load: points that the pixels decide."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        time.sleep(0.01)
+        return np.full((68, 2), image.mean(), np.float32)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command that is killed and given again.
+
+    Attributes:
+        name: of it.
+        devices: processes that train together.
+        arguments: of the command line, from the folder of the data and that of the results.
+    """
+
+    name: str
+    devices: int
+    arguments: Callable[[Path, Path], list[str]]
+
+    def run(self, data: Path, out: Path, *, often: bool) -> int:
+        """Do it in this process, which is a fork of one without threads.
+
+        Args:
+            often: save the state of a run after each step, in place of every five minutes.
+        """
+        os.environ[VARIABLE] = str(out / "caches")
+        torch.set_num_threads(1)
+        writer._CHUNK, detect.CHUNK = 4, 8  # in place of half a second's work
+        detect.FaceDetector = _Detector  # type: ignore[assignment, misc]
+        detect.find_predictor = lambda _=None: Path(__file__)  # type: ignore[assignment]
+        if often:
+            ResumeCheckpoint._is_late = lambda self: self.processes.rank == 0  # type: ignore[method-assign]
+        # As they are, others import torch anew, which takes longer than all the rest.
+        torch.multiprocessing.start_processes = partial(
+            torch.multiprocessing.start_processes, start_method="fork"
+        )
+        return main(self.arguments(data, out))
+
+
+def _train(devices: int, data: Path, out: Path) -> list[str]:
+    return [
+        "train", str(data / FACES), "-o", str(out / "run"), *_NEW, *_NAMES, "--epochs", "3",
+        "--patience", "2", "--lr", "0.05", "--devices", str(devices),
+    ]  # fmt: skip
+
+
+def _finetune(devices: int, data: Path, out: Path) -> list[str]:
+    return [
+        "finetune", str(data / BASE / "model.pt"), str(data / FACES), "-o", str(out / "run"),
+        "-a", "Wearing_Lipstick", "-r", "mouth", *_SMALL, "--epochs", "2", "--patience", "1",
+        "--devices", str(devices),
+    ]  # fmt: skip
+
+
+def _experiment(data: Path, out: Path) -> list[str]:
+    return [
+        "experiment", "figure7", "--data", str(data / FACES), "-o", str(out / "experiments"),
+        "--attribute", "Wearing_Lipstick", "--other", "Heavy_Makeup", "--region", "mouth",
+        "--elsewhere", "left_eye,right_eye", *_NEW, "--epochs", "1",
+    ]  # fmt: skip
+
+
+CASES = (
+    Case("synth", 1, lambda data, out: ["synth", str(out / FACES), "-n", "16", "--workers", "2"]),
+    Case(
+        "landmarks", 1,
+        lambda data, out: ["landmarks", str(data / FACES), "-o", str(out / "l.npz"),
+                           "--workers", "2"],
+    ),
+    Case("cache", 1, lambda data, out: ["faults-cache", str(data / FACES)]),
+    Case("train", 1, partial(_train, 1)),
+    Case("train", 2, partial(_train, 2)),
+    Case("finetune", 1, partial(_finetune, 1)),
+    Case("finetune", 2, partial(_finetune, 2)),
+    Case("experiment", 1, _experiment),
+)  # fmt: skip
+
+
+def prepare(data: Path, images: int) -> int:
+    """The faces and the network that the cases need: drawn and trained in this process."""
+    os.environ[VARIABLE] = str(data / "caches")
+    torch.set_num_threads(1)
+    began = time.monotonic()
+    steps: list[list[Any]] = [
+        ["synth", data / FACES, "-n", images, "--splits", 0.5, 0.2, 0.3, "--workers", 2],
+        ["train", data / FACES, "-o", data / BASE, *_NEW, *_NAMES, "--epochs", 2],
+    ]
+    for step in steps:
+        if code := main([str(word) for word in step]):
+            return code
+    print(f"prepared in {time.monotonic() - began:.1f} s")
+    return 0

@@ -1,0 +1,35 @@
+"""``python -m bench faults``: five kills of everything that takes long."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("dlib", reason="finding landmarks needs dlib")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)  # under a minute of one core; the machine may be busy
+@pytest.mark.skipif(sys.platform != "linux", reason="forks processes, and looks at them in /proc")
+def test_after_a_kill_the_next_run_ends_as_if_nothing_had_been(tmp_path: Path) -> None:
+    """In a process of its own, which has no threads and can be forked."""
+    threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    options = ["--moments", "5", "--images", "24", "--work", str(tmp_path), "--out", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "faults", *options],
+        cwd=ROOT, env={**os.environ, **threads}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    kills = json.loads((tmp_path / "faults.json").read_text())["results"]
+    cases = {(kill["case"], kill["devices"]) for kill in kills}
+    assert len(cases) == 8 and len(kills) == 5 * len(cases)
+    assert not any(kill["faults"] for kill in kills)
+    assert {kill["signal"] for kill in kills} == {"SIGKILL", "SIGTERM"}
+    assert sum(kill["status"] != 0 for kill in kills) > len(kills) / 2  # and not when all was done
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["faults.json", "faults.md"]
