@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
@@ -37,7 +38,7 @@ _HELD = 4
 #: Images on which the attention network is judged under noise while somebody waits.
 _FEW = 48
 #: Images that are explained before somebody else's are.
-_AT_ONCE = 4
+_AT_ONCE = 2
 #: The name of the drawn faces.
 DRAWN = "drawn faces"
 
@@ -112,7 +113,7 @@ class Studio:
             name = _free_name(data.resolve().name, self._own)
             self._own[name] = DataSet(name, data.resolve(), checkpoint.resolve())
         self._drawn = DataSet(DRAWN, home.faces, home.network)
-        self._lock = threading.Lock()
+        self._lock, self._urgent = threading.Lock(), list[object]()
         self._surveys, self.tunes = NewestFirst(), InTurn(home.root / "sessions", config.jobs)
         self._subjects: OrderedDict[tuple[Path, Path], Subject] = OrderedDict()
         for found in self._own.values():
@@ -221,21 +222,33 @@ class Studio:
         return subject
 
     def alone(self, work: Callable[[], T]) -> T:
-        """Run the networks in one thread at a time: hooks and modes are a module's own."""
-        with self._lock:
-            return work()
+        """Run the networks in one thread at a time: hooks and modes are a module's own.
 
-    def see(self, session: Session, rows: Sequence[int], region: str = "") -> list[ExplainedFace]:
-        """Image, map and score of some test images."""
-        subject, found = self.of(session), []
-        for first in range(0, len(rows), _AT_ONCE):  # others get their turn in between
+        What many images take lets this go before (:meth:`see`).
+        """
+        mark = object()
+        self._urgent.append(mark)
+        try:
+            with self._lock:
+                return work()
+        finally:
+            self._urgent.remove(mark)
+
+    def see(
+        self, session: Session, rows: Sequence[int], wanted: Callable[[], bool] = lambda: True
+    ) -> list[ExplainedFace]:
+        """Image, map and score of some test images; fewer once they are not wanted any more."""
+        subject, attribute, found = self.of(session), session.attribute, list[ExplainedFace]()
+        for first in range(0, len(rows), _AT_ONCE):
+            while self._urgent:
+                time.sleep(0.01)
+            if not wanted():
+                break
             some = rows[first : first + _AT_ONCE]
-            found += self.alone(
-                lambda some=some: explain_dataset(  # type: ignore[misc]
-                    {"network": subject.checkpoint}, subject.faces, some, session.attribute,
-                    region=region or None,
+            with self._lock:
+                found += explain_dataset(
+                    {"network": subject.checkpoint}, subject.faces, some, attribute
                 )
-            )  # fmt: skip
         return found
 
     def images(self, job: Job, rows: Sequence[int]) -> list[np.ndarray]:

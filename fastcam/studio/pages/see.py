@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from nicegui import events, ui
 
-from fastcam.evaluation.explain import explain_image
+from fastcam.evaluation.explain import explain_dataset, explain_image
 from fastcam.report import ExplainedFace
 from fastcam.report.numbers import number, percent
 from fastcam.studio.core import Studio
@@ -47,7 +47,7 @@ class SeePage:
         self.order, self.first = "given", 0
         self.upload: Upload | None = None
         self.survey: Survey | None = None
-        self.drawn = asyncio.Event()
+        self.drawn, self.strips = asyncio.Event(), 0
 
     def build(self) -> None:
         """Lay the page out."""
@@ -164,7 +164,12 @@ class SeePage:
             return face, self.upload.name, None
         faces = self.studio.of(self.session).faces
         row = min(self.session.image, len(faces) - 1)
-        (face,) = self.studio.see(self.session, [row])
+        subject, attribute = self.studio.of(self.session), self.session.attribute
+        (face,) = self.studio.alone(
+            lambda: explain_dataset(
+                {"network": subject.checkpoint}, subject.faces, [row], attribute
+            )
+        )
         names = self.studio.of(self.session).checkpoint.attributes
         answer = None
         if self.session.attribute in names:
@@ -275,8 +280,12 @@ class SeePage:
             w.text(f"Least of the map in: {place}. Images with the attribute alone.")
         shown = rows[self.first : self.first + SHOWN]
         holder = w.tag("div", "strip", id="strip")
+        self.strips += 1
+        mine = self.strips
         await self.drawn.wait()
-        faces = await aside(self.studio.see, self.session, shown)
+        faces = await aside(self.studio.see, self.session, shown, lambda: mine == self.strips)
+        if len(faces) < len(shown):
+            return  # another strip is being made in its place
         with holder:
             for row, face in zip(shown, faces, strict=True):
                 self.thumb(row, face, survey)
