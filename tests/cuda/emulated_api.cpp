@@ -1,7 +1,7 @@
 // What the Python tests call of the emulator through ctypes (emulation.py), besides the ops.
 #include <cstdio>
 
-#include "emulated/current.h"
+#include "replaced_headers/current.h"
 #include "planted_bugs.h"
 
 namespace {

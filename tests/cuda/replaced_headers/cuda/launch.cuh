@@ -6,7 +6,7 @@
 // the emulator first
 #include <torch/csrc/stable/library.h>
 
-#include "emulated/current.h"
+#include "replaced_headers/current.h"
 #include "ops/checks.h"
 
 #undef STABLE_TORCH_LIBRARY_IMPL

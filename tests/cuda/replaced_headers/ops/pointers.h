@@ -6,7 +6,7 @@
 
 #include <cstring>
 
-#include "emulated/current.h"
+#include "replaced_headers/current.h"
 
 namespace fastcam {
 
