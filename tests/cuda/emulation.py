@@ -96,8 +96,8 @@ def build(
 def library() -> ctypes.CDLL:
     """The emulator as a shared library.
 
-    It holds the ops of ``csrc/cuda`` as they are, launched by ``replaced_headers/cuda/launch.cuh`` and
-    registered as ``torch.ops.fastcam_emulated`` for CPU tensors (hence ``-Dfastcam``).
+    It holds the ops of ``csrc/cuda`` as they are, launched by ``replaced_headers/cuda/launch.cuh``
+    and registered as ``torch.ops.fastcam_emulated`` for CPU tensors (hence ``-Dfastcam``).
     """
     torch_path = Path(torch.__file__).parent
     flags = [
