@@ -23,6 +23,7 @@ OF_OTHER_CODE = {
     "test_copies",  # the CPU kernels, profiled
     "test_compile",  # torch's dispatcher and compiler, which know nothing of the emulator
     "test_layouts",
+    "test_threads",  # the emulator has one device, for one thread
 }
 OF_THE_DISPATCHER = {"test_opcheck", "test_fullgraph_equals_eager"}
 
