@@ -176,7 +176,9 @@ def _read(path: Path) -> bytes:
     data = path.read_bytes()
     if path.suffix == ".json":
         settings: Any = json.loads(data).get("settings")
-        if isinstance(settings, dict) and settings.pop("minutes", None) is not None:
+        took = [name for name in ("minutes", "processor_minutes") if name in (settings or ())]
+        if took:
+            settings = {name: v for name, v in settings.items() if name not in took}
             return json.dumps({**json.loads(data), "settings": settings}).encode()
     return data
 
