@@ -6,6 +6,7 @@ import pytest
 import torch
 from networks import grids, small_cnn
 from torch import nn
+from torch._functorch import config as functorch
 from torch.utils.checkpoint import checkpoint
 
 from fastcam.cam.tap import ActivationTap
@@ -135,7 +136,7 @@ def test_compiled_head_says_why_not():
             IoUCamLoss()(logits, tap, grids(4, 6, 6), 1)
 
 
-@torch._functorch.config.patch(donated_buffer=False)  # the graph is gone through twice
+@functorch.patch(donated_buffer=False)  # the graph is gone through twice
 def test_compiled_head_is_right_with_constant_weights():
     torch._dynamo.reset()  # what is compiled already may donate
     found = []
