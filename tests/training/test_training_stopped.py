@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from device_worker import nan_once
+from device_worker import NormedNet, nan_once
 from tiny_faces import MODEL, write_faces
 from tiny_runs import run_config, same_weights, until_saved, weights_of
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as nnf
 
 from fastcam import cli, models
@@ -108,19 +108,7 @@ def test_what_a_kill_at_the_very_end_left_is_removed(data: Path, tmp_path: Path)
     assert first.checkpoint.is_file()
 
 
-class _Normed(nn.Module):
-    """With batch norm, whose statistics a batch leaves behind."""
-
-    def __init__(self, num_attributes: int) -> None:
-        super().__init__()
-        self.features = nn.Sequential(nn.Conv2d(3, 8, 3, 4), nn.BatchNorm2d(8), nn.ReLU())
-        self.classifier = nn.Linear(8, num_attributes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.classifier(self.features(images).mean((2, 3)))
-
-
-models.register("normed-nan", models.ModelSpec(_Normed, "features.2"))
+models.register("normed-nan", models.ModelSpec(NormedNet, "features.2"))
 
 
 class _Loss:
