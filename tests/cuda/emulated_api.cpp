@@ -1,8 +1,8 @@
 // What the Python tests call of the emulator through ctypes (emulation.py), besides the ops.
 #include <cstdio>
 
-#include "replaced_headers/current.h"
 #include "planted_bugs.h"
+#include "replaced_headers/current.h"
 
 namespace {
 

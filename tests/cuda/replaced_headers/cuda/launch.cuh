@@ -6,8 +6,8 @@
 // the emulator first
 #include <torch/csrc/stable/library.h>
 
-#include "replaced_headers/current.h"
 #include "ops/checks.h"
+#include "replaced_headers/current.h"
 
 #undef STABLE_TORCH_LIBRARY_IMPL
 #define STABLE_TORCH_LIBRARY_IMPL(ns, device, m) _STABLE_TORCH_LIBRARY_IMPL(ns, CPU, m, C10_UID)
