@@ -14,9 +14,7 @@ import numpy as np
 import torch
 import torch.multiprocessing
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from fastcam import models
 from fastcam.cli.program import app, main
 from fastcam.data import CelebA, PreparedFaces
 from fastcam.data.cache import VARIABLE
@@ -24,36 +22,10 @@ from fastcam.faces import writer
 from fastcam.regions import detect
 from fastcam.training.resume import ResumeCheckpoint
 
-MODEL = "faults-tiny"
 FACES, BASE = "faces", "base"
 _SMALL = ["--device", "cpu", "--workers", "1", "--batch-size", "8"]
 _NAMES = ["--attributes", "Wearing_Lipstick,Heavy_Makeup,Smiling"]
-_NEW = ["--model", MODEL, "--size", "32", *_SMALL]
-
-
-class TinyNet(nn.Module):
-    """Two convolutions, a pooling, a dropout and two linear layers."""
-
-    def __init__(self, num_attributes: int) -> None:
-        super().__init__()
-        self.features = nn.Sequential(
-            nn.Conv2d(3, 8, 3, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(8, 12, 3, stride=2, padding=1),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-        )
-        self.classifier = nn.Sequential(
-            nn.Dropout(0.3), nn.Linear(12 * 16, 24), nn.ReLU(), nn.Linear(24, num_attributes)
-        )
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.classifier(self.features(images).flatten(1))
-
-
-models.register(
-    MODEL, models.ModelSpec(TinyNet, "features.3", "features.4", logit_bias="classifier.3.bias")
-)
+_NEW = ["--model", "small", "--size", "32", *_SMALL]
 
 
 @app.command("faults-cache", hidden=True)

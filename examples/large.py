@@ -2,7 +2,7 @@
 
     python examples/large.py
 
-Trains a small network on images that the script draws: noise with a square of one of two colours,
+Trains a small network on images drawn by squares.py: noise with a square of one of two colours,
 whose mask is what the network should look at. On a GPU in float16, with a scaled loss. Needs torch
 and fastcam.
 """
@@ -12,33 +12,12 @@ from __future__ import annotations
 import argparse
 
 import torch
-from torch import Tensor, nn
+from squares import draw, network
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 from torch.optim.lr_scheduler import LinearLR
 
 import fastcam
 from fastcam.regions import from_masks
-
-
-def draw(count: int, side: int = 64) -> tuple[Tensor, Tensor, Tensor]:
-    """Images [N,3,side,side], labels [N,2] (red, blue) and masks [N,side,side] of the squares."""
-    images = 0.3 * torch.rand(count, 3, side, side)
-    labels = torch.nn.functional.one_hot(torch.arange(count) % 2, 2).float()
-    masks = torch.zeros(count, side, side, dtype=torch.bool)
-    for i in range(count):
-        top, left = torch.randint(0, side * 2 // 3, (2,)).tolist()
-        masks[i, top : top + side // 3, left : left + side // 3] = True
-        images[i, 2 * (i % 2)] += 0.7 * masks[i]  # channel 0 is red, 2 is blue
-    return images, labels, masks
-
-
-def network() -> nn.Sequential:
-    """With 16×16 cells after layer 3, the target of Grad-CAM."""
-    return nn.Sequential(
-        nn.Conv2d(3, 16, 5, stride=2, padding=2), nn.ReLU(),
-        nn.Conv2d(16, 32, 5, stride=2, padding=2), nn.ReLU(),
-        nn.AdaptiveMaxPool2d(4), nn.Flatten(), nn.Linear(32 * 16, 2),
-    )  # fmt: skip
 
 
 def main(steps: int = 8, batch_size: int = 256, parts: int = 8) -> list[float]:

@@ -2,7 +2,7 @@
 
     python examples/loop.py
 
-Trains torchvision's AlexNet on images that the script draws: noise with a square of one of two
+Trains torchvision's AlexNet on images drawn by squares.py: noise with a square of one of two
 colours. The square's mask is what the network should look at. Needs torch, torchvision and fastcam.
 """
 
@@ -12,29 +12,17 @@ import argparse
 
 import torch
 import torchvision
-from torch import Tensor
+from squares import draw
 from torch.utils.data import DataLoader, TensorDataset
 
 import fastcam
 from fastcam.regions import from_masks
 
 
-def draw(count: int, side: int = 224) -> tuple[Tensor, Tensor, Tensor]:
-    """Images [N,3,side,side], labels [N,2] (red, blue) and masks [N,side,side] of the squares."""
-    images = 0.3 * torch.rand(count, 3, side, side)
-    labels = torch.nn.functional.one_hot(torch.arange(count) % 2, 2).float()
-    masks = torch.zeros(count, side, side, dtype=torch.bool)
-    for i in range(count):
-        top, left = torch.randint(0, side * 2 // 3, (2,)).tolist()
-        masks[i, top : top + side // 3, left : left + side // 3] = True
-        images[i, 2 * (i % 2)] += 0.7 * masks[i]  # channel 0 is red, 2 is blue
-    return images, labels, masks
-
-
 def main(steps: int = 12, batch_size: int = 16) -> list[float]:
     """Train for some steps; returns the share of the map's energy in the region at each."""
     torch.manual_seed(0)
-    images, labels, masks = draw(4 * batch_size)
+    images, labels, masks = draw(4 * batch_size, 224)
     # AlexNet's layer features.11 has 13×13 cells for images of 224 pixels (`fastcam layers alexnet`
     # lists a network's layers). Each cell of the grid [N,13,13] is the share of it that the mask
     # covers.
