@@ -323,7 +323,7 @@ def _tensors(value: Any) -> list[Tensor]:
 
 def _names_an_argument(function: Callable[..., Any], message: str) -> bool:
     target = function.forward if isinstance(function, torch.nn.Module) else function
-    names = {*inspect.signature(target).parameters, "region", "boxes", "rectangles"}
+    names = {*inspect.signature(target).parameters, "region", "boxes"}
     return any(name in message for name in names)
 
 

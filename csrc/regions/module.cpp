@@ -86,19 +86,19 @@ void fill_grids(const T* rects, py::ssize_t n, py::ssize_t count, const GridShap
   }
 }
 
-py::array_t<float> grid(const py::object& rectangles, double height, double width, int rows,
-                        int cols, bool binary) {
-  const py::array rects = real_array(rectangles, "rectangles", "[N, R, 4]", {-1, -1, 4});
+py::array_t<float> grid(const py::object& rects, double height, double width, int rows, int cols,
+                        bool binary) {
+  const py::array boxes = real_array(rects, "rects", "[N, R, 4]", {-1, -1, 4});
   require_positive(height, "image_size[0] (height)");
   require_positive(width, "image_size[1] (width)");
   require_positive(rows, "grid_size[0] (rows)");
   require_positive(cols, "grid_size[1] (columns)");
-  const py::ssize_t n = rects.shape(0), count = rects.shape(1);
+  const py::ssize_t n = boxes.shape(0), count = boxes.shape(1);
   py::array_t<float> out({n, py::ssize_t{rows}, py::ssize_t{cols}});
   const GridShape shape{width, height, rows, cols};
-  const void* data = rects.data();
+  const void* data = boxes.data();
   float* cells = out.mutable_data();
-  const bool wide = is_float64(rects);
+  const bool wide = is_float64(boxes);
   {
     py::gil_scoped_release release;
     if (wide)
@@ -117,7 +117,7 @@ PYBIND11_MODULE(_regions, m, py::mod_gil_not_used()) {
         "Ten face rectangles [N, 10, 4] (x0, y0, x1, y1) from landmarks [N, 68, 2].");
   m.def("carry", &carry, py::arg("landmarks"), py::arg("template_landmarks"), py::arg("boxes"),
         "Rectangles drawn on the template face, boxes [R, 4], carried to each face: [N, R, 4].");
-  m.def("grid", &grid, py::arg("rectangles"), py::arg("height"), py::arg("width"), py::arg("rows"),
+  m.def("grid", &grid, py::arg("rects"), py::arg("height"), py::arg("width"), py::arg("rows"),
         py::arg("cols"), py::arg("binary") = false,
         "Share of each cell that the union of an image's rectangles [N, R, 4] covers: "
         "float32 [N, rows, cols].");

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from fastcam.training.config import GuidanceConfig as GuidanceConfig
     from fastcam.training.config import TrainConfig as TrainConfig
     from fastcam.training.data import Batches as Batches
-    from fastcam.training.diverged import TrainingDiverged as TrainingDiverged
     from fastcam.training.group_dro import GroupDRO as GroupDRO
     from fastcam.training.memory import keep_freed_memory as keep_freed_memory
+    from fastcam.training.nonfinite import TrainingDiverged as TrainingDiverged
     from fastcam.training.outcome import summary as summary
     from fastcam.training.run import train as train
     from fastcam.training.run_folder import TrainResult as TrainResult
@@ -28,7 +28,7 @@ _HOMES = {
     "GuidanceConfig": "config",
     "TrainConfig": "config",
     "TrainResult": "run_folder",
-    "TrainingDiverged": "diverged",
+    "TrainingDiverged": "nonfinite",
     "keep_freed_memory": "memory",
     "summary": "outcome",
     "train": "run",

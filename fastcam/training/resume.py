@@ -17,8 +17,8 @@ from fastcam._util.stop import Stop
 from fastcam._util.torch_files import NotATorchFile, read_torch_file
 from fastcam.models.checkpoint import pickle_says
 from fastcam.models.weights import state_misfit
-from fastcam.training.diverged import check_weights
 from fastcam.training.history import History
+from fastcam.training.nonfinite import check_weights
 from fastcam.training.processes import Processes
 
 _STATE = ("pytorch-lightning_version", "state_dict")

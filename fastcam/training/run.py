@@ -28,10 +28,10 @@ from fastcam.evaluation.splits import check_kind
 from fastcam.models import ModelSpec, save_checkpoint
 from fastcam.models.registry import register_all, registered
 from fastcam.training.config import NOTHING, TrainConfig
-from fastcam.training.diverged import TrainingDiverged, check_weights
 from fastcam.training.history import READ_EVERY, History, ProgressReport
 from fastcam.training.inputs import folder_batches, initial_checkpoint, open_data
 from fastcam.training.memory import keep_freed_memory
+from fastcam.training.nonfinite import TrainingDiverged, check_weights
 from fastcam.training.objective import LabelLoss
 from fastcam.training.processes import Processes, check_counts, launched, several
 from fastcam.training.recalibrate import recalibrate

@@ -1,4 +1,4 @@
-"""The Lightning module: attribute loss, Grad-CAM loss, validation metrics."""
+"""A training step and a validation (Lightning's module): labels, Grad-CAM, metrics."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from fastcam.models import Checkpoint
 from fastcam.training.accumulate import Accumulation
 from fastcam.training.config import TrainConfig
 from fastcam.training.data import FolderBatches
-from fastcam.training.diverged import ADVICE, TrainingDiverged
 from fastcam.training.group_dro import GroupDRO
 from fastcam.training.guidance import Guidance
+from fastcam.training.nonfinite import ADVICE, NonfiniteSteps, TrainingDiverged
 from fastcam.training.objective import (
     LabelLoss,
     Part,
@@ -38,12 +38,6 @@ from fastcam.training.objective import (
     multilabel_loss,
 )
 from fastcam.training.optimizers import optimizer_of, schedule_of
-
-# So many steps in a row that the scaler leaves out: from 2^16 it has then halved to 2^-14.
-_OVERFLOWS = 30
-
-#: So many skipped batches in a row are no accident.
-MOST_SKIPPED = 10
 
 
 class AttributeTask(LightningModule):
@@ -133,8 +127,7 @@ class AttributeTask(LightningModule):
             )
         if config.channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._in_a_row = 0  # batches whose gradient was not finite
-        self._before: dict[str, Tensor] = {}  # the buffers before a batch that may be skipped
+        self.nonfinite = NonfiniteSteps(self, skip=config.nonfinite == "skip")
         self.val_accuracy = _accuracy(len(checkpoint.attributes), checkpoint.exclusive)
         self.val_means = nn.ModuleDict(
             {
@@ -164,8 +157,7 @@ class AttributeTask(LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         self.draw()
-        if self.config.nonfinite == "skip":
-            self._before = {name: buffer.clone() for name, buffer in self.named_buffers()}
+        self.nonfinite.before_step()
         data: Any = getattr(self.trainer, "datamodule", None)
         folder = isinstance(data, FolderBatches)
         self.share.images = data.images_in(batch_idx) if folder else len(batch["labels"])
@@ -234,16 +226,11 @@ class AttributeTask(LightningModule):
         limit = self.config.clip or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         self.log("train/grad_norm", norm, on_step=True, on_epoch=False)
-        if self.config.nonfinite == "skip":
-            self._skip_if(not bool(norm.isfinite()), optimizer)
-
-    def _skip_if(self, skipped: bool, optimizer: Any) -> None:
-        """Of several processes all decide alike: they have the same gradient."""
-        self.log("train/skipped", float(skipped), on_step=True, on_epoch=False)
-        if skipped:
-            optimizer.zero_grad()  # what has no gradient is not moved
-            for name, buffer in self.named_buffers():
-                buffer.copy_(self._before[name])
+        if self.nonfinite.skip:
+            skipped = not bool(norm.isfinite())
+            self.log("train/skipped", float(skipped), on_step=True, on_epoch=False)
+            if skipped:
+                self.nonfinite.undo_step(optimizer)
 
     def examine(self, record: Mapping[str, float]) -> None:
         """Look at what a step has logged, once it has been read from the device.
@@ -252,27 +239,9 @@ class AttributeTask(LightningModule):
             record: the metrics named above, and ``step``, counted from 1.
 
         Raises:
-            TrainingDiverged: the gradient's norm is not finite; names the step and the part of the
-                loss that it comes from. Of float16 that is no more than a step left out, for which
-                the scale of the loss was too high, unless a loss is not finite, too, or all scales
-                are.
+            TrainingDiverged: the gradient's norm is not finite, and this is not skipped.
         """
-        finite = math.isfinite(record["train/grad_norm"])
-        self._in_a_row = 0 if finite else self._in_a_row + 1
-        parts = [("train/loss_a", "attribute loss")]
-        parts += [(key, "Grad-CAM loss") for key in record if key.startswith("train/loss_g")]
-        least = MOST_SKIPPED if self.config.nonfinite == "skip" else 1
-        if self._scaled and all(math.isfinite(record[key]) for key, _ in parts):
-            least = _OVERFLOWS
-        if not finite and self._in_a_row >= least:
-            parts += [("train/grad_norm", "gradient")]
-            part, value = next(
-                (name, record[key]) for key, name in parts if not math.isfinite(record[key])
-            )
-            step = f"step {int(record['step'])} of {self._total_steps() or 'many'}"
-            if self._in_a_row > 1:
-                step += f", as in the {self._in_a_row - 1} skipped ones before"
-            raise TrainingDiverged(f"the {part} became {value} in {step}; {ADVICE}")
+        self.nonfinite.examine(record, self._total_steps(), self._scaled)
         if self.guidance is not None:
             self.guidance.examine(record["train/ratio"])
 

@@ -170,17 +170,17 @@ def test_layouts_and_dtypes_give_the_same():
         (
             {"rects": np.zeros((2, 4))},
             ValueError,
-            r"rectangles: expected shape \[N, R, 4\], got \[2, 4\]",
+            r"rects: expected shape \[N, R, 4\], got \[2, 4\]",
         ),
-        ({"rects": np.zeros((1, 1, 5))}, ValueError, r"rectangles: .* got \[1, 1, 5\]"),
+        ({"rects": np.zeros((1, 1, 5))}, ValueError, r"rects: .* got \[1, 1, 5\]"),
         (
             {"rects": np.zeros((1, 1, 4), complex)},
             TypeError,
-            "rectangles: expected real numbers.*complex128",
+            "rects: expected real numbers.*complex128",
         ),
-        ({"rects": np.zeros((1, 1, 4), bool)}, TypeError, "rectangles: .* got bool"),
-        ({"rects": [[["a", "b", "c", "d"]]]}, TypeError, "rectangles: expected real numbers"),
-        ({"rects": [[[1, 2], [3]]]}, TypeError, "rectangles: expected an array"),
+        ({"rects": np.zeros((1, 1, 4), bool)}, TypeError, "rects: .* got bool"),
+        ({"rects": [[["a", "b", "c", "d"]]]}, TypeError, "rects: expected real numbers"),
+        ({"rects": [[[1, 2], [3]]]}, TypeError, "rects: expected an array"),
         (
             {"image_size": (0, 10)},
             ValueError,
