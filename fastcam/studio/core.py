@@ -81,6 +81,10 @@ class Subject:
             self.checkpoint, self.data, "test", limit=min(_FEW, len(self.faces)), cache=False
         )
 
+    def images(self, rows: Sequence[int]) -> list[np.ndarray]:
+        """Some of the images, uint8 [S, S, 3] each."""
+        return _pixels(self.faces, rows)
+
     def covered(self, region: str, rows: Sequence[int]) -> np.ndarray:
         """The share of each cell that a region covers: float32 [N, h, w]."""
         collate = Collate([self.faces.region(region)], self.cells)
@@ -255,8 +259,7 @@ class Studio:
         """Test images of a fine-tuning, uint8 [S, S, 3] each; not only of the first ones."""
         start, data = _of(job)
         faces = self._some(self.subject(start, data).checkpoint, data, rows)
-        pixels = [faces[i]["image"].as_subclass(Tensor) for i in range(len(rows))]
-        return [p.permute(1, 2, 0).numpy() for p in pixels]
+        return _pixels(faces, range(len(rows)))
 
     def _some(self, checkpoint: Checkpoint, data: Path, rows: Sequence[int]) -> Prepared:
         """These images of the test split, at the size of a network."""
@@ -389,6 +392,11 @@ class Studio:
         job = Job.make(self.home.attention, "start", arguments)
         job.start()
         return job
+
+
+def _pixels(faces: Prepared, rows: Sequence[int]) -> list[np.ndarray]:
+    pixels = [faces[i]["image"].as_subclass(Tensor) for i in rows]
+    return [p.permute(1, 2, 0).numpy() for p in pixels]
 
 
 def _free_name(name: str, taken: Collection[str]) -> str:

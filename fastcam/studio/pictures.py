@@ -26,17 +26,24 @@ def picture(face: ExplainedFace, what: What = "both", colours: str = "turbo") ->
         what: the image, the map alone, or the map over the image, as in the report's figures.
         colours: a colour map of matplotlib's.
     """
-    image = np.asarray(Image.fromarray(face.image).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
     if what == "image":
-        return png(image)
+        return plain(face.image)
     (cam,) = face.cams.values()
-    return png(overlay(image, cam, colours) if what == "both" else colored(cam, colours))
+    return mapped(face.image, cam, colours) if what == "both" else png(colored(cam, colours))
+
+
+def plain(image: NDArray[np.uint8]) -> bytes:
+    """An image of any size, as PNG."""
+    return png(_resized(image))
 
 
 def mapped(image: NDArray[np.uint8], cam: NDArray[np.floating], colours: str) -> bytes:
     """A map over an image of any size, as PNG."""
-    fine = np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
-    return png(overlay(fine, cam, colours))
+    return png(overlay(_resized(image), cam, colours))
+
+
+def _resized(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
 
 
 def colored(cam: NDArray[np.floating], colours: str) -> NDArray[np.uint8]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
+
 from fastcam.report.numbers import percent
-from fastcam.studio.core import Studio
+from fastcam.studio.core import Studio, Subject
 from fastcam.studio.drawing import cells_svg
 from fastcam.studio.pages import widgets as w
 from fastcam.studio.pages.parts import Part, aside
 from fastcam.studio.pages.shell import EXPECTED, People, page, sentence
 from fastcam.studio.pages.template import TOOLS, TemplateFace
-from fastcam.studio.pictures import data_url, picture
+from fastcam.studio.pictures import data_url, plain
 from fastcam.studio.pointing import Pointing
 from fastcam.studio.session import Session
 
@@ -29,6 +31,10 @@ class PointPage:
         self.face = TemplateFace(lambda: session.pointing, self.point)
         self.away = False
         self.sides = [0.3, 0.6, 0.7, 0.8]
+        count = len(self.subject.faces)
+        first = min(session.image, count - 1)
+        self.rows = [first, *(i for i in range(count) if i != first)][:IMAGES]
+        self.pictures: list[str] = []  # of these images, once they have been shown
 
     def build(self) -> None:
         """Lay the page out."""
@@ -167,25 +173,27 @@ class PointPage:
 
     async def build_cells(self) -> None:
         """The cells on the image that was looked at and on others."""
-        pointing, subject = self.session.pointing, self.subject
-        count = len(subject.faces)
-        first = min(self.session.image, count - 1)
-        rows = [first, *(i for i in range(count) if i != first)][:IMAGES]
-        faces = await aside(self.studio.see, self.session, rows)
+        pointing, subject, rows = self.session.pointing, self.subject, self.rows
+        if not self.pictures:
+            self.pictures = await aside(_pictures, subject, rows)
         covered = None
         if not pointing.empty:
             covered = await aside(subject.covered, pointing.text, rows)
         with w.tag("div", "three"):
-            for i, face in enumerate(faces):
-                grid = 0.0 * next(iter(face.cams.values())) if covered is None else covered[i]
+            for i, (row, shown) in enumerate(zip(rows, self.pictures, strict=True)):
+                grid = np.zeros(subject.cells, np.float32) if covered is None else covered[i]
                 share = percent(float(grid.mean()), 0)
-                words = f"image {rows[i] + 1}: the region covers {share} of the cells"
+                words = f"image {row + 1}: the region covers {share} of the cells"
                 with w.tag("figure"):
-                    w.svg(cells_svg(data_url(picture(face, "image")), grid, words, rows[i]))
+                    w.svg(cells_svg(shown, grid, words, row))
                     if covered is not None:
                         w.tag("figcaption", text=f"{share} covered")
         if covered is not None and not covered.any():
             w.alert("This covers no cell on these images.")
+
+
+def _pictures(subject: Subject, rows: list[int]) -> list[str]:
+    return [data_url(plain(image)) for image in subject.images(rows)]
 
 
 def _float(text: str, otherwise: float) -> float:
