@@ -125,6 +125,7 @@ format: $(BIN)/.requirements
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_FILES)
+	$(VENV_PYTHON) docs/map.py
 
 # Registers, stack, local memory, 128-bit accesses: a kernel that breaks a rule fails the build.
 cuda-all: $(BIN)/.requirements

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
-from fastcam.cam.tap_hooks import own_handle
+from fastcam.cam.hook_registry import own_handle
 from fastcam.ops.autograd import running_backward
 
 __all__ = ["Contribution", "FusedAccumulation", "contributed"]

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
+from fastcam.cam.hook_registry import own_handle
 from fastcam.cam.layers import Step, averages, describe, kind_of
-from fastcam.cam.tap_hooks import own_handle
 from fastcam.cam.trace import Call, KnownHead, Trace, is_hooked
 
 __all__ = [

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from fastcam.cam.head_graph import only_pools, path, roles
+from fastcam.cam.hook_registry import Hook, Hooks, is_opaque, of_this_forward, taps_entered
 from fastcam.cam.layers import Step, describe, is_compiled, preserves_spatial_sum
 from fastcam.cam.layout import MapReader, Reshape
-from fastcam.cam.tap_hooks import Hook, Hooks, is_opaque, of_this_forward, taps_entered
 from fastcam.cam.tap_names import name_of, resolve
 from fastcam.cam.trace import Capture, KnownHead, Trace
 from fastcam.ops.autograd import transformed

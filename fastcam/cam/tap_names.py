@@ -6,8 +6,8 @@ import difflib
 
 from torch import nn
 
+from fastcam.cam.hook_registry import is_opaque
 from fastcam.cam.layers import is_compiled
-from fastcam.cam.tap_hooks import is_opaque
 
 __all__ = ["name_of", "resolve"]
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from fastcam.cam.head_without_graph import Link, MemoryChain
+from fastcam.cam.hook_registry import handles_made, is_own
 from fastcam.cam.layers import describe, is_compiled
-from fastcam.cam.tap_hooks import handles_made, is_own
 
 __all__ = ["Call", "Capture", "Trace", "is_hooked"]
 

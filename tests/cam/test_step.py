@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastcam.cam import products
+from fastcam.cam.hook_registry import handles_made
 from fastcam.cam.maps import grad_cam_maps
 from fastcam.cam.tap import ActivationTap
-from fastcam.cam.tap_hooks import handles_made
 from fastcam.losses.balance import Balance
 from fastcam.losses.cam import IoUCamLoss
 

@@ -18,7 +18,7 @@ from networks import gradients_of, grids, small_cnn
 from torch import nn
 from torch.nn import functional as nnf
 
-from fastcam.cam import tap_hooks
+from fastcam.cam import hook_registry
 from fastcam.cam.maps import grad_cam_maps
 from fastcam.cam.tap import ActivationTap
 from fastcam.losses.cam import IoUCamLoss
@@ -216,7 +216,7 @@ def test_how_ordered_dicts_are_copied_is_put_back(monkeypatch):
 
 def test_without_torch_s_number_of_the_backward(monkeypatch):
     """A private function of torch: where it is missing, only checkpoints could be mistaken."""
-    spec = importlib.util.spec_from_file_location("another", tap_hooks.__file__)
+    spec = importlib.util.spec_from_file_location("another", hook_registry.__file__)
     another = importlib.util.module_from_spec(spec)
     monkeypatch.delattr(torch._C, "_current_graph_task_id")
     spec.loader.exec_module(another)
