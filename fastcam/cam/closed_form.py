@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 from fastcam.cam import products
-from fastcam.cam.accumulation import FusedAccumulation
 from fastcam.cam.head_graph import head_steps, known_head_steps
 from fastcam.cam.layers import Step
 from fastcam.cam.products import (
@@ -34,6 +33,7 @@ from fastcam.cam.products import (
 from fastcam.cam.tap import ActivationTap
 from fastcam.cam.targets import Targets
 from fastcam.cam.trace import KnownHead
+from fastcam.cam.weight_gradients import FusedAccumulation
 
 __all__ = ["ClosedForm"]
 

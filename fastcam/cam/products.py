@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastcam.cam.accumulation import FusedAccumulation, contributed
+from fastcam.cam.weight_gradients import FusedAccumulation, contributed
 
 __all__ = [
     "ByImage",

@@ -30,7 +30,7 @@ from fastcam.experiments.backbones import backbones  # noqa: E402
 from fastcam.experiments.bias import bias  # noqa: E402
 from fastcam.experiments.decoy import decoy  # noqa: E402
 from fastcam.experiments.figures import figure6, figure7  # noqa: E402
-from fastcam.experiments.settings import ExperimentConfig, settings_of  # noqa: E402
+from fastcam.experiments.settings import EXTENT, ExperimentConfig, settings_of  # noqa: E402
 from fastcam.experiments.study import Study  # noqa: E402
 from fastcam.experiments.table1 import table1  # noqa: E402
 from fastcam.report import Table  # noqa: E402
@@ -66,6 +66,8 @@ def run(
     say: Callable[[str], None] = print,
 ) -> Saved:
     """Run an experiment; what an earlier run with the same settings has finished is kept.
+
+    With more seeds or pairs it goes on from there: only what is new is trained and judged.
 
     Writes ``NAME.md``, ``NAME.csv``, ``NAME.json`` (every number, with settings, seeds and
     versions), ``NAME.png``, ``config.json``, and a folder for each seed with its networks, which
@@ -112,18 +114,17 @@ def run(
 
 
 def _claim_settings(path: Path, settings: dict[str, Any]) -> None:
-    """A folder that holds experiments must hold ones with these settings."""
+    """A folder that holds experiments must hold ones with these settings; seeds may be added."""
     check_target(path, _is_config)
     if path.is_file():
         stored = json.loads(path.read_bytes())
-        changed = sorted(k for k in settings if stored.get(k) != settings[k])
+        changed = sorted(k for k in settings if stored.get(k) != settings[k] and k not in EXTENT)
         if changed:
             raise ValueError(
                 f"{path.parent} holds experiments with other settings ({', '.join(changed)}); name "
                 "another folder, or remove this one"
             )
-    else:
-        write_json(path, settings, ours=_is_config)
+    write_json(path, settings, ours=_is_config)
 
 
 def _same(stored: dict[str, Any], settings: dict[str, Any]) -> bool:

@@ -98,7 +98,7 @@ class ExperimentConfig:
     other: str | None = None
     region: str | None = None
     elsewhere: str | None = None
-    images: int = field(default=4500, metadata={"short": "-n"})
+    images: int = field(default=3400, metadata={"short": "-n"})
     splits: tuple[float, float, float] = (0.38, 0.04, 0.58)
     model: str = DemoConfig.model
     size: int = DemoConfig.size
@@ -194,6 +194,10 @@ CATALOGUE: dict[str, Entry] = {
         "Kimura & Tanaka, Figure 5", "accuracy against noise, the masks transformed"
     ),
 }
+
+
+#: What makes an experiment larger and leaves every network in it as it is.
+EXTENT = ("seeds", "pairs")
 
 
 def settings_of(config: ExperimentConfig) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from fastcam.evaluation import pick_device
 from fastcam.evaluation.splits import Prepared, prepare_split
 from fastcam.experiments.arms import BEFORE, Arm
 from fastcam.experiments.judge import Judged, judge, keep
-from fastcam.experiments.settings import PAIRS, ExperimentConfig, Pair, settings_of
+from fastcam.experiments.settings import EXTENT, PAIRS, ExperimentConfig, Pair, settings_of
 from fastcam.faces import generate
 from fastcam.models import Checkpoint, ModelSpec, load_checkpoint
 from fastcam.models.registry import register_all, registered
@@ -150,7 +150,8 @@ class Study:
                 device=pick_device(self.config.device), progress=self.progress,
             )  # fmt: skip
 
-        settings = {**settings_of(self.config), "pair": pair.slug, "seed": seed}
+        settings = {k: v for k, v in settings_of(self.config).items() if k not in EXTENT}
+        settings |= {"pair": pair.slug, "seed": seed}
         return keep(path.with_name(f"judged-{pair.slug}.pt"), settings, make)
 
     def rows(

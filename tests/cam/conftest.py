@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from fastcam.cam import accumulation, products
+from fastcam.cam import products, weight_gradients
 
 
 @pytest.fixture(autouse=True)
 def _large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "LARGE", 0)
-    monkeypatch.setattr(accumulation, "LARGE", 0)
+    monkeypatch.setattr(weight_gradients, "LARGE", 0)

@@ -10,7 +10,7 @@ import torch
 from networks import grids, small_cnn
 from torch import Tensor, nn
 
-from fastcam.cam import accumulation, products
+from fastcam.cam import products, weight_gradients
 from fastcam.cam.tap import ActivationTap
 from fastcam.losses.cam import IoUCamLoss
 
@@ -88,7 +88,7 @@ def test_without_the_engines_answers_autograd_adds(case, count, monkeypatch):
     net, options, head = case
     should = expected(case)
     count.clear()
-    monkeypatch.setattr(accumulation, "_ENGINE_TELLS", False)
+    monkeypatch.setattr(weight_gradients, "_ENGINE_TELLS", False)
     plain, guide = forward(net, head, **options)
     (plain + guide).backward()
     assert count == []
@@ -213,7 +213,7 @@ def test_nothing_outlives_the_graph():
         total = plain + guide
         nodes = [node for node, _ in total.grad_fn.next_functions]
         watched = weakref.ref(nodes[1])
-        pending = [o for o in gc.get_objects() if type(o) is accumulation._Pending]
+        pending = [o for o in gc.get_objects() if type(o) is weight_gradients._Pending]
         assert len(pending) == 1
         refs = [weakref.ref(box) for box in pending]
         total.backward()

@@ -89,6 +89,22 @@ def test_what_is_trained_is_shared(out: Path, monkeypatch: pytest.MonkeyPatch) -
     assert matplotlib.image.imread(out / "figure6.png").std() > 0.01
 
 
+def test_a_seed_more_trains_that_seed_alone(tmp_path: Path) -> None:
+    _run("table1", tmp_path, images=100)
+    one = json.loads((tmp_path / "table1.json").read_text())["values"]["pairs"]
+    kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "seed0").rglob("*.pt")}
+    assert len(kept) > 10
+    _, said = _run("table1", tmp_path, images=100, seeds=2)
+    content = json.loads((tmp_path / "table1.json").read_text())
+    assert content["settings"]["seeds"] == 2
+    networks = content["values"]["pairs"][LIPSTICK.slug]["networks"]
+    assert [len(v) for v in networks.values()] == [2] * len(networks)
+    for name, first in one[LIPSTICK.slug]["networks"].items():
+        assert networks[name][0] == first[0]
+    assert {p: p.stat().st_mtime_ns for p in kept} == kept
+    assert any("seed 1: training" in line for line in said)
+
+
 def test_the_other_experiments_run(out: Path) -> None:
     saved, _ = _run("figure7", out)
     assert saved.tables[0].header == ["face", BEFORE, CONTROL, "guided"]
