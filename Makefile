@@ -127,7 +127,7 @@ format: $(BIN)/.requirements
 	$(BIN)/clang-format -i $(CXX_FILES)
 	$(VENV_PYTHON) docs/map.py
 
-# Registers, stack, local memory, 128-bit accesses: a kernel that breaks a rule fails the build.
+# Registers, stack, local memory, atomics: a kernel that breaks a rule fails the build.
 cuda-all: $(BIN)/.requirements
 	env -u TORCH_CUDA_ARCH_LIST FORCE_CUDA=1 $(VENV_PYTHON) setup.py build_ext --only _C_cuda \
 		--build-lib build/cuda-all --build-temp build/cuda-all/temp

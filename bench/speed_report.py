@@ -91,7 +91,8 @@ def write_all(folder: Path, about: Mapping[str, Any], records: Sequence[Record])
 
 
 def readme_section(about: Mapping[str, Any], records: Sequence[Record]) -> str:
-    return f"{machine_line(about)}:\n\n{targets_table(records)}"
+    again = f"\n{about['measured_again']}.\n" if "measured_again" in about else ""
+    return f"{machine_line(about)}:\n\n{targets_table(records)}{again}"
 
 
 def main(arguments: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""Writes docs/map.md: every file with the first sentence that it says of itself.
+"""Writes docs/map.md: the source files, each with the first sentence that it says of itself.
 
 python docs/map.py    (or make format)
 """
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "docs" / "map.md"
 FOLDERS = ("fastcam", "csrc", "bench", "examples", "tests/support")
 SOURCES = {".py", ".h", ".cpp", ".cu", ".cuh"}
-HEAD = """# Every file in a sentence
+HEAD = """# The source files, each in a sentence
 
 Written by `python docs/map.py` (`make format`) from the first sentence of each file; a test keeps
 it true. What belongs together, how things are added: [CONTRIBUTING.md](../CONTRIBUTING.md) and

@@ -38,10 +38,13 @@ _PARTS = (
     "data",
     "demos",
     "evaluation",
+    "experiments",
     "faces",
+    "heads",
     "models",
     "regions",
     "report",
+    "studio",
     "training",
 )
 __getattr__, __dir__ = attach(__name__, dict.fromkeys(_PARTS, ""))

@@ -1,8 +1,9 @@
 """Grad-CAM and the losses that direct it, as functions on tensors.
 
-Each function is one fused pass over its inputs (CPU or CUDA) with an analytic backward; its twin in
-:mod:`fastcam.reference` says in plain PyTorch what it computes. Symbols: N batch, T targets
-supervised per image, C channels, H×W cells of the activations, H'×W' cells of the gradients.
+Each function (but ``margins`` and ``valid_targets``, which are torch's operations) is a fused pass
+over its inputs (CPU or CUDA) with an analytic backward; its twin in :mod:`fastcam.reference` says
+in plain PyTorch what it computes. Symbols: N batch, T targets supervised per image, C channels, H×W
+cells of the activations, H'×W' cells of the gradients.
 
 docs/method.md has the mathematics, and the papers that it comes from.
 """

@@ -72,7 +72,7 @@ class ExperimentConfig:
             ``region`` and ``elsewhere``: the attribute that is judged.
         other: the attribute that misleads.
         region: where the attribute should be read.
-        elsewhere: where the other one is read; hidden in half of the images by the cut-out.
+        elsewhere: where the other one is read; hidden to see what that costs the score.
         images: how many faces are drawn.
         splits: their shares for training, validation and test; few attributes part in few images,
             so that most are for the test.

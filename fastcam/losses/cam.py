@@ -213,7 +213,8 @@ class IoUCamLoss(CamLoss):
         criterion = IoUCamLoss()
         with ActivationTap(model, "features.11", gradient_at="features.12") as tap:
             logits = model(images)
-            loss = bce(logits, labels) + 5.0 * criterion(logits, tap, regions, targets=36)
+            guidance = criterion(logits, tap, regions, targets=36)
+            loss = balance(bce(logits, labels), guidance, tap)  # fastcam.Balance()
         loss.backward()
 
     Args:

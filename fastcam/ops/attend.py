@@ -244,20 +244,24 @@ def attend_conv1x1(
 ) -> tuple[Tensor, Tensor]:
     """:func:`attend` with ``pool=True`` on ``L = conv1x1(F)``, without ever holding L.
 
+    Kimura & Tanaka, equations 2 and 9, with masks of one 1×1 convolution.
+
     The convolution and the pass run chunk by chunk in the cache, and again in backward, so memory
     does not grow with K·C·H·W.
 
     Args:
-        features: F, ``[N,C,H,W]``.
+        features: F, ``[N,C,H,W]``; float32, float64, float16 or bfloat16.
         weight: ``[K·C, C]``; row k·C+c gives channel c of attribute k's mask.
         bias: ``[K·C]``.
         n, beta: as in :func:`attend`.
 
     Returns:
-        ``(P [N,K,C], l1 [N,K])`` as :func:`attend` with ``pool=True``.
+        ``(P [N,K,C], l1 [N,K])`` as :func:`attend` with ``pool=True``. Gradients reach features,
+        weight and bias; not twice differentiable.
 
     Raises:
-        TypeError, ValueError: naming the argument, what was expected and what came.
+        TypeError, ValueError: naming the argument, what was expected and what came; a sequence
+            where gradients are recorded.
     """
     check.features("features", features)
     check.conv1x1(weight, bias, features)

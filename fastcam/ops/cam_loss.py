@@ -427,8 +427,9 @@ def valid_targets(
     """Which pairs (n, t) the loss counts: region not empty after weighting, and not switched off.
 
     Args:
-        regions: ``[N,T,H,W]`` or, for one target, ``[N,H,W]``.
-        cell_weights: ``[H,W]`` or ``[N or 1, T or 1, H, W]``.
+        regions: ``[N,T,H,W]`` or, for one target, ``[N,H,W]``; bool or floating. Values are
+            checked on the CPU alone.
+        cell_weights: ``[H,W]`` or ``[N or 1, T or 1, H, W]``; floating.
         where: bool ``[N]`` or ``[N,T]``.
 
     Returns:

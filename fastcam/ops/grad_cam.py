@@ -113,7 +113,8 @@ def grad_cam(activations: Tensor, gradients: Tensor, normalize: bool = True) -> 
         normalize: divide each map by its maximum; a map that is zero everywhere stays zero.
 
     Returns:
-        ``[N,T,H,W]`` on the input's device; float64 if an input is, float32 otherwise.
+        ``[N,T,H,W]`` on the input's device; float64 if an input is, float32 otherwise. Not twice
+        differentiable (:mod:`fastcam.reference` is).
 
     Raises:
         TypeError, ValueError: an argument is no floating-point tensor, or its shape or device does
