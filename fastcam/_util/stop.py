@@ -131,18 +131,19 @@ class Stop:
     """Whether Ctrl-C or SIGTERM has asked for the end of a long work, within ``with``.
 
     While the work is ``patient`` it looks at ``asked`` after each step, saves and calls
-    :meth:`leave`; a second signal, or :data:`GRACE` seconds, raise in the middle of a step. At
-    other times a signal raises at once. Signals that somebody else handles are left to him.
+    :meth:`leave`; a second Ctrl-C, or :data:`GRACE` seconds, raise in the middle of a step. A
+    second SIGTERM does not: whoever ends a group of processes may send several. At other times a
+    signal raises at once. Signals that somebody else handles are left to him.
 
     Attributes:
-        asked: the signal's number; None until it comes.
+        asked: the first signal's number; None until it comes.
         patient: whether steps are being taken.
         saving: whether the work is being saved, which no time breaks off.
     """
 
     def __init__(self) -> None:
         self.asked: int | None = None
-        self.patient = self.saving = False
+        self.patient = self.saving = self._late = False
         self._timer: threading.Timer | None = None
         self._before: dict[int, Any] = {}
 
@@ -165,10 +166,13 @@ class Stop:
 
     def handle(self, number: int, frame: FrameType | None = None) -> None:
         """A signal has come."""
-        again, self.asked = self.asked is not None, number
-        if again or not self.patient:
+        first, self.asked = self.asked is None, self.asked or number
+        if not self.patient or self._late or (number == signal.SIGINT and not first):
             raise_for(number, frame)
-            return
+        elif first:
+            self._wait_for_step(number)
+
+    def _wait_for_step(self, number: int) -> None:
         main = threading.main_thread().ident
         assert main is not None
         self._timer = threading.Timer(GRACE, self._break_off, (main, number))
@@ -186,6 +190,7 @@ class Stop:
 
     def _break_off(self, thread: int, number: int) -> None:
         if not self.saving:
+            self._late = True
             signal.pthread_kill(thread, number)
 
     def _hold(self) -> None:

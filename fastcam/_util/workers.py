@@ -14,7 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
-from fastcam._util.stop import Terminated, end_quietly, undisturbed
+from fastcam._util.stop import end_quietly, undisturbed
 
 _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
@@ -72,7 +72,7 @@ def in_processes(
                         todo.clear()
             if failure is not None:
                 raise failure
-        except Terminated:
+        except (KeyboardInterrupt, GeneratorExit):
             for process in list((pool._processes or {}).values()):
                 process.terminate()  # what computes for long saves what it has
             raise
@@ -85,7 +85,7 @@ def in_processes(
 def _worked(work: Callable[[_Task], _Result], task: _Task) -> _Result:
     try:
         return work(task)
-    except Terminated:  # it would wait for another task
+    except KeyboardInterrupt:  # it would take another task
         end_quietly(signal.SIGTERM)
         raise
 

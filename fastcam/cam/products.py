@@ -215,7 +215,7 @@ class KeptSum(Stage):
         if self.kept is None:
             grad = grad.expand(-1, -1, self.positions)
         else:
-            grad = grad * self.kept.view(len(self.kept), -1, self.positions)
+            grad = grad * self.kept.unflatten(1, (-1, self.positions))
         return grad.flatten(1), None
 
 
@@ -326,7 +326,7 @@ class _MaskedOuter:
         return self.v, self.grad, self.kept
 
     def fresh(self) -> Tensor:
-        result = self.v.new_zeros(self.v.shape[2], self.kept[0].numel())
+        result = self.v.new_zeros(self.v.shape[2], self.kept.shape[1] * self.kept.shape[2])
         self.add_to(result)
         return result
 
@@ -353,7 +353,7 @@ class ByImage(Stage):
         return v.new_zeros(*self.pairs, v.shape[-1]).index_put(self.chosen, rows).flatten(0, 1)
 
     def backward(self, grad: Tensor, v: Any, weight: Any, of_v: bool, of_weight: bool) -> Gradients:
-        return grad.view(*self.pairs, -1)[self.chosen], None
+        return grad.unflatten(0, self.pairs)[self.chosen], None
 
 
 @dataclass(eq=False)

@@ -176,7 +176,8 @@ class FileCache(MemoryCache):
             Exception: what ``decode`` raises, of an image that was damaged in the file.
         """
         rows = np.asarray(rows, np.int64)
-        if self._mapped.size() < len(self._mapped):  # reading it would end the process
+        # Reading what was cut off would end the process; once the file was, its end may be zeros.
+        if self._cut or self._mapped.size() < len(self._mapped):
             self._warn_of_cut()
             empty = np.empty((0, *self._shape[1:]), np.uint8)
             return np.stack([self._decode(int(row)).pixels for row in rows]) if len(rows) else empty
@@ -238,7 +239,8 @@ class FileCache(MemoryCache):
             write_json(self.folder / _INFO, self._info)
         for path in self.folder.parent.glob("*"):
             if path != self.folder and _is_cache(path) and _outdated(path, self._info):
-                shutil.rmtree(path, ignore_errors=True)
+                with contextlib.suppress(OSError), claim(path):  # not one that is being filled
+                    shutil.rmtree(path, ignore_errors=True)
         lengths = {_PIXELS: self._bytes, _RECORDS: _RECORD.itemsize}
         for name, length in lengths.items():
             with open(self.folder / name, "ab") as file:

@@ -30,7 +30,7 @@ from fastcam.experiments.backbones import backbones  # noqa: E402
 from fastcam.experiments.bias import bias  # noqa: E402
 from fastcam.experiments.decoy import decoy  # noqa: E402
 from fastcam.experiments.figures import figure6, figure7  # noqa: E402
-from fastcam.experiments.settings import EXTENT, ExperimentConfig, settings_of  # noqa: E402
+from fastcam.experiments.settings import EXTENT, OWN_PAIR, ExperimentConfig, settings_of  # noqa: E402
 from fastcam.experiments.study import Study  # noqa: E402
 from fastcam.experiments.table1 import table1  # noqa: E402
 from fastcam.report import Table  # noqa: E402
@@ -101,7 +101,9 @@ def run(
         _claim_settings(out / CONFIG, settings)
         say = timed(say)
         stored = load(out / name)
-        if stored is not None and _same(stored.settings, settings):
+        if stored is not None and not _differing(stored.settings, settings):
+            # Again: a run may have been killed before it was there.
+            write_text(out / f"{name}.csv", _csv(stored.tables), ours=begins(_CSV))
             say(f"{out / name}.md is there, made with the same settings: kept")
             return stored
         began = _clocks()
@@ -118,7 +120,7 @@ def _claim_settings(path: Path, settings: dict[str, Any]) -> None:
     check_target(path, _is_config)
     if path.is_file():
         stored = json.loads(path.read_bytes())
-        changed = sorted(k for k in settings if stored.get(k) != settings[k] and k not in EXTENT)
+        changed = sorted(_differing(stored, settings) - set(EXTENT))
         if changed:
             raise ValueError(
                 f"{path.parent} holds experiments with other settings ({', '.join(changed)}); name "
@@ -127,8 +129,9 @@ def _claim_settings(path: Path, settings: dict[str, Any]) -> None:
     write_json(path, settings, ours=_is_config)
 
 
-def _same(stored: dict[str, Any], settings: dict[str, Any]) -> bool:
-    return all(stored.get(k) == v for k, v in settings.items())
+def _differing(stored: dict[str, Any], settings: dict[str, Any]) -> set[str]:
+    """Names of the settings that are others; what ``stored`` has besides does not count."""
+    return {k for k in (*settings, *OWN_PAIR) if stored.get(k) != settings.get(k)}
 
 
 def _clocks() -> tuple[float, float]:

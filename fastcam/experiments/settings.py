@@ -198,12 +198,14 @@ CATALOGUE: dict[str, Entry] = {
 
 #: What makes an experiment larger and leaves every network in it as it is.
 EXTENT = ("seeds", "pairs")
+#: What names a pair of one's own; missing among the settings of a run without one.
+OWN_PAIR = ("attribute", "other", "region", "elsewhere")
 
 
 def settings_of(config: ExperimentConfig) -> dict[str, Any]:
     """The settings that decide the results, as JSON values."""
     values = deciding(config)
     if config.attribute is None:  # as runs without a pair of their own have said it
-        for name in ("attribute", "other", "region", "elsewhere"):
+        for name in OWN_PAIR:
             del values[name]
     return {**values, "splits": list(config.splits)}

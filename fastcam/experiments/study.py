@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -158,40 +157,50 @@ class Study:
         self, seed: int, pair: Pair, arms: Sequence[Arm], start: Path
     ) -> dict[str, Judged | None]:
         """The network before and after each way of fine-tuning; None where one diverged."""
-        if self.jobs > 1:
-            self._beside(seed, pair, arms, start)
+        diverged = self._beside(seed, pair, arms, start) if self.jobs > 1 else set()
         found: dict[str, Judged | None] = {BEFORE: self.judged(seed, pair, start)}
         for arm in arms:
-            path = self.tuned(seed, start, pair, arm)
+            path = None if arm.name in diverged else self.tuned(seed, start, pair, arm)
             found[arm.name] = None if path is None else self.judged(seed, pair, path)
         return found
 
-    def _beside(self, seed: int, pair: Pair, arms: Sequence[Arm], start: Path) -> None:
-        """Fine-tune and judge in processes beside each other; :meth:`rows` finds what they keep."""
+    def _beside(self, seed: int, pair: Pair, arms: Sequence[Arm], start: Path) -> set[str]:
+        """Fine-tune and judge in processes beside each other; :meth:`rows` finds what they keep.
+
+        Returns:
+            Names of those that diverged.
+        """
         alone = replace(self, progress=None, say=_nothing, jobs=1)
         tasks = [(alone, seed, pair, arm, start) for arm in (None, *arms)]
         jobs = min(self.jobs, len(tasks))
         self.say(f"seed {seed}, {pair.attribute}: {len(arms)} fine-tunings, {jobs} at a time")
         how = (max(1, cpus() // jobs), registered())
         made = in_processes(_row, tasks, jobs, _begin, how, fork=False)
-        for done, name in enumerate(made, 1):
+        diverged = set()
+        for done, (name, error) in enumerate(made, 1):
             if self.progress is not None:
                 self.progress("fine-tuning and judging", done, len(tasks), name)
+            if error:
+                self.say(error)
+                diverged.add(name)
+        return diverged
 
 
 def _begin(threads: int, models: Mapping[str, ModelSpec]) -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a fine-tuning saves, and ends
     keep_freed_memory()
     torch.set_num_threads(threads)
     register_all(models)
 
 
-def _row(task: tuple[Study, int, Pair, Arm | None, Path]) -> str:
+def _row(task: tuple[Study, int, Pair, Arm | None, Path]) -> tuple[str, str]:
+    """The name of a row, and what was said if it diverged."""
     study, seed, pair, arm, start = task
+    said: list[str] = []
+    study = replace(study, say=said.append)
     path = start if arm is None else study.tuned(seed, start, pair, arm)
     if path is not None:
         study.judged(seed, pair, path)
-    return BEFORE if arm is None else arm.name
+    return BEFORE if arm is None else arm.name, said[-1] if path is None else ""
 
 
 def _nothing(_: str) -> None:

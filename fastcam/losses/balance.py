@@ -346,6 +346,8 @@ def _updated(
         bound = MAX_ON_WEIGHTS * on_labels / on_guidance
         # Without a finite bound (the guidance does not reach the weights) there is none.
         measured = torch.where(torch.isfinite(bound), torch.minimum(measured, bound), measured)
+        finite = on_labels.isfinite() & on_guidance.isfinite()
+        measured = torch.where(finite, measured, torch.nan)  # of a batch that has NaN elsewhere
     measured = measured.to(ratio.dtype)
     good = torch.isfinite(measured) & (measured > 0)
     new = ratio == 0

@@ -191,12 +191,13 @@ def _started(
             "processes with torchrun"
         ) from None
     store = TCPStore(_HOST, 0, is_master=True, wait_for_workers=False, timeout=_PATIENCE)
-    with undisturbed():
-        others: Any = torch.multiprocessing.start_processes(
-            _other, (devices, store.port, work, arguments), devices - 1, join=False
-        )
+    others: Any = None
     threads = torch.get_num_threads()
     try:
+        with undisturbed():
+            others = torch.multiprocessing.start_processes(
+                _other, (devices, store.port, work, arguments), devices - 1, join=False
+            )
         with _variables(_as_torchrun(0, devices, store.port)):
             keys = [_here(rank) for rank in range(1, devices)]
             while not store.check(keys):
@@ -211,7 +212,8 @@ def _started(
                     _look_at(others, _POLL)
     finally:
         torch.set_num_threads(threads)
-        for process, said in zip(others.processes, others.error_files, strict=True):
+        started = zip(others.processes, others.error_files, strict=True) if others else ()
+        for process, said in started:
             process.kill()  # it writes nothing
             process.join()
             Path(said).unlink(missing_ok=True)

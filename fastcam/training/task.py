@@ -297,6 +297,10 @@ class AttributeTask(LightningModule):
         # The processes of the trainer share a validation, and no others: one may validate alone.
         for metric in (*self.val_means.values(), self.val_accuracy):
             metric.distributed_available_fn = self._has_several  # type: ignore[union-attr,assignment]
+        if self._has_several() and not self.automatic_optimization:
+            # Manual optimization has DistributedDataParallel leave out what it does in a forward.
+            for buffer in self.model.buffers():
+                torch.distributed.broadcast(buffer, 0)
 
     def _has_several(self) -> bool:
         return self.trainer.world_size > 1

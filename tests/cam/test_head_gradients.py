@@ -237,14 +237,23 @@ def test_pairs_that_do_not_count_change_nothing(targets, in_front):
     torch.testing.assert_close(list(torch.autograd.grad(plain + guide, parameters(net))), should)
 
 
-def test_no_pair_at_all():
+@pytest.mark.parametrize("targets", [(1, 3), (2,)])
+@pytest.mark.parametrize("in_front", [True, False])
+@pytest.mark.parametrize("together", [True, False])
+def test_no_pair_at_all(targets, in_front, together, monkeypatch):
+    """As in a batch in which no image has the attribute."""
+    monkeypatch.setattr(weight_gradients, "_ENGINE_TELLS", together)
     net = small_cnn().double()
-    plain, guide = forward(net, where=torch.zeros(4, 2, dtype=torch.bool))
+    if not in_front:
+        net[7] = nn.Identity()
+    where = WHERE[:, : len(targets)] & False
+    plain, guide = forward(net, targets=targets, where=where)
     assert guide == 0
     got = torch.autograd.grad(guide, [net[8].weight, net[11].weight], retain_graph=True)
     assert not any(grad.any() for grad in got)
     (plain + guide).backward()
-    torch.testing.assert_close([p.grad for p in parameters(net)], wanted(net, where=WHERE & False))
+    should = wanted(net, targets=targets, where=where)
+    torch.testing.assert_close([p.grad for p in parameters(net)], should)
 
 
 @pytest.mark.parametrize("kept", [True, False])

@@ -21,6 +21,7 @@ from cache_worker import fill, open_cache, pixels
 from PIL import Image
 from tiny_faces import write_faces
 
+from fastcam._util.claim import claim
 from fastcam._util.files import WriteError
 from fastcam.data import CelebA, PreparedFaces, prepared
 from fastcam.data.cache import FOLDER, VARIABLE
@@ -123,6 +124,30 @@ def test_another_list_of_images_makes_another_cache_and_the_old_one_goes(
     after = {path.name for path in (copy / FOLDER).iterdir()}
     assert len(decoded) == 24
     assert len(before) == len(after) == 2 and len(before & after) == 1
+
+
+def test_a_cache_that_is_being_filled_is_left_alone(copy: Path) -> None:
+    PreparedFaces(CelebA(copy, "train"), 16)
+    (filled,) = (copy / FOLDER).iterdir()
+    shutil.copy(copy / IMAGES / "000001.jpg", copy / IMAGES / "000000.jpg")
+    with claim(filled):
+        PreparedFaces(CelebA(copy, "train"), 16)
+        assert (filled / "images.u8").exists()
+    shutil.copy(copy / IMAGES / "000001.jpg", copy / IMAGES / "000000b.jpg")
+    PreparedFaces(CelebA(copy, "train"), 16)
+    assert not (filled / "images.u8").exists()
+
+
+def test_what_was_cut_off_and_made_longer_again_is_not_read(tmp_path: Path) -> None:
+    folder, log = tmp_path / "cache", tmp_path / "log"
+    cache = open_cache(folder, 6, 8, log)
+    fill(cache, 6)
+    wanted = cache.images(range(6))
+    os.truncate(folder / "images.u8", 500)
+    with pytest.warns(UserWarning, match="cut off by another program"):
+        np.testing.assert_array_equal(cache.images([5]), wanted[5:])
+    os.truncate(folder / "images.u8", 6 * 192)  # as another run makes it that needs no more
+    np.testing.assert_array_equal(cache.images(range(6)), wanted)
 
 
 def test_landmarks_of_another_size_are_told_without_decoding(

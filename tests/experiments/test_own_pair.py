@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,9 @@ def test_table1_and_figure7_of_other_data(tmp_path: Path, monkeypatch: pytest.Mo
     assert found["images"][0]["all"] == 16
     run("figure7", out, config, workers=1, say=lambda text: None)
     assert (out / "figure7.png").is_file()
+    plain = dict.fromkeys(("attribute", "other", "region", "elsewhere"))
+    with pytest.raises(ValueError, match=r"other settings \(attribute, elsewhere, other, region\)"):
+        run("table1", out, replace(config, **plain), say=lambda text: None)
     with pytest.raises(ValueError, match="with a pair of your own: expected one of 'table1', 'f"):
         run("bias", out, config, say=lambda text: None)
 

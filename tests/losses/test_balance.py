@@ -190,6 +190,21 @@ def test_a_non_finite_norm_keeps_the_ratio():
         assert total.isfinite() == (factor == 0.0)  # what is wrong stays to be seen
 
 
+def test_nan_in_an_image_that_is_not_guided_keeps_the_ratio():
+    """The norms at the layer are finite then, those at the head's weights are not."""
+    net = net64()
+    balance = Balance(every=1)
+    others = torch.arange(6) > 0
+    balance(*losses(net, where=others))
+    kept = balance.ratio
+    bad = X.clone()
+    bad[0] = float("nan")
+    balance(*losses(net, x=1.5 * bad, where=others))
+    assert balance.ratio == kept
+    balance(*losses(net, x=1.5 * X, where=others))
+    assert balance.ratio != kept
+
+
 def test_it_goes_half_of_the_way_and_does_not_grow_without_bound():
     net = net64()
     balance = Balance(every=1)

@@ -27,10 +27,14 @@ from device_worker import (
 )
 from tiny_faces import write_faces
 from tiny_runs import assert_same, run_config, until_saved, weights_of
+from torch.nn import functional as nnf
+from torch.utils.data import BatchSampler
 
 from fastcam import cli, models
-from fastcam.data.batches import EpochBatches
+from fastcam.data.batches import EpochBatches, loader
+from fastcam.evaluation.splits import inputs_of, prepare_split
 from fastcam.training import Batches, GuidanceConfig, TrainConfig, TrainResult, train
+from fastcam.training.history import read_history
 from fastcam.training.processes import ProcessEndedError
 
 pytestmark = pytest.mark.skipif(
@@ -165,6 +169,26 @@ def test_the_command_line_takes_devices_and_warns_of_batch_norm(
     assert "after 1 epoch(s)" in said.out
     assert said.err.count("batch norm ('features.1' and others)") == 1
     assert all(value.isfinite().all() for value in weights_of(tmp_path / "model.pt").values())
+
+
+def test_the_validation_of_parts_over_processes_is_that_of_the_saved_network(
+    data: Path, tmp_path: Path
+) -> None:
+    """Batch norm's statistics are the first process's, also where each batch is taken in parts."""
+    models.register("normed", models.ModelSpec(NormedNet, "features.2"))
+    config = run_config(
+        data, model="normed", epochs=1, batch_size=22, devices=2, accumulate=2, recalibrate=False
+    )
+    with pytest.warns(UserWarning, match="batch norm"):
+        run = train(config, tmp_path)
+    checkpoint = models.load_checkpoint(run.checkpoint)
+    faces = prepare_split(checkpoint, data, "valid")
+    batch = loader(faces, BatchSampler(range(len(faces)), len(faces), drop_last=False))
+    ((images, labels),) = [inputs_of(checkpoint, b) for b in batch]
+    with torch.no_grad():
+        loss = nnf.binary_cross_entropy_with_logits(checkpoint.model.eval()(images), labels)
+    (found,) = [r["valid/loss"] for r in read_history(run.history) if "valid/loss" in r]
+    assert found == pytest.approx(float(loss), rel=1e-5)
 
 
 def test_what_cannot_be_is_refused(

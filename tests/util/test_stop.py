@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -71,9 +71,11 @@ def test_a_patient_work_is_asked_first(number: int) -> None:
         _send(number)
 
 
-def test_a_second_signal_and_a_long_step_break_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(Terminated):
-        _work(signal.SIGINT, signal.SIGTERM)
+def test_a_second_ctrl_c_and_a_long_step_break_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _work(signal.SIGTERM, signal.SIGINT)
+    again = _work(signal.SIGTERM, signal.SIGTERM)  # from whoever ends a group, and its parent
+    assert again.asked == signal.SIGTERM
     monkeypatch.setattr(stop_module, "GRACE", 0.05)
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
@@ -113,25 +115,52 @@ def _ready(folder: Path) -> None:
     return None
 
 
-def test_a_pool_of_processes_ends_with_it(tmp_path: Path) -> None:
-    """The signal comes to the parent alone."""
-
-    def ask() -> None:
-        while len(list(tmp_path.iterdir())) < 2:
+def _saves(folder: Path) -> None:
+    """A step that takes a second more in every process after the first."""
+    with Stop() as stop:
+        stop.patient = True
+        others = len(list(folder.iterdir()))
+        (folder / str(os.getpid())).touch()
+        while stop.asked is None:
             time.sleep(0.01)
-        _send(signal.SIGTERM)
+        time.sleep(others)
+        stop.saving = True
+        (folder / f"{os.getpid()}.saved").touch()
+        stop.saving = False
+        stop.leave()
+
+
+def _end_pool(folder: Path, work: Callable[[Path], None], number: int) -> None:
+    def ask() -> None:
+        while len(list(folder.iterdir())) < 2:
+            time.sleep(0.01)
+        _send(number)
 
     began = time.monotonic()
     thread = threading.Thread(target=ask)
     signal.signal(signal.SIGTERM, raise_for)
-    pool = in_processes(_long, [tmp_path] * 4, 2, _ready, (tmp_path,))
+    pool = in_processes(work, [folder] * 4, 2, _ready, (folder,))
     thread.start()
-    with pytest.raises(Terminated):
+    with pytest.raises(BOTH[signal.Signals(number)]):
         list(pool)
     assert time.monotonic() - began < 30
-    for path in tmp_path.iterdir():
+    for path in folder.iterdir():
         with pytest.raises(ProcessLookupError):
-            os.kill(int(path.name), 0)
+            os.kill(int(path.stem), 0)
+
+
+@pytest.mark.parametrize("number", BOTH)
+def test_a_pool_of_processes_ends_with_it(tmp_path: Path, number: int) -> None:
+    """The signal comes to the parent alone; tasks that wait are not begun."""
+    _end_pool(tmp_path, _long, number)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("number", BOTH)
+def test_each_process_of_a_pool_saves_what_it_has(tmp_path: Path, number: int) -> None:
+    """Also when another one's end has the pool end the rest."""
+    _end_pool(tmp_path, _saves, number)
+    assert len(list(tmp_path.glob("*.saved"))) == 2
 
 
 def test_what_python_would_ignore_is_raised_again() -> None:
