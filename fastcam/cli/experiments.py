@@ -59,6 +59,7 @@ def experiment(
 
 def _catalogue() -> object:
     from fastcam.report import Table
+    from fastcam.report.numbers import MISSING
 
-    rows = [[name, entry.title, entry.shows] for name, entry in CATALOGUE.items()]
-    return Table(["experiment", "what it is", "what it shows"], rows)
+    rows = [[name, e.title, e.shows, e.takes or MISSING] for name, e in CATALOGUE.items()]
+    return Table(["experiment", "what it is", "what it shows", "minutes on two cores"], rows)

@@ -11,9 +11,10 @@ from typing import Any
 from torch import Tensor
 
 from fastcam.data.labelled import attribute_index
-from fastcam.evaluation import summarize
+from fastcam.evaluation import Reliance, summarize
 from fastcam.evaluation.given import judged_right
 from fastcam.evaluation.operating_point import equal_specificity
+from fastcam.evaluation.verdicts import RELIED
 from fastcam.experiments.arms import CONTROL
 from fastcam.experiments.judge import ALTERED, Judged
 from fastcam.experiments.settings import Pair
@@ -72,11 +73,18 @@ def measure(
         **{n: _accuracy(judged.altered.get(n), present) for n in ALTERED},
         "energy": e["a"].energy,
         "IoU": e["a"].iou,
-        "relies on region": None if relied.share is None else relied.share.value,
+        "relies on region": _relied_share(relied),
         "drop region": relied.hidden[0].drop,
         "drop elsewhere": relied.hidden[2].drop,
     }
     return {name: found[name] for name in MEASURES}
+
+
+def _relied_share(relied: Reliance) -> float | None:
+    """None where hiding the region costs nothing, and hiding all but it costs nothing either: the
+    share of two drops that are noise says nothing."""
+    drops = [hidden.drop or 0.0 for hidden in relied.hidden[:2]]
+    return relied.share.value if relied.share is not None and max(drops) >= RELIED else None
 
 
 def _accuracy(scores: Tensor | None, present: Tensor) -> float | None:

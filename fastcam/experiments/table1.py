@@ -17,7 +17,7 @@ from fastcam.experiments.study import Study
 from fastcam.experiments.tables import change_table, network_table
 from fastcam.models import load_checkpoint
 from fastcam.report import Table
-from fastcam.report.figure import new_figure
+from fastcam.report.figure import COLORS, new_figure
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,7 @@ class Table1:
         """For each pair: share of the reliance in the region, against energy of the map there."""
         figure = new_figure(5.2 * len(self.pairs), 4.2)
         axes = figure.subplots(1, len(self.pairs), squeeze=False)[0]
+        shown: dict[int, Any] = {}  # by the network's place, which has its marker in every plot
         for axis, pair in zip(axes, self.pairs, strict=True):
             measured = self.measured[pair.slug]
             for index, network in enumerate(measured):
@@ -96,15 +97,23 @@ class Table1:
                 ]
                 if points:
                     x, y = zip(*points, strict=True)
-                    marker = "osD^vPX*<>hd"[index % 12]
-                    axis.plot(
-                        [100 * v for v in x], [100 * v for v in y], marker, label=network, ms=7
-                    )
+                    marker, color = "osD^vPX*<>hd"[index % 12], COLORS[index % len(COLORS)]
+                    (shown[index],) = axis.plot(
+                        [100 * v for v in x], [100 * v for v in y], marker, color=color, ms=7,
+                        label=network.partition(", w_g")[0] + ", as printed" * (", w_g" in network),
+                    )  # fmt: skip
+            if not axis.lines:
+                text = "no network's score drops\nwhen the region is hidden, or all but it"
+                axis.text(0.5, 0.5, text, ha="center", va="center", transform=axis.transAxes)
             axis.set_title(f"{pair.attribute}: {pair.region}", fontsize=10)
             axis.set_xlabel(f"Grad-CAM energy in the {pair.region}, %")
             axis.set_ylabel("share of the reliance that lies there, %")
             axis.grid(alpha=0.3)
-        axes[-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.02, 0.5))
+        handles = [shown[index] for index in sorted(shown)]
+        if handles:
+            axes[-1].legend(
+                handles=handles, fontsize=7, loc="center left", bbox_to_anchor=(1.02, 0.5)
+            )
         return figure
 
 

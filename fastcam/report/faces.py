@@ -49,6 +49,8 @@ def faces_figure(
     *,
     threshold: float = 0.5,
     title: str = "",
+    across: int | None = None,
+    headings: Sequence[str] = (),
 ) -> Figure:
     """One column a face, one row a classifier, below a row of the plain images.
 
@@ -56,6 +58,8 @@ def faces_figure(
         faces: all with the same classifiers.
         threshold: cells above it are outlined in red.
         title: stands above the figure.
+        across: so many faces beside one another, the next ones below; None puts all in a row.
+        headings: for each such block what stands before its images in place of "image".
 
     Raises:
         ValueError: no faces, or faces with different classifiers.
@@ -65,21 +69,28 @@ def faces_figure(
     models = list(faces[0].cams)
     if any(list(f.cams) != models for f in faces):
         raise ValueError("faces: expected all to be explained by the same classifiers")
-    rows, columns = 1 + len(models), len(faces)
+    columns = min(across or len(faces), len(faces))
+    blocks = [faces[i : i + columns] for i in range(0, len(faces), columns)]
+    rows = (1 + len(models)) * len(blocks)
     side = 1.35 if columns > 4 else 2.2
     ratio = faces[0].image.shape[0] / faces[0].image.shape[1]
     figure = new_figure(max(side * columns + 0.5, 5.0), side * ratio * rows + 0.95)
     axes = figure.subplots(rows, columns, squeeze=False)
-    for column, face in enumerate(faces):
-        _image(axes[0, column], face)
-        axes[0, column].set_title(literal(face.caption), fontsize=7)
-        for row, model in enumerate(models, 1):
-            axis = axes[row, column]
-            _image(axis, face)
-            _heat(axis, face, face.cams[model], threshold)
-            axis.set_xlabel(f"{100 * face.scores[model]:.0f}%", fontsize=8, labelpad=2)
-    for row, name in enumerate(("image", *models)):
-        axes[row, 0].set_ylabel(literal(name), fontsize=10)
+    for number, block in enumerate(blocks):
+        own = axes[number * (1 + len(models)) :][: 1 + len(models)]
+        for column, face in enumerate(block):
+            _image(own[0, column], face)
+            own[0, column].set_title(literal(face.caption), fontsize=7)
+            for row, model in enumerate(models, 1):
+                axis = own[row, column]
+                _image(axis, face)
+                _heat(axis, face, face.cams[model], threshold)
+                axis.set_xlabel(f"{100 * face.scores[model]:.0f}%", fontsize=8, labelpad=2)
+        for axis in own[:, len(block) :].flat:
+            axis.set_axis_off()
+        first = headings[number] if number < len(headings) else "image"
+        for row, name in enumerate((first, *models)):
+            own[row, 0].set_ylabel(literal(name), fontsize=10 if row or not headings else 8)
     if title:
         figure.suptitle(literal(title), fontsize=12)
     handles = [

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import html
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from fastcam._util.extras import require
+
+_NUMBER = re.compile(r"[-+−×≤≥~(]*\s*\.?\d")
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,8 @@ class Table:
 
     def to_markdown(self) -> str:
         """GitHub-flavoured Markdown."""
-        lines = [self.header, ["---"] + ["---:"] * (len(self.header) - 1), *self.rows]
+        rule = ["---:" if self._numbers(i) else "---" for i in range(len(self.header))]
+        lines = [self.header, rule, *self.rows]
         body = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
         return f"**{self.title}**\n\n{body}\n" if self.title else f"{body}\n"
 
@@ -35,6 +39,11 @@ class Table:
         head = row(self.header, "th")
         return f"<table>{caption}<thead>{head}</thead><tbody>{body}</tbody></table>"
 
+    def _numbers(self, column: int) -> bool:
+        """Whether some cell of a column begins with a number, which then stand below one another;
+        the first names the rows."""
+        return column > 0 and any(_NUMBER.match(cells[column]) for cells in self.rows)
+
     @property
     def _short(self) -> bool:
         """Whether the rows' names are words, such as attributes, which should stay in one piece."""
@@ -44,7 +53,7 @@ class Table:
         """A ``rich.table.Table``; where it is too wide, cells are folded and nothing is cut off."""
         table = require("rich.table", extra="train").Table(title=self.title or None)
         for i, name in enumerate(self.header):
-            justify = "left" if i == 0 else "right"
+            justify = "right" if self._numbers(i) else "left"
             table.add_column(name, justify=justify, overflow="fold", no_wrap=i == 0 and self._short)
         for cells in self.rows:
             table.add_row(*cells)
