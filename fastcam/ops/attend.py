@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastcam import reference
+from fastcam._util.checks import flag
 from fastcam.ops import attend_conv  # noqa: F401  (registers the chunked ops)
 from fastcam.ops import checks as check
 from fastcam.ops.autograd import differentiable_once, transformed
@@ -203,6 +204,7 @@ def attend(
     """
     check.features("features", features)
     check.mask_logits(mask_logits, features)
+    flag("pool", pool)
     ns, betas, several = curves(n, beta)
     if transformed():
         given = (ns, betas) if several else (ns[0], betas[0])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastcam import reference
+from fastcam._util.checks import flag
 from fastcam.ops import checks as check
 from fastcam.ops.autograd import differentiable_once, transformed
 from fastcam.ops.library import acc_dtype, empty_maps, is_channels_last, raw
@@ -118,8 +119,9 @@ def grad_cam(activations: Tensor, gradients: Tensor, normalize: bool = True) -> 
 
     Raises:
         TypeError, ValueError: an argument is no floating-point tensor, or its shape or device does
-            not fit.
+            not fit; ``normalize`` is no bool.
     """
+    flag("normalize", normalize)
     activations, gradients = prepare(activations, gradients)
     if transformed():
         return reference.grad_cam(activations, gradients, normalize)
