@@ -113,10 +113,19 @@ def grids(
     if mode not in ("coverage", "binary"):
         raise ValueError(f'mode: expected "coverage" or "binary", got {mode!r}')
     height, width = _shape2(image_size, "image_size", "height, width")
+    try:
+        if isinstance(height, str | bytes) or isinstance(width, str | bytes):
+            raise TypeError
+        height, width = float(height), float(width)
+    except (TypeError, ValueError):
+        message = f"image_size: expected two numbers (height, width), got {image_size!r}"
+        raise TypeError(message) from None
     rows, cols = _shape2(grid_size, "grid_size", "H, W")
     for value in (rows, cols):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
             raise TypeError(f"grid_size: expected two integers (H, W), got {grid_size!r}")
+        if value >= 2**31:
+            raise ValueError(f"grid_size: expected at most 2147483647, got {grid_size!r}")
     return native.grid(rects, height, width, int(rows), int(cols), mode == "binary")
 
 
