@@ -153,7 +153,7 @@ SANITIZED = build/sanitize
 sanitize-python: $(BIN)/.requirements
 	FASTCAM_SANITIZE=address,undefined FASTCAM_CPU_ONLY=1 $(VENV_PYTHON) setup.py build_ext --only _C,_regions \
 		--build-lib $(SANITIZED) --build-temp $(SANITIZED)/temp
-	find fastcam -name "*.py" | tar cf - -T - | tar xf - -C $(SANITIZED)
+	find fastcam bench -name "*.py" | tar cf - -T - | tar xf - -C $(SANITIZED)
 	OMP_NUM_THREADS=1 PYTHONSAFEPATH=1 PYTHONPATH=$(SANITIZED) \
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so) $$($(CXX) -print-file-name=libstdc++.so.6)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
