@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastcam._util import checks as check
 from fastcam._util.names import did_you_mean
 from fastcam.regions._native import native
 from fastcam.regions.template import TEMPLATE_SIZE, template_landmarks
@@ -110,8 +111,7 @@ def grids(
         ValueError: a shape, size or mode that does not fit.
         TypeError: not real numbers.
     """
-    if mode not in ("coverage", "binary"):
-        raise ValueError(f'mode: expected "coverage" or "binary", got {mode!r}')
+    check.one_of("mode", mode, ("coverage", "binary"))
     height, width = _shape2(image_size, "image_size", "height, width")
     try:
         if isinstance(height, str | bytes) or isinstance(width, str | bytes):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 ADVICE = "lower the learning rate, or the pull of the guidance; keep the gradient's norm clipped"
 
 #: So many skipped batches in a row are no accident.
-_MOST_SKIPPED = 10
+MOST_SKIPPED = 10
 
 # So many steps in a row that the scaler leaves out: from 2^16 it has then halved to 2^-14.
 _OVERFLOWS = 30
@@ -69,7 +69,7 @@ class NonfiniteSteps:
         self._in_a_row += 1
         parts = [("train/loss_a", "attribute loss")]
         parts += [(key, "Grad-CAM loss") for key in record if key.startswith("train/loss_g")]
-        most = _MOST_SKIPPED if self.skip else 1
+        most = MOST_SKIPPED if self.skip else 1
         if scaled and all(math.isfinite(record[key]) for key, _ in parts):
             most = _OVERFLOWS
         if self._in_a_row < most:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastcam import ActivationTap, Balance, IoUCamLoss
-from fastcam.cam import accumulation
+from fastcam.cam import weight_gradients
 
 pytestmark = pytest.mark.cuda
 
@@ -142,7 +142,7 @@ def test_nothing_in_a_step_waits_for_the_device(options, device):
 def test_the_second_gradient_of_a_weight_is_added_in_place(head, other_stream, device, monkeypatch):
     """Also where the loss was computed on another stream than the forward."""
     left: list[bool] = []
-    defer = accumulation.FusedAccumulation.defer
+    defer = weight_gradients.FusedAccumulation.defer
 
     def counted(self: Any, contribution: Any) -> bool:
         left.append(defer(self, contribution))
@@ -151,7 +151,7 @@ def test_the_second_gradient_of_a_weight_is_added_in_place(head, other_stream, d
     results = []
     for fused in (True, False):
         monkeypatch.setattr(
-            accumulation.FusedAccumulation, "defer", counted if fused else lambda *_: False
+            weight_gradients.FusedAccumulation, "defer", counted if fused else lambda *_: False
         )
         training = Training(device, every=None, head=head)
         side = torch.cuda.Stream() if other_stream else torch.cuda.current_stream()

@@ -176,9 +176,7 @@ def test_the_validation_of_parts_over_processes_is_that_of_the_saved_network(
 ) -> None:
     """Batch norm's statistics are the first process's, also where each batch is taken in parts."""
     models.register("normed", models.ModelSpec(NormedNet, "features.2"))
-    config = run_config(
-        data, model="normed", epochs=1, batch_size=22, devices=2, accumulate=2, recalibrate=False
-    )
+    config = run_config(data, model="normed", epochs=1, batch_size=22, devices=2, accumulate=2)
     with pytest.warns(UserWarning, match="batch norm"):
         run = train(config, tmp_path)
     checkpoint = models.load_checkpoint(run.checkpoint)

@@ -20,8 +20,9 @@ from fastcam import cli, models
 from fastcam._util.stop import Terminated
 from fastcam.training import GuidanceConfig, TrainingDiverged, train
 from fastcam.training.history import read_history
+from fastcam.training.nonfinite import MOST_SKIPPED
 from fastcam.training.run_folder import RESUME, is_result
-from fastcam.training.task import MOST_SKIPPED, AttributeTask
+from fastcam.training.task import AttributeTask
 
 GUIDANCE = GuidanceConfig((("Lips", "mouth"),), losses=("iou",), pull=1.0)
 LINE = "fastcam: ended by SIGTERM; what is saved so far is kept\n"
