@@ -189,6 +189,7 @@ CATALOGUE: dict[str, Entry] = {
         "corners that tell the class in training, after Ross et al.",
         "which losses keep a network from a shortcut; on Fashion-MNIST (Debian's package"
         " dataset-fashion-mnist) or scikit-learn's digits",
+        "1",
     ),
     "mask-table1": Entry(
         "Kimura & Tanaka, Table 1", "what reconstructor and multi-label classifier are good for"
@@ -196,7 +197,9 @@ CATALOGUE: dict[str, Entry] = {
     "mask-table2": Entry("Kimura & Tanaka, Table 2", "channels that go together"),
     "mask-table3": Entry("Kimura & Tanaka, Table 3", "attributes that go together"),
     "mask-table4": Entry("Kimura & Tanaka, Table 4", "every attribute's accuracy"),
-    "mask-figure3": Entry("Kimura & Tanaka, Figure 3", "the tone curve that transforms masks"),
+    "mask-figure3": Entry(
+        "Kimura & Tanaka, Figure 3", "the tone curve that transforms masks", "0.1"
+    ),
     "mask-figure4": Entry("Kimura & Tanaka, Figure 4", "the masks that matter most"),
     "mask-figure5": Entry(
         "Kimura & Tanaka, Figure 5", "accuracy against noise, the masks transformed"
