@@ -33,15 +33,13 @@ class FaceMaps:
     faces: Mapping[Pair, Sequence[ExplainedFace]]
 
     def figure(self) -> Figure:
-        """One column a face, one row a network; pairs below one another."""
+        """One column a face, one row a network; pairs below one another where all have as many."""
         every = [face for faces in self.faces.values() for face in faces]
-        if len(self.faces) == 1:
+        counts = {len(faces) for faces in self.faces.values()}
+        if len(self.faces) == 1 or len(counts) > 1:  # pairs with few faces stand in one row
             return faces_figure(every, title=self.title)
         names = [pair.attribute.replace("_", " ") for pair in self.faces]
-        most = max(len(faces) for faces in self.faces.values())
-        if any(len(faces) < most for faces in self.faces.values()):
-            return faces_figure(every, title=self.title)
-        return faces_figure(every, title=self.title, across=most, headings=names)
+        return faces_figure(every, title=self.title, across=counts.pop(), headings=names)
 
     def tables(self) -> list[Table]:
         """For each pair: the probability that each network gives to the attribute."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,18 @@ def test_measures_by_hand() -> None:
     )  # fmt: skip
     same = measure(control, control, PAIR, ["a", "b"])
     assert same["E2 at equal not a"] == same["E2"] == 0
+
+
+def test_a_share_of_drops_that_are_noise_is_none() -> None:
+    def relied(inside: float, outside: float) -> float | None:
+        judged = _judged([2.0, 1.0, -1.0, 0.5, -2.0, -0.5])
+        drops = {"mouth": inside, "all but mouth": outside, "left_eye": 0.9}
+        hidden = tuple(HiddenRegion(n, 4, d, None, None, None) for n, d in drops.items())
+        judged = replace(judged, reliance=replace(judged.reliance, hidden=hidden))
+        return measure(judged, judged, PAIR, ["a", "b"])["relies on region"]
+
+    assert relied(0.09, 0.02) is None
+    assert relied(0.09, 0.11) == relied(0.1, -0.3) == relied(0.6, 1.4) is not None
 
 
 def test_spread_and_change_by_hand() -> None:

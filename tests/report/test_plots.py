@@ -26,6 +26,7 @@ from fastcam.regions import Region
 from fastcam.report import (
     ExplainedFace,
     Section,
+    Table,
     bars_figure,
     curves_figure,
     faces_figure,
@@ -70,6 +71,24 @@ def _face(caption: str = "face") -> ExplainedFace:
         rectangles=np.array([[2.0, 3.0, 9.0, 11.0]]),
         caption=caption,
     )
+
+
+def test_faces_in_blocks_below_one_another() -> None:
+    figure = faces_figure(
+        [_face(c) for c in "abc"], across=2, headings=["first pair", "second pair"]
+    )
+    axes = np.array(figure.axes).reshape(6, 2)
+    assert [a.get_title() for a in axes[[0, 0, 3], [0, 1, 0]]] == ["a", "b", "c"]
+    names = ["first pair", "one", "two", "second pair", "one", "two"]
+    assert [a.get_ylabel() for a in axes[:, 0]] == names
+    assert axes[5, 0].get_xlabel() == "25%"
+    assert [a.axison for a in axes[3:, 1]] == [False] * 3  # no face is left
+
+
+def test_words_stand_left_and_numbers_right() -> None:
+    table = Table(["name", "words", "share", "none"], [["1", "a 2", "−3 (.1)", "–"]])
+    assert table.to_markdown().splitlines()[1] == "| --- | --- | ---: | --- |"
+    assert [c.justify for c in table.to_rich().columns] == ["left", "left", "right", "left"]
 
 
 def test_a_figure_of_faces() -> None:
