@@ -131,7 +131,7 @@ class BuildNative(Base):  # type: ignore[misc, valid-type]
         path = package / config.BUILD_INFO
         old = json.loads(path.read_text()) if path.exists() else {}
         if {**info, "date": old.get("date")} != old:
-            now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+            now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
             path.write_text(json.dumps({**info, "date": now}, indent=2) + "\n")
 
 

@@ -1,9 +1,10 @@
 """``python -m bench large``: does a guided fine-tuning in large batches end where small ones do?
 
 Small networks that judge lipstick by eye make-up, on drawn faces, one a seed; each is fine-tuned
-with and without guidance in batches of several sizes: as many passes over the images, the learning
-rate in proportion to the batch, a warm-up, and large batches in parts. Beside that, the most memory
-that a step takes, with parts and without.
+with and without guidance in batches of several sizes: the learning rate in proportion to the batch,
+a warm-up, and large batches in parts. All sizes pass over the images as often, but for those that
+name their own passes (``4096x75``). Beside that, the most memory that a step takes, with parts and
+without.
 
 Everything is kept under ``--work``, and a stopped run goes on where it stopped; the table, the
 picture and the numbers go to ``--out``.
@@ -46,8 +47,8 @@ class Setup:
 
     images: drawn faces: ``train`` and ``valid`` of them, the others are judged. base_epochs,
     base_lr: of the networks that are fine-tuned, in batches of 32. passes: over the training images
-    in each fine-tuning. lr: for a batch of ``part`` images, and in proportion for others. part:
-    images that a step takes at a time. warmup: share of the steps.
+    in a fine-tuning whose size has none of its own. lr: for a batch of ``part`` images, and in
+    proportion for others. part: images that a step takes at a time. warmup: share of the steps.
     """
 
     images: int = 6400
@@ -63,15 +64,35 @@ class Setup:
 
 
 @dataclass(frozen=True)
+class Size:
+    """Of a batch, and the passes over the training images; 0 for what :class:`Setup` says."""
+
+    batch: int
+    passes: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Size:
+        """``4096``, or ``4096x75`` for 75 passes."""
+        batch, _, passes = text.partition("x")
+        return cls(int(batch), int(passes or 0))
+
+    def __str__(self) -> str:
+        return f"{self.batch}x{self.passes}" if self.passes else f"{self.batch}"
+
+
+SIZES = [Size(256), Size(1024), Size(4096), Size(4096, 75)]
+
+
+@dataclass(frozen=True)
 class Run:
     """One fine-tuning."""
 
-    batch: int
+    size: Size
     arm: str
     seed: int
 
     def folder(self, work: Path) -> Path:
-        return work / f"seed{self.seed}" / f"{self.arm}-{self.batch}"
+        return work / f"seed{self.seed}" / f"{self.arm}-{self.size}"
 
 
 def faces(setup: Setup, work: Path) -> Path:
@@ -102,8 +123,9 @@ def settings(setup: Setup, work: Path, run: Run, **changes: Any) -> Any:
     from fastcam.training import GuidanceConfig, TrainConfig
 
     more: dict[str, Any] = {
-        "batch_size": run.batch, "accumulate": -(-run.batch // setup.part), "epochs": setup.passes,
-        "lr": setup.lr, "lr_batch": setup.part, "warmup": setup.warmup, "schedule": "cosine",
+        "batch_size": run.size.batch, "accumulate": -(-run.size.batch // setup.part),
+        "epochs": run.size.passes or setup.passes, "lr": setup.lr,
+        "lr_batch": setup.part, "warmup": setup.warmup, "schedule": "cosine",
         "limit_train": setup.train, "seed": run.seed + 1, "device": "cpu", "channels_last": True,
         "workers": 1, **changes,
     }  # fmt: skip
@@ -122,7 +144,10 @@ def tuned(setup: Setup, work: Path, run: Run) -> dict[str, Any]:
     if found.is_file():
         return json.loads(found.read_text(encoding="utf-8"))
     start = time.process_time()
-    result: dict[str, Any] = {**asdict(run), "diverged": None}
+    result: dict[str, Any] = {
+        "batch": run.size.batch, "passes": run.size.passes or setup.passes, "arm": run.arm,
+        "seed": run.seed, "diverged": None,
+    }  # fmt: skip
     try:
         trained = train(settings(setup, work, run), folder)
     except TrainingDiverged as error:
@@ -153,7 +178,7 @@ def peak(setup: Setup, work: Path, batch: int, part: int) -> dict[str, float]:
 
 def _memory(setup: Setup, work: Path, batch: int, part: int) -> Any:
     return settings(
-        setup, work, Run(batch, "guided", 0), accumulate=-(-batch // part), epochs=2,
+        setup, work, Run(Size(batch), "guided", 0), accumulate=-(-batch // part), epochs=2,
         limit_train=batch, limit_valid=32,
     )  # fmt: skip
 
@@ -194,10 +219,10 @@ def _job(setup: Setup, work: Path, step: tuple[Any, ...]) -> Any:
 
 
 def measure(
-    setup: Setup, work: Path, batches: Sequence[int], seeds: int, jobs: int
+    setup: Setup, work: Path, sizes: Sequence[Size], seeds: int, jobs: int
 ) -> list[dict[str, Any]]:
     """Faces, base networks and fine-tunings; what each fine-tuning found."""
-    runs = [Run(b, arm, s) for s in range(seeds) for arm in ARMS for b in sorted(batches)]
+    runs = [Run(size, arm, s) for s in range(seeds) for arm in ARMS for size in sizes]
     stages: list[list[tuple[str, Any]]] = [
         [("base", seed) for seed in range(seeds)],
         [("run", run) for run in runs],
@@ -237,26 +262,27 @@ def apart(
     return difference, abs(difference) <= widest
 
 
-def grouped(results: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], list[Any]]:
-    """By arm and batch size, in order; those with a run that diverged have none of it."""
-    groups: dict[tuple[str, int], list[Any]] = {}
-    for result in sorted(results, key=lambda r: (list(ARMS).index(r["arm"]), r["batch"])):
-        groups.setdefault((result["arm"], result["batch"]), []).append(result)
-    return groups
+def grouped(results: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int, int], list[Any]]:
+    """By arm, batch size and passes, in order; those with a run that diverged have none of it."""
+    groups: dict[tuple[str, int, int], list[Any]] = {}
+    for result in results:
+        groups.setdefault((result["arm"], result["batch"], result["passes"]), []).append(result)
+    order = list(ARMS)
+    return dict(sorted(groups.items(), key=lambda item: (order.index(item[0][0]), *item[0][1:])))
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
     """Test split: mean over seeds (least to most), and the difference to the smallest batch."""
     groups = grouped(results)
     rows = []
-    for (arm, batch), group in groups.items():
-        row = [arm, f"{batch:,}"]
+    for (arm, batch, passes), group in groups.items():
+        row = [arm, f"{batch:,}", str(passes)]
         lost = sum(r["diverged"] is not None for r in group)
         if lost:
             rows.append([*row, f"**{lost} diverged**", *[""] * (len(SHOWN) + 1)])
             continue
         row += [str(group[0]["steps"])]
-        smallest = groups[arm, min(b for a, b in groups if a == arm)]
+        smallest = next(g for key, g in groups.items() if key[0] == arm)
         for name in SHOWN:
             if any(r[name] is None for r in group):
                 row.append("none")
@@ -269,7 +295,8 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
                 cell += f", {100 * difference:+.1f}" + ("" if within else " **beyond seeds**")
             row.append(cell)
         rows.append([*row, f"{mean(r['seconds'] for r in group):.0f}"])
-    columns = ["", "batch", "steps", *(f"{text}, %" for text in SHOWN.values()), "core seconds"]
+    columns = ["", "batch", "passes", "steps", *(f"{text}, %" for text in SHOWN.values())]
+    columns.append("core seconds")
     return markdown(columns, rows)
 
 
@@ -285,18 +312,28 @@ def memory_table(found: Sequence[Mapping[str, Any]]) -> str:
 
 
 def figure(results: Sequence[Mapping[str, Any]], memory: Sequence[Mapping[str, Any]]) -> Any:
-    """A panel for each measure, a dot a seed and a line through the means; and the memory."""
+    """A panel for each measure, a dot a seed and a line through the means; and the memory.
+
+    Open dots are of sizes with passes of their own.
+    """
     from fastcam.report.figure import COLORS, new_figure
 
     drawn = new_figure(3.4 * (len(SHOWN) + 1), 3.0)
     axes = drawn.subplots(1, len(SHOWN) + 1)
+    usual = results[0]["passes"]
     for axis, (name, title) in zip(axes, SHOWN.items(), strict=False):
         for color, arm in zip(COLORS, ARMS, strict=False):
             lines: list[tuple[int, float]] = []
-            for (of, batch), group in grouped(results).items():
+            for (of, batch, passes), group in grouped(results).items():
                 values = [100 * r[name] for r in group if r.get(name) is not None]
-                if of == arm and values:
-                    axis.plot([batch] * len(values), values, "o", color=color, alpha=0.5, ms=4)
+                if of != arm or not values:
+                    continue
+                own = passes != usual
+                face = "white" if own else color
+                label = f"{arm}, {passes} passes" if own else None
+                at = [batch * (1.25 if own else 1)] * len(values)
+                axis.plot(at, values, "o", color=color, mfc=face, alpha=0.6, ms=4, label=label)
+                if not own:
                     lines.append((batch, mean(values)))
             axis.plot(*zip(*lines, strict=True), "-", color=color, label=arm)
         axis.set_title(f"{title}, %", fontsize=10)
@@ -331,7 +368,9 @@ def main(arguments: Sequence[str]) -> int:
         description=__doc__,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--batches", type=int, nargs="+", default=[256, 1024, 4096])
+    parser.add_argument(
+        "--batches", type=Size.parse, nargs="+", default=SIZES, metavar="BATCH[xPASSES]"
+    )
     parser.add_argument("--seeds", type=int, default=3, help="networks, and runs of each")
     for name in _OPTIONS:
         value = getattr(standard, name)
@@ -349,7 +388,7 @@ def main(arguments: Sequence[str]) -> int:
     from fastcam.report.figure import save_figure
 
     results = measure(setup, options.work, options.batches, options.seeds, options.jobs)
-    memory = peaks(setup, options.work, sorted(options.batches))
+    memory = peaks(setup, options.work, sorted({size.batch for size in options.batches}))
     about = {**machine(), **asdict(setup), "seeds": options.seeds}
     text = table(results) + "\n" + memory_table(memory)
     write(options.out, "large", about, [*results, *memory], text)
