@@ -128,6 +128,7 @@ class Balance(nn.Module):
         self._calls = 0
         self._ratios: list[Tensor] = []  # 0-d, on the device of its loss; 0: not measured yet
         self._first: list[Tensor] = []
+        self._on_cpu = True  # the losses, and the ratios with them
         self._gathered: _Norms | None = None
 
     @property
@@ -211,12 +212,14 @@ class Balance(nn.Module):
 
     def get_extra_state(self) -> dict[str, Any]:
         ratios, first = ([kept.clone() for kept in both] for both in (self._ratios, self._first))
-        return {"calls": self._calls, "ratios": ratios, "first": first}
+        return {"calls": self._calls, "ratios": ratios, "first": first, "on_cpu": self._on_cpu}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         self._calls = int(state["calls"])
         self._ratios = [torch.as_tensor(ratio).clone() for ratio in state["ratios"]]
         self._first = [torch.as_tensor(first).clone() for first in state["first"]]
+        # The ratios may have been loaded to the CPU, and are to be asked as often as before.
+        self._on_cpu = bool(state.get("on_cpu", True))
 
     def _terms(
         self, label_loss: Tensor, guidance: Any, tap: ActivationTap | None
@@ -239,6 +242,7 @@ class Balance(nn.Module):
                 f"guidance: expected {len(self._ratios)} losses as in the calls before, "
                 f"got {len(terms)}"
             )
+        self._on_cpu = all(loss.device.type == "cpu" for loss, _ in terms)
         for kept in (self._ratios, self._first):
             kept[:] = [r.to(loss.device) for r, (loss, _) in zip(kept, terms, strict=True)]
         return [(loss, of) for loss, of in terms]
@@ -263,7 +267,7 @@ class Balance(nn.Module):
         if self._calls < self.every or self._calls % self.every == 0:
             return True
         # Where looking costs no wait, a loss without a ratio is measured until it has one.
-        return any(r.device.type == "cpu" and float(r) == 0 for r in self._ratios)
+        return self._on_cpu and any(float(r) == 0 for r in self._ratios)
 
     def _gather(self, label_loss: Tensor, terms: list[tuple[Tensor, ActivationTap]]) -> None:
         norms = [_squared_norms(label_loss, loss, tap) for loss, tap in terms]

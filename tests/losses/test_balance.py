@@ -397,6 +397,21 @@ def test_the_measurement_leaves_the_gradient_as_it_is(head):
         torch.testing.assert_close(got[name] / one, gradient / other, rtol=1e-5, atol=1e-9)
 
 
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_a_loaded_state_measures_when_the_run_that_saved_it_would_have(on_cpu):
+    """A loss without a ratio is measured again and again where looking costs no wait, so on a CPU:
+    a run on a GPU does not begin to do that because its state has been loaded to the CPU."""
+    balance = Balance(every=4)
+    nothing = torch.zeros(())
+    state = {"calls": 5, "ratios": [nothing], "first": [nothing], "on_cpu": on_cpu}
+    balance.set_extra_state(state)
+    assert balance.due is on_cpu
+    assert balance.get_extra_state()["on_cpu"] is on_cpu
+    label, guidance, tap = losses(net64())
+    balance.weighed(label, guidance, tap)
+    assert balance.due and balance.get_extra_state()["on_cpu"]  # now it is on one
+
+
 def test_state_dict_goes_through_a_file():
     balance = Balance(every=2)
     for _ in range(3):
