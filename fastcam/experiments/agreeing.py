@@ -38,6 +38,8 @@ def agreeing(data: str | Path, out: str | Path, a: str, b: str) -> Path:
         ValueError: an attribute that the data lack.
     """
     data, out = Path(data).resolve(), make_folder(out)
+    if not (data / ATTRIBUTE_TABLE).is_file():
+        raise ValueError(f"bias takes data in CelebA's layout; {data} has no {ATTRIBUTE_TABLE}")
     table = read_attributes(data / ATTRIBUTE_TABLE)
     partition = read_partition(data / PARTITION_TABLE)
     lost = [name for name in (a, b) if name not in table.columns]

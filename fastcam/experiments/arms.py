@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fastcam.experiments.settings import Pair
@@ -14,9 +14,9 @@ CONTROL = "control"
 BEFORE = "pre-trained"
 #: The share of images that a cut-out of what misleads, or the mixed set N_w, hides a region of.
 HALF = 0.5
-# A bias that is re-fit to whole faces hides what the training has made of the threshold; these
-# networks stand as they were trained.
-_UNGUIDED: Mapping[str, Any] = {"pull": 0.0, "recalibrate": False}
+#: No map loss, and no bias that is re-fit to all validation images, which would hide what the
+#: training has made of the threshold.
+UNGUIDED: Mapping[str, Any] = {"pull": 0.0, "recalibrate": False}
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,11 @@ def recommended() -> Arm:
     return Arm("recommended", {}, {"without": AUTO}, "the defaults of fastcam finetune")
 
 
+def as_trained(arm: Arm) -> Arm:
+    """The same, its bias not re-fit."""
+    return replace(arm, guidance={**arm.guidance, "recalibrate": False})
+
+
 def control() -> Arm:
     return Arm(CONTROL, {"pull": 0.0}, note="the same fine-tuning without guidance")
 
@@ -73,7 +78,7 @@ def both(pair: Pair, loss: str) -> Arm:
 def mouth_only(pair: Pair) -> Arm:
     """N_o: trained on images of the region alone."""
     return Arm(
-        "N_o", _UNGUIDED, {"without": OUTSIDE, "hide_share": 1.0},
+        "N_o", UNGUIDED, {"without": OUTSIDE, "hide_share": 1.0},
         "all but the region hidden in every training image; bias not re-fit",
     )  # fmt: skip
 
@@ -82,7 +87,7 @@ def mixed_in(pair: Pair) -> Arm:
     """N_w: images of the region alone mixed with the others."""
     return Arm(
         "N_w",
-        _UNGUIDED,
+        UNGUIDED,
         {"without": OUTSIDE, "hide_share": HALF},
         "all but the region hidden in half of them; bias not re-fit",
     )

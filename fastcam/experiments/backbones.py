@@ -22,6 +22,7 @@ from fastcam.models import load_checkpoint
 from fastcam.regions import LandmarkSource, LandmarkTable
 from fastcam.report import Table
 from fastcam.report.figure import COLORS, new_figure
+from fastcam.training import TrainingDiverged
 
 #: Networks, and how they are trained from scratch; what is not named is as in the settings.
 BACKBONES: dict[str, dict[str, Any]] = {
@@ -117,10 +118,16 @@ def backbones(study: Study) -> Backbones:
     for seed in range(study.config.seeds):
         fixed = mean_face(study.data(seed), study.out / f"seed{seed}" / "mean_face.npz")
         for backbone, settings in (BRIEF if brief else BACKBONES).items():
-            start = study.base(seed, backbone, **settings)
-            attributes = load_checkpoint(start).attributes
             arms = [a for a in _arms(pair, fixed) if not brief or a.name in _BRIEF_ARMS]
-            rows = study.rows(seed, pair, arms, start)
             networks = found.setdefault(backbone, {})
+            try:
+                start = study.base(seed, backbone, **settings)
+            except TrainingDiverged as error:
+                study.say(str(error))
+                for name in (BEFORE, *(arm.name for arm in arms)):
+                    networks.setdefault(name, []).append(None)
+                continue
+            attributes = load_checkpoint(start).attributes
+            rows = study.rows(seed, pair, arms, start)
             collect(networks, rows, pair, attributes, f"seed {seed}, {backbone}")
     return Backbones(pair, found)

@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from fastcam._util.extras import require
 from fastcam._util.run_files import CHECKPOINT
 from fastcam.evaluation import pick_device, predict, summarize
 from fastcam.evaluation.splits import prepare_split
@@ -16,7 +17,9 @@ from fastcam.experiments.agreeing import agreeing
 from fastcam.experiments.arms import (
     BEFORE,
     CONTROL,
+    UNGUIDED,
     Arm,
+    as_trained,
     both,
     control,
     cut_out,
@@ -44,35 +47,39 @@ TOO_FEW = "too few images"  # of a group, in the validation split
 #: Fine-tuned on all training images, those on which the attributes part among them.
 ALL = "all images"
 _ALL_DRO = f"{ALL}, GroupDRO"
-# A bias that is fitted to all validation images would take back what the worst group has gained.
-_UNGUIDED = {"pull": 0.0, "recalibrate": False}
+#: Shares of the drawn faces for training, validation and test: a family's best network, and what
+#: the last layer is re-fit to, come from the few validation images on which attributes part.
+SPLITS = (0.38, 0.25, 0.37)
 #: What the networks that validation images choose are compared in.
 _COMPARED = ("test", "E1", "E2", "not a", "not a, b", "worst group", "energy", "relies on region")
 
 
+# No bias is re-fit to all validation images: those on which the attributes part are among them, and
+# what the worst group has gained would be taken back.
 def _families(pair: Pair, brief: bool = False) -> dict[str, list[Arm]]:
     """Fine-tunings that differ in one number, from the mildest on."""
     pulls, steps = (_BRIEF_PULLS, _BRIEF_STEPS) if brief else (PULLS, STEPS)
     found = {
-        name: [guided(name, f"{name}, pull {pull:g}", pull=pull) for pull in pulls]
+        name: [as_trained(guided(name, f"{name}, pull {pull:g}", pull=pull)) for pull in pulls]
         for name in ("iou", "energy")
     }
     for name in ("GroupDRO", _ALL_DRO):
         found[name] = [
-            Arm(f"{name}, step {s:g}", _UNGUIDED, {"group_dro": pair.other, "group_step": s})
+            Arm(f"{name}, step {s:g}", UNGUIDED, {"group_dro": pair.other, "group_step": s})
             for s in steps
         ]
     return found
 
 
 def _single(pair: Pair) -> list[Arm]:
-    return [
+    arms = [
         control(),
         cut_out(pair),
         both(pair, "energy"),
         recommended(),
         replace(control(), name=ALL),
     ]
+    return [as_trained(arm) for arm in arms]
 
 
 @dataclass(frozen=True)
@@ -146,7 +153,8 @@ class Bias:
             axis.set_xlabel(f"share of the reliance in the {pair.region}, %")
             axis.set_ylabel("accuracy, %")
             axis.grid(alpha=0.3)
-            axis.legend(fontsize=7)
+            if axis.lines:
+                axis.legend(fontsize=7)
         return figure
 
     def to_json(self) -> dict[str, Any]:
@@ -177,8 +185,13 @@ def bias(study: Study) -> Bias:
     Guidance, cut-out and the first GroupDRO see agreeing images alone, as the network that they
     start from; what is called "all images" sees those on which the attributes part, too. Last-layer
     re-training, and every choice among the members of a family, take validation images, on which
-    they part as well.
+    they part as well; no bias is re-fit to these. Drawn faces are its own: more of them are for
+    validation.
     """
+    require("sklearn.linear_model", extra="experiments")
+    study = replace(study, out=study.out / "bias")
+    if study.config.data is None:
+        study = replace(study, config=replace(study.config, splits=SPLITS))
     found: dict[str, dict[str, list[Any]]] = {}
     chosen: dict[str, dict[str, list[float | None]]] = {}
     for seed in range(study.config.seeds):
@@ -205,7 +218,9 @@ def _rows(
     start = inner.base(seed)
     checkpoint = load_checkpoint(start)
     device = pick_device(study.config.device)
-    valid = prepare_split(checkpoint, data, "valid", workers=study.workers)
+    valid = prepare_split(
+        checkpoint, data, "valid", limit=study.config.limit_valid, workers=study.workers
+    )
 
     def worst_group(path: Path) -> float | None:
         network = load_checkpoint(path)
@@ -214,20 +229,28 @@ def _rows(
             predictions, network.attributes, attribute=pair.attribute, other=pair.other
         ).worst_group
 
-    rows: dict[str, Judged | None] = {BEFORE: inner.judged(seed, pair, start)}
-    worst: dict[str, float | None] = {}
     families = [arm for f in _families(pair, study.config.brief).values() for arm in f]
-    for arm in [*_single(pair), *families]:
-        path = (outer if arm.name.startswith(ALL) else inner).tuned(seed, start, pair, arm)
-        rows[arm.name] = None if path is None else inner.judged(seed, pair, path)
-        if arm in families:
-            worst[arm.name] = None if path is None else worst_group(path)
+    arms = [*_single(pair), *families]
+    paths: dict[str, Path | None] = {BEFORE: start}
+    studies = {arm.name: outer if arm.name.startswith(ALL) else inner for arm in arms}
+    for of in (inner, outer):
+        some = [arm for arm in arms if studies[arm.name] is of]
+        paths |= of.networks(seed, pair, some, start)
     study.say(f"seed {seed}, {pair.attribute}: {LAST_LAYER}")
     refit = retrain_last_layer(
         checkpoint, valid, pair.attribute, pair.other, device=device, seed=seed
     )
-    path = start.parent.with_name(f"{start.parent.name}-{pair.slug}") / "last_layer" / CHECKPOINT
-    rows[LAST_LAYER] = None
+    paths[LAST_LAYER] = None
     if refit is not None:
-        rows[LAST_LAYER] = inner.judged(seed, pair, save_checkpoint(path, refit))
+        folder = start.parent.with_name(f"{start.parent.name}-{pair.slug}")
+        paths[LAST_LAYER] = save_checkpoint(folder / "last_layer" / CHECKPOINT, refit)
+    rows: dict[str, Judged | None] = {}
+    for name in (BEFORE, *studies, LAST_LAYER):
+        path = paths[name]
+        of = studies.get(name, inner)
+        rows[name] = None if path is None else of.judged(seed, pair, path)
+    worst = {
+        arm.name: None if (path := paths[arm.name]) is None else worst_group(path)
+        for arm in families
+    }
     return rows, worst

@@ -67,7 +67,9 @@ def retrain_last_layer(
     def fit(parts: list[Tensor], strength: float) -> tuple[Tensor, float]:
         count = min(len(p) for p in parts)
         chosen = torch.cat([p[torch.randperm(len(p), generator=generator)[:count]] for p in parts])
-        model = linear_model.LogisticRegression(C=strength, l1_ratio=1.0, solver="liblinear")
+        model = linear_model.LogisticRegression(
+            C=strength, l1_ratio=1.0, solver="liblinear", random_state=seed
+        )
         model.fit(normed[chosen], y[chosen].numpy())
         return torch.from_numpy(model.coef_[0]), float(model.intercept_[0])
 

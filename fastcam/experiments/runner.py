@@ -92,7 +92,7 @@ def run(
     check.whole("jobs", jobs, 1)
     config = config or ExperimentConfig()
     if config.attribute is not None:
-        check.one_of("name, with a pair of your own", name, ("table1", "figure7"))
+        check.one_of("name, with a pair of your own", name, ("table1", "figure7", "bias"))
     out = Path(out)
     with claim(out):
         check_prefix(out / name)

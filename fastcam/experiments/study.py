@@ -157,21 +157,29 @@ class Study:
         self, seed: int, pair: Pair, arms: Sequence[Arm], start: Path
     ) -> dict[str, Judged | None]:
         """The network before and after each way of fine-tuning; None where one diverged."""
-        diverged = self._beside(seed, pair, arms, start) if self.jobs > 1 else set()
-        found: dict[str, Judged | None] = {BEFORE: self.judged(seed, pair, start)}
+        paths = self.networks(seed, pair, arms, start, before=True)
+        return {name: self.judged(seed, pair, p) if p else None for name, p in paths.items()}
+
+    def networks(
+        self, seed: int, pair: Pair, arms: Sequence[Arm], start: Path, before: bool = False
+    ) -> dict[str, Path | None]:
+        """Where the networks of :meth:`rows` lie; ``start`` among them where ``before`` says so."""
+        diverged = self._beside(seed, pair, arms, start, before) if self.jobs > 1 else set()
+        found: dict[str, Path | None] = {BEFORE: start} if before else {}
         for arm in arms:
-            path = None if arm.name in diverged else self.tuned(seed, start, pair, arm)
-            found[arm.name] = None if path is None else self.judged(seed, pair, path)
+            found[arm.name] = None if arm.name in diverged else self.tuned(seed, start, pair, arm)
         return found
 
-    def _beside(self, seed: int, pair: Pair, arms: Sequence[Arm], start: Path) -> set[str]:
-        """Fine-tune and judge in processes beside each other; :meth:`rows` finds what they keep.
+    def _beside(
+        self, seed: int, pair: Pair, arms: Sequence[Arm], start: Path, before: bool
+    ) -> set[str]:
+        """Fine-tune and judge in processes beside each other, and keep what :meth:`networks` finds.
 
         Returns:
             Names of those that diverged.
         """
         alone = replace(self, progress=None, say=_nothing, jobs=1)
-        tasks = [(alone, seed, pair, arm, start) for arm in (None, *arms)]
+        tasks = [(alone, seed, pair, arm, start) for arm in [*[None] * before, *arms]]
         jobs = min(self.jobs, len(tasks))
         self.say(f"seed {seed}, {pair.attribute}: {len(arms)} fine-tunings, {jobs} at a time")
         how = (max(1, cpus() // jobs), registered())

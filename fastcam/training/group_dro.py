@@ -23,18 +23,21 @@ class GroupDRO(nn.Module):
         q_g ← q_g · exp(step · ℓ_g), normalised to a sum of 1;   loss_a = Σ_g q_g·ℓ_g / Σ_g q_g,
 
     both sums over the cells that the batch has images of (with all four in it the second one is 1);
-    the weights of the others change by the normalisation alone. The other attributes count as ever,
-    so that where the four cells' losses are equal this is the plain mean over images and
-    attributes.
+    the weights of the others change by the normalisation alone. What is minimised is
+
+        share · loss_a + (1 - share) · (the mean over images and the other attributes).
 
     Args:
         attributes: names of the logits.
         a, b: their four cells are the groups, in the order ¬a¬b, ¬ab, a¬b, ab.
         step: of the weights.
+        share: of the groups' loss; all of it where there is no other attribute. As one of K
+            attributes, 1/K, it would hardly move a network that has many.
         sync, process_group: as of the losses of the map.
 
     Raises:
-        ValueError: an unknown attribute, or a step that is not above 0.
+        ValueError: an unknown attribute, a step that is not above 0, or a share not above 0 and up
+            to 1.
 
     Source: Sagawa, Koh, Hashimoto and Liang, "Distributionally robust neural networks for group
     shifts" (2020). There a group is drawn first and then its images; here batches are drawn as in
@@ -49,6 +52,8 @@ class GroupDRO(nn.Module):
         a: str,
         b: str,
         step: float = 0.01,
+        share: float = 0.5,
+        *,
         sync: Sync = "global",
         process_group: Any = None,
     ) -> None:
@@ -57,7 +62,8 @@ class GroupDRO(nn.Module):
         self.sync, self.process_group = sync, process_group
         check.number("step", step, "above 0", lambda x: x > 0)
         self.a, self.b = (attribute_index(list(attributes), name) for name in (a, b))
-        self.step = step
+        check.number("share", share, "above 0 and up to 1", lambda x: 0 < x <= 1)
+        self.step, self.share = step, share
         self.register_buffer("weights", torch.full((4,), 0.25))
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -78,5 +84,7 @@ class GroupDRO(nn.Module):
             self.weights.copy_(moved / moved.sum())
         q = self.weights * (counts > 0)
         worst = (q * world * sums / counts.clamp(min=1)).sum() / q.sum()
-        columns = world * losses.sum(0) / images
-        return (columns.sum() - columns[self.a] + worst) / len(columns)
+        if losses.shape[1] == 1:
+            return worst
+        others = world * (losses.sum() - losses[:, self.a].sum()) / images / (losses.shape[1] - 1)
+        return self.share * worst + (1 - self.share) * others

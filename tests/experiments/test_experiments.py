@@ -16,7 +16,7 @@ from tiny_faces import MODEL, write_faces
 
 from fastcam import cli
 from fastcam.data import CelebA, PreparedFaces
-from fastcam.experiments import CATALOGUE, ExperimentConfig, backbones, bias, kimura_tanaka, run
+from fastcam.experiments import CATALOGUE, ExperimentConfig, backbones, kimura_tanaka, run
 from fastcam.experiments.arms import BEFORE, CONTROL, table1_arms
 from fastcam.experiments.last_layer import retrain_last_layer
 from fastcam.experiments.measures import MEASURES
@@ -107,26 +107,9 @@ def test_a_seed_more_trains_that_seed_alone(tmp_path: Path) -> None:
     assert any("seed 1: training" in line for line in said)
 
 
-def test_the_other_experiments_run(out: Path) -> None:
+def test_figure7_shows_faces_before_and_after(out: Path) -> None:
     saved, _ = _run("figure7", out)
     assert saved.tables[0].header == ["face", BEFORE, CONTROL, "guided"]
-    saved, _ = _run("bias", out)
-    names = [row[0] for row in saved.tables[0].rows]
-    assert names[:2] == [BEFORE, CONTROL]
-    assert {"cut-out", "iou, pull 0.3", "energy, pull 2", "last layer"} <= set(names)
-    assert {"all images", "GroupDRO, step 0.1", "all images, GroupDRO, step 1"} <= set(names)
-    # Of 48 validation faces fewer than four have make-up without lipstick.
-    assert set(saved.tables[0].rows[names.index("last layer")][1:]) == {"too few images"}
-    chosen = {row[0]: row[1:] for row in saved.tables[2].rows}
-    assert list(chosen)[-4:] == ["iou", "energy", "GroupDRO", "all images, GroupDRO"]
-    values = saved.values[LIPSTICK.slug]
-    worst = values["worst group on validation images"]
-    best = max((f"energy, pull {p:g}" for p in bias.PULLS), key=lambda n: worst[n][0])
-    assert chosen["energy"][-1].startswith(best.removeprefix("energy, "))
-    test = values["networks"][best][0]["test"]
-    assert chosen["energy"][0] == f"{100 * test:.1f}"
-    # It sees other images than the control, which starts from the same network.
-    assert values["networks"]["all images"] != values["networks"][CONTROL]
 
 
 def test_each_backbone_has_its_control(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,6 +121,27 @@ def test_each_backbone_has_its_control(out: Path, monkeypatch: pytest.MonkeyPatc
         assert names[:4] == [BEFORE, CONTROL, "iou", "energy"]
         assert names[4:] == ["iou, free rectangle", "iou, fixed rectangle"]
     assert matplotlib.image.imread(out / "backbones.png").std() > 0.01
+
+
+def test_a_backbone_that_diverges_is_told_and_the_others_go_on(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fastcam.experiments.study import Study
+
+    trained = Study.base
+
+    def diverges(self: Study, seed: int, model: str | None = None, **changes: Any) -> Path:
+        if model == "resnet18":
+            raise TrainingDiverged("the attribute loss became nan")
+        return trained(self, seed, model, **changes)
+
+    monkeypatch.setattr(backbones, "BACKBONES", {"resnet18": {}, MODEL: {}})
+    monkeypatch.setattr(Study, "base", diverges)
+    saved, said = _run("backbones", tmp_path, images=100)
+    assert any("became nan" in line for line in said)
+    first, _, second, _ = saved.tables
+    assert all(set(row[1:]) == {"diverged"} for row in first.rows)
+    assert second.rows[0][1] != "diverged"
 
 
 def test_the_mean_face_is_the_same_rectangle_everywhere(tmp_path: Path) -> None:

@@ -42,6 +42,8 @@ def test_table1_and_figure7_of_other_data(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(ValueError, match=r"other settings \(attribute, elsewhere, other, region\)"):
         run("table1", out, replace(config, **plain), say=lambda text: None)
     with pytest.raises(ValueError, match="with a pair of your own: expected one of 'table1', 'f"):
+        run("decoy", out, config, say=lambda text: None)
+    with pytest.raises(ValueError, match="bias takes data in CelebA's layout"):
         run("bias", out, config, say=lambda text: None)
 
 

@@ -30,18 +30,22 @@ def test_weights_and_loss_by_hand() -> None:
     moved = torch.tensor([1, 1, 2 ** math.log(2), 1]) / (3 + 2 ** math.log(2))
     torch.testing.assert_close(groups.weights, moved)
     worst = (moved * torch.tensor([1.0, 1, 2, 1])).sum() * math.log(2)
-    assert float(loss) == pytest.approx(float(2 * math.log(2) + worst) / 3)
+    assert float(loss) == pytest.approx(float(math.log(2) + worst) / 2)
+    groups = GroupDRO(["a", "b", "c"], "a", "b", step=math.log(2), share=0.8)
+    assert float(groups(logits, LABELS)) == pytest.approx(float(0.2 * math.log(2) + 0.8 * worst))
 
 
-def test_equal_losses_are_the_plain_mean() -> None:
-    """Also where a batch lacks cells; the gradient is that of the mean over cells."""
+def test_equal_losses_are_the_mean_over_images() -> None:
+    """Also where a batch lacks cells."""
     torch.manual_seed(0)
     logits = torch.randn(5, 3)
     logits[:, 0] = 0.7 * (2 * LABELS[:, 0] - 1)
     for rows in (slice(0, 5), slice(3, 5), slice(2, 4)):
         groups = GroupDRO(["a", "b", "c"], "a", "b", step=1.0)
-        plain = nnf.binary_cross_entropy_with_logits(logits[rows], LABELS[rows])
-        torch.testing.assert_close(groups(logits[rows], LABELS[rows]), plain)
+        plain = nnf.binary_cross_entropy_with_logits(logits[rows], LABELS[rows], reduction="none")
+        of_a, *others = plain.mean(0)
+        expected = of_a / 2 + sum(others) / 4
+        torch.testing.assert_close(groups(logits[rows], LABELS[rows]), expected)
 
 
 def test_evaluation_moves_no_weight() -> None:
@@ -121,3 +125,5 @@ def test_what_does_not_fit_is_refused() -> None:
         AttributeTask(checkpoint, config)
     with pytest.raises(ValueError, match="step: expected a number above 0, got 0.0"):
         GroupDRO(["a", "b"], "a", "b", 0.0)
+    with pytest.raises(ValueError, match="share: expected a number above 0 and up to 1, got 0.0"):
+        GroupDRO(["a", "b"], "a", "b", share=0.0)
