@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -289,27 +287,6 @@ def masks_of(
     chosen = MaskRegion.parse(region, source.names)
     read = [source.read(name, part, size) for part in chosen.names]
     return MaskRegion(chosen.names, tuple(range(len(read)))), np.stack(read)
-
-
-def label_digest(root: str | Path) -> str | None:
-    """SHA-256 of a data folder's labels: of faces their table; of other images which there are in
-    which split, and what each is labelled. None where there is no folder or table."""
-    root = Path(root)
-    digest = hashlib.sha256()
-    if is_celeba(root) and not (root / CONFIG).is_file():
-        if not (root / ATTRIBUTE_TABLE).is_file():
-            return None
-        with open(root / ATTRIBUTE_TABLE, "rb") as handle:
-            while block := handle.read(1 << 20):
-                digest.update(block)
-        return digest.hexdigest()
-    if not root.is_dir():
-        return None
-    index = MaskedFolder(root).index
-    said = [index.names, index.splits, index.attributes, index.exclusive]
-    digest.update(json.dumps(said).encode())
-    digest.update(index.labels.tobytes())
-    return digest.hexdigest()
 
 
 def is_celeba(root: Path) -> bool:

@@ -14,9 +14,11 @@ from torch.utils.data import BatchSampler
 from fastcam._util.files import write_atomic
 from fastcam._util.modules import evaluating
 from fastcam._util.progress import Report, labelled
+from fastcam._util.settings import differing
 from fastcam._util.torch_files import NotATorchFile, read_torch_file
 from fastcam.data import hide
 from fastcam.data.batches import loader, places_of, region_grids
+from fastcam.data.digests import DIGESTS
 from fastcam.data.hiding import all_but
 from fastcam.evaluation import Predictions, Reliance, predict, reliance
 from fastcam.evaluation.splits import Prepared
@@ -113,11 +115,18 @@ _KEYS = ("settings", "predictions", "altered", "reliance")
 def keep(path: Path, settings: Mapping[str, Any], make: Callable[[], Judged]) -> Judged:
     """What an earlier run with the same settings kept in ``path``; else what ``make`` gives.
 
+    Args:
+        path: the file.
+        settings: what decides the result, with the digests of its data, see
+            :func:`fastcam.data.digests.data_digests`; a file that was kept without one is taken
+            to be of the same data.
+        make: judges.
+
     Raises:
         FileExistsError: ``path`` is there and not such a file.
     """
     stored = _read(path) if path.is_file() else None
-    if stored is not None and stored["settings"] == dict(settings):
+    if stored is not None and not differing(stored["settings"], settings, optional=DIGESTS):
         return Judged(
             Predictions(**stored["predictions"]),
             stored["altered"],

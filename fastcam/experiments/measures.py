@@ -11,14 +11,18 @@ from typing import Any
 from torch import Tensor
 
 from fastcam.data.labelled import attribute_index
-from fastcam.evaluation import Reliance, summarize
+from fastcam.evaluation import Predictions, Reliance, summarize
+from fastcam.evaluation.difference import accuracy_differences
 from fastcam.evaluation.given import judged_right
+from fastcam.evaluation.metrics import auc
 from fastcam.evaluation.operating_point import equal_specificity
 from fastcam.evaluation.verdicts import RELIED
 from fastcam.experiments.arms import CONTROL
 from fastcam.experiments.judge import ALTERED, Judged
 from fastcam.experiments.settings import Pair
 
+#: Areas under the ROC curve of the changed images: their accuracies read a threshold, too.
+ALTERED_AUC = tuple(f"AUC {name}" for name in ALTERED)
 #: What is measured, in the order of the tables.
 MEASURES = (
     "test",
@@ -33,6 +37,7 @@ MEASURES = (
     "average precision",
     "mean accuracy",
     *ALTERED,
+    *ALTERED_AUC,
     "energy",
     "IoU",
     "relies on region",
@@ -41,6 +46,8 @@ MEASURES = (
 )
 #: Not shares, and so not in percent.
 IN_DEVIATIONS = ("drop region", "drop elsewhere")
+# Accuracies, by the subsets that they are of.
+_ACCURACIES = {"all": "test", **{name: name for name in ("E1", "E2", "not a", "not a, b")}}
 
 
 def measure(
@@ -48,9 +55,12 @@ def measure(
 ) -> dict[str, float | None]:
     """The numbers of one network; None for one that is not defined.
 
+    Besides those of ``MEASURES`` there are, of accuracies, the ends of an interval of the
+    difference from the control, see :func:`interval_ends`.
+
     Args:
         judged: the network.
-        control: what "E2 at equal not a" refers to, see
+        control: what these and "E2 at equal not a" refer to, see
             :func:`fastcam.evaluation.operating_point.equal_specificity`.
         pair: the attributes.
         attributes: names of the logits.
@@ -71,13 +81,32 @@ def measure(
         "average precision": e.average_precision,
         "mean accuracy": e.mean_accuracy,
         **{n: _accuracy(judged.altered.get(n), present) for n in ALTERED},
+        **{f"AUC {n}": _auc(judged.altered.get(n), present) for n in ALTERED},
         "energy": e["a"].energy,
         "IoU": e["a"].iou,
         "relies on region": _relied_share(relied),
         "drop region": relied.hidden[0].drop,
         "drop elsewhere": relied.hidden[2].drop,
     }
-    return {name: found[name] for name in MEASURES}
+    ends = {} if judged is control else _intervals(p, control.predictions, attributes, names)
+    return {**{name: found[name] for name in MEASURES}, **ends}
+
+
+def interval_ends(name: str) -> tuple[str, str]:
+    """Names, among the numbers of a network, of the ends of the 95% interval of a measure's
+    difference from the control: a paired bootstrap over the test images of one training."""
+    return f"{name} minus control, low", f"{name} minus control, high"
+
+
+def _intervals(
+    judged: Predictions, control: Predictions, attributes: list[str], names: Mapping[str, str]
+) -> dict[str, float | None]:
+    found: dict[str, float | None] = {}
+    for d in accuracy_differences(judged, control, attributes, **names):
+        if d.name in _ACCURACIES:
+            low, high = interval_ends(_ACCURACIES[d.name])
+            found |= {low: d.low, high: d.high}
+    return found
 
 
 def _relied_share(relied: Reliance) -> float | None:
@@ -92,6 +121,14 @@ def _accuracy(scores: Tensor | None, present: Tensor) -> float | None:
     if scores is None:
         return None
     return float(judged_right(scores, present[: len(scores)]).mean())
+
+
+def _auc(scores: Tensor | None, present: Tensor) -> float | None:
+    """The same; None where all have the attribute, or none has."""
+    if scores is None:
+        return None
+    area = float(auc(scores[:, None], present[: len(scores), None]))
+    return None if math.isnan(area) else area
 
 
 @dataclass(frozen=True)
@@ -123,11 +160,18 @@ _T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 @dataclass(frozen=True)
 class Change:
-    """A paired difference over trainings, with its 95% t interval (None of fewer than two)."""
+    """A paired difference over trainings.
+
+    Attributes:
+        mean: None where no training defined it.
+        low, high: its 95% t interval over trainings; None of fewer than two.
+        count: how many trainings defined it.
+    """
 
     mean: float | None
     low: float | None
     high: float | None
+    count: int
 
     @classmethod
     def of(cls, values: Sequence[float | None], others: Sequence[float | None]) -> Change:
@@ -136,10 +180,10 @@ class Change:
         ]
         spread = Spread.of(both)
         if spread.mean is None or spread.deviation is None:
-            return cls(spread.mean, None, None)
+            return cls(spread.mean, None, None, spread.count)
         freedom = min(spread.count - 1, len(_T975))
         half = _T975[freedom - 1] * spread.deviation / math.sqrt(spread.count)
-        return cls(spread.mean, spread.mean - half, spread.mean + half)
+        return cls(spread.mean, spread.mean - half, spread.mean + half, spread.count)
 
 
 def collect(

@@ -18,6 +18,7 @@ from fastcam._util.claim import claim
 from fastcam._util.extras import require
 from fastcam._util.files import begins, check_target, json_with, write_json, write_text
 from fastcam._util.progress import Report, timed
+from fastcam._util.settings import differing
 
 for _module in ("torchvision", "lightning", "torchmetrics", "matplotlib"):
     require(_module, extra="train")
@@ -25,6 +26,7 @@ for _module in ("torchvision", "lightning", "torchmetrics", "matplotlib"):
 import torch  # noqa: E402
 
 from fastcam.analysis.saved import Analysis, Saved, check_prefix, load, save  # noqa: E402
+from fastcam.data.digests import DIGESTS, data_digests  # noqa: E402
 from fastcam.experiments import kimura_tanaka  # noqa: E402
 from fastcam.experiments.backbones import backbones  # noqa: E402
 from fastcam.experiments.bias import bias  # noqa: E402
@@ -83,7 +85,8 @@ def run(
         say: told what happens, one line at a time.
 
     Raises:
-        ValueError: an unknown name, or ``out`` holds experiments with other settings.
+        ValueError: an unknown name, or ``out`` holds experiments with other settings, or on the
+            data as they were before their labels, splits or landmarks changed.
         FileExistsError: ``out`` holds a file that fastcam did not write and would have to replace.
         BlockingIOError: another process writes there.
         FileNotFoundError: data are missing.
@@ -98,6 +101,8 @@ def run(
         check_prefix(out / name)
         check_target(out / f"{name}.csv", begins(_CSV))
         settings = json.loads(json.dumps({**settings_of(config), "version": __version__}))
+        if config.data is not None:
+            settings |= data_digests(config.data)
         _claim_settings(out / CONFIG, settings)
         say = timed(say)
         stored = load(out / name)
@@ -120,18 +125,27 @@ def _claim_settings(path: Path, settings: dict[str, Any]) -> None:
     check_target(path, _is_config)
     if path.is_file():
         stored = json.loads(path.read_bytes())
-        changed = sorted(_differing(stored, settings) - set(EXTENT))
-        if changed:
+        changed = _differing(stored, settings) - set(EXTENT)
+        others = sorted(changed - set(DIGESTS))
+        if others:
             raise ValueError(
-                f"{path.parent} holds experiments with other settings ({', '.join(changed)}); name "
+                f"{path.parent} holds experiments with other settings ({', '.join(others)}); name "
                 "another folder, or remove this one"
             )
+        if changed:
+            what = " and ".join(DIGESTS[name] for name in DIGESTS if name in changed)
+            raise ValueError(
+                f"{path.parent} holds experiments on {settings['data']} as it was: its {what} have "
+                "changed since; name another folder, or remove this one"
+            )
+        settings = {**{k: stored[k] for k in DIGESTS if k in stored}, **settings}
     write_json(path, settings, ours=_is_config)
 
 
 def _differing(stored: dict[str, Any], settings: dict[str, Any]) -> set[str]:
     """Names of the settings that are others; what ``stored`` has besides does not count."""
-    return {k for k in (*settings, *OWN_PAIR) if stored.get(k) != settings.get(k)}
+    compared = {k: stored[k] for k in (*settings, *OWN_PAIR, *DIGESTS) if k in stored}
+    return differing(compared, settings, optional=DIGESTS)
 
 
 def _clocks() -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from fastcam.experiments.arms import BEFORE, CONTROL
 from fastcam.experiments.measures import (
@@ -12,6 +13,7 @@ from fastcam.experiments.measures import (
     Measured,
     Spread,
     column,
+    interval_ends,
     without_numbers,
 )
 from fastcam.report import Table
@@ -29,6 +31,8 @@ def network_table(
 ) -> Table:
     """One row a network, one column a measure: mean ± standard deviation over trainings.
 
+    Where some of the trainings alone define a number, it says so: "(2 of 3)".
+
     Args:
         measured: the networks.
         title: stands above.
@@ -42,7 +46,7 @@ def network_table(
         if without_numbers(measured, network):
             cells = [(absent or {}).get(network, "diverged")] * len(names)
         else:
-            cells = [_spread(Spread.of(column(measured, network, n)), n) for n in names]
+            cells = [_spread(column(measured, network, n), n) for n in names]
         more = [] if beside is None else [beside.get(network, MISSING)]
         rows.append([network, *cells, *more])
     unit = "percent"
@@ -54,7 +58,12 @@ def network_table(
 
 
 def change_table(measured: Measured, title: str, names: Sequence[str] = MEASURES) -> Table:
-    """Each network minus the control, with 95% t intervals where there are several trainings."""
+    """Each network minus the control, with 95% intervals; the title says of which kind.
+
+    Of several trainings they are t intervals over these. Of one, accuracies have a paired bootstrap
+    over its test images (see :func:`fastcam.experiments.measures.interval_ends`), the others none.
+    """
+    trainings, bounded = len(measured[CONTROL]), False
     rows = []
     for network in measured:
         if network in (BEFORE, CONTROL) or without_numbers(measured, network):
@@ -62,26 +71,38 @@ def change_table(measured: Measured, title: str, names: Sequence[str] = MEASURES
         cells = []
         for name in names:
             values, others = column(measured, network, name), column(measured, CONTROL, name)
-            cells.append(_change(Change.of(values, others), name))
+            change = Change.of(values, others)
+            if trainings == 1:
+                low, high = (column(measured, network, end)[0] for end in interval_ends(name))
+                change = replace(change, low=low, high=high)
+            bounded |= change.low is not None
+            cells.append(_change(change, name, trainings))
         rows.append([network, *cells])
-    return Table(["network", *names], rows, f"{title} (95% t interval over trainings)")
+    if trainings > 1:
+        kind = "95% t interval over trainings"
+    elif bounded:
+        kind = "one training; accuracies: 95% paired bootstrap interval over its test images"
+    else:
+        kind = "one training, without intervals"
+    return Table(["network", *names], rows, f"{title} ({kind})")
 
 
 def _scale(name: str) -> tuple[float, int]:
     return (1.0, 2) if name in IN_DEVIATIONS else (100.0, 1)
 
 
-def _spread(spread: Spread, name: str) -> str:
+def _spread(values: Sequence[float | None], name: str) -> str:
+    spread = Spread.of(values)
     if spread.mean is None:
         return MISSING
     scale, digits = _scale(name)
     text = number(scale * spread.mean, digits)
     if spread.deviation is not None:
         text += f" ± {number(scale * spread.deviation, digits)}"
-    return text
+    return text + _of(spread.count, len(values))
 
 
-def _change(change: Change, name: str) -> str:
+def _change(change: Change, name: str, trainings: int) -> str:
     if change.mean is None:
         return MISSING
     scale, digits = _scale(name)
@@ -89,4 +110,9 @@ def _change(change: Change, name: str) -> str:
     if change.low is not None and change.high is not None:
         low, high = (number(scale * v, digits, sign=True) for v in (change.low, change.high))
         text += f" ({low} to {high})"
-    return text
+    return text + _of(change.count, trainings)
+
+
+def _of(count: int, trainings: int) -> str:
+    """Beside a mean over fewer trainings than there are, which is no pair of the others."""
+    return "" if count == trainings else f" ({count} of {trainings})"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any
 from fastcam._util.claim import LOCK, claim
 from fastcam._util.files import LEFTOVERS, check_target, json_with, read_json, remove_ours
 from fastcam._util.run_files import BEST, CHECKPOINT, HISTORY, RESULT, RESUME, SETTINGS
-from fastcam.data.folder import label_digest
+from fastcam._util.settings import differing
+from fastcam.data.digests import DIGESTS, data_digests, file_digest
 from fastcam.models.checkpoint import is_checkpoint
 from fastcam.training.config import NOTHING, TrainConfig
 from fastcam.training.history import is_history
@@ -130,22 +130,22 @@ def tidy(out: Path) -> None:
             remove_states(out)
 
 
-_DIGESTS = ("start_sha256", "labels_sha256", "weights_sha256")
+# Of files, among the settings; see :func:`differing` for those that earlier versions did not note.
+_DIGESTS = ("start_sha256", "weights_sha256", *DIGESTS)
 
 
 def digests(config: TrainConfig) -> dict[str, str]:
-    """What lies behind the settings' paths: another file of the same name makes another run."""
-    found = {}
-    if config.data and (labels := label_digest(config.data)) is not None:
-        found["labels_sha256"] = labels
+    """What lies behind the settings' paths: another file of the same name makes another run.
+
+    Landmarks matter where a region is guided, measured or hidden.
+    """
+    regions = bool(config.guided_regions) or config.without != NOTHING
+    found: dict[str, str | None] = {}
+    if config.data:
+        found |= data_digests(config.data, landmarks=config.landmarks, regions=regions)
     for key, path in {"start_sha256": config.start, "weights_sha256": config.weights}.items():
-        if path is not None and Path(path).is_file():
-            digest = hashlib.sha256()
-            with open(path, "rb") as handle:
-                while block := handle.read(1 << 20):
-                    digest.update(block)
-            found[key] = digest.hexdigest()
-    return found
+        found[key] = None if path is None else file_digest(path)
+    return {key: digest for key, digest in found.items() if digest is not None}
 
 
 def check_folder(out: Path, settings: dict[str, Any]) -> None:
@@ -168,13 +168,11 @@ def _check_claim(out: Path, settings: dict[str, Any]) -> None:
             " is; name another folder, or move it away"
         )
     stored = read_json(path, "settings of a run")
-    missing = {k for k in _DIGESTS if k not in settings}  # a file is gone
-    stored, settings = _compared(stored), _compared(settings)
-    keys = {*stored, *settings} - missing
-    changed = sorted(k for k in keys if stored.get(k) != settings.get(k))
+    changed = differing(_compared(stored), _compared(settings), optional=_DIGESTS)
     if changed:
+        data = ": the data have changed since" if changed <= set(DIGESTS) else ""
         raise ValueError(
-            f"{out} holds a run with other settings ({', '.join(changed)});"
+            f"{out} holds a run with other settings ({', '.join(sorted(changed))}){data};"
             " name another folder, or remove this one"
         )
 

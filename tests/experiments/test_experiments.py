@@ -55,8 +55,14 @@ def test_table1_holds_every_network_with_its_numbers(out: Path) -> None:
     names = [BEFORE, *(arm.name for arm in table1_arms(LIPSTICK))]
     assert [row[0] for row in networks.rows] == names
     assert networks.header[1:-1] == list(MEASURES)
-    assert networks.rows[0][-1] == "92.90, 98.06, 82.17"  # as printed in the paper
+    assert networks.header[-1].endswith("not balanced: test, E1, E2, sunglasses")
+    beside = {row[0]: row[-1] for row in networks.rows}  # as printed in the paper
+    assert beside[BEFORE] == "92.90, 98.06, 82.17, 83.53"
+    assert beside["iou"] == beside["iou, w_g 5"] == "93.25, 98.31, 83.31, 86.61"
+    assert (beside["N_o"], beside["N_w"]) == ("56.88, –, –, –", "93.14, –, –, –")
+    assert beside["center"] == "93.26, 98.29, 83.23, –" and beside[CONTROL] == "–"
     assert [row[0] for row in changes.rows] == names[2:]
+    assert "one training; accuracies: 95% paired bootstrap" in changes.title
     content = json.loads((out / "table1.json").read_text())
     assert content["settings"]["torch"] == torch.__version__
     found = content["values"]["pairs"][LIPSTICK.slug]

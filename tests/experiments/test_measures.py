@@ -14,10 +14,12 @@ from fastcam.data.tables import ATTRIBUTE_TABLE, PARTITION_TABLE, read_attribute
 from fastcam.evaluation import Predictions
 from fastcam.evaluation.reliance_result import Estimate, HiddenRegion, Reliance
 from fastcam.experiments.agreeing import agreeing
+from fastcam.experiments.arms import BEFORE, CONTROL
 from fastcam.experiments.judge import ALTERED, Judged
-from fastcam.experiments.measures import Change, Spread, measure
+from fastcam.experiments.measures import Change, Spread, interval_ends, measure
 from fastcam.experiments.settings import Pair
 from fastcam.experiments.sunglasses import sunglasses
+from fastcam.experiments.tables import change_table, network_table
 from fastcam.regions import template_landmarks
 
 PAIR = Pair("a", "b", "mouth", "left_eye", 5.0, {})
@@ -59,6 +61,10 @@ def test_measures_by_hand() -> None:
     assert found["IoU"] == pytest.approx((0.4 + 0.2 + 0.0 + 0.2) / 4)
     assert found["region only"] == pytest.approx(3 / 6)
     assert found["sunglasses"] == found["test"]
+    # One of the four with a is above both without, the others are level with them.
+    assert found["AUC region only"] == pytest.approx((2 + 3 * 2 / 2) / 8)
+    # 3 and 2.5 are above 1 and 2 (2.5 above both), 0.5 and -1 below.
+    assert found["AUC sunglasses"] == pytest.approx(4 / 8)
     assert (found["relies on region"], found["drop region"], found["drop elsewhere"]) == (
         0.3, 0.6, 0.9,
     )  # fmt: skip
@@ -78,11 +84,52 @@ def test_a_share_of_drops_that_are_noise_is_none() -> None:
     assert relied(0.09, 0.11) == relied(0.1, -0.3) == relied(0.6, 1.4) is not None
 
 
+def test_changed_images_of_one_kind_have_no_auc() -> None:
+    judged = _judged([2.0, 1.0, -1.0, 0.5, -2.0, -0.5])
+    few = {ALTERED[0]: torch.tensor([1.0, -1.0, 3.0])}  # all with a; no glasses
+    found = measure(replace(judged, altered=few), judged, PAIR, ["a", "b"])
+    assert found["region only"] == pytest.approx(2 / 3)
+    assert found["AUC region only"] is None and found["AUC sunglasses"] is None
+
+
+def test_one_training_has_intervals_of_its_accuracies() -> None:
+    control, guided = _judged([2, 1, -1, -2, -1, 1]), _judged([3, -1, 0.5, 2.5, 1, 2])
+    found, same = (measure(j, control, PAIR, ["a", "b"]) for j in (guided, control))
+    # All of E2 is gained, of E1 one of two is lost: 0, 1 or 2 of two drawn.
+    assert [found[end] for end in interval_ends("E2")] == [1, 1]
+    assert [found[end] for end in interval_ends("E1")] == [-1, 0]
+    assert not any(end in same for end in interval_ends("E2"))
+    measured = {BEFORE: [found], CONTROL: [same], "guided": [found]}
+    table = change_table(measured, "minus the control", ("E1", "E2", "energy"))
+    (row,) = table.rows
+    assert row == ["guided", "-50.0 (-100.0 to +0.0)", "+100.0 (+100.0 to +100.0)", "+0.0"]
+    assert "(one training; accuracies: 95% paired bootstrap interval" in table.title
+    bare = change_table(measured, "minus the control", ("energy",))
+    assert bare.title == "minus the control (one training, without intervals)"
+    twice = {name: [values[0], values[0]] for name, values in measured.items()}
+    table = change_table(twice, "minus the control", ("E1",))
+    assert table.title == "minus the control (95% t interval over trainings)"
+    assert table.rows[0][1] == "-50.0 (-50.0 to -50.0)"
+
+
+def test_a_mean_over_fewer_trainings_says_so() -> None:
+    control = [{"test": v, "E2": v} for v in (0.5, 0.6, 0.7)]
+    guided = [{"test": 0.6, "E2": None}, None, {"test": 0.9, "E2": 0.8}]
+    measured = {CONTROL: control, "guided": guided, "lost": [None, None, None]}
+    networks = {r[0]: r[1:] for r in network_table(measured, "", names=("test", "E2")).rows}
+    assert networks[CONTROL] == ["60.0 ± 10.0", "60.0 ± 10.0"]
+    assert networks["guided"] == ["75.0 ± 21.2 (2 of 3)", "80.0 (1 of 3)"]
+    assert networks["lost"] == ["diverged"] * 2
+    ((_, test, e2),) = change_table(measured, "", ("test", "E2")).rows
+    assert test.startswith("+15.0 (") and test.endswith(") (2 of 3)")
+    assert e2 == "+10.0 (1 of 3)"  # of one training there is no interval over trainings
+
+
 def test_spread_and_change_by_hand() -> None:
     assert Spread.of([1.0, None, 3.0]) == Spread(2.0, pytest.approx(2**0.5), 2)
     assert Spread.of([None]) == Spread(None, None, 0)
     one = Change.of([0.5, None], [0.25, 0.1])
-    assert (one.mean, one.low) == (0.25, None)
+    assert (one.mean, one.low, one.count) == (0.25, None, 1)
     # Differences 1, 2, 3: standard deviation 1, t of two degrees of freedom 4.303.
     three = Change.of([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
     assert three.mean == pytest.approx(2)

@@ -144,6 +144,35 @@ def test_another_start_or_other_labels_of_the_same_name_are_another_run(tmp_path
         train(first, tmp_path / "base")
 
 
+def test_other_landmarks_and_splits_are_another_run(tmp_path: Path) -> None:
+    """Landmarks where regions matter; not to a run that noted none."""
+    data = write_faces(tmp_path / "faces", 48)
+    guided, hidden = (
+        run_config(data, epochs=1, **c) for c in ({"guidance": GUIDANCE}, {"without": "nose"})
+    )
+    plain = run_config(data, epochs=1)
+    for name, config in (("guided", guided), ("hidden", hidden), ("plain", plain)):
+        train(config, tmp_path / name)
+    shutil.copytree(tmp_path / "guided", tmp_path / "earlier")
+    path = tmp_path / "earlier" / "settings.json"
+    settings = json.loads(path.read_text())
+    del settings["landmarks_sha256"], settings["partition_sha256"]
+    path.write_text(json.dumps(settings))
+    other = write_faces(tmp_path / "other", 48, seed=1)
+    shutil.copy(other / "landmarks68.npz", data)
+    for name, config in (("guided", guided), ("hidden", hidden)):
+        with pytest.raises(
+            ValueError, match=r"settings \(landmarks_sha256\): the data have changed since"
+        ):
+            train(config, tmp_path / name)
+    assert train(plain, tmp_path / "plain").kept
+    assert train(guided, tmp_path / "earlier").kept
+    table = data / "list_eval_partition.txt"
+    table.write_text(table.read_text().replace(".jpg 0", ".jpg 2", 1))
+    with pytest.raises(ValueError, match=r"settings \(partition_sha256\): the data have"):
+        train(plain, tmp_path / "plain")
+
+
 def test_a_run_killed_after_its_last_epoch_is_over(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
