@@ -111,7 +111,8 @@ def train(
         raise ValueError(
             "data: batches of your own cannot be divided among processes; expected a folder beside "
             f"devices {config.devices}, or AttributeTask in a Trainer of your own with "
-            "strategy='ddp', whose loaders give each process its share"
+            "strategy='ddp' and use_distributed_sampler=False, whose loaders give each process "
+            "its share"
         )
     # needs no lock, and its folder may be read-only
     kept = None if launched() else finished(out, settings)

@@ -12,6 +12,7 @@ from networks import grids, small_cnn
 from process_group import found_by_all, network
 from torch import Tensor, nn
 from trap_worker import (
+    RESHARD,
     SHARDED,
     STATIC,
     WORLD,
@@ -69,12 +70,16 @@ def test_a_compiled_trunk_is_exact(ranks: list[Any]) -> None:
 
 
 @pytest.mark.parametrize("sharded", ["whole", "layer"])
+@pytest.mark.parametrize("reshard", RESHARD)
 @pytest.mark.parametrize(("head", "grad"), SHARDED)
-def test_a_sharded_head_is_refused(ranks: list[Any], sharded: str, head: str, grad: str) -> None:
+def test_a_sharded_head_is_refused(
+    ranks: list[Any], sharded: str, reshard: bool, head: str, grad: str
+) -> None:
     """Whatever is done with its weights after a backward."""
     for found in ranks:
-        assert "is sharded by fully_shard" in found[sharded, head, grad]
-        assert "the modules before the layer" in found[sharded, head, grad]
+        said = found[sharded, reshard, head, grad]
+        assert "is sharded by fully_shard" in said
+        assert "the modules before the layer" in said
 
 
 class SyncBatchNorm(torch.autograd.Function):

@@ -79,7 +79,10 @@ def test_reentrant_checkpoint_of_the_layer_says_why_not():
         IoUCamLoss()(logits, tap, grids(4, 3, 3), 1).backward()
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize(
+    "backend",
+    ["eager", "aot_eager", pytest.param("inductor", marks=[pytest.mark.slow, pytest.mark.long])],
+)
 def test_compiled_trunk_with_an_eager_head(backend):
     def model():
         net = small_cnn()

@@ -7,11 +7,12 @@ import warnings
 
 import pytest
 import torch
-from balance_worker import WORLD, run, step
+from balance_worker import HEADS, run, step
 from balance_worker import batch as ddp_batch
+from balance_worker import network as ddp_network
 from networks import gradients_of, grids, network, small_cnn
 from networks import images as images_for
-from process_group import found_by_all
+from process_group import SHARES, found_by_all
 from torch import nn
 
 import fastcam
@@ -429,13 +430,15 @@ def test_state_dict_goes_through_a_file():
     torch.testing.assert_close(other.ratio, balance.ratio, rtol=0, atol=0)
 
 
-def test_two_processes_equal_one(tmp_path):
-    ratio, grads = step(small_cnn().double().eval(), "", *ddp_batch())
-    for got in found_by_all(run, WORLD, tmp_path):
-        torch.testing.assert_close(got["ratio"], ratio, rtol=1e-6, atol=0)
-        assert got["local"] != pytest.approx(float(ratio), rel=1e-3)  # its own rows say otherwise
-        for a, b in zip(got["grads"], grads, strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
+@pytest.mark.parametrize("world", SHARES)
+def test_several_processes_equal_one(tmp_path, world):
+    ranks = found_by_all(run, world, tmp_path)
+    for head in HEADS:
+        ratio, grads = step(ddp_network(), ddp_batch(), head)
+        for got in (found[head] for found in ranks):
+            torch.testing.assert_close(got["ratio"], ratio, rtol=1e-6, atol=0)
+            assert got["local"] != pytest.approx(float(ratio), rel=1e-3)  # its own rows
+            torch.testing.assert_close(got["grads"], grads, rtol=1e-6, atol=1e-9)
 
 
 def test_a_strong_pull_warns():

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from ddp_losses import CASES, batch, gradients, loss_of, run
+from ddp_losses import CASES, REDUCTIONS, batch, gradients, loss_of, run
 from process_group import SHARES, found_by_all, network
 
 from fastcam import EnergyCamLoss, InputGradientLoss
+from fastcam.losses.reduce import Reduction
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available(), reason="this torch has no torch.distributed"
@@ -22,13 +23,15 @@ def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return found_by_all(run, request.param, tmp_path_factory.mktemp("ranks"))
 
 
-def test_gradients_are_those_of_one_process(ranks: list[Any]) -> None:
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_gradients_are_those_of_one_process(ranks: list[Any], reduction: Reduction) -> None:
     for case in CASES:
-        loss, wanted = gradients(network(), case, batch())
-        mean = sum(found[case][0] for found in ranks) / len(ranks)
+        loss, wanted = gradients(network(), case, batch(), reduction=reduction)
+        assert any(gradient.any() for gradient in wanted), case
+        mean = sum(found[case, reduction][0] for found in ranks) / len(ranks)
         torch.testing.assert_close(mean, loss, msg=f"{case}")
         for found in ranks:
-            torch.testing.assert_close(found[case][1], wanted, msg=f"{case}")
+            torch.testing.assert_close(found[case, reduction][1], wanted, msg=f"{case}")
 
 
 def test_means_of_each_process_differ_where_their_pairs_do(ranks: list[Any]) -> None:
@@ -50,9 +53,14 @@ def test_a_normalizer_is_that_of_all_processes(ranks: list[Any]) -> None:
     torch.testing.assert_close(ranks[-1]["normalizer"][1], wanted)
 
 
-def test_pairs_are_left_alone_and_one_process_may_validate(ranks: list[Any]) -> None:
-    pairs = torch.cat([found["none"] for found in ranks])
-    torch.testing.assert_close(pairs, loss_of(network(), ENERGY, batch(), reduction="none"))
+def test_pairs_are_those_of_each_process(ranks: list[Any]) -> None:
+    for case in CASES:
+        pairs = torch.cat([found["none"][case] for found in ranks])
+        wanted = loss_of(network(), case, batch(), reduction="none")
+        torch.testing.assert_close(pairs, wanted, msg=f"{case}")
+
+
+def test_one_process_may_validate(ranks: list[Any]) -> None:
     part = {k: t.split(SHARES[len(ranks)])[0] for k, t in batch().items()}
     torch.testing.assert_close(ranks[0]["alone"], loss_of(network().eval(), ENERGY, part))
 

@@ -1,41 +1,51 @@
-"""One process of the test that two processes balance as one, in an importable module."""
+"""One process of the test that several processes balance as one, in an importable module."""
 
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
 from networks import grids, small_cnn
-from process_group import images, joined
+from process_group import SHARES, images, joined
 from torch import Tensor, nn
 
 from fastcam import ActivationTap, Balance, IoUCamLoss
 
-WORLD = 2
-BATCH = 6
+HEADS = ("closed", "autograd")
+_BATCH = 5
+
+
+def network() -> nn.Module:
+    return small_cnn().double().eval()
 
 
 def batch() -> tuple[Tensor, Tensor, Tensor]:
-    """Images, regions and which of them are guided: as many in each process's half."""
-    where = torch.tensor([True, False, True, False, True, True])
-    return images(BATCH), grids(BATCH, 6, 6), where
+    """Images, regions and which of them are guided: in some process of four there are none."""
+    where = torch.tensor([True, False, False, True, True])
+    return images(_BATCH), grids(_BATCH, 6, 6), where
 
 
 def step(
-    net: nn.Module, prefix: str, x: Tensor, regions: Tensor, where: Tensor, sync: str = "global"
+    net: nn.Module, part: tuple[Tensor, ...], head: str, sync: str = "global"
 ) -> tuple[Tensor, list[Tensor]]:
+    x, regions, where = part
+    parallel = isinstance(net, nn.parallel.DistributedDataParallel)
+    prefix, world = ("module.", dist.get_world_size()) if parallel else ("", 1)
     balance = Balance(sync=sync)
+    criterion = IoUCamLoss(sharpness=2.0, head=head)
     net.zero_grad()
     with ActivationTap(net, f"{prefix}4", f"{prefix}5") as tap:
         logits = net(x)
-        guidance = IoUCamLoss(sharpness=2.0)(logits, tap, regions, 1, where=where)
-        loss = balance(logits.square().mean(), guidance, tap)
+        label = logits.square().mean(1).sum() * world / _BATCH
+        loss = balance(label, criterion(logits, tap, regions, 1, where=where), tap)
     loss.backward()
-    return balance.ratio, [p.grad for p in net.parameters() if p.grad is not None]
+    return balance.ratio, [p.grad.clone() for p in net.parameters() if p.grad is not None]
 
 
 def run(rank: int, world: int, folder: str) -> None:
     with joined(rank, world, folder) as found:
-        parts = [tensor.chunk(world)[rank] for tensor in batch()]
-        net = nn.parallel.DistributedDataParallel(small_cnn().double().eval())
-        local, _ = step(net, "module.", *parts, sync="local")
-        ratio, grads = step(net, "module.", *parts)
-        found |= {"ratio": ratio, "local": float(local), "grads": grads}
+        part = tuple(tensor.split(SHARES[world])[rank] for tensor in batch())
+        net = nn.parallel.DistributedDataParallel(network())
+        for head in HEADS:
+            local, _ = step(net, part, head, sync="local")
+            ratio, grads = step(net, part, head)
+            found[head] = {"ratio": ratio, "local": float(local), "grads": grads}

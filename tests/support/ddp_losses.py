@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from fastcam import ActivationTap, ContrastCamLoss, InputGradientLoss
 from fastcam.losses import CAM_LOSSES
+from fastcam.losses.reduce import Reduction, world_size
 
 _IMAGES = 5
 CASES = [
-    *itertools.product(CAM_LOSSES, ("closed", "autograd"), ("full", "detach")),
-    ("contrast", "closed", "full"),
+    *itertools.product((*CAM_LOSSES, "contrast"), ("closed", "autograd"), ("full", "detach")),
     ("input gradient", "", ""),
 ]
+REDUCTIONS: tuple[Reduction, ...] = ("mean", "sum", "none")
 
 
 def batch() -> dict[str, Tensor]:
@@ -35,10 +36,12 @@ def loss_of(
     net: nn.Module, case: tuple[str, str, str], part: Mapping[str, Tensor], **options: Any
 ) -> Tensor:
     """One loss of a part of the batch, with the call that it takes."""
-    name, head, grad = case
+    name, *through = case
     prefix = "module." if isinstance(net, nn.parallel.DistributedDataParallel) else ""
     images = part["images"].clone().requires_grad_()
     options = dict(options)
+    if any(through):
+        options |= dict(zip(("head", "weight_grad"), through, strict=True))
     call = {"where": part["where"], "normalizer": options.pop("normalizer", None)}
     with ActivationTap(net, f"{prefix}4", f"{prefix}5") as tap:
         logits = net(images)
@@ -48,14 +51,18 @@ def loss_of(
             criterion = InputGradientLoss(**options)
             loss = criterion(logits.log_softmax(1), images, part["pixels"], [0, 1], **call)
         else:
-            cam = CAM_LOSSES[name](head=head, weight_grad=grad, **options)
+            cam = CAM_LOSSES[name](**options)
             loss = cam(logits, tap, part["regions"], [0, 1], **call)
     return loss + 0 * logits.sum()
 
 
 def gradients(net: nn.Module, *arguments: Any, **options: Any) -> tuple[Tensor, list[Tensor]]:
+    """A loss and its gradients; of one that is no mean its sum, times the number of processes, as
+    DistributedDataParallel divides gradients by it."""
     net.zero_grad()
     loss = loss_of(net, *arguments, **options)
+    if options.get("reduction", "mean") != "mean":
+        loss = world_size() * loss.sum()
     loss.backward()
     return loss.detach(), [p.grad.clone() for p in net.parameters() if p.grad is not None]
 
@@ -64,11 +71,14 @@ def run(rank: int, world: int, folder: str) -> None:
     part = {k: t.split(SHARES[world])[rank] for k, t in batch().items()}
     with joined(rank, world, folder) as found:
         net = nn.parallel.DistributedDataParallel(network())
-        found |= {case: gradients(net, case, part) for case in CASES}
+        for case, reduction in itertools.product(CASES, REDUCTIONS):
+            found[case, reduction] = gradients(net, case, part, reduction=reduction)
         energy = ("energy", "closed", "full")
         found["local"] = gradients(net, energy, part, sync="local")
         found["normalizer"] = gradients(net, energy, part, normalizer=torch.tensor(10.0))
-        found["none"] = loss_of(net, energy, part, reduction="none").detach()
+        found["none"] = {
+            case: loss_of(net, case, part, reduction="none").detach() for case in CASES
+        }
         if rank == 0:  # alone: nothing is waited for
             net.eval()
             found["alone"] = loss_of(net.module, energy, part).detach()

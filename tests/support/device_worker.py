@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from tiny_faces import TinyNet
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
@@ -45,6 +46,16 @@ def nan_once(logits: Tensor, labels: Tensor) -> Tensor:
     return value * float("nan") if bad else value
 
 
+class MortalNet(TinyNet):
+    """Its second process is killed once the file that ``FASTCAM_TEST_DIES`` names is there."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        marked = os.environ.get("FASTCAM_TEST_DIES", "")
+        if os.environ.get("RANK") == "1" and os.path.exists(marked):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(images)
+
+
 class NormedNet(nn.Module):
     """With batch norm, and no head to speak of."""
 
@@ -60,7 +71,6 @@ class NormedNet(nn.Module):
 def validate_alone(rank: int, folder: str) -> None:
     """The first of two processes validates, in a trainer of its own; the other one waits."""
     from lightning.pytorch import Trainer
-    from tiny_faces import TinyNet
 
     from fastcam.models.checkpoint import Checkpoint, Preprocessing
     from fastcam.training import AttributeTask, TrainConfig
@@ -81,12 +91,11 @@ def validate_alone(rank: int, folder: str) -> None:
 
 def main(data: str, out: str) -> None:
     """A run as torchrun starts it, and what a second call says of it."""
-    import tiny_faces  # noqa: F401
     from tiny_runs import run_config
 
     from fastcam.training import train
 
-    config = run_config(Path(data), epochs=1, batch_size=22)
+    config = run_config(Path(data), epochs=1, batch_size=22, nodes=2)
     result = train(config, out)
     again = train(config, out)
     print(f"rank {os.environ['RANK']}: {result.epochs} {again.kept}", flush=True)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from networks import grids, small_cnn
 from process_group import SHARES, images, joined, without_dropout
+from small_attention import K, small_network
 from torch import Tensor, nn
 
 from fastcam.models import ModelSpec
@@ -15,30 +16,21 @@ from fastcam.training.group_dro import GroupDRO
 from fastcam.training.guidance import Guidance
 from fastcam.training.objective import attribute_loss, multiclass_loss, multilabel_loss
 
-CASES = ("multilabel", "multiclass", "own", "group_dro", "guided", "classes guided")
+CASES = ("multilabel", "multiclass", "attention", "group_dro", "guided", "classes guided")
 NAMES = ["a", "b", "c", "d", "e"]
 _IMAGES = 5
 _STEPS = 2  # of GroupDRO the weights of the second come from the first
 
 
-class Own(nn.Module):
-    """A network with a loss of its own, in parts."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = small_cnn()
-        self.scale = nn.Parameter(torch.tensor(0.5))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.net(images)
-
-    def training_loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Any]:
-        from fastcam.losses.attention import AttentionLossTerms
-
-        logits = self.net(images)
-        binary = multilabel_loss(logits, labels)
-        l1 = (self.scale * logits).abs().sum() / len(logits)
-        return logits, AttentionLossTerms(binary + 0.1 * l1, binary, None, None, l1)
+def attention() -> nn.Module:
+    """Which has a loss of its own, in all its parts; with batch norm's means of the run, as those
+    of a batch are each process's own."""
+    torch.manual_seed(0)
+    network = small_network(loss={"lambda_r": 2.0, "lambda_1": 0.1})
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    return network
 
 
 class Step(nn.Module):
@@ -47,7 +39,7 @@ class Step(nn.Module):
     def __init__(self, case: str) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.model: Any = without_dropout(Own() if case == "own" else small_cnn())
+        self.model: Any = without_dropout(attention() if case == "attention" else small_cnn())
         self.guidance: Guidance | None = None
         classes = case in ("multiclass", "classes guided")
         self.loss: Any = multiclass_loss if classes else multilabel_loss
@@ -75,6 +67,8 @@ def batch(case: str) -> tuple[Tensor, Tensor, Tensor]:
     )
     if case in ("multiclass", "classes guided"):
         labels = torch.eye(5)[[0, 3, 1, 1, 4]]
+    if case == "attention":
+        labels = labels[:, :K]
     return images(_IMAGES), labels.double(), grids(_IMAGES, 2, 6, 6)
 
 

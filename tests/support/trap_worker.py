@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from fastcam import ActivationTap, Balance, EnergyCamLoss, InputGradientLoss
 WORLD = 2
 SHARES = (3, 2)
 STATIC = ("closed", "autograd", "balance", "input gradient")
+RESHARD = (False, True)
 SHARDED = [(head, grad) for head in ("closed", "autograd") for grad in ("full", "detach")]
 
 
@@ -144,11 +146,10 @@ def run(rank: int, world: int, folder: str) -> None:
             trunk = [fully_shard(net[number], mesh=mesh) for number in (0, 3)]
             after = partial(averaged, net, world)
             found["accumulated", head] = accumulated(net, part, head, trunk, after)
-        for name, number in (("whole", None), ("layer", 8)):
-            for head, grad in SHARDED:
-                net = network()
-                fully_shard(net if number is None else net[number], mesh=mesh)
-                root: Any = net if number is None else net[number]
-                root.set_reshard_after_backward(False)
-                do = partial(loss_of, net, part, head, grad)
-                found[name, head, grad] = refused(do)
+        for name, reshard, (head, grad) in product(("whole", "layer"), RESHARD, SHARDED):
+            net = network()
+            root: Any = net if name == "whole" else net[8]
+            fully_shard(root, mesh=mesh)
+            root.set_reshard_after_backward(reshard)
+            do = partial(loss_of, net, part, head, grad)
+            found[name, reshard, head, grad] = refused(do)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ import pytest
 import torch
 import torch.multiprocessing
 from device_worker import (
+    MortalNet,
     NormedNet,
     deadly_loss,
     failing_loss,
@@ -36,6 +38,7 @@ from fastcam.evaluation.splits import inputs_of, prepare_split
 from fastcam.training import Batches, GuidanceConfig, TrainConfig, TrainResult, train
 from fastcam.training.history import read_history
 from fastcam.training.processes import ProcessEndedError
+from fastcam.training.task import AttributeTask
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available(), reason="this torch has no torch.distributed"
@@ -153,6 +156,46 @@ def test_a_process_that_ends_is_named(
         train(run_config(data, devices=2), tmp_path / "run", loss=loss)
     assert not (tmp_path / "run").exists() or not (tmp_path / "run" / "model.pt").exists()
     assert not torch.distributed.is_initialized()
+
+
+def test_a_process_that_is_killed_is_one_line_and_the_same_command_goes_on(
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Killed in the second of three epochs, after the first has been saved."""
+    spec = models.ModelSpec(MortalNet, "features.3", "features.4", logit_bias="classifier.3.bias")
+    models.register("mortal", spec)
+    out = tmp_path / "run"
+    arguments = [
+        "train", str(data), "-o", str(out), "--model", "mortal", "--size", "32", "--epochs", "3",
+        "--batch-size", "22", "--device", "cpu", "--devices", "2",
+    ]  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setenv("FASTCAM_TEST_DIES", str(out / "last.ckpt"))
+        assert cli.main(arguments) == 2
+    said = capfd.readouterr().err
+    assert re.fullmatch(r"fastcam: error: process 2 of 2 ended \(signal 9: killed.*\n", said), said
+    assert {p.name for p in out.iterdir()} == {"history.csv", "last.ckpt", "settings.json"}
+    steps = torch.load(out / "last.ckpt", weights_only=True)["global_step"]
+    assert steps == 3  # of the first epoch
+    taken = []
+    kept = AttributeTask.training_step
+
+    def counts(self: AttributeTask, batch: Any, batch_idx: int) -> Any:
+        taken.append(self.trainer.global_step)
+        return kept(self, batch, batch_idx)
+
+    monkeypatch.setattr(AttributeTask, "training_step", counts)
+    assert cli.main(arguments) == 0
+    assert taken == list(range(steps, 9))
+    arguments[3:4], arguments[-2:] = [str(tmp_path / "whole")], []
+    assert cli.main(arguments) == 0
+    torch.testing.assert_close(
+        weights_of(out / "model.pt"), weights_of(tmp_path / "whole" / "model.pt"),
+        rtol=1e-4, atol=1e-6,
+    )  # fmt: skip
 
 
 def test_the_command_line_takes_devices_and_warns_of_batch_norm(

@@ -25,6 +25,8 @@ def test_a_step_is_that_of_one_process(ranks: list[Any], case: str) -> None:
     assert any(grad.any() for grad in wanted["grads"])
     mean = sum(found[case]["losses"] for found in ranks) / len(ranks)
     torch.testing.assert_close(mean, wanted["losses"])
+    if case == "attention":
+        assert wanted["parts"].keys() == {"binary", "multilabel", "reconstruction", "l1"}
     for name, part in wanted["parts"].items():
         mean = sum(found[case]["parts"][name] for found in ranks) / len(ranks)
         torch.testing.assert_close(mean, part, msg=name)
