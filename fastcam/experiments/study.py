@@ -13,6 +13,7 @@ import torch
 from fastcam._util.progress import Report, labelled
 from fastcam._util.workers import cpus, in_processes
 from fastcam.data import open_folder
+from fastcam.data.digests import data_digests
 from fastcam.evaluation import pick_device
 from fastcam.evaluation.splits import Prepared, prepare_split
 from fastcam.experiments.arms import BEFORE, Arm
@@ -57,6 +58,7 @@ class Study:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_tests", {})
+        object.__setattr__(self, "_read", {})
 
     @cached_property
     def pairs(self) -> tuple[Pair, ...]:
@@ -121,6 +123,13 @@ class Study:
         """The data of a seed, where they are there already."""
         return Path(self.config.data) if self.config.data else self.out / f"seed{seed}" / "faces"
 
+    def _digests(self, seed: int) -> dict[str, Any]:
+        """Of the data of a seed, read once."""
+        kept: dict[int, dict[str, Any]] = self._read  # type: ignore[attr-defined]
+        if seed not in kept:
+            kept[seed] = data_digests(self.data_of(seed))
+        return kept[seed]
+
     def test_images(self, seed: int, checkpoint: Checkpoint) -> Prepared:
         """The test split, read once for all networks of a seed and size."""
         key = (seed, checkpoint.preprocessing, tuple(checkpoint.attributes))
@@ -150,7 +159,7 @@ class Study:
             )  # fmt: skip
 
         settings = {k: v for k, v in settings_of(self.config).items() if k not in EXTENT}
-        settings |= {"pair": pair.slug, "seed": seed}
+        settings |= {"pair": pair.slug, "seed": seed, **self._digests(seed)}
         return keep(path.with_name(f"judged-{pair.slug}.pt"), settings, make)
 
     def rows(
