@@ -105,6 +105,11 @@ def attention_loss(
         TypeError, ValueError: naming the argument, what was expected and what came.
     """
     _weights(lambda_b, lambda_m, lambda_r, lambda_1)
+    if not isinstance(outputs, AttentionOutputs):
+        raise TypeError(
+            "outputs: expected an AttentionOutputs, as network.outputs(images) returns, got "
+            f"{type(outputs).__name__}"
+        )
     if not isinstance(labels, Tensor):
         raise TypeError(f"labels: expected a torch.Tensor, got {type(labels).__name__}")
     binary = _entropy("binary", outputs.binary, labels)
