@@ -71,7 +71,7 @@ def check(call: Call) -> str:
             return "a result"
         both = [values + _gradients(values, call.leaves) for values in both]
         for one, other in zip(*both, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9, equal_nan=True)
+            torch.testing.assert_close(one, other, rtol=call.close, atol=1e-9, equal_nan=True)
     return "compared"
 
 

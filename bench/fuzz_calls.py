@@ -159,7 +159,9 @@ def region_calls(draw: Any) -> Call:
         return Call(regions.Region.parse, [draw(text)])
     if which == "made":
         names = st.lists(st.sampled_from(["mouth", "nose", "wing", 3]), max_size=3)
-        return Call(regions.Region, [draw(names | st.just("mouth"))], some(draw, boxes=st.lists(BOXES)))
+        return Call(
+            regions.Region, [draw(names | st.just("mouth"))], some(draw, boxes=st.lists(BOXES))
+        )
     if which in ("region", "rectangles of"):
         boxes = ((0.1, 0.2, 0.5, 0.6), (0.0, 0.0, 1.0, 1.0))[: draw(st.integers(0, 2))]
         names = draw(st.sets(st.sampled_from(regions.REGION_NAMES), min_size=not boxes))

@@ -30,9 +30,9 @@ class Call:
 
     function: what is called, with ``args`` and ``options``. twin: what gives the same in plain
     PyTorch; None where there is none. exact: whether the numbers are such that both must agree.
-    leaves: where their gradients must, too. around: what is entered for the time of the call, and
-    gives the arguments that are :class:`Within` it. names: what an error may name besides the
-    function's arguments.
+    leaves: where their gradients must, too; close: how closely, relatively. around: what is entered
+    for the time of the call, and gives the arguments that are :class:`Within` it. names: what an
+    error may name besides the function's arguments.
     """
 
     function: Callable[..., Any]
@@ -41,10 +41,11 @@ class Call:
     twin: Callable[..., Any] | None = None
     exact: bool = False
     leaves: Sequence[Tensor] = ()
-    around: Callable[[], contextlib.AbstractContextManager[dict[str, Any]]] = (
-        lambda: contextlib.nullcontext({})
+    around: Callable[[], contextlib.AbstractContextManager[dict[str, Any]]] = lambda: (
+        contextlib.nullcontext({})
     )
     names: Sequence[str] = ()
+    close: float = 1e-7
 
 
 SIZES = st.integers(0, 5) | st.integers(1, 4)

@@ -67,7 +67,7 @@ def _with_stats(module: Any) -> Callable[..., Any]:
     return call
 
 
-_OF_MODULES = ("head", "weight_grad", "reduction", "boxes")
+_OF_MODULES = ("head", "weight_grad", "reduction", "sync")
 
 
 @st.composite
@@ -89,9 +89,14 @@ def module_calls(draw: Any) -> Call:
     if which == "maps":
         options = some(draw, targets=st.just(targets), normalize=st.booleans(),
                        create_graph=st.booleans(), head=st.sampled_from(["auto", "x"]))  # fmt: skip
-        return Call(fastcam.grad_cam_maps, [logits, activations], options, twins.maps, exact, leaves)
-    options = some(draw, where=_where(n, 1 if len(shape) == 3 else shape[1]),
-                   normalizer=st.sampled_from([1.0, 0.0, -1.0, 3, math.nan, torch.tensor(2.0)]))  # fmt: skip
+        return Call(
+            fastcam.grad_cam_maps, [logits, activations], options, twins.maps, exact, leaves
+        )
+    options = some(
+        draw,
+        where=_where(n, 1 if len(shape) == 3 else shape[1]),
+        normalizer=st.sampled_from([1.0, 0.0, -1.0, 3, math.nan, torch.tensor(2.0)]),
+    )
     if which == "contrast":
         return _contrast(draw, logits, activations, targets, options, exact, leaves)
     if which == "pixels":
@@ -100,8 +105,8 @@ def module_calls(draw: Any) -> Call:
         args = [logits, activations, mask, targets]
         return Call(made, args, options, twin, exact, leaves, names=_OF_MODULES)
     module, told = draw(cam_losses())
-    cells = some(draw, cell_weights=st.one_of(
-        tensors((h, w), torch.float32, True), tensors((n, 1, h, w), torch.float32, True)))  # fmt: skip
+    weights = [tensors(of, torch.float32, True) for of in ((h, w), (n, 1, h, w))]
+    cells = some(draw, cell_weights=st.one_of(weights))
     if which == "pairs":
         options.pop("normalizer", None)
         twin = functools.partial(twins.valid_pairs, told["loss"], told.get("away", False))
@@ -133,12 +138,14 @@ def _contrast(
 @st.composite
 def networks(draw: Any) -> twins.Network:
     """With a layer "map", whose output a head takes."""
+    form = draw(st.sampled_from(["nchw", "nchw", "nchw", "tokens", "nhwc"]))
+    square = [(2, 2), (1, 1), (3, 3)]
     net = twins.Network(
-        draw(st.sampled_from(["nchw", "nchw", "nchw", "tokens", "nhwc"])),
+        form,
         draw(st.sampled_from(["flat", "mean", "two", "tanh", "in place"])),
         draw(st.sampled_from(["max", "average", "none"])),
         (draw(st.integers(1, 4)), draw(st.integers(1, 3)), draw(st.integers(1, 4))),
-        draw(st.sampled_from([(2, 2), (1, 1), (3, 3), (2, 3)])),
+        draw(st.sampled_from(square if form == "tokens" else [*square, (2, 3)])),
     )
     rng = torch.Generator().manual_seed(draw(st.integers(0, 2**20)))
     for parameter in net.parameters():
@@ -209,7 +216,9 @@ def tap_calls(draw: Any) -> Call:
     return call
 
 
-def _look(images: Tensor, model: Any, layer: Any, gradient_at: Any = None, *, reshape: Any = None) -> Any:
+def _look(
+    images: Tensor, model: Any, layer: Any, gradient_at: Any = None, *, reshape: Any = None
+) -> Any:
     """A tap that is made, entered and looked at."""
     with fastcam.ActivationTap(model, layer, gradient_at, reshape=reshape) as tap:
         logits = model(images)
@@ -247,10 +256,12 @@ def _balance(
     function = functools.wraps(made.forward)(
         functools.partial(twins.in_parts if parts else twins.in_calls, made, times)
     )
-    measures = made.training and made.every is not None or parts
+    measures = (made.training and made.every is not None) or parts
     twin = functools.partial(twins.balanced, made.pull, net, measures)
     leaves = list(net.parameters()) if graph else []
-    return Call(function, args, {}, twin, exact and graph, leaves, forward, ["pull", "activations"])
+    # The ratios are float32.
+    return Call(function, args, {}, twin, exact and graph, leaves, forward,
+                ["pull", "activations"], close=1e-5)  # fmt: skip
 
 
 # --- options --------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What ``bench.fuzz`` compares losses, maps and balances with: plain PyTorch, and small networks."""
+"""What ``bench.fuzz`` compares losses, maps and balances with, in plain PyTorch; small networks."""
 
 from __future__ import annotations
 
@@ -280,7 +280,7 @@ def balanced(
     weight = [m for m in net.modules() if isinstance(m, nn.Linear)][-1].weight
     total, ratios = label_loss, []
     for number, loss in enumerate(losses):
-        ratio = label_loss.new_zeros(())
+        ratio = torch.zeros(())
         if measures and loss.requires_grad:
             (at, of_weight), (drawn_at, drawn_weight) = (
                 torch.autograd.grad(
@@ -293,7 +293,8 @@ def balanced(
             new = at[drawn].norm() / drawn_at.norm()
             bound = 3 * of_weight.norm() / drawn_weight.norm()
             new = torch.minimum(new, bound) if bound.isfinite() else new
-            ratio = new if new.isfinite() else ratio
+            ratio = new.float() if new.isfinite() else ratio
         ratios.append(ratio)
-        total = total + (pull[number] if isinstance(pull, tuple) else pull) * ratio * loss
+        weight_of = pull[number] if isinstance(pull, tuple) else pull
+        total = total + weight_of * ratio.to(loss.dtype) * loss
     return total, ratios[0] if len(ratios) == 1 else torch.stack(ratios)
