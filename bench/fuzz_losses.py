@@ -22,12 +22,13 @@ REDUCTIONS = st.sampled_from(["mean", "none", "sum"])
 NUMBERS = st.sampled_from([0.0, 1.0, 2.0, -1.0, math.nan, math.inf, [1.0, 0.5], [], "a"])
 
 
-def _targets(n: int, k: int) -> st.SearchStrategy[Any]:
-    """Scores that there are, and others."""
-    return st.sampled_from(
-        [None, 0, [0], k, -1, "a", k - 1, list(range(k)), torch.zeros(n, dtype=torch.long),
-         torch.zeros(n, 2, dtype=torch.int32), [[k - 1, 0]] * n]
-    )  # fmt: skip
+def _targets(n: int, k: int, shape: tuple[int, ...] = ()) -> st.SearchStrategy[Any]:
+    """Scores that there are, and others; in every second case such as fit regions of a shape."""
+    each = torch.zeros(n, dtype=torch.long)
+    pairs = [[k - 1, 0]] * n
+    fitting: dict[int, list[Any]] = {3: [0, each, pairs], 4: [None] if shape[1:2] == (k,) else [0]}
+    known = [None, 0, [0], k, -1, "a", k - 1, list(range(k)), each, each[:, None].int(), pairs]
+    return st.sampled_from(fitting.get(len(shape), known)) | st.sampled_from(known)
 
 
 def _where(n: int, t: int) -> st.SearchStrategy[Tensor]:
@@ -85,7 +86,7 @@ def module_calls(draw: Any) -> Call:
     shape = draw(st.sampled_from([(n, h, w), (n, k, h, w), (n, 1, h, w)]))
     mask = draw(tensors(shape, torch.float32, True))
     which = draw(st.sampled_from(["loss", "loss", "loss", "maps", "pairs", "contrast", "pixels"]))
-    targets = draw(_targets(n, k))
+    targets = draw(_targets(n, k, shape if which in ("loss", "pixels") else ()))
     if which == "maps":
         options = some(draw, targets=st.just(targets), normalize=st.booleans(),
                        create_graph=st.booleans(), head=st.sampled_from(["auto", "x"]))  # fmt: skip
@@ -95,7 +96,8 @@ def module_calls(draw: Any) -> Call:
     options = some(
         draw,
         where=_where(n, 1 if len(shape) == 3 else shape[1]),
-        normalizer=st.sampled_from([1.0, 0.0, -1.0, 3, math.nan, torch.tensor(2.0)]),
+        normalizer=st.sampled_from([1.0, 3, torch.tensor(2.0)])
+        | st.sampled_from([0.0, -1.0, math.nan]),
     )
     if which == "contrast":
         return _contrast(draw, logits, activations, targets, options, exact, leaves)
@@ -150,7 +152,7 @@ def networks(draw: Any) -> twins.Network:
     rng = torch.Generator().manual_seed(draw(st.integers(0, 2**20)))
     for parameter in net.parameters():
         parameter.data = torch.rand(parameter.shape, generator=rng, dtype=torch.float64) - 0.3
-    if draw(st.booleans()):
+    if draw(st.integers(0, 2)) == 0:
         net.to(torch.float32)
     return net.train(draw(st.booleans()))
 
@@ -179,6 +181,7 @@ def tap_calls(draw: Any) -> Call:
         exact = exact and layer in ("map", net.map) and chosen == fitting
         names = ("activations", "logits", "head")
         return Call(look, [net, layer], chosen, twin if exact else None, exact, leaves, names=names)
+    fitting = {"reshape": net.form}  # said: of few channels it cannot be told
     if net.form == "nchw":
         fitting |= some(draw, gradient_at=st.just("pool"))
     tap = fastcam.ActivationTap(net, draw(st.sampled_from(["map", net.map])), **fitting)
@@ -199,9 +202,9 @@ def tap_calls(draw: Any) -> Call:
         twin = functools.partial(twins.maps_of, net, images)
         return Call(fastcam.grad_cam_maps, given, options, twin, exact, leaves if graph else (),
                     forward, names)  # fmt: skip
-    options = some(draw, where=_where(n, k))
     if which == "balance":
         return _balance(draw, net, tap, images, exact, graph)
+    options = some(draw, where=_where(n, 1))
     on_graph = functools.partial(twins.on_graph, net, images)
     leaves = leaves if graph else []
     if which == "contrast":
@@ -209,7 +212,7 @@ def tap_calls(draw: Any) -> Call:
     else:
         module, told = draw(cam_losses())
         shape = draw(st.sampled_from([(n, h, w), (n, k, h, w), (n, 1, h, w)]))
-        args = [*given, draw(tensors(shape, torch.float32, True)), targets]
+        args = [*given, draw(tensors(shape, torch.float32, True)), draw(_targets(n, k, shape))]
         twin = functools.partial(twins.cam_loss, told)
         call = Call(_with_stats(module), args, options, twin, exact, leaves, forward, names)
     call.twin = functools.partial(on_graph, call.twin)
@@ -253,7 +256,7 @@ def _balance(
     times, parts = draw(st.integers(1, 3)), draw(st.booleans())
     args: list[Any] = [Within("labels"), Within("guidance")]
     args += [] if two else [Within("tap")]
-    function = functools.wraps(made.forward)(
+    function = functools.wraps(made.gather if parts else made.forward)(
         functools.partial(twins.in_parts if parts else twins.in_calls, made, times)
     )
     measures = (made.training and made.every is not None) or parts
