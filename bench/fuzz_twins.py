@@ -73,7 +73,8 @@ def cam_loss(
     index = index_of(targets, logits, regions)
     gradients = gradients_of(logits, activations, index)
     if signs is not None:
-        gradients = gradients * signs.reshape(len(logits), -1, 1, 1, 1)
+        signs = signs if signs.dim() == 2 else signs[:, None]
+        gradients = gradients * signs[..., None, None, None]
     full = regions if regions.dim() == 4 else regions[:, None]
     full = full.expand(-1, index.shape[1], -1, -1)
     valid = reference.defined_pairs(full, **cells, **options)
