@@ -232,21 +232,21 @@ class Network(nn.Module):
 
 
 def on_graph(net: Network, images: Tensor, twin: Any, *args: Any, **options: Any) -> Any:
-    """A twin of logits and activations, of a forward of its own in place of the given ones."""
-    logits = net(images)
-    if net.form == "nchw":
-        return twin(logits, net.seen, *args[2:], **options)
-    # One leaf that both come from: what the twin differentiates at is the map.
-    seen = net.as_map(net.seen)
-    return twin(net.head(seen), seen, *args[2:], **options)
+    """A twin of logits and activations, of a forward of its own in place of the given ones, with a
+    graph in any case."""
+    with torch.enable_grad():
+        logits = net(images)
+        if net.form == "nchw":
+            return twin(logits, net.seen, *args[2:], **options)
+        # One leaf that both come from: what the twin differentiates at is the map.
+        seen = net.as_map(net.seen)
+        return twin(net.head(seen), seen, *args[2:], **options)
 
 
 def maps_of(net: Network, images: Tensor, *args: Any, **options: Any) -> Tensor:
     """``grad_cam_maps`` of a network, which may not record a graph."""
-    graph = torch.is_grad_enabled()
-    with torch.enable_grad():
-        found: Tensor = on_graph(net, images, maps, *args, **options)
-    return found if graph else found.detach()
+    found: Tensor = on_graph(net, images, maps, *args, **options)
+    return found if torch.is_grad_enabled() else found.detach()
 
 
 def look(images: Tensor, model: Any, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:

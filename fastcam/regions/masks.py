@@ -86,11 +86,13 @@ class MaskRegion:
             known: names of a sample's masks, in their order.
 
         Raises:
-            TypeError: not a string.
+            TypeError: not a string, or names that are no sequence.
             ValueError: no name, or an unknown one; the message lists those that there are.
         """
         if not isinstance(text, str):
             raise TypeError(f"region: expected text such as 'wing', got {type(text).__name__}")
+        if not isinstance(known, Sequence):
+            raise TypeError(f"known: expected a sequence of names, got {type(known).__name__}")
         names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
         for name in names:
             if name not in known:

@@ -149,7 +149,7 @@ class Region:
 
     Raises:
         ValueError: no region at all, an unknown name, or a rectangle that is not one.
-        TypeError: names or boxes are neither a sequence nor a set.
+        TypeError: names or boxes are neither a sequence nor a set, or a name is no string.
     """
 
     names: tuple[str, ...] = ()
@@ -163,6 +163,8 @@ class Region:
             if not isinstance(value, (Sequence, Set)):
                 raise TypeError(f"{field}: expected a tuple, got {type(value).__name__}")
         for name in self.names:
+            if not isinstance(name, str):
+                raise TypeError(f"names: expected names, got {type(name).__name__}")
             if name not in REGION_NAMES:
                 raise ValueError(_unknown(name))
         if not self.names and not self.boxes:
