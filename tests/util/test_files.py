@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -208,29 +207,6 @@ def test_a_disk_that_fills_up_keeps_what_was_saved(
     for path in run.iterdir():
         path.unlink()
     run.rmdir()
-
-
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
-@pytest.mark.parametrize("leave", [0, 12 * 1024, 40 * 1024])
-def test_a_full_disk_ends_all_processes_of_a_training_with_one_line(
-    leave: int, data: Path, small: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """Before the first step, and at a save after one; with room again, the same call ends."""
-    out = small / "run"
-    command = _train(data, out, devices=2, epochs=2)
-    filler = _fill(small, leave)
-    try:
-        assert _run(*command) == 2
-        said = capfd.readouterr().err
-        assert said.count("No space left on device") == 1 and str(out) in said
-        assert "Traceback" not in said and said.splitlines()[-1].startswith("fastcam: error: ")
-        assert not [p for p in out.rglob("*") if p.name.startswith(".")]
-        filler.unlink()
-        assert _run(*command) == 0
-        assert (out / "model.pt").is_file()
-    finally:
-        filler.unlink(missing_ok=True)
-        shutil.rmtree(out, ignore_errors=True)
 
 
 def test_a_read_only_place_is_one_line(
