@@ -62,6 +62,7 @@ _MASKS = np.zeros((1, 2, 4, 4), np.uint8)
         (fastcam.AttentionLoss(), [AttentionOutputs(_LOGITS, None, None, None), _LOGITS], "l1"),
         (fastcam.AttentionLoss(), [AttentionOutputs(_LOGITS, None, "a", _LOGITS), _LOGITS],
          "reconstruction"),
+        (fastcam.grad_cam_maps, [_LOGITS, _LOGITS, None], "create_graph"),
         (fastcam.Balance(), [torch.zeros(()), -1.5], "guidance"),
         (regions.MaskRegion(("a",), (2,)).grid, [_MASKS, (4, 4), (2, 2)], "channels"),
         (regions.MaskRegion((), ()).grid, [_MASKS, (4, 4), (2, 2)], "channels"),
@@ -76,4 +77,4 @@ _MASKS = np.zeros((1, 2, 4, 4), np.uint8)
 def test_errors_that_named_no_argument_name_it(function: Any, args: list[Any], name: str) -> None:
     """Each of these once was another error, as the calls above found."""
     with pytest.raises((TypeError, ValueError), match=f"^{name}: "):
-        function(*args)
+        function(*args, **({"create_graph": np.zeros(2)} if name == "create_graph" else {}))
