@@ -132,6 +132,7 @@ def mask_calls(draw: Any) -> Call:
 @st.composite
 def region_calls(draw: Any) -> Call:
     """Of a face's regions, in numpy, without a twin in torch; and of masks."""
+    names: Any
     n, r = draw(SIZES), draw(SIZES)
     kind = draw(st.sampled_from([np.float32, np.float64, np.int32]))
 

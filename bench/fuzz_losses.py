@@ -74,6 +74,7 @@ _OF_MODULES = ("head", "weight_grad", "reduction", "sync")
 @st.composite
 def module_calls(draw: Any) -> Call:
     """Of the losses as modules, and of the maps, on a tensor's graph."""
+    twin: Any
     n, k, c, h, w = (draw(SIZES) for _ in range(5))
     dtype, plain = draw(st.sampled_from(DTYPES[:2])), draw(st.booleans())
     exact = plain and dtype == torch.float64
@@ -121,7 +122,7 @@ def module_calls(draw: Any) -> Call:
 
 
 def _contrast(
-    draw: Any, logits: Any, activations: Any, targets: Any, options: dict[str, Any], *known: Any
+    draw: Any, logits: Any, activations: Any, targets: Any, options: Any, *known: Any
 ) -> Call:
     made = fastcam.ContrastCamLoss(
         **some(draw, reduction=REDUCTIONS, weight_grad=st.sampled_from(["full", "detach"]))
@@ -160,6 +161,8 @@ def networks(draw: Any) -> twins.Network:
 @st.composite
 def tap_calls(draw: Any) -> Call:
     """Of a tap, and of losses and maps with one."""
+    twin: Any
+    names: tuple[str, ...]
     net = draw(networks())
     n, k, (h, w) = draw(SIZES), net.classes, net.cells
     dtype = next(net.parameters()).dtype
@@ -208,7 +211,7 @@ def tap_calls(draw: Any) -> Call:
     on_graph = functools.partial(twins.on_graph, net, images)
     leaves = leaves if graph else []
     if which == "contrast":
-        call = _contrast(draw, *given, targets, options, exact, leaves, forward)
+        call = _contrast(draw, given[0], given[1], targets, options, exact, leaves, forward)
     else:
         module, told = draw(cam_losses())
         shape = draw(st.sampled_from([(n, h, w), (n, k, h, w), (n, 1, h, w)]))
@@ -307,6 +310,7 @@ def attention_losses(draw: Any) -> Call:
 @st.composite
 def option_calls(draw: Any) -> Call:
     """Of what losses are made with, and of the attention network's loss."""
+    names: tuple[str, ...]
     which = draw(st.sampled_from(["balance", "iou", "others", "attention", "attention", "weights"]))
     if which == "attention":
         return draw(attention_losses())
