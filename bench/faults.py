@@ -1,8 +1,11 @@
 """Kills of whatever takes long, at random moments: does the next run end as if nothing had been?
 
 Each case runs undisturbed once, for its results and its duration. Then it is killed N times, by
-the signals in turn, at moments drawn uniformly from that duration, and run again. What is compared
-is the content of every file, times of day left out; nothing else may be left, and no process.
+the signals in turn, at moments drawn uniformly from that duration, and run again. A moment at which
+it has ended already is drawn anew. What is compared is the content of every file, times of day left
+out; nothing else may be left, and no process. A run after a kill that came when something had been
+saved has to do less than an undisturbed one: training steps, drawn faces, searched or decoded
+images are counted.
 
     SIGKILL  to the first process, to another one, or to all of them at once
     SIGTERM  to the first one or to all: one line, exit status 143, within seconds
@@ -27,6 +30,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -51,8 +55,10 @@ class Kill:
 
     case, devices, signal: what was killed, and how. whom: the first process, another or all.
     moment: seconds after the begin. often: whether the run saved after each step. status: how the
-    first process ended. seconds: from the signal until no process was left. took: with the second
-    run. faults: in words; none where all is as it should be.
+    first process ended. late: whether it had ended before the kill came. seconds: from the signal
+    until no process was left. took: with the second run. saved: whether something of the work was.
+    whole, left: pieces of work of an undisturbed run, and of the second one. faults: in words; none
+    where all is as it should be.
     """
 
     case: str
@@ -62,14 +68,13 @@ class Kill:
     moment: float
     often: bool
     status: int
+    late: bool
     seconds: float
     took: float
+    saved: bool
+    whole: int
+    left: int
     faults: list[str]
-
-    @property
-    def late(self) -> bool:
-        """Whether it came when all was done."""
-        return self.status == 0
 
 
 class Process:
@@ -129,14 +134,17 @@ class Process:
             os.kill(process, signal.SIGKILL)
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
-    def kill(self, moment: float, number: int, whom: str) -> tuple[str, int, float]:
+    def kill(self, moment: float, number: int, whom: str) -> tuple[str, int, bool, float]:
         """Send a signal that many seconds after the begin.
 
         Returns:
-            Whom it hit, the exit status, and the seconds until no process was left.
+            Whom it hit, the exit status, whether the first process had ended before, and the
+            seconds until no process was left.
         """
         time.sleep(max(0.0, self.began + moment - time.monotonic()))
-        others = [pid for pid in session(self.pid) if pid != self.pid]
+        living = session(self.pid)
+        late = self.pid not in living
+        others = [pid for pid in living if pid != self.pid]
         if whom == "another" and not others:
             whom = "first"
         hit = {"first": [self.pid], "another": others[-1:], "all": [self.pid, *others]}[whom]
@@ -147,7 +155,7 @@ class Process:
         status = self.wait()
         while session(self.pid) and time.monotonic() < sent + PATIENCE:
             time.sleep(0.005)
-        return whom, status, time.monotonic() - sent
+        return whom, status, late, time.monotonic() - sent
 
 
 def session(number: int) -> list[int]:
@@ -188,7 +196,7 @@ class Place:
 
     def __init__(self, work: Path) -> None:
         self.data, self.out, self.temporary = work / "data", work / "out", work / "tmp"
-        self.said = work / "said.txt"
+        self.said, self.worked = work / "said.txt", work / "worked.txt"
         self.temporary.mkdir()
         os.environ["TMPDIR"] = tempfile.tempdir = str(self.temporary)
 
@@ -198,10 +206,11 @@ class Place:
             folder.mkdir()
 
     def begin(self, case: Case, *, often: bool = False) -> Process:
-        return Process(lambda: case.run(self.data, self.out, often=often), self.said)
+        run = partial(case.run, self.data, self.out, self.worked, often=often)
+        return Process(run, self.said)
 
-    def whole(self, case: Case) -> tuple[dict[str, str], float]:
-        """What an undisturbed run leaves, and how long it takes.
+    def whole(self, case: Case) -> tuple[dict[str, str], int, float]:
+        """What an undisturbed run leaves, its pieces of work, and how long it takes.
 
         Raises:
             RuntimeError: it fails.
@@ -210,33 +219,38 @@ class Place:
         process = self.begin(case)
         if process.wait():
             raise RuntimeError(f"{case.name}: {self.said.read_text()}")
-        return contents(self.out), time.monotonic() - process.began
+        seconds = time.monotonic() - process.began
+        return contents(self.out), self.worked.stat().st_size, seconds
 
-    def killed(self, case: Case, whole: dict[str, str], how: Any) -> Kill:
+    def killed(self, case: Case, whole: dict[str, str], work: int, how: Any) -> Kill:
         """One kill of a case, and the run after it.
 
         Args:
-            whole: what is left of an undisturbed one.
+            whole, work: what is left of an undisturbed one, and its pieces of work.
             how: (signal, whom, moment, often).
         """
         number, whom, moment, often = how
         self.clear()
         process = self.begin(case, often=often)
-        whom, status, seconds = process.kill(moment, number, whom)
+        whom, status, late, seconds = process.kill(moment, number, whom)
         faults = list(self._ended(number, whom, status))
         for pid in session(process.pid):
             faults.append(f"process {pid} goes on")
             os.kill(pid, signal.SIGKILL)
+        saved = case.saved(self.out)
         if code := self.begin(case).wait():
             faults.append(f"the next run ended with {code}: {self._last_line()}")
+        left = self.worked.stat().st_size
+        if saved and left >= work:
+            faults.append(f"the next run did {left} of {work} pieces of work, as if none was saved")
         if different := _different(contents(self.out), whole):
             faults.append(f"not as if nothing had been: {different}")
-        if left := sorted(path.name for path in self.temporary.iterdir()):
-            faults.append(f"left in TMPDIR: {', '.join(left)}")
+        if files := sorted(path.name for path in self.temporary.iterdir()):
+            faults.append(f"left in TMPDIR: {', '.join(files)}")
         took = time.monotonic() - process.began
         return Kill(
             case.name, case.devices, signal.Signals(number).name, whom, moment, often, status,
-            seconds, took, faults,
+            late, seconds, took, saved, work, left, faults,
         )  # fmt: skip
 
     def _ended(self, number: int, whom: str, status: int) -> Iterator[str]:
@@ -266,31 +280,41 @@ def _different(found: dict[str, str], wanted: dict[str, str]) -> str:
 
 
 def kills(case: Case, place: Place, moments: int, seed: int) -> Iterator[Kill]:
-    """All kills of a case, by the signals in turn."""
-    whole, seconds = place.whole(case)
+    """All kills of a case, by the signals in turn; those that came too late are among them, and
+    followed by another each."""
+    whole, work, seconds = place.whole(case)
     chance = random.Random(f"{seed} {case.name} {case.devices}")
     for index in range(moments):
         number = SIGNALS[index % 2]
-        whom = ("first", "all", "another")[: 3 if number == signal.SIGKILL else 2]
-        how = (number, chance.choice(whom), chance.uniform(0, seconds), index % 4 > 1)
-        yield place.killed(case, whole, how)
+        choice = ("first", "all", "another")[: 3 if number == signal.SIGKILL else 2]
+        whom, moment = chance.choice(choice), chance.uniform(0, seconds)
+        while True:
+            kill = place.killed(case, whole, work, (number, whom, moment, index % 4 > 1))
+            yield kill
+            if not kill.late:
+                break
+            moment = chance.uniform(0, moment)  # this time it took less
 
 
 def table(found: Sequence[Kill]) -> str:
     rows = []
     for key in dict.fromkeys((k.case, k.devices, k.signal) for k in found):
-        same = [k for k in found if (k.case, k.devices, k.signal) == key]
+        all_of = [k for k in found if (k.case, k.devices, k.signal) == key]
+        same = [k for k in all_of if not k.late]
         whom = Counter(k.whom for k in same)
-        late = sum(k.late for k in same)
-        seconds = [k.seconds for k in same if not k.late] or [0.0]
+        seconds = [k.seconds for k in same]
+        saved = [100 * k.left / k.whole for k in same if k.saved]
+        rest = f"{median(saved):.0f} (of {len(saved)})" if saved else "–"
         rows.append([
             key[0], str(key[1]), key[2], str(len(same)),
-            ", ".join(f"{n} {name}" for name, n in sorted(whom.items())), str(late),
-            str(sum(not k.faults for k in same)), f"{median(seconds):.2f} ({max(seconds):.2f})",
+            ", ".join(f"{n} {name}" for name, n in sorted(whom.items())),
+            str(len(all_of) - len(same)), str(sum(not k.faults for k in same)), rest,
+            f"{median(seconds):.2f} ({max(seconds):.2f})",
             f"{median(k.took for k in same):.1f}",
         ])  # fmt: skip
-    header = ["killed", "processes", "signal", "moments", "whom", "after its end"]
-    header += ["as if nothing had been", "s until all were gone (longest)", "s a moment"]
+    header = ["killed", "processes", "signal", "moments", "whom", "drawn anew"]
+    header += ["as if nothing had been", "% of the work left where some was saved"]
+    header += ["s until all were gone (longest)", "s a moment"]
     return markdown(header, rows)
 
 

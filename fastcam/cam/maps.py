@@ -9,6 +9,7 @@ from fastcam import functional
 from fastcam.cam.heads import Head, check_logits, head_gradients
 from fastcam.cam.tap import ActivationTap
 from fastcam.cam.targets import TargetsLike, resolve
+from fastcam.ops import checks as check
 
 __all__ = ["grad_cam_maps"]
 
@@ -58,6 +59,7 @@ def grad_cam_maps(
         TypeError, ValueError: as :class:`fastcam.IoUCamLoss`.
     """
     check_logits(logits)
+    check.flag("create_graph", create_graph)
     graph = create_graph and torch.is_grad_enabled()
     chosen = resolve(targets, logits)
     tensor, gradients = head_gradients(

@@ -105,8 +105,16 @@ def attention_loss(
         TypeError, ValueError: naming the argument, what was expected and what came.
     """
     _weights(lambda_b, lambda_m, lambda_r, lambda_1)
+    if not isinstance(outputs, AttentionOutputs):
+        raise TypeError(
+            "outputs: expected an AttentionOutputs, as network.outputs(images) returns, got "
+            f"{type(outputs).__name__}"
+        )
     if not isinstance(labels, Tensor):
         raise TypeError(f"labels: expected a torch.Tensor, got {type(labels).__name__}")
+    check.floating("l1", outputs.l1)
+    if outputs.l1.dim() != 2:
+        raise ValueError(f"l1: expected shape [N,K], got {list(outputs.l1.shape)}")
     binary = _entropy("binary", outputs.binary, labels)
     l1 = outputs.l1.sum() / max(len(outputs.l1), 1)
     total = lambda_b * binary + lambda_1 * l1
@@ -115,7 +123,10 @@ def attention_loss(
         multilabel = _entropy("multilabel", outputs.multilabel, labels)
         total = total + lambda_m * multilabel
     if outputs.reconstruction is not None:
+        check.floating("reconstruction", outputs.reconstruction)
         wanted = list(outputs.reconstruction.shape)
+        if images is not None and not isinstance(images, Tensor):
+            raise TypeError(f"images: expected a torch.Tensor, got {type(images).__name__}")
         if images is None or list(images.shape) != wanted:
             came = "None" if images is None else str(list(images.shape))
             raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -225,6 +225,11 @@ class Balance(nn.Module):
         self, label_loss: Tensor, guidance: Any, tap: ActivationTap | None
     ) -> list[tuple[Tensor, ActivationTap]]:
         _check_scalar("label_loss", label_loss)
+        if not isinstance(guidance, Iterable):
+            raise TypeError(
+                "guidance: expected a scalar tensor or a list of (loss, tap), "
+                f"got {type(guidance).__name__}"
+            )
         terms: list[Any] = [(guidance, tap)] if isinstance(guidance, Tensor) else list(guidance)
         if not terms:
             raise ValueError("guidance: expected at least one loss, got none")

@@ -193,10 +193,15 @@ class CamLoss(MapPairLoss):
         Args:
             regions: [N,H,W] (then T is 1) or [N,T,H,W], of any grid.
             cell_weights, where: as of a call.
+
+        Raises:
+            TypeError, ValueError: naming the argument, what was expected and what came.
         """
         name, options, *_ = self.map_loss()
+        full = check.region_grid(regions)
+        cells = PairCells.of(full, cell_weights, where, full, full.shape[:2])
         away = bool(options.get("away", False))
-        return defined_pairs(regions, cell_weights, where, loss=name, away=away)
+        return defined_pairs(full, cells.cell_weights, cells.where, loss=name, away=away)
 
     def extra_repr(self) -> str:
         options = self.map_loss().options

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from fastcam._util import checks as check
 from fastcam._util.names import did_you_mean
 
 if TYPE_CHECKING:
@@ -85,11 +86,13 @@ class MaskRegion:
             known: names of a sample's masks, in their order.
 
         Raises:
-            TypeError: not a string.
+            TypeError: not a string, or names that are no sequence.
             ValueError: no name, or an unknown one; the message lists those that there are.
         """
         if not isinstance(text, str):
             raise TypeError(f"region: expected text such as 'wing', got {type(text).__name__}")
+        if not isinstance(known, Sequence):
+            raise TypeError(f"known: expected a sequence of names, got {type(known).__name__}")
         names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
         for name in names:
             if name not in known:
@@ -119,16 +122,43 @@ class MaskRegion:
 
         Returns:
             float32 [N, H, W] in [0, 1], of the masks' kind; all zero where they are.
+
+        Raises:
+            TypeError, ValueError: masks of another dtype or shape, or without one of the region's
+                channels; no such size or mode.
         """
+        check.one_of("mode", mode, ("coverage", "binary"))
+        rows, cols = _size(grid_size, "grid_size")
+        self._check(masks)
         # One by one: a list of channels would be copied to the device, which waits for it.
         parts: Any = [masks[:, channel] for channel in self.channels]
         if isinstance(masks, np.ndarray):
             union = np.stack(parts).max(0).astype(np.float32) / np.float32(255)
-            covered = _on_cells(union, *grid_size)
+            covered = _on_cells(union, rows, cols)
             return (covered > 0).astype(np.float32) if mode == "binary" else covered
         torch = sys.modules["torch"]
-        covered = _on_cells(torch.stack(parts).amax(0).float() / 255, *grid_size)
+        covered = _on_cells(torch.stack(parts).amax(0).float() / 255, rows, cols)
         return (covered > 0).float() if mode == "binary" else covered
+
+    def _check(self, masks: Any) -> None:
+        """TypeError or ValueError for masks that are no uint8 [N,R,h,w] with all channels."""
+        torch = sys.modules.get("torch")
+        if torch is not None and isinstance(masks, torch.Tensor):
+            fits = masks.dtype == torch.uint8 and masks.layout == torch.strided
+        else:
+            fits = isinstance(masks, np.ndarray) and masks.dtype == np.uint8
+        if not fits:
+            got = getattr(masks, "dtype", type(masks).__name__)
+            raise TypeError(f"masks: expected a uint8 array or dense tensor, got {got}")
+        if masks.ndim != 4 or 0 in masks.shape[-2:]:
+            raise ValueError(
+                f"masks: expected shape [N,R,h,w] with h, w >= 1, got {list(masks.shape)}"
+            )
+        most = masks.shape[1]
+        if not self.channels or not all(0 <= channel < most for channel in self.channels):
+            raise ValueError(
+                f"channels: expected one or more of the {most} masks, got {self.channels}"
+            )
 
 
 def _on_cells(values: Any, rows: int, cols: int) -> Any:
@@ -158,7 +188,7 @@ def _shares(pixels: int, cells: int) -> NDArray[np.float32]:
     return (np.maximum(high - low, 0) * cells / pixels).astype(np.float32)
 
 
-def _size(size: int | Sequence[int]) -> tuple[int, int]:
+def _size(size: int | Sequence[int], name: str = "size") -> tuple[int, int]:
     try:
         pair = [size, size] if isinstance(size, (int, np.integer)) else list(size)
     except TypeError:
@@ -166,7 +196,7 @@ def _size(size: int | Sequence[int]) -> tuple[int, int]:
     if len(pair) != 2 or not all(
         isinstance(v, (int, np.integer)) and not isinstance(v, bool) for v in pair
     ):
-        raise TypeError(f"size: expected a whole number or two (H, W), got {size!r}")
+        raise TypeError(f"{name}: expected a whole number or two (H, W), got {size!r}")
     if min(pair) < 1:
-        raise ValueError(f"size: expected H, W >= 1, got {size!r}")
+        raise ValueError(f"{name}: expected H, W >= 1, got {size!r}")
     return int(pair[0]), int(pair[1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -149,6 +149,7 @@ class Region:
 
     Raises:
         ValueError: no region at all, an unknown name, or a rectangle that is not one.
+        TypeError: names or boxes are neither a sequence nor a set, or a name is no string.
     """
 
     names: tuple[str, ...] = ()
@@ -157,7 +158,13 @@ class Region:
     def __post_init__(self) -> None:
         if isinstance(self.names, str):
             raise ValueError(f"names: expected a tuple of names, got the string {self.names!r}")
+        for field in ("names", "boxes"):
+            value = getattr(self, field)
+            if not isinstance(value, (Sequence, Set)):
+                raise TypeError(f"{field}: expected a tuple, got {type(value).__name__}")
         for name in self.names:
+            if not isinstance(name, str):
+                raise TypeError(f"names: expected names, got {type(name).__name__}")
             if name not in REGION_NAMES:
                 raise ValueError(_unknown(name))
         if not self.names and not self.boxes:

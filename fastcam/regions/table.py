@@ -49,7 +49,7 @@ class LandmarkTable:
     size: NDArray[np.int32]
 
     def __post_init__(self) -> None:
-        name = np.asarray(self.name)
+        name = _array("name", self.name)
         if name.size == 0:
             name = name.astype(np.str_)
         if name.ndim != 1 or name.dtype.kind != "U":
@@ -61,7 +61,7 @@ class LandmarkTable:
             ("source", np.uint8, (count,)),
             ("size", np.int32, (count, 2)),
         ):
-            array = np.asarray(getattr(self, field))
+            array = _array(field, getattr(self, field))
             if array.shape != shape:
                 raise ValueError(
                     f"{field}: expected shape {list(shape)} for {count} names, "
@@ -190,6 +190,13 @@ class LandmarkTable:
             np.zeros(0, np.uint8),
             np.zeros((0, 2), np.int32),
         )
+
+
+def _array(field: str, value: object) -> NDArray[Any]:
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError, RuntimeError) as error:  # ragged lists, tensors elsewhere
+        raise ValueError(f"{field}: expected an array: {error}") from None
 
 
 def is_table(path: Path) -> bool:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 
+import fastcam
 from bench.fuzz import CALLS, Call, check, fuzz
 from fastcam import functional as F
-from fastcam import reference
+from fastcam import reference, regions
+from fastcam.losses.attention import AttentionOutputs
 
 
 @pytest.mark.parametrize("kind", CALLS)
@@ -41,3 +46,35 @@ def test_what_is_wrong_is_noticed(function: object) -> None:
     assert check(good) == "compared"
     with pytest.raises((AssertionError, IndexError)):
         check(Call(function, [mask], {}, reference.tone_curve, exact=True))  # type: ignore[arg-type]
+
+
+_LOGITS = torch.zeros(2, 3)
+_MASKS = np.zeros((1, 2, 4, 4), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("function", "args", "name"),
+    [
+        (fastcam.EnergyCamLoss().valid_pairs, ["text"], "regions"),
+        (fastcam.EnergyCamLoss().valid_pairs, [torch.ones(2, 4, 4), torch.ones(3, 3)],
+         "cell_weights"),
+        (fastcam.AttentionLoss(), [None, _LOGITS], "outputs"),
+        (fastcam.AttentionLoss(), [AttentionOutputs(_LOGITS, None, None, None), _LOGITS], "l1"),
+        (fastcam.AttentionLoss(), [AttentionOutputs(_LOGITS, None, "a", _LOGITS), _LOGITS],
+         "reconstruction"),
+        (fastcam.grad_cam_maps, [_LOGITS, _LOGITS, None], "create_graph"),
+        (fastcam.Balance(), [torch.zeros(()), -1.5], "guidance"),
+        (regions.MaskRegion(("a",), (2,)).grid, [_MASKS, (4, 4), (2, 2)], "channels"),
+        (regions.MaskRegion((), ()).grid, [_MASKS, (4, 4), (2, 2)], "channels"),
+        (regions.MaskRegion(("a",), (0,)).grid, [_MASKS, (4, 4), (3,)], "grid_size"),
+        (regions.MaskRegion(("a",), (0,)).grid, [_MASKS / 255, (4, 4), (2, 2)], "masks"),
+        (regions.MaskRegion.parse, ["wing", None], "known"),
+        (regions.Region, [None], "names"),
+        (regions.Region, [[3]], "names"),
+        (regions.LandmarkTable, [torch.eye(3).to_sparse(), _MASKS, _MASKS, _MASKS], "name"),
+    ],
+)  # fmt: skip
+def test_errors_that_named_no_argument_name_it(function: Any, args: list[Any], name: str) -> None:
+    """Each of these once was another error, as the calls above found."""
+    with pytest.raises((TypeError, ValueError), match=f"^{name}: "):
+        function(*args, **({"create_graph": np.zeros(2)} if name == "create_graph" else {}))

@@ -15,7 +15,14 @@ from torch import Tensor
 
 from fastcam import functional as F
 from fastcam.ops.cam_loss import LOSSES
-from fastcam.regions import Region, from_masks, template_landmarks
+from fastcam.regions import (
+    Region,
+    five_points,
+    from_masks,
+    landmarks_from_five_points,
+    rectangles,
+    template_landmarks,
+)
 
 THREADS, ROUNDS = 8, 2
 
@@ -29,7 +36,7 @@ def _with_gradients(function: Callable[..., Any], *leaves: Tensor) -> list[Tenso
 
 
 def _calls() -> list[Callable[[], list[Tensor]]]:
-    """Of every op, in sizes that differ from one to the next."""
+    """Of every op and of the regions' functions, in sizes that differ from one to the next."""
     calls: list[Callable[[], list[Tensor]]] = []
     for number, shape in enumerate(SHAPES):
         for dtype in (torch.float32, torch.float64):
@@ -42,6 +49,18 @@ def _calls() -> list[Callable[[], list[Tensor]]]:
                     return F.cam_loss(a, d, s, loss=loss)  # type: ignore[arg-type]
 
                 calls.append(lambda a=a, d=d, f=loss_of: _with_gradients(f, a, d))
+            weights = s.square() + 0.1
+            for binarize in ("tone", "sigmoid", "hard"):
+
+                def iou_of(
+                    a: Tensor, d: Tensor, s: Tensor = s, w: Tensor = weights, how: Any = binarize
+                ) -> Tensor:
+                    return F.cam_iou_loss(
+                        a, d, s, binarize=how, cell_weights=w, threshold=0.4, max_pair_pull=0.7
+                    )
+
+                calls.append(lambda a=a, d=d, f=iou_of: _with_gradients(f, a, d))
+            calls.append(lambda s=s, w=weights: [F.valid_targets(s, w)])
             rng = torch.Generator().manual_seed(number)
             channels, attributes = 4 + number, 3
             f = torch.randn(2, channels, 5, 6, generator=rng, dtype=dtype)
@@ -56,6 +75,9 @@ def _calls() -> list[Callable[[], list[Tensor]]]:
     faces = np.stack([template_landmarks(178, 218)] * 4)
     region = Region.parse("mouth,left_eye,0.1,0.2,0.5,0.6")
     calls.append(lambda: [torch.from_numpy(region.grid(faces, (218, 178), (13, 11)))])
+    calls.append(lambda: [torch.from_numpy(rectangles(faces))])
+    five = five_points(faces) + np.arange(4)[:, None, None]
+    calls.append(lambda: [torch.from_numpy(landmarks_from_five_points(five))])
     masks = torch.rand(3, 2, 20, 30, generator=torch.Generator().manual_seed(0))
     calls.append(lambda: [from_masks(masks, (7, 5))])
     return calls

@@ -51,6 +51,13 @@ def _finetune(place: Path, out: Path) -> list[object]:
             "-o", out, "--batch-size", 12, "--device", "cpu", "--workers", 1]  # fmt: skip
 
 
+def _experiment(place: Path) -> list[object]:
+    return ["experiment", "figure7", "--data", place / "faces", "-o", place / "experiments",
+            "--attribute", "Lips", "--other", "Eyes", "--region", "mouth",
+            "--elsewhere", "left_eye,right_eye", "--model", MODEL, "--size", 32, "--epochs", 1,
+            "--batch-size", 12, "--device", "cpu", "--workers", 1]  # fmt: skip
+
+
 def _one_line(capsys: pytest.CaptureFixture[str]) -> str:
     said = capsys.readouterr().err
     assert said.startswith("fastcam: error: ") and said.count("\n") == 1, said
@@ -132,7 +139,7 @@ def test_a_stolen_file_is_named_and_one_that_is_no_more_needed_is_not_missed(
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT])
-@pytest.mark.parametrize("verb", ["train", "finetune", "landmarks", "synth"])
+@pytest.mark.parametrize("verb", ["train", "finetune", "landmarks", "synth", "experiment"])
 def test_a_folder_that_takes_no_file_is_one_line(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     verb: str, error: int,
@@ -144,6 +151,7 @@ def test_a_folder_that_takes_no_file_is_one_line(
         "finetune": _finetune(place, place / "run"),
         "landmarks": ["landmarks", place / "faces", "--workers", 1],
         "synth": ["synth", place / "new", "-n", 2, "--workers", 1],
+        "experiment": _experiment(place),
     }[verb]
     before = sorted(path for path in place.rglob("*"))
 
