@@ -52,7 +52,7 @@ def read_torch_file(path: Path) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's advice to its developers
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (MemoryError, KeyboardInterrupt):
+    except (MemoryError, KeyboardInterrupt, FileNotFoundError):
         raise
     except pickle.UnpicklingError:
         if _changed(path):

@@ -243,9 +243,11 @@ def _train(
                 history.add_validation(trainer)
             trainer.fit(task, batches, ckpt_path=str(resume) if resuming else None)
             check_weights(checkpoint.model, "after the last step")
-            if config.patience and (out / BEST).is_file() and not trainer.interrupted:
-                best_state = read_run_state(out / BEST, task, resume=False)["state_dict"]
-                task.load_state_dict(best_state)
+            if config.patience and not trainer.interrupted:
+                if (out / BEST).is_file():
+                    best_state = read_run_state(out / BEST, task, resume=False)["state_dict"]
+                    task.load_state_dict(best_state)
+                processes.any(False)  # all have read it: the first one is about to remove it
             if guidance is not None and guidance.recalibrate and not trainer.interrupted:
                 valid = batches.val_dataloader() if folder is None else batches.all_valid()
                 fit = partial(recalibrate, checkpoint, task.targets, valid, device)

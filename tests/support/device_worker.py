@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -54,6 +56,24 @@ class MortalNet(TinyNet):
         if os.environ.get("RANK") == "1" and os.path.exists(marked):
             os.kill(os.getpid(), signal.SIGKILL)
         return super().forward(images)
+
+
+class LateNet(TinyNet):
+    """Its second process comes late to the end of the training, and notes what it reads there."""
+
+    def named_buffers(self, *args: Any, **kwargs: Any) -> Any:
+        if self._second():
+            time.sleep(1)
+        return super().named_buffers(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        if self._second():
+            Path(os.environ["FASTCAM_TEST_LATE"]).with_name("read").touch()
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def _second(self) -> bool:
+        best = os.environ.get("FASTCAM_TEST_LATE", "")
+        return os.environ.get("RANK") == "1" and os.path.exists(best)
 
 
 class NormedNet(nn.Module):

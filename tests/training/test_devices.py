@@ -20,6 +20,7 @@ import pytest
 import torch
 import torch.multiprocessing
 from device_worker import (
+    LateNet,
     MortalNet,
     NormedNet,
     deadly_loss,
@@ -156,6 +157,18 @@ def test_a_process_that_ends_is_named(
         train(run_config(data, devices=2), tmp_path / "run", loss=loss)
     assert not (tmp_path / "run").exists() or not (tmp_path / "run" / "model.pt").exists()
     assert not torch.distributed.is_initialized()
+
+
+def test_the_best_weights_are_there_until_all_have_read_them(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = models.ModelSpec(LateNet, "features.3", "features.4", logit_bias="classifier.3.bias")
+    models.register("late", spec)
+    monkeypatch.setenv("FASTCAM_TEST_LATE", str(tmp_path / "run" / "best.ckpt"))
+    config = run_config(data, model="late", devices=2, epochs=1, patience=1)
+    train(config, tmp_path / "run")
+    assert (tmp_path / "run" / "read").is_file()
+    assert not (tmp_path / "run" / "best.ckpt").exists()
 
 
 def test_a_process_that_is_killed_is_one_line_and_the_same_command_goes_on(
