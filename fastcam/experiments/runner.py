@@ -138,7 +138,8 @@ def _claim_settings(path: Path, settings: dict[str, Any]) -> None:
                 f"{path.parent} holds experiments on {settings['data']} as it was: its {what} have "
                 "changed since; name another folder, or remove this one"
             )
-        settings = {**{k: stored[k] for k in DIGESTS if k in stored}, **settings}
+        # Behind the others, as the first run has written them.
+        settings = settings | {k: stored[k] for k in DIGESTS if k in stored and k not in settings}
     write_json(path, settings, ours=_is_config)
 
 
