@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from fastcam._util.stop import undisturbed
+
 #: Stands in pictures, pages and tables, so that a later run knows them for fastcam's.
 MARK = "made by fastcam"
 COMMENT = f"<!-- {MARK} -->"  # in Markdown and HTML
@@ -250,7 +252,8 @@ def _fill(temporary: Path, write: Callable[[BinaryIO], object], sync: bool) -> N
     try:
         try:
             file = io.BufferedWriter(raw, 1 << 18)
-            write(file)
+            with undisturbed():
+                write(file)
             file.flush()
             if sync:
                 raw.sync()

@@ -77,8 +77,16 @@ def importing(frame: FrameType | None) -> bool:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Raise for signals afterwards: what is raised in the hooks of a fork is lost."""
+    """Raise for signals afterwards.
+
+    What is raised in the hooks of a fork is lost, and in a file that torch.save writes it becomes
+    another error. Within another such block, or in another thread than the main one, this does
+    nothing.
+    """
     global _waiting
+    if _waiting is not None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
     came: list[int] = []
     _waiting = came
     try:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from fastcam import cli
 from fastcam._util import files
 from fastcam._util.claim import LOCK, InUseError, claim
 from fastcam._util.files import WriteError, write_atomic, write_text
+from fastcam._util.stop import Terminated, sigterm_raises
 from fastcam.faces import generate
 from fastcam.models import Checkpoint, save_checkpoint
 from fastcam.models.checkpoint import Preprocessing
@@ -409,3 +412,19 @@ def test_devices_are_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="is no regular file"):
         write_text(tmp_path / "pipe", "text")
     assert not (tmp_path / "pipe").is_file()
+
+
+def test_a_signal_in_the_midst_of_a_file_is_raised_behind_it(tmp_path: Path) -> None:
+    """torch.save would make another error of what is raised while it writes."""
+
+    class Late:
+        def __reduce__(self) -> tuple[object, tuple[float]]:
+            os.kill(os.getpid(), signal.SIGTERM)  # while it is pickled
+            time.sleep(0.05)
+            return float, (1.0,)
+
+    path = tmp_path / "state.pt"
+    content = {"weight": torch.zeros(1000), "late": Late(), "more": torch.ones(1000)}
+    with pytest.raises(Terminated), sigterm_raises():
+        write_atomic(path, lambda file: torch.save(content, file))
+    assert list(tmp_path.iterdir()) == []
