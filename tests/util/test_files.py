@@ -9,9 +9,9 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -417,14 +417,21 @@ def test_devices_are_not_replaced(tmp_path: Path) -> None:
 def test_a_signal_in_the_midst_of_a_file_is_raised_behind_it(tmp_path: Path) -> None:
     """torch.save would make another error of what is raised while it writes."""
 
-    class Late:
-        def __reduce__(self) -> tuple[object, tuple[float]]:
-            os.kill(os.getpid(), signal.SIGTERM)  # while it is pickled
-            time.sleep(0.05)
-            return float, (1.0,)
+    class Killed:
+        """Writes, and is sent a signal meanwhile."""
+
+        def __init__(self, file: Any) -> None:
+            self.file = file
+
+        def write(self, data: bytes) -> int:
+            if len(data) == 4000:  # the tensor
+                os.kill(os.getpid(), signal.SIGTERM)
+            return self.file.write(data)
+
+        def flush(self) -> None:
+            self.file.flush()
 
     path = tmp_path / "state.pt"
-    content = {"weight": torch.zeros(1000), "late": Late(), "more": torch.ones(1000)}
     with pytest.raises(Terminated), sigterm_raises():
-        write_atomic(path, lambda file: torch.save(content, file))
+        write_atomic(path, lambda file: torch.save(torch.zeros(1000), Killed(file)))
     assert list(tmp_path.iterdir()) == []
