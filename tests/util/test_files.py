@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -210,6 +211,33 @@ def test_a_disk_that_fills_up_keeps_what_was_saved(
     for path in run.iterdir():
         path.unlink()
     run.rmdir()
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
+@pytest.mark.parametrize(
+    ("leave", "kept"),
+    [(0, set()), (40 * 1024, {"settings.json", "history.csv", "best.ckpt"})],
+    ids=["at once", "at last.ckpt"],
+)
+def test_a_full_disk_ends_all_processes_of_a_training_with_one_line(
+    leave: int, kept: set[str], data: Path, small: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Before the first step, and at a save after one; with room again, the same call ends."""
+    out = small / "run"
+    command = _train(data, out, devices=2, epochs=2)
+    filler = _fill(small, leave)
+    try:
+        assert _run(*command) == 2
+        said = capfd.readouterr().err
+        assert said.count("No space left on device") == 1 and str(out) in said
+        assert "Traceback" not in said and said.splitlines()[-1].startswith("fastcam: error: ")
+        assert {p.name for p in out.rglob("*")} == kept
+        filler.unlink()
+        assert _run(*command) == 0
+        assert (out / "model.pt").is_file()
+    finally:
+        filler.unlink(missing_ok=True)
+        shutil.rmtree(out, ignore_errors=True)
 
 
 def test_a_read_only_place_is_one_line(
