@@ -298,4 +298,5 @@ def balanced(
         ratios.append(ratio)
         weight_of = pull[number] if isinstance(pull, tuple) else pull
         total = total + weight_of * ratio.to(loss.dtype) * loss
-    return total, ratios[0] if len(ratios) == 1 else torch.stack(ratios)
+    ratio = ratios[0] if len(ratios) == 1 else torch.stack(ratios)
+    return total.to(label_loss.dtype), ratio
