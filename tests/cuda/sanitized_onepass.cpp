@@ -79,9 +79,10 @@ const Case kCases[] = {
     {"two blocks a sample", 2, 1, 24, 35, 4, false, 0, LossKind::kIoUTone, 6 * 1024},
 };
 const Case kTargetCases[] = {
-    {"five targets", 1, 5, 12, 35, 4, false},
+    {"three targets", 1, 3, 12, 35, 4, false},
     {"two blocks a sample, channels last", 1, 3, 24, 35, 4, true, 0, LossKind::kIoUTone, 17 * 1024},
 };
+const Case kManyTargets = {"seventeen targets, in two passes", 1, 17, 12, 35, 4, false};
 
 }  // namespace
 
@@ -96,6 +97,7 @@ int main(int, char** arguments) {
     for (const Case& c : kTargetCases) {
       good = report(c.name, "bfloat16", run<BFloat16, 4>(c, mode, reversed)) && good;
     }
+    good = report(kManyTargets.name, "float", run<float, 16>(kManyTargets, mode, reversed)) && good;
   }
   return good ? 0 : 1;
 }

@@ -35,6 +35,8 @@ template <int V, int kTargets, class S, class Acc>
 FASTCAM_DEVICE void write_product(S* out, int rows, int cols, const Acc* row_factor, int row_stride,
                                   const Acc* column_factor, const Acc* scale, int targets) {
   constexpr int kRows = kTargets > 4 ? 2 : 4;  // at once
+  constexpr bool kOnce = pass_once(kTargets);
+  const int last = kOnce ? 1 : targets;
   using Vector = Vec<S, V>;
   const int thread = int(threadIdx.x);
   const int threads = int(blockDim.x);
@@ -79,8 +81,8 @@ FASTCAM_DEVICE void write_product(S* out, int rows, int cols, const Acc* row_fac
         for (int e = 0; e < V; ++e) sum[u][e] = Acc(0);
       }
 #pragma unroll 1
-      for (int t0 = 0; t0 < targets; t0 += kTargets) {
-        if (targets > kTargets) {
+      for (int t0 = 0; t0 < last; t0 += kTargets) {
+        if (!kOnce && targets > kTargets) {
           read_columns(t0);
           scale_columns(t0);
         }
@@ -159,7 +161,7 @@ __global__ void __launch_bounds__(kPassBackwardThreads, (pass_backward_blocks<S,
   using Acc = AccOf<S>;
   const int thread = int(threadIdx.x);
   const int threads = int(blockDim.x);
-  const int all = int(op.targets);
+  const int all = kTargets == 1 ? 1 : int(op.targets);
   const int channels = int(op.channels);
   const int n = int(blockIdx.x) / plan.splits;
   const int split = int(blockIdx.x) - n * plan.splits;
@@ -172,7 +174,7 @@ __global__ void __launch_bounds__(kPassBackwardThreads, (pass_backward_blocks<S,
   const Acc* row_factors = (op.channels_last ? grad_map : alpha) + begin;
   const Acc* column_factors = op.channels_last ? alpha : grad_map;
 
-  const int stride = ceil_div(all, kTargets) * kTargets;
+  const int stride = pass_once(kTargets) ? kTargets : ceil_div(all, kTargets) * kTargets;
   Acc* scale = static_cast<Acc*>(shared_memory());  // [stride]
   Acc* row_factor = scale + pass_scales(stride);    // [rows of the block, stride]
   Acc* column_factor = row_factor + round_up(plan.rows * stride, 4);

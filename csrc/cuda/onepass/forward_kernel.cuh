@@ -145,7 +145,9 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossForward& pass, const PassWork& wo
   const int threads = int(blockDim.x);
   const int cells = int(in.cells);
   const int channels = int(in.channels);
-  const int all = int(in.targets);
+  constexpr bool kOnce = pass_once(kTargets);
+  const int all = kTargets == 1 ? 1 : int(in.targets);
+  const int end = kOnce ? 1 : all;
   const int ranks = plan.ranks;
   const int rank = cluster_rank();
   const int n = int(blockIdx.x) / ranks;
@@ -184,7 +186,7 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossForward& pass, const PassWork& wo
   const int owned = plan.split_targets ? ceil_div(kTargets, ranks) : kTargets;
   const auto target_of = [&](int i) { return plan.split_targets ? rank + i * ranks : i; };
   const bool writes = plan.split_targets || rank == 0;
-  bool any = all > kTargets;  // A is needed
+  bool any = !kOnce && all > kTargets;  // A is needed
   const bool counts = pass.reduction != Reduction::kNone && rank == 0;
   unsigned ticket = 0;
   const auto sync_sample = [&] {
@@ -197,7 +199,7 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossForward& pass, const PassWork& wo
   };
 
 #pragma unroll 1
-  for (int t0 = 0; t0 < all; t0 += kTargets) {
+  for (int t0 = 0; t0 < end; t0 += kTargets) {
     const int targets = all - t0 < kTargets ? all - t0 : kTargets;
     const auto pair_of = [&](int t) { return int64_t(n) * all + t0 + t; };
     if (thread < kTargets) {
@@ -323,7 +325,7 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossForward& pass, const PassWork& wo
     });
     // Every block has the gradients now, and none reads this block's sums from here on.
     sync_sample();
-    if (counts && in.batch > 1 && thread == 0 && t0 + kTargets >= all)
+    if (counts && in.batch > 1 && thread == 0 && t0 + kTargets >= end)
       ticket = take_ticket(work.ticket);
 
     // Here if it has no region, or no loss.

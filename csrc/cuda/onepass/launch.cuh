@@ -9,12 +9,12 @@
 
 namespace fastcam {
 
-// f with the number of targets that the kernels handle at a time.
+// f with the number of targets that the kernels handle at a time: all, or the most (pass_once()).
 template <class F>
 auto with_pass_targets(int64_t targets, const F& f) {
   if (targets == 1) return f(std::integral_constant<int, 1>{});
   if (targets <= 4) return f(std::integral_constant<int, 4>{});
-  return f(std::integral_constant<int, 16>{});
+  return f(std::integral_constant<int, kPassMostTargets>{});
 }
 
 template <class S, int kTargets>

@@ -14,6 +14,10 @@ inline constexpr int kPassMaxThreads = 512;
 constexpr int pass_threads(int acc_bytes, int targets) {
   return acc_bytes == 8 || targets == 1 ? 256 : 512;
 }
+inline constexpr int kPassMostTargets = 16;  // that a kernel handles at a time
+// Does a kernel that handles so many at a time have all targets? The others are not launched with
+// more of them, and the compiler saves the registers of a loop.
+constexpr bool pass_once(int targets) { return targets < kPassMostTargets; }
 inline constexpr int kPassGroups = 16;     // of threads that share the sums of one column, at most
 inline constexpr int kPassReductions = 3;  // of a finished map
 inline constexpr int kPassReductionBytes = 64;  // of one, in a warp
