@@ -339,6 +339,8 @@ def main(arguments: Sequence[str]) -> int:
     if wrong := chosen - known:
         raise ValueError(f"--only: expected some of {', '.join(sorted(known))}, got {wrong}")
     about = {**machine(), "moments": f"{options.moments} of each case, seed {options.seed}"}
+    if options.work:
+        options.work.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="fastcam-faults-", dir=options.work))
     found: list[Kill] = []
     try:

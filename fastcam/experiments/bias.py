@@ -28,10 +28,10 @@ from fastcam.experiments.arms import (
 )
 from fastcam.experiments.judge import Judged
 from fastcam.experiments.last_layer import retrain_last_layer
-from fastcam.experiments.measures import Measured, collect
+from fastcam.experiments.measures import Measured, collect, image_counts
 from fastcam.experiments.settings import Pair
 from fastcam.experiments.study import Study
-from fastcam.experiments.tables import change_table, network_table
+from fastcam.experiments.tables import change_table, network_table, trainings
 from fastcam.models import load_checkpoint, save_checkpoint
 from fastcam.report import Table
 from fastcam.report.figure import COLORS, new_figure
@@ -92,17 +92,22 @@ class Bias:
         worst: by pair and network, the worst group's accuracy on validation images, by training;
             of the families alone.
         families: names of the networks that differ in one number, from the mildest on.
+        counts: by pair, the number of test images in E1, E2 and without the attribute, by training.
     """
 
     pairs: tuple[Pair, ...]
     measured: Mapping[str, Measured]
     worst: Mapping[str, Mapping[str, Sequence[float | None]]]
     families: Mapping[str, Sequence[str]]
+    counts: Mapping[str, list[dict[str, int]]]
 
     def tables(self) -> list[Table]:
         found = []
         for pair in self.pairs:
-            title = f"{pair.attribute} & {pair.other}, trained where they agree"
+            title = (
+                f"{pair.attribute} & {pair.other}, trained where they agree; "
+                f"{trainings(self.counts[pair.slug])}"
+            )
             found += [
                 network_table(self.measured[pair.slug], title, absent={LAST_LAYER: TOO_FEW}),
                 change_table(self.measured[pair.slug], f"{pair.attribute}: minus the control"),
@@ -164,6 +169,7 @@ class Bias:
                 "worst group on validation images": {
                     n: list(v) for n, v in self.worst[pair.slug].items()
                 },
+                "images": self.counts[pair.slug],
             }
             for pair in self.pairs
         }
@@ -194,16 +200,19 @@ def bias(study: Study) -> Bias:
         study = replace(study, config=replace(study.config, splits=SPLITS))
     found: dict[str, dict[str, list[Any]]] = {}
     chosen: dict[str, dict[str, list[float | None]]] = {}
+    counts: dict[str, list[dict[str, int]]] = {}
     for seed in range(study.config.seeds):
         for pair in study.pairs:
             rows, worst = _rows(study, seed, pair)
             networks = found.setdefault(pair.slug, {})
             attributes, where = study.attributes(seed), f"seed {seed}, {pair.attribute}"
-            collect(networks, rows, pair, attributes, where)
+            judged = collect(networks, rows, pair, attributes, where)
+            counts.setdefault(pair.slug, []).append(image_counts(judged, pair, attributes))
             for name, value in worst.items():
                 chosen.setdefault(pair.slug, {}).setdefault(name, []).append(value)
     families = _families(study.pairs[0], study.config.brief)
-    return Bias(study.pairs, found, chosen, {n: [a.name for a in f] for n, f in families.items()})
+    names = {family: [arm.name for arm in arms] for family, arms in families.items()}
+    return Bias(study.pairs, found, chosen, names, counts)
 
 
 def _rows(

@@ -16,6 +16,7 @@ from fastcam.evaluation.difference import accuracy_differences
 from fastcam.evaluation.given import judged_right
 from fastcam.evaluation.metrics import auc
 from fastcam.evaluation.operating_point import equal_specificity
+from fastcam.evaluation.scores import subset_rows
 from fastcam.evaluation.verdicts import RELIED
 from fastcam.experiments.arms import CONTROL
 from fastcam.experiments.judge import ALTERED, Judged
@@ -205,6 +206,12 @@ def collect(
         found = None if judged is None else measure(judged, control, pair, attributes)
         into.setdefault(name, []).append(found)
     return control
+
+
+def image_counts(judged: Judged, pair: Pair, attributes: list[str]) -> dict[str, int]:
+    """How many test images there are, with and without the pair's attributes."""
+    rows = subset_rows(judged.predictions.labels, attributes, pair.attribute, pair.other)
+    return {name: len(rows[name]) for name in ("all", "E1", "E2", "not a")}
 
 
 Measured = Mapping[str, Sequence[Mapping[str, float | None] | None]]

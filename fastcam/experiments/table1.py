@@ -8,13 +8,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from fastcam.evaluation.scores import subset_rows
 from fastcam.experiments.arms import BEFORE, Arm, table1_arms
-from fastcam.experiments.judge import Judged
-from fastcam.experiments.measures import Measured, collect
+from fastcam.experiments.measures import Measured, collect, image_counts
 from fastcam.experiments.settings import LIPSTICK, Pair
 from fastcam.experiments.study import Study
-from fastcam.experiments.tables import change_table, network_table
+from fastcam.experiments.tables import change_table, network_table, trainings
 from fastcam.models import load_checkpoint
 from fastcam.report import Table
 from fastcam.report.figure import COLORS, new_figure
@@ -57,11 +55,9 @@ class Table1:
         return found
 
     def _networks(self, pair: Pair) -> Table:
-        sizes = ", ".join(f"{name} {n}" for name, n in self.counts[pair.slug][0].items())
-        seeds = len(self.counts[pair.slug])
         title = (
             f"{pair.attribute} & {pair.other}, toward the {pair.region}; "
-            f"{seeds} training{'s' if seeds > 1 else ''}, images in the first: {sizes}"
+            f"{trainings(self.counts[pair.slug])}"
         )
         quoted = self._quoted(pair)
         names = [n for n in _QUOTED if any(n in values for values in quoted.values())]
@@ -158,10 +154,5 @@ def table1(study: Study) -> Table1:
             rows = study.rows(seed, pair, arms[pair.slug], start)
             table = measured.setdefault(pair.slug, {})
             control = collect(table, rows, pair, attributes, f"seed {seed}, {pair.attribute}")
-            counts.setdefault(pair.slug, []).append(_counts(control, pair, attributes))
+            counts.setdefault(pair.slug, []).append(image_counts(control, pair, attributes))
     return Table1(study.pairs, measured, arms, counts)
-
-
-def _counts(judged: Judged, pair: Pair, attributes: list[str]) -> dict[str, int]:
-    rows = subset_rows(judged.predictions.labels, attributes, pair.attribute, pair.other)
-    return {name: len(rows[name]) for name in ("all", "E1", "E2", "not a")}

@@ -20,6 +20,12 @@ from fastcam.report import Table
 from fastcam.report.numbers import MISSING, number
 
 
+def trainings(counts: Sequence[Mapping[str, int]]) -> str:
+    """For a title: how many trainings, and the test images of the first."""
+    sizes = ", ".join(f"{name} {n}" for name, n in counts[0].items())
+    return f"{len(counts)} training{'s' if len(counts) > 1 else ''}, images in the first: {sizes}"
+
+
 def network_table(
     measured: Measured,
     title: str,
