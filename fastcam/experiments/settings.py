@@ -180,6 +180,7 @@ CATALOGUE: dict[str, Entry] = {
     "bias": Entry(
         "training on agreeing images alone",
         "guidance and cut-out against GroupDRO and last-layer re-training, and what pull buys",
+        "34 a pair",
     ),
     "backbones": Entry(
         "Yang et al., future work",
