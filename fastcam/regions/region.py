@@ -117,7 +117,7 @@ def grids(
         if isinstance(height, str | bytes) or isinstance(width, str | bytes):
             raise TypeError
         height, width = float(height), float(width)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):  # the last: tensors without values
         message = f"image_size: expected two numbers (height, width), got {image_size!r}"
         raise TypeError(message) from None
     rows, cols = _shape2(grid_size, "grid_size", "H, W")

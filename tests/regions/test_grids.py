@@ -9,6 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -194,6 +195,11 @@ def test_layouts_and_dtypes_give_the_same():
         ({"image_size": ("a", 3)}, TypeError, "image_size: expected two numbers"),
         ({"image_size": (1j, 3)}, TypeError, "image_size: expected two numbers"),
         ({"image_size": (None, 3)}, TypeError, "image_size: expected two numbers"),
+        (
+            {"image_size": (torch.zeros((), device="meta"), 3)},
+            TypeError,
+            "image_size: expected two numbers",
+        ),
         ({"grid_size": (2**40, 3)}, ValueError, "grid_size: expected at most"),
         ({"grid_size": (3.5, 3)}, TypeError, "grid_size: expected two integers"),
         ({"mode": "soft"}, ValueError, "mode: expected .* got 'soft'"),
