@@ -28,6 +28,6 @@ def test_it_gives_tables_and_a_figure(name: str, out: Path) -> None:
     assert (out / f"{name}.csv").is_file() and (out / f"{name}.md").is_file()
     if name == "table1":
         (networks,) = [v["networks"] for v in content["values"]["pairs"].values()]
-        # What a few hundred images teach is better than a guess, and the guided maps move.
-        assert networks["control"][0]["test"] > 0.6
+        # Half have the attribute; what 600 images teach is better than a guess, and the maps move.
+        assert networks["control"][0]["average precision"] > 0.55
         assert networks["energy"][0]["energy"] > 1.5 * networks["control"][0]["energy"]
