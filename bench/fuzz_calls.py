@@ -126,7 +126,9 @@ def mask_calls(draw: Any) -> Call:
 
     options = some(draw, mode=st.sampled_from(["coverage", "binary", "none"]))
     size = (h, w) if draw(st.booleans()) else draw(GRIDS)
-    return Call(region.grid, [masks, size, draw(GRIDS)], options, union, True, names=["channels"])
+    # The shares are float32.
+    return Call(region.grid, [masks, size, draw(GRIDS)], options, union, True, names=["channels"],
+                close=1e-6)  # fmt: skip
 
 
 @st.composite
