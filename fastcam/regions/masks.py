@@ -93,6 +93,8 @@ class MaskRegion:
             raise TypeError(f"region: expected text such as 'wing', got {type(text).__name__}")
         if not isinstance(known, Sequence):
             raise TypeError(f"known: expected a sequence of names, got {type(known).__name__}")
+        if not all(isinstance(name, str) for name in known):
+            raise TypeError(f"known: expected names, got {known!r}")
         names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
         for name in names:
             if name not in known:

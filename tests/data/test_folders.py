@@ -317,6 +317,9 @@ def test_a_mask_region_is_the_union_of_its_masks() -> None:
     assert region.grid(masks, (4, 4), (2, 2), "binary").tolist() == [[[1.0, 1.0], [1.0, 0.0]]]
     with pytest.raises(TypeError, match="region: expected text"):
         MaskRegion.parse(3, ["a"])  # type: ignore[arg-type]
+    for known in (3, ["a", 1.0]):
+        with pytest.raises(TypeError, match="known: expected"):
+            MaskRegion.parse("b", known)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("cache", [True, False])
