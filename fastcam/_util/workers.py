@@ -70,6 +70,10 @@ def in_processes(
                     else:
                         failure = failure or error
                         todo.clear()
+            if not isinstance(failure, BrokenProcessPool):
+                # Asked to end, they queue for a lock; one that is killed then leaves the rest there.
+                for process in list((pool._processes or {}).values()):
+                    process.kill()
             if failure is not None:
                 raise failure
         except (KeyboardInterrupt, GeneratorExit):

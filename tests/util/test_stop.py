@@ -163,6 +163,22 @@ def test_each_process_of_a_pool_saves_what_it_has(tmp_path: Path, number: int) -
     assert len(list(tmp_path.glob("*.saved"))) == 2
 
 
+def _stopped(folder: Path) -> int:
+    """A process that answers nothing any more, as one that waits for what a killed one holds."""
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGSTOP)).start()
+    return os.getpid()
+
+
+@pytest.mark.timeout(60)
+def test_a_pool_ends_when_its_work_is_done_though_a_process_hangs(tmp_path: Path) -> None:
+    pool = in_processes(_stopped, [tmp_path] * 2, 2, _ready, (tmp_path,))
+    number = next(pool)
+    time.sleep(0.6)
+    assert number in {number, *pool}
+    with pytest.raises(ProcessLookupError):
+        os.kill(number, 0)
+
+
 def test_what_python_would_ignore_is_raised_again() -> None:
     """A finaliser, the hooks of a fork, and an import end nothing."""
 
