@@ -90,18 +90,26 @@ def junk(draw: Any) -> Any:
     )  # fmt: skip
 
 
+#: Another tensor of the same shape.
+OTHERS: tuple[Callable[[Tensor], Any], ...] = (
+    lambda x: x.detach().to("meta"),
+    lambda x: x.detach().to_sparse(),
+    lambda x: x.detach().to(torch.complex64),
+    lambda x: x.detach().nan_to_num().clamp(-9, 9).to(torch.int64),
+    lambda x: x.detach().double().numpy(),
+    lambda x: x.detach().double().tolist(),
+)
+
+
 @st.composite
 def spoiled(draw: Any, call: Call) -> Call:
-    """The call, now and then with an argument of another kind."""
-    if draw(st.integers(0, 5)) == 0:
-        wrong = draw(junk())
-        if not call.args and not call.options:
-            return call
+    """The call, now and then with an argument of another kind, or with a tensor made another's."""
+    if draw(st.integers(0, 5)) == 0 and (call.args or call.options):
         place = draw(st.integers(0, len(call.args) + len(call.options) - 1))
-        if place < len(call.args):
-            call.args[place] = wrong
-        else:
-            call.options[sorted(call.options)[place - len(call.args)]] = wrong
+        held: Any = call.args if place < len(call.args) else call.options
+        at = place if held is call.args else sorted(held)[place - len(call.args)]
+        same = isinstance(held[at], Tensor) and draw(st.booleans())
+        held[at] = draw(st.sampled_from(OTHERS))(held[at]) if same else draw(junk())
         call.exact = False
     return call
 

@@ -71,7 +71,7 @@ def in_processes(
                         failure = failure or error
                         todo.clear()
             if not isinstance(failure, BrokenProcessPool):
-                # Asked to end, they queue for a lock; one that is killed then leaves the rest there.
+                # Asked to end, they queue for a lock; one killed then leaves the rest there.
                 for process in list((pool._processes or {}).values()):
                     process.kill()
             if failure is not None:

@@ -167,9 +167,12 @@ def _index(targets: Any) -> int | Tensor:
             "targets: expected None, an int, or a tensor or sequence of ints, "
             f"got {type(targets).__name__}"
         )
+    check.dense("targets", targets)
     if targets.dtype not in _INDEX_DTYPES:
         raise TypeError(f"targets: expected integer indices, got {targets.dtype}")
     if targets.dim() == 0:
+        if targets.is_meta:
+            raise ValueError("targets: expected an index, got a meta tensor, which has no value")
         return int(targets)
     return targets
 

@@ -29,7 +29,7 @@ from fastcam.experiments.arms import (
 from fastcam.experiments.judge import Judged
 from fastcam.experiments.last_layer import retrain_last_layer
 from fastcam.experiments.measures import Measured, collect, image_counts
-from fastcam.experiments.settings import Pair
+from fastcam.experiments.settings import ExperimentConfig, Pair
 from fastcam.experiments.study import Study
 from fastcam.experiments.tables import change_table, network_table, trainings
 from fastcam.models import load_checkpoint, save_checkpoint
@@ -185,6 +185,11 @@ def _point(measured: Measured, network: str) -> tuple[float, float] | None:
     return x, y
 
 
+def with_splits(config: ExperimentConfig) -> ExperimentConfig:
+    """The settings with the shares of drawn faces that :func:`bias` takes."""
+    return replace(config, splits=SPLITS) if config.data is None else config
+
+
 def bias(study: Study) -> Bias:
     """Train on agreeing images, fine-tune in several ways, and judge on all images.
 
@@ -195,9 +200,7 @@ def bias(study: Study) -> Bias:
     validation.
     """
     require("sklearn.linear_model", extra="experiments")
-    study = replace(study, out=study.out / "bias")
-    if study.config.data is None:
-        study = replace(study, config=replace(study.config, splits=SPLITS))
+    study = replace(study, out=study.out / "bias", config=with_splits(study.config))
     found: dict[str, dict[str, list[Any]]] = {}
     chosen: dict[str, dict[str, list[float | None]]] = {}
     counts: dict[str, list[dict[str, int]]] = {}

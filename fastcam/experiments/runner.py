@@ -29,7 +29,7 @@ from fastcam.analysis.saved import Analysis, Saved, check_prefix, load, save  # 
 from fastcam.data.digests import DIGESTS, data_digests  # noqa: E402
 from fastcam.experiments import kimura_tanaka  # noqa: E402
 from fastcam.experiments.backbones import backbones  # noqa: E402
-from fastcam.experiments.bias import bias  # noqa: E402
+from fastcam.experiments.bias import bias, with_splits  # noqa: E402
 from fastcam.experiments.decoy import decoy  # noqa: E402
 from fastcam.experiments.figures import figure6, figure7  # noqa: E402
 from fastcam.experiments.settings import EXTENT, OWN_PAIR, ExperimentConfig, settings_of  # noqa: E402
@@ -100,10 +100,11 @@ def run(
     with claim(out):
         check_prefix(out / name)
         check_target(out / f"{name}.csv", begins(_CSV))
-        settings = json.loads(json.dumps({**settings_of(config), "version": __version__}))
-        if config.data is not None:
-            settings |= data_digests(config.data)
-        _claim_settings(out / CONFIG, settings)
+        digests = {} if config.data is None else data_digests(config.data)
+        _claim_settings(out / CONFIG, _settings(config, digests))
+        if name == "bias":
+            config = with_splits(config)
+        settings = _settings(config, digests)
         say = timed(say)
         stored = load(out / name)
         if stored is not None and not _differing(stored.settings, settings):
@@ -118,6 +119,11 @@ def run(
         write_text(out / f"{name}.csv", _csv(saved.tables), ours=begins(_CSV))
         say(f"done: {out / name}.md")
         return saved
+
+
+def _settings(config: ExperimentConfig, digests: dict[str, Any]) -> dict[str, Any]:
+    """What decides the results, as JSON gives it back."""
+    return json.loads(json.dumps({**settings_of(config), "version": __version__})) | digests
 
 
 def _claim_settings(path: Path, settings: dict[str, Any]) -> None:

@@ -58,11 +58,18 @@ def _weights(*values: float) -> dict[str, float]:
     return weights
 
 
+def _real(name: str, tensor: Tensor) -> None:
+    check.dense(name, tensor)
+    if tensor.is_complex():
+        raise TypeError(f"{name}: expected real numbers or bool, got {tensor.dtype}")
+
+
 def _entropy(name: str, logits: Tensor, labels: Tensor) -> Tensor:
     """Binary cross entropy summed over attributes, averaged over images (eq. 1 and 3)."""
     check.floating(name, logits)
     if logits.dim() != 2:
         raise ValueError(f"{name}: expected logits of shape [N,K], got {list(logits.shape)}")
+    check.same_device("labels", labels, logits, f"the {name} logits")
     if labels.shape != logits.shape:
         raise ValueError(
             f"labels: expected shape {list(logits.shape)} ({name} logits), got {list(labels.shape)}"
@@ -110,8 +117,7 @@ def attention_loss(
             "outputs: expected an AttentionOutputs, as network.outputs(images) returns, got "
             f"{type(outputs).__name__}"
         )
-    if not isinstance(labels, Tensor):
-        raise TypeError(f"labels: expected a torch.Tensor, got {type(labels).__name__}")
+    _real("labels", labels)
     check.floating("l1", outputs.l1)
     if outputs.l1.dim() != 2:
         raise ValueError(f"l1: expected shape [N,K], got {list(outputs.l1.shape)}")
@@ -125,8 +131,9 @@ def attention_loss(
     if outputs.reconstruction is not None:
         check.floating("reconstruction", outputs.reconstruction)
         wanted = list(outputs.reconstruction.shape)
-        if images is not None and not isinstance(images, Tensor):
-            raise TypeError(f"images: expected a torch.Tensor, got {type(images).__name__}")
+        if images is not None:
+            _real("images", images)
+            check.same_device("images", images, outputs.reconstruction, "the reconstruction")
         if images is None or list(images.shape) != wanted:
             came = "None" if images is None else str(list(images.shape))
             raise ValueError(

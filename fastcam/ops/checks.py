@@ -28,7 +28,8 @@ def _shape(tensor: Tensor) -> str:
     return "[" + ",".join(str(size) for size in tensor.shape) + "]"
 
 
-def _is_tensor(name: str, value: object) -> None:
+def dense(name: str, value: object) -> None:
+    """TypeError for what is no tensor with a value in every place."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
     if value.layout != torch.strided:
@@ -36,7 +37,7 @@ def _is_tensor(name: str, value: object) -> None:
 
 
 def floating(name: str, tensor: Tensor, and_bool: bool = False, advice: str = "") -> None:
-    _is_tensor(name, tensor)
+    dense(name, tensor)
     if tensor.dtype not in _FLOATS and not (and_bool and tensor.dtype == torch.bool):
         kinds = "bool, float32" if and_bool else "float32"
         raise TypeError(
@@ -45,7 +46,8 @@ def floating(name: str, tensor: Tensor, and_bool: bool = False, advice: str = ""
         )
 
 
-def _same_device(name: str, tensor: Tensor, other: Tensor, as_: str = "activations") -> None:
+def same_device(name: str, tensor: Tensor, other: Tensor, as_: str = "activations") -> None:
+    """ValueError for a tensor that is elsewhere than ``other``, which the error names ``as_``."""
     if tensor.device != other.device:
         raise ValueError(f"{name}: expected device {other.device} (as {as_}), got {tensor.device}")
 
@@ -61,7 +63,7 @@ def _constant(name: str, tensor: Tensor) -> None:
 def signs(value: Tensor, gradients: Tensor) -> Tensor:
     """Signs [N] or [N,T] of gradients [N,T,C,H',W'], shaped to multiply them."""
     floating("signs", value)
-    _same_device("signs", value, gradients)
+    same_device("signs", value, gradients)
     batch, targets = gradients.shape[:2]
     if tuple(value.shape) not in ((batch,), (batch, targets)):
         raise ValueError(
@@ -109,7 +111,7 @@ def gradients(tensor: Tensor, activations: Tensor) -> Tensor:
         or full.shape[3] * full.shape[4] == 0
     ):
         raise ValueError(f"gradients: expected shape {wanted}, got {_shape(tensor)}")
-    _same_device("gradients", tensor, activations)
+    same_device("gradients", tensor, activations)
     return full
 
 
@@ -135,14 +137,14 @@ def regions(tensor: Tensor, activations: Tensor, pairs: Sequence[int]) -> Tensor
             f"regions: expected shape {wanted} (N, T of gradients and H, W of activations), "
             f"got {_shape(tensor)}"
         )
-    _same_device("regions", tensor, activations)
+    same_device("regions", tensor, activations)
     return full
 
 
 def cell_weights(tensor: Tensor, activations: Tensor, pairs: Sequence[int]) -> Tensor:
     floating("cell_weights", tensor, and_bool=True, advice="; pass cell_weights.float()")
     _constant("cell_weights", tensor)
-    _same_device("cell_weights", tensor, activations)
+    same_device("cell_weights", tensor, activations)
     batch, targets = pairs
     height, width = activations.shape[2:]
     fits = tensor.shape[-2:] == (height, width) and (
@@ -158,7 +160,7 @@ def cell_weights(tensor: Tensor, activations: Tensor, pairs: Sequence[int]) -> T
 
 
 def where(tensor: Tensor, activations: Tensor, pairs: Sequence[int]) -> Tensor:
-    _is_tensor("where", tensor)
+    dense("where", tensor)
     if tensor.dtype != torch.bool:
         raise TypeError(f"where: expected dtype bool (as labels > 0 is), got {tensor.dtype}")
     batch, targets = pairs
@@ -166,7 +168,7 @@ def where(tensor: Tensor, activations: Tensor, pairs: Sequence[int]) -> Tensor:
         raise ValueError(
             f"where: expected shape [{batch}] or [{batch},{targets}], got {_shape(tensor)}"
         )
-    _same_device("where", tensor, activations)
+    same_device("where", tensor, activations)
     full = tensor.unsqueeze(1) if tensor.dim() == 1 else tensor
     return full.expand(batch, targets)
 
@@ -178,7 +180,7 @@ def mask_logits(tensor: Tensor, features: Tensor) -> None:
     if tensor.dim() != 5 or tensor.shape[0] != batch or list(tensor.shape[2:]) != plane:
         wanted = ",".join(str(size) for size in (batch, "K", *plane))
         raise ValueError(f"mask_logits: expected shape [{wanted}], got {_shape(tensor)}")
-    _same_device("mask_logits", tensor, features, "features")
+    same_device("mask_logits", tensor, features, "features")
 
 
 def conv1x1(weight: Tensor, bias: Tensor, features: Tensor) -> None:
@@ -195,8 +197,8 @@ def conv1x1(weight: Tensor, bias: Tensor, features: Tensor) -> None:
         raise ValueError(f"weight: expected shape [K*{channels},{channels}], got {_shape(weight)}")
     if bias.shape != weight.shape[:1]:
         raise ValueError(f"bias: expected shape [{weight.shape[0]}], got {_shape(bias)}")
-    _same_device("weight", weight, features, "features")
-    _same_device("bias", bias, features, "features")
+    same_device("weight", weight, features, "features")
+    same_device("bias", bias, features, "features")
 
 
 # ---- values ------------------------------------------------------------------------------------

@@ -42,6 +42,11 @@ def from_masks(masks: Masks, size: int | Sequence[int]) -> Masks:
     rows, cols = _size(size)
     torch = sys.modules.get("torch")  # who has a tensor has imported it
     if torch is not None and isinstance(masks, torch.Tensor):
+        if masks.layout != torch.strided or masks.is_complex():
+            raise TypeError(
+                f"masks: expected a dense tensor of bool or real numbers, got {masks.dtype}, "
+                f"layout {masks.layout}"
+            )
         values = masks.detach().to(torch.float32)
     elif isinstance(masks, np.ndarray) and masks.dtype.kind in "biuf":
         values = masks.astype(np.float32)
@@ -55,7 +60,8 @@ def from_masks(masks: Masks, size: int | Sequence[int]) -> Masks:
             f"masks: expected shape [N,h,w] or [N,T,h,w] with h, w >= 1, got {list(values.shape)}"
             + (" (of one image: mask[None])" if values.ndim == 2 else "")
         )
-    if 0 not in values.shape:
+    shape_alone = not isinstance(values, np.ndarray) and values.is_meta
+    if 0 not in values.shape and not shape_alone:
         least, most = float(values.min()), float(values.max())
         if not (least >= 0 and most <= 1):
             raise ValueError(

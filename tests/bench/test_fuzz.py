@@ -12,6 +12,7 @@ import fastcam
 from bench.fuzz import CALLS, Call, check, fuzz
 from fastcam import functional as F
 from fastcam import reference, regions
+from fastcam.cam.targets import resolve
 from fastcam.losses.attention import AttentionOutputs
 
 
@@ -50,6 +51,8 @@ def test_what_is_wrong_is_noticed(function: object) -> None:
 
 _LOGITS = torch.zeros(2, 3)
 _MASKS = np.zeros((1, 2, 4, 4), np.uint8)
+_MASK = torch.zeros(1, 2, 4, 4)
+_OUTPUTS = AttentionOutputs(_LOGITS, None, _MASK, _LOGITS)
 
 
 @pytest.mark.parametrize(
@@ -71,6 +74,15 @@ _MASKS = np.zeros((1, 2, 4, 4), np.uint8)
         (regions.MaskRegion.parse, ["wing", None], "known"),
         (regions.Region, [None], "names"),
         (regions.Region, [[3]], "names"),
+        (regions.from_masks, [_MASK.to_sparse(), 2], "masks"),
+        (regions.from_masks, [_MASK * 1j, 2], "masks"),
+        (fastcam.AttentionLoss(), [_OUTPUTS, _LOGITS.to("meta")], "labels"),
+        (fastcam.AttentionLoss(), [_OUTPUTS, _LOGITS.to_sparse()], "labels"),
+        (fastcam.AttentionLoss(), [_OUTPUTS, _LOGITS * 1j], "labels"),
+        (fastcam.AttentionLoss(), [_OUTPUTS, _LOGITS, _MASK.to("meta")], "images"),
+        (fastcam.AttentionLoss(), [_OUTPUTS, _LOGITS, _MASK.to_sparse()], "images"),
+        (resolve, [torch.eye(3).long().to_sparse(), _LOGITS], "targets"),
+        (resolve, [torch.zeros((), dtype=torch.int64, device="meta"), _LOGITS], "targets"),
         (regions.LandmarkTable, [torch.eye(3).to_sparse(), _MASKS, _MASKS, _MASKS], "name"),
     ],
 )  # fmt: skip

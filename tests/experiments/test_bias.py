@@ -57,7 +57,9 @@ def test_every_network_is_in_the_tables(found: tuple[Path, Any]) -> None:
 
 
 def test_a_quarter_of_the_drawn_faces_is_for_validation(found: tuple[Path, Any]) -> None:
-    out, _ = found
+    out, saved = found
+    assert saved.settings["splits"] == list(bias.SPLITS)
+    assert json.loads((out / "config.json").read_text())["splits"] == list(TINY.splits)
     faces = out / "bias" / "seed0" / "faces"
     counts = [len(CelebA(faces, split)) for split in ("train", "valid", "test")]
     assert counts == [61, 40, 59]

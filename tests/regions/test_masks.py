@@ -70,6 +70,8 @@ def test_area_is_kept_and_full_is_one() -> None:
 
 def test_no_images_and_strides() -> None:
     assert from_masks(torch.zeros(0, 8, 8), 4).shape == (0, 4, 4)
+    shape_alone = from_masks(torch.zeros(2, 3, 8, 8, device="meta"), 3)
+    assert shape_alone.is_meta and shape_alone.shape == (2, 3, 3, 3)
     masks = torch.rand(3, 20, 30)
     torch.testing.assert_close(from_masks(masks.mT, 4), from_masks(masks.mT.contiguous(), 4))
 
