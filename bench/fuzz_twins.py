@@ -273,6 +273,14 @@ def in_parts(balance: Any, times: int, *args: Any) -> tuple[Tensor, Tensor]:
     return balance.weighed(*args), balance.ratio
 
 
+def _slopes(value: Tensor, places: list[Tensor]) -> list[Tensor]:
+    if not value.requires_grad:
+        return [torch.zeros_like(place) for place in places]
+    return list(torch.autograd.grad(
+        value, places, retain_graph=True, allow_unused=True, materialize_grads=True
+    ))  # fmt: skip
+
+
 def balanced(
     pull: Any, net: Network, measures: bool, label_loss: Tensor, guidance: Any, tap: Any = None
 ) -> tuple[Tensor, Tensor]:
@@ -283,13 +291,8 @@ def balanced(
     for number, loss in enumerate(losses):
         ratio = torch.zeros(())
         if measures and loss.requires_grad:
-            (at, of_weight), (drawn_at, drawn_weight) = (
-                torch.autograd.grad(
-                    value, [net.seen, weight], retain_graph=True, allow_unused=True,
-                    materialize_grads=True,
-                )
-                for value in (label_loss, loss)
-            )  # fmt: skip
+            at, of_weight = _slopes(label_loss, [net.seen, weight])
+            drawn_at, drawn_weight = _slopes(loss, [net.seen, weight])
             drawn = drawn_at.flatten(1).norm(dim=1) != 0
             new = at[drawn].norm() / drawn_at.norm()
             bound = 3 * of_weight.norm() / drawn_weight.norm()
