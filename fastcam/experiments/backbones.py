@@ -14,10 +14,10 @@ from fastcam._util.files import make_folder
 from fastcam.data.landmarks import resolve_landmarks
 from fastcam.data.tables import ATTRIBUTE_TABLE, read_attributes
 from fastcam.experiments.arms import BEFORE, CONTROL, Arm, control, guided
-from fastcam.experiments.measures import Measured, Spread, collect, column
+from fastcam.experiments.measures import Measured, Spread, collect, column, image_counts
 from fastcam.experiments.settings import LIPSTICK, Pair
 from fastcam.experiments.study import Study
-from fastcam.experiments.tables import change_table, network_table
+from fastcam.experiments.tables import change_table, network_table, trainings
 from fastcam.models import load_checkpoint
 from fastcam.regions import LandmarkSource, LandmarkTable
 from fastcam.report import Table
@@ -74,22 +74,30 @@ def mean_face(data: Path, out: Path) -> Path:
 
 @dataclass(frozen=True)
 class Backbones:
-    """For each backbone the networks before and after, measured in each training."""
+    """For each backbone the networks before and after, measured in each training.
+
+    Attributes:
+        pair: of attributes.
+        measured: by backbone, then network.
+        counts: by backbone, the number of test images in each group, by training that converged.
+    """
 
     pair: Pair
     measured: Mapping[str, Measured]
+    counts: Mapping[str, list[dict[str, int]]]
 
     def tables(self) -> list[Table]:
         found = []
         for backbone, measured in self.measured.items():
+            judged = f"; {trainings(counts)}" if (counts := self.counts[backbone]) else ""
             found += [
-                network_table(measured, f"{backbone}: {self.pair.attribute}"),
+                network_table(measured, f"{backbone}: {self.pair.attribute}{judged}"),
                 change_table(measured, f"{backbone}: minus the control, points"),
             ]
         return found
 
     def figure(self) -> Figure:
-        """Energy in the region before and after, by backbone."""
+        """Energy in the region after each fine-tuning, by backbone."""
         figure = new_figure(7.5, 4.0)
         axis = figure.subplots()
         networks = [n for n in next(iter(self.measured.values())) if n != BEFORE]
@@ -116,11 +124,13 @@ def backbones(study: Study) -> Backbones:
     """Train, guide and judge each backbone."""
     pair, brief = LIPSTICK, study.config.brief
     found: dict[str, dict[str, list[Any]]] = {}
+    counts: dict[str, list[dict[str, int]]] = {}
     for seed in range(study.config.seeds):
         fixed = mean_face(study.data(seed), study.out / f"seed{seed}" / "mean_face.npz")
         for backbone, settings in (BRIEF if brief else BACKBONES).items():
             arms = [a for a in _arms(pair, fixed) if not brief or a.name in _BRIEF_ARMS]
             networks = found.setdefault(backbone, {})
+            groups = counts.setdefault(backbone, [])
             try:
                 start = study.base(seed, backbone, **settings)
             except TrainingDiverged as error:
@@ -130,5 +140,6 @@ def backbones(study: Study) -> Backbones:
                 continue
             attributes = load_checkpoint(start).attributes
             rows = study.rows(seed, pair, arms, start)
-            collect(networks, rows, pair, attributes, f"seed {seed}, {backbone}")
-    return Backbones(pair, found)
+            judged = collect(networks, rows, pair, attributes, f"seed {seed}, {backbone}")
+            groups.append(image_counts(judged, pair, attributes))
+    return Backbones(pair, found, counts)

@@ -126,6 +126,7 @@ def test_each_backbone_has_its_control(out: Path, monkeypatch: pytest.MonkeyPatc
         names = [row[0] for row in networks.rows]
         assert names[:4] == [BEFORE, CONTROL, "iou", "energy"]
         assert names[4:] == ["iou, free rectangle", "iou, fixed rectangle"]
+        assert "; 1 training, images in the first: all " in networks.title
     assert matplotlib.image.imread(out / "backbones.png").std() > 0.01
 
 
@@ -147,6 +148,7 @@ def test_a_backbone_that_diverges_is_told_and_the_others_go_on(
     assert any("became nan" in line for line in said)
     first, _, second, _ = saved.tables
     assert all(set(row[1:]) == {"diverged"} for row in first.rows)
+    assert "images" not in first.title and "images" in second.title
     assert second.rows[0][1] != "diverged"
 
 
