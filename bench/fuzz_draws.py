@@ -90,7 +90,7 @@ def junk(draw: Any) -> Any:
     )  # fmt: skip
 
 
-#: Another tensor of the same shape.
+#: What a tensor is made in its place: of its shape, and another kind.
 OTHERS: tuple[Callable[[Tensor], Any], ...] = (
     lambda x: x.detach().to("meta"),
     lambda x: x.detach().to_sparse(),
@@ -103,7 +103,7 @@ OTHERS: tuple[Callable[[Tensor], Any], ...] = (
 
 @st.composite
 def spoiled(draw: Any, call: Call) -> Call:
-    """The call, now and then with an argument of another kind, or with a tensor made another's."""
+    """The call, now and then with an argument of another kind, or a tensor as another kind."""
     if draw(st.integers(0, 5)) == 0 and (call.args or call.options):
         place = draw(st.integers(0, len(call.args) + len(call.options) - 1))
         held: Any = call.args if place < len(call.args) else call.options

@@ -186,7 +186,7 @@ def _point(measured: Measured, network: str) -> tuple[float, float] | None:
 
 
 def with_splits(config: ExperimentConfig) -> ExperimentConfig:
-    """The settings with the shares of drawn faces that :func:`bias` takes."""
+    """The settings with the shares of drawn faces that :func:`bias` needs; its caller's to set."""
     return replace(config, splits=SPLITS) if config.data is None else config
 
 
@@ -196,11 +196,11 @@ def bias(study: Study) -> Bias:
     Guidance, cut-out and the first GroupDRO see agreeing images alone, as the network that they
     start from; what is called "all images" sees those on which the attributes part, too. Last-layer
     re-training, and every choice among the members of a family, take validation images, on which
-    they part as well; no bias is re-fit to these. Drawn faces are its own: more of them are for
-    validation.
+    they part as well; no bias is re-fit to these. Drawn faces are its own, with :func:`with_splits`
+    in the settings.
     """
     require("sklearn.linear_model", extra="experiments")
-    study = replace(study, out=study.out / "bias", config=with_splits(study.config))
+    study = replace(study, out=study.out / "bias")
     found: dict[str, dict[str, list[Any]]] = {}
     chosen: dict[str, dict[str, list[float | None]]] = {}
     counts: dict[str, list[dict[str, int]]] = {}

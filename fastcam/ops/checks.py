@@ -29,7 +29,7 @@ def _shape(tensor: Tensor) -> str:
 
 
 def dense(name: str, value: object) -> None:
-    """TypeError for what is no tensor with a value in every place."""
+    """TypeError for what is no tensor, or a sparse one."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
     if value.layout != torch.strided:
