@@ -26,14 +26,14 @@ inline std::vector<int64_t> sizes_of(const Tensor& t) {
 
 template <auto launch>
 Tensor tone_curve_of(const Tensor& mask, const Tensor* grad, double n, double beta) {
-  const Tensor held = torch::stable::contiguous(mask);
+  const Tensor held = as_contiguous(mask);
   const ScalarKind kind = kind_of(held, "mask");
   Tensor grad_held = held;
   if (grad != nullptr) {
     STD_TORCH_CHECK(grad->numel() == mask.numel() && grad->scalar_type() == mask.scalar_type(),
                     "fastcam: grad does not agree with mask");
     check_device(*grad, "grad", mask);
-    grad_held = torch::stable::contiguous(*grad);
+    grad_held = as_contiguous(*grad);
   }
   const Tensor out = empty_on(mask, sizes_of(mask), mask.scalar_type());
   if (mask.numel() > 0) {
@@ -94,7 +94,7 @@ std::tuple<Tensor, Tensor> attend_forward(const Tensor features, const Tensor lo
   const AttendShape shape = attend_shape(features, logits);
   const ScalarKind kind = kind_of(features, "features");
   const std::vector<ToneCurve> curves = curves_of(n, beta);
-  const Tensor f = torch::stable::contiguous(features);
+  const Tensor f = as_contiguous(features);
   const Tensor l = with_contiguous_cells(logits);
   std::vector<int64_t> sizes{int64_t(curves.size()), shape.batch, shape.attributes, shape.channels};
   if (!pool) {
@@ -121,10 +121,10 @@ attend_backward(const Tensor features, const Tensor logits, const Tensor grad_ou
                 bool need_features, bool need_logits) {
   const AttendShape shape = attend_shape(features, logits);
   const ScalarKind kind = kind_of(features, "features");
-  const Tensor f = torch::stable::contiguous(features);
+  const Tensor f = as_contiguous(features);
   const Tensor l = with_contiguous_cells(logits);
   check_device(grad_out, "grad_out", features);
-  const Tensor g = torch::stable::contiguous(grad_out);
+  const Tensor g = as_contiguous(grad_out);
   STD_TORCH_CHECK(g.scalar_type() == features.scalar_type() &&
                       g.numel() == (pool ? logits.numel() / shape.cells : logits.numel()),
                   "fastcam: grad_out does not agree with the output of attend");
@@ -134,7 +134,7 @@ attend_backward(const Tensor features, const Tensor logits, const Tensor grad_ou
                         grad_mask_sum->scalar_type() == acc_type(kind),
                     "fastcam: grad_mask_sum must be [N,K] in the arithmetic dtype");
     check_device(*grad_mask_sum, "grad_mask_sum", features);
-    sums = torch::stable::contiguous(*grad_mask_sum);
+    sums = as_contiguous(*grad_mask_sum);
   }
   const Tensor grad_features =
       empty_if(need_features, features, sizes_of(features), features.scalar_type());

@@ -105,9 +105,9 @@ cam_backward(const Tensor activations, const Tensor alpha, const Tensor cam, con
   check_device(cam, "cam", activations);
   check_device(peak, "peak", activations);
   check_device(grad, "grad", activations);
-  const Tensor alpha_held = torch::stable::contiguous(alpha);
-  const Tensor cam_held = torch::stable::contiguous(cam);
-  const Tensor peak_held = torch::stable::contiguous(peak);
+  const Tensor alpha_held = as_contiguous(alpha);
+  const Tensor cam_held = as_contiguous(cam);
+  const Tensor peak_held = as_contiguous(peak);
 
   const bool channels_last = !is_channels_first(held);
   const Tensor grad_activations =

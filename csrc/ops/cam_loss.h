@@ -147,11 +147,11 @@ std::tuple<Tensor, Tensor> cam_loss_backward(const Tensor alpha, const Tensor gr
   if (count.has_value()) check_device(*count, "count", alpha);
   if (grad_gradients.has_value()) check_device(*grad_gradients, "grad_gradients", alpha);
   STD_TORCH_CHECK(H * W > 0, "fastcam: grad_map has no cells");
-  const Tensor alpha_held = torch::stable::contiguous(alpha);
-  const Tensor grad_map_held = torch::stable::contiguous(grad_map);
-  const Tensor status_held = torch::stable::contiguous(status);
+  const Tensor alpha_held = as_contiguous(alpha);
+  const Tensor grad_map_held = as_contiguous(grad_map);
+  const Tensor status_held = as_contiguous(status);
   std::optional<Tensor> constants;
-  if (grad_gradients.has_value()) constants = torch::stable::contiguous(*grad_gradients);
+  if (grad_gradients.has_value()) constants = as_contiguous(*grad_gradients);
 
   Tensor grad_activations =
       empty_if(need_activations, alpha, {N, C, H, W}, scalar_type_of(kind), channels_last);

@@ -10,9 +10,9 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <algorithm>
 #include <initializer_list>
 #include <optional>
-#include <utility>
 #include <vector>
 
 #include "common/storage.h"
@@ -65,6 +65,10 @@ inline bool is_channels_first(const Tensor& t) { return is_dense(t, {-1, -2, -3}
 inline bool is_channels_last(const Tensor& t) { return is_dense(t, {-3, -1, -2}); }
 
 // The tensor itself where a kernel can read it as it lies, a contiguous copy elsewhere.
+// (torch::stable::contiguous() would look its operator up by name for what is contiguous, too.)
+inline Tensor as_contiguous(const Tensor& t) {
+  return t.is_contiguous() ? t : torch::stable::contiguous(t);
+}
 inline Tensor readable(const Tensor& t) {
   return is_channels_first(t) || is_channels_last(t) ? t : torch::stable::contiguous(t);
 }
@@ -72,19 +76,36 @@ inline Tensor with_contiguous_cells(const Tensor& t) {
   return is_dense(t, {-1, -2}) ? t : torch::stable::contiguous(t);
 }
 
-inline Tensor empty_on(const Tensor& like, std::vector<int64_t> sizes, ScalarType dtype,
+// An op makes up to eight outputs; torch::stable::empty() looks its operator up by name for each,
+// this does not. channels_last: of sizes [N,C,H,W].
+inline Tensor empty_on(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType dtype,
                        bool channels_last = false) {
-  using torch::headeronly::MemoryFormat;
-  return torch::stable::empty(sizes, dtype, std::nullopt, like.device(), std::nullopt,
-                              channels_last ? MemoryFormat::ChannelsLast
-                                            : MemoryFormat::Contiguous);
+  std::vector<int64_t> strides(sizes.size());
+  int64_t stride = 1;
+  const auto next = [&](size_t axis) {
+    strides[axis] = stride;
+    stride *= std::max<int64_t>(sizes[axis], 1);
+  };
+  if (channels_last) {
+    for (const size_t axis : {1, 3, 2, 0}) next(axis);
+  } else {
+    for (size_t axis = sizes.size(); axis-- > 0;) next(axis);
+  }
+  const auto device = like.device();
+  AtenTensorHandle made = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      int64_t(sizes.size()), sizes.data(), strides.data(),
+      torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
+      torch::stable::detail::to<int32_t>(torch::stable::detail::from(device.type())),
+      device.index(), &made));
+  return Tensor(made);
 }
 
 // An output that is asked for, or one without values.
-inline Tensor empty_if(bool needed, const Tensor& like, std::vector<int64_t> sizes,
+inline Tensor empty_if(bool needed, const Tensor& like, const std::vector<int64_t>& sizes,
                        ScalarType dtype, bool channels_last = false) {
   if (!needed) return empty_on(like, {0}, dtype);
-  return empty_on(like, std::move(sizes), dtype, channels_last);
+  return empty_on(like, sizes, dtype, channels_last);
 }
 
 // The dispatcher looks at the devices of no more than some arguments, and a kernel would read
