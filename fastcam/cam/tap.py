@@ -178,7 +178,8 @@ class ActivationTap:
                 overwrote the output in place, or it is no map, or may be one in another order.
             TypeError: the layer's output is no floating-point tensor.
         """
-        output, trace = self.output, self.trace
+        trace = self.trace
+        output = _usable(self, trace.layer, "layer")
         if trace.map is None:
             module = self.model.get_submodule(self.layer)
             trace.map = self._layout.map_of(output, trace, module)
@@ -210,9 +211,9 @@ class ActivationTap:
             ValueError, TypeError: as :attr:`activations`; or ``gradient_at`` did not run after the
                 layer, or something other than pooling ran in between.
         """
-        output, trace = self.output, self.trace
+        trace = self.trace
         if self.gradient_at is None:
-            return output
+            return _usable(self, trace.layer, "layer")
         self._check_gradient_at()
         if trace.gradient is None:
             raise ValueError(
@@ -226,22 +227,22 @@ class ActivationTap:
     @property
     def trace(self) -> Trace:
         """What ran from the layer on in the last forward."""
+        if self._trace is not None:
+            return self._trace
         if not self._hooks:
             raise ValueError(
                 f"activations: {self!r} is not entered (what it held was dropped on exit); "
                 "compute the loss inside the with block"
             )
-        if self._trace is None:
-            raise ValueError(
-                f"activations: '{self.layer}' did not run in the last forward of the tapped model, "
-                + (
-                    f"which ran {self._unseen}"
-                    if self._unseen
-                    else "or ran where its output cannot be seen (inside a torch.compile'd region: "
-                    "compile the part before the layer, and leave the rest eager)"
-                )
+        raise ValueError(
+            f"activations: '{self.layer}' did not run in the last forward of the tapped model, "
+            + (
+                f"which ran {self._unseen}"
+                if self._unseen
+                else "or ran where its output cannot be seen (inside a torch.compile'd region: "
+                "compile the part before the layer, and leave the rest eager)"
             )
-        return self._trace
+        )
 
     def learn(self, logits: Tensor, steps: list[Step], compared: Any) -> None:
         """Remember a head that was recognised, and compared in a dtype on a device."""

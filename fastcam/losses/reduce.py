@@ -18,6 +18,7 @@ from fastcam.ops.cam_loss import Reduction
 __all__ = ["Reducer", "Reduction", "Sync", "averaged", "world_size"]
 
 Sync = Literal["global", "local"]
+_REDUCTIONS, _SYNCS = get_args(Reduction), get_args(Sync)
 
 
 def world_size(process_group: Any = None) -> int:
@@ -54,8 +55,8 @@ class Reducer:
     """
 
     def __init__(self, reduction: Reduction, sync: Sync, process_group: Any) -> None:
-        check.one_of("reduction", reduction, get_args(Reduction))
-        check.one_of("sync", sync, get_args(Sync))
+        check.one_of("reduction", reduction, _REDUCTIONS)
+        check.one_of("sync", sync, _SYNCS)
         self.reduction, self.sync, self.process_group = reduction, sync, process_group
 
     def world(self, loss: nn.Module, activations: ActivationTap | Tensor) -> int:
