@@ -28,9 +28,10 @@ class Timer(Protocol):
 class EventTimer:
     """GPU seconds of a call, each with a cold L2 and all its launches queued.
 
-    Before each call the cache is flushed by writing over twice its size, and the GPU then waits
-    until the call is queued: what is timed is the GPU's work, not Python's. ``runs`` at most, and
-    for long calls as many as fit into ``seconds``, but ten.
+    Before each call the cache is flushed by reading twice its size (writing would leave it full of
+    what has to be written back meanwhile), and the GPU then waits until the call is queued: what is
+    timed is the GPU's work, not Python's. ``runs`` at most, and for long calls as many as fit into
+    ``seconds``, but ten.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class EventTimer:
     ) -> None:
         self.device, self.runs, self.seconds, self.warm_up = device, runs, seconds, warm_up
         cache = torch.cuda.get_device_properties(device).L2_cache_size
-        self._flush = torch.empty(max(2 * cache, 1 << 24), dtype=torch.int8, device=device)
+        self._flush = torch.zeros(max(2 * cache, 1 << 24) // 4, device=device)
         self._cycles_per_second = self._measure_cycles()
 
     def __call__(self, run: Call) -> Timing:
@@ -50,7 +51,7 @@ class EventTimer:
         pairs = []
         for _ in range(runs):
             start, end = self._events()
-            self._flush.zero_()
+            self._flush.sum()
             torch.cuda._sleep(int(wait * self._cycles_per_second))
             start.record()
             run()

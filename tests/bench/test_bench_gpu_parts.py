@@ -192,8 +192,8 @@ def test_event_timer_times_the_call_alone(monkeypatch):
     """Flush and wait do not lie between the events, and the wait outlasts the queueing."""
     fake = FakeGpu(monkeypatch)
     timer = EventTimer(torch.device("cpu"), runs=4, warm_up=1)
-    assert timer._flush.numel() == 2 * (50 << 20)
-    timer._flush = types.SimpleNamespace(zero_=lambda: fake.run("flush", 5e-3))
+    assert timer._flush.nbytes == 2 * (50 << 20)
+    timer._flush = types.SimpleNamespace(sum=lambda: fake.run("flush", 5e-3))
 
     def call() -> None:
         time.sleep(2e-3)  # in Python
@@ -214,7 +214,7 @@ def test_event_timer_times_the_call_alone(monkeypatch):
 def test_event_timer_runs_a_long_call_less_often(monkeypatch):
     FakeGpu(monkeypatch)
     timer = EventTimer(torch.device("cpu"), runs=40, seconds=0.06, warm_up=1)
-    timer._flush = types.SimpleNamespace(zero_=lambda: None)
+    timer._flush = types.SimpleNamespace(sum=lambda: None)
     assert timer(lambda: None).runs == 40
     assert 10 <= timer(lambda: time.sleep(1e-3)).runs <= 20  # 2 ms to wait and 1 or more to run
     assert timer(lambda: time.sleep(5e-3)).runs == 10
