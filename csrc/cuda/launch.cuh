@@ -94,12 +94,17 @@ void on_device_of(const Tensor& tensor, const Launch& launch) {
   launch(site);
 }
 
+// Which kernels of the loss of the map FASTCAM_CAM_KERNELS asks for.
+inline std::string_view kernels_asked() {
+  const char* asked = std::getenv("FASTCAM_CAM_KERNELS");
+  return asked == nullptr ? "" : asked;
+}
+
 // Shared memory that a block on the tensor's device can have, if the device has clusters and this
-// library code of `kernel` for it; 0 if not, or if FASTCAM_CAM_KERNELS=parts asks for none.
+// library code of `kernel` for it; 0 if not, or if "parts" asks for none.
 template <class Kernel>
 int cluster_shared_bytes(const Tensor& tensor, Kernel* kernel) {
-  const char* asked = std::getenv("FASTCAM_CAM_KERNELS");
-  if (asked != nullptr && std::string_view(asked) == "parts") return 0;
+  if (kernels_asked() == "parts") return 0;
   const int32_t device = tensor.get_device_index();
   int major = 0;
   int bytes = 0;

@@ -16,6 +16,7 @@ struct LaunchSite {
   void* stream;
   std::function<void*(int64_t)> workspace;
   std::function<unsigned*()> ticket;
+  bool ring = false;  // the one-pass loss of several targets with D's stages in A's place
 };
 
 inline int grid_of(int64_t blocks) {

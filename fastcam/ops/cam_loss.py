@@ -156,8 +156,8 @@ class _CamLoss(torch.autograd.Function):
 def _check_kernels() -> None:
     """Which CUDA kernels are asked for is read by csrc/cuda/launch.cuh; a wrong name, here."""
     value = os.environ.get("FASTCAM_CAM_KERNELS", "")
-    if value not in ("", "parts"):
-        raise ValueError(f"FASTCAM_CAM_KERNELS: expected 'parts' or nothing, got {value!r}")
+    if value not in ("", "parts", "ring"):
+        raise ValueError(f"FASTCAM_CAM_KERNELS: expected 'parts', 'ring' or nothing, got {value!r}")
 
 
 _check_kernels()

@@ -72,6 +72,25 @@ TEST(several_targets_have_some_of_d_on_its_way) {
   CHECK(plan_pass(shape(kAlexNet, 64, 16))->log2_stages == 2);
 }
 
+TEST(a_ring_of_stages_takes_the_place_of_a_matrix_that_is_copied_later) {
+  const auto plan = [](Net net, int64_t targets) {
+    PassShape s = shape(net, 64, targets);
+    s.ring = true;
+    return *plan_pass(s);
+  };
+  for (const Net net : {kAlexNet, kVgg, kResNet}) {
+    for (const int64_t targets : {4, 16}) {
+      const PassPlan p = plan(net, targets);
+      CHECK(p.ring && p.at.gradients < p.at.matrix && p.log2_together < p.log2_stages);
+      CHECK(p.at.partial == p.at.grad_map);
+    }
+    CHECK(!plan(net, 1).ring && !plan(net, 17).ring);
+    CHECK(plan(net, 17).log2_stages <= kPassLog2Stages);
+  }
+  CHECK(plan(kVgg, 4).blocks <= 132);  // at once, on one block a multiprocessor
+  CHECK(plan(kAlexNet, 16).log2_stages == 3 && plan(kVgg, 16).log2_stages == 3);
+}
+
 TEST(blocks_of_the_backward_are_those_that_were_measured_to_be_fast) {
   CHECK(backward(kAlexNet, 64, 16).threads == 128 && backward(kAlexNet, 64, 16).rows == 32);
   CHECK(backward(kVgg, 64, 16).threads == 256 && backward(kResNet, 64, 16).threads == 256);
@@ -90,8 +109,10 @@ TEST(plans_cover_a_sample_and_fit) {
       for (const int64_t batch : {1, 3, 500}) {
         for (const int64_t targets : {1, 4, 40}) {
           for (const int element : {2, 4, 8}) {
-            for (const bool last : {false, true}) {
-              const PassShape s = shape({channels, cells}, batch, targets, element, last);
+            for (const int layout : {0, 1, 2, 3}) {
+              const bool last = layout % 2 == 1;
+              PassShape s = shape({channels, cells}, batch, targets, element, last);
+              s.ring = layout >= 2;
               const auto plan = plan_pass(s);
               if (!plan) continue;
               CHECK(plan->ranks >= 1 && plan->ranks <= kPassMaxRanks);
@@ -104,7 +125,12 @@ TEST(plans_cover_a_sample_and_fit) {
               const int64_t grads = (last ? s.grad_cells : plan->chunk) * plan->d.pitch * element;
               CHECK(plan->at.stage >= grads && plan->at.stage % 16 == 0);
               CHECK(plan->at.gradients + (int64_t(plan->at.stage) << plan->log2_stages) <=
-                    plan->at.matrix);
+                    (plan->ring ? plan->at.total : plan->at.matrix));
+              const int together = plan->chunk << plan->log2_together;
+              const int64_t partial = (s.per_pass > 1 ? 2 : 1) * together * s.acc *
+                                      pass_groups(plan->threads, together, 1);
+              CHECK(plan->at.partial + partial <=
+                    (plan->ring ? plan->at.regions : plan->at.sums));
               CHECK(plan->teams >= 1 && plan->teams * plan->team_warps * 32 <= plan->threads);
 
               const auto back = backward({channels, cells}, batch, targets, element, last);

@@ -25,7 +25,7 @@ int guarded(char* message, int size, const F& f) {
 extern "C" {
 
 void* emulator_new(int reversed, int count, int part, int whole, int multiprocessors,
-                   int cluster_bytes) {
+                   int cluster_bytes, const char* kernels) {
   auto* device = new Device;
   device->options.reversed = reversed != 0;
   device->options.count = count != 0;
@@ -33,6 +33,7 @@ void* emulator_new(int reversed, int count, int part, int whole, int multiproces
   device->options.whole = whole;
   device->options.multiprocessors = multiprocessors;
   device->options.cluster_bytes = cluster_bytes;
+  device->options.kernels = kernels;
   return device;
 }
 // The next op runs on this device, and may touch its own tensors alone.

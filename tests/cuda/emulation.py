@@ -151,6 +151,7 @@ class Emulator:
         multiprocessors: int = H100_MULTIPROCESSORS,
         part: tuple[int, int] = (1, 1),
         cluster_bytes: int = 0,
+        kernels: str = "",
     ) -> None:
         """
         Args:
@@ -159,12 +160,12 @@ class Emulator:
             multiprocessors: of the GPU that the launch is planned for.
             part: run only the first a of every b blocks of a launch.
             cluster_bytes: shared memory of a block of a cluster (CLUSTER_SHARED_BYTES); 0: none
-                are used, as by default on a GPU.
+                are used, as on GPUs before sm_90.
+            kernels: what ``FASTCAM_CAM_KERNELS`` would say.
         """
         self._lib = library()
-        self._device = ctypes.c_void_p(
-            self._lib.emulator_new(int(reversed), int(count), *part, multiprocessors, cluster_bytes)
-        )
+        numbers = int(reversed), int(count), *part, multiprocessors, cluster_bytes
+        self._device = ctypes.c_void_p(self._lib.emulator_new(*numbers, kernels.encode()))
 
     def __del__(self) -> None:
         if hasattr(self, "_device"):

@@ -18,8 +18,9 @@ using namespace fastcam;
 using Case = LossCase;
 
 template <class S, int kTargets>
-bool run(const Case& c, Mode mode, bool reversed) {
+bool run(const Case& c, Mode mode, bool reversed, bool ring = false) {
   SmallDevice on(mode, reversed);
+  on.site.ring = ring;
   LossTensors<S> k(&on.device, c);
   const int64_t N = c.batch, T = c.targets, C = c.channels, P = c.cells;
   Array<float> scaled(&on.device, N * T * C), grad(&on.device, 1);
@@ -82,6 +83,7 @@ const Case kTargetCases[] = {
     {"three targets", 1, 3, 12, 35, 4, false},
     {"two blocks a sample, channels last", 1, 3, 24, 35, 4, true, 0, LossKind::kIoUTone, 17 * 1024},
 };
+const Case kRing = {"sixteen targets in a ring", 1, 16, 12, 35, 9, false};
 const Case kManyTargets = {"seventeen targets, in two passes", 1, 17, 12, 35, 4, false};
 
 }  // namespace
@@ -95,8 +97,11 @@ int main(int, char** arguments) {
       good = report(c.name, "float", run<float, 1>(c, mode, reversed)) && good;
     }
     for (const Case& c : kTargetCases) {
-      good = report(c.name, "bfloat16", run<BFloat16, 4>(c, mode, reversed)) && good;
+      for (const bool ring : {false, true}) {
+        good = report(c.name, "bfloat16", run<BFloat16, 4>(c, mode, reversed, ring)) && good;
+      }
     }
+    good = report(kRing.name, "float", run<float, 16>(kRing, mode, reversed, true)) && good;
     good = report(kManyTargets.name, "float", run<float, 16>(kManyTargets, mode, reversed)) && good;
   }
   return good ? 0 : 1;

@@ -94,6 +94,32 @@ def test_value_and_gradients_are_the_reference_s(name, backwards, multiprocessor
     assert used.launches == 2
 
 
+RING = {
+    **{name: case for name, case in CASES.items() if 1 < case[0][1] <= 16},
+    "ring that turns": ((2, 13, 48, (6, 6), (5, 5)), "contiguous", {}),
+    "ring, channels last": ((1, 9, 24, (4, 5), (4, 5)), "channels_last", {}),
+}
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.bfloat16), ids=str)
+@pytest.mark.parametrize("multiprocessors", (1, 132))
+@pytest.mark.parametrize("name", RING)
+def test_gradients_in_the_place_of_the_activations(name, multiprocessors, dtype, ops):
+    """``FASTCAM_CAM_KERNELS=ring``."""
+    shape, layout, options = RING[name]
+    reverse = dtype == torch.float64
+    used = ops(kernels="ring", reversed=reverse, multiprocessors=multiprocessors)
+    assert_reference(make(shape, layout=layout, dtype=dtype, sharpness=3.0, **options))
+    assert used.launches == 2
+
+
+@pytest.mark.parametrize(("kernels", "launches"), (("ring", 2), ("", 3)))
+def test_the_ring_needs_less_shared_memory(kernels, launches, ops):
+    used = ops(kernels=kernels, cluster_bytes=64 * 1024)
+    assert_reference(make((1, 4, 128, (20, 20), (20, 20)), sharpness=3.0))
+    assert used.launches == launches
+
+
 @pytest.mark.parametrize("name", ("odd map", "unaligned", "channels last", "many targets"))
 @pytest.mark.parametrize("dtype", (torch.float64, *HALF), ids=str)
 def test_other_dtypes(name, dtype, ops):

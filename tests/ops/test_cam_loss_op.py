@@ -16,7 +16,7 @@ from fastcam import reference
 from fastcam.ops.library import DTYPES, raw
 
 
-@pytest.mark.parametrize("value", ("parts", "twopass"))
+@pytest.mark.parametrize("value", ("parts", "ring", "twopass"))
 def test_the_variable(value):
     script = "import fastcam.functional"
     result = subprocess.run(
@@ -27,7 +27,8 @@ def test_the_variable(value):
     )
     if value == "twopass":
         assert result.returncode != 0
-        assert "FASTCAM_CAM_KERNELS: expected 'parts' or nothing, got 'twopass'" in result.stderr
+        said = "FASTCAM_CAM_KERNELS: expected 'parts', 'ring' or nothing, got 'twopass'"
+        assert said in result.stderr
     else:
         assert result.returncode == 0
 

@@ -21,6 +21,7 @@ void launch_cam_loss_forward(const Tensor& device, const CamLossForward& op, Sca
                              ScalarKind d) {
   on_device_of(device, [&](LaunchSite site) {
     site.ticket = [&] { return next_ticket(tickets, site); };
+    site.ring = kernels_asked() == "ring";
     const int shared = cluster_shared_bytes(device, cluster_probe_kernel);
     if (shared > 0 && launch_cam_loss_pass(op, a, d, shared, site)) return;
     // In two launches that read A twice: what does not fit into a cluster, and GPUs without.

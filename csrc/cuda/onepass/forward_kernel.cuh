@@ -3,6 +3,7 @@
 // A cluster of blocks takes a sample; each block holds some channels of A in its shared memory and,
 // for kTargets targets at a time,
 //   1. alpha[t, c] = sum_q D[t, c, q] / P, D in shared memory for a moment, while A is on its way
+//      (or before it, in its place: plan.ring)
 //   2. its part of the maps, sum_c alpha[t, c] A[c, p]
 //   3. the maps: the blocks' parts in the order of the blocks, read from each other's shared
 //      memory; and of them loss, status and grad_map = d loss / d map, a team of warps a target
@@ -146,6 +147,7 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossForward& pass, const PassWork& wo
   const int cells = int(in.cells);
   const int channels = int(in.channels);
   constexpr bool kOnce = pass_once(kTargets);
+  const bool ring = kTargets > 1 && plan.ring;
   const int all = kTargets == 1 ? 1 : int(in.targets);
   const int end = kOnce ? 1 : all;
   const int ranks = plan.ranks;
@@ -227,7 +229,7 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossForward& pass, const PassWork& wo
     };
     if (any) {
       with_gradients([&](const auto& d) { d.start(0, 1 << plan.log2_stages); });
-      if (t0 == 0) matrix.start();
+      if (t0 == 0 && !ring) matrix.start();
     }
 #pragma unroll 1
     for (int i = 0; i < owned; ++i) {
@@ -254,6 +256,11 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossForward& pass, const PassWork& wo
           if (t < targets) store(alpha_out(t, c), weight);
         });
       });
+      if (ring) {  // nobody reads D any more
+        copies_follow_writes();
+        __syncthreads();
+        matrix.start();
+      }
       if (t0 == 0) matrix.wait(0);
       const ThreadShare<kOwn> of_cells(cells);
       if (channels_last) {

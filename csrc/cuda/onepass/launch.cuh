@@ -19,7 +19,7 @@ auto with_pass_targets(int64_t targets, const F& f) {
 
 template <class S, int kTargets>
 PassShape pass_shape(const CamInputs& in, bool gradients_in_acc, bool weights, int multiprocessors,
-                     int shared_limit) {
+                     int shared_limit, bool ring) {
   using Acc = AccOf<S>;
   const bool aligned = reinterpret_cast<uintptr_t>(in.activations) % 16 == 0 &&
                        (in.batch <= 1 || in.activations_stride_n * int64_t(sizeof(S)) % 16 == 0);
@@ -43,7 +43,8 @@ PassShape pass_shape(const CamInputs& in, bool gradients_in_acc, bool weights, i
           in.grad_cells,
           grad_element,
           in.gradients_channels_last,
-          grad_aligned};
+          grad_aligned,
+          ring};
 }
 
 // False, and nothing is launched, if a sample does not fit into a cluster.
@@ -52,7 +53,8 @@ bool launch_pass(const CamLossForward& op, bool gradients_in_acc, int shared_lim
                  const LaunchSite& site) {
   const auto plan = plan_pass(pass_shape<S, kTargets>(op.loss.in, gradients_in_acc,
                                                       op.loss.cell_weights.data != nullptr,
-                                                      site.multiprocessors, shared_limit));
+                                                      site.multiprocessors, shared_limit,
+                                                      site.ring));
   if (!plan) return false;
   PassWork work{};
   work.plan = *plan;

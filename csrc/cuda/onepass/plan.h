@@ -29,6 +29,7 @@ constexpr int pass_blocks(int acc_bytes, int targets) {
 // Columns of a thread: with two, what is multiplied is read half as often.
 constexpr int pass_columns(int targets) { return targets > 4 ? 2 : 1; }
 inline constexpr int kPassLog2Stages = 2;  // of the targets whose D is on its way at once, at most
+inline constexpr int kPassLog2Ring = 3;    // the same where D's stages take the place of A
 
 // Groups of threads that share `columns` columns, `own` of them a thread.
 FASTCAM_HD int pass_groups(int threads, int columns, int own) {
@@ -74,6 +75,7 @@ struct PassPlan {
   int team_warps;      // warps that finish a map
   int teams;           // maps that a block finishes at once
   bool split_targets;  // the blocks of a sample share its targets when they finish the maps
+  bool ring;           // D's stages take the place of A, too, which is copied after them
   PassMatrix a;
   PassMatrix d;
   int64_t blocks;
@@ -94,6 +96,7 @@ struct PassShape {
   int grad_element = 4;
   bool grad_channels_last = false;
   bool grad_aligned = true;  // every target's D of a sample starts at a multiple of 16 bytes
+  bool ring = false;         // asked for, where it is possible
 };
 
 // Lanes that read along neighbouring rows use different banks where the step from row to row is an
@@ -141,7 +144,7 @@ inline int64_t matrix_bytes(const PassMatrix& m, int chunk, int64_t cells, int e
 
 inline void place_pass(const PassShape& s, PassPlan* plan) {
   const int64_t owned = plan->split_targets ? ceil_div(s.per_pass, plan->ranks) : s.per_pass;
-  int64_t next = 16 + (8 << kPassLog2Stages);  // the barriers
+  int64_t next = 16 + (8 << (plan->ring ? kPassLog2Ring : kPassLog2Stages));  // the barriers
   const auto take = [&](int64_t bytes) {
     const int64_t at = next;
     next += round_up(bytes, 16);
@@ -154,26 +157,40 @@ inline void place_pass(const PassShape& s, PassPlan* plan) {
   };
   PassOffsets& at = plan->at;
   at.alpha = take(int64_t(plan->chunk) * s.per_pass * s.acc);
+  const int64_t partial =
+      (s.per_pass > 1 ? 2 : 1) * std::max(sums(plan->chunk, 1, 1) << plan->log2_together,
+                                          sums(int64_t(plan->chunk) << plan->log2_together, 1, 1));
+  const int64_t maps_begin = next;
   at.grad_map = take(s.cells * s.per_pass * s.acc);
   at.maps = take(owned * s.cells * s.acc);
+  if (plan->ring) {  // the sums of D are used up before the maps are finished
+    at.partial = int(std::min<int64_t>(maps_begin, INT32_MAX));
+    next = std::max(next, maps_begin + round_up(partial, 16));
+  }
   at.regions = take(owned * s.cells * s.acc);
   at.weights = take(s.weights ? owned * s.cells * s.acc : 0);
   at.valid = take(int64_t(s.per_pass) * 4);
   at.on = take(int64_t(s.per_pass) * 4);
   at.scratch = take(int64_t(plan->threads) / kWarp * kPassReductions * kPassReductionBytes);
-  at.partial = take((s.per_pass > 1 ? 2 : 1) *
-                    std::max(sums(plan->chunk, 1, 1) << plan->log2_together,
-                             sums(int64_t(plan->chunk) << plan->log2_together, 1, 1)));
+  if (!plan->ring) at.partial = take(partial);
   const int own = pass_columns(s.per_pass);
   const int64_t stage = plan->rows_adjoin ? int64_t(plan->chunk) * plan->d.pitch * s.grad_element
                                           : matrix_bytes(plan->d, plan->chunk, s.grad_cells,
                                                          s.grad_element, s.grad_channels_last);
   at.stage = int(std::min<int64_t>(stage, INT32_MAX / 8));
-  at.sums = take(std::max({int64_t(at.stage) << plan->log2_stages, sums(s.cells, s.per_pass, own),
-                           sums(plan->chunk, s.per_pass, own)}));
+  const int64_t stages = int64_t(at.stage) << plan->log2_stages;
+  const int64_t of_maps =
+      std::max(sums(s.cells, s.per_pass, own), sums(plan->chunk, s.per_pass, own));
+  at.sums = take(plan->ring ? of_maps : std::max(stages, of_maps));
   at.gradients = at.sums;
   at.matrix = take(matrix_bytes(plan->a, plan->chunk, s.cells, s.element, s.channels_last));
+  if (plan->ring) next = std::max(next, at.gradients + round_up(stages, 16));
   at.total = int(std::min<int64_t>(next, INT32_MAX));
+}
+
+// A that is copied after D has to be copied once.
+inline bool takes_ring(const PassShape& s) {
+  return s.ring && s.per_pass > 1 && s.targets <= s.per_pass;
 }
 
 inline PassPlan plan_pass_with(const PassShape& s, int ranks, int log2_stages) {
@@ -181,7 +198,9 @@ inline PassPlan plan_pass_with(const PassShape& s, int ranks, int log2_stages) {
   plan.ranks = ranks;
   plan.threads = s.threads;
   plan.log2_stages = s.per_pass == 1 ? 0 : log2_stages;
-  plan.log2_together = std::min(plan.log2_stages, 1);
+  plan.ring = takes_ring(s);
+  // With the ring as many are on their way as are summed up, or more.
+  plan.log2_together = std::clamp(plan.ring ? plan.log2_stages - 1 : plan.log2_stages, 0, 1);
   const int64_t granule = kVectorBytes / std::min(s.element, s.grad_element);
   plan.chunk = int(round_up(ceil_div(s.channels, ranks), granule));
   plan.a = plan_matrix(s.channels, plan.chunk, s.cells, s.element, s.aligned, s.channels_last);
@@ -218,7 +237,7 @@ inline std::optional<PassPlan> plan_pass(const PassShape& s) {
   const int fewest = s.per_pass > 1 ? 1 : 0;
   std::optional<PassPlan> chosen, at_once;
   for (int ranks = 1; ranks <= kPassMaxRanks; ranks *= 2) {
-    int log2_stages = kPassLog2Stages;
+    int log2_stages = takes_ring(s) && s.per_pass > 4 ? kPassLog2Ring : kPassLog2Stages;
     PassPlan plan = plan_pass_with(s, ranks, log2_stages);
     while (plan.at.total > most && log2_stages > 0) {
       plan = plan_pass_with(s, ranks, --log2_stages);
