@@ -91,13 +91,14 @@ inline Tensor empty_on(const Tensor& like, const std::vector<int64_t>& sizes, Sc
   } else {
     for (size_t axis = sizes.size(); axis-- > 0;) next(axis);
   }
-  const auto device = like.device();
+  int32_t device = 0, index = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &index));
   AtenTensorHandle made = nullptr;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
       int64_t(sizes.size()), sizes.data(), strides.data(),
-      torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
-      torch::stable::detail::to<int32_t>(torch::stable::detail::from(device.type())),
-      device.index(), &made));
+      torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)), device, index,
+      &made));
   return Tensor(made);
 }
 

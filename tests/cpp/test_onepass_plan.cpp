@@ -129,8 +129,7 @@ TEST(plans_cover_a_sample_and_fit) {
               const int together = plan->chunk << plan->log2_together;
               const int64_t partial = (s.per_pass > 1 ? 2 : 1) * together * s.acc *
                                       pass_groups(plan->threads, together, 1);
-              CHECK(plan->at.partial + partial <=
-                    (plan->ring ? plan->at.regions : plan->at.sums));
+              CHECK(plan->at.partial + partial <= (plan->ring ? plan->at.regions : plan->at.sums));
               CHECK(plan->teams >= 1 && plan->teams * plan->team_warps * 32 <= plan->threads);
 
               const auto back = backward({channels, cells}, batch, targets, element, last);

@@ -179,18 +179,19 @@ def test_what_does_not_fit_into_a_cluster_takes_more_launches(ops):
 
 
 @pytest.mark.parametrize(
-    "shape",
+    ("shape", "kernels"),
     [
-        (2, 1, 256, (13, 13), (6, 6)),
-        (1, 1, 512, (14, 14), (14, 14)),
-        (1, 1, 512, (7, 7), (7, 7)),
-        (1, 4, 256, (13, 13), (6, 6)),
+        ((2, 1, 256, (13, 13), (6, 6)), ""),
+        ((1, 1, 512, (14, 14), (14, 14)), ""),
+        ((1, 1, 512, (7, 7), (7, 7)), ""),
+        ((1, 4, 256, (13, 13), (6, 6)), ""),
+        ((1, 4, 256, (13, 13), (6, 6)), "ring"),
     ],
 )
-def test_activations_and_gradients_are_read_once(shape, ops):
+def test_activations_and_gradients_are_read_once(shape, kernels, ops):
     """Also in a backward that reads nothing of their size. As with many samples a multiprocessor:
     few are cut into many blocks, which read the small tensors again."""
-    used = ops(multiprocessors=1)
+    used = ops(multiprocessors=1, kernels=kernels)
     sample = make(shape)
     loss_and_grads(F.cam_iou_loss, sample, "mean")
     assert used.launches == 2

@@ -51,10 +51,9 @@ PassShape pass_shape(const CamInputs& in, bool gradients_in_acc, bool weights, i
 template <class S, int kTargets, class Losses>
 bool launch_pass(const CamLossForward& op, bool gradients_in_acc, int shared_limit,
                  const LaunchSite& site) {
-  const auto plan = plan_pass(pass_shape<S, kTargets>(op.loss.in, gradients_in_acc,
-                                                      op.loss.cell_weights.data != nullptr,
-                                                      site.multiprocessors, shared_limit,
-                                                      site.ring));
+  const auto plan = plan_pass(
+      pass_shape<S, kTargets>(op.loss.in, gradients_in_acc, op.loss.cell_weights.data != nullptr,
+                              site.multiprocessors, shared_limit, site.ring));
   if (!plan) return false;
   PassWork work{};
   work.plan = *plan;
