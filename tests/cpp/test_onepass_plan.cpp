@@ -1,5 +1,6 @@
 // How the one-pass loss is cut into clusters and its backward into blocks.
 #include <cstdint>
+#include <utility>
 
 #include "check.h"
 #include "cuda/onepass/plan.h"
@@ -109,10 +110,10 @@ TEST(plans_cover_a_sample_and_fit) {
       for (const int64_t batch : {1, 3, 500}) {
         for (const int64_t targets : {1, 4, 40}) {
           for (const int element : {2, 4, 8}) {
-            for (const int layout : {0, 1, 2, 3}) {
-              const bool last = layout % 2 == 1;
+            for (const auto& [last, ring] :
+                 {std::pair{false, false}, {false, true}, {true, false}, {true, true}}) {
               PassShape s = shape({channels, cells}, batch, targets, element, last);
-              s.ring = layout >= 2;
+              s.ring = ring;
               const auto plan = plan_pass(s);
               if (!plan) continue;
               CHECK(plan->ranks >= 1 && plan->ranks <= kPassMaxRanks);

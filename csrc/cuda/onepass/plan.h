@@ -188,7 +188,7 @@ inline void place_pass(const PassShape& s, PassPlan* plan) {
   at.total = int(std::min<int64_t>(next, INT32_MAX));
 }
 
-// A that is copied after D has to be copied once.
+// Only where one pass has all targets: the next one's D would take the place of an A in use.
 inline bool takes_ring(const PassShape& s) {
   return s.ring && s.per_pass > 1 && s.targets <= s.per_pass;
 }
