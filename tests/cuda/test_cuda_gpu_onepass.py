@@ -57,10 +57,24 @@ def test_one_launch_forward_and_one_backward(
 NETWORKS = ((256, 13, 6), (512, 14, 14), (512, 28, 14), (2048, 7, 7))
 
 
-@pytest.mark.parametrize(("batch", "targets"), ((1, 1), (3, 4), (3, 16), (2, 40), (200, 1)))
+@pytest.mark.parametrize(
+    ("batch", "targets", "kernels"),
+    (
+        (1, 1, ""),
+        (3, 4, ""),
+        (3, 16, ""),
+        (2, 40, ""),
+        (200, 1, ""),
+        (64, 4, "ring"),
+        (3, 16, "ring"),
+    ),
+)
 @pytest.mark.parametrize("layout", ("contiguous", "channels_last", "sliced"))
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16))
-def test_against_the_reference_at_network_sizes(dtype, layout, batch, targets, device):
+def test_against_the_reference_at_network_sizes(
+    dtype, layout, batch, targets, kernels, device, monkeypatch
+):
+    monkeypatch.setenv("FASTCAM_CAM_KERNELS", kernels)
     for channels, side, grad_side in NETWORKS:
         shape = (batch, targets, channels, (side, side), (grad_side, grad_side))
         sample = make(shape, dtype=dtype, layout=layout, device=device)
