@@ -129,7 +129,7 @@ struct Options {
   bool count = false;
   int multiprocessors = 132;  // that launches of the ops are planned for
   int cluster_bytes = 0;      // shared memory of a block of a cluster; 0: no clusters
-  std::string kernels;        // what FASTCAM_CAM_KERNELS would say
+  std::string kernels{};      // what FASTCAM_CAM_KERNELS would say
   // Run only the first `part` of every `whole` blocks (to count what many equal samples would
   // move).
   int part = 1;
