@@ -26,9 +26,7 @@ void on_device_of(const Tensor&, const Launch& launch) {
   launch(emulator::site_of(device, device.options.multiprocessors));
 }
 
-inline const std::string& kernels_asked() {
-  return emulator::current_device()->options.kernels;
-}
+inline const std::string& kernels_asked() { return emulator::current_device()->options.kernels; }
 
 template <class Kernel>
 int cluster_shared_bytes(const Tensor&, Kernel*) {
