@@ -11,6 +11,14 @@
 
 namespace fastcam {
 
+// Of the blocks that a multiprocessor shall hold: from sm_100 on the compiler (nvcc 13.0) takes
+// more registers for the same source, and some kernels would spill with as many blocks as before.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+inline constexpr bool kMoreRegisters = true;
+#else
+inline constexpr bool kMoreRegisters = false;
+#endif
+
 inline constexpr int kWarp = 32;         // lanes
 inline constexpr int kVectorBytes = 16;  // of the widest access of a lane
 inline constexpr int kSectorBytes = 32;  // what memory is read in

@@ -222,10 +222,14 @@ FASTCAM_DEVICE void attend_forward_sums(const AttendForward& op,
 template <class Acc, bool kPool, bool kSeveral>
 inline constexpr int kForwardBlocks =
     kPool && !kSeveral ? kAttendBlocks<Acc> : kAttendFewBlocks<Acc>;
+template <class S, bool kPool, int kRounds>
+inline constexpr int kBlocksLess =
+    kMoreRegisters && sizeof(S) == 2 && kPool && kRounds == kLongRounds ? 1 : 0;
 
 // kSeveral: pooled under several curves, which share u and its logarithm.
 template <class S, bool kPool, bool kSeveral, int kRounds>
-__global__ void __launch_bounds__(kAttendWarps* kWarp, kForwardBlocks<AccOf<S>, kPool, kSeveral>)
+__global__ void __launch_bounds__(kAttendWarps* kWarp, (kForwardBlocks<AccOf<S>, kPool, kSeveral> -
+                                                        kBlocksLess<S, kPool, kRounds>))
     attend_forward_kernel(const AttendForward op, const AttendForwardWork<AccOf<S>> work) {
 #pragma unroll 1
   for (int first = 0; first < int(op.shape.cells); first += work.plan.piece) {

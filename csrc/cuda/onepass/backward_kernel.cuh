@@ -153,7 +153,8 @@ FASTCAM_DEVICE void write_flat_product(S* out, int rows, int cols, const Acc* ro
 // few registers more than two blocks leave.)
 template <class S, int kTargets>
 inline constexpr int pass_backward_blocks =
-    sizeof(S) == 8 || (sizeof(S) == 2 && kTargets > 4) ? 1 : (kTargets > 4 ? 2 : 4);
+    sizeof(S) == 8 || ((sizeof(S) == 2 || kMoreRegisters) && kTargets > 4) ? 1
+                                                                           : (kTargets > 4 ? 2 : 4);
 
 template <class S, int kTargets>
 __global__ void __launch_bounds__(kPassBackwardThreads, (pass_backward_blocks<S, kTargets>))
