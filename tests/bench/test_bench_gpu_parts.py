@@ -308,13 +308,13 @@ arch = sm_80
 
 
 def test_broken_rules_are_told():
-    def told(name, registers=80, stack=0, local=0, **found):
+    def told(name, registers=80, stack=0, local=0, arch="sm_90", **found):
         kernel = cuda_resources.Kernel(
-            name, f"void fastcam::{name}(int)", "sm_90", registers, stack, local
+            name, f"void fastcam::{name}(int)", arch, registers, stack, local
         )
         counts = dict.fromkeys(cuda_resources.SASS, 0)
         counts |= {"local": found.get("accesses", 0), "float atomics": found.get("atomics", 0)}
-        return cuda_resources.broken_rules([kernel], {("sm_90", name): counts})
+        return cuda_resources.broken_rules([kernel], {(arch, name): counts})
 
     name = "attend_forward_kernel<float, true>"
     assert told(name) == []
@@ -331,6 +331,10 @@ def test_broken_rules_are_told():
     # Their launch bounds say more, and those of attend in double.
     assert told("cam_backward_kernel<float, 1>", registers=96) == []
     assert told("attend_forward_kernel<double, true, false, 7>", registers=200) == []
+    assert told("cam_loss_backward_kernel<double, 16>", registers=174) == []
+    newer = "attend_forward_kernel<fastcam::Half, true, true, 7>"
+    assert told(newer, registers=115, arch="sm_100") == [] != told(newer, registers=115)
+    assert len(told(newer, registers=129, arch="sm_120")) == 1
 
 
 def test_short_names_leave_out_the_losses():
