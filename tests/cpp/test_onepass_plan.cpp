@@ -105,7 +105,7 @@ TEST(blocks_of_the_backward_are_those_that_were_measured_to_be_fast) {
 }
 
 TEST(plans_cover_a_sample_and_fit) {
-  for (const int64_t channels : {1, 7, 64, 300, 2048}) {
+  for (const int64_t channels : {1, 7, 64, 132, 300, 400, 912, 2048, 2208}) {
     for (const int64_t cells : {1, 6, 49, 169, 224, 784}) {
       for (const int64_t batch : {1, 3, 500}) {
         for (const int64_t targets : {1, 4, 40}) {
@@ -127,10 +127,21 @@ TEST(plans_cover_a_sample_and_fit) {
               CHECK(plan->at.stage >= grads && plan->at.stage % 16 == 0);
               CHECK(plan->at.gradients + (int64_t(plan->at.stage) << plan->log2_stages) <=
                     (plan->ring ? plan->at.total : plan->at.matrix));
-              const int together = plan->chunk << plan->log2_together;
-              const int64_t partial = (s.per_pass > 1 ? 2 : 1) * together * s.acc *
-                                      pass_groups(plan->threads, together, 1);
-              CHECK(plan->at.partial + partial <= (plan->ring ? plan->at.regions : plan->at.sums));
+              // What the kernels share, of all channels and of a last block's fewer ones.
+              const int both = plan->chunk << plan->log2_together;
+              const int own = pass_columns(s.per_pass);
+              const int64_t partials = (plan->ring ? plan->at.regions : plan->at.sums) -
+                                       int64_t(plan->at.partial);
+              const int64_t halves = s.per_pass > 1 ? 2 : 1;
+              CHECK(halves * both * s.acc * pass_groups(plan->threads, both, 1) <= partials);
+              for (const int count : {plan->chunk, int(channels % plan->chunk), int(cells)}) {
+                const int64_t sums =
+                    int64_t(pass_groups(plan->threads, count, own)) * count * s.per_pass * s.acc;
+                CHECK(plan->at.sums + sums <= plan->at.matrix);
+                if (count == cells || (plan->rows_adjoin && plan->log2_together > 0)) continue;
+                const int64_t part = int64_t(pass_groups(plan->threads, count, 1)) * count * s.acc;
+                CHECK(halves * (part << plan->log2_together) <= partials);
+              }
               CHECK(plan->teams >= 1 && plan->teams * plan->team_warps * 32 <= plan->threads);
 
               const auto back = backward({channels, cells}, batch, targets, element, last);

@@ -80,6 +80,11 @@ CASES = {
     "targets in turns": ((1, 18, 24, (3, 3), (2, 2)), "channels_last", {}),
     "one cell": ((2, 2, 9, (1, 1), (1, 1)), "contiguous", {}),
     "larger than a block": ((1, 2, 13, (18, 30), (2, 2)), "contiguous", {}),
+    # The last block has fewer channels than the others, and more groups of threads for each.
+    "fewer channels at the end": ((1, 1, 400, (7, 7), (1, 1)), "contiguous", {}),
+    "fewer, some targets": ((2, 4, 313, (3, 3), (1, 1)), "contiguous", {}),
+    "fewer, D of A's size": ((1, 4, 339, (6, 6), (6, 6)), "channels_last", {}),
+    "fewer, many targets": ((2, 16, 371, (7, 7), (1, 1)), "contiguous", {}),
     "switched off": ((2, 2, 24, (6, 6), (3, 3)), "contiguous", {"where": where(1, 0)}),
 }
 

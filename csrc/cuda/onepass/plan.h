@@ -155,10 +155,14 @@ inline void place_pass(const PassShape& s, PassPlan* plan) {
     const int most = int(std::min<int64_t>(count, INT32_MAX));
     return int64_t(pass_groups(plan->threads, most, own)) * count * values * s.acc;
   };
+  // Of a block's channels: the last block may have fewer, and for them more groups.
+  const auto sums_of_channels = [&](int values, int own) {
+    return std::max(sums(plan->chunk, values, own), sums(s.channels % plan->chunk, values, own));
+  };
   PassOffsets& at = plan->at;
   at.alpha = take(int64_t(plan->chunk) * s.per_pass * s.acc);
   const int64_t partial =
-      (s.per_pass > 1 ? 2 : 1) * std::max(sums(plan->chunk, 1, 1) << plan->log2_together,
+      (s.per_pass > 1 ? 2 : 1) * std::max(sums_of_channels(1, 1) << plan->log2_together,
                                           sums(int64_t(plan->chunk) << plan->log2_together, 1, 1));
   const int64_t maps_begin = next;
   at.grad_map = take(s.cells * s.per_pass * s.acc);
@@ -180,7 +184,7 @@ inline void place_pass(const PassShape& s, PassPlan* plan) {
   at.stage = int(std::min<int64_t>(stage, INT32_MAX / 8));
   const int64_t stages = int64_t(at.stage) << plan->log2_stages;
   const int64_t of_maps =
-      std::max(sums(s.cells, s.per_pass, own), sums(plan->chunk, s.per_pass, own));
+      std::max(sums(s.cells, s.per_pass, own), sums_of_channels(s.per_pass, own));
   at.sums = take(plan->ring ? of_maps : std::max(stages, of_maps));
   at.gradients = at.sums;
   at.matrix = take(matrix_bytes(plan->a, plan->chunk, s.cells, s.element, s.channels_last));
