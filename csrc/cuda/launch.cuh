@@ -10,7 +10,10 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <map>
+#include <mutex>
 #include <string_view>
+#include <utility>
 
 #include "cuda/launch_site.cuh"
 #include "ops/checks.h"
@@ -56,11 +59,24 @@ inline unsigned* next_ticket(unsigned (&tickets)[kTickets], const LaunchSite& si
   return static_cast<unsigned*>(first) + count++ % kTickets;
 }
 
+// Lets blocks of a kernel have so much dynamic shared memory on the current device, or more: it is
+// never lowered, as another thread may be between this and its launch.
+inline void allow_shared(const void* kernel, int bytes) {
+  static std::mutex mutex;
+  static std::map<std::pair<const void*, int>, int> allowed;
+  int device = 0;
+  STD_CUDA_CHECK(cudaGetDevice(&device));
+  const std::lock_guard<std::mutex> lock(mutex);
+  int& most = allowed[{kernel, device}];
+  if (bytes <= most) return;
+  STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+  most = bytes;
+}
+
 template <class... Params, class... Args>
 void launch_cluster(void (*kernel)(Params...), int blocks, int threads, int shared_bytes, int ranks,
                     void* stream, const Args&... args) {
-  STD_CUDA_CHECK(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                      cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
+  allow_shared(reinterpret_cast<const void*>(kernel), shared_bytes);
   cudaLaunchAttribute cluster{};
   cluster.id = cudaLaunchAttributeClusterDimension;
   cluster.val.clusterDim.x = unsigned(ranks);

@@ -119,6 +119,7 @@ struct ChannelWeights {
           to[c] = sum;
         }
       }
+      if (!plan.rows_adjoin) copies_follow_writes();  // threads have copied heads and tails
       __syncthreads();
       if (t + stages_at_once() < kTargets) start(t + stages_at_once(), together);
 #pragma unroll 1
