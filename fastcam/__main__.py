@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from fastcam._util.interrupt import NOTHING_LOST
-from fastcam._util.stop import INTERRUPTED, TERMINATED, terminated
+from fastcam._util.stop import INTERRUPTED, TERMINATED, leave, terminated
 
 
 def main() -> int:
@@ -25,4 +26,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if "LOCAL_RANK" in os.environ:  # torchrun's: as of the processes that train() starts
+        leave(code)
+    sys.exit(code)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing.util
 import os
 import signal
 import sys
@@ -13,6 +15,8 @@ from typing import Any, NoReturn
 
 INTERRUPTED = 128 + signal.SIGINT  # exit codes
 TERMINATED = 128 + signal.SIGTERM
+
+_PROCESS = os.getpid()  # other in a fork
 
 #: Seconds that a step may take to its end before it is broken off.
 GRACE = 2.0
@@ -210,3 +214,18 @@ class Stop:
 def end_quietly(number: int, frame: FrameType | None = None) -> None:
     """The handler of a process whose parent speaks: ends it without a word."""
     os._exit(128 + number)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process without the end of Python's interpreter, which threads of libraries disturb.
+
+    What is registered with ``atexit`` is called, but in a fork, whose list is its parent's; the
+    streams are flushed.
+    """
+    if os.getpid() == _PROCESS:
+        atexit._run_exitfuncs()
+    else:
+        multiprocessing.util._exit_function()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

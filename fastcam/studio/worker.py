@@ -15,6 +15,7 @@ from typing import Any
 
 from fastcam._util.claim import claim
 from fastcam._util.files import describe
+from fastcam._util.stop import leave
 from fastcam._util.workers import cpus
 from fastcam.studio.jobs import Job, State, own_process
 
@@ -141,7 +142,4 @@ def _sentence(error: BaseException) -> str:
 
 if __name__ == "__main__":
     _step_back(Job(Path(sys.argv[1])))
-    code = main(sys.argv[1])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # no wait for threads of libraries
+    leave(main(sys.argv[1]))

@@ -21,7 +21,7 @@ import torch.distributed as dist
 import torch.multiprocessing
 from torch.distributed import TCPStore
 
-from fastcam._util.stop import undisturbed
+from fastcam._util.stop import leave, undisturbed
 from fastcam._util.workers import cpus, follow_parent
 
 T = TypeVar("T")
@@ -281,6 +281,9 @@ def _other(
             if not first.is_alive():
                 os._exit(1)
             raise
+    # A thread of Gloo may yet have to release a tensor of the last exchange, which aborts a process
+    # (signal 6) whose interpreter is ending.
+    leave(0)
 
 
 def _as_torchrun(rank: int, devices: int, port: int) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,20 @@ def nan_once(logits: Tensor, labels: Tensor) -> Tensor:
     value = nnf.binary_cross_entropy_with_logits(logits, labels)
     bad = os.environ.get("RANK") == "1" and len(_calls) == 2
     return value * float("nan") if bad else value
+
+
+def _mark_the_end() -> None:
+    """An ending interpreter waits for this thread, which waits for the main one."""
+    threading.main_thread().join()
+    Path(os.environ["FASTCAM_TEST_ENDS"]).touch()
+
+
+def ending_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """The second process marks the end of its interpreter by the file ``FASTCAM_TEST_ENDS``."""
+    if os.environ.get("RANK") == "1" and not _calls:
+        _calls.append(1)
+        threading.Thread(target=_mark_the_end).start()
+    return nnf.binary_cross_entropy_with_logits(logits, labels)
 
 
 class MortalNet(TinyNet):

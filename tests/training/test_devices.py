@@ -24,6 +24,7 @@ from device_worker import (
     MortalNet,
     NormedNet,
     deadly_loss,
+    ending_loss,
     failing_loss,
     validate_alone,
     wrong_loss,
@@ -157,6 +158,15 @@ def test_a_process_that_ends_is_named(
         train(run_config(data, devices=2), tmp_path / "run", loss=loss)
     assert not (tmp_path / "run").exists() or not (tmp_path / "run" / "model.pt").exists()
     assert not torch.distributed.is_initialized()
+
+
+def test_the_others_leave_without_the_end_of_their_interpreters(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In which a late thread of Gloo aborts the process: some 1 of 8 on a busy machine."""
+    monkeypatch.setenv("FASTCAM_TEST_ENDS", str(tmp_path / "ended"))
+    train(on(config, 2, epochs=1), tmp_path / "run", loss=ending_loss)
+    assert not (tmp_path / "ended").exists()
 
 
 def test_the_best_weights_are_there_until_all_have_read_them(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -214,3 +216,28 @@ def _imports_for_long() -> None:
     frozen = compile(code, "<frozen importlib>", "exec")
     exec(frozen, {"ask": lambda: _send(signal.SIGTERM)})
     time.sleep(60)
+
+
+_LEAVES = """
+import atexit, os, sys
+from fastcam._util.stop import leave
+class Late:
+    def __del__(self): print("the interpreter ended", flush=True)
+late = Late()
+atexit.register(print, "registered")
+if sys.argv[1] == "fork" and (child := os.fork()):
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    os._exit(0)
+print("done")
+leave(3)
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "said", "code"), [("alone", "done\nregistered\n", 3), ("fork", "done\n3\n", 0)]
+)
+def test_a_process_leaves_without_the_end_of_its_interpreter(
+    how: str, said: str, code: int
+) -> None:
+    done = subprocess.run([sys.executable, "-c", _LEAVES, how], capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == (said, code), done.stderr
