@@ -122,6 +122,32 @@ def test_eight_curves_in_one_call():
     hold({"one": one_call, "eight": calls}, {("eight", "one"): 1.8})
 
 
+@pytest.mark.parametrize(("batch", "side"), ((4, 14), (16, 8)))
+def test_conv1x1_in_chunks_against_holding_all_logits(batch: int, side: int):
+    """In a fraction of the memory; the backward makes the logits anew: four products for three."""
+    channels, attributes = 128, 20
+    features = torch.randn(batch, channels, side, side)
+    weight = torch.randn(attributes * channels, channels) / channels**0.5
+    leaves = [t.requires_grad_() for t in (features, weight, torch.randn(attributes * channels))]
+
+    def with_logits(features: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        logits = nn.functional.conv2d(features, weight[..., None, None], bias)
+        logits = logits.unflatten(1, (attributes, channels))
+        return functional.attend(features, logits, 4.0, 0.2, pool=True)
+
+    def chunks(*leaves: Tensor) -> tuple[Tensor, Tensor]:
+        return functional.attend_conv1x1(*leaves, 4.0, 0.2)
+
+    def step(function: Callable[..., tuple[Tensor, Tensor]]) -> list[Tensor]:
+        pooled, l1 = function(*leaves)
+        return list(torch.autograd.grad(pooled.sum() + 1e-3 * l1.sum(), leaves))
+
+    candidates = {"chunks": partial(step, chunks), "logits": partial(step, with_logits)}
+    for one, other in zip(candidates["chunks"](), candidates["logits"](), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+    hold(candidates, {("logits", "chunks"): 0.5})
+
+
 class Small(nn.Module):
     """AlexNet's kind: convolutions, pooling, two dropouts and three linear layers."""
 
