@@ -7,7 +7,7 @@ import sys
 
 BENCHMARKS = {
     "cpu": "ops, training step and peers on the CPU, side by side (the default)",
-    "report": "tables, plots and the README's table from bench/results",
+    "report": "tables, plots and the table of docs/speed.md from bench/results",
     "gpu": "the ops on a GPU against the eager reference and torch.compile",
     "guidance": "is guidance safe to switch on? a matrix of fine-tunings on synthetic faces",
     "input": "images a second from JPEG and from the cache, beside what AlexNet takes",

@@ -1,4 +1,4 @@
-"""``python -m bench report``: tables, plots and the README's section from the measured results."""
+"""``python -m bench report``: tables, plots and the table of docs/speed.md from the measured results."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def write_all(folder: Path, about: Mapping[str, Any], records: Sequence[Record])
     speed_plots.save(folder, records)
 
 
-def readme_section(about: Mapping[str, Any], records: Sequence[Record]) -> str:
+def docs_section(about: Mapping[str, Any], records: Sequence[Record]) -> str:
     again = f"\n{about['measured_again']}.\n" if "measured_again" in about else ""
     return f"{machine_line(about)}:\n\n{targets_table(records)}{again}"
 
@@ -98,11 +98,11 @@ def readme_section(about: Mapping[str, Any], records: Sequence[Record]) -> str:
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench report", description=__doc__)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder with cpu.json")
-    parser.add_argument("--readme", action="store_true", help="write the README's table, too")
+    parser.add_argument("--docs", action="store_true", help="write the table of docs/speed.md, too")
     options = parser.parse_args(arguments)
     measured = json.loads((options.results / "cpu.json").read_text())
     about, records = measured["machine"], measured["results"]
     write_all(options.results, about, records)
-    if options.readme:
-        replace_between(ROOT / "README.md", "speed", readme_section(about, records))
+    if options.docs:
+        replace_between(ROOT / "docs" / "speed.md", "speed", docs_section(about, records))
     return 0

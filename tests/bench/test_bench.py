@@ -89,7 +89,7 @@ def test_report_writes_tables_and_plots(tmp_path):
     plots = sorted(path.name for path in tmp_path.glob("*.png"))
     assert plots == ["limit.png", "memory.png", "speedup.png"]
     assert all(path.stat().st_size < 200_000 for path in tmp_path.glob("*.png"))
-    section = speed_report.readme_section(ABOUT, RECORDS)
+    section = speed_report.docs_section(ABOUT, RECORDS)
     assert section.startswith("A, 2 of 4 cores, avx2, float32, torch 2.14.1, 2026-01-02, load 0.1")
 
 

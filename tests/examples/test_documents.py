@@ -1,0 +1,89 @@
+"""What README and docs show runs: the loop, the commands, and that every link leads somewhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fastcam import cli
+from fastcam.cli.program import app
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "csrc" / "README.md"]
+DOCUMENTS += sorted((ROOT / "docs").glob("*.md"))
+
+
+def blocks(document: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", document.read_text(), re.DOTALL)
+
+
+def commands(document: Path) -> list[list[str]]:
+    """The arguments of every `fastcam …` that a document shows."""
+    lines = [line for block in blocks(document, "sh") for line in block.splitlines()]
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("fastcam ")]
+
+
+def test_the_readme_s_loop_trains() -> None:
+    torch.manual_seed(0)
+    labels = torch.ones(2, 40)
+    batch = torch.randn(2, 3, 224, 224), labels, torch.rand(2, 13, 13)
+    names: dict[str, Any] = {"loader": [batch, batch]}
+    (loop,) = blocks(ROOT / "README.md", "python")
+    exec(compile(loop, "README.md", "exec"), names)
+    assert 0 < names["guidance"].item() < 1 and names["guidance"].requires_grad
+    assert names["balance"].state_dict() and names["criterion"].stats.valid == 2
+    assert all(p.grad is not None for p in names["model"].parameters())
+
+
+@pytest.mark.slow
+def test_the_readme_s_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after the other as they stand, on few faces and for one epoch."""
+    monkeypatch.chdir(tmp_path)
+    shown = commands(ROOT / "README.md")
+    assert [verb for verb, *_ in shown] == [
+        "synth", "train", "finetune", "finetune", "evaluate", "explain",
+    ]  # fmt: skip
+    few = {
+        "synth": ["-n", "80"],
+        "train": ["--epochs", "1", "--attributes", "Wearing_Lipstick,Heavy_Makeup"],
+        "evaluate": ["--reliance-images", "12"],
+    }
+    for verb, *arguments in shown:
+        if verb == "explain":
+            (tmp_path / "photo.jpg").write_bytes(next(tmp_path.rglob("*.jpg")).read_bytes())
+        assert cli.main([verb, *arguments, *few.get(verb, [])]) == 0, arguments
+    assert (tmp_path / "runs" / "finetune" / "model.pt").is_file()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_have_the_options_that_are_shown(document: Path) -> None:
+    import typer.main
+
+    for verb, *arguments in commands(document):
+        command: Any = typer.main.get_command(app).commands[verb]  # type: ignore[attr-defined]
+        if verb == "attention":
+            verb, *arguments = arguments
+            command = command.commands[verb]
+        command.make_context(verb, list(arguments))  # a UsageError if it has no such option
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document: Path) -> None:
+    text = re.sub(r"```.*?```", "", document.read_text(), flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        if "://" in link:
+            continue
+        name, _, anchor = link.partition("#")
+        target = document.parent / name if name else document
+        assert target.exists(), link
+        if anchor:
+            prose = re.sub(r"```.*?```", "", target.read_text(), flags=re.DOTALL)
+            titles = re.findall(r"^#+ (.+)$", prose, re.MULTILINE)
+            assert anchor in {
+                re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles
+            }, link
