@@ -5,6 +5,7 @@
 #   make attention-demo  faces -> attention network -> all its analyses; writes runs/attention-demo
 #   make test      pytest, and the C++ tests through CMake
 #   make test-long the slowest tests, which make test leaves out, and the C++ tests as released
+#   make test-cuda the GPU tests (needs a GPU; a minute or two)
 #   make bench     ops, training step and other libraries' Grad-CAM side by side: runs/bench/cpu.md, plots
 #   make lint      ruff, clang-format, mypy
 #   make cuda-all  CUDA library for all architectures, warnings as errors (needs nvcc, no GPU)
@@ -40,7 +41,7 @@ BENCH_ARGS ?=
 
 BUILD_ENV = TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST:-$(CUDA_ARCHS)}"
 
-.PHONY: setup build demo attention-demo test test-long test-python test-cpp test-cpp-release bench lint format cuda-all cuda-sanitize sanitize-python clean distclean
+.PHONY: setup build demo attention-demo test test-long test-cuda test-python test-cpp test-cpp-release bench lint format cuda-all cuda-sanitize sanitize-python clean distclean
 
 # --- set-up ---------------------------------------------------------------------------------------
 
@@ -97,6 +98,13 @@ test-python: build
 
 test-long: test-cpp-release build
 	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -m long $(WORKERS) $(PYTEST_ARGS)
+
+# A kernel that hangs cannot be interrupted, so each worker ends by itself; last, in a process of their
+# own, the kernels that have not yet run on a GPU.
+test-cuda: build
+	$(VENV_PYTHON) -m pytest --device cuda -o timeout_method=thread $(WORKERS) -k "not ring and not opcheck" \
+		tests/ops $(wildcard tests/cuda/test_cuda_gpu*.py) tests/bench/test_bench_gpu_parts.py $(PYTEST_ARGS)
+	timeout 120 $(VENV_PYTHON) -m pytest --device cuda -k ring tests/cuda/test_cuda_gpu_onepass.py
 
 WORKERS = $(if $(filter-out 0 1,$(PYTEST_WORKERS)),-n $(PYTEST_WORKERS) --dist loadfile)
 

@@ -16,15 +16,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def device(request: pytest.FixtureRequest) -> torch.device:
-    """The device under test; skips with the reason where it is not to be had."""
+    """The device under test; a failure that says why where the one that was asked for is not to be
+    had."""
     wanted = torch.device(request.config.getoption("--device"))
     if wanted.type == "cuda":
         if not torch.cuda.is_available():
-            pytest.skip("--device cuda: this machine has no CUDA device that torch can use")
+            pytest.fail("--device cuda: this machine has no CUDA device that torch can use", False)
         from fastcam.ops.library import cuda_missing
 
         if cuda_missing is not None:
-            pytest.skip(f"--device cuda: {cuda_missing}")
+            pytest.fail(f"--device cuda: {cuda_missing}", False)
     return wanted
 
 

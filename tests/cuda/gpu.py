@@ -113,9 +113,13 @@ def on_the_gpu(call: Callable[[], Any]) -> list[str]:
     return [e.name for e in profile.events() if e.device_type == DeviceType.CUDA]
 
 
-def assert_launches(call: Callable[[], Any], kernels: int, cleared: bool) -> None:
-    """So many kernels, all the library's, no copy, and at most one memset if ``cleared``."""
+def assert_launches(
+    call: Callable[[], Any], kernels: int, cleared: bool = False, cast: bool = False
+) -> None:
+    """So many kernels of the library; at most one memset if ``cleared``, and one kernel of torch's
+    that changes a dtype if ``cast``."""
     done = on_the_gpu(call)
     others = [name for name in done if "fastcam" not in name]
-    assert len(done) - len(others) == kernels
-    assert len(others) <= int(cleared) and all("Memset" in name for name in others)
+    assert len(done) - len(others) == kernels, done
+    memsets = sum("Memset" in name for name in others)
+    assert memsets <= int(cleared) and len(others) - memsets <= int(cast), done

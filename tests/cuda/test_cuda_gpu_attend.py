@@ -159,7 +159,7 @@ def test_conv1x1_never_holds_all_logits(device, monkeypatch):
     held = torch.cuda.max_memory_allocated(device) - before - results
     all_logits = 4 * 40 * features.numel()  # bytes of N·K·C·H·W in float32: 64 MB
     assert held < all_logits / 2
-    assert held < 4 * 4 * chunk
+    assert held < 6 * 4 * chunk  # logits, their gradients, and what the products need beside
 
 
 def test_no_memory_is_kept(device):

@@ -144,7 +144,7 @@ def test_training_and_evaluation(device, tmp_path: Path):
     assert on_gpu.accuracy == on_cpu.accuracy > 0.8
     assert abs(on_gpu.energy - on_cpu.energy) < 1e-3
     before = evaluate(load_checkpoint(start), data, device=device, **where)["all"]
-    assert on_gpu.iou > before.iou
+    assert on_gpu.energy > before.energy
 
 
 def test_attention_network_transforms(device):
