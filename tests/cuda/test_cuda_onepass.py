@@ -80,6 +80,8 @@ CASES = {
     "targets in turns": ((1, 18, 24, (3, 3), (2, 2)), "channels_last", {}),
     "one cell": ((2, 2, 9, (1, 1), (1, 1)), "contiguous", {}),
     "larger than a block": ((1, 2, 13, (18, 30), (2, 2)), "contiguous", {}),
+    "a row and a bit": ((2, 1, 16, (1, 5), (1, 1)), "contiguous", {}),
+    "a row and a bit, 16 bits": ((2, 1, 16, (3, 3), (1, 1)), "contiguous", {}),
     # The last block has fewer channels than the others, and more groups of threads for each.
     "fewer channels at the end": ((1, 1, 400, (7, 7), (1, 1)), "contiguous", {}),
     "fewer, some targets": ((2, 4, 313, (3, 3), (1, 1)), "contiguous", {}),
@@ -125,7 +127,9 @@ def test_the_ring_needs_less_shared_memory(kernels, launches, ops):
     assert used.launches == launches
 
 
-@pytest.mark.parametrize("name", ("odd map", "unaligned", "channels last", "many targets"))
+@pytest.mark.parametrize(
+    "name", ("odd map", "unaligned", "channels last", "many targets", "a row and a bit, 16 bits")
+)
 @pytest.mark.parametrize("dtype", (torch.float64, *HALF), ids=str)
 def test_other_dtypes(name, dtype, ops):
     shape, layout, options = CASES[name]

@@ -203,7 +203,7 @@ __global__ void __launch_bounds__(kPassBackwardThreads, (pass_backward_blocks<S,
     }
     if (flat) {
 #pragma unroll 2
-      for (int c = thread; c < plan.column_stride - kShifts<Acc>; c += threads) {
+      for (int c = thread; c < cols + kVectorOf<S> - 1; c += threads) {
         const Acc f = load(column_factors + (c < cols ? c : c - cols));
 #pragma unroll
         for (int shift = 0; shift < kShifts<Acc>; ++shift) {
