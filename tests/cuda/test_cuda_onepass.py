@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -135,6 +136,27 @@ def test_other_dtypes(name, dtype, ops):
     shape, layout, options = CASES[name]
     ops(reversed=name == "unaligned")
     assert_reference(make(shape, layout=layout, dtype=dtype, sharpness=3.0, **options))
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_any_shape(seed, ops):
+    """Channels that no block divides, maps a little wider than a vector, GPUs of all sizes."""
+    draw = random.Random(seed)
+    targets = draw.choice((1, 1, 2, 4, 4, 7, 16, 17))
+    channels = draw.choice((draw.randint(3, 64), draw.randint(3, 600), 400, 2208))
+    cells = draw.choice(((1, 5), (2, 3), (3, 3), (5, 7), (7, 7), (8, 8)))
+    grad_cells = draw.choice(((1, 1), cells, (3, 3)))
+    batch = 2 if targets * channels < 1200 else 1
+    ops(
+        kernels=draw.choice(("", "", "ring")),
+        cluster_bytes=draw.choice((CLUSTER_SHARED_BYTES, CLUSTER_SHARED_BYTES, 100 * 1024, 0)),
+        reversed=draw.random() < 0.5,
+        multiprocessors=draw.choice((1, 16, 132)),
+    )
+    layout = draw.choice(("contiguous", "channels_last", "sliced"))
+    dtype = draw.choice((torch.float32, torch.float32, torch.float64, torch.bfloat16))
+    shape = batch, targets, channels, cells, grad_cells
+    assert_reference(make(shape, dtype=dtype, layout=layout, sharpness=3.0, seed=seed))
 
 
 @pytest.mark.parametrize("reduction", ("none", "sum"))
