@@ -1,4 +1,4 @@
-"""``python -m bench report``: tables, plots and the table of docs/speed.md from the measured results."""
+"""``python -m bench report``: tables, plots and docs/speed.md from the measured results."""
 
 from __future__ import annotations
 

@@ -225,7 +225,7 @@ def leave(code: int) -> NoReturn:
     if os.getpid() == _PROCESS:
         atexit._run_exitfuncs()
     else:
-        multiprocessing.util._exit_function()
+        multiprocessing.util._exit_function()  # type: ignore[attr-defined]
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -4,6 +4,9 @@ Only for maps that are looked at: nothing can be trained from such a forward. A 
 its input is *proven* to be the output of one that has: the same memory, unchanged. Each recognised
 module is a function of that input and nothing else, so a path is the whole dependence of its end on
 its start, as far as values go; what changes only gradients cannot be seen without a graph.
+
+Inference tensors do not count their changes. So in inference mode the tap hands on a copy of what
+the layer and each recognised module returned, which does, as do its views.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as _module
 
-from fastcam._util.tensors import version_of
+from fastcam._util.tensors import version_of, versioned
 from fastcam.cam.layers import Step, describe, kind_of, preserves_spatial_sum
 
 __all__ = ["Link", "MemoryChain"]
@@ -173,10 +176,14 @@ class MemoryChain:
         version = -1 if weight is None else version_of(weight)
         return Link(module, name, kind, parent, probability, weight, version, taken, taken)
 
-    def after(self, link: Link | None, output: Any) -> None:
-        if link is not None and isinstance(output, Tensor):
-            link.output, link.version = output, version_of(output)
-            self.links.append(link)
+    def after(self, link: Link | None, output: Any) -> Tensor | None:
+        """A module has run; what the rest of the network gets, where that is to be a copy."""
+        if link is None or not isinstance(output, Tensor):
+            return None
+        link.output = versioned(output)
+        link.version = version_of(link.output)
+        self.links.append(link)
+        return link.output if link.output is not output else None
 
     def _is_layer_output(self, tensor: Tensor) -> bool:
         return _same_memory(tensor, self._layer) and version_of(self._layer) == self._version

@@ -1,8 +1,9 @@
 """How the output of a layer is read as a map [N,C,H,W].
 
-A convolution returns one. A vision transformer returns tokens [N,L,C], a Swin transformer
-[N,H,W,C]; ``reshape`` says how those become a map. It selects and reorders elements and does
-nothing else, so that the gradient of a score at the map is the reshaped gradient at the output.
+A convolution returns one. A vision transformer returns tokens [N,L,C] or [L,N,C], a Swin
+transformer [N,H,W,C]; ``reshape`` says how those become a map. It selects and reorders elements and
+does nothing else, so that the gradient of a score at the map is the reshaped gradient at the
+output.
 """
 
 from __future__ import annotations
@@ -129,7 +130,9 @@ class MapReader:
             READERS.get(reshape) if isinstance(reshape, str) else reshape
         )
         self._known = reshape == _NCHW
-        self._checked: set[tuple[int, ...]] = set()
+        self._images_at = 0  # which axis of the last output holds the images
+        # Of an axis and the shape of the others: whether a function is found to read each image.
+        self._fits: dict[tuple[int, tuple[int, ...]], bool] = {}
 
     def map_of(self, output: Tensor, trace: Trace, module: nn.Module) -> Tensor:
         """The output of a forward as [N,C,H,W], in its graph.
@@ -167,32 +170,57 @@ class MapReader:
         """∂score/∂output [N,T,*] as ∂score/∂map [N,T,C,H,W].
 
         Args:
-            gradients: at the layer's output.
-            like: the map [N,C,H,W].
+            gradients: at the layer's output; the targets are axis 1, whichever holds the images.
+            like: the map [N,C,H,W], of that output.
         """
         if self.read is None:
             return gradients
-        batch, targets = gradients.shape[:2]
+        batch, targets = len(like), gradients.shape[1]
         if gradients.numel() == 0:
             return gradients.new_zeros(batch, targets, *like.shape[1:])
-        rows = gradients.transpose(0, 1).flatten(0, 1)  # targets first, as autograd made them
+        axis = self._images_at  # the targets in front of it, as autograd made them
+        rows = gradients.movedim(1, axis).flatten(axis, axis + 1)
         return self.read(rows).unflatten(0, (targets, batch)).transpose(0, 1)
+
+    def by_image(self, gradient: Tensor) -> Tensor:
+        """A gradient at the output of which the last map was made, its images in axis 0."""
+        return gradient.movedim(self._images_at, 0)
 
     def _reshaped(self, output: Tensor) -> Tensor:
         assert self.read is not None
         result: Any = self.read(output)
-        if not isinstance(result, Tensor) or result.dim() != 4 or len(result) != len(output):
+        shape = tuple(output.shape)
+        if not isinstance(result, Tensor) or result.dim() != 4 or len(result) not in shape[:2]:
             got = list(result.shape) if isinstance(result, Tensor) else type(result).__name__
             raise ValueError(
-                f"reshape: expected it to make [{len(output)},C,H,W] of {list(output.shape)}, "
-                f"got {got}"
+                f"reshape: expected it to make [N,C,H,W] of {list(shape)}, with N images in its "
+                f"first axis or its second, got {got}"
             )
-        shape = tuple(output.shape[1:])
-        if shape not in self._checked:
-            if callable(self._given) and not isinstance(self._given, Tokens):
-                _check_selects(self.read, shape)
-            self._checked.add(shape)
+        if callable(self._given) and not isinstance(self._given, Tokens):
+            self._images_at = self._find_images(self.read, shape, len(result))
         return result
+
+    def _find_images(
+        self, read: Callable[[Tensor], Tensor], shape: tuple[int, ...], count: int
+    ) -> int:
+        """Which axis holds the ``count`` images, for a function of the user's."""
+        axes = [axis for axis, size in enumerate(shape[:2]) if size == count]
+        for axis in axes:
+            key = axis, shape[:axis] + shape[axis + 1 :]
+            if key not in self._fits:
+                try:
+                    self._fits[key] = _selects(read, *key)
+                except Exception:  # of another axis' images it may make anything
+                    if axis == axes[-1]:
+                        raise
+                    self._fits[key] = False
+            if self._fits[key]:
+                return axis
+        raise ValueError(
+            "reshape: expected a function that selects and reorders elements of each image, each "
+            "at most once; this one changes, repeats or mixes them, and the map's gradient would "
+            "be another"
+        )
 
     def _check_axis(self, axis: int | None, name: str, output: Tensor) -> None:
         shape = list(output.shape)
@@ -222,19 +250,18 @@ def _no_map(name: str, output: Tensor) -> str:
     return text
 
 
-def _check_selects(read: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> None:
-    """That a function of the user's does nothing but select and reorder elements of each image."""
+def _selects(read: Callable[[Tensor], Tensor], axis: int, shape: tuple[int, ...]) -> bool:
+    """Whether a function does nothing but select and reorder elements of each image, those being
+    of this shape and stacked along the axis."""
     count = math.prod(shape)
     numbers = torch.arange(2.0 * count, dtype=torch.float64).view(2, *shape)
     with torch.no_grad():
-        first, second = read(numbers).flatten(1)
+        images = read(numbers.movedim(0, axis).contiguous())
+    if len(images) != 2:
+        return False
+    first, second = images.flatten(1)
     whole = bool(((first >= 0) & (first < count) & (first == first.round())).all())
-    if not whole or len(first.unique()) < len(first) or not torch.equal(second, first + count):
-        raise ValueError(
-            "reshape: expected a function that selects and reorders elements of each image, each "
-            "at most once; this one changes, repeats or mixes them, and the map's gradient would "
-            "be another"
-        )
+    return whole and len(first.unique()) == len(first) and torch.equal(second, first + count)
 
 
 def found_reader(output: Tensor, axis: int | None) -> Callable[[Tensor], Tensor] | None:

@@ -3,7 +3,8 @@
 The tap only watches: it changes no value, draws no random number, leaves the model's mode, its
 gradients and the user's own hooks alone, and takes its hooks away when it is left. Behind a frozen
 trunk, where there would be no gradient to take, the tapped output is made to require grad and the
-rest of the network gets a copy of it, which may be overwritten in place as without a tap.
+rest of the network gets a copy of it, which may be overwritten in place as without a tap. So it
+does in inference mode, where only copies count how often they are overwritten.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastcam._util.tensors import versioned
 from fastcam.cam.head_graph import only_pools, path, roles
 from fastcam.cam.hook_registry import Hook, Hooks, is_opaque, of_this_forward, taps_entered
 from fastcam.cam.layers import Step, describe, is_compiled, preserves_spatial_sum
@@ -60,10 +62,11 @@ class ActivationTap:
             or [N,HW,C] of a vision transformer (a square grid, a class token before it or none),
             :class:`fastcam.cam.Tokens` for other grids and more tokens in front, ``"nhwc"`` for the
             [N,H,W,C] of a Swin transformer, or a function that selects and reorders elements, as
-            pytorch-grad-cam's ``reshape_transform`` does. None is for [N,C,H,W], and an error where
-            the output is seen to be, or could be, another; ``"nchw"`` is for [N,C,H,W] without that
-            look, and ``"auto"`` takes what is seen. With a reshape the gradient is taken by
-            autograd.
+            pytorch-grad-cam's ``reshape_transform`` does (of [L,N,C] too, which is what a
+            transformer with ``batch_first=False`` returns). None is for [N,C,H,W], and an error
+            where the output is seen to be, or could be, another; ``"nchw"`` is for [N,C,H,W]
+            without that look, and ``"auto"`` takes what is seen. With a reshape the gradient is
+            taken by autograd.
 
     Raises:
         TypeError: model is no module, a layer neither a name nor a module, or ``reshape`` neither
@@ -203,6 +206,13 @@ class ActivationTap:
         """D [N,T,C,H,W] of ∂score/∂output [N,T,*]: reshaped as the map is."""
         return self._layout.gradients(gradients, self.activations)
 
+    def by_image(self, gradient: Tensor) -> Tensor:
+        """A gradient at the output [N,*], of which a reshape may find N in another place."""
+        if not self.reshaped:
+            return gradient
+        _ = self.activations  # which finds it
+        return self._layout.by_image(gradient)
+
     @property
     def gradient_point(self) -> Tensor:
         """The tensor with respect to which the scores are differentiated: at ``gradient_at``.
@@ -331,34 +341,32 @@ def _on_call(name: str) -> Callable[..., None]:
     return action
 
 
-def _on_return(name: str) -> Callable[..., None]:
-    def action(tap: ActivationTap, module: nn.Module, output: Any) -> None:
+def _on_return(name: str) -> Callable[..., Tensor | None]:
+    def action(tap: ActivationTap, module: nn.Module, output: Any) -> Tensor | None:
         trace = tap._trace
         if trace is None:
-            return
+            return None
         known = trace.layer.overwriter
-        trace.after(name, module, output)
+        handed_on = trace.after(name, module, output)
         if trace.layer.overwriter is not known and isinstance(output, Tensor) and output.dim() == 4:
             tap._instead = name
+        return handed_on
 
     return action
 
 
 def _on_layer(tap: ActivationTap, module: nn.Module, output: Any) -> Tensor | None:
     handed_on = None
-    if (
-        isinstance(output, Tensor)
-        and torch.is_grad_enabled()
-        and not output.requires_grad
-        and output.is_floating_point()
-        and not output.is_inference()
-    ):
-        # Nothing before the layer is trained, but the map depends on the head too, through D. An
-        # alias carries the graph from here on, so that no tensor of the user's starts to need one.
-        # The head gets a copy: what overwrites a leaf, or a view of one, in place is an error of
-        # autograd's in the forward, and without the tap there would be none.
-        output = output.detach().requires_grad_()
-        handed_on = output.clone()
+    if isinstance(output, Tensor) and not output.requires_grad:
+        if output.is_inference():
+            output = handed_on = versioned(output)
+        elif torch.is_grad_enabled() and output.is_floating_point():
+            # Nothing before the layer is trained, but the map depends on the head too, through D.
+            # An alias carries the graph from here on, so that no tensor of the user's starts to
+            # need one. The head gets a copy: what overwrites a leaf, or a view of one, in place is
+            # an error of autograd's in the forward, and without the tap there would be none.
+            output = output.detach().requires_grad_()
+            handed_on = output.clone()
     tap._trace, tap._instead = Trace(Capture.of(tap.layer, output), known=tap._known), None
     if not tap._leaves_hooked:
         if tap._known and tap._trace.chain is None:

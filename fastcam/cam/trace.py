@@ -136,20 +136,20 @@ class Trace:
         self.calls.append(call)
         self._running.append(call)
 
-    def after(self, name: str, module: nn.Module, output: Any) -> None:
-        """The leaf module has run; ``output`` is what its own forward returned."""
+    def after(self, name: str, module: nn.Module, output: Any) -> Tensor | None:
+        """The leaf module has run, and its own forward returned ``output``; what the rest of the
+        network gets, where that is to be a copy."""
         self._note_overwriter(name, module, returned=True)
         running = self._running
         if not running or running[-1].module is not module:
             if not any(call.module is module for call in running):
-                return
+                return None
             while running[-1].module is not module:
                 running.pop()  # left by a forward that raised
         call = running.pop()
         if isinstance(output, Tensor):
             call.output, call.node = output, output.grad_fn
-        if self.chain is not None:
-            self.chain.after(call.link, output)
+        return None if self.chain is None else self.chain.after(call.link, output)
 
     def _note_overwriter(self, name: str, module: nn.Module, returned: bool) -> None:
         if self.layer.overwritten():

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-from fastcam._util import checks as check
+from fastcam.ops import checks as check
 
 Fill = Literal["mean", "blur", "swap"]
 
@@ -30,11 +30,14 @@ def hide(images: Tensor, masks: Tensor, fill: Fill = "mean") -> Tensor:
         [N, C, H, W] in the images' dtype; the images themselves stay as they are.
 
     Raises:
-        ValueError: shapes that do not fit, an unknown fill, or one image alone to swap with.
+        TypeError: masks of another dtype.
+        ValueError: shapes that do not fit, masks beyond [0, 1] (NaN included), an unknown fill, or
+            one image alone to swap with.
     """
     check.one_of("fill", fill, get_args(Fill))
     if images.dim() != 4:
         raise ValueError(f"images: expected shape [N,C,H,W], got {list(images.shape)}")
+    check.shares("masks", masks)
     if masks.shape != (len(images), *images.shape[2:]):
         raise ValueError(
             f"masks: expected shape {[len(images), *images.shape[2:]]} (of images), "

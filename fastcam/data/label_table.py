@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from fastcam._util.names import composed, printable
-from fastcam.data.tables import SPLITS, text_lines
+from fastcam.data.tables import SPLITS, not_utf8, text_lines
 
 #: What stands for a label that is there, and for one that is not, in any case.
 PRESENT = frozenset(["1", "1.0", "true", "yes"])
@@ -44,6 +45,19 @@ class LabelTable:
 
     def __getitem__(self, column: str) -> list[str]:
         """The cells of a column.
+
+        Raises:
+            ValueError: there is none of that name; the message lists the names. Or a cell is not
+                UTF-8; the message names its line.
+        """
+        found = self.raw(column)
+        for cell, line in zip(found, self.lines, strict=True):
+            if wrong := not_utf8(cell):
+                raise ValueError(f"{self.path}, line {line}, {column}: {wrong}")
+        return found
+
+    def raw(self, column: str) -> list[str]:
+        """The cells of a column in any encoding, as the names of files may be.
 
         Raises:
             ValueError: there is none of that name; the message lists the names.
@@ -89,12 +103,13 @@ class LabelTable:
 def read_label_table(path: str | Path) -> LabelTable:
     """Read a table: a header, then a row an image; commas, semicolons or tabs between the cells.
 
-    Quotes, line ends and byte-order marks are as in any CSV.
+    Quotes, line ends and byte-order marks are as in any CSV. The text is UTF-8, but for the names
+    of files.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: no table, or a row with more or fewer cells than the header; the message names
-            file and line.
+        ValueError: no table, a header that is not UTF-8, or a row with more or fewer cells than the
+            header; the message names file and line.
     """
     path = Path(path)
     if not path.is_file():
@@ -113,6 +128,8 @@ def read_label_table(path: str | Path) -> LabelTable:
                 continue
             if not columns:
                 columns = cells
+                if wrong := next(filter(None, map(not_utf8, columns)), None):
+                    raise ValueError(f"{path}, line {reader.line_num}: {wrong}")
                 continue
             if len(cells) != len(columns):
                 raise ValueError(
@@ -132,7 +149,8 @@ def read_label_table(path: str | Path) -> LabelTable:
 
 
 class Names:
-    """Finds images by what a table calls them: the path, with or without suffix or folders.
+    """Finds images by what a table calls them: the path with or without suffix, and with fewer
+    folders at its front or more, as an absolute one has.
 
     Args:
         names: the images' paths.
@@ -140,23 +158,59 @@ class Names:
 
     def __init__(self, names: Sequence[str]) -> None:
         self._exact = {composed(name): name for name in names}
-        self._loose: dict[str, str | None] = {}
+        # By path, and by the ends of paths, of which two images are enough to be one of several.
+        self._paths: dict[str, list[str]] = defaultdict(list)
+        self._ends: dict[str, list[str]] = defaultdict(list)
         for name in names:
-            file = name.rpartition("/")[2]
-            for form in {bare(name), file, bare(file)}:
-                # None where two images have it.
-                self._loose[form] = name if form not in self._loose else None
+            path = composed(name)
+            for form in {path, bare(path)}:
+                self._paths[form].append(name)
+                for end in _ends(form):
+                    if len(self._ends[end]) < 2:
+                        self._ends[end].append(name)
 
-    def find(self, text: str) -> str | None:
-        """The image's path; None for no image, and for one of several."""
+    def find(self, text: str, further: bool = True) -> str | None:
+        """The image's path; None for no image, and for one of several.
+
+        Args:
+            text: what the table says.
+            further: whether it may begin with folders that the path does not have.
+        """
+        found = self.matches(text, further)
+        return found[0] if len(found) == 1 else None
+
+    def matches(self, text: str, further: bool = True) -> list[str]:
+        """The images that may be meant; arguments as above. Not all, where they are many."""
         text = composed(text.replace("\\", "/").removeprefix("./"))
-        return self._exact.get(text) or self._loose.get(text)
+        if text in self._exact:
+            return [self._exact[text]]
+        found = dict.fromkeys(self._ends.get(text, ()))
+        if further and text not in self._paths:
+            for end in _ends(text):
+                found |= dict.fromkeys(self._paths.get(end, ()))
+        return [*found]
+
+
+def _ends(path: str) -> Iterator[str]:
+    """A path, and what is left of it without its first folders."""
+    while path:
+        yield path
+        path = path.partition("/")[2]
 
 
 def bare(name: str) -> str:
     """A path without the suffix."""
     folder, slash, file = name.rpartition("/")
     return folder + slash + (file.rpartition(".")[0] or file)
+
+
+def one_of_several(cell: str, images: Sequence[str]) -> str:
+    """What to say of a cell that may name several images."""
+    first, other = map(printable, images[:2])
+    return (
+        f"{printable(cell)!r} may be {first} or {other}: expected the path in the folder of the"
+        " images"
+    )
 
 
 def hashed_split(key: str, shares: tuple[float, float] = SHARES) -> str:
@@ -175,17 +229,24 @@ def name_rows(table: LabelTable, column: str, names: Sequence[str]) -> list[str]
     """The image of each row.
 
     Raises:
-        ValueError: a row whose image is not there, or is the same as another's; the message names
-            the line, and counts how many are missing.
+        ValueError: a row whose image is not there, may be one of several, or is the same as
+            another's; the message names the line, and counts how many are missing.
     """
-    known, found = Names(names), [*table[column]]
-    absent = [i for i, cell in enumerate(found) if known.find(cell) is None]
+    known, cells = Names(names), table.raw(column)
+    found = [known.matches(cell) for cell in cells]
+    absent = [i for i, images in enumerate(found) if not images]
     if absent:
+        cell = cells[absent[0]]
+        wrong = not_utf8(cell)
         raise ValueError(
             f"{table.path}, line {table.lines[absent[0]]}: there is no image"
-            f" {printable(found[absent[0]])!r} ({len(absent)} of {len(found)} rows have none)"
+            f" {printable(cell)!r} ({len(absent)} of {len(found)} rows have none)"
+            + (f"; {wrong}" if wrong else "")
         )
-    rows = [str(known.find(cell)) for cell in found]
+    for cell, images, line in zip(cells, found, table.lines, strict=True):
+        if len(images) > 1:
+            raise ValueError(f"{table.path}, line {line}: {one_of_several(cell, images)}")
+    rows = [images[0] for images in found]
     seen: set[str] = set()
     for name, line in zip(rows, table.lines, strict=True):
         if name in seen:

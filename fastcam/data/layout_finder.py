@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from fastcam._util.names import printable
 from fastcam.data.coco import is_coco
 from fastcam.data.folder_source import list_images
 from fastcam.data.label_table import (
@@ -15,6 +18,7 @@ from fastcam.data.label_table import (
     SPLIT_WORDS,
     LabelTable,
     Names,
+    one_of_several,
     read_label_table,
 )
 from fastcam.data.layout import CONFIG, FolderLayout
@@ -26,6 +30,11 @@ _CLASS_COLUMNS = ("class", "label", "category", "species", "diagnosis", "dx", "t
 _SPLIT_COLUMNS = ("split", "partition", "subset", "set", "fold")
 _GROUP_COLUMNS = ("group", "patient", "patient_id", "subject", "subject_id", "lesion_id", "site")
 _MOST = 0.5  # of a table's cells that must be images for the column to name them
+# What a column of these names says is which split a row is in, and nothing else.
+_SPLITS_ALONE = ("split", "partition")
+_SLIPS = 0.1  # of a column's cells that may be others than in all such columns
+_BLANK = frozenset(["", "nan", "na", "n/a", "none", "null"])
+_NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)?")
 
 
 def find_layout(root: str | Path, **given: str | tuple[str, ...] | None) -> FolderLayout:
@@ -37,7 +46,8 @@ def find_layout(root: str | Path, **given: str | tuple[str, ...] | None) -> Fold
 
     Raises:
         ValueError: there are no images, or their labels cannot be told; the message says what to
-            name.
+            name. A column of splits or of 0 and 1 in which a few cells are something else; the
+            message names the line.
     """
     root = Path(root)
     known: dict[str, Any] = {name: value for name, value in given.items() if value}
@@ -123,31 +133,27 @@ def _annotations(root: Path) -> tuple[str, ...]:
 
 def _columns(table: LabelTable, names: Sequence[str], known: dict[str, Any]) -> dict[str, Any]:
     """What a table's columns are, as far as nobody says it."""
-    images, taken = Names(names), set()
     found: dict[str, Any] = {}
     if "file" not in known:
-        hits = {c: sum(images.find(cell) is not None for cell in table[c]) for c in table.columns}
-        best = max(table.columns, key=lambda c: hits[c])
-        if hits[best] <= _MOST * len(table.rows):
-            raise ValueError(
-                f"{table.path}: no column names the images ({names[0]}, …); it has:"
-                f" {', '.join(table.columns)}"
-            )
-        found["file"] = best
-    taken |= {found.get("file"), *(known.get(k) for k in ("file", "classes", "split", "group"))}
+        found["file"] = _file_column(table, names)
+    taken = {found.get("file"), *(known.get(k) for k in ("file", "classes", "split", "group"))}
     left = [c for c in table.columns if c not in taken]
     if "split" not in known:
-        words = [
-            c for c in left
-            if c.lower() in _SPLIT_COLUMNS and {x.lower() for x in table[c]} <= set(SPLIT_WORDS)
-        ]  # fmt: skip
-        found["split"] = words[0] if words else None
+        found["split"] = _split_column(table, left)
     if "group" not in known:
         found["group"] = next((c for c in left if c.lower() in _GROUP_COLUMNS), None)
     left = [c for c in left if c not in (found.get("split"), found.get("group"))]
     if "labels" in known or "classes" in known:
         return found
-    flags = [c for c in left if {x.lower() for x in table[c]} <= PRESENT | ABSENT]
+    flags = [c for c in left if _are(table, c, PRESENT | ABSENT)]
+    for column in left:
+        if _slips(table, column, PRESENT | ABSENT):
+            try:
+                table.flags(column)
+            except ValueError as error:
+                raise ValueError(
+                    f"{error} (or name its columns of 0 and 1, or its column of classes)"
+                ) from None
     if flags:
         return {**found, "labels": tuple(flags)}
     classes = [c for c in left if c.lower() in _CLASS_COLUMNS] or left
@@ -157,3 +163,80 @@ def _columns(table: LabelTable, names: Sequence[str], known: dict[str, Any]) -> 
             f" {', '.join(table.columns)}"
         )
     return {**found, "classes": classes[0]}
+
+
+def _file_column(table: LabelTable, names: Sequence[str]) -> str:
+    """The column that names the images.
+
+    Raises:
+        ValueError: none does; the message says so of names that may be of several images.
+    """
+    images = Names(names)
+
+    def best(once: bool, further: bool) -> str | None:
+        counts = {}
+        for column in table.columns:
+            cells = Counter(table.raw(column))
+            hits = {cell: name for cell in cells if (name := images.find(cell, further))}
+            counts[column] = len({*hits.values()}) if once else sum(cells[cell] for cell in hits)
+        column = max(counts, key=lambda c: counts[c])
+        return column if counts[column] > _MOST * len(table.rows) else None
+
+    # Each image counted once, as images may be called 0 and 1; longer paths last, as those of masks
+    # end like those of images. A table with images twice is refused by who reads it.
+    for once, further in ((True, False), (True, True), (False, False), (False, True)):
+        column = best(once, further)
+        if column is not None:
+            return column
+    message = (
+        f"{table.path}: no column names the images ({printable(names[0])}, …); it has:"
+        f" {', '.join(table.columns)}"
+    )
+    for column in table.columns:
+        found = [(cell, images.matches(cell)) for cell in table.raw(column)]
+        several = [(cell, of) for cell, of in found if len(of) > 1]
+        if len(several) > _MOST * len(table.rows):
+            message += f"; in {column}, {one_of_several(*several[0])}"
+            break
+    raise ValueError(message)
+
+
+def _split_column(table: LabelTable, columns: Sequence[str]) -> str | None:
+    """The column that says train, valid or test.
+
+    Raises:
+        ValueError: a column of that name in which some cells say it, or nearly all, or that can
+            say nothing else, and others do not; the message names the line of the first.
+    """
+    named = [c for c in columns if c.lower() in _SPLIT_COLUMNS]
+    whole = next((c for c in named if _are(table, c, SPLIT_WORDS)), None)
+    words = {word for word in SPLIT_WORDS if not word.isdigit()}  # numbers may be those of folds
+    for column in named:
+        says_it = any(cell.lower() in words for cell in table.raw(column))
+        alone = whole is None and column.lower() in _SPLITS_ALONE
+        if says_it or alone or _slips(table, column, SPLIT_WORDS):
+            try:
+                table.splits(column)
+            except ValueError as error:
+                raise ValueError(
+                    f"{error} (or name the column of splits; rename this one if it is none)"
+                ) from None
+    return whole
+
+
+def _are(table: LabelTable, column: str, words: Collection[str]) -> bool:
+    return all(cell.lower() in words for cell in {*table.raw(column)})
+
+
+def _slips(table: LabelTable, column: str, words: Collection[str]) -> bool:
+    """Whether so few cells of a column are other than some words that they are mistakes.
+
+    Of other numbers that is one at most, as several are counts, folds or classes; in a short table
+    one blank cell is few, too.
+    """
+    odd = [cell for cell in map(str.lower, table.raw(column)) if cell not in words]
+    few = _SLIPS * len(table.rows)
+    if not 0 < len(odd) <= max(1, few) or len(table.rows) < 3:
+        return False
+    filled = [cell for cell in odd if cell not in _BLANK]
+    return len(filled) <= few and sum(_NUMBER.fullmatch(cell) is not None for cell in filled) <= 1

@@ -20,6 +20,8 @@ from fastcam.data.source import is_image, is_litter
 #: Between an image's name and that of a region: ``0001_wing.png``.
 MARKS = "_-. "
 _LOSSY = (".jpg", ".jpeg", ".webp")
+# Another number wherever :func:`read_mask` changes, so that masks that are kept are read again.
+_READING = 2
 # A suffix that fewer of a hundred images have, and fewer than this, is no region's name.
 _RARE, _FEW = 0.01, 3
 
@@ -27,25 +29,37 @@ _RARE, _FEW = 0.01, 3
 def read_mask(path: str | Path, values: Sequence[int] | None = None) -> NDArray[np.uint8]:
     """Read a mask.
 
-    Of a file with two values the larger one is the region; greys between 0 and 255 are shares of a
-    pixel. Of an image in colour the brightest channel counts. In JPEG and WebP, which blur the
+    Of a file with two values the larger one is the region, and of one with a single value all, or
+    nothing where that is 0; greys between 0 and 255 are shares of a pixel. Of an image in colour
+    the brightest channel counts, of one with a palette the index. In JPEG and WebP, which blur the
     border, what is brighter than the middle is the region.
+
+    What was drawn on a transparent background is read by its opacity, as shares of the largest,
+    where all that can be seen has one colour, whichever. Of several colours the brightness counts
+    as on black (with a palette the index); an image that is equally opaque everywhere is read as
+    one without transparency, and one of a single colour that is transparent everywhere is empty.
 
     Args:
         path: a PNG, or another image that Pillow reads.
-        values: of a label map, those that are the region.
+        values: of a label map, those that are the region, as they are stored: transparency does not
+            count.
 
     Returns:
         uint8 [H, W], 255 where the region covers a pixel.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it cannot be read, or holds a label map of which no values are named.
+        ValueError: it cannot be read, holds a label map of which no values are named, or colours of
+            which none is brighter.
     """
     path = Path(path)
     try:
         with Image.open(path) as image:
             palette = image.mode == "P"
+            clear = image.mode in ("LA", "PA", "RGBA") or (
+                image.mode in ("1", "L", "P", "RGB") and "transparency" in image.info
+            )
+            pixels = np.array(image.convert("RGBA")) if clear and values is None else None
             if image.mode in ("LA", "PA", "RGBA", "CMYK", "YCbCr"):
                 image = image.convert("RGB")  # type: ignore[assignment]
             found: NDArray[Any] = np.array(image)
@@ -53,8 +67,11 @@ def read_mask(path: str | Path, values: Sequence[int] | None = None) -> NDArray[
         raise
     except Exception as error:  # on damaged files Pillow's readers raise whatever they trip over
         raise ValueError(f"mask {printable(str(path))} cannot be read: {error}") from None
+    colours = found
     if found.ndim == 3:
         found = found.max(-1)
+    if pixels is not None:
+        found, palette = _drawn(found, pixels, palette)
     if values is not None:
         return np.where(np.isin(found, list(values)), np.uint8(255), np.uint8(0))
     if found.dtype == bool:
@@ -66,8 +83,15 @@ def read_mask(path: str | Path, values: Sequence[int] | None = None) -> NDArray[
         if found.dtype == np.uint8
         else np.unique(found)
     )
+    if len(kinds) == 1 and colours.ndim == 3 and (colours != colours[0, 0]).any():
+        first, other = np.unique(colours.reshape(-1, colours.shape[-1]), axis=0)[:2].tolist()
+        raise ValueError(
+            f"mask {printable(str(path))}: expected the region brighter than what is around it, got"
+            f" colours of one brightness, {tuple(first)} and {tuple(other)}"
+        )
     if len(kinds) <= 2:
-        return np.where(found > 0, np.uint8(255), np.uint8(0))
+        smaller = kinds[0] if len(kinds) == 2 else 0
+        return np.where(found > smaller, np.uint8(255), np.uint8(0))
     if palette or kinds[-1] != 255:
         some = ", ".join(str(k) for k in kinds[:6]) + (", …" if len(kinds) > 6 else "")
         raise ValueError(
@@ -75,6 +99,28 @@ def read_mask(path: str | Path, values: Sequence[int] | None = None) -> NDArray[
             ' the region, as in "masks/{stem}.png=1"'
         )
     return found.astype(np.uint8)
+
+
+def _drawn(
+    found: NDArray[Any], pixels: NDArray[np.uint8], palette: bool
+) -> tuple[NDArray[Any], bool]:
+    """What of a mask [H, W] can be seen, of its pixels [H, W, 4] (RGBA); and whether these are
+    still indices of the palette."""
+    colours, alpha = pixels[..., :3], pixels[..., 3]
+    if not alpha.any():
+        # Some programs leave the fourth channel 0; then the colours have the shape, if any.
+        empty = (colours == colours[0, 0]).all()
+        return (np.zeros_like(alpha), False) if empty else (found, palette)
+    if alpha.min() == alpha.max():
+        return found, palette
+    most = np.unravel_index(alpha.argmax(), alpha.shape)
+    apart = np.abs(colours.astype(np.int32) - colours[most]) * alpha[..., None]
+    # One colour, up to the rounding of programs that keep it multiplied by the opacity.
+    if (apart < 255).all():
+        return np.round(alpha * (255 / alpha.max())).astype(np.uint8), False
+    if palette:
+        return found, True
+    return np.round(colours.max(-1) * (alpha / 255)).astype(np.uint8), False
 
 
 class MaskFiles:
@@ -120,7 +166,7 @@ class MaskFiles:
     def state(self, image: str, region: str) -> tuple[int, ...] | None:
         """What changes with an image's mask: of its file, None where there is none."""
         try:
-            return file_state(self.path(image, region))
+            return *file_state(self.path(image, region)), _READING
         except FileNotFoundError:
             return None
 

@@ -45,6 +45,13 @@ _BYTE_ORDER_MARKS = (
 
 
 def text_lines(path: Path) -> list[str]:
+    """The lines of a table; bytes that are not UTF-8 as in the file system's names, for which see
+    :func:`not_utf8`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no text.
+    """
     if not path.parent.is_dir():
         raise FileNotFoundError(f"data folder {path.parent} does not exist")
     if not path.is_file():
@@ -54,7 +61,7 @@ def text_lines(path: Path) -> list[str]:
     data = path.read_bytes()
     mark, encoding = next((m for m in _BYTE_ORDER_MARKS if data.startswith(m[0])), (b"", "utf-8"))
     try:
-        # Names that are not UTF-8 read as the file system's names do in Python.
+        # Names of files may be in any encoding: read as the file system's names are in Python.
         errors = "surrogateescape" if encoding == "utf-8" else "strict"
         text = data[len(mark) :].decode(encoding, errors)
     except UnicodeDecodeError as error:
@@ -69,6 +76,17 @@ def text_lines(path: Path) -> list[str]:
     while lines and not lines[-1].strip():
         lines.pop()
     return lines
+
+
+def not_utf8(text: str) -> str | None:
+    """What is wrong with a text of :func:`text_lines` in which bytes are not UTF-8, else None."""
+    # Not read as cp1252, which Excel's "ANSI" is in some countries only: names would be others.
+    byte = None
+    if not text.isascii():
+        byte = next((ord(c) - 0xDC00 for c in text if "\udc80" <= c <= "\udcff"), None)
+    if byte is None:
+        return None
+    return f"the byte 0x{byte:02X} in {printable(text)!r} is not UTF-8; save the table as UTF-8"
 
 
 def _elsewhere(path: Path) -> str:
@@ -157,8 +175,9 @@ def _read_headed(path: Path) -> Table:
         )
     if not columns:
         raise ValueError(f"{path}, line 2: expected the column names, got an empty line")
-    if not lines[header].isprintable() and any("\udc80" <= c <= "\udcff" for c in lines[header]):
-        raise ValueError(f"{path}, line {header + 1}: the column names are not UTF-8")
+    wrong = next(filter(None, map(not_utf8, columns)), None)
+    if wrong is not None:
+        raise ValueError(f"{path}, line {header + 1}: the column names are not UTF-8: {wrong}")
     if len(set(columns)) != len(columns):
         raise ValueError(f"{path}, line {header + 1}: a column name occurs twice")
     names, values = _parse_rows(path, lines[header + 1 :], header + 2, len(columns))

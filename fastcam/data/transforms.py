@@ -14,6 +14,7 @@ from fastcam._util import checks as check
 from fastcam.data.batches import region_grids
 from fastcam.data.choices import Fit
 from fastcam.data.hiding import all_but, hide
+from fastcam.ops.checks import shares
 from fastcam.regions import MaskRegion, Region, flip_landmarks
 
 #: The square that ``fit="face"`` keeps of an aligned CelebA image (178 × 218): its side as a share
@@ -112,8 +113,9 @@ class RegionCutout(v2.Transform):
     Args:
         regions: as :meth:`fastcam.regions.Region.parse` reads them, laid on the image by its
             landmarks; a :class:`fastcam.regions.MaskRegion` is some of the sample's masks (uint8
-            [R, H, W], 255 inside); None hides the sample's masks [H, W] or [K, H, W] (the union;
-            bool, or shares in [0, 1]), and needs no landmarks.
+            [R, H, W], 255 inside); None hides the sample's masks [H, W] or [K, H, W] (the union),
+            and needs no landmarks: bool, shares in [0, 1], or uint8, which is 0 and 1 in a sample
+            that has no other value, and else 0 to 255, as a mask is that was an image.
         share: probability that an image is hidden.
         fill: ``"mean"`` (the image's mean colour) or ``"blur"``, see :func:`fastcam.data.hide`.
         outside: hide everything but the region. An image where the region covers nothing stays as
@@ -163,7 +165,7 @@ class RegionCutout(v2.Transform):
             size: (H, W) of the images.
         """
         if self.regions is None:
-            found = places.float().amax(1)
+            found = _as_shares(places).amax(1)
         else:
             found = region_grids([self.regions], places, size, size)[:, 0]
         return all_but(found) if self.outside else found
@@ -181,3 +183,13 @@ class RegionCutout(v2.Transform):
         return (
             tv_tensors.wrap(changed, like=inpt) if isinstance(inpt, tv_tensors.Image) else changed
         )
+
+
+def _as_shares(masks: torch.Tensor) -> torch.Tensor:
+    """Masks [N, K, H, W] in [0, 1], of the kinds that :class:`RegionCutout` takes."""
+    if masks.dtype != torch.uint8:
+        shares("masks", masks)
+        return masks.float()
+    # Without asking what the largest value is: a GPU would be waited for.
+    of_255 = masks.amax((1, 2, 3), keepdim=True) > 1
+    return masks.float() / (1 + 254 * of_255)

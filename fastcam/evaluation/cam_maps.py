@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastcam.cam.maps import grad_cam_maps
 from fastcam.models import ModelSpec
+from fastcam.ops import checks as check
 
 
 class ScoresNotFinite(ValueError):
@@ -66,8 +67,19 @@ def attention_maps(
     return AttentionMaps(logits.detach(), cams, ~cams.flatten(2).any(-1))
 
 
+def _shares(cams: Tensor, regions: Tensor) -> Tensor:
+    """Regions that are bool, or shares in [0, 1], as shares; TypeError or ValueError for others."""
+    check.shares("regions", regions)
+    return regions.to(cams.dtype) if regions.dtype == torch.bool else regions
+
+
 def energy_share(cams: Tensor, regions: Tensor) -> Tensor:
-    """Share of each map's energy in its region: [N, T] from two [N, T, h, w]; NaN if dead."""
+    """Share of each map's energy in its region: [N, T] from two [N, T, h, w]; NaN if dead.
+
+    Raises:
+        TypeError, ValueError: regions that are neither bool nor floating in [0, 1].
+    """
+    regions = _shares(cams, regions)
     return (cams * regions).sum((-2, -1)) / cams.sum((-2, -1))
 
 
@@ -75,7 +87,11 @@ def set_iou(cams: Tensor, regions: Tensor, threshold: float = 0.5) -> Tensor:
     """Intersection over union of {cam > threshold} and the region: [N, T]; 0 for a dead map.
 
     A cell that the region covers in part counts with that part, in intersection and union.
+
+    Raises:
+        TypeError, ValueError: as :func:`energy_share`.
     """
+    regions = _shares(cams, regions)
     inside = (cams > threshold).to(regions.dtype)
     intersection = (inside * regions).sum((-2, -1))
     union = (inside + regions - inside * regions).sum((-2, -1))
@@ -91,7 +107,11 @@ def size_corrected_energy(cams: Tensor, regions: Tensor) -> Tensor:
     Source:
         Kohlbrenner et al., "Towards Best Practice in Explaining Neural Network Decisions with
         LRP", weighted attribution localisation (μ times total area over the object's).
+
+    Raises:
+        TypeError, ValueError: as :func:`energy_share`.
     """
+    regions = _shares(cams, regions)
     return energy_share(cams, regions) / regions.mean((-2, -1))
 
 
@@ -105,7 +125,11 @@ def peak_in_region(cams: Tensor, regions: Tensor) -> Tensor:
     Source:
         Zhang et al., "Top-down Neural Attention by Excitation Backprop" (the pointing game), on the
         map's own cells and without their tolerance of 15 pixels.
+
+    Raises:
+        TypeError, ValueError: as :func:`energy_share`.
     """
+    regions = _shares(cams, regions)
     cells, cover = cams.flatten(2), regions.flatten(2)
     peak, most = cells.amax(-1, keepdim=True), cover.amax(-1)
     positions = torch.arange(cells.shape[-1], device=cells.device)

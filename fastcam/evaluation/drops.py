@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
-from fastcam._util import checks as check
 from fastcam._util.modules import evaluating
 from fastcam._util.progress import Count
 from fastcam.data import CelebA, hide
@@ -23,6 +22,7 @@ from fastcam.evaluation.drop_samples import FirstBatches, FixedSample, present_i
 from fastcam.evaluation.reliance_result import HiddenRegion, Reliance, relied_share
 from fastcam.evaluation.splits import Prepared
 from fastcam.models import Checkpoint
+from fastcam.ops import checks as check
 
 #: How many images are measured unless told otherwise; each costs one forward a hidden region.
 IMAGES = 500
@@ -54,7 +54,7 @@ def score_drops(
         images: floating [N, C, H, W].
         masks: [M, N, H, W], bool or floating in [0, 1], on the images' device: the share of each
             pixel that is hidden.
-        target: which of the K scores.
+        target: which of the K scores: a whole number in [0, K - 1].
         fill: what is shown in place of what is hidden: see :func:`fastcam.data.hide`, or images
             [N, C, H, W].
 
@@ -62,11 +62,15 @@ def score_drops(
         The scores [N] and the drops [M, N]; a drop above 0 says that the part raised the score.
 
     Raises:
-        TypeError: images that are not floating.
-        ValueError: shapes that do not fit, an unknown fill, one image alone to swap with.
+        TypeError: images that are not floating, masks that are neither that nor bool, a target that
+            is no whole number, or a model that gives no tensor.
+        ValueError: shapes that do not fit, masks beyond [0, 1] (NaN included), no such target, an
+            unknown fill, one image alone to swap with.
     """
     if not images.is_floating_point():
         raise TypeError(f"images: expected a floating dtype, got {images.dtype}")
+    check.whole("target", target, 0)
+    check.shares("masks", masks)
     if images.dim() != 4 or masks.dim() != 4 or masks.shape[1:] != images[:, 0].shape:
         raise ValueError(
             "images and masks: expected [N,C,H,W] and [M,N,H,W], got "
@@ -82,12 +86,29 @@ def score_drops(
     else:
         filling = fill
     with evaluating(model) if isinstance(model, nn.Module) else nullcontext(), torch.no_grad():
-        scores = model(images)[:, target]
+        scores = _score(model, images, target)
         drops = scores.new_empty(len(masks), len(images))
         for row, mask in zip(drops, masks, strict=True):
             hidden = torch.lerp(images, filling, mask.to(images).unsqueeze(1))
-            row.copy_(scores - model(hidden)[:, target])
+            row.copy_(scores - _score(model, hidden, target))
     return Drops(scores, drops)
+
+
+def _score(model: Callable[[Tensor], Tensor], images: Tensor, target: int) -> Tensor:
+    """The score [N] that is meant of those that a model gives."""
+    scores = model(images)
+    if not isinstance(scores, Tensor):
+        raise TypeError(f"model: expected one that gives scores [N,K], got {type(scores).__name__}")
+    if scores.dim() != 2 or len(scores) != len(images):
+        raise ValueError(
+            f"model: expected one that gives scores [N,K], got {list(scores.shape)} of"
+            f" {len(images)} images"
+        )
+    if target >= scores.shape[1]:
+        raise ValueError(
+            f"target: expected a whole number in [0, {scores.shape[1] - 1}], got {target}"
+        )
+    return scores[:, target]
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ class _MapMean(Metric):
 
         Args:
             cams: floating [N, T, h, w], >= 0.
-            regions: [N, T, h, w], the share of each cell that the region covers.
+            regions: [N, T, h, w], bool or in [0, 1]: the share of each cell that the region covers.
             where: bool [N, T], which pairs count; None counts all.
         """
         counts = self._counts(cams, regions)

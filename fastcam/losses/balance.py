@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastcam._util.modules import last_linear
+from fastcam._util.tensors import versioned
 from fastcam.cam.head_graph import edge_of
 from fastcam.cam.head_processes import check_processes
 from fastcam.cam.tap import ActivationTap
@@ -249,7 +250,10 @@ class Balance(nn.Module):
             )
         self._on_cpu = all(loss.device.type == "cpu" for loss, _ in terms)
         for kept in (self._ratios, self._first):
-            kept[:] = [r.to(loss.device) for r, (loss, _) in zip(kept, terms, strict=True)]
+            # Made or loaded in inference mode they could not be changed in place outside of it.
+            kept[:] = [
+                versioned(r.to(loss.device)) for r, (loss, _) in zip(kept, terms, strict=True)
+            ]
         return [(loss, of) for loss, of in terms]
 
     def _sum(self, label_loss: Tensor, terms: list[tuple[Tensor, ActivationTap]]) -> Tensor:
@@ -299,7 +303,7 @@ class Balance(nn.Module):
             # Looked at once: a step reads no value.
             first_call = self._calls == 0 and ratio.device.type == "cpu"
             if first_call and float(new[0]) == 0 and float(norms.losses[number]) != 0:
-                _warn_unmeasured(number, norms.layers[number])
+                _warn_unmeasured(number, norms.layers[number], float(labels), float(guided))
             # In place: a captured CUDA graph finds its last ratios where it has left them.
             ratio.copy_(new[0])
             first.copy_(new[1])
@@ -325,13 +329,26 @@ class _Norms:
         return _Norms(self.squares + other.squares, weights, losses, self.layers)
 
 
-def _warn_unmeasured(number: int, layer: str) -> None:
-    warnings.warn(
-        f"guidance loss {number} has no gradient at '{layer}' yet, so it does not count: its maps "
-        "are all dead, or it does not depend on the activations (an InputGradientLoss of a ReLU "
-        "network's logits does not)",
-        stacklevel=5,
-    )
+def _warn_unmeasured(number: int, layer: str, labels: float, guided: float) -> None:
+    """Say which of the two squared norms made no ratio."""
+    if guided == 0:
+        why = (
+            f"guidance loss {number} has no gradient at '{layer}' yet, so it does not count: its "
+            "maps are all dead, or it does not depend on the activations (an InputGradientLoss of "
+            "a ReLU network's logits does not)"
+        )
+    elif labels == 0:
+        why = (
+            f"label_loss has no gradient at '{layer}' yet on the images that guidance loss {number}"
+            " draws on, so this does not count: the label loss leaves these images out, or has "
+            "nothing left to learn from them"
+        )
+    else:
+        why = (
+            f"the gradients of label_loss and of guidance loss {number} at '{layer}' have no ratio "
+            "above 0 yet (is a loss NaN or infinite?), so the guidance does not count"
+        )
+    warnings.warn(why, stacklevel=5)
 
 
 def _check_scalar(name: str, loss: object) -> None:
@@ -382,10 +399,11 @@ def _squared_norms(
             "tap's last forward, inside its with block"
         )
     of_guidance, guidance_on_weight = _gradients(loss, activations, weight)
-    labels = of_labels.flatten(1).square().sum(1)
     if of_guidance is None:
         of_guidance = torch.zeros_like(of_labels)
-    guided = of_guidance.flatten(1).square().sum(1)
+    labels, guided = (
+        tap.by_image(gradient).flatten(1).square().sum(1) for gradient in (of_labels, of_guidance)
+    )
     drawn = guided != 0
     squares = torch.stack([torch.where(drawn, labels, 0).sum(), guided.sum()])
     if weight is None or on_weight is None:

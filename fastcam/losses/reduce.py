@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fastcam.cam.tap import ActivationTap
 from fastcam.ops import checks as check
+from fastcam.ops.autograd import transformed
 from fastcam.ops.cam_loss import Reduction
 
 __all__ = ["Reducer", "Reduction", "Sync", "averaged", "world_size"]
@@ -116,10 +117,26 @@ class Reducer:
                     "normalizer: expected a number or a scalar tensor that does not require grad, "
                     f"got shape {list(normalizer.shape)}"
                 )
+            if not _at_hand(normalizer):
+                return normalizer
+            value: Any = normalizer.item()
         elif isinstance(normalizer, bool) or not isinstance(normalizer, Real):
             raise TypeError(
                 f"normalizer: expected a number or a scalar tensor, got {type(normalizer).__name__}"
             )
-        elif not 0 < normalizer < math.inf:
-            raise ValueError(f"normalizer: expected above 0 and finite, got {normalizer}")
+        else:
+            value = normalizer
+        if not 0 < value < math.inf:
+            raise ValueError(f"normalizer: expected above 0 and finite, got {value}")
         return normalizer
+
+
+def _at_hand(tensor: Tensor) -> bool:
+    """Whether there is a value to look at that no device has yet to compute."""
+    return (
+        tensor.device.type == "cpu"
+        and type(tensor) is Tensor  # not of a mode that has shapes alone
+        and not torch.compiler.is_compiling()
+        and not torch._C._is_tracing()
+        and not transformed()
+    )

@@ -22,6 +22,7 @@ from fastcam.ops.autograd import transformed
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _ROUNDING = 1e-3  # what resizing a mask may leave beyond [0, 1]; csrc/cpu/ops/cam.cpp, too
 _OF_255 = " (divide a mask of 0 to 255 by 255)"
+_AS_SHARES = "; pass a 0/1 mask as mask.bool(), one of 0 to 255 as mask / 255"
 
 
 def _shape(tensor: Tensor) -> str:
@@ -117,8 +118,7 @@ def gradients(tensor: Tensor, activations: Tensor) -> Tensor:
 
 def region_grid(tensor: Tensor) -> Tensor:
     """[N,H,W] or [N,T,H,W], bool or floating, constant; returned with its axis T."""
-    advice = "; pass a 0/1 mask as mask.bool(), one of 0 to 255 as mask / 255"
-    floating("regions", tensor, and_bool=True, advice=advice)
+    floating("regions", tensor, and_bool=True, advice=_AS_SHARES)
     if tensor.dim() not in (3, 4):
         raise ValueError(f"regions: expected shape [N,H,W] or [N,T,H,W], got {_shape(tensor)}")
     _constant("regions", tensor)
@@ -202,6 +202,12 @@ def conv1x1(weight: Tensor, bias: Tensor, features: Tensor) -> None:
 
 
 # ---- values ------------------------------------------------------------------------------------
+
+
+def shares(name: str, tensor: Tensor) -> None:
+    """Masks or regions of any shape, bool or floating in [0, 1]."""
+    floating(name, tensor, and_bool=True, advice=_AS_SHARES)
+    _values(name, tensor, None, -_ROUNDING, 1 + _ROUNDING, "values in [0, 1]", _OF_255)
 
 
 def values_of_regions(tensor: Tensor, on: Tensor | None = None) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastcam._util.tensors import version_of
+from fastcam._util.tensors import version_of, versioned
 from fastcam.ops import checks as check
 from fastcam.ops.library import acc_dtype
 
@@ -60,6 +60,7 @@ def margins(logits: Tensor) -> Tensor:
     share = (scores - everything).masked_fill(largest, -torch.inf).exp()
     result = scores - torch.where(largest, behind, everything + torch.log1p(-share))
     if not torch.compiler.is_compiling():
+        result = versioned(result)
         versions = version_of(logits), version_of(result)
         result._fastcam_margins_of = _Source(logits, versions)  # type: ignore[attr-defined]
     return result

@@ -15,6 +15,7 @@ from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy, Mult
 
 from fastcam._util.dropout import BatchShare
 from fastcam._util.seeds import derive_seed
+from fastcam._util.tensors import versioned
 from fastcam.data.batches import Batch, on_grid
 from fastcam.data.labelled import attribute_index
 from fastcam.evaluation.cam_maps import attention_maps
@@ -262,11 +263,11 @@ class AttributeTask(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         # Maps need gradients, also in a trainer that validates in inference mode: copies made
         # outside of it may have them.
-        given: Any = batch
-        if torch.is_inference_mode_enabled():
-            given = {k: v.clone() if isinstance(v, Tensor) else v for k, v in given.items()}
         with torch.inference_mode(False), torch.no_grad():
-            self._validate(given)
+            given: Any = batch
+            self._validate(
+                {k: versioned(v) if isinstance(v, Tensor) else v for k, v in given.items()}
+            )
 
     def _validate(self, batch: Any) -> None:
         images, labels = self._inputs(batch)
@@ -319,8 +320,9 @@ class AttributeTask(LightningModule):
             if self.trainer.state.fn != TrainerFn.FITTING and self.trainer.global_step == 0:
                 when = "before the first step: the model that the run starts from is damaged"
             raise TrainingDiverged(f"the validation loss became {loss} {when}; {ADVICE}")
-        for metric in (*means.values(), self.val_accuracy):
-            metric.reset()
+        with torch.inference_mode(False):  # the next validation adds to them outside of it, too
+            for metric in (*means.values(), self.val_accuracy):
+                metric.reset()
         self.log_dict(record)
 
 

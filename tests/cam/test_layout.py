@@ -7,12 +7,13 @@ import pickle
 
 import pytest
 import torch
-from networks import grids, small_cnn
+from networks import assert_same_gradients, gradients_of, grids, small_cnn
 from tiny_nets import NETS, tokens_as_pytorch_grad_cam_reads_them
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import fastcam
+from fastcam import reference
 from fastcam.cam import Tokens
 from fastcam.cam.layout import channels_at
 from fastcam.cam.tap import ActivationTap
@@ -91,7 +92,7 @@ def test_a_function_of_the_user_s_does_what_the_name_does():
         (lambda t: 2 * t[:, 1:].unflatten(1, (4, 4)).permute(0, 3, 1, 2), "selects and reorders"),
         (lambda t: t[:, :1].unflatten(1, (1, 1)).permute(0, 3, 1, 2).expand(-1, -1, 4, 4), "repea"),
         (lambda t: (t - t.mean(0))[:, 1:].unflatten(1, (4, 4)).permute(0, 3, 1, 2), "selects"),
-        (lambda t: t[:, 1:], r"expected it to make \[2,C,H,W\] of \[2, 17, 12\], got \[2, 16, 12"),
+        (lambda t: t[:, 1:], r"make \[N,C,H,W\] of \[2, 17, 12\], with .* got \[2, 16, 12\]"),
         (lambda t: t[:1, 1:].unflatten(1, (4, 4)), r"got \[1, 4, 4, 12\]"),
         (lambda t: None, "got NoneType"),
         ("nhwc", r"'nhwc' reads \[N,H,W,C\], got shape \[2, 17, 12\]"),
@@ -104,6 +105,70 @@ def test_a_reshape_that_does_not_fit(reshape, message):
         net(images(32))
         with pytest.raises(ValueError, match=f"reshape: .*{message}"):
             _ = tap.activations
+
+
+class Encoder(nn.Module):
+    """A class token and 2 x 2 patches through an encoder, of [N,L,C] or [L,N,C]."""
+
+    def __init__(self, batch_first):
+        super().__init__()
+        torch.manual_seed(0)
+        self.along = int(batch_first)
+        self.patches = nn.Conv2d(3, 6, 4, 4)
+        self.first, self.second = (
+            nn.TransformerEncoderLayer(6, 2, 8, 0.0, batch_first=batch_first) for _ in range(2)
+        )
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x):
+        tokens = self.patches(x).flatten(2)
+        tokens = tokens.permute(0, 2, 1) if self.along else tokens.permute(2, 0, 1)
+        tokens = torch.cat([tokens.mean(self.along, keepdim=True), tokens], self.along)
+        return self.head(self.second(self.first(tokens)).select(self.along, 0))
+
+
+def of_lnc(output):
+    return output[1:].permute(1, 2, 0).unflatten(2, (2, 2))
+
+
+@pytest.mark.parametrize("batches", [(3, 5, 1), (5, 4, 2, 6), (1, 0)])
+@pytest.mark.parametrize("targets", [[1], [0, 3]])
+def test_tokens_whose_images_come_second(batches, targets):
+    """Also as many images as tokens, or channels: maps, loss and gradients are autograd's."""
+    net, seen = Encoder(False).double(), {}
+    net.first.register_forward_hook(lambda m, a, out: seen.update(out=out))
+    tap = ActivationTap(net, "first", reshape=of_lnc)
+    for batch in batches:
+        regions = grids(batch, len(targets), 2, 2)
+        with tap, sdpa_kernel(SDPBackend.MATH):
+            logits = net(images(8, batch=batch))
+            output = seen["out"]
+            d = [
+                torch.autograd.grad(logits[:, t].sum(), output, create_graph=True) for t in targets
+            ]
+            d = torch.stack([of_lnc(of_target) for (of_target,) in d], 1)
+            maps = fastcam.grad_cam_maps(logits, tap, targets)
+            torch.testing.assert_close(maps, reference.grad_cam(of_lnc(output), d).detach())
+            loss = IoUCamLoss(sharpness=2.0)(logits, tap, regions, targets)
+            wanted = reference.cam_iou_loss(of_lnc(output), d, regions, sharpness=2.0)
+            torch.testing.assert_close(loss, wanted)
+            assert_same_gradients(gradients_of(loss, net), gradients_of(wanted, net))
+        assert maps.any() or not batch
+
+
+def test_balance_of_tokens_whose_images_come_second():
+    """It is that of the same network with the images first, of which some are not guided."""
+    ratios = []
+    for batch_first in (True, False):
+        net, balance = Encoder(batch_first).double(), Balance()
+        tap = ActivationTap(net, "first", reshape="tokens" if batch_first else of_lnc)
+        with tap, sdpa_kernel(SDPBackend.MATH):
+            logits = net(images(8, batch=5))
+            where = torch.tensor([True, False, False, True, True])
+            loss = IoUCamLoss()(logits, tap, grids(5, 2, 2), 1, where=where)
+            balance(logits.square().mean() * 0.01, loss, tap)
+        ratios.append(balance.ratio)
+    assert 0 < ratios[0] == pytest.approx(float(ratios[1]), rel=1e-6)
 
 
 def test_bad_arguments():

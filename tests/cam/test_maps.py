@@ -22,6 +22,7 @@ from fastcam.cam.tap import ActivationTap
 
 X = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(3))
 TARGETS = [2, [1, 4], None, torch.tensor([[0, 1], [2, 3], [4, 0], [1, 1]])]
+WITHOUT_A_GRAPH = [torch.no_grad, torch.inference_mode]
 
 
 def columns(targets, batch: int = 4, classes: int = 5) -> Tensor:
@@ -137,6 +138,18 @@ def test_margins_computed_without_a_graph_are_refused():
             grad_cam_maps(scores, tap, 1)
 
 
+@pytest.mark.parametrize("context", WITHOUT_A_GRAPH)
+def test_margins_that_were_changed_are_no_longer_those_of_the_logits(context):
+    """Without a graph there is no other way to their maps."""
+    net = small_cnn().eval()
+    with context(), ActivationTap(net, "4") as tap:
+        scores = functional.margins(net(X))
+        assert grad_cam_maps(scores, tap, 1).any()
+        scores.mul_(-2)
+        with pytest.raises(ValueError, match="without a graph"):
+            grad_cam_maps(scores, tap, 1)
+
+
 def test_without_create_graph_nothing_is_kept():
     net = small_cnn().double()
     with ActivationTap(net, "4", "5") as tap:
@@ -193,7 +206,7 @@ def test_maps(targets):
         torch.testing.assert_close(maps, grad_cam_maps(logits, tap, targets))
 
 
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("mode", WITHOUT_A_GRAPH)
 def test_maps_without_a_graph(mode):
     net = small_cnn().eval()
     with ActivationTap(net, "4", "5") as tap:
@@ -210,6 +223,83 @@ def test_maps_without_a_graph(mode):
                 ValueError, match=r"what '7' \(Dropout\) kept can no longer be seen"
             ):
                 grad_cam_maps(logits, tap, head="closed")
+
+
+@pytest.mark.parametrize("mode", WITHOUT_A_GRAPH)
+@pytest.mark.parametrize("name", LAYERS)
+def test_maps_of_torchvision_s_networks_without_a_graph(name, mode):
+    """Whose modules overwrite in place."""
+    net, x = network(name).eval(), images(name)
+    with ActivationTap(net, *LAYERS[name]) as tap:
+        wanted = grad_cam_maps(net(x), tap, [1, 3], head="autograd", normalize=False)
+        for _ in range(2):
+            with mode():
+                maps = grad_cam_maps(net(x), tap, [1, 3], normalize=False)
+            torch.testing.assert_close(maps, wanted)
+    assert wanted.any()
+
+
+class Overwriting(nn.Module):
+    """Code between its modules, by the place: "maps", "flat", "hidden" or "logits"."""
+
+    def __init__(self, place, code):
+        super().__init__()
+        self.conv, self.pool = nn.Conv2d(3, 4, 3), nn.MaxPool2d(2)
+        self.hidden, self.act, self.out = nn.Linear(100, 6), nn.ReLU(inplace=True), nn.Linear(6, 5)
+        self.code = {place: code}
+
+    def at(self, place, x):
+        self.code.get(place, lambda y: None)(x)
+        return x
+
+    def forward(self, x):
+        x = self.pool(self.at("maps", self.conv(x)))
+        x = self.act(self.at("hidden", self.hidden(self.at("flat", x.flatten(1)))))
+        return self.at("logits", self.out(x))
+
+
+OVERWRITES = {
+    "F.relu": lambda x: nn.functional.relu(x, inplace=True),
+    "*=": lambda x: x.__imul__(torch.linspace(-1, 2, x.shape[-1])),
+    "tanh_": lambda x: x.tanh_(),
+    "of a view": lambda x: x[:, 1:].neg_(),
+    "out=": lambda x: torch.abs(x, out=x),
+    "moved": lambda x: x.copy_(x.flip(-1)),
+}
+
+
+@pytest.mark.parametrize("mode", WITHOUT_A_GRAPH)
+@pytest.mark.parametrize("place", ["maps", "flat", "hidden", "logits"])
+@pytest.mark.parametrize("code", OVERWRITES)
+def test_code_that_overwrites_between_modules_is_seen_without_a_graph(code, place, mode):
+    torch.manual_seed(0)
+    with ActivationTap(Overwriting("nowhere", None), "conv") as tap, mode():
+        assert grad_cam_maps(tap.model(X), tap).any()
+    with ActivationTap(Overwriting(place, OVERWRITES[code]), "conv") as tap, mode():
+        logits = tap.model(X)
+        message = "'conv' was overwritten in place" if place == "maps" else "without a graph"
+        with pytest.raises(ValueError, match=message):
+            grad_cam_maps(logits, tap)
+
+
+@pytest.mark.parametrize("mode", WITHOUT_A_GRAPH)
+@pytest.mark.parametrize("what", ["activations", "gradient_point", "logits"])
+def test_what_is_overwritten_after_a_forward_without_a_graph(what, mode):
+    net = small_cnn().eval()
+    with ActivationTap(net, "4", "5") as tap, mode():
+        logits = net(X)
+        (logits if what == "logits" else getattr(tap, what)).mul_(-1)
+        with pytest.raises(ValueError, match="overwritten in place|without a graph"):
+            grad_cam_maps(logits, tap)
+
+
+def test_a_forward_in_inference_mode_returns_what_it_does_without_a_tap():
+    for name in LAYERS:
+        net, x = network(name).eval(), images(name)
+        with torch.inference_mode():
+            wanted = net(x)
+            with ActivationTap(net, *LAYERS[name]):
+                assert torch.equal(net(x), wanted)
 
 
 @pytest.mark.parametrize(

@@ -207,6 +207,45 @@ def test_a_cut_out_takes_masks_of_any_data() -> None:
     torch.testing.assert_close(soft, (image + image.mean((1, 2), keepdim=True)) / 2)
 
 
+@pytest.mark.parametrize("outside", [False, True])
+def test_a_cut_out_takes_masks_that_were_images(outside: bool) -> None:
+    image = torch.rand(3, 8, 8)
+    inside = torch.zeros(8, 8, dtype=torch.bool)
+    inside[:3, :5] = True
+    cutout = RegionCutout(share=1.0, outside=outside)
+    wanted = cutout(image, tv_tensors.Mask(inside))[0]
+    assert torch.equal(wanted[:, inside == outside], image[:, inside == outside])
+    for scale in (1, 255):
+        mask = tv_tensors.Mask((scale * inside).byte())
+        found, kept = cutout(image, mask)
+        assert torch.equal(found, wanted) and kept is mask
+    picture = v2.functional.to_pil_image(inside.byte()[None] * 255)
+    opened = tv_tensors.Mask(v2.functional.pil_to_tensor(picture))
+    assert torch.equal(cutout(image, opened)[0], wanted)
+    # A border in part, and a second mask with 1 as its largest value: of 255, as the first has it.
+    soft = torch.stack([inside.byte() * 51, torch.ones(8, 8, dtype=torch.uint8)])
+    shares = torch.where(inside, 51 / 255, 1 / 255)
+    torch.testing.assert_close(
+        cutout(image, tv_tensors.Mask(soft))[0], cutout(image, tv_tensors.Mask(shares))[0]
+    )
+    # Each sample of a batch has a scale of its own.
+    both = torch.stack([inside.byte(), inside.byte() * 255])[:, None]
+    covered = RegionCutout().covered(both, (8, 8))
+    assert covered.dtype == torch.float32 and torch.equal(covered, inside.float().expand(2, 8, 8))
+
+
+def test_a_cut_out_names_masks_that_are_no_shares() -> None:
+    image, mask = torch.rand(3, 8, 8), torch.ones(8, 8)
+    for outside in (False, True):
+        cutout = RegionCutout(share=1.0, outside=outside)
+        with pytest.raises(ValueError, match=r"masks: expected values in \[0, 1\], got 255 to 255"):
+            cutout(image, tv_tensors.Mask(255 * mask))
+        with pytest.raises(ValueError, match=r"masks: expected values in \[0, 1\], got nan"):
+            cutout(image, tv_tensors.Mask(torch.nan * mask))
+        with pytest.raises(TypeError, match=r"masks: expected dtype bool, .* got torch\.int64"):
+            cutout(image, tv_tensors.Mask(mask.long()))
+
+
 def test_a_face_without_the_region_stays_as_it_is() -> None:
     image, points = _noise()
     lost = tv_tensors.wrap(torch.full_like(points, torch.nan), like=points)

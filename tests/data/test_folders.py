@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from tiny_faces import write_faces
 from tiny_masks import CLASSES, HEIGHT, SIDE, WIDTH, write_coco, write_images
@@ -149,6 +153,63 @@ def test_names_are_found_with_or_without_suffix_and_folder() -> None:
     assert names.find("3") is None
 
 
+def test_names_are_found_with_other_folders_before_them() -> None:
+    names = Names(["a/b/1.png", "a/2.png", "3.png", "c/3.png", "d/4.png", "d/4.jpg"])
+    for text in ("b/1.png", "images/a/b/1.png", "images\\a\\b\\1", "C:\\x\\a\\b\\1.png"):
+        assert names.find(text) == "a/b/1.png", text
+    assert names.find("/data/a/2.png") == names.find("../images/a/2") == "a/2.png"
+    assert names.find("c/3") == "c/3.png"
+    assert names.find("/data/a/2.png", further=False) is None
+    # Folders that differ are other images, and two that end alike may both be meant.
+    for text in ("e/2.png", "images/2.png", "images/", "/", ""):
+        assert names.matches(text) == [], text
+    assert sorted(names.matches("images/c/3.png")) == ["3.png", "c/3.png"]
+    assert sorted(names.matches("images/d/4")) == ["d/4.jpg", "d/4.png"]
+    assert names.find("images/c/3.png") is names.find("images/d/4") is None
+
+
+@pytest.mark.parametrize("path", ["images/{}", "images\\{}", "/home/me/birds/images/{}", "./{}"])
+def test_a_table_may_name_images_by_longer_paths(data: Path, tmp_path: Path, path: str) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(data, root)
+    table = root / "labels.csv"
+    lines = table.read_text().splitlines()
+    lines[1:] = [path.format(line) for line in lines[1:]]
+    table.write_text("\n".join(lines))
+    folder, plain = open_folder(root), open_folder(data)
+    assert isinstance(folder, MaskedFolder) and isinstance(plain, MaskedFolder)
+    assert folder.layout == plain.layout
+    assert folder.index.names == plain.index.names and folder.index.splits == plain.index.splits
+
+
+def test_paths_of_masks_do_not_name_the_images(tmp_path: Path) -> None:
+    rows = ["mask,prior,sick,file"]
+    for i in range(4):
+        image_file(tmp_path / "images" / f"{i}.png")
+        rows.append(f"masks/{i}.png,scans/{(i + 1) % 4}.png,{i % 2},{i}.png")
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    assert find_layout(tmp_path).file == "file"
+    # Nor does a column of 0 and 1, which are images' names, too.
+    longer = [f"{i % 2},images/{i}.png" for i in range(4)]
+    (tmp_path / "t.csv").write_text("\n".join(["sick,file", *longer]))
+    assert find_layout(tmp_path).file == "file"
+    (tmp_path / "t.csv").write_text("file,sick\n2,1\n2,1\n3,0\n2,1\n")
+    with pytest.raises(ValueError, match=r"t\.csv, line 3: 2\.png is listed twice"):
+        open_folder(tmp_path)
+
+
+def test_names_of_several_images_are_an_error(tmp_path: Path) -> None:
+    for name in ("a/1.png", "b/1.png", "a/2.png", "a/3.png"):
+        image_file(tmp_path / "images" / name)
+    table = tmp_path / "t.csv"
+    table.write_text("file,sick\n2.png,1\n3.png,0\n1.png,1\n")
+    with pytest.raises(ValueError, match=r"t\.csv, line 4: '1\.png' may be a/1\.png or b/1\.png"):
+        open_folder(tmp_path)
+    table.write_text("file,sick\n1.png,1\n1.png,0\n")
+    with pytest.raises(ValueError, match=r"no column names the images .* in file, '1\.png' may"):
+        open_folder(tmp_path)
+
+
 # ---- what does not fit --------------------------------------------------------------------------
 
 
@@ -241,6 +302,126 @@ def test_faces_stay_faces(tmp_path: Path) -> None:
         open_folder(tmp_path, regions=tmp_path)
 
 
+def table_of(root: Path, columns: dict[str, list[str]]) -> Path:
+    """Twenty images, and a table that names them."""
+    for i in range(20):
+        image_file(root / "images" / f"n{i}.png")
+    rows = [["file", *columns], *zip((f"n{i}" for i in range(20)), *columns.values(), strict=True)]
+    (root / "t.csv").write_text("\n".join(map(",".join, rows)), encoding="utf-8")
+    return root
+
+
+SICK = ["0", "1"] * 10
+SPLIT = ["train"] * 12 + ["val"] * 4 + ["test"] * 4
+
+
+@pytest.mark.parametrize("name", ["split", "Partition", "set", "subset", "fold"])
+@pytest.mark.parametrize("odd", ["", "tset", "nan", "3"])
+def test_a_split_that_is_not_one_is_named(tmp_path: Path, name: str, odd: str) -> None:
+    cells = [*SPLIT]
+    cells[6] = odd
+    root = table_of(tmp_path, {"sick": SICK, name: cells})
+    wanted = rf"t\.csv, line 8, {name}: expected train, valid or test, got '{odd}' \(or name"
+    with pytest.raises(ValueError, match=wanted):
+        open_folder(root)
+    cells[:12] = [odd] * 12  # not a few alone: no word of a split is another thing's
+    with pytest.raises(ValueError, match=rf"line 2, {name}: expected train, valid or test"):
+        open_folder(table_of(tmp_path, {"sick": SICK, name: cells}))
+
+
+def test_what_is_called_split_says_it(tmp_path: Path) -> None:
+    for name in ("split", "partition"):
+        root = table_of(tmp_path, {"sick": SICK, name: ["a", "b"] * 10})
+        with pytest.raises(ValueError, match=rf"line 2, {name}: expected train, valid or test"):
+            open_folder(root)
+    # Unless another column does.
+    layout = find_layout(table_of(tmp_path, {"sick": SICK, "split": ["a"] * 20, "set": SPLIT}))
+    assert layout.split == "set"
+
+
+def test_columns_of_other_kinds_stay_unused(tmp_path: Path) -> None:
+    others = {
+        "fold": [str(i % 5) for i in range(20)], "set": ["A", "B"] * 10, "phase": [*SPLIT[:-1], ""],
+        "age": [str(20 + i) for i in range(20)], "children": ["0", "1"] * 9 + ["2", "3"],
+        "note": ["", "yes", "blurred", "no"] * 5, "tried": ["", "1"] * 10, "who": ["Ann", "1"] * 10,
+        "empty": [""] * 20, "caf\u00e9": ["\u00e9"] * 20,
+    }  # fmt: skip
+    folder = open_folder(table_of(tmp_path, {"sick": SICK, **others}))
+    assert isinstance(folder, MaskedFolder)
+    assert folder.attributes == ["sick"] and folder.index.unused == [*others]
+    assert folder.layout.split is None
+    # Classes that are numbers, of which one is rare.
+    kinds = ["0", "1"] * 9 + ["2", "2"]
+    assert find_layout(table_of(tmp_path, {"grade": kinds})).classes == "grade"
+
+
+@pytest.mark.parametrize("odd", ["", "NaN", "N/A", "l", "2"])
+@pytest.mark.parametrize("words", [("0", "1"), ("no", "Yes"), ("-1", "1")])
+def test_a_label_that_is_not_one_is_named(tmp_path: Path, odd: str, words: tuple[str, str]) -> None:
+    cells = [words[int(x)] for x in SICK]
+    cells[13] = odd
+    root = table_of(tmp_path, {"sick": SICK, "grave": cells})
+    wanted = rf"t\.csv, line 15, grave: expected 0 or 1, got '{odd.lower()}' \(or name its columns"
+    with pytest.raises(ValueError, match=wanted):
+        open_folder(root)
+    layout = find_layout(root, labels=("sick",))  # then no other column is asked
+    assert layout.labels == ("sick",)
+    cells[13:15] = ["", ""]
+    with pytest.raises(ValueError, match=r"line 15, label: expected 0 or 1, got ''"):
+        open_folder(table_of(tmp_path, {"label": cells}))
+
+
+def test_one_blank_cell_of_a_short_table_is_named(tmp_path: Path) -> None:
+    for i in range(5):
+        image_file(tmp_path / "images" / f"n{i}.png")
+    (tmp_path / "t.csv").write_text("file,a,b\nn0,1,0\nn1,0,1\nn2,1,\nn3,0,1\nn4,0,0\n")
+    with pytest.raises(ValueError, match=r"t\.csv, line 4, b: expected 0 or 1, got ''"):
+        open_folder(tmp_path)
+
+
+# ---- tables that are not UTF-8 ------------------------------------------------------------------
+
+
+def test_a_table_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    kinds = ["caf\u00e9", "tea"] * 10
+    root = table_of(tmp_path, {"class": kinds})
+    folder = open_folder(root)
+    assert folder.attributes == ["caf\u00e9", "tea"]
+    table = root / "t.csv"
+    table.write_bytes(table.read_text("utf-8").encode("cp1252"))
+    wanted = r"t\.csv, line 2, class: the byte 0xE9 in 'caf.' is not UTF-8; save the table as UTF-8"
+    with pytest.raises(ValueError, match=wanted) as caught:
+        open_folder(root)
+    str(caught.value).encode()
+    table_of(tmp_path, {"na\u00efve": SICK})
+    table.write_bytes(table.read_text("utf-8").encode("latin-1"))
+    with pytest.raises(ValueError, match=r"t\.csv, line 1: the byte 0xEF in 'na.ve' is not UTF-8"):
+        open_folder(root)
+
+
+def test_comments_that_are_not_utf_8_do_no_harm(tmp_path: Path) -> None:
+    root = table_of(tmp_path, {"sick": SICK, "note": ["\u00e9"] * 20})
+    table = root / "t.csv"
+    table.write_bytes(table.read_text("utf-8").encode("cp1252"))
+    assert open_folder(root).attributes == ["sick"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems' names are Unicode")
+def test_images_whose_names_are_not_utf_8(tmp_path: Path) -> None:
+    root = table_of(tmp_path, {"sick": SICK})
+    name = os.fsdecode(b"lat\xefn.png")
+    (root / "images" / "n3.png").rename(root / "images" / name)
+    table = root / "t.csv"
+    table.write_bytes(table.read_bytes().replace(b"\nn3,", b"\nlat\xefn,"))
+    folder = open_folder(root)
+    assert isinstance(folder, MaskedFolder)
+    assert folder.index.names[3] == name
+    # The file has its name in UTF-8, the table in another encoding.
+    (root / "images" / name).rename(root / "images" / "lat\u00efn.png")
+    with pytest.raises(ValueError, match=r"line 5: there is no image 'lat.n' .*; the byte 0xEF in"):
+        open_folder(root)
+
+
 # ---- masks --------------------------------------------------------------------------------------
 
 
@@ -275,6 +456,129 @@ def test_masks_of_any_kind(tmp_path: Path) -> None:
     (tmp_path / "no.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"mask .*no\.png cannot be read"):
         read_mask(tmp_path / "no.png")
+
+
+def shapes() -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """A shape of 0 and 255, and as bool."""
+    inside = np.zeros((4, 6), bool)
+    inside[1:3, 2:5] = True
+    return np.where(inside, np.uint8(255), np.uint8(0)), inside
+
+
+@pytest.mark.parametrize("pair", [(1, 2), (10, 245), (16, 235), (0, 1), (128, 255)])
+@pytest.mark.parametrize("kind", ["grey", "deep", "palette", "colour", "opaque"])
+def test_of_two_values_the_larger_one_is_the_region(
+    tmp_path: Path, pair: tuple[int, int], kind: str
+) -> None:
+    wanted, inside = shapes()
+    values = np.where(inside, pair[1], pair[0]).astype(np.uint8)
+    image = {
+        "grey": Image.fromarray(values),
+        "deep": Image.fromarray(values.astype(np.uint16)),
+        "palette": Image.fromarray(values).convert("P"),
+        "colour": Image.fromarray(np.dstack([values // 2, values, values * 0])),
+        "opaque": Image.fromarray(np.dstack([values] * 3 + [np.full_like(values, 255)])),
+    }[kind]
+    if kind == "palette":
+        assert np.array(image).tolist() == values.tolist()
+    image.save(tmp_path / "m.png")
+    assert read_mask(tmp_path / "m.png").tolist() == wanted.tolist()
+
+
+@pytest.mark.parametrize("value", [0, 1, 7, 255])
+def test_a_mask_of_one_value_is_all_or_nothing(tmp_path: Path, value: int) -> None:
+    for dtype in (np.uint8, np.uint16):
+        Image.fromarray(np.full((4, 6), value, dtype)).save(tmp_path / "m.png")
+        assert set(read_mask(tmp_path / "m.png").ravel()) == {255 if value else 0}
+
+
+def test_of_two_colours_the_brighter_one_is_the_region(tmp_path: Path) -> None:
+    wanted, inside = shapes()
+
+    def save(around: tuple[int, ...], within: tuple[int, ...]) -> Path:
+        pixels = np.where(inside[..., None], np.array(within), np.array(around)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "m.png")
+        return tmp_path / "m.png"
+
+    assert read_mask(save((0, 0, 90), (200, 10, 10))).tolist() == wanted.tolist()
+    assert read_mask(save((200, 0, 0), (0, 255, 0))).tolist() == wanted.tolist()
+    for alpha in ((), (255,)):
+        path = save((255, 0, 0, *alpha), (0, 255, 0, *alpha))
+        wrong = r"m\.png: expected the region brighter .* \(0, 255, 0\) and \(255, 0, 0\)"
+        with pytest.raises(ValueError, match=wrong):
+            read_mask(path)
+    assert read_mask(save((9, 9, 9), (9, 9, 9))).tolist() == np.full((4, 6), 255).tolist()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize(
+    ("drawn", "hidden"), [(255, 255), (255, 0), (0, 0), (0, 255), (90, 0), (90, 255)]
+)
+def test_a_shape_on_a_transparent_background(
+    tmp_path: Path, mode: str, suffix: str, drawn: int, hidden: int
+) -> None:
+    wanted, inside = shapes()
+    path = tmp_path / f"m.{suffix}"
+
+    def read(alpha: NDArray[np.uint8], colour: NDArray[np.uint8] | None = None) -> list[list[int]]:
+        grey = np.where(alpha > 0, drawn, hidden).astype(np.uint8) if colour is None else colour
+        bands = [grey, grey // 2, grey // 3, alpha] if mode == "RGBA" else [grey, alpha]
+        Image.fromarray(np.dstack(bands), mode).save(path)
+        return read_mask(path).tolist()
+
+    assert read(wanted) == wanted.tolist()
+    assert read(wanted // 2) == wanted.tolist()  # a brush that is not opaque
+    assert read(wanted * 0) == (wanted * 0).tolist()  # nothing was drawn
+    soft = wanted.copy()
+    soft[1, 2], soft[2, 4] = 128, 20
+    assert read(soft) == soft.tolist()
+    # As programs leave colours that they keep multiplied by the opacity.
+    rounded = np.round(np.round(drawn * (soft / 255)) * 255 / np.maximum(soft, 1)).clip(0, 255)
+    assert read(soft, rounded.astype(np.uint8)) == soft.tolist()
+    if mode == "LA":
+        # A white shape on black that covers a part of the image alone, and a hole in it.
+        black = np.full_like(wanted, 255)
+        black[:, 0] = 0
+        assert read(black, np.where(inside, np.uint8(255), np.uint8(hidden * (black == 0)))) == (
+            wanted.tolist()
+        )
+
+
+@pytest.mark.parametrize("alpha", [0, 128, 255])
+def test_transparency_that_is_the_same_everywhere_says_nothing(tmp_path: Path, alpha: int) -> None:
+    wanted, _ = shapes()
+    pixels = np.dstack([wanted] * 3 + [np.full_like(wanted, alpha)])
+    Image.fromarray(pixels).save(tmp_path / "m.png")
+    assert read_mask(tmp_path / "m.png").tolist() == wanted.tolist()
+
+
+def test_palettes_with_transparent_colours(tmp_path: Path) -> None:
+    wanted, inside = shapes()
+    path = tmp_path / "m.png"
+
+    def read(index: NDArray[Any], colours: list[int], transparency: bytes | int) -> list[list[int]]:
+        image = Image.fromarray(index.astype(np.uint8)).convert("P")
+        image.putpalette(colours)
+        image.save(path, transparency=transparency)
+        return read_mask(path).tolist()
+
+    white, black, red = [255] * 3, [0] * 3, [255, 0, 0]
+    # The shape in either index, the background transparent.
+    assert read(inside, [*black, *white], 0) == wanted.tolist()
+    assert read(~inside, [*white, *black], 1) == wanted.tolist()
+    assert read(~inside, [*black, *white], 1) == wanted.tolist()
+    # White of several opacities, as of an image with few colours.
+    index = inside.astype(int)
+    index[1, 2] = 2
+    soft = wanted.copy()
+    soft[1, 2] = 100
+    assert read(index, white * 3, bytes([0, 255, 100])) == soft.tolist()
+    # A transparent colour that no pixel has, and a label map on a transparent background.
+    assert read(inside, [*black, *white, *red], 2) == wanted.tolist()
+    with pytest.raises(ValueError, match="holds the values 0, 1, 2: of a label map say which"):
+        read(index, [*black, *white, *red], 0)
+    assert read_mask(path, [2]).tolist() == np.where(index == 2, 255, 0).tolist()
 
 
 def test_a_label_map_in_the_layout_and_a_mask_of_another_size(data: Path, tmp_path: Path) -> None:
@@ -376,6 +680,11 @@ def test_images_and_masks_are_kept_in_a_file(
     assert decoded == [2] and not again[2]["masks"][0].any()
     prepared("train", "frame")
     assert len(list(root.glob(".fastcam-cache/*"))) == 2
+    # As are all where masks are read in another way than they were.
+    decoded.clear()
+    monkeypatch.setattr("fastcam.data.mask_files._READING", 99)
+    prepared("train", *names)
+    assert len(decoded) == count
 
 
 # ---- COCO ---------------------------------------------------------------------------------------

@@ -79,3 +79,23 @@ def test_wrong_arguments_are_named() -> None:
         hide(images, _masks(), "noise")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="two or more"):
         hide(images[:1], _masks()[:1], "swap")
+
+
+@pytest.mark.parametrize("fill", FILLS)
+def test_masks_that_are_no_shares_are_named(fill: str) -> None:
+    images, shares = _images(), _masks().float()
+    wrong = r"masks: expected values in \[0, 1\], got 0 to 255 \(divide a mask of 0 to 255 by 255\)"
+    with pytest.raises(ValueError, match=wrong):
+        hide(images, 255 * shares, fill)
+    with pytest.raises(ValueError, match=r"masks: expected values in \[0, 1\], got -1 to -0"):
+        hide(images, -shares, fill)
+    holed = shares.clone()
+    holed[2, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"masks: expected values in \[0, 1\], got nan"):
+        hide(images, holed, fill)
+    for dtype in (torch.uint8, torch.int64):
+        words = f"masks: expected dtype bool, float32, .* got {dtype}; pass a 0/1 mask as mask.bool"
+        with pytest.raises(TypeError, match=words):
+            hide(images, shares.to(dtype), fill)
+    # What resizing leaves beyond [0, 1] passes.
+    assert torch.allclose(hide(images, shares + 5e-4, fill), hide(images, shares, fill), atol=0.2)

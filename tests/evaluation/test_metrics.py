@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -95,6 +96,36 @@ def test_attention_iou_minds_neither_scale_nor_order() -> None:
     assert ((found > 0) & (found < 1)).all()
     torch.testing.assert_close(attention_iou(7 * regions, cams / 3), found)
     torch.testing.assert_close(attention_iou(cams, 2 * cams), torch.ones(6, 2).double())
+
+
+OF_SHARES = (energy_share, set_iou, size_corrected_energy, peak_in_region)
+
+
+@pytest.mark.parametrize("measure", OF_SHARES)
+def test_regions_are_bool_or_shares(measure: Callable[[Tensor, Tensor], Tensor]) -> None:
+    cams, inside = torch.rand(3, 2, 5, 4), torch.rand(3, 2, 5, 4) < 0.4
+    found = measure(cams, inside)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, measure(cams, inside.float()))
+    assert measure(cams.double(), inside).dtype == torch.float64
+    wrong = r"regions: expected values in \[0, 1\], got 0 to 255 \(divide a mask .* by 255\)"
+    with pytest.raises(ValueError, match=wrong):
+        measure(cams, inside * 255.0)
+    with pytest.raises(ValueError, match=r"regions: expected values in \[0, 1\], got nan"):
+        measure(cams, torch.where(inside, torch.nan, 0))
+    for dtype in (torch.uint8, torch.int64):
+        words = f"regions: expected dtype bool, float32, .* got {dtype}; pass a 0/1 mask"
+        with pytest.raises(TypeError, match=words):
+            measure(cams, inside.to(dtype))
+
+
+@pytest.mark.parametrize("kind", [CamEnergy, CamIoU, CamSizeCorrectedEnergy, CamPointingGame])
+def test_metrics_take_bool_regions(kind: type[CamEnergy | CamIoU]) -> None:
+    cams, inside = torch.rand(3, 2, 5, 4), torch.rand(3, 2, 5, 4) < 0.4
+    found, wanted = kind(), kind()
+    found.update(cams, inside)
+    wanted.update(cams, inside.float())
+    assert found.compute() == wanted.compute()
 
 
 @pytest.mark.parametrize("kind", [CamEnergy, CamIoU, CamPointingGame, CamAttentionIoU])

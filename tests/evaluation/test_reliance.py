@@ -88,6 +88,31 @@ def test_drops_refuse_what_does_not_fit() -> None:
         score_drops(model, images, masks, fill="black")
     with pytest.raises(ValueError, match="two or more to swap"):
         score_drops(model, images[:1], masks[:, :1], fill="swap")
+    for fill in ("mean", images):
+        with pytest.raises(ValueError, match=r"masks: expected values in \[0, 1\], .*by 255\)"):
+            score_drops(model, images, 255 * masks, fill=fill)
+        with pytest.raises(ValueError, match=r"masks: expected values in \[0, 1\], got nan"):
+            score_drops(model, images, torch.nan * masks, fill=fill)
+        with pytest.raises(TypeError, match=r"masks: expected dtype bool, .*torch\.uint8; pass"):
+            score_drops(model, images, (255 * masks).byte(), fill=fill)
+
+
+def test_drops_refuse_a_target_or_scores_that_there_are_not() -> None:
+    images, masks = torch.rand(2, 3, 4, 4), torch.rand(1, 2, 4, 4)
+    model = Linear(torch.rand(3, 48))
+    assert score_drops(model, images, masks, np.int64(2)).drops.shape == (1, 2)
+    for target in ([0, 1], 1.0, "1", None, True):
+        with pytest.raises(TypeError, match="target: expected a whole number of at least 0, got"):
+            score_drops(model, images, masks, target)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="target: expected a whole number of at least 0, got -1"):
+        score_drops(model, images, masks, -1)
+    with pytest.raises(ValueError, match=r"target: expected a whole number in \[0, 2\], got 3"):
+        score_drops(model, images, masks, 3)
+    with pytest.raises(TypeError, match=r"model: expected one that gives scores \[N,K\], got dict"):
+        score_drops(lambda x: {"logits": model(x)}, images, masks)
+    for shape in ((2,), (2, 3, 1), (1, 3)):
+        with pytest.raises(ValueError, match=r"scores \[N,K\], got \[.*\] of 2 images"):
+            score_drops(lambda x, shape=shape: torch.zeros(shape), images, masks)
 
 
 def test_the_sample_takes_turns_and_begins_alike() -> None:

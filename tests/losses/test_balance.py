@@ -252,6 +252,24 @@ def test_without_gradients_the_last_ratio_serves():
     assert not balance.measured
 
 
+@pytest.mark.parametrize("loads", [False, True])
+def test_a_training_goes_on_from_what_inference_mode_made(loads):
+    net, saved, ratios = net64(), Balance(), []
+    saved(*losses(net))
+    for mode in (torch.no_grad, torch.inference_mode):
+        balance = Balance(every=1)
+        with mode(), ActivationTap(net, "4", "5") as tap:
+            if loads:
+                balance.load_state_dict(saved.state_dict())
+            net(X)
+            balance(torch.tensor(1.0), torch.tensor(2.0), tap)
+        label, guidance, tap = losses(net)
+        balance(label, guidance / 2, tap)
+        ratios.append(balance.ratio)
+    assert 0 < ratios[0] == ratios[1]
+    assert (ratios[0] < 1.9 * saved.ratio) == loads  # half of the way from what was loaded
+
+
 def test_several_losses_and_taps():
     net = net64()
     iou, hard = IoUCamLoss(sharpness=2.0), IoUCamLoss(sharpness=1.0)
@@ -447,6 +465,25 @@ def test_a_strong_pull_warns():
         Balance(2.0)
     with pytest.warns(UserWarning, match="above 2 guidance outweighs the labels"):
         Balance([1.0, 3.0])
+
+
+@pytest.mark.parametrize(
+    ("label", "guidance", "message"),
+    [
+        (lambda a: a[3:].sum(), lambda a: a[:3].sum(), "label_loss has no gradient at '4' yet on"),
+        (lambda a: a[:3].sum(), lambda a: 1 + 0 * a.sum(), "guidance loss 0 has no gradient at"),
+        (lambda a: 0 * a.sum(), lambda a: 1 + 0 * a.sum(), "guidance loss 0 has no gradient at"),
+        (lambda a: a.sum(), lambda a: a.log().sum(), "label_loss and of guidance loss 0 at '4'"),
+    ],
+)
+def test_the_first_call_says_which_loss_has_no_gradient(label, guidance, message):
+    net = net64()
+    with ActivationTap(net, "4") as tap:
+        net(X)
+        balance = Balance()
+        with pytest.warns(UserWarning, match=message):
+            balance(label(tap.activations), guidance(tap.activations), tap)
+    assert balance.ratio == 0
 
 
 @pytest.mark.parametrize(

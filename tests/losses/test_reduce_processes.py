@@ -8,9 +8,10 @@ import pytest
 import torch
 from ddp_losses import CASES, REDUCTIONS, batch, gradients, loss_of, run
 from process_group import SHARES, found_by_all, network
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastcam import EnergyCamLoss, InputGradientLoss
-from fastcam.losses.reduce import Reduction
+from fastcam.losses.reduce import Reducer, Reduction
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available(), reason="this torch has no torch.distributed"
@@ -81,6 +82,9 @@ def test_an_accumulated_step_is_that_of_the_whole_batch(case: tuple[str, str, st
     [
         (0, {}, "normalizer: expected above 0 and finite, got 0"),
         (float("nan"), {}, "normalizer: expected above 0 and finite, got nan"),
+        (torch.tensor(0), {}, "normalizer: expected above 0 and finite, got 0"),
+        (torch.tensor(-1.5), {}, "normalizer: expected above 0 and finite, got -1.5"),
+        (torch.tensor(torch.inf), {}, "normalizer: expected above 0 and finite, got inf"),
         (torch.ones(2), {}, r"normalizer: expected a number or a scalar tensor .* shape \[2\]"),
         ("3", {}, "normalizer: expected a number or a scalar tensor, got str"),
         (True, {}, "normalizer: expected a number or a scalar tensor, got bool"),
@@ -92,6 +96,21 @@ def test_a_normalizer_that_cannot_be_is_named(
 ) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
         loss_of(network(), ENERGY, batch(), normalizer=normalizer, **options)
+
+
+def test_a_normalizer_without_a_value_is_not_looked_at() -> None:
+    checked = Reducer("mean", "global", None).checked
+    there_is_none = torch.tensor(0, device="meta")
+    assert checked(there_is_none) is there_is_none
+    with FakeTensorMode():
+        fake = torch.zeros(())
+        assert checked(fake) is fake
+    zeros = torch.zeros(2)
+    assert torch.vmap(lambda n: 1 / checked(n))(zeros).isinf().all()
+    compiled = torch.compile(lambda n: 1 / checked(n), backend="eager", fullgraph=True)
+    assert compiled(zeros[0]).isinf()
+    traced = torch.jit.trace(lambda n: 1 / checked(n), (zeros[0],), check_trace=False)
+    assert traced(torch.tensor(2.0)) == 0.5
 
 
 def test_an_unknown_sync_is_named() -> None:

@@ -14,6 +14,8 @@ import torch.multiprocessing
 from networks import small_cnn
 from torch import Tensor, nn
 
+from fastcam._util.stop import leave
+
 #: How many images each process has, by how many processes there are: uneven, and none in one.
 SHARES = {2: (4, 1), 4: (2, 0, 1, 2)}
 
@@ -50,7 +52,13 @@ def joined(rank: int, world: int, folder: str) -> Iterator[dict[Any, Any]]:
     dist.destroy_process_group()
 
 
+def run_and_leave(rank: int, run: Callable[..., None], *arguments: Any) -> None:
+    """run(rank, …), and the end of this process before Gloo's threads can disturb its own."""
+    run(rank, *arguments)
+    leave(0)
+
+
 def found_by_all(run: Callable[[int, int, str], None], world: int, folder: Path) -> list[Any]:
     """What each process of ``run(rank, world, folder)`` has saved, by rank."""
-    torch.multiprocessing.spawn(run, (world, str(folder)), nprocs=world)
+    torch.multiprocessing.spawn(run_and_leave, (run, world, str(folder)), nprocs=world)
     return [torch.load(folder / f"rank{rank}.pt") for rank in range(world)]

@@ -29,6 +29,7 @@ from device_worker import (
     validate_alone,
     wrong_loss,
 )
+from process_group import run_and_leave
 from tiny_faces import write_faces
 from tiny_runs import assert_same, run_config, until_saved, weights_of
 from torch.nn import functional as nnf
@@ -291,7 +292,7 @@ def test_shares_are_the_batch_of_one_without_duplicates() -> None:
 
 
 def test_one_process_validates_alone(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(validate_alone, (str(tmp_path),), nprocs=2)
+    torch.multiprocessing.spawn(run_and_leave, (validate_alone, str(tmp_path)), nprocs=2)
     found = torch.load(tmp_path / "found.pt")
     assert 0 <= found["valid/accuracy"] <= 1 and found["valid/loss"] > 0
 

@@ -8,16 +8,44 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from trainer_worker import SHARES, fit
+from lightning.pytorch import Trainer
+from tiny_faces import MODEL, TinyNet
+from trainer_worker import CONFIG, NAMES, SHARES, Shares, fit
 
-pytestmark = pytest.mark.skipif(
+from fastcam.models.checkpoint import Checkpoint, Preprocessing
+from fastcam.training import AttributeTask
+
+
+def trainer(**options: Any) -> Trainer:
+    return Trainer(
+        accelerator="cpu", devices=1, max_epochs=2, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, **options,
+    )  # fmt: skip
+
+
+def test_a_validation_in_inference_mode_is_that_without() -> None:
+    """Lightning's default, with the maps of the guidance; twice, and before a training."""
+    torch.manual_seed(0)
+    checkpoint = Checkpoint(TinyNet(len(NAMES)), MODEL, NAMES, Preprocessing(32, "crop"))
+    task = AttributeTask(checkpoint, CONFIG)
+    plain = trainer(inference_mode=False).validate(task, Shares(), verbose=False)
+    assert {"valid/energy", "valid/iou", "valid/dead"} <= plain[0].keys()
+    for _ in range(2):
+        assert trainer().validate(task, Shares(), verbose=False) == plain
+    training = trainer()
+    training.fit(task, Shares())
+    fitted = {k: v for k, v in training.callback_metrics.items() if k.startswith("valid/")}
+    assert fitted.keys() == plain[0].keys()
+    assert trainer().validate(task, Shares(), verbose=False) == [fitted]
+
+
+@pytest.mark.skipif(
     not torch.distributed.is_available(), reason="this torch has no torch.distributed"
 )
-
-
 def test_a_trainer_of_one_s_own_over_two_processes_is_that_of_one(tmp_path: Path) -> None:
     """Uneven shares, and one without an image: losses, validation and weights at the end."""
     worker = Path(__file__).parents[1] / "support" / "trainer_worker.py"
