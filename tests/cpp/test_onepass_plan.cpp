@@ -130,8 +130,8 @@ TEST(plans_cover_a_sample_and_fit) {
               // What the kernels share, of all channels and of a last block's fewer ones.
               const int both = plan->chunk << plan->log2_together;
               const int own = pass_columns(s.per_pass);
-              const int64_t partials = (plan->ring ? plan->at.regions : plan->at.sums) -
-                                       int64_t(plan->at.partial);
+              const int64_t partials =
+                  (plan->ring ? plan->at.regions : plan->at.sums) - int64_t(plan->at.partial);
               const int64_t halves = s.per_pass > 1 ? 2 : 1;
               CHECK(halves * both * s.acc * pass_groups(plan->threads, both, 1) <= partials);
               for (const int count : {plan->chunk, int(channels % plan->chunk), int(cells)}) {
