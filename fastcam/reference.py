@@ -228,7 +228,7 @@ def tone_curve(mask: Tensor, n: float = 1.0, beta: float = 0.0) -> Tensor:
     """See :func:`fastcam.functional.tone_curve`."""
     below = mask < 0.5
     x = torch.where(below, mask, 1 - mask) / 0.5
-    part = x**n / 2
+    part = torch.where(x < 0, 0, x) ** n / 2  # a mask beyond [0, 1] counts as 0 or 1
     return (1 + beta) * torch.where(below, part, 1 - part) - beta
 
 

@@ -132,7 +132,8 @@ class Augment:
         seed: at least 0; take another one for each epoch.
 
     Raises:
-        ValueError: an unknown recipe, or a cut-out without regions.
+        ValueError: an unknown recipe, a cut-out without regions, or a seed below 0.
+        TypeError: a seed that is no whole number.
     """
 
     recipe: Augmentation = "none"
@@ -141,6 +142,7 @@ class Augment:
 
     def __post_init__(self) -> None:
         check.one_of("augmentation", self.recipe, get_args(Augmentation))
+        check.whole("seed", self.seed, 0)
         if self.cutout is not None and self.cutout.regions is None:
             raise ValueError("cutout: expected one of regions, got one that hides a sample's masks")
 

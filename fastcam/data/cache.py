@@ -216,7 +216,7 @@ class FileCache(MemoryCache):
         try:
             known = np.fromfile(self.folder / _RECORDS, _RECORD)
             whole = (self.folder / _PIXELS).stat().st_size == len(known) * self._bytes
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):  # or a file lies in its way
             return rows
         if not whole or len(known) != len(self._stamps):
             return rows

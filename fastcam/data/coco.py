@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from fastcam._util.names import printable
 from fastcam.data.cache import file_state
 from fastcam.data.label_table import Names
 
+# Another number wherever :meth:`CocoFiles.read` changes, so that kept masks are read again.
+_READING = 2
+
 is_coco = json_with("images", "annotations", "categories")
 
 
@@ -24,7 +28,8 @@ class CocoFiles:
     """What annotation files say of a folder's images, read through pycocotools.
 
     A region is a category: the union of its objects in an image. An object with a polygon or a
-    run-length mask is that, any other its box.
+    run-length mask is that, any other its box: as much of it as lies in the image, and of a small
+    one the pixel that it lies in.
 
     Args:
         paths: the files; categories of the same name in several are one.
@@ -42,11 +47,12 @@ class CocoFiles:
         coco = require("pycocotools.coco", extra="coco")
         known = Names(images)
         self._at: dict[str, tuple[int, int]] = {}  # image -> file, and its number there
+        self._paths = [*map(Path, paths)]
         self._files: list[Any] = []
         self._states: list[tuple[int, ...]] = []
         categories: dict[str, None] = {}
         self._ids: list[dict[str, list[int]]] = []
-        for number, path in enumerate(map(Path, paths)):
+        for number, path in enumerate(self._paths):
             if not path.is_file():
                 raise FileNotFoundError(f"annotations {path} do not exist")
             if not is_coco(path):
@@ -77,12 +83,12 @@ class CocoFiles:
         return image in self._at
 
     def has(self, image: str, region: str) -> bool:
-        """Whether an image shows a category."""
+        """Whether an image has an object of a category, be it beyond the image's border."""
         return bool(self._objects(image, region)[1])
 
     def state(self, image: str, region: str) -> tuple[int, ...] | None:
         """What changes with an image's annotations: of their file, None where there are none."""
-        return self._states[self._at[image][0]] if image in self._at else None
+        return (*self._states[self._at[image][0]], _READING) if image in self._at else None
 
     def labels(self, images: Sequence[str]) -> NDArray[np.bool_]:
         """Which of N images show which category: bool [N, K]."""
@@ -95,7 +101,8 @@ class CocoFiles:
             size: (H, W) of the image.
 
         Raises:
-            ValueError: the image has another size than the file says.
+            ValueError: the image has another size than the file says, or an object neither a
+                segmentation nor a box, or one that is damaged; the message names file and image.
         """
         mask = np.zeros(size, bool)
         file, objects = self._objects(image, region)
@@ -108,15 +115,11 @@ class CocoFiles:
                 f" {entry['width']}×{entry['height']}"
             )
         for found in objects:
-            if found.get("segmentation"):
-                mask |= file.annToMask(found).astype(bool)
-            else:
-                x, y, width, height = found["bbox"]
-                rows, columns = (
-                    slice(round(y), round(y + height)),
-                    slice(round(x), round(x + width)),
-                )
-                mask[rows, columns] = True
+            try:
+                mask |= _mask(file, found, size)
+            except ValueError as error:
+                path = self._paths[self._at[image][0]]
+                raise ValueError(f"{path}, {printable(image)}: {error}") from None
         return mask.astype(np.uint8) * np.uint8(255)
 
     def _objects(self, image: str, region: str) -> tuple[Any, list[Any]]:
@@ -126,3 +129,58 @@ class CocoFiles:
         wanted = self._ids[number].get(region, [])
         objects = self._files[number].imgToAnns[key]
         return self._files[number], [a for a in objects if a["category_id"] in wanted]
+
+
+def _mask(file: Any, found: dict[str, Any], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The mask of an object of a file: bool [H, W]; ValueError where it has none that fits."""
+    segmentation, box = found.get("segmentation"), found.get("bbox")
+    if segmentation:
+        if isinstance(segmentation, list):  # fewer points have no area; pycocotools minds the first
+            polygons = [p for p in segmentation if not isinstance(p, list) or len(p) >= 6]
+            if not polygons:
+                raise ValueError(
+                    "segmentation: expected polygons [x, y, x, y, x, y, …] of three points or more,"
+                    f" got {_short(segmentation)}"
+                )
+            found = {**found, "segmentation": polygons}
+        try:
+            mask: NDArray[np.bool_] = file.annToMask(found).astype(bool)
+        except Exception as error:  # pycocotools raises whatever its C code trips over
+            raise ValueError(f"segmentation: it cannot be read: {error}") from None
+        if mask.shape != size:
+            raise ValueError(
+                f"segmentation: expected one of {size[1]}×{size[0]} pixels, got"
+                f" {mask.shape[1]}×{mask.shape[0]}"
+            )
+        return mask
+    if not box:
+        number = found.get("id")
+        raise ValueError(f"object {number}: expected a segmentation or a bbox, got neither")
+    try:
+        x, y, width, height = map(float, box)
+        fits = all(map(math.isfinite, (x, y, width, height))) and width >= 0 and height >= 0
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise ValueError(f"bbox: expected [x, y, width, height], got {_short(box)}")
+    mask = np.zeros(size, bool)
+    mask[_covered(y, height, size[0]), _covered(x, width, size[1])] = True
+    return mask
+
+
+def _covered(start: float, length: float, size: int) -> slice:
+    """Which of ``size`` pixels a side of a box covers: none beyond them, else at least one."""
+    end = start + length
+    if start >= size or (start < 0 and end <= 0):
+        return slice(0)
+    start, end = max(start, 0), min(end, size)
+    first, last = round(start), round(end)
+    if first == last:
+        first = int((start + end) / 2)
+        last = first + 1
+    return slice(first, last)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"

@@ -58,7 +58,7 @@ def decode_pixels(data: bytes, name: str = "image") -> NDArray[np.uint8]:
         with Image.open(io.BytesIO(data)) as image:
             _clear_color_in_8_bits(image)
             image.load()
-            turn = _TURNS.get(_orientation(image))
+            turn = turn_of(image)
             picture = _rgb(image)
             return np.array(picture if turn is None else picture.transpose(turn))
     except Exception as error:  # on damaged files Pillow's readers raise whatever they trip over
@@ -98,6 +98,11 @@ def _reason(data: bytes, error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "there is not enough memory for its pixels"
     return f"it is damaged or cut short ({error or type(error).__name__})"
+
+
+def turn_of(image: Image.Image) -> Image.Transpose | None:
+    """How a picture has to be turned to stand upright, once it is loaded; None where it does."""
+    return _TURNS.get(_orientation(image))
 
 
 def _orientation(image: Image.Image) -> Any:

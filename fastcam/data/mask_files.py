@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +15,7 @@ from PIL import Image
 
 from fastcam._util.names import printable
 from fastcam.data.cache import file_state
+from fastcam.data.decoding import turn_of
 from fastcam.data.label_table import bare
 from fastcam.data.source import is_image, is_litter
 
@@ -21,7 +23,7 @@ from fastcam.data.source import is_image, is_litter
 MARKS = "_-. "
 _LOSSY = (".jpg", ".jpeg", ".webp")
 # Another number wherever :func:`read_mask` changes, so that masks that are kept are read again.
-_READING = 2
+_READING = 3
 # A suffix that fewer of a hundred images have, and fewer than this, is no region's name.
 _RARE, _FEW = 0.01, 3
 
@@ -39,6 +41,8 @@ def read_mask(path: str | Path, values: Sequence[int] | None = None) -> NDArray[
     as on black (with a palette the index); an image that is equally opaque everywhere is read as
     one without transparency, and one of a single colour that is transparent everywhere is empty.
 
+    A mask is turned upright as its EXIF (or XMP) orientation says, as images are.
+
     Args:
         path: a PNG, or another image that Pillow reads.
         values: of a label map, those that are the region, as they are stored: transparency does not
@@ -54,14 +58,18 @@ def read_mask(path: str | Path, values: Sequence[int] | None = None) -> NDArray[
     """
     path = Path(path)
     try:
-        with Image.open(path) as image:
+        # From memory: where Pillow may map the file, it lays the rows of a turned TIFF out wrongly.
+        with Image.open(io.BytesIO(path.read_bytes())) as file:
+            file.load()
+            turn = turn_of(file)
+            image = file if turn is None else file.transpose(turn)
             palette = image.mode == "P"
             clear = image.mode in ("LA", "PA", "RGBA") or (
                 image.mode in ("1", "L", "P", "RGB") and "transparency" in image.info
             )
             pixels = np.array(image.convert("RGBA")) if clear and values is None else None
             if image.mode in ("LA", "PA", "RGBA", "CMYK", "YCbCr"):
-                image = image.convert("RGB")  # type: ignore[assignment]
+                image = image.convert("RGB")
             found: NDArray[Any] = np.array(image)
     except FileNotFoundError:
         raise

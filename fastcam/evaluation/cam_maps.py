@@ -73,6 +73,11 @@ def _shares(cams: Tensor, regions: Tensor) -> Tensor:
     return regions.to(cams.dtype) if regions.dtype == torch.bool else regions
 
 
+def _nan_unless_finite(values: Tensor, cams: Tensor) -> Tensor:
+    """Values [N, T], NaN where the map is not finite: a comparison with NaN would pass for one."""
+    return torch.where(cams.isfinite().all(-1).all(-1), values, torch.nan)
+
+
 def energy_share(cams: Tensor, regions: Tensor) -> Tensor:
     """Share of each map's energy in its region: [N, T] from two [N, T, h, w]; NaN if dead.
 
@@ -86,7 +91,8 @@ def energy_share(cams: Tensor, regions: Tensor) -> Tensor:
 def set_iou(cams: Tensor, regions: Tensor, threshold: float = 0.5) -> Tensor:
     """Intersection over union of {cam > threshold} and the region: [N, T]; 0 for a dead map.
 
-    A cell that the region covers in part counts with that part, in intersection and union.
+    A cell that the region covers in part counts with that part, in intersection and union. NaN for
+    a map that is not finite.
 
     Raises:
         TypeError, ValueError: as :func:`energy_share`.
@@ -95,7 +101,8 @@ def set_iou(cams: Tensor, regions: Tensor, threshold: float = 0.5) -> Tensor:
     inside = (cams > threshold).to(regions.dtype)
     intersection = (inside * regions).sum((-2, -1))
     union = (inside + regions - inside * regions).sum((-2, -1))
-    return torch.where(union > 0, intersection / union.clamp(min=1e-12), 0)
+    found = torch.where(union > 0, intersection / union.clamp(min=1e-12), 0)
+    return _nan_unless_finite(found, cams)
 
 
 def size_corrected_energy(cams: Tensor, regions: Tensor) -> Tensor:
@@ -120,7 +127,7 @@ def peak_in_region(cams: Tensor, regions: Tensor) -> Tensor:
 
     The peak is the first of the largest cells, row by row. A cell lies in the region if that covers
     at least half of it; a region too small to cover half of any cell lies in the cells that it
-    covers most. 0 for a dead map and for a region without area.
+    covers most. 0 for a dead map and for a region without area, NaN for a map that is not finite.
 
     Source:
         Zhang et al., "Top-down Neural Attention by Excitation Backprop" (the pointing game), on the
@@ -136,7 +143,8 @@ def peak_in_region(cams: Tensor, regions: Tensor) -> Tensor:
     # argmax does not promise the first of several.
     first = torch.where(cells == peak, positions, positions[-1]).amin(-1, keepdim=True)
     hit = cover.gather(-1, first).squeeze(-1) >= most.clamp(max=0.5)
-    return (hit & (peak.squeeze(-1) > 0) & (most > 0)).to(cams.dtype)
+    found = (hit & (peak.squeeze(-1) > 0) & (most > 0)).to(cams.dtype)
+    return _nan_unless_finite(found, cams)
 
 
 def attention_iou(cams: Tensor, regions: Tensor) -> Tensor:

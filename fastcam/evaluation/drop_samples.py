@@ -9,8 +9,9 @@ from torch import Tensor
 
 from fastcam._util import checks as check
 from fastcam.data import CelebA
-from fastcam.data.batches import Batch, labels_of, loader, on_grid, places_of, region_grids
+from fastcam.data.batches import Batch, labels_of, loader, places_of, region_grids
 from fastcam.data.labelled import AnyRegion
+from fastcam.evaluation.given import check_labels, check_named, regions_at
 from fastcam.evaluation.splits import Prepared, prepared_for
 from fastcam.models import Checkpoint
 
@@ -68,6 +69,8 @@ class FixedSample:
         self._faces = prepared_for(checkpoint, faces)
         wanted = [region] if region is not None else []
         wanted += [*(self._faces.parts if others is None else others)]
+        for each in wanted:
+            check_named(each)
         named = {
             str(r): r for r in (self._faces.region(r) if isinstance(r, str) else r for r in wanted)
         }
@@ -105,7 +108,7 @@ class FirstBatches:
     ) -> None:
         check.at_least("images", images, 1)
         wanted = [*([] if region is None else [region]), *(others or [])]
-        if not wanted or not all(isinstance(r, int) for r in wanted):
+        if not wanted or not all(isinstance(r, int) and not isinstance(r, bool) for r in wanted):
             raise ValueError(
                 "region, others: batches have their regions with them: expected one's position, or"
                 f" several, got {wanted or None}"
@@ -124,8 +127,9 @@ class FirstBatches:
             if left <= 0:
                 return
             pixels = batch["image"]
-            grids = on_grid(batch["regions"], pixels.shape[-2:])[:, self._columns].float()
+            grids = regions_at(batch["regions"], self._columns, pixels.shape[-2:]).float()
             labels = labels_of(batch, self._classes, self._exclusive)
+            check_labels(labels)
             if extra and min(left, len(pixels)) == 1:
                 raise ValueError("images: expected two or more to swap parts between, got one")
             found = [x[:left] for x in (pixels, grids, labels)]

@@ -126,8 +126,8 @@ class RegionDrops:
         present: bool [N], images that have the attribute.
         visible: bool [M, N], images in which the region lies. What lies outside a region counts as
             visible where the region is.
-        inside: float32 [M], the share of each hidden region that lies in the guided one (0 without
-            one), over the images that show both.
+        inside: float32 [M], the share of each hidden region that lies in the guided one, over the
+            images that show both; 0 without one, and where no image does.
         weights: float64 [N], sum 1: what an image stands for, where the sample holds more images
             with the attribute (or fewer) than the split does.
     """
@@ -231,7 +231,10 @@ def region_drops(
                 fill=shown[1:] if extra else fill,
             )  # fmt: skip
             areas = masks.sum((-2, -1))
-            common = torch.minimum(masks, masks[:1]).sum((-2, -1)) if guided else 0 * areas
+            common = torch.zeros_like(areas)
+            if guided:
+                common = torch.minimum(masks, masks[:1]).sum((-2, -1))
+                areas *= visible[:1]  # an image that lacks the guided region says nothing of both
             present = present_in(checkpoint, attribute, labels[:count])
             parts.append((found.scores.cpu(), found.drops.cpu(), visible, common, areas, present))
             done += count
@@ -326,7 +329,8 @@ def reliance(
 
     Raises:
         ValueError: an unknown attribute, region or fill, no region, fewer than 1 image, data that
-            do not fit the classifier, or scores that are not finite.
+            do not fit the classifier, labels beyond [0, 1] or NaN, or scores that are not finite.
+        TypeError: of images with labels a region's position.
     """
     return region_drops(
         checkpoint, faces, attribute=attribute, region=region, others=others, images=images,

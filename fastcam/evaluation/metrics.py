@@ -16,6 +16,7 @@ from torchmetrics.functional.classification import (
     multilabel_specificity,
 )
 
+from fastcam._util.checks import fraction
 from fastcam.evaluation.cam_maps import (
     attention_iou,
     energy_share,
@@ -23,6 +24,7 @@ from fastcam.evaluation.cam_maps import (
     set_iou,
     size_corrected_energy,
 )
+from fastcam.ops import checks as check
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -33,7 +35,11 @@ def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
 def mean_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     """Accuracy averaged over attributes, float32 scalar from two [N, K]."""
     return multilabel_accuracy(
-        (logits > 0).int(), labels.int(), logits.shape[1], average="macro", validate_args=False
+        (logits > 0).int(),
+        (labels > 0.5).int(),
+        logits.shape[1],
+        average="macro",
+        validate_args=False,
     )
 
 
@@ -89,8 +95,18 @@ def _of_ranking(metric: Any, logits: Tensor, labels: Tensor) -> Tensor:
     both = _both_classes(labels)
     found = torch.full(both.shape, torch.nan)
     if both.any():
-        found[both] = _by_attribute(metric, logits[:, both].sigmoid(), labels[:, both])
+        ranks = torch.stack([_ranks(scores) for scores in logits[:, both].unbind(1)], 1)
+        found[both] = _by_attribute(metric, ranks, labels[:, both])
     return found
+
+
+def _ranks(scores: Tensor) -> Tensor:
+    """The order and ties of scores [N] as numbers in (0, 1), float64 [N].
+
+    torchmetrics would make probabilities of what lies beyond [0, 1], of which large ones are equal.
+    """
+    kinds, ranks = scores.unique(return_inverse=True)
+    return (ranks + 1).double() / (len(kinds) + 1)
 
 
 def _both_classes(labels: Tensor) -> Tensor:
@@ -102,7 +118,7 @@ def _by_attribute(metric: Any, predicted: Tensor, labels: Tensor) -> Tensor:
     # Without torchmetrics' validation, which refuses a single attribute.
     options = {"num_labels": labels.shape[1], "average": None, "validate_args": False}
     predicted = predicted.int() if predicted.dtype == torch.bool else predicted
-    return metric(predicted, labels.int(), **options).reshape(-1)
+    return metric(predicted, (labels > 0.5).int(), **options).reshape(-1)
 
 
 class _MapMean(Metric):
@@ -132,10 +148,15 @@ class _MapMean(Metric):
         Args:
             cams: floating [N, T, h, w], >= 0.
             regions: [N, T, h, w], bool or in [0, 1]: the share of each cell that the region covers.
-            where: bool [N, T], which pairs count; None counts all.
+            where: bool [N, T] or [N], which pairs count; None counts all.
+
+        Raises:
+            TypeError, ValueError: regions or ``where`` of another kind or shape.
         """
         counts = self._counts(cams, regions)
-        values = self._measure(cams, regions)[counts if where is None else where & counts]
+        if where is not None:
+            counts = counts & check.where(where, cams, cams.shape[:2])
+        values = self._measure(cams, regions)[counts]
         self.total += values.sum()
         self.count += values.numel()
 
@@ -172,7 +193,8 @@ class CamSizeCorrectedEnergy(CamEnergy):
 
 
 class CamPointingGame(_MapMean):
-    """Share of the maps whose peak lies in their region; an all-zero map counts 0.
+    """Share of the maps whose peak lies in their region; an all-zero map counts 0, and one map that
+    is not finite makes it NaN.
 
     See :func:`fastcam.evaluation.peak_in_region`; options as for :class:`CamEnergy`.
     """
@@ -192,17 +214,22 @@ class CamAttentionIoU(_MapMean):
 
 
 class CamIoU(_MapMean):
-    """Mean intersection over union of {map > threshold} and the region; an all-zero map counts 0.
+    """Mean intersection over union of {map > threshold} and the region; an all-zero map counts 0,
+    and one map that is not finite makes it NaN.
 
     Args:
         threshold: of the map, in (0, 1).
         options: of :class:`torchmetrics.Metric`.
+
+    Raises:
+        TypeError, ValueError: a threshold that is no such number.
 
     See :func:`fastcam.evaluation.set_iou`.
     """
 
     def __init__(self, threshold: float = 0.5, **options: Any) -> None:
         super().__init__(**options)
+        fraction("threshold", threshold)
         self.threshold = threshold
 
     def _measure(self, cams: Tensor, regions: Tensor) -> Tensor:

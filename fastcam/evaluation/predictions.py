@@ -12,7 +12,7 @@ from torch import Tensor
 from fastcam._util.modules import evaluating
 from fastcam._util.progress import Count
 from fastcam.data import CelebA
-from fastcam.data.batches import Batch, Collate, loader, on_grid
+from fastcam.data.batches import Batch, Collate, loader
 from fastcam.data.labelled import AnyRegion, attribute_index
 from fastcam.evaluation.cam_maps import (
     attention_iou,
@@ -24,6 +24,7 @@ from fastcam.evaluation.cam_maps import (
     size_corrected_energy,
 )
 from fastcam.evaluation.classes import judged_columns, targets_of
+from fastcam.evaluation.given import check_labels, check_named, regions_at
 from fastcam.evaluation.splits import Prepared, inputs_of, prepared_for
 from fastcam.models import Checkpoint, grid_size
 
@@ -81,8 +82,9 @@ def predict(
         progress: called with (done, total); of batches the total is not known, and stands at done.
 
     Raises:
-        ValueError: an unknown attribute or region, attributes that are not the classifier's, or
-            scores that are not finite.
+        ValueError: an unknown attribute or region, attributes that are not the classifier's, labels
+            beyond [0, 1] or NaN, or scores that are not finite.
+        TypeError: of images with labels a region's position.
     """
     attribute_index(checkpoint.judged, attribute)
     batches, total = _batches(checkpoint, faces, region, grid, batch_size, workers)
@@ -93,14 +95,14 @@ def predict(
     with evaluating(model, device):
         for batch in batches:
             images, labels = inputs_of(checkpoint, batch, device)
+            check_labels(labels)
             if region is None:
                 with torch.no_grad():
                     parts.append((model(images).cpu(), labels))
             else:
                 target = targets_of(checkpoint, [attribute], labels)
                 maps = attention_maps(model, images, target, spec, checkpoint.scores)
-                regions = on_grid(batch["regions"], maps.cams.shape[-2:]).to(device)
-                regions = regions[:, column : column + 1]
+                regions = regions_at(batch["regions"], [column], maps.cams.shape[-2:]).to(device)
                 measures = (
                     energy_share(maps.cams, regions),
                     set_iou(maps.cams, regions, threshold),
@@ -134,9 +136,10 @@ def _batches(
 ) -> tuple[Iterable[Batch], int | None]:
     """The images in batches, with the region drawn; and how many there are, where that is known."""
     if not isinstance(faces, CelebA | Prepared):
-        if not (region is None or isinstance(region, int)):
+        if not (region is None or isinstance(region, int)) or isinstance(region, bool):
             raise ValueError(_PLACE.format(str(region)))
         return faces, None
+    check_named(region)
     images = prepared_for(checkpoint, faces)
     collate = Collate()
     if region is not None:

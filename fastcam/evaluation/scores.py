@@ -214,8 +214,9 @@ def evaluate(
         progress: called with (done, total).
 
     Raises:
-        ValueError: an unknown name, a limit below 1, a threshold outside (0, 1), or data that do
-            not fit the classifier.
+        ValueError: an unknown name, a limit below 1, a threshold outside (0, 1), labels beyond
+            [0, 1] or NaN, or data that do not fit the classifier.
+        TypeError: of a folder a region's position.
         FileNotFoundError: data are missing.
     """
     check.fraction("threshold", threshold)

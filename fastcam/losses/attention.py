@@ -95,7 +95,7 @@ def attention_loss(
     as eq. 1 and 3 are written: with K attributes they are K times PyTorch's mean. Eq. 5 leaves
     open how L_r sums over pixels: here it is the mean squared error over images, channels and
     pixels. ‖M‖₁ is summed over attributes, channels and cells and averaged over the images. A part
-    that the network does not have counts nothing.
+    that the network does not have counts nothing, an empty batch 0.
 
     Args:
         outputs: of the network in training (no leading axis of transformations).
@@ -140,7 +140,9 @@ def attention_loss(
                 f"images: expected shape {wanted} (that of the reconstruction), got {came}"
             )
         reconstruction = nnf.mse_loss(
-            outputs.reconstruction, images.to(outputs.reconstruction.dtype)
+            outputs.reconstruction,
+            images.to(outputs.reconstruction.dtype),
+            reduction="mean" if outputs.reconstruction.numel() else "sum",  # a mean of none is NaN
         )
         total = total + lambda_r * reconstruction
     return AttentionLossTerms(total, binary, multilabel, reconstruction, l1)

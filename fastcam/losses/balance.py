@@ -62,6 +62,8 @@ class Balance(nn.Module):
     * A measurement with no valid pair, a zero or a non-finite norm leaves ρ as it was. Before the
       first good one ρ is 0: there is no guidance yet (the first call on the CPU warns of
       such a loss).
+    * A guidance loss that is NaN or infinite makes the sum so, and one whose gradient is, the
+      gradient, whatever ρ is: what is wrong is to be seen. One of pull 0 is not added at all.
     * Under an initialised process group the norms are those of all processes' batches together;
       every process must call, with the same ``every``. Nothing waits for the device, float16
       activations excepted (their gradients are scaled up, as far as they stay finite).
@@ -261,7 +263,8 @@ class Balance(nn.Module):
         for pull, ratio, (loss, _) in zip(
             self._pulls(len(terms)), self._ratios, terms, strict=True
         ):
-            total = total + (pull * ratio).to(loss.dtype) * loss
+            if pull != 0:  # 0 times what is NaN or infinite is NaN, and a control has no part in it
+                total = total + (pull * ratio).to(loss.dtype) * loss
         return total.to(label_loss.dtype)
 
     def _pulls(self, count: int) -> list[float]:
@@ -303,7 +306,8 @@ class Balance(nn.Module):
             # Looked at once: a step reads no value.
             first_call = self._calls == 0 and ratio.device.type == "cpu"
             if first_call and float(new[0]) == 0 and float(norms.losses[number]) != 0:
-                _warn_unmeasured(number, norms.layers[number], float(labels), float(guided))
+                found = float(labels), float(guided), float(norms.losses[number])
+                _warn_unmeasured(number, norms.layers[number], *found)
             # In place: a captured CUDA graph finds its last ratios where it has left them.
             ratio.copy_(new[0])
             first.copy_(new[1])
@@ -329,9 +333,14 @@ class _Norms:
         return _Norms(self.squares + other.squares, weights, losses, self.layers)
 
 
-def _warn_unmeasured(number: int, layer: str, labels: float, guided: float) -> None:
-    """Say which of the two squared norms made no ratio."""
-    if guided == 0:
+def _warn_unmeasured(number: int, layer: str, labels: float, guided: float, loss: float) -> None:
+    """Say which of the two squared norms, or that the loss, made no ratio."""
+    if not math.isfinite(loss):
+        why = (
+            f"guidance loss {number} at '{layer}' is {loss:g}: it has no ratio, and makes the sum "
+            "NaN unless its pull is 0"
+        )
+    elif guided == 0:
         why = (
             f"guidance loss {number} has no gradient at '{layer}' yet, so it does not count: its "
             "maps are all dead, or it does not depend on the activations (an InputGradientLoss of "
@@ -346,7 +355,8 @@ def _warn_unmeasured(number: int, layer: str, labels: float, guided: float) -> N
     else:
         why = (
             f"the gradients of label_loss and of guidance loss {number} at '{layer}' have no ratio "
-            "above 0 yet (is a loss NaN or infinite?), so the guidance does not count"
+            "above 0 yet, so the guidance counts 0 times; a gradient that is NaN or infinite stays "
+            "so in the sum's"
         )
     warnings.warn(why, stacklevel=5)
 

@@ -6,7 +6,8 @@ Classification"; Yu and Koltun, "Multi-Scale Context Aggregation by Dilated Conv
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 import torch
@@ -204,7 +205,8 @@ class AttentionNetwork(nn.Module):
 
         Args:
             images: normalised ``[N,3,H,W]``.
-            attributes: which of the K, T of them, in this order; None for all. Only these are held.
+            attributes: which of the K, T >= 1 of them, in this order; None for all. Only these are
+                held.
 
         Returns:
             ``[N,T,C,h,w]`` in [0,1].
@@ -214,13 +216,25 @@ class AttentionNetwork(nn.Module):
         """
         self._check_images(images)
         chosen = range(self.num_attributes) if attributes is None else attributes
-        for index in chosen:
-            if not 0 <= index < self.num_attributes:
-                raise ValueError(
-                    f"attributes: expected indices from 0 to {self.num_attributes - 1}, got {index}"
-                )
-        rows = torch.tensor(list(chosen), dtype=torch.long, device=images.device)
+        if not isinstance(chosen, Iterable):
+            raise TypeError(f"attributes: expected a sequence of indices, got {chosen!r}")
+        indices = [self._attribute(index) for index in chosen]
+        if not indices:
+            raise ValueError("attributes: expected at least one index, got none")
+        rows = torch.tensor(indices, dtype=torch.long, device=images.device)
         return self._mask_logits(self.features(images), rows).sigmoid()
+
+    def _attribute(self, index: object) -> int:
+        wanted = f"attributes: expected indices from 0 to {self.num_attributes - 1}, got {index!r}"
+        try:
+            if isinstance(index, bool) or getattr(index, "dtype", None) == torch.bool:
+                raise TypeError  # of a mask; it would count as 0 or 1
+            number = operator.index(index)  # type: ignore[arg-type]
+        except TypeError:
+            raise TypeError(wanted) from None
+        if not 0 <= number < self.num_attributes:
+            raise ValueError(wanted)
+        return number
 
     def _layer(self, conv: nn.Conv2d, attributes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Weight and bias of a layer of the mask sub-networks, of all K attributes or some."""

@@ -35,11 +35,13 @@ _active: ContextVar[tuple[tuple[nn.Module, MaskTransform], ...]] = ContextVar(
 @contextmanager
 def using(network: nn.Module, transform: MaskTransform) -> Iterator[None]:
     """Let ``transform`` hold for ``network`` in the block; the innermost of several holds."""
-    token = _active.set((*_active.get(), (network, transform)))
+    entry = network, transform
+    _active.set((*_active.get(), entry))
     try:
         yield
     finally:
-        _active.reset(token)
+        # Not back to what held before: blocks of two generators may overlap without nesting.
+        _active.set(tuple(other for other in _active.get() if other is not entry))
 
 
 def current(network: nn.Module) -> MaskTransform:

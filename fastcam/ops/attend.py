@@ -80,7 +80,9 @@ def tone_curve(mask: Tensor, n: float = 1.0, beta: float = 0.0) -> Tensor:
     β = 0 is the identity, n = 0 gives h = 1/2 everywhere; β lowers small values below zero.
 
     Args:
-        mask: any shape, values in [0, 1]; float32, float64, float16 or bfloat16.
+        mask: any shape, values in [0, 1]; float32, float64, float16 or bfloat16. What resizing may
+            leave beyond, 0.001 at most, counts as 0 or 1, with gradient 0, on the CPU; on a GPU and
+            in a compiled graph, where no value is looked at, clamp such a mask yourself.
         n: exponent, >= 0.
         beta: >= 0.
 
@@ -96,9 +98,11 @@ def tone_curve(mask: Tensor, n: float = 1.0, beta: float = 0.0) -> Tensor:
     ns, betas, several = curves(n, beta)
     if several:
         raise TypeError("n, beta: expected numbers, got a sequence; F.attend takes sequences")
-    check.values_of_mask(mask)
+    beyond = check.values_of_mask(mask)
     if transformed():
         return reference.tone_curve(mask, ns[0], betas[0])
+    if beyond:  # not clamp: its gradient on the boundary is zero
+        mask = torch.where(mask < 0, 0, torch.where(mask > 1, 1, mask))
     return _ToneCurve.apply(mask, ns[0], betas[0])
 
 

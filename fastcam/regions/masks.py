@@ -17,6 +17,10 @@ from fastcam._util.names import did_you_mean
 if TYPE_CHECKING:
     import torch
 
+# As kSliver of csrc/regions/grid.h: a cell of which less is covered is not, so that a region drawn
+# as a mask and as rectangles gives the same binary grid.
+_SLIVER = 1e-6
+
 Masks = TypeVar("Masks", "torch.Tensor", "NDArray[Any]")
 
 
@@ -126,7 +130,8 @@ class MaskRegion:
                 numpy array, or a tensor on any device.
             image_size: (height, width) of the images, which the masks have, too.
             grid_size: (H, W), for example the target layer's height and width.
-            mode: ``"coverage"``, or ``"binary"`` for cells of which any part is covered.
+            mode: ``"coverage"``; or ``"binary"``, 1 where more than a millionth of the cell is
+                covered, else 0, as :func:`fastcam.regions.grids` has it.
 
         Returns:
             float32 [N, H, W] in [0, 1], of the masks' kind; all zero where they are.
@@ -142,11 +147,13 @@ class MaskRegion:
         parts: Any = [masks[:, channel] for channel in self.channels]
         if isinstance(masks, np.ndarray):
             union = np.stack(parts).max(0).astype(np.float32) / np.float32(255)
-            covered = _on_cells(union, rows, cols)
-            return (covered > 0).astype(np.float32) if mode == "binary" else covered
-        torch = sys.modules["torch"]
-        covered = _on_cells(torch.stack(parts).amax(0).float() / 255, rows, cols)
-        return (covered > 0).float() if mode == "binary" else covered
+        else:
+            union = sys.modules["torch"].stack(parts).amax(0).float() / 255
+        covered = _on_cells(union, rows, cols)
+        if mode == "coverage":
+            return covered
+        binary: Any = covered > _SLIVER
+        return binary.astype(np.float32) if isinstance(masks, np.ndarray) else binary.float()
 
     def _check(self, masks: Any) -> None:
         """TypeError or ValueError for masks that are no uint8 [N,R,h,w] with all channels."""
@@ -190,10 +197,10 @@ def _shares_on(device: torch.device, pixels: int, cells: int) -> torch.Tensor:
 
 def _shares(pixels: int, cells: int) -> NDArray[np.float32]:
     """[cells, pixels]: the share of each cell's length that each pixel fills."""
-    borders = np.linspace(0, pixels, cells + 1)[:, None]
-    pixel = np.arange(pixels)[None, :]
-    low, high = np.maximum(borders[:-1], pixel), np.minimum(borders[1:], pixel + 1)
-    return (np.maximum(high - low, 0) * cells / pixels).astype(np.float32)
+    # In units in which all borders are whole, so that none is rounded into a neighbour.
+    cell, pixel = np.arange(cells)[:, None] * pixels, np.arange(pixels)[None, :] * cells
+    low, high = np.maximum(cell, pixel), np.minimum(cell + pixels, pixel + cells)
+    return (np.maximum(high - low, 0) / pixels).astype(np.float32)
 
 
 def _size(size: int | Sequence[int], name: str = "size") -> tuple[int, int]:

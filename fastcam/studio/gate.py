@@ -63,7 +63,10 @@ class Gate:
         if not self.config.exposed and _name(host) not in LOOPBACK:
             return False
         origin = headers.get("origin")
-        return origin is None or urlsplit(origin).netloc == host
+        try:
+            return origin is None or urlsplit(origin).netloc == host
+        except ValueError:  # no address, as http://[::1
+            return False
 
     def limit(self, scope: Scope) -> int:
         """Bytes that a request may bring."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 
 from fastcam._util import checks as check
@@ -61,7 +62,7 @@ class StudioConfig:
             whoever has that can see the images and train on this machine.
         port: port to listen on; 0 takes a free one.
         token: word that the address must carry (``/?token=…``) where ``host`` is not this machine
-            alone; made up if it is not given.
+            alone: 8 or more of A-Z, a-z, 0-9, "-", ".", "_" and "~"; made up if it is not given.
         max_files: images that a person may have uploaded.
         max_megabytes: size of one uploaded file.
         max_megapixels: pixels of one uploaded image.
@@ -88,6 +89,13 @@ class StudioConfig:
             check.number(name, getattr(self, name), "above 0", lambda x: x > 0)
         if self.token is not None and len(self.token) < 8:
             raise ValueError(f"token: expected 8 characters or more, got {len(self.token)}")
+        # These alone stand for themselves in an address and in a cookie.
+        other = re.sub(r"[A-Za-z0-9._~-]", "", self.token or "")
+        if other:
+            raise ValueError(
+                "token: expected characters of A-Z, a-z, 0-9, '-', '.', '_' and '~' alone, "
+                f"got {other[0]!r}"
+            )
 
     @property
     def exposed(self) -> bool:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastcam._util.files import json_with, make_folder, read_json, write_atomic, write_json
 from fastcam._util.names import printable
@@ -17,6 +17,9 @@ from fastcam.studio.decode import SECONDS
 from fastcam.studio.home import NoSuchThing, checked_id, inside, new_id
 from fastcam.studio.session import Session
 from fastcam.studio.settings import MEGABYTE, StudioConfig
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 INDEX = "uploads.json"
 _NAME = 60  # characters of a file's name that are shown
@@ -46,6 +49,13 @@ def uploads_of(session: Session) -> list[Upload]:
     if not path.is_file():
         return []
     return [Upload(**v) for v in read_json(path, "list of images", ("images",))["images"]]
+
+
+def _lock(session: Session) -> BaseFileLock:
+    """Held while the index is read and written again: by one thread of one server at a time."""
+    from filelock import FileLock  # torch brings it along
+
+    return FileLock(session.folder / ".uploads.lock")
 
 
 def picture_of(session: Session, name: str) -> Path:
@@ -83,7 +93,7 @@ def take(session: Session, files: Sequence[tuple[str, bytes]], config: StudioCon
             size = f"{len(data) / MEGABYTE:.1f} MB"
             said.append(f"{shown}: it has {size}; at most {config.max_megabytes:g} MB are taken")
         elif len(raw) >= room:
-            said.append(f"{shown}: at most {config.max_files} images; remove some first")
+            said.append(_too_many(shown, config))
         else:
             name = new_id()
             path = session.uploads / f"{name}.raw"
@@ -95,20 +105,24 @@ def take(session: Session, files: Sequence[tuple[str, bytes]], config: StudioCon
 
 
 def _decoded(session: Session, raw: dict[str, str], config: StudioConfig) -> list[str]:
-    said, kept = [], uploads_of(session)
+    said = []
     try:
         found = _child(session.uploads, list(raw), config)
     finally:
         for name in raw:
             (session.uploads / f"{name}.raw").unlink(missing_ok=True)
-    for name, shown in raw.items():
-        values = found.get(name, {"error": "decoding it took too much memory or time"})
-        if "error" in values:
-            said.append(f"{shown}: {values['error'].replace('cannot decode the file: ', '')}")
-        else:
-            kept.append(Upload(name, shown, **values))
-    content = {"images": [asdict(u) for u in kept]}
-    write_json(session.uploads / INDEX, content, ours=json_with("images"))
+    with _lock(session):
+        kept = uploads_of(session)  # not before: another tab may have changed it meanwhile
+        for name, shown in raw.items():
+            values = found.get(name, {"error": "decoding it took too much memory or time"})
+            if "error" in values:
+                said.append(f"{shown}: {values['error'].replace('cannot decode the file: ', '')}")
+            elif len(kept) >= config.max_files:
+                (session.uploads / f"{name}.png").unlink(missing_ok=True)
+                said.append(_too_many(shown, config))
+            else:
+                kept.append(Upload(name, shown, **values))
+        _write(session, kept)
     return said
 
 
@@ -145,9 +159,22 @@ def _each(folder: Path, names: list[str], config: StudioConfig) -> dict[str, Any
 
 def drop(session: Session, name: str) -> None:
     """Remove an image; NoSuchThing if there is none of that name."""
-    picture_of(session, name).unlink()
-    kept = [asdict(u) for u in uploads_of(session) if u.id != name]
-    write_json(session.uploads / INDEX, {"images": kept}, ours=json_with("images"))
+    picture = picture_of(session, name)
+    with _lock(session):
+        try:
+            picture.unlink()
+        except FileNotFoundError:  # another tab was faster
+            raise NoSuchThing("there is nothing of that name") from None
+        _write(session, [u for u in uploads_of(session) if u.id != name])
+
+
+def _write(session: Session, kept: list[Upload]) -> None:
+    content = {"images": [asdict(u) for u in kept]}
+    write_json(session.uploads / INDEX, content, ours=json_with("images"))
+
+
+def _too_many(shown: str, config: StudioConfig) -> str:
+    return f"{shown}: at most {config.max_files} images; remove some first"
 
 
 def _shown(given: str) -> str:

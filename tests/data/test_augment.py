@@ -131,6 +131,10 @@ def test_recipes_are_named() -> None:
         Augment("mirror")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="cutout: expected one of regions"):
         Augment("none", RegionCutout())
+    with pytest.raises(ValueError, match="seed: expected a whole number of at least 0, got -1"):
+        Augment(seed=-1)
+    with pytest.raises(TypeError, match="seed: expected a whole number of at least 0, got 0.5"):
+        Augment(seed=0.5)  # type: ignore[arg-type]
 
 
 # ---- image and landmarks ------------------------------------------------------------------------

@@ -286,6 +286,21 @@ def test_a_folder_that_cannot_be_written_is_read(
     assert PreparedFaces(CelebA(copy, "test"), 16).cached
 
 
+def test_a_file_in_the_place_of_the_folder_is_no_folder_to_write(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (copy / FOLDER).write_text("somebody's")
+    with pytest.raises(WriteError, match=rf"cannot make the folder .*{FOLDER} is a file"):
+        PreparedFaces(CelebA(copy, "train"), 16, cache=True)
+    kept = PreparedFaces(CelebA(copy, "train"), 16)
+    assert kept.cached  # in memory
+    assert _same(kept, PreparedFaces(CelebA(copy, "train"), 16, cache=False))
+    monkeypatch.setattr(prepared, "available_memory", lambda: 0)
+    with pytest.warns(UserWarning, match="decoded again in every epoch: cannot make the folder"):
+        assert not PreparedFaces(CelebA(copy, "train"), 16).cached
+    assert (copy / FOLDER).read_text() == "somebody's"
+
+
 def test_one_folder_may_hold_the_caches_of_several_data_sets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

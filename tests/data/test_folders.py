@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -21,6 +23,8 @@ from tiny_masks import CLASSES, HEIGHT, SIDE, WIDTH, write_coco, write_images
 from torch import Tensor
 
 from fastcam.data import FolderLayout, MaskedFolder, PreparedImages, open_folder
+from fastcam.data.coco import CocoFiles
+from fastcam.data.decoding import decode_pixels
 from fastcam.data.description import describe
 from fastcam.data.folder import FaceFolder, MaskedImages, masks_of
 from fastcam.data.label_table import Names, hashed_split, read_label_table
@@ -581,6 +585,36 @@ def test_palettes_with_transparent_colours(tmp_path: Path) -> None:
     assert read_mask(path, [2]).tolist() == np.where(index == 2, 255, 0).tolist()
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [
+        *itertools.product(["png", "tif"], ["L", "1", "P", "RGB", "RGBA", "I;16"]),
+        *itertools.product(["jpg"], ["L", "RGB"]),
+    ],
+)
+def test_a_mask_lies_as_its_image(tmp_path: Path, orientation: int, kind: str, mode: str) -> None:
+    shape = np.zeros((48, 80), np.uint8)
+    shape[:16, :32] = shape[16:32, 64:] = 1
+    if mode == "RGBA":
+        image = Image.fromarray(np.dstack([0 * shape] * 3 + [255 * shape]), "RGBA")
+    elif mode == "I;16":
+        image = Image.fromarray(shape.astype(np.uint16) * 40000)
+    else:
+        image = Image.fromarray(shape if mode == "P" else shape * 255).convert(mode)
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    path = tmp_path / f"mask.{kind}"
+    image.save(path, exif=tags, **({"quality": 95} if kind == "jpg" else {}))
+    # Where the decoder of images has a bright pixel of the same file, there is the region.
+    plain = tmp_path / f"image.{kind}"
+    Image.fromarray(shape * 255).save(plain, exif=tags)
+    shown = decode_pixels(plain.read_bytes())[..., 0]
+    assert read_mask(path).tolist() == np.where(shown > 127, 255, 0).tolist()
+    if mode == "P":
+        assert read_mask(path, [1]).tolist() == np.where(shown > 127, 255, 0).tolist()
+
+
 def test_a_label_map_in_the_layout_and_a_mask_of_another_size(data: Path, tmp_path: Path) -> None:
     root = tmp_path / "copy"
     shutil.copytree(data, root)
@@ -718,6 +752,90 @@ def test_coco_polygons_and_boxes_are_masks_and_labels(tmp_path: Path) -> None:
     path.write_text('{"images": []}')
     with pytest.raises(ValueError, match="is no annotation file in COCO's format"):
         MaskedFolder(tmp_path, FolderLayout(coco=("annotations.json",)))
+
+
+def coco_mask(root: Path, *objects: dict[str, Any]) -> NDArray[np.uint8]:
+    """The mask of one category in an image of 40×30 pixels that has these objects."""
+    (root / "images").mkdir(exist_ok=True)
+    Image.new("RGB", (40, 30)).save(root / "images" / "a.png")
+    kept = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 40, "height": 30}],
+        "annotations": [
+            {"id": i, "image_id": 1, "category_id": 1, "iscrowd": 0, **o}
+            for i, o in enumerate(objects, 1)
+        ],
+        "categories": [{"id": 1, "name": "thing"}],
+    }
+    path = root / "objects.json"
+    path.write_text(json.dumps(kept))
+    files = CocoFiles([path], ["a.png"], root / "images")
+    assert files.has("a.png", "thing")
+    return files.read("a.png", "thing", (30, 40)) > 0
+
+
+@pytest.mark.parametrize(
+    ("box", "rows", "columns"),
+    [
+        ([-2, 5, 20, 10], (5, 15), (0, 18)), ([-20, 5, 10, 10], (0, 0), (0, 0)),
+        ([-10, 5, 10, 10], (0, 0), (0, 0)), ([5, -20, 10, 25], (0, 5), (5, 15)),
+        ([35, 25, 99, 99], (25, 30), (35, 40)), ([40, 0, 9, 9], (0, 0), (0, 0)),
+        ([-5, -5, 99, 99], (0, 30), (0, 40)), ([0.2, 0, 9.9, 30], (0, 30), (0, 10)),
+        # Of less than half a pixel: that in which it lies.
+        ([7.1, 3.6, 0.3, 0.2], (3, 4), (7, 8)), ([39.8, 29.9, 0, 0], (29, 30), (39, 40)),
+        ([7.3, 4, 0.1, 9], (4, 13), (7, 8)), ([-0.3, 0, 0.5, 0.4], (0, 1), (0, 1)),
+        ([1.5, 1.5, 1, 1], (2, 3), (2, 3)),
+    ],
+)  # fmt: skip
+def test_a_box_of_coco_is_what_of_it_lies_in_the_image(
+    tmp_path: Path, box: list[float], rows: tuple[int, int], columns: tuple[int, int]
+) -> None:
+    pytest.importorskip("pycocotools", reason="COCO's reader is an extra")
+    wanted = np.zeros((30, 40), bool)
+    wanted[slice(*rows), slice(*columns)] = True
+    assert coco_mask(tmp_path, {"bbox": box}).tolist() == wanted.tolist()
+
+
+@pytest.mark.parametrize(
+    ("damaged", "words"),
+    [
+        ({}, "object 2: expected a segmentation or a bbox, got neither"),
+        ({"segmentation": [], "bbox": []}, "object 2: expected a segmentation or a bbox"),
+        ({"segmentation": [[1, 1, 9, 9]]}, r"expected polygons .* got \[\[1, 1, 9, 9\]\]"),
+        ({"segmentation": [1, 1, 9, 1, 9, 9]}, "segmentation: it cannot be read: "),
+        ({"segmentation": {"size": [20, 10], "counts": [50, 100, 50]}},
+         "segmentation: expected one of 40×30 pixels, got 10×20"),
+        ({"segmentation": {"size": [30, 40]}}, "segmentation: it cannot be read: 'counts'"),
+        ({"bbox": [1, 2, 3]}, r"bbox: expected \[x, y, width, height\], got \[1, 2, 3\]"),
+        ({"bbox": [1, 2, None, 3]}, "bbox: expected"), ({"bbox": [1, 2, -1, 3]}, "bbox: expected"),
+        ({"bbox": [1, 2, math.nan, 3]}, "bbox: expected"), ({"bbox": 7}, "bbox: expected .* got 7"),
+    ],
+)  # fmt: skip
+def test_an_object_of_coco_that_has_no_mask_is_named(
+    tmp_path: Path, damaged: dict[str, Any], words: str
+) -> None:
+    pytest.importorskip("pycocotools", reason="COCO's reader is an extra")
+    with pytest.raises(ValueError, match=rf"objects\.json, a\.png: .*{words}"):
+        coco_mask(tmp_path, {"bbox": [1, 1, 4, 4]}, damaged)
+
+
+def test_polygons_without_area_beside_others_do_no_harm(tmp_path: Path) -> None:
+    pytest.importorskip("pycocotools", reason="COCO's reader is an extra")
+    square = [2, 2, 12, 2, 12, 12, 2, 12]
+    for polygons in ([square], [[20, 20, 30, 25], square], [square, [20, 20], []]):
+        found = coco_mask(tmp_path, {"segmentation": polygons})
+        assert found.sum() == found[2:12, 2:12].sum() == 100
+
+
+def test_boxes_of_coco_that_are_kept_are_read_again_where_reading_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pycocotools", reason="COCO's reader is an extra")
+    coco_mask(tmp_path, {"bbox": [1, 1, 4, 4]})
+    files = CocoFiles([tmp_path / "objects.json"], ["a.png"], tmp_path / "images")
+    before = files.state("a.png", "thing")
+    monkeypatch.setattr("fastcam.data.coco._READING", 99)
+    assert files.state("a.png", "thing") != before
+    assert files.state("b.png", "thing") is None
 
 
 # ---- what init says -----------------------------------------------------------------------------

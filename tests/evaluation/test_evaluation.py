@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from fastcam.evaluation import (
     evaluate,
     pick_device,
     predict,
+    region_drops,
     set_iou,
     summarize,
 )
@@ -311,6 +313,54 @@ def test_wrong_names_and_data(data: Path, checkpoint: Checkpoint, tmp_path: Path
         predict(checkpoint, CelebA(data, "test"), attribute="Lips")
     with pytest.raises(ValueError, match="unknown device"):
         pick_device("abacus")
+
+
+def _batch(**changes: Tensor) -> Any:
+    """A batch of three images with two regions, of a user's own."""
+    images = torch.rand(3, 3, 32, 32)
+    found = {"image": images, "labels": torch.eye(3), "regions": torch.rand(3, 2, 32, 32).round()}
+    return found | changes
+
+
+@pytest.mark.parametrize("bad", [math.nan, -1.0, 2.0, math.inf])
+def test_labels_that_say_neither_are_refused(checkpoint: Checkpoint, bad: float) -> None:
+    labels = torch.eye(3)
+    labels[1, 2] = bad
+    words = rf"labels: expected 0 or 1, got {bad:g} \(1 of 9 are neither\)"
+    for region in (None, 0):
+        with pytest.raises(ValueError, match=words):
+            evaluate(checkpoint, [_batch(labels=labels)], attribute="Lips", region=region)
+    with pytest.raises(ValueError, match=words):
+        region_drops(checkpoint, [_batch(labels=labels)], attribute="Lips", region=0)
+    batch = _batch()
+    soft = _batch(**{**batch, "labels": 0.3 + 0.4 * torch.eye(3)})
+    plain = evaluate(checkpoint, [batch], attribute="Lips")
+    assert evaluate(checkpoint, [soft], attribute="Lips") == plain
+
+
+def test_a_region_of_batches_is_a_position_that_there_is(
+    data: Path, checkpoint: Checkpoint
+) -> None:
+    batches = [_batch()]
+    for place in (5, 2, -1):
+        words = rf"region: expected a position in \[0, 1\] of the batches' 2 regions, got {place}"
+        with pytest.raises(ValueError, match=words):
+            evaluate(checkpoint, batches, attribute="Lips", region=place)
+        with pytest.raises(ValueError, match=words):
+            region_drops(checkpoint, batches, attribute="Lips", region=place)
+        with pytest.raises(ValueError, match=words):
+            region_drops(checkpoint, batches, attribute="Lips", region=0, others=[place])
+    with pytest.raises(ValueError, match="region: batches have .* one's position, got 'True'"):
+        evaluate(checkpoint, batches, attribute="Lips", region=True)
+    with pytest.raises(ValueError, match=r"region, others: batches have .* got \[True\]"):
+        region_drops(checkpoint, batches, attribute="Lips", region=True)
+    faces = PreparedFaces(CelebA(data, "test"), 32, cache=True)
+    for named in (5, True):
+        words = f"region: expected text or a region, of batches a position, got {named}"
+        with pytest.raises(TypeError, match=words):
+            evaluate(checkpoint, data, attribute="Lips", region=named)
+        with pytest.raises(TypeError, match=words):
+            region_drops(checkpoint, faces, attribute="Lips", region=named)
 
 
 def test_evaluation_leaves_the_model_as_it_was(data: Path, checkpoint: Checkpoint) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -119,6 +120,47 @@ def test_regions_are_bool_or_shares(measure: Callable[[Tensor, Tensor], Tensor])
             measure(cams, inside.to(dtype))
 
 
+EVERY = (CamEnergy, CamIoU, CamSizeCorrectedEnergy, CamPointingGame, CamAttentionIoU)
+
+
+@pytest.mark.parametrize("kind", EVERY)
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_maps_that_are_not_finite_give_nan(kind: type[CamEnergy | CamIoU], value: float) -> None:
+    cams, regions = torch.rand(3, 2, 5, 4), torch.rand(3, 2, 5, 4)
+    cams[1, 0, 2, 3] = value
+    regions[1, 0, 2, 3] = 1
+    rest = torch.ones(3, 2, dtype=torch.bool)
+    rest[1, 0] = False
+    found, others = kind(), kind()
+    found.update(cams, regions)
+    others.update(cams, regions, rest)
+    assert math.isnan(found.compute()) and not math.isnan(others.compute())
+    # Not only where the peak or what is above the threshold would be lost.
+    measure = set_iou if kind is CamIoU else peak_in_region
+    assert measure(cams, regions).isnan().equal(~rest)
+
+
+@pytest.mark.parametrize("kind", EVERY)
+def test_which_pairs_count_is_bool(kind: type[CamEnergy | CamIoU]) -> None:
+    cams, metric = torch.rand(3, 2, 5, 4), kind()
+    for where in (torch.tensor([[1, 0], [0, 1], [1, 1]]), torch.ones(3, 2)):
+        with pytest.raises(TypeError, match="where: expected dtype bool"):
+            metric.update(cams, cams, where)
+    with pytest.raises(ValueError, match=r"where: expected shape \[3\] or \[3,2\], got \[2,3\]"):
+        metric.update(cams, cams, torch.ones(2, 3, dtype=torch.bool))
+    metric.update(cams, cams, torch.tensor([True, False, False]))
+    assert metric.count == 2
+
+
+@pytest.mark.parametrize(
+    ("threshold", "error"),
+    [(-1, ValueError), (0, ValueError), (1, ValueError), (math.nan, ValueError), ("x", TypeError)],
+)
+def test_a_threshold_lies_between_0_and_1(threshold: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=r"threshold: expected a number in \(0, 1\), got"):
+        CamIoU(threshold)
+
+
 @pytest.mark.parametrize("kind", [CamEnergy, CamIoU, CamSizeCorrectedEnergy, CamPointingGame])
 def test_metrics_take_bool_regions(kind: type[CamEnergy | CamIoU]) -> None:
     cams, inside = torch.rand(3, 2, 5, 4), torch.rand(3, 2, 5, 4) < 0.4
@@ -164,6 +206,36 @@ def test_measures_by_attribute_are_those_of_its_column(attributes: int) -> None:
         assert ranked == pytest.approx(float(above.double().mean()), abs=1e-6)
     assert judged_right(logits, labels).mean(0).tolist() == found[0].tolist()
     assert float(mean_accuracy(logits, labels)) == pytest.approx(float(found[0].mean()))
+
+
+def test_scores_are_ranked_as_they_are() -> None:
+    # σ of all these is 1 in float32, and of the second column only two differ.
+    logits = torch.tensor([[18.0, 30], [19, 12.5], [25, 12.25], [30, 12]])
+    labels = torch.tensor([[0.0, 1], [0, 1], [1, 0], [1, 0]])
+    for measure in (auc, average_precision):
+        assert measure(logits, labels).tolist() == [1, 1]
+        assert measure(-logits, 1 - labels).tolist() == [1, 1]
+    ends = torch.tensor([[-torch.inf], [3.0], [torch.inf], [torch.inf]])
+    assert auc(ends, torch.tensor([[0.0], [1], [0], [1]])).tolist() == [0.625]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("scale", [0.01, 1, 8, 1000])
+def test_ranking_is_scikit_learns(dtype: torch.dtype, scale: float) -> None:
+    metrics = pytest.importorskip("sklearn.metrics", reason="an extra of the experiments")
+    labels = (torch.rand(400, 3) > 0.8).float()
+    logits = (2 * torch.randn(400, 3) + labels).to(dtype)
+    logits[:90] = logits[:90].round()  # ties
+    moved = logits * scale
+    found = auc(moved, labels), average_precision(moved, labels)
+    for k in range(3):
+        truth, scores = labels[:, k].numpy(), moved[:, k].double().numpy()
+        assert float(found[0][k]) == pytest.approx(metrics.roc_auc_score(truth, scores), abs=1e-6)
+        wanted = metrics.average_precision_score(truth, scores)
+        assert float(found[1][k]) == pytest.approx(wanted, abs=1e-6)
+    if scale == 8:  # exact in each of them
+        assert found[0].equal(auc(logits, labels))
+        assert found[1].equal(average_precision(logits, labels))
 
 
 def test_an_attribute_of_one_class_has_only_an_accuracy() -> None:

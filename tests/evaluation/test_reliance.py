@@ -232,6 +232,24 @@ def test_reliance_of_a_network_is_that_of_a_plain_loop(
     )
 
 
+def test_what_lies_in_the_guided_region_counts_where_both_are_seen(checkpoint: Checkpoint) -> None:
+    # The other region is all of the guided one where that is seen, and large where it is not.
+    regions = torch.zeros(4, 3, 32, 32)
+    regions[0, 0, :8, :8] = regions[0, 1, :8, :8] = 1
+    regions[1:3, 1] = 1
+    regions[3, 0, :4] = 1
+    regions[3, 2, 2:10] = 1
+    batch = {"image": torch.rand(4, 3, 32, 32), "labels": torch.ones(4, 3), "regions": regions}
+    found = region_drops(checkpoint, [batch], attribute="Lips", region=0, others=[1, 2])  # type: ignore[list-item]
+    assert found.names == ("0", "all but 0", "1", "2")
+    assert found.inside.tolist() == [1, 0, 1, 0.25]
+    apart = region_drops(checkpoint, [batch], attribute="Lips", others=[1, 2], region=None)  # type: ignore[list-item]
+    assert apart.inside.tolist() == [0, 0]
+    nowhere = {k: v[1:3] for k, v in batch.items()}
+    unseen = region_drops(checkpoint, [nowhere], attribute="Lips", region=0, others=[1])  # type: ignore[list-item]
+    assert unseen.inside.tolist() == [0, 0, 0]
+
+
 def test_a_score_of_one_part_relies_on_that_part(faces: PreparedFaces) -> None:
     # Faces differ by two pixels; the weight lies on what the region covers in all of them.
     region, weight = "nose,mouth,chin", torch.zeros(3, 3, 32, 32)

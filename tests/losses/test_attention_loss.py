@@ -36,6 +36,16 @@ def test_the_loss_weighs_its_parts_and_gives_them_unweighted() -> None:
     assert fastcam.AttentionLoss is AttentionLoss
 
 
+def test_an_empty_batch_costs_nothing() -> None:
+    images, labels = (given[:0] for given in batch())
+    network = small_network().eval()
+    terms = attention_loss(network.outputs(images), labels, images)
+    assert all(term == 0 for term in terms)
+    terms.total.backward()
+    found = [p.grad for p in network.parameters() if p.grad is not None]
+    assert found and not any(gradient.any() for gradient in found)
+
+
 def test_wrong_arguments_of_the_loss_are_named() -> None:
     images, labels = batch()
     outputs = small_network().outputs(images)

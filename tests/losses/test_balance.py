@@ -191,6 +191,25 @@ def test_a_non_finite_norm_keeps_the_ratio():
         assert total.isfinite() == (factor == 0.0)  # what is wrong stays to be seen
 
 
+@pytest.mark.parametrize("factor", [float("inf"), float("nan")])
+def test_a_control_is_as_if_there_were_no_guidance(factor):
+    net = net64()
+    label, guidance, tap = losses(net)
+    wanted = gradients_of(label, net)
+    label, guidance, tap = losses(net)
+    with pytest.warns(UserWarning, match="makes the sum NaN unless its pull is 0"):
+        total = Balance(pull=0)(label, factor * guidance, tap)
+    assert total == label
+    for name, gradient in gradients_of(total, net).items():
+        torch.testing.assert_close(gradient, wanted[name], rtol=0, atol=0)
+    # Beside one that counts.
+    label, guidance, tap = losses(net)
+    balance = Balance(pull=[1.0, 0.0])
+    with pytest.warns(UserWarning, match="guidance loss 1 at '4' is (inf|nan)"):
+        total = balance(label, [(guidance, tap), (factor * guidance, tap)])
+    torch.testing.assert_close(total, label + balance.ratio[0] * guidance)
+
+
 def test_nan_in_an_image_that_is_not_guided_keeps_the_ratio():
     """The norms at the layer are finite then, those at the head's weights are not."""
     net = net64()
@@ -473,7 +492,9 @@ def test_a_strong_pull_warns():
         (lambda a: a[3:].sum(), lambda a: a[:3].sum(), "label_loss has no gradient at '4' yet on"),
         (lambda a: a[:3].sum(), lambda a: 1 + 0 * a.sum(), "guidance loss 0 has no gradient at"),
         (lambda a: 0 * a.sum(), lambda a: 1 + 0 * a.sum(), "guidance loss 0 has no gradient at"),
-        (lambda a: a.sum(), lambda a: a.log().sum(), "label_loss and of guidance loss 0 at '4'"),
+        # A finite loss, an infinite gradient.
+        (lambda a: a.sum(), lambda a: a.sqrt().sum(), "label_loss and of guidance loss 0 at '4'"),
+        (lambda a: a.sum(), lambda a: a.log().sum(), "guidance loss 0 at '4' is -inf: .* sum NaN"),
     ],
 )
 def test_the_first_call_says_which_loss_has_no_gradient(label, guidance, message):

@@ -113,6 +113,16 @@ def test_masks_of_chosen_attributes(options: dict[str, int]) -> None:
     for wrong in (K, -1):
         with pytest.raises(ValueError, match=rf"attributes: expected indices .* 3, got {wrong}"):
             network.masks(images, [0, wrong])
+    torch.testing.assert_close(network.masks(images, torch.tensor([3, 1])), chosen)
+    for wrong, got in ([1.7], "1.7"), ([True], "True"), (["1"], "'1'"), (torch.ones(2), r"ten.*"):
+        with pytest.raises(TypeError, match=rf"attributes: expected indices .* 3, got {got}"):
+            network.masks(images, wrong)
+    with pytest.raises(TypeError, match="attributes: .* got tensor"):
+        network.masks(images, torch.tensor([True, False, True, False]))
+    with pytest.raises(TypeError, match="attributes: expected a sequence of indices, got 1"):
+        network.masks(images, 1)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="attributes: expected at least one index, got none"):
+        network.masks(images, [])
 
 
 def test_low_precision_and_autocast() -> None:

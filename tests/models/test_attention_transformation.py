@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -61,6 +63,53 @@ def test_a_transformation_ends_with_its_block() -> None:
         assert torch.equal(network(images), plain)
         with block:
             assert torch.equal(network(images), outer)
+
+
+def test_blocks_that_overlap_end_each_for_itself() -> None:
+    network = small_network().eval()
+    images, _ = batch()
+
+    def results(n: float) -> Iterator[Tensor]:
+        with network.transform(n=n):
+            while True:
+                yield network(images)
+
+    with torch.no_grad():
+        plain = network(images)
+        # Equal ones too: what ends is the block, not one that is like it.
+        for settings in ((2.0, 4.0), (4.0, 2.0), (2.0, 2.0)):
+            first, second = (results(n) for n in settings)
+            next(first)
+            last = next(second)
+            assert not torch.equal(last, plain)
+            first.close()
+            assert torch.equal(network(images), last)
+            second.close()
+            assert torch.equal(network(images), plain)
+
+
+def test_a_transformation_stays_in_its_task() -> None:
+    network = small_network().eval()
+    images, _ = batch()
+
+    async def task(n: float, waits: int) -> Tensor:
+        with network.transform(n=n):
+            for _ in range(waits):
+                await asyncio.sleep(0)
+            return network(images)
+
+    async def tasks() -> tuple[Tensor, Tensor, Tensor]:
+        with network.transform(n=3.0):
+            found = await asyncio.gather(task(2.0, 1), task(4.0, 3))
+            return *found, network(images)
+
+    with torch.no_grad():
+        plain = network(images)
+        found = asyncio.run(tasks())
+        for mine, n in zip(found, (2.0, 4.0, 3.0), strict=True):
+            with network.transform(n=n):
+                assert torch.equal(mine, network(images))
+        assert torch.equal(network(images), plain)
 
 
 def test_a_transformation_stays_in_its_thread() -> None:

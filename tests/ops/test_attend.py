@@ -96,6 +96,29 @@ def test_flat_curve_has_zero_gradient_at_the_ends(device):
     assert (grad == 0).all()
 
 
+@pytest.mark.parametrize(("n", "beta"), (*CURVES, (1.5, 0.0), (1e6, 0.0)))
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_tone_curve_of_what_resizing_leaves_beyond(n, beta, dtype):
+    """Counts as 0 or 1, without a gradient; at 0 and 1 there is one."""
+    values = [-0.0005, 0.0, 0.25, 0.5, 0.75, 1.0, 1 + (0 if dtype == torch.bfloat16 else 0.00097)]
+    beyond = torch.tensor(values, dtype=dtype, requires_grad=True)
+    inside = beyond.detach().clamp(0, 1).requires_grad_()
+    wanted = F.tone_curve(inside, n, beta)
+    (slopes,) = torch.autograd.grad(wanted.sum(), inside)
+    slopes = torch.where(beyond == inside, slopes, 0)
+    assert (slopes[1] != 0) == (0 < n <= 1)
+    got = F.tone_curve(beyond, n, beta)
+    assert torch.equal(got, wanted) and got.isfinite().all()
+    assert torch.equal(torch.autograd.grad(got.sum(), beyond)[0], slopes)
+    exact = beyond.detach().double().requires_grad_()
+    for function in (reference.tone_curve, torch.func.vmap(F.tone_curve, in_dims=(0, None, None))):
+        twin = function(exact, n, beta)
+        close(got, twin, dtype)
+        (twin_slopes,) = torch.autograd.grad(twin.sum(), exact)
+        steep = twin_slopes.to(dtype)  # float16 may overflow
+        close(slopes.nan_to_num(posinf=1e4), steep.nan_to_num(posinf=1e4), dtype)
+
+
 # ---- attend ---
 
 

@@ -7,10 +7,10 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fastcam.regions import from_masks, grids
+from fastcam.regions import MaskRegion, from_masks, grids
 
 
 def _by_hand(mask: np.ndarray, rows: int, cols: int) -> np.ndarray:
@@ -42,6 +42,37 @@ def test_equals_areas_worked_out_pixel_by_pixel(
     mask = np.random.default_rng(seed).random((height, width)) < 0.5
     found = from_masks(mask[None], (rows, cols))
     np.testing.assert_allclose(found[0], _by_hand(mask, rows, cols), atol=1e-6)
+
+
+@given(st.integers(1, 400), st.integers(1, 40), st.integers(0, 399))
+@example(178, 22, 89)
+def test_a_binary_grid_marks_the_cells_of_one_row_and_no_neighbour(
+    height: int, cells: int, row: int
+) -> None:
+    row %= height
+    masks = np.zeros((1, 1, height, 1), np.uint8)
+    masks[0, 0, row] = 255
+    region = MaskRegion(("a",), (0,))
+    found = region.grid(masks, (height, 1), (cells, 1), "binary")
+    first, last = row * cells // height, -(-(row + 1) * cells // height)
+    assert np.flatnonzero(found).tolist() == [*range(first, last)]
+    tensors = region.grid(torch.from_numpy(masks), (height, 1), (cells, 1), "binary")
+    assert tensors.dtype == torch.float32 and tensors.tolist() == found.tolist()
+
+
+def test_binary_grids_of_masks_and_rectangles_are_one() -> None:
+    masks = np.zeros((1, 1, 178, 178), np.uint8)
+    masks[0, 0, 89, :40] = 255
+    region = MaskRegion(("a",), (0,))
+    found = region.grid(masks, (178, 178), (22, 22), "binary")
+    assert np.flatnonzero(found[0].any(1)).tolist() == [11]
+    drawn = grids(np.array([[[0.0, 89, 40, 90]]]), (178, 178), (22, 22), "binary")
+    assert found.tolist() == drawn.tolist()
+    # A pixel of 1/255 is less than a millionth of a cell of 178².
+    masks[:] = 0
+    masks[0, 0, 0, 0] = 1
+    assert not region.grid(masks, (178, 178), (1, 1), "binary").any()
+    assert region.grid(masks, (178, 178), (1, 1)).all()
 
 
 def test_equals_the_grid_of_a_rectangle() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import string
 from typing import Any
 
 import pytest
@@ -65,6 +66,7 @@ def test_this_machine_is_let_in_and_other_sites_pages_are_not() -> None:
     assert _ask(config, kind="websocket", origin="http://evil.example")[0] == 1008
     assert _ask(config, kind="websocket", origin="http://127.0.0.1:8731")[0] == 200
     assert _ask(config, origin="null")[0] == 403
+    assert _ask(config, origin="http://[::1")[0] == 403  # no address at all
 
 
 def test_another_address_needs_the_token() -> None:
@@ -82,6 +84,18 @@ def test_another_address_needs_the_token() -> None:
     assert _ask(config, cookie=f"{COOKIE}=wrong")[0] == 401
     with pytest.raises(ValueError, match="token"):
         StudioConfig(token="short")
+
+
+@pytest.mark.parametrize("character", [*" ;\"\\,&#+%'=/", "é", "€", "\n", "\udce9"])
+def test_a_token_goes_through_an_address_and_a_cookie_as_it_is(character: str) -> None:
+    every = string.ascii_letters + string.digits + "-._~"
+    config = StudioConfig(token=every)
+    status, headers, _ = _ask(config, query=f"token={every}")
+    assert status == 303
+    assert _ask(config, cookie=headers["set-cookie"].split(";")[0])[0] == 200
+    with pytest.raises(ValueError, match=r"token: expected characters of A-Z.* got ") as caught:
+        StudioConfig(token=f"long-enough{character}")
+    assert str(caught.value).endswith(repr(character))
 
 
 def test_a_request_has_bounds() -> None:

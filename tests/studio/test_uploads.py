@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
+from typing import Any
 
 import pytest
 from PIL import Image
 from tiny_studio import encoded
 
+from fastcam.studio import uploads
 from fastcam.studio.home import Home, NoSuchThing, new_id
 from fastcam.studio.session import Session
 from fastcam.studio.settings import StudioConfig
@@ -58,3 +65,75 @@ def test_good_and_bad_files(session: Session, tmp_path: Path) -> None:
             picture_of(session, name)
     session.remove()
     assert not session.folder.exists()
+
+
+def _decoded(folder: Path, names: list[str]) -> dict[str, Any]:
+    """What a decoder makes and says."""
+    for name in names:
+        (folder / f"{name}.png").write_bytes(encoded(4, 4))
+    return {name: {"width": 4, "height": 4, "landmarks": None} for name in names}
+
+
+@pytest.mark.parametrize("most", [4, 2, 1])
+def test_two_tabs_at_once(session: Session, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """Nothing is lost, and there are no more than may be: the decoders of both are at work
+    together, and what writes the index takes its time."""
+    both, write = Barrier(2), uploads.write_json
+
+    def decode(folder: Path, names: list[str], config: StudioConfig) -> dict[str, Any]:
+        both.wait(30)
+        return _decoded(folder, names)
+
+    def write_slowly(*args: Any, **options: Any) -> None:
+        time.sleep(0.2)
+        write(*args, **options)
+
+    monkeypatch.setattr(uploads, "_child", decode)
+    monkeypatch.setattr(uploads, "write_json", write_slowly)
+    config = StudioConfig(max_files=most)
+
+    def bring(name: str) -> list[str]:
+        there = Session.open(Home.open(session.folder.parents[1]), session.folder.name)
+        return take(there, [(name, b"raw")], config)
+
+    with ThreadPoolExecutor(2) as pool:
+        said = [text for found in pool.map(bring, ("0.png", "1.png")) for text in found]
+    found = uploads_of(session)
+    assert len(found) == min(most, 2) and len(said) == 2 - len(found)
+    assert all("at most 1 images; remove some first" in text for text in said)
+    assert {p.stem for p in session.uploads.glob("*.png")} == {u.id for u in found}
+
+
+def test_an_image_is_removed_while_another_comes(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(folder: Path, names: list[str], config: StudioConfig) -> dict[str, Any]:
+        for upload in uploads_of(session):
+            drop(session, upload.id)
+        return _decoded(folder, names)
+
+    monkeypatch.setattr(uploads, "_child", decode)
+    for name in ("0.png", "1.png"):
+        assert take(session, [(name, b"raw")], CONFIG) == []
+        assert [u.name for u in uploads_of(session)] == [name]
+
+
+def test_another_server_waits(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock is the system's: a studio on the same folder is another process."""
+    monkeypatch.setattr(uploads, "_child", lambda folder, names, _: _decoded(folder, names))
+    take(session, [("0.png", b"raw")], CONFIG)
+    (first,) = uploads_of(session)
+    root, name = session.folder.parents[1], session.folder.name
+    code = (
+        "from fastcam.studio.uploads import *; from fastcam.studio.home import Home\n"
+        f"session = Session.open(Home.open({str(root)!r}), {name!r})\n"
+        f"print(1, flush=True); drop(session, {first.id!r}); print(2, flush=True)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        with uploads._lock(session):
+            assert other.stdout.readline() == "1\n"
+            time.sleep(0.3)
+            assert uploads_of(session) == [first]
+        assert other.stdout.readline() == "2\n"
+    assert uploads_of(session) == []
