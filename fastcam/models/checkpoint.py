@@ -160,9 +160,21 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> Path:
         },
         "history": checkpoint.history,
         "versions": {"fastcam": __version__, "torch": str(torch.__version__)},
-        "state_dict": checkpoint.model.state_dict(),
+        "state_dict": _inner(checkpoint.model).state_dict(),
     }
     return write_atomic(path, lambda file: torch.save(payload, file), ours=is_checkpoint)
+
+
+def _inner(model: nn.Module) -> nn.Module:
+    """Without torch.compile's wrapper, or that of processes or devices, whose names the loaded
+    model would not have."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
 
 
 # What is said of a file that holds a plain state dict.

@@ -61,6 +61,16 @@ def optimizer_of(model: nn.Module, config: TrainConfig, *, scaled: bool = False)
     return optim.Lamb(groups, lr=lr, betas=(config.momentum, 0.999), max_grad_norm=None)
 
 
+def lay_out(optimizer: Optimizer) -> None:
+    """Bring a loaded state to the parameters' memory format, which may be another than when it was
+    saved: fused SGD takes both as they lie in memory."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            fits = isinstance(value, torch.Tensor) and value.shape == parameter.shape
+            if fits and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
 def rate(config: TrainConfig) -> float:
     """The highest learning rate of a run: linear in the batch where ``lr_batch`` is given."""
     return config.lr * (config.batch_size / config.lr_batch if config.lr_batch else 1.0)

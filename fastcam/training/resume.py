@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from fastcam._util.files import write_atomic
@@ -164,6 +164,25 @@ class ResumeCheckpoint(Checkpoint):
 
     def _ending(self) -> bool:
         return self.processes.any(self.stop.asked is not None)[0]
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """The best weights of a run, whose folder may have been moved since it was stopped.
+
+    Lightning's forgets the best score if its folder is another one, and then takes the next epoch's
+    weights for better.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        def here(path: str | None) -> str | None:
+            return str(Path(str(self.dirpath)) / Path(path).name) if path else path
+
+        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+        moved = {name: here(state_dict[name]) for name in paths if name in state_dict}
+        best = {here(path): score for path, score in state_dict.get("best_k_models", {}).items()}
+        super().load_state_dict(
+            {**state_dict, **moved, "best_k_models": best, "dirpath": self.dirpath}
+        )
 
 
 class Patience(EarlyStopping):

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.environments import TorchElasticEnvironment
 from torch import nn
 
@@ -37,6 +36,7 @@ from fastcam.training.processes import Processes, check_counts, launched, severa
 from fastcam.training.recalibrate import recalibrate
 from fastcam.training.resume import (
     AtomicCheckpointIO,
+    BestCheckpoint,
     Patience,
     ResumeCheckpoint,
     read_run_state,
@@ -169,9 +169,15 @@ def _train(
         )
     exclusive = bool(getattr(described, "exclusive", False))
     checkpoint = initial_checkpoint(config, list(described.attributes), exclusive)
+    if folder is None and checkpoint.attributes != list(described.attributes):
+        raise ValueError(  # of a folder the columns are taken by name
+            f"data: expected batches whose labels are {', '.join(checkpoint.attributes)}, in this "
+            f"order, got {', '.join(described.attributes)}"
+        )
     check_kind(checkpoint, exclusive, "the data")
     task = AttributeTask(checkpoint, config, loss)
     task.share.rank, task.share.count = processes.rank, processes.count
+    task.alone = False
     resuming = processes.first(lambda: resume.is_file())
     if resuming and (first or not resume.is_file()):
         read_run_state(resume, task)  # a damaged one is told before all images are read
@@ -186,7 +192,7 @@ def _train(
     history = History(out / HISTORY, task.examine, every=every)
     callbacks: list[Any] = [history]
     if config.patience:
-        best = ModelCheckpoint(
+        best = BestCheckpoint(
             dirpath=out,
             filename=Path(BEST).stem,
             monitor="valid/loss",

@@ -38,7 +38,7 @@ from fastcam.training.objective import (
     multiclass_loss,
     multilabel_loss,
 )
-from fastcam.training.optimizers import optimizer_of, schedule_of
+from fastcam.training.optimizers import lay_out, optimizer_of, schedule_of
 
 
 class AttributeTask(LightningModule):
@@ -120,6 +120,9 @@ class AttributeTask(LightningModule):
             )
         #: Of this process, where dropout is shared among processes or the parts of a batch.
         self.share = BatchShare(0, 1)
+        #: Whether it is in a Trainer of the user's, whose processes draw for themselves.
+        self.alone = True
+        self._batch = 0
         self.accumulation: Accumulation | None = None
         if config.accumulate > 1:
             self.automatic_optimization = False
@@ -154,9 +157,25 @@ class AttributeTask(LightningModule):
 
     def draw(self) -> None:
         """Make dropout a function of (seed, step): a resumed run and a control draw the same."""
-        torch.manual_seed(derive_seed(self.config.seed, 2, self.trainer.global_step))
+        numbers = [2, self.trainer.global_step]
+        if self.alone and (self.trainer.accumulate_grad_batches > 1 or self.global_rank):
+            # A step then has several batches, or others have it, too; train() sees to its own.
+            numbers += [self._batch, self.global_rank]
+        torch.manual_seed(derive_seed(self.config.seed, *numbers))
+
+    def on_fit_start(self) -> None:
+        if self.trainer.gradient_clip_val is not None:
+            raise ValueError(
+                "gradient_clip_val: expected None beside AttributeTask, which clips by "
+                f"TrainConfig.clip, got {self.trainer.gradient_clip_val}"
+            )
+
+    def on_train_start(self) -> None:
+        for optimizer in self.trainer.optimizers:
+            lay_out(optimizer)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        self._batch = batch_idx
         self.draw()
         self.nonfinite.before_step()
         data: Any = getattr(self.trainer, "datamodule", None)

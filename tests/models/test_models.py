@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import math
 import pickle
@@ -109,6 +110,16 @@ def test_a_checkpoint_comes_back_whole(tmp_path: Path) -> None:
     payload = torch.load(path, weights_only=True)
     assert payload["versions"]["torch"] == str(torch.__version__)
     assert [p.name for p in path.parent.iterdir()] == ["model.pt"]
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
+def test_a_wrapped_model_is_saved_as_what_it_wraps(
+    wrap: Callable[[nn.Module], nn.Module], tmp_path: Path
+) -> None:
+    saved = _checkpoint()
+    wrapped = dataclasses.replace(saved, model=wrap(saved.model))
+    loaded = load_checkpoint(save_checkpoint(tmp_path / "model.pt", wrapped))
+    torch.testing.assert_close(dict(loaded.model.state_dict()), dict(saved.model.state_dict()))
 
 
 def test_a_checkpoint_without_a_part_and_one_that_would_run_code_are_refused(

@@ -272,6 +272,8 @@ class _Single:
     strategy = None
     global_step = 0
     world_size = 1
+    global_rank = 0
+    accumulate_grad_batches = 1
 
 
 def test_batch_norm_is_told_of_and_keeps_the_means_of_one_pass(data: Path, tmp_path: Path) -> None:

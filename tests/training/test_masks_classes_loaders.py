@@ -352,6 +352,9 @@ def test_a_loader_of_one_s_own_trains_and_fine_tunes(
     assert train(guided, tmp_path / "guided", data=own).kept
     again = train(guided, tmp_path / "again", data=own)
     assert same_weights(result.checkpoint, again.checkpoint)
+    turned = Batches(*loaders, attributes=["frame", "red"])
+    with pytest.raises(ValueError, match="whose labels are red, frame, in this order, got frame"):
+        train(guided, tmp_path / "turned", data=turned)
     hides = dataclasses.replace(guided, without="outside")
     with pytest.raises(ValueError, match="without: batches of your own .* got 'outside'"):
         train(hides, tmp_path / "none", data=own)

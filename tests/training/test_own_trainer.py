@@ -17,7 +17,7 @@ from tiny_faces import MODEL, TinyNet
 from trainer_worker import CONFIG, NAMES, SHARES, Shares, fit
 
 from fastcam.models.checkpoint import Checkpoint, Preprocessing
-from fastcam.training import AttributeTask
+from fastcam.training import AttributeTask, TrainConfig
 
 
 def trainer(**options: Any) -> Trainer:
@@ -41,6 +41,38 @@ def test_a_validation_in_inference_mode_is_that_without() -> None:
     fitted = {k: v for k, v in training.callback_metrics.items() if k.startswith("valid/")}
     assert fitted.keys() == plain[0].keys()
     assert trainer().validate(task, Shares(), verbose=False) == [fitted]
+
+
+class Drawing(torch.utils.data.Dataset):
+    """Images drawn when they are asked for."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"image": torch.randn(3, 32, 32), "labels": torch.ones(len(NAMES))}
+
+
+def test_the_parts_of_a_step_draw_for_themselves() -> None:
+    seen: list[torch.Tensor] = []
+
+    class Seeing(AttributeTask):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            seen.append(batch["image"].clone())
+            return super().training_step(batch, batch_idx)
+
+    checkpoint = Checkpoint(TinyNet(len(NAMES)), MODEL, NAMES, Preprocessing(32, "crop"))
+    task = Seeing(checkpoint, TrainConfig())
+    loader = torch.utils.data.DataLoader(Drawing(), batch_size=1)
+    trainer(accumulate_grad_batches=4, limit_val_batches=0).fit(task, loader)
+    assert len(seen) == 8
+    assert len({tuple(image.flatten()[:9].tolist()) for image in seen}) == 8
+
+
+def test_the_trainer_s_clipping_is_refused_beside_the_task_s() -> None:
+    checkpoint = Checkpoint(TinyNet(len(NAMES)), MODEL, NAMES, Preprocessing(32, "crop"))
+    with pytest.raises(ValueError, match=r"gradient_clip_val: expected None .*, got 0\.5"):
+        trainer(gradient_clip_val=0.5).fit(AttributeTask(checkpoint, CONFIG), Shares())
 
 
 @pytest.mark.skipif(

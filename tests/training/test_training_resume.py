@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_faces import MODEL, write_faces
-from tiny_runs import run_config, same_weights, until_saved
+from tiny_runs import run_config, same_weights, until_saved, weights_of
 from torch import Tensor
 
 from fastcam.training import GuidanceConfig, train
@@ -190,6 +190,42 @@ def test_a_run_killed_after_its_last_epoch_is_over(
     resumed = train(config, tmp_path / "killed")
     assert resumed.epochs == whole.epochs < 40
     assert same_weights(resumed.checkpoint, whole.checkpoint)
+
+
+def test_a_run_whose_folder_was_moved_keeps_its_best_weights(data: Path, tmp_path: Path) -> None:
+    config = run_config(data, epochs=40, patience=3, lr=0.3)
+    whole = train(config, tmp_path / "whole")
+    losses = [row["valid/loss"] for row in read_history(whole.history) if "valid/loss" in row]
+    best = min(range(len(losses)), key=losses.__getitem__)
+    assert best + 1 < len(losses)
+
+    def stop(what: str, *_: Any) -> None:
+        if what.startswith(f"epoch {best + 2}"):
+            raise _Killed
+
+    with pytest.raises(_Killed):
+        train(config, tmp_path / "run", progress=stop)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    moved = train(config, tmp_path / "moved")
+    assert same_weights(moved.checkpoint, whole.checkpoint)
+    assert moved.after == whole.after
+
+
+def test_a_run_goes_on_in_another_memory_format(data: Path, tmp_path: Path) -> None:
+    """Fused SGD takes momenta as they lie in memory."""
+    config = run_config(data, patience=0, model="small")
+    whole = train(config, tmp_path / "whole")
+
+    def stop(what: str, *_: Any) -> None:
+        if what.startswith("epoch 2"):
+            raise _Killed
+
+    with pytest.raises(_Killed):
+        train(config, tmp_path / "run", progress=stop)
+    changed = train(dataclasses.replace(config, channels_last=True), tmp_path / "run")
+    torch.testing.assert_close(
+        weights_of(changed.checkpoint), weights_of(whole.checkpoint), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_an_interrupted_run_says_so_and_goes_on(data: Path, tmp_path: Path) -> None:
