@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from typing import TextIO
 
 BENCHMARKS = {
     "cpu": "ops, training step and peers on the CPU, side by side (the default)",
@@ -21,14 +22,22 @@ BENCHMARKS = {
 MODULES = {"resources": "cuda_resources", "report": "speed_report", "fuzz-guided": "fuzz_guided"}
 
 
+def _list(file: TextIO) -> None:
+    for known, what in BENCHMARKS.items():
+        print(f"  {known:<12} {what}", file=file)
+
+
 def main(arguments: list[str]) -> int:
+    if arguments and arguments[0] in ("-h", "--help"):
+        print("usage: python -m bench [NAME] [options]\n\nBenchmarks (NAME --help: its options):")
+        _list(sys.stdout)
+        return 0
     name = "cpu"
     if arguments and not arguments[0].startswith("-"):
         name, *arguments = arguments
     if name not in BENCHMARKS:
         print(f"no benchmark {name!r}; there are:", file=sys.stderr)
-        for known, what in BENCHMARKS.items():
-            print(f"  {known:<12} {what}", file=sys.stderr)
+        _list(sys.stderr)
         return 2
     return importlib.import_module(f"bench.{MODULES.get(name, name)}").main(arguments)
 

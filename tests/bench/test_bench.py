@@ -79,6 +79,16 @@ def test_names_of_the_targets_are_those_of_the_suite():
     assert ATTEND in cases
 
 
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help_lists_the_benchmarks(option, capsys):
+    assert bench.main([option]) == 0
+    said = capsys.readouterr().out
+    assert all(f"\n  {name} " in said and what in said for name, what in bench.BENCHMARKS.items())
+    with pytest.raises(SystemExit, match="0"):
+        bench.main(["report", option])
+    assert "usage: python -m bench report" in capsys.readouterr().out
+
+
 def test_report_writes_tables_and_plots(tmp_path):
     (tmp_path / "cpu.json").write_text(json.dumps({"machine": ABOUT, "results": RECORDS}))
     assert bench.main(["report", "--results", str(tmp_path)]) == 0

@@ -158,6 +158,20 @@ TEST(plans_cover_a_sample_and_fit) {
   }
 }
 
+TEST(a_backward_of_too_many_targets_is_refused) {
+  const auto refused = [](int64_t targets, int element) {
+    try {
+      CHECK(backward(kAlexNet, 2, targets, element).shared_bytes <= kSharedBytes);
+    } catch (const std::runtime_error&) {
+      return true;
+    }
+    return false;
+  };
+  // A scale and a row's factor of every target are in shared memory.
+  CHECK(!refused(6144, 4) && refused(6145, 4) && refused(6200, 2) && refused(1 << 28, 4));
+  CHECK(!refused(3072, 8) && refused(3073, 8) && refused(4000, 8));
+}
+
 TEST(what_no_cluster_holds_has_no_plan) {
   CHECK(!plan_pass(shape({64, 0}, 1, 1)));
   CHECK(!plan_pass(shape({65536, 224}, 1, 1)));

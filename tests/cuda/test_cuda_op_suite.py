@@ -21,6 +21,8 @@ OF_OTHER_CODE = {
     "test_cam_iou_transforms",  # the reference
     "test_cam_iou_values",  # the CPU kernel alone looks at values
     "test_copies",  # the CPU kernels, profiled
+    "test_flush_denormal",  # conversions of the CPU's vectors
+    "test_thread_counts",  # the CPU's threads
     "test_compile",  # torch's dispatcher and compiler, which know nothing of the emulator
     "test_layouts",
     "test_threads",  # the emulator has one device, for one thread

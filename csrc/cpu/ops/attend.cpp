@@ -2,6 +2,7 @@
 // of cpu/kernels/attend.h.
 #include "ops/attend.h"
 
+#include <algorithm>
 #include <numeric>
 
 #include "cpu/kernels/attend.h"
@@ -25,10 +26,15 @@ void run_attend_forward(const Tensor&, const AttendForward& op, ScalarKind kind)
   const Scratch row_sums(rows * int64_t(sizeof(double)));
   AttendForward by_row = op;
   by_row.mask_sum = row_sums.get();
-  parallel_over(rows, s.cells * op.curve_count, [&](int64_t begin, int64_t end) {
+  // Several curves pool rows in groups, and a row's last bits depend on whether it is in one: the
+  // groups are the same for any number of threads.
+  const int64_t group = op.pool && op.curve_count > 1 ? kAttendRows : 1;
+  const auto body = [&](int64_t begin, int64_t end) {
     const Scratch scratch(attend_scratch_bytes(s.cells));
-    attend_kernels().attend_forward(by_row, kind, begin, end, scratch.get());
-  });
+    attend_kernels().attend_forward(by_row, kind, begin * group, std::min(rows, end * group),
+                                    scratch.get());
+  };
+  parallel_over(ceil_div(rows, group), group * s.cells * op.curve_count, body);
   with_acc(kind, [&](auto acc) {
     using Acc = decltype(acc);
     const Acc* from = static_cast<const Acc*>(row_sums.get());

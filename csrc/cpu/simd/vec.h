@@ -142,10 +142,13 @@ FASTCAM_INLINE Vec<float> load(const BFloat16* p) {
 }
 FASTCAM_INLINE Vec<float> load(const Half* p) {
   const IntVec bits = load_bits(&p->bits);
-  // Shifted into place a half is 2^112 times too small, subnormals included; inf and NaN then need
-  // float's all-ones exponent.
+  // Shifted into place a half is 2^112 times too small; inf and NaN then need float's all-ones
+  // exponent. A subnormal half is taken from 2^-14 on and never through a subnormal float, which
+  // torch.set_flush_denormal makes zero.
   const IntVec magnitude = (bits & 0x7fff) << 13;
-  const IntVec scaled = (IntVec)((Vec<float>)magnitude * 0x1p112f);
+  const IntVec normal = magnitude + (112 << 23);
+  const IntVec small = (IntVec)((Vec<float>)(magnitude + (113 << 23)) - 0x1p-14f);
+  const IntVec scaled = (magnitude < (1 << 23)) ? small : normal;
   const IntVec special = magnitude | 0x7f800000;
   const IntVec sign = (bits & 0x8000) << 16;
   return (Vec<float>)(((magnitude >= (0x1f << 23)) ? special : scaled) | sign);

@@ -329,10 +329,11 @@ inline PassBackwardPlan plan_pass_backward(const PassShape& s, int max_vector) {
   }
   plan.splits = int(ceil_div(rows, plan.rows));
   plan.blocks = s.batch * plan.splits;
-  plan.shared_bytes = int(std::min<int64_t>(
-      pass_scales(int(round_up(s.targets, s.per_pass))) * s.acc +
-          round_up(plan.rows * row_bytes, 16) + plan.column_stride * (16 / s.acc) * int64_t(s.acc),
-      INT32_MAX));
+  const int64_t shared = int64_t(pass_scales(int(round_up(s.targets, s.per_pass)))) * s.acc +
+                         round_up(plan.rows * row_bytes, 16) +
+                         plan.column_stride * (16 / s.acc) * int64_t(s.acc);
+  if (shared > kSharedBytes) throw std::runtime_error("fastcam: a backward of too many targets");
+  plan.shared_bytes = int(shared);
   return plan;
 }
 
