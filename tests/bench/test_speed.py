@@ -259,7 +259,11 @@ def narrow_alexnet() -> nn.Module:
 
 
 def test_host_time_of_a_guided_step():
-    """Python and torch's calls around the arithmetic, which a GPU would wait for."""
+    """Python and torch's calls around the arithmetic, which a GPU would wait for.
+
+    What they are of the plain step depends on how fast a processor is at that step's convolutions:
+    guidance adds .12 to .26 of it with AVX2 and .32 to .38 with AVX-512.
+    """
     net, images = narrow_alexnet(), torch.randn(4, 3, 128, 128)
     labels, regions = (torch.rand(4, 8) > 0.5).float(), torch.rand(4, 7, 7)
     optimizer = torch.optim.SGD(net.parameters(), 1e-4, momentum=0.9)
@@ -294,8 +298,8 @@ def test_host_time_of_a_guided_step():
         candidates,
         {
             ("plain", "tapped"): 0.9,
-            ("plain", "exact"): 0.77,
-            ("plain", "mean dropout"): 0.77,
+            ("plain", "exact"): 0.65,
+            ("plain", "mean dropout"): 0.65,
         },
     )
 
