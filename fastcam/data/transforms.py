@@ -136,6 +136,8 @@ class RegionCutout(v2.Transform):
         super().__init__()
         check.number("share", share, "in [0, 1]", lambda x: 0 <= x <= 1)
         check.one_of("fill", fill, ("mean", "blur"))
+        if not isinstance(regions, (str, Region, MaskRegion, type(None))):
+            raise TypeError(f"regions: expected text, a region or None, got {regions!r}")
         self.regions = Region.parse(regions) if isinstance(regions, str) else regions
         self.share, self.fill, self.outside = share, fill, outside
 

@@ -173,6 +173,11 @@ class BestCheckpoint(ModelCheckpoint):
     weights for better.
     """
 
+    @property
+    def state_key(self) -> str:
+        """As of Lightning's own, so that runs go on that were stopped before this class was."""
+        return super().state_key.replace(type(self).__qualname__, ModelCheckpoint.__qualname__, 1)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         def here(path: str | None) -> str | None:
             return str(Path(str(self.dirpath)) / Path(path).name) if path else path

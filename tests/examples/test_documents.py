@@ -40,6 +40,24 @@ def test_the_readme_s_loop_trains() -> None:
     assert all(p.grad is not None for p in names["model"].parameters())
 
 
+def test_the_readme_s_cutout_hides_all_but_the_mask() -> None:
+    from torchvision import tv_tensors
+
+    from fastcam.data import RegionCutout
+
+    (shown,) = re.findall(r"`(RegionCutout\(.+?\))`", (ROOT / "README.md").read_text())
+    cutout = eval(shown, {"RegionCutout": RegionCutout})
+    assert cutout.share == 0.25
+    with pytest.raises(TypeError, match=r"regions: expected text, a region or None, got 0\.25"):
+        RegionCutout(0.25)  # type: ignore[arg-type]
+    cutout.share = 1.0
+    image, mask = torch.rand(3, 8, 8), torch.zeros(8, 8, dtype=torch.bool)
+    mask[2:5, 2:5] = True
+    hidden, _ = cutout(tv_tensors.Image(image), tv_tensors.Mask(mask))
+    changed = (hidden != image).any(0)
+    assert not changed[mask].any() and changed[~mask].all()
+
+
 @pytest.mark.slow
 def test_the_readme_s_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One after the other as they stand, on few faces and for one epoch."""

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny_faces import MODEL, write_faces
 from tiny_runs import run_config, same_weights, until_saved, weights_of
 from torch import Tensor
 
 from fastcam.training import GuidanceConfig, train
 from fastcam.training.history import read_history
+from fastcam.training.resume import BestCheckpoint
 from fastcam.training.task import AttributeTask
 
 GUIDANCE = GuidanceConfig(
@@ -209,6 +211,11 @@ def test_a_run_whose_folder_was_moved_keeps_its_best_weights(data: Path, tmp_pat
     moved = train(config, tmp_path / "moved")
     assert same_weights(moved.checkpoint, whole.checkpoint)
     assert moved.after == whole.after
+
+
+def test_the_best_weights_are_found_by_lightning_s_name(tmp_path: Path) -> None:
+    mine, theirs = (kind(tmp_path, monitor="a") for kind in (BestCheckpoint, ModelCheckpoint))
+    assert mine.state_key == theirs.state_key
 
 
 def test_a_run_goes_on_in_another_memory_format(data: Path, tmp_path: Path) -> None:
