@@ -143,7 +143,13 @@ def check_build_tools(setuptools_version: str, pybind11: bool | None = None) -> 
 def check_host_compiler(env: Mapping[str, str]) -> str:
     """Version line of the C++ compiler; BuildError without one."""
     compiler = env.get("CXX", "c++")
-    version = run(*compiler.split(), "--version").strip()
+    if len(compiler.split()) > 1 and shutil.which(compiler) is None:
+        raise BuildError(
+            f"CXX={compiler!r}: torch's builder takes it for the name of one program. Give options "
+            "in CFLAGS; for ccache put the folder of its links (often /usr/lib/ccache) before "
+            "the compiler's in PATH, and leave CXX at g++."
+        )
+    version = run(compiler, "--version").strip()
     if not version:
         raise BuildError(
             f"The C++ compiler {compiler!r} cannot be run. Install g++ 12 or newer, or point CXX "

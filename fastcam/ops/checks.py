@@ -255,7 +255,7 @@ def _values(
     if tensor.dtype == torch.bool:
         return
     if torch.compiler.is_compiling() or (tensor.is_cuda and _has_values(tensor)):
-        fits = (tensor >= low) & (tensor <= high)  # NaN does not
+        fits = tensor == tensor.clamp(low, high)  # NaN does not
         if on is not None:
             fits = fits | ~on[..., None, None]
         torch._assert_async(fits.all(), f"{name}: expected {expected}{advice}")

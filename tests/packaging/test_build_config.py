@@ -60,7 +60,9 @@ def test_missing_compiler_is_explained(nowhere):
 
 
 def test_compiler_with_arguments():
-    assert config.check_host_compiler({"CXX": "c++ -m64"})
+    assert config.check_host_compiler({"CXX": "c++"})
+    with pytest.raises(config.BuildError, match="(?s)one program.*ccache"):  # torch quotes it whole
+        config.check_host_compiler({"CXX": "ccache g++"})
 
 
 @pytest.fixture
