@@ -21,40 +21,23 @@ from fastcam._util.progress import Report
 READ_EVERY = 50
 
 
-class History(Callback):
-    """Collects the logged metrics, one record a step or validation, and writes them as CSV.
+class Reader(Callback):
+    """Reads what each step has logged, and has it examined.
 
     What a step logs stays on its device until it is read, in one transfer for ``every`` steps, and
     at the latest before a validation or a save. Every step's record is then examined, in order.
-    The records are part of the resume state, so a resumed run has one unbroken history.
 
     Args:
-        path: the CSV file, rewritten at the end of each epoch.
         examine: called with each step's record; what it raises ends the run, and until then no
             state is saved.
         every: steps between two transfers.
     """
 
-    def __init__(
-        self, path: Path, examine: Callable[[Mapping[str, float]], None], every: int = 1
-    ) -> None:
-        self.path, self.examine, self.every = path, examine, every
-        self.records: list[dict[str, float]] = []
+    def __init__(self, examine: Callable[[Mapping[str, float]], None], every: int = 1) -> None:
+        self.examine, self.every = examine, every
         self._unread: list[tuple[dict[str, float], dict[str, Tensor]]] = []
 
-    @property
-    def loss(self) -> float | None:
-        """``train/loss`` of the last step that was read."""
-        return next((r["train/loss"] for r in reversed(self.records) if "train/loss" in r), None)
-
-    def state_dict(self) -> dict[str, Any]:
-        self.read()
-        return {"records": self.records}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.records = list(state_dict["records"])
-
-    def read(self) -> None:
+    def read(self) -> list[dict[str, float]]:
         """Read and examine the steps since the last call.
 
         Raises:
@@ -64,8 +47,8 @@ class History(Callback):
         read = [{**step, **{k: next(values) for k in logged}} for step, logged in self._unread]
         for record in read:
             self.examine(record)
-        self.records += read
         self._unread.clear()
+        return read
 
     def _logged(self, trainer: Trainer, prefix: str) -> tuple[dict[str, float], dict[str, Tensor]]:
         # The trainer holds the last value of every metric; only those of this moment belong to the
@@ -79,6 +62,70 @@ class History(Callback):
         self._unread.append(self._logged(trainer, "train/"))
         if len(self._unread) >= self.every or trainer.is_last_batch:  # validation comes next
             self.read()
+
+
+class Examination(Reader):
+    """What a trainer of somebody else's has of a history: that each step is examined."""
+
+    def __init__(self, examine: Callable[[Mapping[str, float]], None]) -> None:
+        super().__init__(examine)
+        self._step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.every = 1 if pl_module.device.type == "cpu" else READ_EVERY
+        self._step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.global_step != self._step:  # a step may have several batches
+            self._step = trainer.global_step
+            super().on_train_batch_end(trainer, *args)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.read()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.read()
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self.read()
+
+
+class History(Reader):
+    """Collects the logged metrics, one record a step or validation, and writes them as CSV.
+
+    The records are part of the resume state, so a resumed run has one unbroken history.
+
+    Args:
+        path: the CSV file, rewritten at the end of each epoch.
+        examine, every: see :class:`Reader`.
+    """
+
+    def __init__(
+        self, path: Path, examine: Callable[[Mapping[str, float]], None], every: int = 1
+    ) -> None:
+        super().__init__(examine, every)
+        self.path = path
+        self.records: list[dict[str, float]] = []
+
+    @property
+    def loss(self) -> float | None:
+        """``train/loss`` of the last step that was read."""
+        return next((r["train/loss"] for r in reversed(self.records) if "train/loss" in r), None)
+
+    def state_dict(self) -> dict[str, Any]:
+        self.read()
+        return {"records": self.records}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.records = list(state_dict["records"])
+
+    def read(self) -> list[dict[str, float]]:
+        """As of a :class:`Reader`; what is read is kept."""
+        read = super().read()
+        self.records += read
+        return read
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.add_validation(trainer)

@@ -27,6 +27,7 @@ from fastcam.evaluation.splits import check_kind
 from fastcam.models import ModelSpec, save_checkpoint
 from fastcam.models.registry import register_all, registered
 from fastcam.training.config import NOTHING, TrainConfig
+from fastcam.training.fingerprint import batches_settings, loss_settings
 from fastcam.training.history import READ_EVERY, History, ProgressReport
 from fastcam.training.inputs import folder_batches, initial_checkpoint, open_data
 from fastcam.training.memory import keep_freed_memory
@@ -81,8 +82,11 @@ def train(
         out: folder of the run.
         data: batches in place of the folder that ``config.data`` names: :class:`Batches`, or a data
             module with ``attributes`` (and ``exclusive``). Augmentation, cut-out, order and limits
-            are then its own, and a killed run goes on with the epoch that it was in.
-        loss: of the labels, see :class:`AttributeTask`.
+            are then its own, and a killed run goes on with the epoch that it was in. The settings
+            hold their labels' names and, of :class:`Batches`, how many there are; whether the
+            images are the same nobody looks.
+        loss: of the labels, see :class:`AttributeTask`. The settings hold its name and what it was
+            made with (numbers, texts, tensors), not what it computes.
         progress: called with (what, done, total, note) while images are read and in each epoch.
 
     Returns:
@@ -105,7 +109,9 @@ def train(
     out = Path(out)
     settings = {**config.settings(), **digests(config)}
     if loss is not None:
-        settings["loss"] = getattr(loss, "__qualname__", type(loss).__name__)
+        settings |= loss_settings(loss)
+    if data is not None:
+        settings |= batches_settings(data)
     check_counts(config.devices, config.nodes)
     if data is not None and (config.devices > 1 or launched()):
         raise ValueError(

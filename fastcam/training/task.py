@@ -27,9 +27,10 @@ from fastcam.losses.reduce import averaged
 from fastcam.models import Checkpoint
 from fastcam.training.accumulate import Accumulation
 from fastcam.training.config import TrainConfig
-from fastcam.training.data import FolderBatches
+from fastcam.training.data import FolderBatches, check_batch
 from fastcam.training.group_dro import GroupDRO
 from fastcam.training.guidance import Guidance
+from fastcam.training.history import Examination
 from fastcam.training.nonfinite import ADVICE, NonfiniteSteps, TrainingDiverged
 from fastcam.training.objective import (
     LabelLoss,
@@ -81,7 +82,10 @@ class AttributeTask(LightningModule):
 
     Raises:
         ValueError: an attribute or a layer that the model does not have, or a loss beside the
-            model's own.
+            model's own; in training, batches of another form, labels beyond [0, 1], or a loader
+            without any.
+        TrainingDiverged: in training, the gradient is not finite (see ``config.nonfinite``; a GPU
+            is asked every 50 steps), or the validation loss is not.
     """
 
     def __init__(
@@ -170,12 +174,16 @@ class AttributeTask(LightningModule):
                 f"TrainConfig.clip, got {self.trainer.gradient_clip_val}"
             )
 
+    def configure_callbacks(self) -> list[Any]:
+        return [Examination(self.examine)] if self.alone else []  # train() has a history
+
     def on_train_start(self) -> None:
         for optimizer in self.trainer.optimizers:
             lay_out(optimizer)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         self._batch = batch_idx
+        check_batch(batch, self.checkpoint, self.guidance is not None, first=batch_idx == 0)
         self.draw()
         self.nonfinite.before_step()
         data: Any = getattr(self.trainer, "datamodule", None)
@@ -279,7 +287,16 @@ class AttributeTask(LightningModule):
         """Share of the run that is done: 0 in the first step, 1 in the last."""
         return self.trainer.global_step / max(self._total_steps() - 1, 1)
 
+    def on_train_epoch_end(self) -> None:
+        loop: Any = self.trainer.fit_loop.epoch_loop
+        if not loop.batch_progress.current.ready:
+            raise ValueError(
+                f"train: expected a loader that gives batches anew in each epoch, got none in epoch"
+                f" {self.trainer.current_epoch + 1} (an iterator is used up after the first)"
+            )
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        check_batch(batch, self.checkpoint, False, first=batch_idx == 0)
         # Maps need gradients, also in a trainer that validates in inference mode: copies made
         # outside of it may have them.
         with torch.inference_mode(False), torch.no_grad():
@@ -331,6 +348,11 @@ class AttributeTask(LightningModule):
         if self._has_several():
             called = self.trainer.strategy.reduce(called.int(), reduce_op="sum") > 0
         seen = [name for name, was in zip(means, called.tolist(), strict=True) if was]
+        if "loss" not in seen:
+            raise ValueError(
+                "valid: expected a loader that gives images anew in each validation, got none (an"
+                " iterator is used up after the first)"
+            )
         record = {f"valid/{name}": means[name].compute() for name in seen}
         record["valid/accuracy"] = self.val_accuracy.compute()
         loss = float(record["valid/loss"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -13,11 +14,12 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from networks import grids
 from tiny_faces import MODEL, TinyNet
 from trainer_worker import CONFIG, NAMES, SHARES, Shares, fit
 
 from fastcam.models.checkpoint import Checkpoint, Preprocessing
-from fastcam.training import AttributeTask, TrainConfig
+from fastcam.training import AttributeTask, GuidanceConfig, TrainConfig, TrainingDiverged
 
 
 def trainer(**options: Any) -> Trainer:
@@ -73,6 +75,105 @@ def test_the_trainer_s_clipping_is_refused_beside_the_task_s() -> None:
     checkpoint = Checkpoint(TinyNet(len(NAMES)), MODEL, NAMES, Preprocessing(32, "crop"))
     with pytest.raises(ValueError, match=r"gradient_clip_val: expected None .*, got 0\.5"):
         trainer(gradient_clip_val=0.5).fit(AttributeTask(checkpoint, CONFIG), Shares())
+
+
+GUIDED = TrainConfig(guidance=GuidanceConfig((("Lips", "mouth"),)))
+
+
+def batch(count: int = 4, **changes: Any) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(0)
+    found: dict[str, Any] = {
+        "image": torch.randn(count, 3, 32, 32, generator=generator),
+        "labels": (torch.rand(count, len(NAMES), generator=generator) < 0.6).float(),
+        "regions": grids(count, 1, 8, 8).float(),
+    }
+    return {k: v for k, v in {**found, **changes}.items() if v is not None}
+
+
+def loader(*batches: Any) -> Any:
+    return torch.utils.data.DataLoader(list(batches), batch_size=None)  # type: ignore[arg-type]
+
+
+def run(train: Any, valid: Any = None, config: TrainConfig = GUIDED, **options: Any) -> TinyNet:
+    torch.manual_seed(0)
+    net = TinyNet(len(NAMES))
+    exclusive = options.pop("exclusive", False)
+    checkpoint = Checkpoint(net, MODEL, NAMES, Preprocessing(32, "crop"), exclusive=exclusive)
+    trainer(**options).fit(AttributeTask(checkpoint, config), train, valid)
+    return net
+
+
+DARK = batch()["labels"]
+FORMS = {
+    "tuple": (tuple(batch().values()), "dict with 'image', 'labels', 'regions', got list of 3"),
+    "no regions": (batch(regions=None), "of 'regions' got keys image, labels"),
+    "a list": (batch(labels=DARK.tolist()), "all tensors; of 'labels' got list"),
+    "signs": (batch(labels=2 * DARK - 1), r"labels: expected 0 or 1, got -1 \("),
+    "NaN": (batch(labels=DARK * torch.nan), "labels: expected 0 or 1, got nan"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_batches_of_another_form_are_refused(form: str) -> None:
+    wrong, said = FORMS[form]
+    with pytest.raises((TypeError, ValueError), match=said):
+        run(loader(batch(), wrong))
+    if form != "no regions":  # which a validation can do without
+        with pytest.raises(
+            (TypeError, ValueError), match=said.replace(", 'regions', got", ", got")
+        ):
+            run(loader(batch()), loader(wrong))
+    run(loader(batch(labels=DARK / 2)), loader(batch(regions=None)))  # soft labels will do
+
+
+def test_classes_are_one_for_each_image() -> None:
+    config = TrainConfig()
+    for labels, said in [
+        (torch.tensor([0, 1, 2, 3]), r"labels: expected classes in \[0, 2\], got 3"),
+        (torch.tensor([0, 1, -1, 2]), r"labels: expected classes in \[0, 2\], got -1"),
+        (torch.ones(4, 3), "expected one class for each image, got a row with a sum of 3"),
+    ]:
+        with pytest.raises(ValueError, match=said):
+            run(loader(batch(labels=labels)), config=config, exclusive=True)
+    run(loader(batch(labels=torch.tensor([0, 1, 2, 2]))), config=config, exclusive=True)
+
+
+class Unsized:
+    def __init__(self, *batches: Any) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Any:
+        return iter(self.batches)
+
+
+def test_loaders_that_give_nothing_are_told() -> None:
+    with pytest.raises(ValueError, match="valid: expected a loader that gives images anew in each"):
+        run(loader(batch()), Unsized())
+    with pytest.raises(ValueError, match="valid: expected a loader that gives images anew in each"):
+        run(loader(batch()), iter([batch()]))
+    with pytest.raises(ValueError, match="train: expected a loader .* got none in epoch 2"):
+        run(iter([batch()]), Unsized(batch()))
+    run(Unsized(batch()), Unsized(batch(), batch(0)))
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_trainer_of_one_s_own_does_not_go_on_from_nan(accumulate: int) -> None:
+    """``nonfinite``, which ``train`` obeys."""
+    bad = batch(image=torch.full((4, 3, 32, 32), torch.nan))
+    config = dataclasses.replace(GUIDED, accumulate=accumulate)
+    with pytest.raises(TrainingDiverged, match="the attribute loss became nan in step 2 of 6"):
+        run(loader(batch(), bad, batch()), config=config)
+    skips = dataclasses.replace(config, nonfinite="skip")
+    net = run(loader(batch(), bad, batch()), loader(batch()), config=skips)
+    assert all(bool(p.isfinite().all()) for p in net.parameters())
+    with pytest.raises(TrainingDiverged, match="in step 10 of 24, as in the 9 skipped ones before"):
+        run(loader(*[bad] * 12), config=skips)
+
+
+def test_a_step_of_several_batches_is_skipped_once() -> None:
+    bad = batch(image=torch.full((4, 3, 32, 32), torch.nan))
+    skips = dataclasses.replace(GUIDED, nonfinite="skip")
+    run(loader(*[bad] * 12), config=skips, accumulate_grad_batches=3)  # eight steps
 
 
 @pytest.mark.skipif(
