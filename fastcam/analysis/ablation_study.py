@@ -171,7 +171,7 @@ def ablation(
             scores[name][measure].append(stored["means"][measure])
     if progress is not None:
         progress("training variants", len(runs), len(runs))
-    count = "all" if config.limit_train is None else f"the first {config.limit_train}"
+    count = "all" if config.limit_train is None else str(config.limit_train)
     trained = f"trained on {count} training images for at most {config.epochs} epoch(s)"
     return Ablation(list(seeds), scores, stored["means"]["majority"], stored["images"], trained)
 

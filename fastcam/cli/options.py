@@ -64,7 +64,7 @@ Attribute = Annotated[
     str, typer.Option("--attribute", "-a", help="Attribute whose Grad-CAM is meant.")
 ]
 Split = Annotated[str, typer.Option(help="train, valid, test or all.")]
-Limit = Annotated[int | None, typer.Option(help="Only the first so many images.")]
+Limit = Annotated[int | None, typer.Option(help="Only so many images.")]
 Processes = Annotated[int | None, typer.Option(help="Processes; all cores by default.")]
 DemoWorkers = Annotated[
     int, typer.Option("--workers", help="Processes that draw faces, and threads that read them.")

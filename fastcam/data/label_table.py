@@ -16,7 +16,8 @@ from fastcam.data.tables import SPLITS, not_utf8, text_lines
 
 #: What stands for a label that is there, and for one that is not, in any case.
 PRESENT = frozenset(["1", "1.0", "true", "yes"])
-ABSENT = frozenset(["0", "0.0", "-1", "false", "no"])
+ABSENT = frozenset(["0", "0.0", "-1", "-1.0", "false", "no"])
+_ZEROS = (("0", "0.0"), ("-1", "-1.0"))
 #: Words for the splits, in any case; the numbers are CelebA's.
 SPLIT_WORDS = {
     "train": "train", "training": "train", "0": "train",
@@ -73,7 +74,8 @@ class LabelTable:
         """A column of 0 and 1 (or −1 and 1, true and false, yes and no): bool [N].
 
         Raises:
-            ValueError: another cell; the message names its line.
+            ValueError: another cell, or both 0 and −1, of which one may mean that nobody knows; the
+                message names the line.
         """
         cells = [cell.lower() for cell in self[column]]
         for cell, line in zip(cells, self.lines, strict=True):
@@ -81,6 +83,13 @@ class LabelTable:
                 raise ValueError(
                     f"{self.path}, line {line}, {column}: expected 0 or 1, got {cell!r}"
                 )
+        absent = [next((i for i, c in enumerate(cells) if c in kind), -1) for kind in _ZEROS]
+        if min(absent) >= 0:
+            raise ValueError(
+                f"{self.path}, line {self.lines[max(absent)]}, {column}: expected 0 and 1, or -1"
+                " and 1, got both 0 and -1 (leave out the images of which nobody knows; of three"
+                f" classes it is `--classes {column}`)"
+            )
         return np.array([cell in PRESENT for cell in cells], bool)
 
     def splits(self, column: str) -> list[str]:

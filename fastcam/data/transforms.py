@@ -17,6 +17,8 @@ from fastcam.data.hiding import all_but, hide
 from fastcam.ops.checks import shares
 from fastcam.regions import MaskRegion, Region, flip_landmarks
 
+# What says where things are in an image.
+_PLACES = (tv_tensors.KeyPoints, tv_tensors.Mask, tv_tensors.BoundingBoxes)
 #: The square that ``fit="face"`` keeps of an aligned CelebA image (178 × 218): its side as a share
 #: of the width, its centre as shares of width and height. Forehead to chin, little background.
 FACE_SIDE, FACE_CENTRE = 128 / 178, (89 / 178, 121 / 218)
@@ -107,8 +109,9 @@ class RegionCutout(v2.Transform):
         cutout = RegionCutout()
         image, mask = cutout(image, mask)  # tv_tensors.Mask: what is hidden
 
-    As every v2 transform it takes dicts, tuples and more inputs too, and changes images (uint8 or
-    floating, [C, H, W]) alone. Whether an image is hidden is one draw from torch's generator.
+    As every v2 transform it takes dicts, tuples and more inputs too (bounding boxes among them),
+    and changes images (uint8 or floating, [C, H, W]) alone. Whether an image is hidden is one draw
+    from torch's generator.
 
     Args:
         regions: as :meth:`fastcam.regions.Region.parse` reads them, laid on the image by its
@@ -174,7 +177,7 @@ class RegionCutout(v2.Transform):
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         hidden = params["hidden"]
-        if hidden is None or isinstance(inpt, (tv_tensors.KeyPoints, tv_tensors.Mask)):
+        if hidden is None or isinstance(inpt, _PLACES):
             return inpt
         if not isinstance(inpt, torch.Tensor):
             raise TypeError(

@@ -209,7 +209,7 @@ def evaluate(
         split: ``"train"``, ``"valid"``, ``"test"`` or ``"all"``.
         landmarks: of faces: landmark table in place of the data folder's own.
         regions: of other data: where the masks lie, see :func:`fastcam.data.open_folder`.
-        limit: only the first so many images.
+        limit: only so many images, see :func:`fastcam.evaluation.splits.prepare_split`.
         cache: see :class:`fastcam.data.PreparedFaces`.
         progress: called with (done, total).
 

@@ -38,7 +38,8 @@ def prepare_split(
         landmarks: of faces: landmark table in place of the data folder's own.
         regions: that are going to be drawn, as texts: only their masks are read. Of faces all can
             be drawn.
-        limit: only the first so many images.
+        limit: only so many images: of faces the first, of others evenly spaced ones, as folders and
+            tables often hold one class after the other.
         cache: see :class:`fastcam.data.PreparedFaces`.
         workers: decoding threads.
         progress: called with (what, done, total) while images are decoded.
@@ -52,15 +53,17 @@ def prepare_split(
     folder = open_folder(data, landmarks=landmarks)
     check_kind(checkpoint, folder.exclusive, str(folder.root))
     found = folder.images(split, checkpoint.attributes, regions)
-    count = len(found) if limit is None else min(limit, len(found))
+    total = len(found)
+    count = total if limit is None else min(limit, total)
     if count == 0:
         raise ValueError(f"{folder.root} has no image in the {split} split")
-    kind: Any = PreparedFaces if isinstance(found, CelebA) else PreparedImages
+    faces = isinstance(found, CelebA)
+    kind: Any = PreparedFaces if faces else PreparedImages
     return kind(
         found,
         checkpoint.preprocessing.size,
         fit=checkpoint.preprocessing.fit,
-        indices=range(count),
+        indices=range(count) if faces else [i * total // count for i in range(count)],
         cache=cache,
         workers=workers,
         progress=labelled(progress, f"reading {split} images"),

@@ -82,7 +82,7 @@ class ExperimentConfig:
         fit: how images become squares, see :class:`fastcam.data.FitSquare`.
         epochs, lr, batch_size, schedule: of the networks that are fine-tuned, from scratch on all
             attributes.
-        limit_train, limit_valid, limit_test: only the first so many images of the data, in every
+        limit_train, limit_valid, limit_test: only so many images of the data, in every
             training and its validation, and in the test.
         precision: ``"float32"`` or ``"bfloat16"``.
         reliance_images: test images on which regions are hidden.

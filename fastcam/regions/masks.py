@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -183,8 +184,14 @@ def _on_cells(values: Any, rows: int, cols: int) -> Any:
         return values.clip(0, 1)
     if isinstance(values, np.ndarray):
         return (_shares(height, rows) @ values @ _shares(width, cols).T).clip(0, 1)
-    down, across = (_shares_on(values.device, *s) for s in ((height, rows), (width, cols)))
-    return (down @ values @ across.T).clip(0, 1)
+    import torch
+
+    device = values.device
+    down, across = (_shares_on(device, *s) for s in ((height, rows), (width, cols)))
+    # Autocast would make shares of the masks that are half as precise; of "meta" it knows nothing.
+    plain = nullcontext() if values.is_meta else torch.autocast(device.type, enabled=False)
+    with plain:
+        return (down @ values @ across.T).clip(0, 1)
 
 
 @lru_cache(maxsize=64)  # so that a training step copies nothing to its device for them

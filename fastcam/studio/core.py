@@ -60,7 +60,7 @@ class Subject:
         path: of the checkpoint.
         data: folder of the images.
         checkpoint: the network.
-        faces: the first test images, at its size.
+        faces: some of the test images, at its size.
         cells: height and width of its maps.
         regions: that the data have, by name.
         template: whether they are those of a face, so that there is a template to point at.

@@ -19,14 +19,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from fastcam._util.claim import LOCK
 from fastcam._util.files import json_with, make_folder, read_json, write_json
 
 Status = Literal["waiting", "running", "paused", "done", "failed", "cancelled"]
 #: Of a job that goes on by itself.
 ACTIVE: tuple[Status, ...] = ("waiting", "running")
 JOB, STATE, WISH, LOG = "job.json", "state.json", "wish.json", "log.txt"
-#: Seconds that a process has to write its first state: it imports torch.
-_STARTING = 120.0
+_KEPT = (JOB, STATE, WISH, LOG, LOCK)
 
 
 @dataclass(frozen=True)
@@ -203,8 +203,16 @@ class Job:
     def cancel(self) -> None:
         """Stop, and leave nothing of what was being made."""
         self._stop("cancel")
-        if not self.state().active:
-            self.write(replace(self.state(), status="cancelled", message=""))
+        state = self.state()
+        if not state.active and state.status != "done":  # a page may not have seen that it is
+            self.clear()
+            self.write(replace(state, status="cancelled", message="", process=None))
+
+    def clear(self) -> None:
+        """Remove what it has made; what was asked and its state stay."""
+        for path in self.folder.iterdir():
+            if path.name not in _KEPT:
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def _stop(self, wish: str) -> None:
         state = self.state()

@@ -38,7 +38,7 @@ class Recipe:
         pull: how hard it draws, relative to the labels.
         epochs: passes over the training images.
         seed: of batches, augmentation and dropout.
-        limit: only the first so many training images, None for all.
+        limit: only so many training images, None for all.
     """
 
     attribute: str

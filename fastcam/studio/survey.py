@@ -28,6 +28,8 @@ from fastcam.models import Checkpoint, grid_size, load_checkpoint
 
 FILE = "survey.json"
 _KEYS = ("attribute", "regions", "energies")
+#: Another number wherever other images are chosen, so that kept surveys are made again.
+_CHOOSING = 2
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,9 @@ class Survey:
 def survey_name(checkpoint: Path, data: Path, attribute: str, images: int) -> str:
     """A name for the survey of exactly this."""
     stat = checkpoint.stat()
-    what = [str(checkpoint), stat.st_mtime_ns, stat.st_size, str(data), attribute, images]
+    what = [
+        _CHOOSING, str(checkpoint), stat.st_mtime_ns, stat.st_size, str(data), attribute, images
+    ]  # fmt: skip
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
 
@@ -139,7 +143,7 @@ def survey(
     batch_size: int = 32,
     progress: Report | None = None,
 ) -> Survey:
-    """Look at the first images of a split.
+    """Look at some images of a split.
 
     Args:
         path: checkpoint.

@@ -104,7 +104,7 @@ class Watcher:
         self.moments = [*others, moment]
         content = {
             "faces": [self.faces.names[i] for i in self.rows],
-            "rows": self.rows,
+            "rows": [self.faces.rows[i] for i in self.rows],
             "moments": [vars(m) for m in self.moments],
         }
         write_json(self.folder / MAPS, content, ours=json_with("faces", "moments"))

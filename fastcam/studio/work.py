@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from fastcam.evaluation.splits import prepare_split
 from fastcam.faces import generate
 from fastcam.models import load_checkpoint
 from fastcam.studio.commands import evaluate_words, finetune_words, script
-from fastcam.studio.jobs import JOB, LOG, STATE, WISH, Job
+from fastcam.studio.jobs import Job
 from fastcam.studio.judging import chosen_faces, judge
 from fastcam.studio.recipes import Recipe
 from fastcam.studio.report import report_page
@@ -26,7 +25,6 @@ from fastcam.training import TrainConfig, train
 
 SCRIPT, PAGE = "commands.sh", "report.html"
 _FACES_SHOWN = 6
-_KEPT = (JOB, STATE, WISH, LOG, ".fastcam.lock")
 
 
 def start(job: Job, arguments: dict[str, Any], progress: Progress) -> None:
@@ -141,11 +139,4 @@ KINDS: dict[str, Callable[[Job, dict[str, Any], Progress], None]] = {
 }
 
 
-def clear(job: Job) -> None:
-    """Remove what a job has made; what was asked and its state stay."""
-    for path in job.folder.iterdir():
-        if path.name not in _KEPT:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-__all__ = ["KINDS", "PAGE", "SCRIPT", "checkpoint_of", "clear", "look", "start", "tune"]
+__all__ = ["KINDS", "PAGE", "SCRIPT", "checkpoint_of", "look", "start", "tune"]

@@ -126,9 +126,7 @@ def _step_back(job: Job) -> None:
 def _stopped(job: Job, progress: Progress) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if job.wish == "cancel":
-        from fastcam.studio import work
-
-        work.clear(job)
+        job.clear()
         progress.end("cancelled")
     else:
         progress.end("paused")

@@ -301,8 +301,8 @@ class TrainConfig:
         landmarks: of faces: landmark table in place of the data folder's own.
         regions: of other data: where the masks lie, in place of what ``fastcam init`` found: a
             folder with files named after the images, or a file in COCO's format.
-        limit_train: only the first so many training images.
-        limit_valid: only the first so many validation images.
+        limit_train: only so many training images.
+        limit_valid: only so many validation images.
         guidance: where to look, or None.
         seed: fixes initial weights, batch order, augmentation and dropout.
         device: where to compute; ``"auto"`` takes CUDA where there is a device.

@@ -234,6 +234,17 @@ def test_a_cut_out_takes_masks_that_were_images(outside: bool) -> None:
     assert covered.dtype == torch.float32 and torch.equal(covered, inside.float().expand(2, 8, 8))
 
 
+def test_a_cut_out_leaves_bounding_boxes_as_they_are() -> None:
+    image, mask = torch.rand(3, 8, 8), torch.zeros(8, 8, dtype=torch.bool)
+    mask[:3] = True
+    boxes = tv_tensors.BoundingBoxes([[0, 0, 8, 3]], format="XYXY", canvas_size=(8, 8))  # type: ignore[call-overload]
+    cutout = RegionCutout(share=1.0)
+    sample = {"image": image, "mask": tv_tensors.Mask(mask), "boxes": boxes}
+    found = cutout(sample)
+    assert found["boxes"] is boxes
+    assert torch.equal(found["image"], cutout(image, tv_tensors.Mask(mask))[0])
+
+
 def test_a_cut_out_names_masks_that_are_no_shares() -> None:
     image, mask = torch.rand(3, 8, 8), torch.ones(8, 8)
     for outside in (False, True):

@@ -375,6 +375,21 @@ def test_a_label_that_is_not_one_is_named(tmp_path: Path, odd: str, words: tuple
         open_folder(table_of(tmp_path, {"label": cells}))
 
 
+@pytest.mark.parametrize("form", ["{:d}", "{:.1f}"])
+def test_absent_and_unknown_are_not_one(tmp_path: Path, form: str) -> None:
+    cells = [form.format(2 * int(x) - 1) for x in SICK]
+    folder = open_folder(table_of(tmp_path, {"grave": cells}))
+    assert folder.attributes == ["grave"]
+    assert folder.images("all").labels[:, 0].tolist() == [float(x) for x in SICK]
+    # 0 and -1 in one column: difficult, uncertain, or one class of three.
+    cells[13] = form.format(0)
+    root = table_of(tmp_path, {"grave": cells})
+    wanted = r"t\.csv, line 15, grave: expected 0 and 1, or -1 and 1, got both 0 and -1 \(leave"
+    with pytest.raises(ValueError, match=wanted):
+        open_folder(root)
+    assert MaskedFolder(root, find_layout(root, classes="grave")).exclusive
+
+
 def test_one_blank_cell_of_a_short_table_is_named(tmp_path: Path) -> None:
     for i in range(5):
         image_file(tmp_path / "images" / f"n{i}.png")

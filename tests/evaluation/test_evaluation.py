@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_faces import ATTRIBUTES, MODEL, TinyNet, write_faces
 from torch import Tensor, nn
 
@@ -33,6 +34,7 @@ from fastcam.evaluation import (
     summarize,
 )
 from fastcam.evaluation.operating_point import threshold_for
+from fastcam.evaluation.splits import prepare_split
 from fastcam.evaluation.verdicts import THRESHOLDS
 from fastcam.models import Checkpoint, ModelSpec, model_spec, save_checkpoint
 from fastcam.models.checkpoint import Preprocessing
@@ -189,6 +191,21 @@ def test_evaluation_is_saved_and_read(data: Path, checkpoint: Checkpoint, tmp_pa
     (tmp_path / "e.json").write_text("{}")
     with pytest.raises(ValueError, match="is no evaluation"):
         Evaluation.load(tmp_path / "e.json")
+
+
+def test_some_images_are_of_all_classes_where_one_folder_follows_the_other(tmp_path: Path) -> None:
+    for i, kind in enumerate(("ant", "bee", "cat")):
+        for number in range(7 + i):
+            path = tmp_path / "test" / kind / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8)).save(path)
+    checkpoint = Checkpoint(
+        TinyNet(3).eval(), MODEL, ["ant", "bee", "cat"], Preprocessing(32), exclusive=True
+    )
+    some = prepare_split(checkpoint, tmp_path, "test", limit=6, cache=False)
+    assert some.labels.sum(0).tolist() == [2, 2, 2]
+    assert some.rows == [0, 4, 8, 12, 16, 20]
+    assert len(prepare_split(checkpoint, tmp_path, "test", limit=99, cache=False)) == 24
 
 
 def test_models_side_by_side(data: Path, checkpoint: Checkpoint, tmp_path: Path) -> None:

@@ -92,6 +92,18 @@ def test_tensors_as_arrays(dtype: torch.dtype) -> None:
     np.testing.assert_allclose(found.numpy(), wanted, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_shares_are_as_exact_under_autocast(dtype: torch.dtype) -> None:
+    masks = torch.rand(2, 1, 40, 40)
+    region = MaskRegion(("wing",), (0,))
+    wanted, drawn = from_masks(masks, 7), (255 * masks).byte()
+    whole = region.grid(drawn, (40, 40), (7, 7))
+    with torch.autocast("cpu", dtype):
+        found = from_masks(masks, 7), region.grid(drawn, (40, 40), (7, 7))
+    assert found[0].dtype == torch.float32 and torch.equal(found[0], wanted)
+    assert found[1].dtype == torch.float32 and torch.equal(found[1], whole)
+
+
 def test_area_is_kept_and_full_is_one() -> None:
     masks = torch.rand(4, 1, 224, 224)
     found = from_masks(masks, 13)

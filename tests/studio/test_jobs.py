@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fastcam.studio import worker
-from fastcam.studio.jobs import Job, State, own_process
+from fastcam.studio.jobs import Job, State, Status, own_process
 from fastcam.studio.worker import Progress
 
 
@@ -66,6 +66,25 @@ def test_cancelled_before_it_began(tmp_path: Path) -> None:
     job.write(State(status="waiting", stage="waiting for the work of others"))
     job.cancel()
     assert job.state().status == "cancelled"
+
+
+@pytest.mark.parametrize("status", ["paused", "failed"])
+def test_cancelled_when_it_stands_still_it_leaves_nothing(tmp_path: Path, status: Status) -> None:
+    job = Job.make(tmp_path / "job", "tune", {})
+    job.write(State(status=status))
+    (job.folder / "after").mkdir()
+    (job.folder / "after" / "model.pt").write_bytes(b"x")
+    job.cancel()
+    assert job.state().status == "cancelled" and job.content()["kind"] == "tune"
+    assert {p.name for p in job.folder.iterdir()} == {"job.json", "state.json", "wish.json"}
+
+
+def test_what_is_done_cannot_be_cancelled(tmp_path: Path) -> None:
+    job = Job.make(tmp_path / "job", "tune", {})
+    (job.folder / "after").mkdir()
+    job.write(State(status="done"))
+    job.cancel()  # by a page that has not seen it yet
+    assert job.state().status == "done" and (job.folder / "after").is_dir()
 
 
 def test_an_error_is_a_sentence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
