@@ -19,6 +19,7 @@ import argparse
 import csv
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -133,7 +134,7 @@ def run(out: Path, count: int | None = None, epochs: int = 8, seed: int = 0) -> 
 
     guidance = GuidanceConfig(targets=(("loop", "writing"),))
     control = GuidanceConfig(targets=(("loop", "writing"),), pull=0.0)
-    common = {"seed": seed, "device": "cpu", "augment": "none"}
+    common: dict[str, Any] = {"seed": seed, "device": "cpu", "augment": "none"}
     with progress_bars() as report:
         start = train(
             TrainConfig(

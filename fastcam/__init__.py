@@ -9,6 +9,8 @@ they need.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 __version__ = "0.1.0"
 
 from fastcam._util import interrupt
@@ -21,6 +23,7 @@ from fastcam.cam.maps import grad_cam_maps  # noqa: E402
 from fastcam.cam.tap import ActivationTap  # noqa: E402
 from fastcam.losses import *  # noqa: E402, F403
 from fastcam.losses import __all__ as _losses  # noqa: E402
+from fastcam.losses.cam import *  # noqa: E402, F403  (mypy misses these in the star above)
 from fastcam.ops.library import build_info  # noqa: E402
 
 __all__ = [
@@ -32,6 +35,20 @@ __all__ = [
     "reference",
 ]
 __all__ += _losses
+
+if TYPE_CHECKING:
+    from fastcam import analysis as analysis
+    from fastcam import data as data
+    from fastcam import demos as demos
+    from fastcam import evaluation as evaluation
+    from fastcam import experiments as experiments
+    from fastcam import faces as faces
+    from fastcam import heads as heads
+    from fastcam import models as models
+    from fastcam import regions as regions
+    from fastcam import report as report
+    from fastcam import studio as studio
+    from fastcam import training as training
 
 _PARTS = (
     "analysis",
@@ -47,4 +64,5 @@ _PARTS = (
     "studio",
     "training",
 )
-__getattr__, __dir__ = attach(__name__, dict.fromkeys(_PARTS, ""))
+if not TYPE_CHECKING:  # a checker would take any name for one of these, of any type
+    __getattr__, __dir__ = attach(__name__, dict.fromkeys(_PARTS, ""))

@@ -105,7 +105,7 @@ class Balance(nn.Module):
         pull: float | Sequence[float] = 1.0,
         every: int | None = 8,
         *,
-        sync: str = "global",
+        sync: Sync = "global",
         process_group: Any = None,
     ) -> None:
         super().__init__()
