@@ -50,7 +50,6 @@ class CocoFiles:
         self._paths = [*map(Path, paths)]
         self._files: list[Any] = []
         self._states: list[tuple[int, ...]] = []
-        categories: dict[str, None] = {}
         self._ids: list[dict[str, list[int]]] = []
         for number, path in enumerate(self._paths):
             if not path.is_file():
@@ -60,24 +59,24 @@ class CocoFiles:
                     f"{path} is no annotation file in COCO's format: expected a JSON object with"
                     " images, annotations and categories"
                 )
-            with contextlib.redirect_stdout(io.StringIO()):  # it tells how long reading took
-                file = coco.COCO(str(path))
-            self._files.append(file)
             self._states.append(file_state(path))
-            ids: dict[str, list[int]] = {}
-            for category in sorted(file.cats.values(), key=lambda c: c["id"]):
-                # A region's text has commas between names.
-                ids.setdefault(str(category["name"]).replace(",", " "), []).append(category["id"])
-            self._ids.append(ids)
-            categories |= dict.fromkeys(ids)
-            below = ""
-            with contextlib.suppress(ValueError):
-                below = f"{path.parent.relative_to(folder).as_posix()}/".removeprefix("./")
-            for entry in file.imgs.values():
-                name = known.find(below + entry["file_name"]) or known.find(entry["file_name"])
-                if name is not None:
-                    self._at[name] = number, entry["id"]
-        self.names = tuple(categories)
+            try:
+                with contextlib.redirect_stdout(io.StringIO()):  # it tells how long reading took
+                    file = coco.COCO(str(path))
+                self._files.append(file)
+                self._ids.append(_ids(file))
+                below = ""
+                with contextlib.suppress(ValueError):
+                    below = f"{path.parent.relative_to(folder).as_posix()}/".removeprefix("./")
+                for entry in file.imgs.values():
+                    name = known.find(below + entry["file_name"]) or known.find(entry["file_name"])
+                    if name is not None:
+                        self._at[name] = number, entry["id"]
+            except KeyError as error:
+                raise ValueError(
+                    f"{path}: an entry of images, annotations or categories lacks {error}"
+                ) from None
+        self.names = tuple(dict.fromkeys(name for ids in self._ids for name in ids))
 
     def __contains__(self, image: str) -> bool:
         return image in self._at
@@ -109,7 +108,9 @@ class CocoFiles:
         if not objects:
             return mask.astype(np.uint8)
         entry = file.imgs[self._at[image][1]]
-        if (entry["height"], entry["width"]) != size:
+        # Some programs leave it out.
+        told = entry.setdefault("height", size[0]), entry.setdefault("width", size[1])
+        if told != size:
             raise ValueError(
                 f"{printable(image)} is {size[1]}×{size[0]} pixels; its annotations are for"
                 f" {entry['width']}×{entry['height']}"
@@ -129,6 +130,15 @@ class CocoFiles:
         wanted = self._ids[number].get(region, [])
         objects = self._files[number].imgToAnns[key]
         return self._files[number], [a for a in objects if a["category_id"] in wanted]
+
+
+def _ids(file: Any) -> dict[str, list[int]]:
+    """The numbers of a file's categories, by name."""
+    ids: dict[str, list[int]] = {}
+    for category in sorted(file.cats.values(), key=lambda c: c["id"]):
+        # A region's text has commas between names.
+        ids.setdefault(str(category["name"]).replace(",", " "), []).append(category["id"])
+    return ids
 
 
 def _mask(file: Any, found: dict[str, Any], size: tuple[int, int]) -> NDArray[np.bool_]:

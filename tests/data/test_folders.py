@@ -769,6 +769,37 @@ def test_coco_polygons_and_boxes_are_masks_and_labels(tmp_path: Path) -> None:
         MaskedFolder(tmp_path, FolderLayout(coco=("annotations.json",)))
 
 
+@pytest.mark.parametrize(
+    ("part", "key"),
+    [
+        ("images", "id"), ("images", "file_name"), ("annotations", "id"),
+        ("annotations", "image_id"), ("annotations", "category_id"), ("categories", "name"),
+    ],
+)  # fmt: skip
+def test_what_a_file_of_coco_lacks_is_named(tmp_path: Path, part: str, key: str) -> None:
+    pytest.importorskip("pycocotools", reason="COCO's reader is an extra")
+    path = write_coco(write_images(tmp_path, 4))
+    (tmp_path / "labels.csv").unlink()
+    values = json.loads(path.read_text())
+    del values[part][-1][key]
+    path.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=rf"{path.name}: an entry of .* lacks '{key}'"):
+        open_folder(tmp_path)
+
+
+def test_a_file_of_coco_may_leave_the_sizes_out(tmp_path: Path) -> None:
+    pytest.importorskip("pycocotools", reason="COCO's reader is an extra")
+    path = write_coco(write_images(tmp_path, 4))
+    (tmp_path / "labels.csv").unlink()
+    values = json.loads(path.read_text())
+    for entry in values["images"]:
+        del entry["height"], entry["width"]
+    path.write_text(json.dumps(values))
+    image = split_of(open_folder(tmp_path), "all", "square")[0]
+    assert image["image"].shape[1:] == image["masks"].shape[1:] == (HEIGHT, WIDTH)
+    assert int((image["masks"] > 0).sum()) == AREA
+
+
 def coco_mask(root: Path, *objects: dict[str, Any]) -> NDArray[np.uint8]:
     """The mask of one category in an image of 40×30 pixels that has these objects."""
     (root / "images").mkdir(exist_ok=True)
