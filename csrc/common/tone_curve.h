@@ -7,8 +7,8 @@
 
 namespace fastcam {
 
-// g of a mask in [0, 1], and d g / d mask. A mask is a T, or a vector of them with a power of its
-// own.
+// g of a mask, and d g / d mask. A mask is a T, or a vector of them with a power of its own. Beyond
+// [0, 1], where the curve is not defined, it counts as 0 or 1 and has no slope; NaN stays.
 template <class T, class ThePower = Power<T>>
 struct MaskTone {
   T gain, offset;  // g = gain h - offset
@@ -19,7 +19,8 @@ struct MaskTone {
   template <class Mask>
   FASTCAM_HD Mask operator()(const Mask& mask) const {
     const auto low = mask < T(0.5);
-    const Mask part = T(0.5) * power(T(2) * (low ? mask : T(1) - mask));
+    const Mask nearer = low ? mask : T(1) - mask;
+    const Mask part = T(0.5) * power(T(2) * (nearer < T(0) ? Mask{} : nearer));
     return gain * (low ? part : T(1) - part) - offset;
   }
 };
@@ -32,8 +33,10 @@ struct MaskToneSlope {
       : n(T(curve.n)), gain(n * (T(1) + T(curve.beta))), power{n - T(1)} {}
   template <class Mask>
   FASTCAM_HD Mask operator()(const Mask& mask) const {
-    if (n == T(0)) return mask - mask;  // flat; 0 * x^-1 would be NaN at x = 0
-    return gain * power(T(2) * (mask < T(0.5) ? mask : T(1) - mask));
+    const Mask nearer = mask < T(0.5) ? mask : T(1) - mask;
+    // n = 0 is flat; 0 * x^-1 would be NaN at x = 0
+    const Mask slope = n == T(0) ? mask - mask : gain * power(T(2) * nearer);
+    return nearer < T(0) ? Mask{} : slope;
   }
 };
 

@@ -80,9 +80,8 @@ def tone_curve(mask: Tensor, n: float = 1.0, beta: float = 0.0) -> Tensor:
     β = 0 is the identity, n = 0 gives h = 1/2 everywhere; β lowers small values below zero.
 
     Args:
-        mask: any shape, values in [0, 1]; float32, float64, float16 or bfloat16. What resizing may
-            leave beyond, 0.001 at most, counts as 0 or 1, with gradient 0, on the CPU; on a GPU and
-            in a compiled graph, where no value is looked at, clamp such a mask yourself.
+        mask: any shape, values in [0, 1]; float32, float64, float16 or bfloat16. What lies beyond
+            counts as 0 or 1, with gradient 0.
         n: exponent, >= 0.
         beta: >= 0.
 
@@ -90,19 +89,18 @@ def tone_curve(mask: Tensor, n: float = 1.0, beta: float = 0.0) -> Tensor:
         ``g`` in the mask's shape and dtype. n and β are not learned; not twice differentiable.
 
     Raises:
-        TypeError, ValueError: naming the argument, what was expected and what came; on the CPU also
-            for values outside [0, 1].
+        TypeError, ValueError: naming the argument, what was expected and what came; on the CPU,
+            outside of compiled graphs, also for values beyond [0, 1] by more than the 0.001 that
+            resizing may leave.
     """
     check.floating("mask", mask)
     check.on_supported_device("mask", mask)
     ns, betas, several = curves(n, beta)
     if several:
         raise TypeError("n, beta: expected numbers, got a sequence; F.attend takes sequences")
-    beyond = check.values_of_mask(mask)
+    check.values_of_mask(mask)
     if transformed():
         return reference.tone_curve(mask, ns[0], betas[0])
-    if beyond:  # not clamp: its gradient on the boundary is zero
-        mask = torch.where(mask < 0, 0, torch.where(mask > 1, 1, mask))
     return _ToneCurve.apply(mask, ns[0], betas[0])
 
 

@@ -221,18 +221,14 @@ def values_of_cell_weights(tensor: Tensor, on: Tensor | None = None) -> None:
     _values("cell_weights", tensor, on, 0, most, "finite values >= 0", "")
 
 
-def values_of_mask(mask: Tensor) -> bool:
-    """A mask lies in [0, 1], on the CPU; NaN passes, as a network may have made it.
-
-    Returns:
-        Whether values were seen beyond that, by what resizing may leave.
-    """
+def values_of_mask(mask: Tensor) -> None:
+    """A mask lies in [0, 1], but for what resizing may leave, on the CPU; NaN passes, as a network
+    may have made it."""
     if mask.device.type != "cpu" or torch.compiler.is_compiling() or not _has_values(mask):
-        return False
+        return
     low, high = _range(mask)
     if low < -_ROUNDING or high > 1 + _ROUNDING:  # not so of NaN
         raise ValueError(f"mask: expected values in [0, 1], got {low:g} to {high:g}{_OF_255}")
-    return low < 0 or high > 1
 
 
 def value_error(error: RuntimeError) -> ValueError | None:

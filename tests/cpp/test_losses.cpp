@@ -273,6 +273,10 @@ TEST(tone_curve_of_a_mask_and_its_slope) {
       CHECK_NEAR(slope(m), central_difference(tone, m), 1e-5, 1e-8);
     }
     CHECK(std::isnan(tone(kNan)) == (curve.n != 0));
+    for (double beyond : {1e-9, 0.4, 7.0, kInf}) {  // counts as 0 or 1
+      CHECK(tone(-beyond) == tone(0.0) && tone(1 + beyond) == tone(1.0));
+      CHECK(slope(-beyond) == 0 && slope(1 + beyond) == 0);
+    }
   }
   CHECK_NEAR(MaskToneSlope<double>({0, 0.5})(0.0), 0, 0, 0);
 }

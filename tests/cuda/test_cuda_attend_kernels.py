@@ -200,6 +200,15 @@ def test_tone_curve(count, dtype, offsets):
         assert_near(got_grad, wanted_grad, STORED[dtype])
 
 
+@pytest.mark.parametrize("dtype", STORED, ids=str)
+def test_a_mask_beyond_the_curve_counts_as_its_ends(dtype):
+    beyond = torch.tensor([-torch.inf, -4, -1e-4, 1.01, 5, torch.inf] * 9).to(dtype)
+    for n, beta in CURVES:
+        out, grad = Emulator().tone_curve(beyond, n, beta), torch.ones_like(beyond)
+        assert torch.equal(out, Emulator().tone_curve(beyond.clamp(0, 1), n, beta))
+        assert (Emulator().tone_curve(beyond, n, beta, grad) == 0).all()
+
+
 def test_tone_curve_reads_and_writes_once():
     mask = torch.rand(40000)
     emulator = Emulator(count=True)

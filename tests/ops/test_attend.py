@@ -98,10 +98,10 @@ def test_flat_curve_has_zero_gradient_at_the_ends(device):
 
 @pytest.mark.parametrize(("n", "beta"), (*CURVES, (1.5, 0.0), (1e6, 0.0)))
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
-def test_tone_curve_of_what_resizing_leaves_beyond(n, beta, dtype):
+def test_tone_curve_of_what_resizing_leaves_beyond(n, beta, dtype, device):
     """Counts as 0 or 1, without a gradient; at 0 and 1 there is one."""
     values = [-0.0005, 0.0, 0.25, 0.5, 0.75, 1.0, 1 + (0 if dtype == torch.bfloat16 else 0.00097)]
-    beyond = torch.tensor(values, dtype=dtype, requires_grad=True)
+    beyond = torch.tensor(values, dtype=dtype, device=device, requires_grad=True)
     inside = beyond.detach().clamp(0, 1).requires_grad_()
     wanted = F.tone_curve(inside, n, beta)
     (slopes,) = torch.autograd.grad(wanted.sum(), inside)
@@ -117,6 +117,18 @@ def test_tone_curve_of_what_resizing_leaves_beyond(n, beta, dtype):
         (twin_slopes,) = torch.autograd.grad(twin.sum(), exact)
         steep = twin_slopes.to(dtype)  # float16 may overflow
         close(slopes.nan_to_num(posinf=1e4), steep.nan_to_num(posinf=1e4), dtype)
+
+
+@pytest.mark.parametrize("n", (0.0, 0.5, 1.0, 2.5, 4.0))
+def test_tone_curve_of_any_value_where_none_is_looked_at(n, device):
+    """In a compiled graph, and on a GPU."""
+    beyond = torch.tensor([-torch.inf, -3, -1e-4, 1.0001, 5, torch.inf] * 4, device=device)
+    compiled = torch.compile(F.tone_curve, fullgraph=True, backend="aot_eager")
+    for function in (compiled, *([F.tone_curve] if device.type == "cuda" else [])):
+        mask = beyond.clone().requires_grad_()
+        got = function(mask, n, 0.5)
+        assert torch.equal(got, F.tone_curve(beyond.clamp(0, 1), n, 0.5))
+        assert (torch.autograd.grad(got.sum(), mask)[0] == 0).all()
 
 
 # ---- attend ---
