@@ -17,6 +17,11 @@
 #include "common/storage.h"
 #include "ops/pointers.h"
 
+// Newer headers have one whose error tells what happened; torch 2.10 has the plain one only.
+#ifndef STABLE_TORCH_ERROR_CODE_CHECK
+#define STABLE_TORCH_ERROR_CODE_CHECK TORCH_ERROR_CODE_CHECK
+#endif
+
 namespace fastcam {
 
 using Library = torch::stable::detail::StableLibrary;
