@@ -67,9 +67,23 @@ def attention_maps(
     return AttentionMaps(logits.detach(), cams, ~cams.flatten(2).any(-1))
 
 
+def _same_shape(cams: Tensor, regions: Tensor) -> None:
+    """ValueError for regions of another shape: [N,h,w] would be paired with every image's map."""
+    if regions.shape != cams.shape:
+        hint = ""
+        if cams.dim() == 4 and regions.shape == cams[:, 0].shape:
+            hint = "; of one target: regions[:, None]"
+            if cams.shape[1] > 1:
+                hint = "; one for all targets: regions[:, None].expand_as(cams)"
+        raise ValueError(
+            f"regions: expected shape {list(cams.shape)} (of cams), got {list(regions.shape)}{hint}"
+        )
+
+
 def _shares(cams: Tensor, regions: Tensor) -> Tensor:
     """Regions that are bool, or shares in [0, 1], as shares; TypeError or ValueError for others."""
     check.shares("regions", regions)
+    _same_shape(cams, regions)
     return regions.to(cams.dtype) if regions.dtype == torch.bool else regions
 
 
@@ -82,7 +96,8 @@ def energy_share(cams: Tensor, regions: Tensor) -> Tensor:
     """Share of each map's energy in its region: [N, T] from two [N, T, h, w]; NaN if dead.
 
     Raises:
-        TypeError, ValueError: regions that are neither bool nor floating in [0, 1].
+        TypeError, ValueError: regions that are neither bool nor floating in [0, 1], or of another
+            shape than the maps.
     """
     regions = _shares(cams, regions)
     return (cams * regions).sum((-2, -1)) / cams.sum((-2, -1))
@@ -156,7 +171,11 @@ def attention_iou(cams: Tensor, regions: Tensor) -> Tensor:
 
     Source:
         Serianni et al., "Attention IoU: Examining Biases in CelebA using Attention Maps".
+
+    Raises:
+        ValueError: regions of another shape than the maps.
     """
+    _same_shape(cams, regions)
     tiny = torch.finfo(cams.dtype).tiny
     first, second = (x / x.sum((-2, -1), keepdim=True).clamp(min=tiny) for x in (cams, regions))
     squared = ((first + second) / 2).square().sum((-2, -1))

@@ -153,10 +153,11 @@ class _MapMean(Metric):
         Raises:
             TypeError, ValueError: regions or ``where`` of another kind or shape.
         """
+        values = self._measure(cams, regions)  # checks regions
         counts = self._counts(cams, regions)
         if where is not None:
             counts = counts & check.where(where, cams, cams.shape[:2])
-        values = self._measure(cams, regions)[counts]
+        values = values[counts]
         self.total += values.sum()
         self.count += values.numel()
 

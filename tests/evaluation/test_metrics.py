@@ -120,6 +120,20 @@ def test_regions_are_bool_or_shares(measure: Callable[[Tensor, Tensor], Tensor])
             measure(cams, inside.to(dtype))
 
 
+@pytest.mark.parametrize("measure", [*OF_SHARES, attention_iou])
+def test_regions_have_the_maps_shape(measure: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """[N,h,w] beside maps [N,1,h,w] would give N×N values: of each region in every image's map."""
+    cams = torch.rand(4, 1, 4, 4)
+    wrong = r"regions: expected shape \[4, 1, 4, 4\] \(of cams\), got \[4, 4, 4\]; of one target: "
+    with pytest.raises(ValueError, match=wrong + r"regions\[:, None\]"):
+        measure(cams, torch.rand(4, 4, 4))
+    for regions in (torch.rand(1, 1, 4, 4), torch.rand(4, 1, 5, 5)):
+        with pytest.raises(ValueError, match=r"regions: expected shape \[4, 1, 4, 4\] \(of cams\)"):
+            measure(cams, regions)
+    with pytest.raises(ValueError, match=r"one for all targets: regions\[:, None\]\.expand_as"):
+        measure(torch.rand(4, 2, 4, 4), torch.rand(4, 4, 4))
+
+
 EVERY = (CamEnergy, CamIoU, CamSizeCorrectedEnergy, CamPointingGame, CamAttentionIoU)
 
 
@@ -148,6 +162,8 @@ def test_which_pairs_count_is_bool(kind: type[CamEnergy | CamIoU]) -> None:
             metric.update(cams, cams, where)
     with pytest.raises(ValueError, match=r"where: expected shape \[3\] or \[3,2\], got \[2,3\]"):
         metric.update(cams, cams, torch.ones(2, 3, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"regions: expected shape \[3, 2, 5, 4\] \(of cams\)"):
+        metric.update(cams, cams[:, 0])
     metric.update(cams, cams, torch.tensor([True, False, False]))
     assert metric.count == 2
 
