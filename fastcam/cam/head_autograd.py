@@ -21,13 +21,19 @@ __all__ = ["autograd_gradients", "differentiable_twice", "retained_grads", "twic
 
 
 def autograd_gradients(
-    logits: Tensor, point: Tensor, targets: Targets, create_graph: bool, what: str = "activations"
+    logits: Tensor,
+    point: Tensor,
+    targets: Targets,
+    create_graph: bool,
+    what: str = "activations",
+    hooked: bool = False,
 ) -> Tensor:
     """D by differentiating the head: [N,T,*] at a point [N,*]; ``what`` that is, in errors.
 
     All targets go in one batched call, which on a fully connected head is 1.5 (T = 2) to 6 (T = 40)
     times as fast as a loop and never much slower. Where an operation of the head has no batching
-    rule, a loop does it. The graph is kept, ``.grad`` is not touched.
+    rule, or hooks may keep what passes (``hooked``), which outlives no batch, a loop does it. The
+    graph is kept, ``.grad`` is not touched.
 
     Raises:
         ValueError: the logits do not depend on ``point``, or as :func:`check_processes`.
@@ -57,7 +63,7 @@ def autograd_gradients(
 
     if targets.count == 1:
         return differentiate(hot[0], batched=False).unsqueeze(1)
-    if has_python_nodes(logits, point):
+    if hooked or has_python_nodes(logits, point):
         return torch.stack([differentiate(row, batched=False) for row in hot], dim=1)
     try:
         return differentiate(hot, batched=True).transpose(0, 1)

@@ -21,6 +21,7 @@ from fastcam.cam.head_graph import bypasses, edge_of, head_steps
 from fastcam.cam.head_processes import check_processes, refuse_sharded_head
 from fastcam.cam.tap import ActivationTap
 from fastcam.cam.targets import Targets
+from fastcam.cam.trace import is_hooked
 from fastcam.ops import checks as check
 from fastcam.ops.margins import logits_of, slopes
 
@@ -142,12 +143,19 @@ def head_gradients(
                 "eager (compile the part before the layer), or use weight_grad='detach'"
             )
     with retained_grads(logits, output, point, tap):
-        gradients = autograd_gradients(logits, point, targets, create_graph)
+        hooked = _may_be_hooked(tap, output, logits)
+        gradients = autograd_gradients(logits, point, targets, create_graph, hooked=hooked)
     if create_graph:
         differentiable_twice(gradients, logits, point)
     if tap is not None:
         gradients = tap.gradients(gradients)
     return tensor, gradients
+
+
+def _may_be_hooked(tap: ActivationTap | None, output: Tensor, logits: Tensor) -> bool:
+    """Whether somebody may have registered hooks on what lies between the output and the logits."""
+    since = tap is not None and not tap.trace.no_hook_since()
+    return since or is_hooked(output) or is_hooked(logits)
 
 
 # Of each model: the heads that were compared with autograd, and whether they were the same.

@@ -408,8 +408,10 @@ def test_any_other_operation_without_a_second_derivative():
         (RuntimeError("vmap: it looks like you're calling .item() on a Tensor"), False),
     ],
 )
-def test_only_a_missing_batching_rule_is_answered_with_a_loop(error, surfaces):
-    """A hook of the user's runs in the head's backward, and stands for an operation that fails."""
+def test_only_a_missing_batching_rule_is_answered_with_a_loop(error, surfaces, monkeypatch):
+    """A hook that is not seen runs in the head's backward, and stands for an operation that
+    fails."""
+    monkeypatch.setattr(heads, "_may_be_hooked", lambda *_: False)
     net, calls = Net(), []
 
     def fail(grad: Tensor) -> None:
@@ -429,6 +431,23 @@ def test_only_a_missing_batching_rule_is_answered_with_a_loop(error, surfaces):
     else:
         loss_and_gradients(net, "autograd")
         assert len(calls) > 2
+
+
+@pytest.mark.parametrize("place", ("layer", *PLACES))
+def test_hooks_may_keep_the_gradients_of_several_targets(place):
+    """A batch of gradients would be of no use once it has passed."""
+    net, kept = Net(), []
+
+    def keeping(x: Tensor) -> Tensor:
+        x.register_hook(kept.append)
+        return x
+
+    if place == "layer":
+        net.trunk.register_forward_hook(lambda module, args, output: keeping(output))
+    else:
+        net.at[place] = keeping
+    loss_and_gradients(net, "auto")
+    assert len(kept) > 2 and all(len(grad.tolist()) == len(X) for grad in kept)
 
 
 def test_a_torch_that_does_not_tell_which_backward_runs(monkeypatch):
