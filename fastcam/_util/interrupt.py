@@ -25,10 +25,12 @@ def guard() -> None:
     if not _is_command() or threading.current_thread() is not threading.main_thread():
         return
     process = os.getpid()
+    spawned = "--multiprocessing-fork" in sys.orig_argv
 
     def handle(number: int, frame: FrameType | None) -> Any:
         if importing(frame) and not _working():
-            if os.getpid() == process:  # forked workers leave the message to their parent
+            # Workers, forked or spawned, leave the message to their parent.
+            if os.getpid() == process and not spawned:
                 os.write(2, f"{NOTHING_LOST}\n".encode())
             os._exit(128 + number)
         raise_for(number, frame)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from fastcam._util.modules import evaluating
 from fastcam._util.progress import Report
 from fastcam._util.seeds import derive_seed
 from fastcam.data import Augment, DataFolder, RegionCutout, open_folder
@@ -22,6 +23,7 @@ from fastcam.models import (
 )
 from fastcam.models.checkpoint import Preprocessing
 from fastcam.models.registry import options_for
+from fastcam.models.spec import passing
 from fastcam.training.config import AUTO, NOTHING, OUTSIDE, TrainConfig
 from fastcam.training.data import FolderBatches
 
@@ -68,6 +70,28 @@ def initial_checkpoint(
         model_options=options,
         exclusive=exclusive,
     )
+
+
+#: A side in pixels that passes through any network.
+_SURELY_LARGE = 512
+
+
+def check_size(checkpoint: Checkpoint) -> None:
+    """Refuse images that are too small for the network, before all are read.
+
+    Raises:
+        ValueError: they do not pass through it.
+    """
+    side = checkpoint.preprocessing.size
+    if side > _SURELY_LARGE:
+        return
+    like = next(checkpoint.model.parameters())
+    images = torch.zeros(1, 3, side, side, dtype=like.dtype, device=like.device)
+    try:
+        with evaluating(checkpoint.model), torch.no_grad(), passing((side, side)):
+            checkpoint.model(images)
+    except ValueError as error:
+        raise ValueError(f"size: {error}") from None
 
 
 def open_data(config: TrainConfig) -> DataFolder:

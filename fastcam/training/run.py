@@ -29,7 +29,7 @@ from fastcam.models.registry import register_all, registered
 from fastcam.training.config import NOTHING, TrainConfig
 from fastcam.training.fingerprint import batches_settings, loss_settings
 from fastcam.training.history import READ_EVERY, History, ProgressReport
-from fastcam.training.inputs import folder_batches, initial_checkpoint, open_data
+from fastcam.training.inputs import check_size, folder_batches, initial_checkpoint, open_data
 from fastcam.training.memory import keep_freed_memory
 from fastcam.training.nonfinite import TrainingDiverged, check_weights
 from fastcam.training.objective import LabelLoss
@@ -181,6 +181,8 @@ def _train(
             f"order, got {', '.join(described.attributes)}"
         )
     check_kind(checkpoint, exclusive, "the data")
+    if folder is not None:
+        check_size(checkpoint)
     task = AttributeTask(checkpoint, config, loss)
     task.share.rank, task.share.count = processes.rank, processes.count
     task.alone = False

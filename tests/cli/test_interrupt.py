@@ -50,6 +50,16 @@ def test_an_interrupt_during_the_import_is_one_line(how: str, tmp_path: Path) ->
     assert process.returncode == 130
 
 
+def test_a_spawned_process_leaves_the_message_to_its_parent(tmp_path: Path) -> None:
+    (tmp_path / "fastcam").write_text(SCRIPT)
+    process = _start(tmp_path, str(tmp_path / "fastcam"), "--multiprocessing-fork")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "False\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate() == ("", "")
+    assert process.returncode == 130
+
+
 def test_programs_that_import_fastcam_keep_their_handling(tmp_path: Path) -> None:
     process = _start(tmp_path, "-c", "import fastcam")
     assert process.communicate("")[0] == "True\n"

@@ -167,3 +167,13 @@ def test_a_folder_that_takes_no_file_is_one_line(
     assert os.strerror(error) in _one_line(capsys)
     left = set(place.rglob("*")) - set(before)
     assert not [path for path in left if path.is_file() and ".fastcam-cache" not in path.parts]
+
+
+def test_images_too_small_for_the_network_are_told_before_they_are_read(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = place / "run"
+    assert _run(*_train(place / "faces", out, 1, "--model", "alexnet")) == 2
+    said = _one_line(capsys)
+    assert "error: size: images of 32x32 pixels do not pass through the model (too small?)" in said
+    assert not out.exists() and not (place / "faces" / ".fastcam-cache").exists()
