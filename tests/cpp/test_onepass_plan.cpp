@@ -142,6 +142,9 @@ TEST(plans_cover_a_sample_and_fit) {
                 const int64_t part = int64_t(pass_groups(plan->threads, count, 1)) * count * s.acc;
                 CHECK(halves * (part << plan->log2_together) <= partials);
               }
+              CHECK(plan->threads == pass_threads(s.acc, s.per_pass));
+              CHECK(plan->at.scratch + kPassReductions * pass_reduction_bytes(plan->threads) <=
+                    (plan->ring ? plan->at.sums : plan->at.partial));
               CHECK(plan->teams >= 1 && plan->teams * plan->team_warps * 32 <= plan->threads);
 
               const auto back = backward({channels, cells}, batch, targets, element, last);

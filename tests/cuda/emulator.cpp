@@ -207,19 +207,15 @@ private:
   }
   void arrive(const void* at, int count, int64_t bytes) { mbarrier(at).arrive(count, bytes); }
 
-  // Every warp as far as it gets, then whatever that lets go on; false when all are done.
+  // Every block as far as it gets, one after the other, so that those of a cluster are as far apart
+  // as they can be; false when all are done.
   bool step() {
     const bool reversed = device_->options.reversed;
-    const int warps = int(lanes_.size() / 32);
-    for (int w = 0; w < warps && !error_; ++w) run_warp(reversed ? warps - 1 - w : w);
-    if (error_) return false;  // the other fibers are given up where they stand
     bool moved = false;
-    for (size_t b = 0; b < blocks_.size(); ++b) moved = release_barrier(b) || moved;
-    for (Lane& lane : lanes_) {
-      if (lane.state != State::kWaiting || !lane.over()) continue;
-      lane.state = State::kReady;
-      moved = true;
+    for (size_t i = 0; i < blocks_.size(); ++i) {
+      while (run_block(reversed ? blocks_.size() - 1 - i : i)) moved = true;
     }
+    if (error_) return false;  // the other fibers are given up where they stand
     if (moved) return true;
     if (std::all_of(lanes_.begin(), lanes_.end(),
                     [](const Lane& lane) { return lane.state == State::kDone; })) {
@@ -241,6 +237,24 @@ private:
       }
     }
     throw Error("a wait that nothing ends");
+  }
+
+  // Every warp as far as it gets, then whatever that lets go on in this block; false if nothing.
+  bool run_block(size_t b) {
+    const int warps = int(threads_ / 32);
+    const int first = int(b) * warps;
+    for (int w = 0; w < warps && !error_; ++w) {
+      run_warp(first + (device_->options.reversed ? warps - 1 - w : w));
+    }
+    if (error_) return false;
+    bool moved = release_barrier(b);
+    for (size_t i = b * threads_; i < (b + 1) * threads_; ++i) {
+      Lane& lane = lanes_[i];
+      if (lane.state != State::kWaiting || !lane.over()) continue;
+      lane.state = State::kReady;
+      moved = true;
+    }
+    return moved;
   }
 
   bool release_barrier(size_t b) {

@@ -10,8 +10,8 @@
 // through the read-only cache if the launch writes there, too), and, with fibers, counted as the
 // memory system would see it: accesses of a warp from one place in the code belong together, and
 // cost the 32-byte sectors they touch.
-// A cluster's blocks run together. Copies that go on while a block works end as late as they may:
-// when nothing else can run. A wait that nothing ends is an error.
+// A cluster's blocks run together, as far apart as they may be. Copies that go on while a block
+// works end as late as they may: when nothing else can run. A wait that nothing ends is an error.
 #pragma once
 
 #define FASTCAM_EMULATOR 1

@@ -119,7 +119,7 @@ void copy_small(float* data) {
   fastcam::copies_wait();
 }
 
-enum class ClusterBug { kNone, kNoBarrier, kLeavesEarly, kArrivesTwice, kNobody };
+enum class ClusterBug { kNone, kNoBarrier, kLeavesEarly, kArrivesTwice, kNobody, kWritesOver };
 
 // Each block of two has half of the values and reads the other's.
 template <ClusterBug kBug>
@@ -137,6 +137,10 @@ void swap_halves(float* data) {
   const int other = kBug == ClusterBug::kNobody ? rank + 1 : 1 - rank;
   if (i < kHalf) {
     fastcam::store(data + rank * kHalf + i, fastcam::load_of_block(shared + i, other));
+  }
+  if (kBug == ClusterBug::kWritesOver) {  // the barrier of a block is none of the other's
+    __syncthreads();
+    shared[i] = -1.0f;
   }
   if (kBug != ClusterBug::kLeavesEarly) {
     fastcam::cluster_arrive();
@@ -163,6 +167,9 @@ inline bool run_planted_copy_bug(Device& device, const std::string& bug, float* 
   if (bug == "none: cluster") return run(&swap_halves<ClusterBug::kNone>, 2);
   if (bug == "no cluster barrier") return run(&swap_halves<ClusterBug::kNoBarrier>, 2);
   if (bug == "leaves the cluster") return run(&swap_halves<ClusterBug::kLeavesEarly>, 2);
+  if (bug == "writes over what others read") {
+    return run(&swap_halves<ClusterBug::kWritesOver>, 2);
+  }
   if (bug == "arrives twice") return run(&swap_halves<ClusterBug::kArrivesTwice>, 2);
   if (bug == "reads nobody") return run(&swap_halves<ClusterBug::kNobody>, 2);
   return false;

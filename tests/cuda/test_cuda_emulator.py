@@ -80,6 +80,15 @@ def test_missing_cluster_barrier_is_noticed_in_one_of_the_orders(bug, message):
     assert any(r == message if isinstance(r, str) else not torch.equal(r, right) for r in results)
 
 
+@pytest.mark.parametrize("backwards", ORDERS)
+def test_a_block_may_be_ahead_of_one_that_reads_its_memory(backwards):
+    """Barriers of a block do not hold it back: the blocks of a cluster run as far apart as they
+    may."""
+    result = outcome("writes over what others read", backwards)
+    assert isinstance(result, torch.Tensor)
+    assert (result == -1).sum() == 32  # of the block that is behind
+
+
 @pytest.mark.parametrize(
     ("bug", "message"),
     [

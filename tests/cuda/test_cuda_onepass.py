@@ -193,6 +193,24 @@ def test_nothing_is_launched_without_targets(ops):
     assert used.launches == 0
 
 
+@pytest.mark.parametrize("backwards", (False, True))
+@pytest.mark.parametrize(
+    ("channels", "multiprocessors", "kilobytes", "dtype"),
+    (
+        (272, 2, 227, torch.float32),
+        (576, 4, 227, torch.bfloat16),  # MobileNetV3 small
+        (8, 4, 7, torch.float64),
+    ),
+)
+def test_a_block_that_is_ahead_leaves_its_part_of_the_map(
+    channels, multiprocessors, kilobytes, dtype, backwards, ops
+):
+    """Other blocks may still read it. Shapes in which little memory lies before it."""
+    used = ops(multiprocessors=multiprocessors, reversed=backwards, cluster_bytes=kilobytes * 1024)
+    assert_reference(make((1, 1, channels, (7, 7), (1, 1)), dtype=dtype, sharpness=3.0))
+    assert used.launches == 2
+
+
 @pytest.mark.parametrize("poison", (torch.nan, torch.inf))
 def test_an_invalid_pair_is_exactly_zero_whatever_it_holds(poison, ops):
     ops()

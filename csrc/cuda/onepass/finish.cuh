@@ -77,15 +77,15 @@ FASTCAM_DEVICE void add_team(const Team& team, char* slots, Totals<Acc, kSums>& 
 // takes a cell's gradient, 0 for an invalid pair. Teams without a pair (`active` false) take part
 // in the barriers, and emit zeros if they have a place for them (`emits`). A thread comes back to
 // its own cells only: `map` and `slopes` ([P], shared) keep what it knows of them. `slopes` holds
-// the region when it comes in. `weight` may be null.
-template <class Loss, class Acc, class Load, class Emit>
+// the region when it comes in. `weight` may be null. kThreads: of the block.
+template <int kThreads, class Loss, class Acc, class Load, class Emit>
 FASTCAM_DEVICE PairLoss<Acc> finish_in_team(const Loss& loss, const Team& team, bool active,
                                             bool emits, Acc* map, Acc* slopes, const Acc* weight,
                                             int cells, int width, Acc max_pull, char* scratch,
                                             const Load& load, const Emit& emit) {
   const int stride = team.warps * kWarp;
   const int begin = active ? team.member : cells;
-  constexpr int kSlots = kPassMaxThreads / kWarp * kPassReductionBytes;
+  constexpr int kSlots = pass_reduction_bytes(kThreads);
   Totals<Acc, 1> area{{Acc(0), INT32_MAX}, {Acc(0)}};
 #pragma unroll 1
   for (int q = begin; q < cells; q += stride) {

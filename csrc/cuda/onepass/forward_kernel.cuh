@@ -139,6 +139,7 @@ template <class S, int kTargets, class Losses>
 FASTCAM_DEVICE void cam_loss_pass(const CamLossForward& pass, const PassWork& work) {
   using Acc = AccOf<S>;
   constexpr int kOwn = pass_columns(kTargets);
+  constexpr int kThreads = pass_threads(sizeof(Acc), kTargets);
   const CamLoss& op = pass.loss;
   const CamInputs& in = op.in;
   const PassPlan& plan = work.plan;
@@ -289,7 +290,7 @@ FASTCAM_DEVICE void cam_loss_pass(const CamLossForward& pass, const PassWork& wo
         const bool active = real && on[t] != 0;
         const int row = mine ? i : 0;
         Acc* out = static_cast<Acc*>(op.grad_map) + pair_of(t) * cells;
-        const PairLoss<Acc> result = finish_in_team(
+        const PairLoss<Acc> result = finish_in_team<kThreads>(
             loss, team, active, mine, maps + row * cells, regions + row * cells,
             op.cell_weights.data == nullptr ? nullptr : weights + row * cells, cells,
             int(op.params.cols), Acc(op.max_pull), scratch,

@@ -21,6 +21,8 @@ constexpr bool pass_once(int targets) { return targets < kPassMostTargets; }
 inline constexpr int kPassGroups = 16;     // of threads that share the sums of one column, at most
 inline constexpr int kPassReductions = 3;  // of a finished map
 inline constexpr int kPassReductionBytes = 64;  // of one, in a warp
+// Shared memory of one, in a block of so many threads.
+constexpr int pass_reduction_bytes(int threads) { return threads / kWarp * kPassReductionBytes; }
 
 // Blocks that a multiprocessor shall hold, for `targets` targets at a time.
 constexpr int pass_blocks(int acc_bytes, int targets) {
@@ -175,7 +177,7 @@ inline void place_pass(const PassShape& s, PassPlan* plan) {
   at.weights = take(s.weights ? owned * s.cells * s.acc : 0);
   at.valid = take(int64_t(s.per_pass) * 4);
   at.on = take(int64_t(s.per_pass) * 4);
-  at.scratch = take(int64_t(plan->threads) / kWarp * kPassReductions * kPassReductionBytes);
+  at.scratch = take(int64_t(kPassReductions) * pass_reduction_bytes(plan->threads));
   if (!plan->ring) at.partial = take(partial);
   const int own = pass_columns(s.per_pass);
   const int64_t stage = plan->rows_adjoin ? int64_t(plan->chunk) * plan->d.pitch * s.grad_element
