@@ -30,6 +30,9 @@ from fastcam.regions.detect import FaceDetector
 from fastcam.report.faces import ExplainedFace, faces_figure
 from fastcam.report.figure import check_figure_path, save_figure
 
+#: Images beside one another in the figure of files; the next ones stand below.
+ACROSS = 10
+
 
 def explain(
     checkpoints: Mapping[str, Checkpoint],
@@ -219,5 +222,5 @@ def explain_files(
         )
         if progress is not None:
             progress(number + 1, len(images))
-    figure = faces_figure(faces, threshold=threshold, title=attribute)
+    figure = faces_figure(faces, threshold=threshold, title=attribute, across=ACROSS)
     return save_figure(figure, out)

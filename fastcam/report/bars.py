@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -31,7 +32,7 @@ def bars_figure(
     axis = figure.subplots()
     places = np.arange(len(names), dtype=float)
     height = 0.8 / max(len(models), 1)
-    for i, (color, (model, bars)) in enumerate(zip(COLORS, models.items(), strict=False)):
+    for i, (color, (model, bars)) in enumerate(zip(cycle(COLORS), models.items(), strict=False)):
         values = [bar or (np.nan,) * 3 for bar in bars]
         middle, low, high = np.array(values, float).reshape(-1, 3).T
         if len(middle) != len(names):

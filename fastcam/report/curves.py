@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -46,7 +47,7 @@ def curves_figure(histories: Mapping[str, Sequence[Record]], title: str = "") ->
     figure = new_figure(3.6 * columns, 2.6 * rows + 0.5)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, (name, metrics, share) in zip(axes, panels, strict=False):
-        for color, (run, records) in zip(COLORS, histories.items(), strict=False):
+        for color, (run, records) in zip(cycle(COLORS), histories.items(), strict=False):
             for metric, style in zip(metrics, ("-", "o--"), strict=False):
                 _line(axis, records, metric, style, color, run, len(metrics) > 1)
         axis.set_title(name, fontsize=10)

@@ -5,6 +5,7 @@ As in Yang et al., Fig. 4 and 6.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -80,7 +81,7 @@ def faces_figure(
         own = axes[number * (1 + len(models)) :][: 1 + len(models)]
         for column, face in enumerate(block):
             _image(own[0, column], face)
-            own[0, column].set_title(literal(face.caption), fontsize=7)
+            own[0, column].set_title(_caption(face.caption, side), fontsize=7)
             for row, model in enumerate(models, 1):
                 axis = own[row, column]
                 _image(axis, face)
@@ -90,7 +91,9 @@ def faces_figure(
             axis.set_axis_off()
         first = headings[number] if number < len(headings) else "image"
         for row, name in enumerate((first, *models)):
-            own[row, 0].set_ylabel(literal(name), fontsize=10 if row or not headings else 8)
+            size = 10 if row or not headings else 8
+            beside = "\n".join(_wrapped(name, side * ratio, size))
+            own[row, 0].set_ylabel(beside, fontsize=size)
     if title:
         figure.suptitle(literal(title), fontsize=12)
     handles = [
@@ -100,6 +103,24 @@ def faces_figure(
     shown = handles if any(f.has_region for f in faces) else handles[:1]
     figure.legend(handles=shown, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return figure
+
+
+# Points of an inch; width of a letter as a share of the font's size; lines of a caption at most.
+_INCH, _LETTER, _LINES = 72, 0.62, 3
+
+
+def _caption(text: str, width: float) -> str:
+    """What stands above an image of ``width`` inches: of many lines the last, as a path's end tells
+    most."""
+    lines = _wrapped(text, width, 7)
+    kept = lines if len(lines) <= _LINES else ["…", *lines[1 - _LINES :]]
+    return "\n".join(kept)
+
+
+def _wrapped(text: str, length: float, size: float) -> list[str]:
+    """A text in lines that do not reach over ``length`` inches, and so over its neighbours."""
+    most = max(int(length * _INCH / (size * _LETTER)), 4)
+    return [literal(line) for line in textwrap.wrap(text, most, break_on_hyphens=False)]
 
 
 def _image(axis: Axes, face: ExplainedFace) -> None:

@@ -23,7 +23,7 @@ class Table:
     def to_markdown(self) -> str:
         """GitHub-flavoured Markdown."""
         rule = ["---:" if self._numbers(i) else "---" for i in range(len(self.header))]
-        lines = [self.header, rule, *self.rows]
+        lines = [[c.replace("|", r"\|") for c in row] for row in (self.header, rule, *self.rows)]
         body = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
         return f"**{self.title}**\n\n{body}\n" if self.title else f"{body}\n"
 

@@ -85,10 +85,43 @@ def test_faces_in_blocks_below_one_another() -> None:
     assert [a.axison for a in axes[3:, 1]] == [False] * 3  # no face is left
 
 
+def test_long_names_do_not_reach_over_their_neighbours() -> None:
+    name = "001.Black_footed_Albatross/Black_Footed_Albatross_{}_796136.jpg"
+    face = _face()
+    models = {f"runs/{'a_long_name_of_an_experiment_' * 2}{i}/model.pt": face.cams["one"]
+              for i in range(2)}  # fmt: skip
+    scores = dict.fromkeys(models, 0.5)
+    faces = [
+        dataclasses.replace(face, cams=models, scores=scores, caption=name.format(i) * (1 + i))
+        for i in range(6)
+    ]
+    figure = faces_figure(faces)
+    figure.draw_without_rendering()
+    axes = np.array(figure.axes).reshape(3, 6)
+    for i, axis in enumerate(axes[0]):
+        assert axis.title.get_window_extent().width < 1.3 * axis.get_window_extent().width
+        said = axis.get_title().replace("\n", "")
+        assert said == name.format(0) if i == 0 else said.startswith("…")
+        assert said.endswith(f"{i}_796136.jpg")
+    for axis, model in zip(axes[1:, 0], models, strict=True):
+        assert axis.get_ylabel().replace("\n", "") == model
+        label = axis.yaxis.label.get_window_extent()
+        assert label.height < 1.1 * axis.get_window_extent().height
+
+
+def test_all_models_are_drawn_however_many() -> None:
+    bars = bars_figure(["mouth"], {f"m{i}": [(0.1, 0.0, 0.2)] for i in range(9)}, "drop")
+    curves = curves_figure({f"m{i}": [{"step": 1, "train/loss_g": 0.5}] for i in range(9)})
+    for figure in (bars, curves):
+        (legend,) = [a.get_legend() for a in figure.axes if a.get_legend()]
+        assert [t.get_text() for t in legend.get_texts()] == [f"m{i}" for i in range(9)]
+
+
 def test_words_stand_left_and_numbers_right() -> None:
     table = Table(["name", "words", "share", "none"], [["1", "a 2", "−3 (.1)", "–"]])
     assert table.to_markdown().splitlines()[1] == "| --- | --- | ---: | --- |"
     assert [c.justify for c in table.to_rich().columns] == ["left", "left", "right", "left"]
+    assert Table(["a|b"], [["c"]]).to_markdown().splitlines()[0] == r"| a\|b |"
 
 
 def test_a_figure_of_faces() -> None:
@@ -151,6 +184,8 @@ def test_explaining_files(data: Path, tmp_path: Path) -> None:
     images = [data / "img_align_celeba" / f"00000{i}.jpg" for i in (1, 2)]
     out = explain_files(paths, images, "Lips", tmp_path / "e.png", region="mouth")
     assert Image.open(out).size[1] > 300
+    many = explain_files(paths[:1], images * 6, "Lips", tmp_path / "many.png")
+    assert Image.open(many).size[0] < 1650  # not twelve beside one another
     with pytest.raises(FileNotFoundError, match=r"nowhere\.jpg does not exist"):
         explain_files(paths, [tmp_path / "nowhere.jpg"], "Lips", tmp_path / "f.png")
     with pytest.raises(ValueError, match=r"cannot decode .*model\.pt"):
