@@ -134,6 +134,8 @@ def attributes(
     Args:
         checkpoint: of an attention network.
         faces: images at its input size.
+        batch_size: images in one forward.
+        device: where the network runs.
         progress: called with (what, done, total).
 
     Raises:

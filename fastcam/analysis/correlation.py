@@ -159,6 +159,8 @@ def correlations(
         faces: images at its input size.
         of: what stands for a channel.
         channels, attributes: targets of the tables; None takes the first three attributes.
+        batch_size: images in one forward.
+        device: where the network runs.
         progress: called with (what, done, total).
 
     Raises:

@@ -165,6 +165,8 @@ def top_masks(
         shown: how many of them are drawn.
         top: channels shown.
         per_image: choose the channels for each drawn image by itself, not by the mean.
+        batch_size: images in one forward.
+        device: where the network runs.
         progress: called with (what, done, total).
 
     Raises:

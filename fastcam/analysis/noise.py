@@ -80,7 +80,10 @@ def noise_accuracy(
         pairs: (n, β), both >= 0.
         sigmas: standard deviations, >= 0.
         seed: of the noise.
+        batch_size: images in one forward.
+        device: where the network runs.
         progress: called with (what, done, total).
+        what: the first of these.
 
     Raises:
         ValueError: another model, faces that do not fit it, pairs or sigmas out of range.

@@ -201,6 +201,8 @@ def robustness(
         test: images that accuracies are reported on.
         valid: other images, to pick (n, β) on; None leaves the search out.
         pairs, sigmas, seed: see :func:`noise_accuracy`; n = 1, β = 0 is put in front.
+        batch_size: images in one forward.
+        device: where the network runs.
         progress: called with (what, done, total).
 
     Raises:

@@ -46,7 +46,8 @@ def grad_cam_maps(
     Args:
         logits: [N,K], or what :func:`fastcam.functional.margins` makes of them.
         activations: an entered tap, or the tensor [N,C,H,W] that the logits were computed from.
-        targets: an int, [T] for all images, [N,T], or None for all K.
+        targets: an int, [T] for all images, [N,T], or None for all K. Labels [N], one an image, are
+            ``labels[:, None]``: without regions [N] is N scores of every image.
         head: see :class:`fastcam.IoUCamLoss`.
         normalize: divide each map by its maximum; a map that is zero everywhere stays zero.
         create_graph: keep the maps differentiable (where gradients are enabled).

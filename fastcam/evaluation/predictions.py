@@ -79,6 +79,9 @@ def predict(
             maps.
         threshold: of the Grad-CAM set.
         grid: ``"coverage"`` or ``"binary"``, see :meth:`fastcam.regions.Region.grid`.
+        batch_size: images in one forward.
+        device: where the classifier runs.
+        workers: processes that decode images which are not in memory.
         progress: called with (done, total); of batches the total is not known, and stands at done.
 
     Raises:

@@ -207,10 +207,14 @@ def evaluate(
         region: where the Grad-CAM of a should lie (of batches its position among their regions);
             None measures accuracy only.
         split: ``"train"``, ``"valid"``, ``"test"`` or ``"all"``.
+        threshold: in (0, 1), which share of its peak counts as the map's set, for its IoU.
         landmarks: of faces: landmark table in place of the data folder's own.
         regions: of other data: where the masks lie, see :func:`fastcam.data.open_folder`.
         limit: only so many images, see :func:`fastcam.evaluation.splits.prepare_split`.
+        batch_size: images in one forward; batches are taken as they come.
+        device: where the classifier runs; it is moved there and back.
         cache: see :class:`fastcam.data.PreparedFaces`.
+        workers: processes that decode images which are not in memory.
         progress: called with (done, total).
 
     Raises:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import fastcam
 from fastcam import cli
 from fastcam.cli.program import app
 
@@ -56,6 +58,29 @@ def test_the_readme_s_cutout_hides_all_but_the_mask() -> None:
     hidden, _ = cutout(tv_tensors.Image(image), tv_tensors.Mask(mask))
     changed = (hidden != image).any(0)
     assert not changed[mask].any() and changed[~mask].all()
+
+
+@pytest.mark.slow
+def test_the_compiled_trunk_of_the_loop_s_document_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torchvision
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    (shown,) = (b for b in blocks(ROOT / "docs" / "loop.md", "python") if "torch.compile" in b)
+    gradients = []
+    for compiled in (True, False):
+        torch.manual_seed(0)
+        model = torchvision.models.resnet18(num_classes=2)
+        names: dict[str, Any] = {"torch": torch, "fastcam": fastcam, "model": model}
+        names["looking"] = fastcam.ActivationTap(model, "layer4")
+        if compiled:
+            exec(compile(shown, "loop.md", "exec"), names)
+        with names["looking"] as tap:
+            logits = model(torch.rand(2, 3, 64, 64))
+            criterion = fastcam.EnergyCamLoss(head="closed")
+            criterion(logits, tap, torch.rand(2, 2, 2), targets=[0, 1]).backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.slow
