@@ -207,6 +207,8 @@ class CamLoss(MapPairLoss):
         options = self.map_loss().options
         own = {name: value for name, value in options.items() if hasattr(self, name)}
         own |= {"weight_grad": self.weight_grad, "head": self.head, "reduction": self.reduction}
+        if self.max_pair_pull is not None:
+            own["max_pair_pull"] = self.max_pair_pull
         return ", ".join(f"{name}={value!r}" for name, value in own.items())
 
 

@@ -156,6 +156,7 @@ def test_a_changed_option_counts_and_copies_keep_it():
     assert repr(fastcam.PPCECamLoss(0.1)) == (
         "PPCECamLoss(eps=0.1, weight_grad='full', head='auto', reduction='mean')"
     )
+    assert repr(fastcam.CenterCamLoss(max_pair_pull=1.0)).endswith("max_pair_pull=1.0)")
     assert repr(fastcam.L1CamLoss()) == (
         "L1CamLoss(weight_grad='full', head='auto', reduction='mean')"
     )
