@@ -77,15 +77,17 @@ class Evaluation:
         subsets: scores of the whole split and of its subsets.
         balanced_accuracy: mean of the accuracies on a and on ¬a.
         average_precision: area under precision against recall for a.
-        mean_accuracy: accuracy averaged over all attributes of the classifier.
+        mean_accuracy: accuracy averaged over all attributes of the classifier; of classes, the
+            share of the images whose own class is chosen.
         worst_group: the least accuracy of the cells of (a, b) that hold an image; None without b.
         calibration_error: expected calibration error of a, see
             :func:`fastcam.evaluation.metrics.calibration_error`.
         equal_specificity: E2 at another classifier's accuracy on ¬a.
         reliance: what the score of a relies on.
         verdict: what changed against another classifier.
+        exclusive: whether the classifier tells classes apart, of which an image has one.
 
-    What files of an earlier version lack is None.
+    What files of an earlier version lack is None (``exclusive``: False).
     """
 
     attribute: str
@@ -103,6 +105,7 @@ class Evaluation:
     equal_specificity: EqualSpecificity | None = None
     reliance: Reliance | None = None
     verdict: Verdict | None = None
+    exclusive: bool = False
 
     def __getitem__(self, name: str) -> SubsetScore:
         """The subset of that name; KeyError if there is none."""

@@ -79,6 +79,7 @@ def summarize(
         mean_accuracy=_mean_accuracy(predictions),
         worst_group=min(cells) if cells else None,
         calibration_error=_calibration(predictions, a),
+        exclusive=predictions.exclusive,
     )
 
 

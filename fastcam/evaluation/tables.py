@@ -57,7 +57,8 @@ def comparison(evaluations: Mapping[str, Evaluation], title: str = "") -> Table:
     rows("AUC, {}", within, lambda s: number(s.auc))
     rows("average precision, {}", within, lambda s: number(s.average_precision))
     row("expected calibration error", lambda e: number(e.calibration_error))
-    row("accuracy, mean of all attributes", lambda e: percent(e.mean_accuracy, 2))
+    overall = "mean of all attributes" if not first.exclusive else "all classes (top 1)"
+    row(f"accuracy, {overall}", lambda e: percent(e.mean_accuracy, 2))
     where = first.region
     if where is not None:
         parts = ("a", "E1", "E2")

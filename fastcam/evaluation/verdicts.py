@@ -104,7 +104,7 @@ class Verdict:
     @property
     def reliance_moved(self) -> bool | None:
         """Whether the reliance moved to the region, or away from the one that misled; None if it
-        was not measured."""
+        was not measured, or no region that was hidden raised the score."""
         share, other = self.share, self.other
         if share is None and other is None:
             return None
@@ -124,7 +124,7 @@ class Verdict:
         """The verdict, in words."""
         if self.reliance_moved is None:
             moved = f"the map {'moved' if self.map_moved else 'did not move'}, "
-            moved += "the reliance was not measured"
+            moved += "the reliance is not known"
         else:
             moved = {
                 (True, True): "the map moved and the reliance moved",

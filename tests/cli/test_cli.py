@@ -87,7 +87,7 @@ def test_train_finetune_evaluate_explain(
     assert "nose,chin hidden" in swapped
     assert _run(*evaluate, "--no-reliance") == 0
     plain = capsys.readouterr().out
-    assert "the reliance was not measured" in plain
+    assert "the reliance is not known" in plain
     assert "hidden" not in plain
     image = data / "img_align_celeba" / "000001.jpg"
     explain = ["explain", models[0], image, "-a", "Lips", "-r", "mouth", "--beside", models[1]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -208,6 +209,16 @@ def test_some_images_are_of_all_classes_where_one_folder_follows_the_other(tmp_p
     assert len(prepare_split(checkpoint, tmp_path, "test", limit=99, cache=False)) == 24
 
 
+def test_accuracy_over_classes_is_called_so(checkpoint: Checkpoint) -> None:
+    batch = {"image": torch.rand(6, 3, 32, 32), "labels": torch.arange(6) % 3}
+    classes = dataclasses.replace(checkpoint, exclusive=True)
+    found = evaluate(classes, [batch], attribute="Lips")  # type: ignore[list-item]
+    rows = {row[0]: row[1] for row in comparison({"one": found}).rows}
+    assert found.exclusive and Evaluation.from_json(found.to_json()) == found
+    assert rows["accuracy, all classes (top 1)"] == f"{100 * found.mean_accuracy:.2f}%"
+    assert "accuracy, mean of all attributes" not in rows
+
+
 def test_models_side_by_side(data: Path, checkpoint: Checkpoint, tmp_path: Path) -> None:
     other = Checkpoint(TinyNet(3), MODEL, list(ATTRIBUTES), Preprocessing(32))
     paths = [
@@ -273,7 +284,7 @@ def test_checkpoints_of_other_attributes_and_without_reliance(
     assert len(result.tables) == 1
     (verdict,) = result.verdicts
     assert (verdict.reference, verdict.guided) == ("control", "guided")
-    assert "the reliance was not measured" in verdict.words
+    assert "the reliance is not known" in verdict.words
     # The control against itself is where it was.
     equal = result.evaluations["control"].equal_specificity
     assert (equal.threshold, equal.accuracy) == (0, result.evaluations["control"]["E2"].accuracy)

@@ -99,10 +99,10 @@ def test_the_numbers_by_hand() -> None:
 def test_what_cannot_be_measured() -> None:
     before, after = _predictions(0.1), _predictions(0.5)
     plain = _judge(before, after, names=("first", "second"))
-    assert plain.words == "the map moved, the reliance was not measured"
+    assert plain.words == "the map moved, the reliance is not known"
     assert str(plain).startswith("second against first: ")
     still = _judge(before, before)
-    assert still.words == "the map did not move, the reliance was not measured"
+    assert still.words == "the map did not move, the reliance is not known"
     # Nobody has the attribute: neither map nor ranking nor reliance is there to compare.
     none = Predictions(before.logits, torch.zeros(N, 1), before.energy, visible=before.visible)
     found = _judge(none, none)
@@ -122,7 +122,7 @@ def test_what_cannot_be_measured() -> None:
     # Nothing is relied on, so there is no other region.
     nothing = _drops(0, 0, 0, 0)
     flat = RegionDrops(**{**vars(nothing), "drops": torch.zeros(5, N)})
-    assert _judge(before, after, flat, flat).words.endswith("the reliance was not measured")
+    assert _judge(before, after, flat, flat).words.endswith("the reliance is not known")
     constant = RegionDrops(**{**vars(nothing), "scores": torch.zeros(N)})
     assert _judge(before, after, nothing, constant).share is None
 

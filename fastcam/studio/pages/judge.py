@@ -44,6 +44,9 @@ class JudgePage:
     async def build_body(self, job: Job) -> None:
         """What there is to say of the fine-tuning now."""
         state = job.state()
+        if not job.exists:  # discarded in another tab
+            w.empty("This fine-tuning was discarded.", "/direct", "Direct the network")
+            return
         if state.status != "done":
             words = "It is not judged yet" if state.active else f"It is {state.status}"
             w.empty(f"{words}: {state.stage or state.message}.", "/direct", "See how far it is")

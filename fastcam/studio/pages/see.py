@@ -223,8 +223,9 @@ class SeePage:
             w.text("These data have no regions: fastcam init says how masks are added.")
             return
         relied = {} if found.reliance is None else {h.name: h for h in found.reliance.hidden}
-        with w.tag("div", "two"):
-            if self.studio.of(self.session).template:
+        template = self.studio.of(self.session).template
+        with w.tag("div", "two" if template else ""):
+            if template:
                 w.svg(heat_svg(shares, f"Share of the map in each region, {name}", "%"))
             hidden = found.reliance
             with w.tag("div"):

@@ -35,6 +35,8 @@ figcaption { font-size: .85rem; color: var(--soft); line-height: 1.35; padding-t
 .strip { display: grid; gap: .45rem; grid-template-columns: repeat(auto-fill, minmax(74px, 1fr)); }
 .thumb { border: 3px solid transparent; border-radius: 8px; padding: 0; cursor: pointer;
   background: none; color: var(--ink); font-size: .74rem; line-height: 1.3; }
+#uploads { grid-template-columns: repeat(auto-fill, minmax(132px, 1fr)); }
+.thumb span { overflow-wrap: anywhere; }
 .thumb img { width: 100%; display: block; border-radius: 5px; }
 .thumb[aria-pressed=true] { border-color: var(--blue); }
 .wrong { color: var(--red); font-weight: 600; } .right { color: var(--green); font-weight: 600; }
