@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -225,6 +226,9 @@ def find_masks(root: str | Path, place: str, images: Iterable[str]) -> dict[str,
     Returns:
         A path by region, see :attr:`fastcam.data.layout.FolderLayout.regions`; empty where no file
         is named after an image.
+
+    Warns:
+        UserWarning: a mask is taken for several images, which lie in folders of their own.
     """
     names = [bare(image) for image in images]
     paths, stems = set(names), {name.rpartition("/")[2] for name in names}
@@ -243,7 +247,28 @@ def find_masks(root: str | Path, place: str, images: Iterable[str]) -> dict[str,
                 votes[region or folder.name][f"{place.rstrip('/')}/{path}"] += 1
     least = min(_FEW, _RARE * len(names))
     best = {region: counted.most_common(1)[0] for region, counted in votes.items()}
-    return {region: path for region, (path, n) in sorted(best.items()) if n >= least}
+    patterns = {region: path for region, (path, n) in sorted(best.items()) if n >= least}
+    _warn_of_shared(Path(root), patterns, names)
+    return patterns
+
+
+def _warn_of_shared(root: Path, patterns: Mapping[str, str], names: Sequence[str]) -> None:
+    """Tell of masks that are named after images in several folders: they may be of one alone."""
+    of_stem: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        of_stem[name.rpartition("/")[2]].append(name)
+    several = {stem: images for stem, images in of_stem.items() if len(images) > 1}
+    for pattern in patterns.values():
+        paths = {stem: pattern.replace("{stem}", stem) for stem in several if "{stem}" in pattern}
+        shared = [stem for stem, path in paths.items() if (root / path).is_file()]
+        if shared:
+            one, other = map(printable, several[shared[0]][:2])
+            warnings.warn(
+                f"{printable(paths[shared[0]])} is taken for {one} and for {other}"
+                f" ({len(shared)} such masks): if it is of one alone, put it into a folder of the"
+                " same name as the image's",
+                stacklevel=3,
+            )
 
 
 def _match(inner: str, file: str, paths: set[str], stems: set[str]) -> tuple[str, str] | None:

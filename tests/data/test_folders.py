@@ -214,6 +214,18 @@ def test_names_of_several_images_are_an_error(tmp_path: Path) -> None:
         open_folder(tmp_path)
 
 
+def test_a_mask_of_images_in_several_folders_is_told_of(tmp_path: Path) -> None:
+    for name in ("images/sick/1.png", "images/well/1.png", "images/well/2.png", "masks/1.png"):
+        image_file(tmp_path / name)
+    wanted = r"masks/1\.png is taken for sick/1 and for well/1 \(1 such masks\)"
+    with pytest.warns(UserWarning, match=wanted):
+        describe(tmp_path)
+    (tmp_path / "masks" / "sick").mkdir()
+    (tmp_path / "masks" / "1.png").rename(tmp_path / "masks" / "sick" / "1.png")
+    folder = open_folder(tmp_path)  # warnings are errors
+    assert folder.images("all", regions=["masks"]).counts([0, 1, 2]) == {"masks": 1}
+
+
 # ---- what does not fit --------------------------------------------------------------------------
 
 
