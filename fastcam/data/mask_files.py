@@ -24,7 +24,7 @@ from fastcam.data.source import is_image, is_litter
 MARKS = "_-. "
 _LOSSY = (".jpg", ".jpeg", ".webp")
 # Another number wherever :func:`read_mask` changes, so that masks that are kept are read again.
-_READING = 3
+_READING = 4
 # A suffix that fewer of a hundred images have, and fewer than this, is no region's name.
 _RARE, _FEW = 0.01, 3
 
@@ -34,8 +34,9 @@ def read_mask(path: str | Path, values: Sequence[int] | None = None) -> NDArray[
 
     Of a file with two values the larger one is the region, and of one with a single value all, or
     nothing where that is 0; greys between 0 and 255 are shares of a pixel. Of an image in colour
-    the brightest channel counts, of one with a palette the index. In JPEG and WebP, which blur the
-    border, what is brighter than the middle is the region.
+    the brightest channel counts, of one with a palette the index, or the brightness where it shows
+    two greys alone, as black and white, whose order in a palette means nothing. In JPEG and WebP,
+    which blur the border, what is brighter than the middle is the region.
 
     What was drawn on a transparent background is read by its opacity, as shares of the largest,
     where all that can be seen has one colour, whichever. Of several colours the brightness counts
@@ -69,7 +70,9 @@ def read_mask(path: str | Path, values: Sequence[int] | None = None) -> NDArray[
                 image.mode in ("1", "L", "P", "RGB") and "transparency" in image.info
             )
             pixels = np.array(image.convert("RGBA")) if clear and values is None else None
-            if image.mode in ("LA", "PA", "RGBA", "CMYK", "YCbCr"):
+            if palette and values is None and _two_greys(image):
+                image, palette = image.convert("L"), False
+            elif image.mode in ("LA", "PA", "RGBA", "CMYK", "YCbCr"):
                 image = image.convert("RGB")
             found: NDArray[Any] = np.array(image)
     except FileNotFoundError:
@@ -108,6 +111,16 @@ def read_mask(path: str | Path, values: Sequence[int] | None = None) -> NDArray[
             ' the region, as in "masks/{stem}.png=1"'
         )
     return found.astype(np.uint8)
+
+
+def _two_greys(image: Image.Image) -> bool:
+    """Whether an image with a palette shows two greys, or one alone."""
+    used = np.unique(np.asarray(image))
+    colours = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
+    if len(used) > 2 or used[-1] >= len(colours):
+        return False
+    shown = colours[used]
+    return bool((shown == shown[:, :1]).all()) and len(np.unique(shown)) == len(used)
 
 
 def _drawn(

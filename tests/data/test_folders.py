@@ -584,6 +584,31 @@ def test_transparency_that_is_the_same_everywhere_says_nothing(tmp_path: Path, a
     assert read_mask(tmp_path / "m.png").tolist() == wanted.tolist()
 
 
+@pytest.mark.parametrize("clear", [False, True])
+def test_black_and_white_in_a_palette_are_told_by_what_they_show(
+    tmp_path: Path, clear: bool
+) -> None:
+    shape = np.zeros((6, 8), np.uint8)
+    shape[1:4, 2:6] = 1
+    kept = {"transparency": 2} if clear else {}
+
+    def saved(index: NDArray[Any], *colours: int) -> NDArray[np.uint8]:
+        image = Image.fromarray(index.astype(np.uint8), "P")
+        image.putpalette([*colours, *[7, 7, 7] * (256 - len(colours) // 3)])
+        image.save(tmp_path / "m.png", **kept)
+        return read_mask(tmp_path / "m.png")
+
+    black, white, red = (0, 0, 0), (255, 255, 255), (200, 0, 0)
+    assert (saved(shape, *black, *white) == shape * 255).all()
+    assert (saved(1 - shape, *white, *black) == shape * 255).all()  # as optimisers order them
+    assert (saved(0 * shape, *white, *black) == 255).all()
+    assert not saved(0 * shape + 1, *white, *black).any()
+    # Of colours, and of what looks alike, the index.
+    assert (saved(shape, *white, *red) == shape * 255).all()
+    assert (saved(shape, *black, *black) == shape * 255).all()
+    assert (read_mask(tmp_path / "m.png", [0]) == (1 - shape) * 255).all()
+
+
 def test_palettes_with_transparent_colours(tmp_path: Path) -> None:
     wanted, inside = shapes()
     path = tmp_path / "m.png"
