@@ -22,6 +22,7 @@ from fastcam.cam.trace import Call, KnownHead, Trace, is_hooked
 __all__ = [
     "bypasses",
     "edge_of",
+    "has_compiled_nodes",
     "has_python_nodes",
     "head_steps",
     "known_head_steps",
@@ -214,6 +215,13 @@ def no_second_derivative(gradients: Tensor, logits: Tensor, point: Tensor) -> st
         return None
     attention = sorted(n.name() for n in head if n.name().startswith("ScaledDotProduct"))
     return attention[0] if attention else "an operation"
+
+
+def has_compiled_nodes(logits: Tensor, point: Tensor) -> bool:
+    """Whether ``torch.compile`` made something between ``point`` and the logits: a module compiled
+    in place shows no wrapper, and a function no module."""
+    head = reached(logits.grad_fn, {edge_of(point)[0]})
+    return any(node.name() == "CompiledFunctionBackward" for node in head)
 
 
 def has_python_nodes(logits: Tensor, point: Tensor) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fastcam.cam.closed_form import ClosedForm
 from fastcam.cam.head_autograd import autograd_gradients, differentiable_twice, retained_grads
-from fastcam.cam.head_graph import bypasses, edge_of, head_steps
+from fastcam.cam.head_graph import bypasses, edge_of, has_compiled_nodes, head_steps
 from fastcam.cam.head_processes import check_processes, refuse_sharded_head
 from fastcam.cam.tap import ActivationTap
 from fastcam.cam.targets import Targets
@@ -136,12 +136,15 @@ def head_gradients(
                 f"gradient_at: the logits depend on '{tap.layer}' by a way around "
                 f"'{tap.gradient_at}' too; leave gradient_at out"
             )
-        if tap.trace.compiled is not None and create_graph:
-            raise ValueError(
-                f"logits: '{tap.trace.compiled}', between '{tap.layer}' and the logits, is "
-                "compiled, and a compiled region cannot be differentiated twice; keep the head "
-                "eager (compile the part before the layer), or use weight_grad='detach'"
-            )
+    compiled = None if tap is None else tap.trace.compiled
+    if create_graph and (compiled is not None or has_compiled_nodes(logits, point)):
+        what = "a part" if compiled is None else f"'{compiled}'"
+        layer = "the layer" if tap is None else f"'{tap.layer}'"
+        raise ValueError(
+            f"logits: {what}, between {layer} and the logits, is compiled, and a compiled region "
+            "cannot be differentiated twice; keep the head eager (compile the part before the "
+            "layer), or use weight_grad='detach'"
+        )
     with retained_grads(logits, output, point, tap):
         hooked = _may_be_hooked(tap, output, logits)
         gradients = autograd_gradients(logits, point, targets, create_graph, hooked=hooked)

@@ -438,8 +438,13 @@ class _Chain(torch.autograd.Function):
 def chain(stages: list[Stage], weights: list[Tensor]) -> Tensor:
     """What the last stage returns; differentiable in the weights, W_1 … W_L, any number of times.
 
-    Under autocast, which chooses a dtype for each operation, it is as many nodes as operations.
+    Under autocast, which chooses a dtype for each operation, it is as many nodes as operations, and
+    in a loss under ``torch.compile``, which cannot trace what the node keeps.
     """
-    if torch.is_autocast_enabled(weights[0].device.type) or not torch.is_grad_enabled():
+    if (
+        torch.is_autocast_enabled(weights[0].device.type)
+        or not torch.is_grad_enabled()
+        or torch.compiler.is_compiling()
+    ):
         return _run(stages, weights)
     return _Chain.apply(stages, *weights)

@@ -9,6 +9,8 @@ from torch import nn
 from torch._functorch import config as functorch
 from torch.utils.checkpoint import checkpoint
 
+from fastcam.cam import weight_gradients
+from fastcam.cam.maps import grad_cam_maps
 from fastcam.cam.tap import ActivationTap
 from fastcam.losses.cam import IoUCamLoss
 
@@ -137,6 +139,44 @@ def test_compiled_head_says_why_not():
         logits = net(X)
         with pytest.raises(ValueError, match="'1', between '0' and the logits, is compiled"):
             IoUCamLoss()(logits, tap, grids(4, 6, 6), 1)
+
+
+@pytest.mark.parametrize("how", ["module in place", "function", "after the network"])
+def test_what_is_compiled_without_a_wrapper_says_why_not(how):
+    double = torch.compile(lambda x: 2 * x, backend="aot_eager")
+    net = small_cnn()
+    if how == "module in place":
+        net[-1].compile(backend="aot_eager")
+    elif how == "function":
+        net[-1].forward = lambda x, forward=net[-1].forward: double(forward(x))
+    with ActivationTap(net, "4") as tap:
+        logits = double(net(X)) if how == "after the network" else net(X)
+        for given, layer in ((tap, "'4'"), (tap.activations, "the layer")):
+            with pytest.raises(ValueError, match=f"a part, between {layer} and the .*is compiled"):
+                IoUCamLoss()(logits, given, grids(4, 6, 6), 1)
+
+
+@pytest.mark.parametrize("targets", [1, [1, 2]])
+@pytest.mark.parametrize("what", ["loss", "maps"])
+@pytest.mark.parametrize("large", [0, 1 << 16])
+def test_a_compiled_loss_is_the_eager_one(what, targets, large, monkeypatch):
+    """torch.compile breaks the graph where gradients are taken, and does the rest."""
+    torch._dynamo.reset()
+    monkeypatch.setattr(weight_gradients, "LARGE", large)
+    net, regions = small_cnn().eval(), grids(4, *([2] if isinstance(targets, list) else []), 6, 6)
+
+    def of_maps(logits, tap, regions, targets):
+        maps = grad_cam_maps(logits, tap, targets, create_graph=True)
+        return (maps * (regions if regions.dim() == 4 else regions[:, None])).mean()
+
+    criterion = IoUCamLoss() if what == "loss" else of_maps
+    found = []
+    compiled = torch.compile(criterion, backend="aot_eager")
+    for loss in (criterion, compiled, compiled):
+        with ActivationTap(net, "4") as tap:
+            value = loss(net(X), tap, regions, targets)
+        found.append((value, torch.autograd.grad(value, list(net.parameters()), allow_unused=True)))
+    torch.testing.assert_close(found[1:], [found[0]] * 2)
 
 
 @functorch.patch(donated_buffer=False)  # the graph is gone through twice
