@@ -20,6 +20,7 @@ from fastcam.data.label_table import (
     read_label_table,
 )
 from fastcam.data.layout import FolderLayout
+from fastcam.data.mask_files import without_masks
 from fastcam.data.tables import SPLITS
 
 
@@ -62,6 +63,7 @@ def read_index(root: str | Path, layout: FolderLayout) -> ImageIndex:
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder} of images")
     files = list_images(folder, [root / place for place in mask_folders(layout)])
+    files = without_masks(files, layout.images, layout.regions.values())
     if not files:
         raise ValueError(f"{folder} holds no image (.jpg, .png, …)")
     table: LabelTable | None = None

@@ -22,7 +22,7 @@ from fastcam.data.label_table import (
     read_label_table,
 )
 from fastcam.data.layout import CONFIG, FolderLayout
-from fastcam.data.mask_files import find_masks
+from fastcam.data.mask_files import find_beside, find_masks, without_masks
 
 IMAGE_FOLDERS = ("images", "imgs", "img", "image", "photos", "JPEGImages", "data")
 MASK_FOLDERS = ("masks", "mask", "segmentations", "segmentation", "regions", "annotations")
@@ -58,6 +58,8 @@ def find_layout(root: str | Path, **given: str | tuple[str, ...] | None) -> Fold
         raise ValueError(
             f"{root} holds no images: expected them in {IMAGE_FOLDERS[0]}/ (or name the folder)"
         )
+    beside = find_beside(root, images, names)
+    names = without_masks(names, images, beside.values())
     found: dict[str, Any] = {"images": images, **known}
     if "table" not in known and "coco" not in known:
         tables = find_tables(root)
@@ -69,7 +71,7 @@ def find_layout(root: str | Path, **given: str | tuple[str, ...] | None) -> Fold
         found["coco"] = _annotations(root)
     if found.get("table"):
         found |= _columns(read_label_table(root / found["table"]), names, known)
-    regions: dict[str, str] = {}
+    regions = beside
     if not found["coco"]:
         for place in MASK_FOLDERS:
             if (root / place).is_dir() and place != images:

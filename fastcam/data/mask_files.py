@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ _LOSSY = (".jpg", ".jpeg", ".webp")
 _READING = 4
 # A suffix that fewer of a hundred images have, and fewer than this, is no region's name.
 _RARE, _FEW = 0.01, 3
+# How masks beside their images are called, and how many values one has at most.
+_BESIDE = re.compile("mask|seg|gt|annot", re.IGNORECASE)
+_FLAT = 16
 
 
 def read_mask(path: str | Path, values: Sequence[int] | None = None) -> NDArray[np.uint8]:
@@ -282,6 +286,67 @@ def _warn_of_shared(root: Path, patterns: Mapping[str, str], names: Sequence[str
                 " same name as the image's",
                 stacklevel=3,
             )
+
+
+def find_beside(root: str | Path, place: str, files: Sequence[str]) -> dict[str, str]:
+    """Find masks that lie beside their images: ``STEM_mask.png`` by ``STEM.jpg``.
+
+    Args:
+        root: the data folder.
+        place: folder of the images, relative to it.
+        files: paths of what lies there, masks among them.
+
+    Returns:
+        A path by region, see :func:`find_masks`; empty where such files are no masks.
+    """
+    known = {bare(file) for file in files}
+    masks = [file for file in files if _is_beside(bare(file), known)]
+    first = next(iter(masks), None)
+    try:
+        # A photograph of somebody with a mask may be called so, too.
+        if first is None or len(np.unique(read_mask(Path(root) / place / first))) > _FLAT:
+            return {}
+    except ValueError:
+        return {}
+    images = sorted({*files} - {*masks})
+    found = find_masks(root, place, images)
+    ahead = "" if place == "." else f"{place}/"
+    return {
+        region: ahead + path.removeprefix(f"{place}/")
+        for region, path in found.items()
+        if _BESIDE.match(region) and not path.rpartition(".")[0].endswith("}")
+    }
+
+
+def _is_beside(name: str, known: Collection[str]) -> bool:
+    """Whether a path without suffix is another's with a word for masks behind it."""
+    return any(
+        name[i] in MARKS and _BESIDE.match(name, i + 1) and name[:i] in known
+        for i in range(1, len(name))
+    )
+
+
+def without_masks(files: Sequence[str], place: str, patterns: Iterable[str]) -> list[str]:
+    """The images among files, some of which may be masks that lie beside them.
+
+    Args:
+        files: paths of what lies in the folder of the images.
+        place: that folder, relative to the data folder.
+        patterns: of the masks, see :attr:`fastcam.data.layout.FolderLayout.regions`.
+    """
+    ends = set()
+    for pattern in patterns:
+        folder, mark, end = _parted(pattern)[0].partition("{")
+        end = end.partition("}")[2].rpartition(".")[0]
+        if mark and end and (folder.rstrip("/") or ".") == place.rstrip("/"):
+            ends.add(end)
+    known = {bare(file) for file in files} if ends else set()
+
+    def is_mask(name: str) -> bool:
+        # Further ones of an image, as STEM_mask_1.png, belong to none of the regions, maybe.
+        return any((at := name.rfind(end)) > 0 and name[:at] in known for end in ends)
+
+    return [file for file in files if not is_mask(bare(file))]
 
 
 def _match(inner: str, file: str, paths: set[str], stems: set[str]) -> tuple[str, str] | None:

@@ -214,6 +214,42 @@ def test_names_of_several_images_are_an_error(tmp_path: Path) -> None:
         open_folder(tmp_path)
 
 
+@pytest.mark.parametrize("place", [".", "images"])
+@pytest.mark.parametrize("table", [False, True])
+def test_masks_beside_their_images_are_no_images(tmp_path: Path, place: str, table: bool) -> None:
+    mask = np.zeros((8, 8), np.uint8)
+    mask[2:5, 2:6] = 255
+    rows = ["file,sick"]
+    for kind in ("sick", "well"):
+        for i in range(9):
+            path = tmp_path / place / kind / f"{kind} ({i}).png"
+            image_file(path)
+            rows.append(f"{path.name},{int(kind == 'sick')}")
+            Image.fromarray(mask).save(path.with_stem(f"{path.stem}_mask"))
+    Image.fromarray(mask).save(path.with_stem(f"{path.stem}_mask_2"))
+    if table:
+        (tmp_path / "t.csv").write_text("\n".join(rows))
+    describe(tmp_path).layout.save(tmp_path)  # type: ignore[union-attr]
+    folder = open_folder(tmp_path)
+    assert isinstance(folder, MaskedFolder)
+    assert len(folder.index.names) == 18 and not folder.index.unlabelled
+    assert folder.attributes == (["sick"] if table else ["sick", "well"])
+    found = split_of(folder, "all", "mask")
+    assert found.counts(range(18)) == {"mask": 18}
+    assert np.array_equal(found[3]["masks"][0], mask)
+
+
+def test_photographs_that_are_called_masks_stay_images(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3)).astype(np.uint8)
+    for kind in ("a", "b"):
+        for name in ("1", "1_mask"):
+            image_file(tmp_path / kind / f"{name}.png")
+            Image.fromarray(noise).save(tmp_path / kind / f"{name}.png")
+    folder = open_folder(tmp_path)
+    assert isinstance(folder, MaskedFolder)
+    assert len(folder.index.names) == 4 and not folder.regions
+
+
 def test_a_mask_of_images_in_several_folders_is_told_of(tmp_path: Path) -> None:
     for name in ("images/sick/1.png", "images/well/1.png", "images/well/2.png", "masks/1.png"):
         image_file(tmp_path / name)
