@@ -103,6 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("FASTCAM_TRACEBACK") or not (usage or expected):
             raise
         text = _one_line(usage() if usage else describe(error))
+        if isinstance(error, ModuleNotFoundError):  # of an extra of which a part is there
+            text += "; install it with: pip install 'fastcam[all]'"
         if text:  # a group without a command has just shown its help
             print(f"fastcam: error: {text}", file=sys.stderr)
         return 2

@@ -12,7 +12,8 @@ from fastcam.cli.options import REGION_HELP, Data, Landmarks, Out, Start, typer
 from fastcam.cli.settings import Settings, field_help, options
 from fastcam.training.config import FINETUNE, GuidanceConfig, TrainConfig
 
-_LOSSES = f"{field_help(GuidanceConfig)['losses']} Repeat for several."
+# python -OO leaves no texts
+_LOSSES = f"{field_help(GuidanceConfig).get('losses', '')} Repeat for several."
 
 
 @options(

@@ -275,6 +275,27 @@ def test_a_missing_extra_is_one_line(
     assert error.count("\n") == 1
 
 
+def test_a_part_of_an_extra_that_is_missing_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name in [n for n in sys.modules if n.startswith("fastcam.report.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "fastcam.evaluation.explain", raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert _run("explain", tmp_path / "model.pt", tmp_path / "1.png", "-a", "Lips") == 2
+    error = capsys.readouterr().err
+    assert "matplotlib" in error and error.endswith(
+        "; install it with: pip install 'fastcam[all]'\n"
+    )
+    assert error.count("\n") == 1
+
+
+def test_it_runs_without_the_texts_of_python_s_optimisation() -> None:
+    command = [sys.executable, "-OO", "-m", "fastcam", "finetune", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and "--loss" in done.stdout
+
+
 def test_without_typer_the_script_names_the_extra() -> None:
     code = "import sys; sys.modules['typer'] = None; from fastcam.__main__ import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -144,6 +145,24 @@ def test_another_start_or_other_labels_of_the_same_name_are_another_run(tmp_path
     table.write_text(table.read_text().replace("-1", " 1", 1))
     with pytest.raises(ValueError, match=r"other settings \(labels_sha256\)"):
         train(first, tmp_path / "base")
+
+
+def test_the_same_files_by_another_path_are_the_same_run(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run_config(data, epochs=1)
+    start = train(first, tmp_path / "base").checkpoint
+    tune = dataclasses.replace(first, start=str(start))
+    train(tune, tmp_path / "tuned")
+    monkeypatch.chdir(data)
+    here = dataclasses.replace(tune, data="../" + data.name, start=os.path.relpath(start))
+    assert train(here, tmp_path / "tuned").kept
+    moved = shutil.move(tmp_path / "base", tmp_path / "elsewhere")
+    there = dataclasses.replace(here, start=str(moved / "model.pt"))
+    assert train(there, tmp_path / "tuned").kept
+    other = shutil.copytree(data, tmp_path / "copy")  # whose images nobody compares
+    with pytest.raises(ValueError, match=r"other settings \(data\);"):
+        train(dataclasses.replace(there, data=str(other)), tmp_path / "tuned")
 
 
 def test_other_landmarks_and_splits_are_another_run(tmp_path: Path) -> None:
