@@ -33,8 +33,6 @@ def transformed() -> bool:
     return _function_transforms() or forward_ad._current_level >= 0
 
 
-_WHAT_CAN = "fastcam.reference holds the same functions in plain PyTorch, which can"
-
 _task = getattr(torch._C, "_current_graph_task_id", None)
 
 
@@ -43,51 +41,23 @@ def running_backward() -> int:
     return -1 if _task is None else int(_task())
 
 
-class _Undifferentiable(torch.autograd.Function):
-    """Identity of all but the first argument, whose backward says that there is none."""
-
-    @staticmethod
-    def forward(ctx: Any, _: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(tensor.view_as(tensor) for tensor in tensors)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        raise RuntimeError(
-            "fastcam's fused ops cannot be differentiated twice (their gradient was taken with "
-            f"create_graph=True and then differentiated); {_WHAT_CAN}"
-        )
-
-
-def _batched() -> bool:
-    """Whether ``torch.autograd.grad(..., is_grads_batched=True)`` runs this backward."""
-    if not hasattr(torch._C, "_vmapmode_increment_nesting"):
-        return False
-    level = torch._C._vmapmode_increment_nesting()  # there is no other way to ask
-    torch._C._vmapmode_decrement_nesting()
-    return level > 1
-
-
 def differentiable_once(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorate a Function's ``backward``: a second differentiation raises instead of giving zero.
+    """Decorate a Function's ``backward``: it raises where its own gradient is wanted.
 
     ``torch.autograd.function.once_differentiable`` raises only if the incoming gradient itself
-    requires grad; a plain gradient penalty would silently lose this op's part.
+    requires grad; a plain gradient penalty would silently lose this op's part. Nothing is saved
+    that leads to the op's inputs, so that a second differentiation by ``torch.autograd.grad``,
+    which visits only what lies between, could not be noticed when it comes.
     """
 
     @wraps(backward)
     def wrapper(ctx: Any, *grads: Tensor | None) -> Any:
-        if not torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return backward(ctx, *grads)
-        if _batched():
-            raise RuntimeError(  # a batch of is_grads_batched would lose the mark made below
-                "fastcam's fused ops cannot be differentiated twice, so is_grads_batched=True does "
-                f"not go with create_graph=True here; {_WHAT_CAN}"
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            raise RuntimeError(
+                "fastcam's fused ops cannot be differentiated twice, so a backward through them "
+                "does not go with create_graph=True; fastcam.reference holds the same functions in "
+                "plain PyTorch, which can"
             )
-        with torch.no_grad():
-            results = backward(ctx, *grads)
-        tensors = [r for r in results if isinstance(r, Tensor)]
-        leaf = torch.empty(0, requires_grad=True)  # makes the results require grad
-        marked = iter(_Undifferentiable.apply(leaf, *tensors) if tensors else ())
-        return tuple(next(marked) if isinstance(r, Tensor) else r for r in results)
+        return backward(ctx, *grads)
 
     return wrapper

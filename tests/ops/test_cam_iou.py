@@ -226,13 +226,26 @@ def test_double_backward_says_it_is_not_supported(which, device):
     sample = make(SHAPES[1], device=device)
     activations, gradients = sample.leaves()
     leaf = (activations, gradients)[which]
-    for loss in (
-        F.cam_iou_loss(activations, gradients, sample.regions),
-        F.grad_cam(activations, gradients).sum(),
-    ):
-        (grad,) = torch.autograd.grad(loss, leaf, create_graph=True)
+
+    def loss_of(leaf: torch.Tensor) -> torch.Tensor:
+        given = [activations, gradients]
+        given[which] = leaf
+        return F.cam_iou_loss(*given, sample.regions)
+
+    def map_of(leaf: torch.Tensor) -> torch.Tensor:
+        given = [activations, gradients]
+        given[which] = leaf
+        return F.grad_cam(*given).sum()
+
+    for function in (loss_of, map_of):
+        loss = function(leaf)
         with pytest.raises(RuntimeError, match="differentiated twice.*fastcam.reference"):
-            grad.square().sum().backward()
+            torch.autograd.grad(loss, leaf, create_graph=True)
+        # The second differentiation of these visits nothing but what leads to its inputs.
+        for second in (torch.autograd.functional.hessian, torch.autograd.functional.hvp):
+            arguments = (torch.ones_like(leaf),) if second is torch.autograd.functional.hvp else ()
+            with pytest.raises(RuntimeError, match="differentiated twice"):
+                second(function, leaf.detach(), *arguments)
 
 
 def test_repeats_bit_for_bit_and_with_any_number_of_threads(device):
