@@ -262,7 +262,9 @@ def _of_weights(path: Path, name: str, architecture: Architecture) -> Checkpoint
     """A network by name, with the weights in a file that holds nothing else."""
     names, size = architecture.names, architecture.arch_size
     spec, options = model_spec(name), options_for(name, None, size)
-    state = read_state(path)
+    state: Any = read_state(path)
+    if spec.renewed is not None:
+        state = spec.renewed(state)
     with UninitializedWeights():
         model = build(name, len(names), options)
     misfit = load_all(model, state)

@@ -190,6 +190,8 @@ def build(
         raise ValueError(f"weights: expected a file for model {name!r}, got {weights!r}")
     else:
         state = spec.pretrained(str(weights), num_attributes, options)
+    if spec.renewed is not None:
+        state = spec.renewed(state)
     head = spec.head or ((spec.logit_bias or "").rpartition(".")[0],)
     load_trunk(model, state, head, weights)
     return model

@@ -49,6 +49,8 @@ class ModelSpec:
         pretrained: from the name of weights, K and the options to a state dict, or None.
         locate: from the model and this entry to one with the layer, for networks whose layers
             are known by what is in them; or None.
+        renewed: from a state dict that others wrote to one with the names and parts of ``build``'s
+            module, for networks whose weights have others; or None.
     """
 
     build: Callable[..., nn.Module]
@@ -64,6 +66,7 @@ class ModelSpec:
     std: _Triple = IMAGENET_STD
     pretrained: Callable[[str, int, Mapping[str, Any]], Mapping[str, Tensor]] | None = None
     locate: Callable[[nn.Module, ModelSpec], ModelSpec] | None = None
+    renewed: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None
 
     def tap(self, model: nn.Module) -> ActivationTap:
         """A tap of the Grad-CAM layer.

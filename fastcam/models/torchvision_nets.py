@@ -32,21 +32,28 @@ class _Family:
     he: bool = False  # whether the other layers get He's initialisation, too
     size: str | None = None  # the argument for the side of the images, if they must have one
     arguments: tuple[tuple[str, Any], ...] = ()
+    # How torchvision's own files of weights differ: a pattern in their names, and what it is now.
+    # None: of a part that is not built.
+    renamed: tuple[tuple[str, str | None], ...] = ()
 
 
 # No auxiliary scores; and inputs normalised as all others' are, which these two turn into their own
 # range themselves.
 _INCEPTION = (("aux_logits", False), ("init_weights", False), ("transform_input", True))
+_AUXILIARY = ((r"(^|\.)(aux1|aux2|AuxLogits)\.", None),)
+# Files are as old as their weights.
+_DENSE_LAYERS = ((r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2"),)
+_MLP_BLOCKS = ((r"\.mlp\.linear_1\.", ".mlp.0."), (r"\.mlp\.linear_2\.", ".mlp.3."))
 
 # The last layer that returns a map, before what is done with whole maps (docs/networks.md).
 _FAMILIES = (
     _Family("alexnet", "classifier.6", "features.11", "features.12", he=True),
     _Family("convnext_.*", "classifier.2", "features"),
     # What norm5 returns is overwritten in place by a function.
-    _Family("densenet.*", "classifier", "features.denseblock4"),
+    _Family("densenet.*", "classifier", "features.denseblock4", renamed=_DENSE_LAYERS),
     _Family("efficientnet_.*|mobilenet_v2", "classifier.1", "features"),
-    _Family("googlenet", "fc", "inception5b", arguments=_INCEPTION),
-    _Family("inception_v3", "fc", "Mixed_7c", arguments=_INCEPTION),
+    _Family("googlenet", "fc", "inception5b", arguments=_INCEPTION, renamed=_AUXILIARY),
+    _Family("inception_v3", "fc", "Mixed_7c", arguments=_INCEPTION, renamed=_AUXILIARY),
     _Family("maxvit_t", "classifier.5", "blocks.-1", bias=False, size="input_size"),
     _Family("mnasnet.*", "classifier.1", "layers"),
     _Family("mobilenet_v3_.*", "classifier.3", "features"),
@@ -58,7 +65,14 @@ _FAMILIES = (
     _Family("swin_.*", "head", "permute"),
     _Family("vgg.*", "classifier.6", "features.-2", "features.-1", he=True),
     # The last tokens of which all are looked at by the class token.
-    _Family("vit_.*", "heads.head", "encoder.layers.-1.ln_1", reshape="tokens", size="image_size"),
+    _Family(
+        "vit_.*",
+        "heads.head",
+        "encoder.layers.-1.ln_1",
+        reshape="tokens",
+        size="image_size",
+        renamed=_MLP_BLOCKS,
+    ),
 )
 
 
@@ -86,6 +100,7 @@ def spec(name: str) -> ModelSpec | None:
         head=(family.head,),
         size_option=family.size,
         pretrained=partial(_pretrained, name),
+        renewed=partial(_renewed, family.renamed) if family.renamed else None,
     )
 
 
@@ -135,3 +150,18 @@ def _pretrained(
         patch = state["conv_proj.weight"].shape[-1]
         state = tv.vision_transformer.interpolate_embeddings(options["image_size"], patch, state)
     return state
+
+
+def _renewed(
+    renamed: tuple[tuple[str, str | None], ...], state: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """A state dict of torchvision's by the names that the network has now."""
+    found = {}
+    for name, value in state.items():
+        now: str | None = name
+        for pattern, new in renamed:
+            if re.search(pattern, name):
+                now = None if new is None else re.sub(pattern, new, name)
+        if now is not None:
+            found[now] = value
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ def load_all(model: nn.Module, state: Mapping[str, Tensor]) -> str | None:
     state = _named_as(model, state)
     misfit = state_misfit(model, state)
     if misfit is None:
-        model.load_state_dict(state)
+        _load(model, state)
     return misfit
 
 
@@ -118,7 +119,14 @@ def load_trunk(
     if misfit is not None:
         what = type(model).__name__
         raise ValueError(f"{source} holds no weights for this {what}: {misfit}")
-    model.load_state_dict({**state, **own})
+    _load(model, {**state, **own})
+
+
+def _load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load what fits, as of the versions of modules that the model has: MNASNet asks for one."""
+    versioned: Any = OrderedDict(state)
+    versioned._metadata = getattr(model.state_dict(), "_metadata", None)
+    model.load_state_dict(versioned)
 
 
 def _named_as(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import urllib.error
 from pathlib import Path
@@ -192,6 +193,49 @@ def test_a_new_model_starts_with_weights_from_a_file(
     assert torch.equal(ours.conv5[0].weight, theirs.conv5[0].weight)
     with pytest.raises(ValueError, match=r"holds no weights for this ResNet: conv1\.weight is mis"):
         models.build("resnet18", 3, weights=path)
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "old"),
+    [
+        ("densenet121", r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2"),
+        ("mnasnet0_5", "", ""),  # asks for the version of its state dict
+    ],
+)
+def test_torchvisions_own_files_of_weights(
+    name: str, pattern: str, old: str, tmp_path: Path
+) -> None:
+    """They have the names of the version that wrote them, which torchvision brings to its own."""
+    theirs = tv.get_model(name, num_classes=7).state_dict()
+    state = {"module." + (re.sub(pattern, old, k) if old else k): v for k, v in theirs.items()}
+    path = _write(tmp_path / "weights.pth", state)
+    ours = models.build(name, 3, weights=path)
+    head = model_spec(name).head[0]
+    own = ours.state_dict()
+    assert all(torch.equal(own[k], v) for k, v in theirs.items() if not k.startswith(head))
+    whole = load_checkpoint(path, Architecture(name, "A,B,C,D,E,F,G", 64)).model.state_dict()
+    assert all(torch.equal(whole[k], v) for k, v in theirs.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "renamed"),
+    [
+        ("googlenet", {}),  # auxiliary scores, which are not built
+        ("inception_v3", {}),
+        ("vit_b_32", {"mlp.0": "mlp.linear_1", "mlp.3": "mlp.linear_2"}),
+    ],
+)
+def test_the_names_and_parts_of_torchvisions_own_files(name: str, renamed: dict[str, str]) -> None:
+    with torch.device("meta"):
+        full = tv.get_model(name, **({} if renamed else {"init_weights": False}))
+        built = models.build(name, 3)
+    state = dict(full.state_dict())
+    for new, old in renamed.items():
+        state = {key.replace(new, old): value for key, value in state.items()}
+    assert state.keys() != built.state_dict().keys()
+    renewed = model_spec(name).renewed
+    assert renewed is not None
+    assert renewed(state).keys() == renewed(built.state_dict()).keys() == built.state_dict().keys()
 
 
 def test_weights_that_are_none(tmp_path: Path) -> None:
