@@ -5,6 +5,7 @@
 #   make attention-demo  faces -> attention network -> all its analyses; writes runs/attention-demo
 #   make test      pytest, and the C++ tests through CMake
 #   make test-long the slowest tests, which make test leaves out, and the C++ tests as released
+#   make test-oldest  the Python tests with the oldest versions that pyproject.toml allows (CPU)
 #   make test-cuda the GPU tests (needs a GPU; a minute or two)
 #   make bench     ops, training step and other libraries' Grad-CAM side by side: runs/bench/cpu.md, plots
 #   make lint      ruff, clang-format, mypy
@@ -41,7 +42,7 @@ BENCH_ARGS ?=
 
 BUILD_ENV = TORCH_CUDA_ARCH_LIST="$${TORCH_CUDA_ARCH_LIST:-$(CUDA_ARCHS)}"
 
-.PHONY: setup build demo attention-demo test test-long test-cuda test-python test-cpp test-cpp-release bench lint format cuda-all cuda-sanitize sanitize-python clean distclean
+.PHONY: setup build demo attention-demo test test-long test-oldest test-cuda test-python test-cpp test-cpp-release bench lint format cuda-all cuda-sanitize sanitize-python clean distclean
 
 # --- set-up ---------------------------------------------------------------------------------------
 
@@ -98,6 +99,19 @@ test-python: build
 
 test-long: test-cpp-release build
 	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -m long $(WORKERS) $(PYTEST_ARGS)
+
+# A copy with an environment of its own. What tests and builds need may be the newest.
+OLDEST = build/oldest
+test-oldest:
+	rm -rf $(OLDEST) && mkdir -p $(OLDEST)
+	git ls-files -z | xargs -0 tar cf - | tar xf - -C $(OLDEST)
+	$(PYTHON) -m venv $(OLDEST)/.venv
+	$(PYTHON) requirements/oldest.py > $(OLDEST)/oldest.txt
+	cd $(OLDEST) && .venv/bin/python -m pip install --disable-pip-version-check -r oldest.txt -r requirements/build.txt \
+		hypothesis playwright pytest pytest-timeout pytest-xdist
+	cd $(OLDEST) && FASTCAM_CPU_ONLY=1 .venv/bin/python -m pip install --no-deps --no-build-isolation -e .
+	cd $(OLDEST) && OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "not long" --ignore=tests/bench --ignore=tests/cpp \
+		--ignore=tests/cuda --ignore=tests/packaging $(WORKERS) $(PYTEST_ARGS)
 
 # A kernel that hangs cannot be interrupted, so each worker ends by itself; last, in a process of their
 # own, the kernels that have not yet run on a GPU.

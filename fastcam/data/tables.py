@@ -139,13 +139,16 @@ def _parse_rows(
             )
     names = [composed(fields[0]) for _, fields in rows]
     try:
-        values = np.array([fields[1:] for _, fields in rows], dtype=np.int32).reshape(
+        wide = np.array([fields[1:] for _, fields in rows], dtype=np.int64).reshape(
             len(rows), columns
         )
+        values = wide.astype(np.int32)  # numpy 1 would wrap around without a word
+        if not np.array_equal(values, wide):
+            raise OverflowError
     except (ValueError, OverflowError):
         for number, fields in rows:
             for value in fields[1:]:
-                if not _INTEGER.fullmatch(value):
+                if not _INTEGER.fullmatch(value) or abs(int(value)) >= 2**31:
                     raise ValueError(
                         f"{path}, line {number}: {value!r} is not an integer"
                     ) from None

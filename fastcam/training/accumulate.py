@@ -146,6 +146,7 @@ class Accumulation:
                     images, of_part = inputs_of(self._checkpoint, part)
                     logits.append(self._checkpoint.model(images))
                 labels.append(of_part)
+        torch.clear_autocast_cache()  # torch 2.10 would take weights from it that have no graph
         whole = torch.cat(logits)
         whole = whole.to(torch.promote_types(whole.dtype, torch.float32)).requires_grad_()
         with torch.enable_grad():

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("PIL.Image", reason="images are decoded with Pillow")
+import PIL
 from PIL import Image, ImageCms, features
 
 from fastcam.data.decoding import decode_pixels, image_size
@@ -196,7 +197,8 @@ def test_print_and_video_colors() -> None:
     check(encoded(cmyk, "JPEG", quality=100), COLOR, 12)  # stored inverted, as Adobe does
     ycbcr = Image.fromarray(COLOR).convert("YCbCr")
     check(encoded(ycbcr, "JPEG", quality=100, subsampling=0), COLOR, 6)
-    check(encoded(ycbcr, "TIFF"), COLOR, 4)
+    if int(PIL.__version__.split(".")[0]) >= 13:  # older ones cannot read what they write
+        check(encoded(ycbcr, "TIFF"), COLOR, 4)
 
 
 def test_lab() -> None:

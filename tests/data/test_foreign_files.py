@@ -364,7 +364,9 @@ def test_odd_count_lines_are_named(copy: Path, count: str) -> None:
         read_attributes(copy / TABLES[0])
 
 
-@pytest.mark.parametrize("value", ["²", "1.0", "nan", "99999999999", "0x1", "-", "--1"])
+@pytest.mark.parametrize(
+    "value", ["²", "1.0", "nan", "9999999999", "99999999999", "0x1", "-", "--1"]
+)
 def test_odd_values_are_named(copy: Path, value: str) -> None:
     recode(copy / TABLES[1], lambda text: text.replace("03.jpg 0", f"03.jpg {value}", 1).encode())
     with pytest.raises(ValueError, match=rf"partition\.txt, line 3: '{value}' is not an integer"):
