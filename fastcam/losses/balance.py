@@ -300,9 +300,9 @@ class Balance(nn.Module):
                 if gradients is not None:
                     dist.all_reduce(gradients, group=self.process_group)
         for number, gradients in enumerate(weights):
-            labels, guided = squares[number].unbind()
+            labels, guided, reached = squares[number].unbind()
             ratio, first = self._ratios[number], self._first[number]
-            new = _updated(ratio, first, labels.sqrt(), guided.sqrt(), gradients)
+            new = _updated(ratio, first, labels.sqrt(), guided.sqrt(), gradients, reached)
             # Looked at once: a step reads no value.
             first_call = self._calls == 0 and ratio.device.type == "cpu"
             if first_call and float(new[0]) == 0 and float(norms.losses[number]) != 0:
@@ -317,8 +317,9 @@ class Balance(nn.Module):
 class _Norms:
     """What a measurement of J losses takes of a batch, or of the parts of one.
 
-    squares: [J, 2], labels and guidance. weights: for each loss [2, ...], the gradients at the last
-    linear layer's weight, or None. losses: J scalars, their values. layers: their taps'.
+    squares: [J, 3], labels and guidance, and above 0 where the labels reach the last linear layer's
+    weight. weights: for each loss [2, ...], the gradients there; None: the model has none, which
+    all processes have alike. losses: J scalars, their values. layers: their taps'.
     """
 
     squares: Tensor
@@ -328,7 +329,7 @@ class _Norms:
 
     def plus(self, other: _Norms) -> _Norms:
         pairs = zip(self.weights, other.weights, strict=True)
-        weights = [b if a is None else a if b is None else a + b for a, b in pairs]
+        weights = [None if a is None or b is None else a + b for a, b in pairs]
         losses = [a + b for a, b in zip(self.losses, other.losses, strict=True)]
         return _Norms(self.squares + other.squares, weights, losses, self.layers)
 
@@ -373,15 +374,21 @@ def _check_scalar(name: str, loss: object) -> None:
 
 
 def _updated(
-    ratio: Tensor, first: Tensor, labels: Tensor, guided: Tensor, gradients: Tensor | None
+    ratio: Tensor,
+    first: Tensor,
+    labels: Tensor,
+    guided: Tensor,
+    gradients: Tensor | None,
+    reached: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """The smoothed, bounded ratio and its first value after a measurement; 0-d, nothing waits."""
     measured = labels / guided
     if gradients is not None:
         on_labels, on_guidance = torch.linalg.vector_norm(gradients.flatten(1), dim=1).unbind()
         bound = MAX_ON_WEIGHTS * on_labels / on_guidance
-        # Without a finite bound (the guidance does not reach the weights) there is none.
-        measured = torch.where(torch.isfinite(bound), torch.minimum(measured, bound), measured)
+        # Where labels or guidance do not reach the weights there is none.
+        bounded = torch.isfinite(bound) & (reached > 0)
+        measured = torch.where(bounded, torch.minimum(measured, bound), measured)
         finite = on_labels.isfinite() & on_guidance.isfinite()
         measured = torch.where(finite, measured, torch.nan)  # of a batch that has NaN elsewhere
     measured = measured.to(ratio.dtype)
@@ -397,8 +404,8 @@ def _updated(
 def _squared_norms(
     label_loss: Tensor, loss: Tensor, tap: ActivationTap
 ) -> tuple[Tensor, Tensor | None]:
-    """[2] squared norms of both losses' gradients at the images that ``loss`` draws on, and
-    [2, ...] their gradients at the last linear layer's weight (None: there is none)."""
+    """[3] as in :class:`_Norms`, of the images that ``loss`` draws on, and [2, ...] both losses'
+    gradients at the last linear layer's weight (None: there is none)."""
     activations = tap.output
     weight = _last_linear_weight(tap.model)
     check_processes(label_loss, edge_of(activations)[0], "label_loss")
@@ -415,12 +422,15 @@ def _squared_norms(
         tap.by_image(gradient).flatten(1).square().sum(1) for gradient in (of_labels, of_guidance)
     )
     drawn = guided != 0
-    squares = torch.stack([torch.where(drawn, labels, 0).sum(), guided.sum()])
-    if weight is None or on_weight is None:
+    reached = labels.new_full((), float(on_weight is not None))
+    squares = torch.stack([torch.where(drawn, labels, 0).sum(), guided.sum(), reached])
+    if weight is None:
         return squares, None
-    if guidance_on_weight is None:
-        guidance_on_weight = torch.zeros_like(on_weight)
-    return squares, torch.stack([on_weight, guidance_on_weight])
+    # Zeros, as another process's losses may reach it, and all of them sum up.
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    found = on_weight, guidance_on_weight
+    both = [torch.zeros_like(weight, dtype=dtype) if g is None else g for g in found]
+    return squares, torch.stack(both)
 
 
 def _gradients(

@@ -23,10 +23,20 @@ _REDUCTIONS, _SYNCS = get_args(Reduction), get_args(Sync)
 
 
 def world_size(process_group: Any = None) -> int:
-    """How many there are in a group (None: the default one); 1 where none was initialised."""
+    """How many there are in a group (None: the default one); 1 where none was initialised.
+
+    Raises:
+        ValueError: this process is not in the group.
+    """
     if not (dist.is_available() and dist.is_initialized()):
         return 1
-    return dist.get_world_size(process_group)
+    size = dist.get_world_size(process_group)
+    if size < 1:  # what torch says of a group without this process
+        raise ValueError(
+            f"process_group: expected a group that this process (rank {dist.get_rank()}) is in, "
+            "got one of other processes"
+        )
+    return size
 
 
 def averaged(scalars: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 import torch
-from balance_worker import HEADS, run, step
+from balance_worker import HEADS, TwoHeads, heads_step, run, step
 from balance_worker import batch as ddp_batch
 from balance_worker import network as ddp_network
 from networks import gradients_of, grids, network, small_cnn
@@ -476,6 +476,12 @@ def test_several_processes_equal_one(tmp_path, world):
             torch.testing.assert_close(got["ratio"], ratio, rtol=1e-6, atol=0)
             assert got["local"] != pytest.approx(float(ratio), rel=1e-3)  # its own rows
             torch.testing.assert_close(got["grads"], grads, rtol=1e-6, atol=1e-9)
+    # The last linear layer is another process's: the sum of its gradients is waited for by all.
+    torch.manual_seed(3)
+    ratio, grads = heads_step(TwoHeads(), ddp_batch(), SHARES[world][0])
+    for found in ranks:
+        torch.testing.assert_close(found["heads"][0], ratio, rtol=1e-6, atol=0)
+        torch.testing.assert_close(found["heads"][1], grads, rtol=1e-6, atol=1e-9)
 
 
 def test_a_strong_pull_warns():

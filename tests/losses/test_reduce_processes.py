@@ -66,6 +66,13 @@ def test_one_process_may_validate(ranks: list[Any]) -> None:
     torch.testing.assert_close(ranks[0]["alone"], loss_of(network().eval(), ENERGY, part))
 
 
+def test_a_group_of_other_processes_is_refused(ranks: list[Any]) -> None:
+    """torch says of its size that it is -1, which turned the loss's sign."""
+    assert "stranger" not in ranks[0]
+    for rank, found in enumerate(ranks[1:], 1):
+        assert f"a group that this process (rank {rank}) is in" in found["stranger"]
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_an_accumulated_step_is_that_of_the_whole_batch(case: tuple[str, str, str]) -> None:
     whole, net = batch(), network()

@@ -18,6 +18,36 @@ def network() -> nn.Module:
     return small_cnn().double().eval()
 
 
+class TwoHeads(nn.Module):
+    """The first ``split`` rows of a batch have a head of their own, without the last layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        whole = network()
+        self.features, self.own = whole[:7], whole[7:]
+        self.last = nn.Linear(72, 5, dtype=torch.float64)
+
+    def forward(self, images: Tensor, split: int) -> Tensor:
+        found = self.features(images)
+        parts = [self.own(found[:split])] if split else []
+        parts += [self.last(found[split:])] if split < len(images) or not parts else []
+        return torch.cat(parts)
+
+
+def heads_step(net: nn.Module, part: tuple[Tensor, ...], split: int) -> tuple[Tensor, list[Tensor]]:
+    x, regions, where = part
+    inner = net.module if isinstance(net, nn.parallel.DistributedDataParallel) else net
+    world = dist.get_world_size() if inner is not net else 1
+    balance = Balance()
+    with ActivationTap(inner, "features.4") as tap:
+        logits = net(x, split)
+        label = logits.square().mean(1).sum() * world / _BATCH
+        loss = balance(label, IoUCamLoss(sharpness=2.0)(logits, tap, regions, 1, where=where), tap)
+    loss.backward()
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in inner.parameters()]
+    return balance.ratio, grads
+
+
 def batch() -> tuple[Tensor, Tensor, Tensor]:
     """Images, regions and which of them are guided: in some process of four there are none."""
     where = torch.tensor([True, False, False, True, True])
@@ -49,3 +79,6 @@ def run(rank: int, world: int, folder: str) -> None:
             local, _ = step(net, part, head, sync="local")
             ratio, grads = step(net, part, head)
             found[head] = {"ratio": ratio, "local": float(local), "grads": grads}
+        torch.manual_seed(3)
+        two = nn.parallel.DistributedDataParallel(TwoHeads(), find_unused_parameters=True)
+        found["heads"] = heads_step(two, part, len(part[0]) if rank == 0 else 0)

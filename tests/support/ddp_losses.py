@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from networks import grids
 from process_group import SHARES, images, joined, network
 from torch import Tensor, nn
@@ -82,3 +83,8 @@ def run(rank: int, world: int, folder: str) -> None:
         if rank == 0:  # alone: nothing is waited for
             net.eval()
             found["alone"] = loss_of(net.module, energy, part).detach()
+        others = dist.new_group([0])  # without the other processes, who have a handle of it, too
+        try:
+            loss_of(network(), energy, part, process_group=others)
+        except ValueError as error:
+            found["stranger"] = str(error)
