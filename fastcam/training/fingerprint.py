@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dis
 import functools
 import hashlib
 import inspect
-import json
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -17,25 +15,16 @@ from torch import Tensor, nn
 #: Their names among the settings; earlier versions did not note them.
 LOSS_OPTIONS, BATCHES = "loss_options", "batches"
 
-# What a function reads from outside; a list or a dict is what one collects in.
-_VALUES: tuple[type, ...] = (type(None), bool, int, float, str, tuple, np.generic, np.ndarray)
-_VALUES += (Tensor, nn.Module, functools.partial)
-
-# A loss of many parts (one that holds a network) is told by a digest of its options.
-_MANY = 50
-
 
 def loss_settings(loss: Any) -> dict[str, Any]:
     """A loss by its name and its options, as JSON values.
 
     Options are what it was made with: the arguments of its class and of its submodules', where they
-    are kept by their names, those of a ``functools.partial``, the defaults of a function and the
-    values around it that it reads. Numbers, texts and tensors count, other objects by their kind.
-    What a loss counts or learns meanwhile does not: a run goes on with the same object.
+    are kept by their names, and those of a ``functools.partial``. Numbers, texts and tensors count,
+    other objects by their kind; a plain function counts by its name. What a loss counts or learns
+    meanwhile does not: a run goes on with the same object.
     """
     found = dict(_options(loss))
-    if len(found) > _MANY:
-        found = {"sha256": hashlib.sha256(json.dumps(found).encode()).hexdigest()}
     return {"loss": _name(loss), **({LOSS_OPTIONS: found} if found else {})}
 
 
@@ -70,8 +59,7 @@ def _options(made: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     elif inspect.ismethod(made):
         yield from _options(made.__self__, prefix)
     elif inspect.isfunction(made):
-        for key, value in _around(made).items():
-            yield from _option(f"{prefix}{key}", value)
+        return
     else:
         held = dict(getattr(made, "__dict__", {}))
         if isinstance(made, nn.Module):
@@ -82,21 +70,6 @@ def _options(made: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         if isinstance(made, nn.Module):
             for key, child in made.named_children():
                 yield from _option(f"{prefix}{key}", child)
-
-
-def _around(function: Any) -> dict[str, Any]:
-    """Defaults of a function, and values that it reads from outside, not what it changes there."""
-    found = inspect.getclosurevars(function)
-    changed = {i.argval for i in dis.get_instructions(function) if i.opname.startswith("STORE_")}
-    parameters = inspect.signature(function).parameters.values()
-    return {
-        **{p.name: p.default for p in parameters if p.default is not p.empty},
-        **{
-            key: value
-            for key, value in {**found.globals, **found.nonlocals}.items()
-            if key not in changed and isinstance(value, _VALUES)
-        },
-    }
 
 
 def _arguments(kind: type) -> list[str]:
