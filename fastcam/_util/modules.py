@@ -12,7 +12,9 @@ from torch.overrides import TorchFunctionMode
 
 
 @contextmanager
-def evaluating(model: nn.Module, device: str | torch.device | None = None) -> Iterator[None]:
+def evaluating(
+    model: nn.Module, device: str | torch.device | None = None
+) -> Iterator[torch.device]:
     """``model`` in eval mode, on ``device`` if one is named; undone at the end of the block.
 
     Every submodule gets back its own mode and the model its device, also after an exception.
@@ -21,6 +23,9 @@ def evaluating(model: nn.Module, device: str | torch.device | None = None) -> It
     Args:
         model: all of its parameters on one device.
         device: where the model is in the block; None leaves it where it is.
+
+    Yields:
+        Where it is then (the CPU, if it has no parameters and no device is named).
     """
     first = next(model.parameters(), None)
     home = None if first is None else first.device
@@ -29,7 +34,7 @@ def evaluating(model: nn.Module, device: str | torch.device | None = None) -> It
         model.eval()
         if device is not None:
             model.to(device)
-        yield
+        yield torch.device(device if device is not None else home or "cpu")
     finally:
         if device is not None and home is not None:
             model.to(home)

@@ -126,7 +126,7 @@ def attributes(
     faces: Prepared,
     *,
     batch_size: int = 64,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
     progress: Report | None = None,
 ) -> AttributeScores:
     """Accuracy, balanced accuracy and average precision of the binary classifiers.
@@ -135,7 +135,7 @@ def attributes(
         checkpoint: of an attention network.
         faces: images at its input size.
         batch_size: images in one forward.
-        device: where the network runs.
+        device: where the network runs; None: where it is.
         progress: called with (what, done, total).
 
     Raises:

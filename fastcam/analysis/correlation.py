@@ -140,7 +140,7 @@ def correlations(
     channels: Sequence[int] = (0, 1, 2),
     attributes: Sequence[str] | None = None,
     batch_size: int = 32,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
     progress: Report | None = None,
 ) -> Correlations:
     """Correlations over images among channels and among attributes.
@@ -160,7 +160,7 @@ def correlations(
         of: what stands for a channel.
         channels, attributes: targets of the tables; None takes the first three attributes.
         batch_size: images in one forward.
-        device: where the network runs.
+        device: where the network runs; None: where it is.
         progress: called with (what, done, total).
 
     Raises:
@@ -175,7 +175,7 @@ def correlations(
     for name in named:
         attribute_index(checkpoint.attributes, name)
     values, logits, labels = [], [], []
-    with evaluating(network, device), torch.no_grad():
+    with evaluating(network, device) as device, torch.no_grad():
         for batch in batches(checkpoint, faces, batch_size):
             images = checkpoint.preprocessing.normalize(batch["image"].to(device))
             channel, logit = _pooled(network, images, of)

@@ -152,7 +152,7 @@ def top_masks(
     top: int = 3,
     per_image: bool = False,
     batch_size: int = 64,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
     progress: Report | None = None,
 ) -> TopMasks:
     """The masks with the highest importance for each attribute, see :func:`mask_changes`.
@@ -166,7 +166,7 @@ def top_masks(
         top: channels shown.
         per_image: choose the channels for each drawn image by itself, not by the mean.
         batch_size: images in one forward.
-        device: where the network runs.
+        device: where the network runs; None: where it is.
         progress: called with (what, done, total).
 
     Raises:
@@ -189,7 +189,7 @@ def top_masks(
             raise ValueError(f"attributes: none of the {len(faces)} images has {name}")
         pixels = torch.stack([faces[i]["image"].as_subclass(Tensor) for i in rows])
         parts_of_images = []
-        with evaluating(network, device), torch.no_grad():
+        with evaluating(network, device) as device, torch.no_grad():
             for part in pixels.split(batch_size):
                 normal = checkpoint.preprocessing.normalize(part.to(device))
                 found = network.masks(normal, [target])

@@ -66,7 +66,7 @@ def noise_accuracy(
     *,
     seed: int = 0,
     batch_size: int = 64,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
     progress: Report | None = None,
     what: str = "adding noise",
 ) -> NoiseAccuracy:
@@ -81,7 +81,7 @@ def noise_accuracy(
         sigmas: standard deviations, >= 0.
         seed: of the noise.
         batch_size: images in one forward.
-        device: where the network runs.
+        device: where the network runs; None: where it is.
         progress: called with (what, done, total).
         what: the first of these.
 
@@ -95,7 +95,11 @@ def noise_accuracy(
     ns, betas = ([p[i] for p in chosen] for i in (0, 1))
     parts, labels = [], []
     done = 0
-    with evaluating(network, device), torch.no_grad(), network.transform(n=ns, beta=betas):
+    with (
+        evaluating(network, device) as device,
+        torch.no_grad(),
+        network.transform(n=ns, beta=betas),
+    ):
         for batch in batches(checkpoint, faces, batch_size):
             clean = batch["image"].float() / 255
             noise = image_noise(clean.shape[1:], seed, batch["index"])

@@ -191,7 +191,7 @@ def robustness(
     sigmas: Sequence[float] = SIGMAS,
     seed: int = 0,
     batch_size: int = 64,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
     progress: Report | None = None,
 ) -> Robustness:
     """Accuracy against noise for every (n, β), without retraining.
@@ -202,7 +202,7 @@ def robustness(
         valid: other images, to pick (n, β) on; None leaves the search out.
         pairs, sigmas, seed: see :func:`noise_accuracy`; n = 1, β = 0 is put in front.
         batch_size: images in one forward.
-        device: where the network runs.
+        device: where the network runs; None: where it is.
         progress: called with (what, done, total).
 
     Raises:

@@ -201,7 +201,7 @@ def region_drops(
     images: int = IMAGES,
     fill: Fill = "mean",
     batch_size: int = 64,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
     workers: int = 2,
     progress: Count | None = None,
 ) -> RegionDrops:
@@ -217,7 +217,7 @@ def region_drops(
     extra = int(fill == "swap")
     parts: list[tuple[Tensor, ...]] = []
     done = 0
-    with evaluating(checkpoint.model, device):
+    with evaluating(checkpoint.model, device) as device:
         for pixels, grids, labels in sample.batches(batch_size, workers, extra):
             shown = checkpoint.preprocessing.ready(pixels.to(device))
             count = len(shown) - extra
@@ -298,7 +298,7 @@ def reliance(
     images: int = IMAGES,
     fill: Fill = "mean",
     batch_size: int = 64,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
     workers: int = 2,
     progress: Count | None = None,
 ) -> Reliance:
@@ -323,7 +323,7 @@ def reliance(
             swapped with the next image of the sample: one without the attribute for one with it, as
             far as there are as many.
         batch_size: images in one forward.
-        device: where the classifier runs.
+        device: where the classifier runs; None: where it is.
         workers: processes that decode images which are not in memory.
         progress: called with (done, total) images.
 

@@ -64,7 +64,7 @@ def predict(
     threshold: float = 0.5,
     grid: str = "coverage",
     batch_size: int = 64,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
     workers: int = 2,
     progress: Count | None = None,
 ) -> Predictions:
@@ -80,7 +80,7 @@ def predict(
         threshold: of the Grad-CAM set.
         grid: ``"coverage"`` or ``"binary"``, see :meth:`fastcam.regions.Region.grid`.
         batch_size: images in one forward.
-        device: where the classifier runs.
+        device: where the classifier runs; None: where it is.
         workers: processes that decode images which are not in memory.
         progress: called with (done, total); of batches the total is not known, and stands at done.
 
@@ -95,7 +95,7 @@ def predict(
     model, spec = checkpoint.model, checkpoint.spec
     parts: list[tuple[Tensor, ...]] = []
     done = 0
-    with evaluating(model, device):
+    with evaluating(model, device) as device:
         for batch in batches:
             images, labels = inputs_of(checkpoint, batch, device)
             check_labels(labels)

@@ -190,7 +190,7 @@ def evaluate(
     regions: str | Path | None = None,
     limit: int | None = None,
     batch_size: int = 64,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
     cache: bool | None = None,
     workers: int = 2,
     progress: Count | None = None,
@@ -213,7 +213,7 @@ def evaluate(
         regions: of other data: where the masks lie, see :func:`fastcam.data.open_folder`.
         limit: only so many images, see :func:`fastcam.evaluation.splits.prepare_split`.
         batch_size: images in one forward; batches are taken as they come.
-        device: where the classifier runs; it is moved there and back.
+        device: where the classifier runs; it is moved there and back. None: where it is.
         cache: see :class:`fastcam.data.PreparedFaces`.
         workers: processes that decode images which are not in memory.
         progress: called with (done, total).

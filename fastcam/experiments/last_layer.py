@@ -30,7 +30,7 @@ def retrain_last_layer(
     a: str,
     b: str,
     *,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
     seed: int = 0,
 ) -> Checkpoint | None:
     """The same network with another row for a score in its last linear layer.
@@ -44,7 +44,7 @@ def retrain_last_layer(
         images: validation images, in which all four groups occur.
         a: the attribute whose score is re-fit.
         b: the one it shall not be read from.
-        device: where the features are computed.
+        device: where the features are computed; None: where the network is.
         seed: of the halves and draws.
 
     Returns:
@@ -104,7 +104,7 @@ def _last_linear(model: nn.Module) -> nn.Linear:
 
 
 def _features(
-    checkpoint: Checkpoint, images: Prepared, device: str | torch.device
+    checkpoint: Checkpoint, images: Prepared, device: str | torch.device | None
 ) -> tuple[Tensor, Tensor]:
     """What the last linear layer takes [N, F], and labels int64 [N, K]."""
     taken: list[Tensor] = []
@@ -116,7 +116,7 @@ def _features(
     labels = []
     hook = last.register_forward_pre_hook(keep)
     try:
-        with evaluating(checkpoint.model, device), torch.no_grad():
+        with evaluating(checkpoint.model, device) as device, torch.no_grad():
             for batch in loader(images, 64):
                 scores = checkpoint.model(
                     checkpoint.preprocessing.normalize(batch["image"].to(device))

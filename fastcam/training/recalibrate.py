@@ -49,7 +49,7 @@ def recalibrate(
     checkpoint: Checkpoint,
     targets: Sequence[int],
     batches: Iterable[Batch],
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
 ) -> dict[str, float]:
     """Fit the biases of some scores to images, in place.
 
@@ -57,7 +57,7 @@ def recalibrate(
         checkpoint: whose model is changed; its :class:`fastcam.models.ModelSpec` names the bias.
         targets: positions of the attributes; one beyond the last (``own_class``) is left out.
         batches: of validation images.
-        device: where to compute.
+        device: where to compute; None: where the network is.
 
     Returns:
         What was added to each attribute's bias. Left out are attributes that fewer than
@@ -71,7 +71,7 @@ def recalibrate(
     if name is None or not chosen:
         return {}
     logits, labels = [], []
-    with evaluating(checkpoint.model, device):
+    with evaluating(checkpoint.model, device) as device:
         for batch in batches:
             images, known = inputs_of(checkpoint, batch, device)
             logits.append(checkpoint.model(images).float().cpu())

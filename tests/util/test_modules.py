@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,6 +54,17 @@ def test_the_device_comes_back_after_an_exception(monkeypatch: pytest.MonkeyPatc
     assert moves == ["meta", "here", "cpu"]
     with evaluating(nn.Dropout(), "meta"):  # without parameters: nothing to bring home
         pass
+
+
+@pytest.mark.parametrize(
+    ("home", "device", "there"),
+    [("cpu", None, "cpu"), ("meta", None, "meta"), ("meta", "meta", "meta")],
+)
+def test_without_a_device_a_model_runs_where_it_is(home: str, device: Any, there: str) -> None:
+    with evaluating(nn.Linear(1, 1, device=home), device) as found:
+        assert found == torch.device(there)
+    with evaluating(nn.Dropout()) as found:
+        assert found == torch.device("cpu")
 
 
 @pytest.mark.parametrize("attribute", [ATTRIBUTES[0], "Nose"])
