@@ -107,8 +107,8 @@ test-oldest:
 	git ls-files -z | xargs -0 tar cf - | tar xf - -C $(OLDEST)
 	$(PYTHON) -m venv $(OLDEST)/.venv
 	$(PYTHON) requirements/oldest.py > $(OLDEST)/oldest.txt
-	cd $(OLDEST) && .venv/bin/python -m pip install --disable-pip-version-check -r oldest.txt -r requirements/build.txt \
-		hypothesis playwright pytest pytest-timeout pytest-xdist
+	cd $(OLDEST) && .venv/bin/python -m pip install --disable-pip-version-check -r oldest.txt \
+		'setuptools>=77' wheel ninja pybind11 hypothesis playwright pytest pytest-timeout pytest-xdist
 	cd $(OLDEST) && FASTCAM_CPU_ONLY=1 .venv/bin/python -m pip install --no-deps --no-build-isolation -e .
 	cd $(OLDEST) && OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m "not long" --ignore=tests/bench --ignore=tests/cpp \
 		--ignore=tests/cuda --ignore=tests/packaging $(WORKERS) $(PYTEST_ARGS)
