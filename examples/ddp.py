@@ -32,7 +32,7 @@ def main(steps: int = 12, batch_size: int = 15) -> None:
     rank, world = dist.get_rank(), dist.get_world_size()
 
     torch.manual_seed(0)  # the same images, weights and order in every process
-    images, labels, masks = draw(64)
+    images, labels, masks = draw(max(64, 2 * batch_size))
     regions = from_masks(masks, 16)
     model = network().to(device)
     parallel = DistributedDataParallel(model)
