@@ -84,7 +84,6 @@ class ActivationTap:
         model: nn.Module,
         layer: str | nn.Module,
         gradient_at: str | nn.Module | None = None,
-        *,
         reshape: Reshape | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):

@@ -178,7 +178,7 @@ def test_bad_arguments():
     with pytest.raises(TypeError, match="reshape: expected a name or a function .* got int"):
         ActivationTap(net, "4", reshape=3)
     with pytest.raises(ValueError, match="gradient_at: expected none beside reshape='nhwc'"):
-        ActivationTap(net, "4", "5", reshape="nhwc")
+        ActivationTap(net, "4", "5", "nhwc")
     assert ActivationTap(net, "4", "5", reshape="nchw").gradient_at == "5"
 
 
