@@ -33,13 +33,14 @@ WORSE = 0.01
 APART = 0.25
 
 THRESHOLDS = (
-    f"The map moved: the share of Grad-CAM energy in the region rose by more than "
-    f"{percent(MAP_RISE, 0)} (the whole 95% interval) and to {MAP_FACTOR} times what it was or "
-    "more. The reliance moved: the region's share of the reliance rose, or the score drop of the "
-    "other region that the reference relies on most fell without that share falling, each by "
+    "The map moved: the share of Grad-CAM energy in the region rose by more than "
+    f"{percent(MAP_RISE, 0, unit='')} points (the whole 95% interval) and to {MAP_FACTOR} times "
+    "what it was or more. The reliance moved: the region's share of the reliance rose, or the "
+    "score drop of the other region that the reference relies on most fell without that share "
+    "falling, each by "
     f"{percent(RELIANCE_PART, 0)} of itself or more and with an interval that leaves out 0 (the "
-    f"share by {percent(SHARE_RISE, 0)} at least; relied on is a region with a drop of {RELIED} "
-    "standard deviations or more). Worse: "
+    f"share by {percent(SHARE_RISE, 0, unit='')} points at least; relied on is a region with a "
+    f"drop of {RELIED} standard deviations or more). Worse: "
     f"accuracy or AUC fell by {percent(WORSE, 0, unit='')} point or more, with an interval below 0."
 )
 

@@ -78,7 +78,10 @@ def test_train_finetune_evaluate_explain(
     found = json.loads((tmp_path / "e.json").read_text())
     assert set(found) == {"before", "after"}
     assert f"after against before: {found['after']['verdict']['words']}. energy in mouth" in out
-    assert "The map moved: the share of Grad-CAM energy in the region rose by more than 5%" in out
+    assert (
+        "The map moved: the share of Grad-CAM energy in the region rose by more than 5 points"
+        in out
+    )
     assert found["after"]["reliance"]["images"] == 12
     assert "all but mouth hidden (n = " in out
     assert _run(*evaluate, "--fill", "swap", "--hide", "nose,chin", "--reliance-images", 7) == 0
