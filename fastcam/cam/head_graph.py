@@ -220,7 +220,7 @@ def no_second_derivative(gradients: Tensor, logits: Tensor, point: Tensor) -> st
 def has_compiled_nodes(logits: Tensor, point: Tensor) -> bool:
     """Whether ``torch.compile`` made something between ``point`` and the logits: a module compiled
     in place shows no wrapper, and a function no module."""
-    head = reached(logits.grad_fn, {edge_of(point)[0]})
+    head = between(logits.grad_fn, edge_of(point)[0])
     return any(node.name() == "CompiledFunctionBackward" for node in head)
 
 
@@ -230,7 +230,7 @@ def has_python_nodes(logits: Tensor, point: Tensor) -> bool:
     In a batched backward its Python sees tensors that say they need no gradient, and one that is
     ``once_differentiable`` then drops the graph without a word.
     """
-    head = reached(logits.grad_fn, {edge_of(point)[0]})
+    head = between(logits.grad_fn, edge_of(point)[0])
     return any(isinstance(node, BackwardCFunction) for node in head)
 
 
@@ -243,6 +243,25 @@ def reached(start: Node | None, walls: set[Node | None]) -> set[Node]:
         if node is not None and node not in seen and node not in walls:
             seen.add(node)
             stack.extend(parent for parent, _ in node.next_functions)
+    return seen
+
+
+def between(start: Node | None, wall: Node | None) -> set[Node]:
+    """The nodes on a way from ``start`` to ``wall``: those that a gradient at the wall passes.
+
+    Not what a way around the wall leads to, as a transformer's residual does to all its blocks.
+    """
+    users: dict[Node | None, list[Node]] = {}
+    for node in reached(start, {wall}):
+        for parent, _ in node.next_functions:
+            users.setdefault(parent, []).append(node)
+    seen: set[Node] = set()
+    stack = [wall]
+    while stack:
+        for user in users.get(stack.pop(), ()):
+            if user not in seen:
+                seen.add(user)
+                stack.append(user)
     return seen
 
 

@@ -9,13 +9,14 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from fastcam.cam.head_graph import reached
+from fastcam.cam.head_graph import between
 from fastcam.cam.tap import ActivationTap
 
 __all__ = ["check_processes", "refuse_sharded_head"]
 
 _SINK = "_DDPSinkBackward"  # DistributedDataParallel's identity around the outputs
 _BATCH_NORM = "SyncBatchNormBackward"
+_SHARDED = "RegisterPostBackwardFunctionBackward"  # fully_shard's, around what a module takes
 
 
 def check_processes(end: Tensor, wall: Node | None, name: str = "logits") -> None:
@@ -28,16 +29,25 @@ def check_processes(end: Tensor, wall: Node | None, name: str = "logits") -> Non
     Raises:
         ValueError: ``DistributedDataParallel(static_graph=True)`` would take it for its first
             backward, and average wrongly from then on; or a SyncBatchNorm lies between, whose
-            backward speaks with all processes and has no second derivative.
+            backward speaks with all processes and has no second derivative; or a module of
+            ``fully_shard``, which would take it for its backward, free its weights before the
+            true one, or have no gradients from that.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return
-    for node in reached(end.grad_fn, {wall}):
+    for node in between(end.grad_fn, wall):
         if node.name() == _BATCH_NORM:
             raise ValueError(
                 f"{name}: a SyncBatchNorm lies behind the tapped layer, whose backward speaks with "
                 "all processes; expected a head without one: convert the part before the layer "
                 "alone (convert_sync_batchnorm of that module), or freeze it in eval mode"
+            )
+        if node.name() == _SHARDED:
+            raise ValueError(
+                f"{name}: a module that is sharded by fully_shard lies in what this loss "
+                "differentiates before the backward (up to the tapped layer, or to the images), "
+                "which would free its weights or leave it without gradients; for a loss of the map "
+                "shard the modules before the layer alone, else use DistributedDataParallel"
             )
         sink: Any = node
         if node.name() == _SINK and sink.ddp_weakref().static_graph:

@@ -82,6 +82,13 @@ def test_a_sharded_head_is_refused(
         assert "the modules before the layer" in said
 
 
+@pytest.mark.parametrize("reshard", RESHARD)
+def test_input_gradients_of_a_sharded_network_are_refused(ranks: list[Any], reshard: bool) -> None:
+    """Kept whole after that differentiation, its modules would have no gradient at all."""
+    for found in ranks:
+        assert "a module that is sharded by fully_shard lies in" in found["images", reshard]
+
+
 class SyncBatchNorm(torch.autograd.Function):
     """Named as torch's, which runs on GPUs alone: what a head with one leaves in the graph."""
 

@@ -107,6 +107,37 @@ def test_compiled_trunk_with_an_eager_head(backend):
         torch.testing.assert_close(got, results[-1], rtol=1e-4, atol=1e-6)
 
 
+class Residual(nn.Module):
+    """As in a vision transformer, the head sees the trunk also past the tapped norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Conv2d(3, 6, 3, stride=2), nn.Sigmoid())
+        self.norm, self.mix = nn.GroupNorm(1, 6), nn.Conv2d(6, 6, 1)
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x):
+        x = self.trunk(x)
+        return self.head((x + self.mix(self.norm(x)).sigmoid()).mean((2, 3)))
+
+
+def test_a_compiled_trunk_with_a_way_around_the_layer():
+    torch.manual_seed(0)
+    net = Residual().double()
+    found = []
+    for compiled in (False, True):
+        if compiled:
+            net.trunk = torch.compile(net.trunk, backend="aot_eager")
+        net.zero_grad()
+        with ActivationTap(net, "norm") as tap:
+            logits = net(X.double())
+            loss = IoUCamLoss()(logits, tap, grids(4, 5, 5), 1)
+        loss.backward()
+        found.append([p.grad for p in net.parameters() if p.grad is not None])
+    assert any(grad.any() for grad in found[0])
+    torch.testing.assert_close(found[1], found[0])
+
+
 def test_layers_inside_a_compiled_region_say_why_not():
     net = nn.Sequential(small_cnn()[:5], small_cnn()[5:])
     whole = torch.compile(net, backend="eager")

@@ -153,3 +153,8 @@ def run(rank: int, world: int, folder: str) -> None:
             root.set_reshard_after_backward(reshard)
             do = partial(loss_of, net, part, head, grad)
             found[name, reshard, head, grad] = refused(do)
+        for reshard in RESHARD:
+            net = network()
+            sharded: Any = fully_shard(net[0], mesh=mesh)
+            sharded.set_reshard_after_backward(reshard)
+            found["images", reshard] = refused(partial(loss_of, net, part, "input gradient"))
