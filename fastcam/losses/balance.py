@@ -243,6 +243,12 @@ class Balance(nn.Module):
             if not isinstance(term[1], ActivationTap):
                 raise TypeError(f"tap: expected an ActivationTap, got {type(term[1]).__name__}")
         if not self._ratios:
+            if self.every is None:
+                warnings.warn(
+                    "every=None never measures, and no ratios were loaded: the guidance counts 0 "
+                    "times",
+                    stacklevel=5,
+                )
             self._ratios = [torch.zeros((), device=loss.device) for loss, _ in terms]
             self._first = [torch.zeros((), device=loss.device) for loss, _ in terms]
         if len(self._ratios) != len(terms):

@@ -259,6 +259,12 @@ def test_it_measures_every_few_calls():
     torch.testing.assert_close(total, label + balance.ratio * guidance)
 
 
+def test_what_never_measures_and_has_no_ratios_says_that_it_does_nothing():
+    label, guidance, tap = losses(net64())
+    with pytest.warns(UserWarning, match="every=None never measures, and no ratios were loaded"):
+        assert Balance(every=None)(label, guidance, tap) == label
+
+
 def test_without_gradients_the_last_ratio_serves():
     net = net64()
     balance = Balance()
