@@ -116,7 +116,7 @@ class Hinge:
         (nn.MultiLabelSoftMarginLoss(), {"weight": None, "reduction": "mean"}),
         (torch.dist, None),
     ],
-    ids=str,
+    ids=["function", "partial", "dataclass", "method", "torch's own", "built in"],
 )
 def test_what_is_said_of_a_loss(loss: Any, options: dict[str, Any] | None) -> None:
     found = loss_settings(loss)
