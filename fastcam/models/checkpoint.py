@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -140,6 +143,7 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> Path:
     Raises:
         FileExistsError: a file lies there that is no checkpoint of fastcam.
         OSError: it cannot be written; what was there before is kept.
+        TypeError: a value is not plain (NumPy's numbers are made so), and could not be read again.
     """
     from fastcam import __version__
 
@@ -160,9 +164,34 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> Path:
         },
         "history": checkpoint.history,
         "versions": {"fastcam": __version__, "torch": str(torch.__version__)},
-        "state_dict": _inner(checkpoint.model).state_dict(),
     }
+    payload = {name: _plain(name, value) for name, value in payload.items()}
+    payload["state_dict"] = _inner(checkpoint.model).state_dict()
     return write_atomic(path, lambda file: torch.save(payload, file), ours=is_checkpoint)
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A value as ``torch.load(weights_only=True)`` reads it."""
+    if isinstance(value, np.generic):  # np.float64 is a float, but is not stored as one
+        value = value.item()
+    if value is None or type(value) in (bool, int, float, str) or isinstance(value, Tensor):
+        return value
+    if isinstance(value, Mapping):
+        return {_plain(name, k): _plain(f"{name}[{k!r}]", v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        found = [_plain(f"{name}[{i}]", each) for i, each in enumerate(value)]
+        return found if isinstance(value, list) else tuple(found)
+    buffer = io.BytesIO()
+    try:
+        torch.save(value, buffer)
+        buffer.seek(0)
+        torch.load(buffer, weights_only=True)
+    except Exception:  # of pickle's kinds, and any of the value's own
+        raise TypeError(
+            f"{name}: expected plain values (numbers, text, lists, dicts) or tensors, as nothing "
+            f"else can be read from a checkpoint again, got {type(value).__name__}"
+        ) from None
+    return value
 
 
 def _inner(model: nn.Module) -> nn.Module:

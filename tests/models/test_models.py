@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import pytest
 import torch
 from tiny_faces import MODEL, TinyNet
@@ -110,6 +111,25 @@ def test_a_checkpoint_comes_back_whole(tmp_path: Path) -> None:
     payload = torch.load(path, weights_only=True)
     assert payload["versions"]["torch"] == str(torch.__version__)
     assert [p.name for p in path.parent.iterdir()] == ["model.pt"]
+
+
+def test_what_could_not_be_read_again_is_not_saved(tmp_path: Path) -> None:
+    """NumPy's numbers and texts are made plain; others are refused before anything is written."""
+    record = {"accuracy": np.float64(0.75), "steps": (np.int64(3), 4), "dtype": torch.float32}
+    saved = dataclasses.replace(
+        _checkpoint(),
+        attributes=list(np.array(["A", "B"])),
+        preprocessing=Preprocessing(np.int64(32), mean=tuple(np.array([0.1, 0.2, 0.3]))),
+        history=[record],
+    )
+    loaded = load_checkpoint(save_checkpoint(tmp_path / "model.pt", saved))
+    assert (loaded.attributes, loaded.history) == (["A", "B"], [record])
+    assert loaded.preprocessing == saved.preprocessing
+    assert type(loaded.history[0]["accuracy"]) is float
+    saved = dataclasses.replace(saved, history=[{"data": [tmp_path]}])
+    with pytest.raises(TypeError, match=r"history\[0\]\['data'\]\[0\]: expected plain .* PosixPa"):
+        save_checkpoint(tmp_path / "model.pt", saved)
+    assert load_checkpoint(tmp_path / "model.pt").history == [record]
 
 
 @pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
