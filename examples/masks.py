@@ -119,12 +119,12 @@ def run(out: Path, count: int | None = None, epochs: int = 8, seed: int = 0) -> 
     """Write the images, train, fine-tune with and without guidance, and compare.
 
     Args:
-        out: folder for everything; what an earlier run finished is kept.
+        out: folder for everything; what an earlier run with the same options finished is kept.
         count: digits; None takes all.
         epochs: of the training from scratch.
         seed: of images, weights and order.
     """
-    data = out / "images-on-photographs"
+    data = out / f"images-{'all' if count is None else count}-seed{seed}"  # others are other data
     if not (data / "labels.csv").is_file():
         write_images(data, count, seed)
     found = describe(data)  # as `fastcam init` does
