@@ -5,7 +5,7 @@ Which layers may lie between: docs/method.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
@@ -107,18 +107,18 @@ def twice_differentiable() -> AbstractContextManager[None]:
 
 
 @contextmanager
-def retained_grads(
-    logits: Tensor, activations: Tensor, point: Tensor, tap: ActivationTap | None
-) -> Iterator[None]:
-    """Keep the ``.grad`` of tensors that retain theirs: D passing there is not the loss's gradient.
+def retained_grads(taps: Iterable[ActivationTap], *tensors: Tensor) -> Iterator[None]:
+    """Keep the ``.grad`` of tensors that retain theirs: what passes there is not yet the backward.
 
-    (A batched D would leave one of another shape there, to which nothing can be added.)
+    Of ``tensors`` and of what the taps have seen. (A batched D would leave one of another shape
+    there, to which nothing can be added.)
     """
-    tensors = [logits, activations, point]
-    if tap is not None:
-        for call in tap.trace.calls:
-            tensors += [t for t in (call.taken, call.output) if t is not None]
-    retaining = {id(t): (t, t.grad) for t in tensors if t.retains_grad}
+    kept: list[Tensor | None] = list(tensors)
+    for trace in (tap.trace for tap in taps):
+        kept += [trace.layer.output, trace.map, *trace.scores]
+        for call in trace.calls:
+            kept += [call.taken, call.output]
+    retaining = {id(t): (t, t.grad) for t in kept if isinstance(t, Tensor) and t.retains_grad}
     for tensor, _ in retaining.values():
         tensor.grad = None
     try:

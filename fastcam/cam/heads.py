@@ -98,13 +98,14 @@ def head_gradients(
     tap = activations if isinstance(activations, ActivationTap) else None
     output = tensor if tap is None else tap.output  # which the map may be a view of
     point = output if tap is None else tap.gradient_point
+    source = logits_of(logits)
     if needs_graph:
         _has_graph(tap, tensor)
     if tap is not None:
+        tap.trace.scores += [logits] if source is None else [logits, source]
         refuse_sharded_head(tap)
     if head != "autograd":
         form: ClosedForm | str = "only a tap knows what ran between the activations and the logits"
-        source = logits_of(logits)
         end = logits if source is None else source
         if tap is not None:
             form = ClosedForm.of(tap, end, mean_dropout=head == "mean_dropout")
@@ -145,7 +146,7 @@ def head_gradients(
             "cannot be differentiated twice; keep the head eager (compile the part before the "
             "layer), or use weight_grad='detach'"
         )
-    with retained_grads(logits, output, point, tap):
+    with retained_grads([tap] if tap is not None else [], logits, output, point):
         hooked = _may_be_hooked(tap, output, logits)
         gradients = autograd_gradients(logits, point, targets, create_graph, hooked=hooked)
     if create_graph:
@@ -223,7 +224,7 @@ def _compare(
     if valid is not None:
         shares = shares * valid.to(shares.device)
     hot = (targets.one_hot(logits) * shares.t().unsqueeze(-1)).sum(0)
-    with retained_grads(logits, activations, activations, tap):
+    with retained_grads([tap], logits, activations):
         (wanted,) = torch.autograd.grad(
             logits, activations, hot, retain_graph=True, allow_unused=True, materialize_grads=True
         )

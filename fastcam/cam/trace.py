@@ -106,6 +106,7 @@ class Trace:
     compiled: str | None = None  # the first torch.compile'd module after the layer
     chain: MemoryChain | None = None  # of a forward without a graph
     map: Tensor | None = None  # the tapped output as [N,C,H,W], once it was asked for
+    scores: list[Tensor] = field(default_factory=list)  # what maps were asked for of
     # Heads of forwards before, and whether modules are watched, as they are if none is known.
     known: list[KnownHead] = field(default_factory=list)
     watched: bool = True

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fastcam._util.modules import last_linear
 from fastcam._util.tensors import versioned
+from fastcam.cam.head_autograd import retained_grads
 from fastcam.cam.head_graph import edge_of
 from fastcam.cam.head_processes import check_processes
 from fastcam.cam.tap import ActivationTap
@@ -67,6 +68,8 @@ class Balance(nn.Module):
     * Under an initialised process group the norms are those of all processes' batches together;
       every process must call, with the same ``every``. Nothing waits for the device, float16
       activations excepted (their gradients are scaled up, as far as they stay finite).
+    * Of a measurement no ``.grad`` is left; hooks of tensors (on the last linear layer's weight and
+      from the logits to the layer) see its gradients, too.
     * ``state_dict`` holds the ratios. In evaluation (``balance.eval()``, or no gradients) the
       last ratios are used, and one process may call alone.
 
@@ -288,7 +291,9 @@ class Balance(nn.Module):
         return self._on_cpu and any(float(r) == 0 for r in self._ratios)
 
     def _gather(self, label_loss: Tensor, terms: list[tuple[Tensor, ActivationTap]]) -> None:
-        norms = [_squared_norms(label_loss, loss, tap) for loss, tap in terms]
+        losses, taps = zip(*terms, strict=True)
+        with retained_grads(taps, label_loss, *losses):
+            norms = [_squared_norms(label_loss, loss, tap) for loss, tap in terms]
         part = _Norms(
             torch.stack([pair for pair, _ in norms]),
             [of_weight for _, of_weight in norms],

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastcam.cam.head_autograd import autograd_gradients
+from fastcam.cam.head_autograd import autograd_gradients, retained_grads
 from fastcam.cam.head_graph import no_second_derivative
 from fastcam.cam.heads import check_logits
 from fastcam.cam.targets import TargetsLike, resolve_with_regions
@@ -117,7 +117,8 @@ class InputGradientLoss(PairLoss):
         cells = PairCells.of(regions, None, where, images, (len(logits), chosen.count))
         cells.check_values()
         graph = torch.is_grad_enabled()
-        gradients = autograd_gradients(logits, images, chosen, graph, "images")
+        with retained_grads([], logits, images):
+            gradients = autograd_gradients(logits, images, chosen, graph, "images")
         if gradients.numel() == 0:
             gradients = gradients + 0 * images.sum()  # an empty batch has a backward, too
         elif graph and (name := no_second_derivative(gradients, logits, images)) is not None:

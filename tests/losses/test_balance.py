@@ -441,6 +441,33 @@ def test_the_measurement_leaves_the_gradient_as_it_is(head):
         torch.testing.assert_close(got[name] / one, gradient / other, rtol=1e-5, atol=1e-9)
 
 
+def test_the_measurement_leaves_what_retains_its_gradient_as_it_is():
+    """At both tapped layers and the logits, also where the head was recognised before."""
+    net = net64()
+    late, early = ActivationTap(net, "4", "5"), ActivationTap(net, "1")
+    balance, iou = Balance(every=8), IoUCamLoss(sharpness=2.0)
+    balance.set_extra_state({"calls": 0, "ratios": [torch.tensor(0.5)] * 2, "first": [1e9] * 2})
+    for _ in range(2):
+        found = []
+        for every in (8, None):
+            balance.every = every
+            with late, early:
+                logits = net(X)
+                kept = [late.activations, early.activations, logits]
+                for tensor in kept:
+                    tensor.retain_grad()
+                terms = [
+                    (iou(logits, late, REGIONS, 1), late),
+                    (iou(logits, early, grids(6, 12, 12), 2), early),
+                ]
+                total = balance(bce(logits), terms)
+            assert balance.measured == (every is not None)
+            assert all(tensor.grad is None for tensor in kept)
+            total.backward()
+            found.append([tensor.grad for tensor in kept])
+        torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize("on_cpu", [True, False])
 def test_a_loaded_state_measures_when_the_run_that_saved_it_would_have(on_cpu):
     """A loss without a ratio is measured again and again where looking costs no wait, so on a CPU:
