@@ -45,14 +45,14 @@ def measure(
 
     features = some(channels, side, side)
     logits = some(attributes, channels, side, side)
-    device = Emulator(count=True, part=(1, batch))
+    device = Emulator(count=True, watch=False, part=(1, batch))
     out, mask_sum = device.attend_forward(features, logits, [2.0] * curves, [0.1] * curves, pool)
     moved = (features, logits, mask_sum, *out)
     results = [Measured(device.traffic, count_bytes(*moved, samples=1))]
     if curves == 1:
         grad = some(*out.shape[2:])
         grad_l1 = torch.ones(batch, attributes)
-        device = Emulator(count=True, part=(1, batch))
+        device = Emulator(count=True, watch=False, part=(1, batch))
         grads = device.attend_backward(features, logits, grad, grad_l1, 2.0, 0.1, pool)
         moved = (features, logits, grad, grad_l1, *grads)
         results.append(Measured(device.traffic, count_bytes(*moved, samples=1)))

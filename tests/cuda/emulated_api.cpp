@@ -25,7 +25,7 @@ int guarded(char* message, int size, const F& f) {
 extern "C" {
 
 void* emulator_new(int reversed, int count, int part, int whole, int multiprocessors,
-                   int cluster_bytes, const char* kernels) {
+                   int cluster_bytes, unsigned seed, int watch, const char* kernels) {
   auto* device = new Device;
   device->options.reversed = reversed != 0;
   device->options.count = count != 0;
@@ -33,6 +33,8 @@ void* emulator_new(int reversed, int count, int part, int whole, int multiproces
   device->options.whole = whole;
   device->options.multiprocessors = multiprocessors;
   device->options.cluster_bytes = cluster_bytes;
+  device->options.seed = seed;
+  device->options.watch = watch != 0;
   device->options.kernels = kernels;
   return device;
 }

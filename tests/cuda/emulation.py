@@ -74,7 +74,9 @@ def build(
 
         def compile_one(source: str) -> Path:
             made = BUILD / f"{name}.{source.replace('/', '_')}.o"
-            command = [str(compiler()), *flags, "-x", "c++", "-c", str(HERE / source)]
+            watched = source.endswith(".cu") or source == "emulated_api.cpp"
+            calls = ["-fsanitize=thread"] if watched else []  # those of shared_accesses.cpp
+            command = [str(compiler()), *flags, *calls, "-x", "c++", "-c", str(HERE / source)]
             command += ["-o", str(made)]
             subprocess.run(command, check=True)
             return made
@@ -102,6 +104,7 @@ def library() -> ctypes.CDLL:
     torch_path = Path(torch.__file__).parent
     flags = [
         "-O1",
+        "-g1",
         "-shared",
         "-Wno-attributes",
         "-Dfastcam=fastcam_emulated",
@@ -109,7 +112,8 @@ def library() -> ctypes.CDLL:
     ]
     flags += [*build_config.STABLE_ABI_DEFINES, "-isystem", str(torch_path / "include")]
     ops = [*build_config.sources("_C_cuda"), "csrc/ops/registration.cpp"]
-    sources = [*(f"../../{op}" for op in ops), "emulated_api.cpp", "emulator.cpp"]
+    emulator = ("emulated_api.cpp", "emulator.cpp", "shared_accesses.cpp")
+    sources = [*(f"../../{op}" for op in ops), *emulator]
     link = [f"-L{torch_path}/lib", "-ltorch_cpu"]
     lib = ctypes.CDLL(str(build("libemulator.so", sources, flags, link)))
     lib.emulator_new.restype = ctypes.c_void_p
@@ -152,19 +156,23 @@ class Emulator:
         part: tuple[int, int] = (1, 1),
         cluster_bytes: int = 0,
         kernels: str = "",
+        seed: int = 0,
+        watch: bool = True,
     ) -> None:
         """
         Args:
-            reversed: run warps and blocks in descending order.
+            reversed: run threads and blocks in descending order.
             count: count the traffic.
             multiprocessors: of the GPU that the launch is planned for.
             part: run only the first a of every b blocks of a launch.
             cluster_bytes: shared memory of a block of a cluster (CLUSTER_SHARED_BYTES); 0: none
                 are used, as on GPUs before sm_90.
             kernels: what ``FASTCAM_CAM_KERNELS`` would say.
+            seed: not 0: run warps in an order drawn from it, in which copies end at any time.
+            watch: data races are errors.
         """
         self._lib = library()
-        numbers = int(reversed), int(count), *part, multiprocessors, cluster_bytes
+        numbers = int(reversed), int(count), *part, multiprocessors, cluster_bytes, seed, int(watch)
         self._device = ctypes.c_void_p(self._lib.emulator_new(*numbers, kernels.encode()))
 
     def __del__(self) -> None:

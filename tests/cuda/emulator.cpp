@@ -2,14 +2,27 @@
 
 #include <algorithm>
 #include <exception>
+#include <random>
 
 #include "emulator_threads.h"
 #include "fiber.h"
 #include "mbarrier.h"
+#include "races.h"
 
 namespace emulator {
 
 thread_local Thread current;
+Races* races = nullptr;
+
+void saw_global(const void* p, size_t bytes, bool write, const void* site) {
+  races->global(p, bytes, write, site);
+}
+void saw_fence() {
+  if (races != nullptr) races->fence();
+}
+void saw_ticket(const void* counter) {
+  if (races != nullptr) races->ticket(counter);
+}
 
 // ---- traffic ------------------------------------------------------------------------------------
 
@@ -109,6 +122,7 @@ public:
       block.shared = memory.back().get();
       block.shared_bytes = shared_bytes_;
       block.counter = device.options.count ? &block.own_counter : nullptr;
+      if (races != nullptr) races->block_begins(first_block + int(b), block.shared, shared_bytes_);
     }
     for (size_t i = 0; i < lanes_.size(); ++i) {
       const unsigned thread = unsigned(i % threads_);
@@ -127,13 +141,16 @@ public:
       lane.fiber.prepare(&body, &lane);
     }
     device_ = &device;
+    first_block_ = first_block;
+    random_.seed(device.options.seed + unsigned(first_block));
     error_ = nullptr;
     barriers_.clear();
     copies_.clear();
     cluster_arrivals_ = 0;
     cluster_phase_ = 0;
-    while (step()) {
+    while (device.options.seed != 0 ? drawn_step() : step()) {
     }
+    if (races != nullptr) races->cluster_ends(first_block, int(blocks_.size()));
     for (FiberBlock& block : blocks_) block.own_counter.flush(&device.traffic);
     if (error_) std::rethrow_exception(error_);
   }
@@ -205,7 +222,34 @@ private:
     if (found == barriers_.end()) throw Error("an mbarrier that nobody has made");
     return found->second;
   }
-  void arrive(const void* at, int count, int64_t bytes) { mbarrier(at).arrive(count, bytes); }
+  void arrive(const void* at, int count, int64_t bytes) {
+    MadeMbarrier& barrier = mbarrier(at);
+    if (barrier.arrive(count, bytes) && races != nullptr) races->mbarrier_ends(at, barrier.phase);
+  }
+
+  // A warp as far as it gets, or one copy.
+  bool drawn_step() {
+    if (!copies_.empty() && random_() % 8 == 0) {
+      perform(random_() % copies_.size());
+      return true;
+    }
+    const size_t warps = lanes_.size() / 32;
+    const size_t from = random_();
+    for (size_t i = 0; i < warps; ++i) {
+      const size_t warp = (from + i) % warps;
+      Lane* lanes = &lanes_[warp * 32];
+      bool ready = false;
+      for (int l = 0; l < 32; ++l) {
+        if (lanes[l].state == State::kWaiting && lanes[l].over()) lanes[l].state = State::kReady;
+        ready = ready || lanes[l].state == State::kReady;
+      }
+      if (!ready) continue;
+      run_warp(int(warp));
+      if (!error_) release_barrier(warp * 32 / threads_);
+      return !error_;
+    }
+    return step();  // what only the last copies let go on, the end, or an error
+  }
 
   // Every block as far as it gets, one after the other, so that those of a cluster are as far apart
   // as they can be; false when all are done.
@@ -223,7 +267,7 @@ private:
       return false;
     }
     if (!copies_.empty()) {
-      perform_one(reversed);
+      perform(reversed ? copies_.size() - 1 : 0);
       return true;
     }
     for (const Lane& lane : lanes_) {
@@ -266,12 +310,13 @@ private:
     }
     std::for_each(begin, end, [](Lane& lane) { lane.state = State::kReady; });
     if (blocks_[b].counter != nullptr) blocks_[b].counter->flush(&device_->traffic);
+    if (races != nullptr) races->block_barrier(first_block_ + int(b));
     return true;
   }
 
-  void perform_one(bool last_first) {
-    const Pending pending = last_first ? copies_.back() : copies_.front();
-    copies_.erase(last_first ? copies_.end() - 1 : copies_.begin());
+  void perform(size_t i) {
+    const Pending pending = copies_[i];
+    copies_.erase(copies_.begin() + std::ptrdiff_t(i));
     if (is_done(pending.block)) throw Error("a block that leaves before its copies have ended");
     std::memcpy(pending.copy.to, pending.copy.from, pending.copy.bytes);
     arrive(pending.barrier, 0, -int64_t(pending.copy.bytes));
@@ -281,10 +326,11 @@ private:
     Lane* lanes = &lanes_[size_t(warp) * 32];
     for (;;) {
       for (int i = 0; i < 32 && !error_; ++i) {
-        if (lanes[i].state != State::kReady) continue;
-        running_ = &lanes[i];
-        current = lanes[i].thread;
-        lanes[i].fiber.enter();
+        Lane& lane = lanes[device_->options.reversed ? 31 - i : i];
+        if (lane.state != State::kReady) continue;
+        running_ = &lane;
+        current = lane.thread;
+        lane.fiber.enter();
       }
       if (error_) return;
       const auto at = [&](State state) {
@@ -306,6 +352,8 @@ private:
   size_t shared_bytes_;
   Device* device_ = nullptr;
   Lane* running_ = nullptr;
+  int first_block_ = 0;
+  std::mt19937 random_;
   std::exception_ptr error_;
   std::map<const void*, MadeMbarrier> barriers_;
   std::vector<Pending> copies_;
@@ -329,7 +377,9 @@ void FiberBlock::cluster_arrive() {
   FiberCluster::Lane& lane = *cluster->running_;
   if (lane.cluster_phase != cluster->cluster_phase_) throw Error("two arrivals without a wait");
   ++lane.cluster_phase;
-  if (++cluster->cluster_arrivals_ == cluster->lanes_.size()) {
+  const bool last = ++cluster->cluster_arrivals_ == cluster->lanes_.size();
+  if (races != nullptr) races->cluster_arrive(last);
+  if (last) {
     cluster->cluster_arrivals_ = 0;
     ++cluster->cluster_phase_;
   }
@@ -337,6 +387,7 @@ void FiberBlock::cluster_arrive() {
 void FiberBlock::cluster_wait() {
   const unsigned phase = cluster->running_->cluster_phase;
   cluster->wait_until([this, phase] { return cluster->cluster_phase_ == phase; });
+  if (races != nullptr) races->cluster_wait();
 }
 Block& FiberBlock::of_cluster(int other) {
   if (other < 0 || size_t(other) >= cluster->blocks_.size()) {
@@ -349,6 +400,7 @@ Block& FiberBlock::of_cluster(int other) {
 void FiberBlock::barrier_init(const void* at, int arrivals) {
   if (!is_shared(at, 8)) throw Error("an mbarrier that is not in shared memory");
   if (reinterpret_cast<uintptr_t>(at) % 8 != 0) throw Error("a misaligned mbarrier");
+  if (races != nullptr) races->shared(at, 8, true, __builtin_return_address(0));
   cluster->barriers_[at] = {{arrivals, arrivals, 0, 0}, cluster->running(), false};
 }
 void FiberBlock::barrier_init_fence() {
@@ -357,11 +409,17 @@ void FiberBlock::barrier_init_fence() {
   }
 }
 void FiberBlock::barrier_arrive(const void* at, int64_t expected_bytes) {
+  if (races != nullptr) {
+    races->shared(at, 8, false, __builtin_return_address(0));
+    races->mbarrier_arrive(at);
+  }
   cluster->arrive(at, 1, expected_bytes);
 }
 void FiberBlock::barrier_wait(const void* at, unsigned parity) {
   cluster->mbarrier(at);  // there is one
+  if (races != nullptr) races->shared(at, 8, false, __builtin_return_address(0));
   cluster->wait_until([this, at, parity] { return !cluster->mbarrier(at).waits(parity); });
+  if (races != nullptr) races->mbarrier_wait(at);
 }
 void FiberBlock::bulk_copy(void* to, const void* from, uint32_t bytes, const void* at) {
   if (bytes == 0 || bytes % 16 != 0) throw Error("a bulk copy of no multiple of 16 bytes");
@@ -380,17 +438,22 @@ void FiberBlock::bulk_copy(void* to, const void* from, uint32_t bytes, const voi
     device.traffic.accesses += 1;
     device.traffic.vector_accesses += 1;
   }
+  if (races != nullptr) races->bulk_copy(to, bytes, at, cluster->mbarrier(at).phase);
   cluster->copies_.push_back({{to, from, bytes}, cluster->running_block(), at});
 }
 void FiberBlock::copy_later(void* to, const void* from, int bytes) {
   if (reinterpret_cast<uintptr_t>(to) % size_t(bytes) != 0 || !is_shared(to, size_t(bytes))) {
     throw Error("a copy to where no aligned shared memory is");
   }
+  if (races != nullptr) races->small_copy_begins(to, size_t(bytes), __builtin_return_address(0));
   cluster->running_->later.push_back({to, from, size_t(bytes)});
 }
 void FiberBlock::copies_wait() {
   std::vector<FiberCluster::Copy>& later = cluster->running_->later;
-  for (const FiberCluster::Copy& copy : later) std::memcpy(copy.to, copy.from, copy.bytes);
+  for (const FiberCluster::Copy& copy : later) {
+    std::memcpy(copy.to, copy.from, copy.bytes);
+    if (races != nullptr) races->small_copy_ends(copy.to, copy.bytes);
+  }
   later.clear();
 }
 
@@ -398,9 +461,14 @@ void launch_fibers(Device& device, int blocks, int threads, size_t shared_bytes,
                    const std::function<void()>& kernel) {
   FiberCluster cluster(ranks, threads, shared_bytes, kernel);
   const int clusters = blocks / ranks;
+  Races of_launch(blocks, threads);
+  const std::unique_ptr<Races*, void (*)(Races**)> until_the_end(&races,
+                                                                 [](Races** r) { *r = nullptr; });
+  if (device.options.watch) races = &of_launch;
   for (int c = 0; c < clusters; ++c) {
     cluster.run(device, (device.options.reversed ? clusters - 1 - c : c) * ranks);
   }
+  if (!of_launch.first().empty()) throw Error(of_launch.first());
 }
 
 }  // namespace

@@ -3,15 +3,17 @@
 //
 // Two ways to run a block:
 //   fibers   every CUDA thread is a fiber of one OS thread that runs until it meets a barrier or a
-//            shuffle. Warps take turns in ascending or descending order, so that a missing barrier
-//            shows as a wrong result in one of them. Deterministic, fast.
+//            shuffle. Threads take turns in ascending or descending order, or warps in a drawn one
+//            (Options::seed), so that a missing barrier shows as a wrong result in one of them.
+//            Deterministic, fast. Data races are errors in any order (races.h).
 //   threads  every CUDA thread is an OS thread, for ThreadSanitizer.
 // Every access to global memory is checked (inside a registered buffer, aligned to its size; not
 // through the read-only cache if the launch writes there, too), and, with fibers, counted as the
 // memory system would see it: accesses of a warp from one place in the code belong together, and
 // cost the 32-byte sectors they touch.
 // A cluster's blocks run together, as far apart as they may be. Copies that go on while a block
-// works end as late as they may: when nothing else can run. A wait that nothing ends is an error.
+// works end as late as they may, when nothing else can run (in a drawn order at any time). A wait
+// that nothing ends is an error.
 #pragma once
 
 #define FASTCAM_EMULATOR 1
@@ -125,8 +127,10 @@ enum Access : unsigned { kReadOnly = 1, kWritten = 2, kFresh = 4 };
 
 struct Options {
   Mode mode = Mode::kFibers;
-  bool reversed = false;  // warps in descending order, and blocks, too
-  bool count = false;
+  bool reversed = false;      // threads in descending order, and blocks, too
+  unsigned seed = 0;          // of a drawn order; 0: none
+  bool count = false;         // the traffic
+  bool watch = true;          // data races are errors
   int multiprocessors = 132;  // that launches of the ops are planned for
   int cluster_bytes = 0;      // shared memory of a block of a cluster; 0: no clusters
   std::string kernels{};      // what FASTCAM_CAM_KERNELS would say
@@ -157,6 +161,12 @@ struct Device {
 };
 
 class Block;
+class Races;
+
+extern Races* races;  // of the launch that runs, or null
+void saw_global(const void* p, size_t bytes, bool write, const void* site);
+void saw_fence();
+void saw_ticket(const void* counter);
 
 // The CUDA thread that the calling fiber or OS thread is.
 struct Thread {
@@ -216,6 +226,7 @@ inline __attribute__((always_inline)) void access(const void* p, int bytes, Acce
     const unsigned uses = __atomic_or_fetch(&buffer.uses, how, __ATOMIC_RELAXED);
     if (uses == (kReadOnly | kWritten)) throw Error("load() of memory that the launch writes");
   }
+  if (how != kReadOnly && races != nullptr) saw_global(p, size_t(bytes), how == kWritten, site);
   if (Counter* counter = thread.block->counter) {
     counter->record(int(thread.index / 32), int(thread.index % 32), site,
                     reinterpret_cast<uintptr_t>(p), bytes, how == kWritten);
@@ -363,7 +374,7 @@ inline void barrier_arrive_expecting(CopyBarrier* barrier, uint32_t bytes) {
 inline void barrier_wait(CopyBarrier* barrier, uint32_t parity) {
   emulator::current.block->barrier_wait(barrier, parity);
 }
-inline void copies_follow_writes() {}  // the copies here are not of another proxy
+inline void copies_follow_writes() { emulator::saw_fence(); }
 inline void bulk_copy(void* to, const void* from, uint32_t bytes, CopyBarrier* barrier) {
   emulator::current.block->bulk_copy(to, from, bytes, barrier);
 }
@@ -376,6 +387,7 @@ inline void copies_wait() { emulator::current.block->copies_wait(); }
 
 inline unsigned take_ticket(unsigned* counter) {
   emulator::current.device->check(counter, sizeof(unsigned), "atomic");
+  emulator::saw_ticket(counter);
   return __atomic_fetch_add(counter, 1u, __ATOMIC_ACQ_REL);
 }
 

@@ -53,6 +53,26 @@ void read_written(float* data) {
   fastcam::store(data + i, value);
 }
 
+// The neighbour's value in global memory, or after a shuffle, which orders nothing.
+template <bool kBarrier>
+void read_neighbour(float* data) {
+  const int i = int(threadIdx.x);
+  fastcam::store(data + i, float(i));
+  if (kBarrier) __syncthreads();
+  const float value = fastcam::load_fresh(data + (i ^ 1));
+  __syncthreads();
+  fastcam::store(data + i, value);
+}
+template <bool kBarrier>
+void read_after_shuffle(float* data) {
+  float* shared = static_cast<float*>(fastcam::shared_memory());
+  const int i = int(threadIdx.x);
+  shared[i] = data[i];
+  fastcam::shuffle_xor(0, 1);
+  if (kBarrier) __syncthreads();
+  fastcam::store(data + i, shared[i ^ 1]);
+}
+
 // Shared memory is read without helpers: this one is for AddressSanitizer.
 template <int kOffset>
 void read_shared(float* data) {
@@ -71,7 +91,17 @@ void partial_barrier(float* data) {
 
 // ---- copies and clusters ------------------------------------------------------------------------
 
-enum class CopyBug { kNone, kNoFence, kNoWait, kWrongPhase, kTooFewBytes, kNoArrival, kLeaves };
+enum class CopyBug {
+  kNone,
+  kNoFence,
+  kNoBarrier,
+  kNoWait,
+  kWrongPhase,
+  kTooFewBytes,
+  kNoArrival,
+  kLeaves,
+  kNoCopyFence
+};
 
 // Memory of its own, since what a copy reads nothing may write.
 inline float* planted_source() {
@@ -92,7 +122,9 @@ void copy_in_bulk(float* data) {
     fastcam::barrier_init(barrier, kBug == CopyBug::kNoArrival ? 2 : 1);
     if (kBug != CopyBug::kNoFence) fastcam::barrier_init_fence();
   }
-  __syncthreads();
+  shared[i] = -1.0f;
+  if (kBug != CopyBug::kNoCopyFence) fastcam::copies_follow_writes();
+  if (kBug != CopyBug::kNoBarrier) __syncthreads();
   if (i == 0) {
     const uint32_t bytes = kHalf * sizeof(float);
     fastcam::barrier_arrive_expecting(barrier, kBug == CopyBug::kTooFewBytes ? bytes - 16 : bytes);
@@ -157,6 +189,8 @@ inline bool run_planted_copy_bug(Device& device, const std::string& bug, float* 
   };
   if (bug == "none: bulk copy") return run(&copy_in_bulk<CopyBug::kNone>, 1);
   if (bug == "no fence") return run(&copy_in_bulk<CopyBug::kNoFence>, 1);
+  if (bug == "copy before a barrier") return run(&copy_in_bulk<CopyBug::kNoBarrier>, 1);
+  if (bug == "copy without a fence") return run(&copy_in_bulk<CopyBug::kNoCopyFence>, 1);
   if (bug == "no wait") return run(&copy_in_bulk<CopyBug::kNoWait>, 1);
   if (bug == "wrong phase") return run(&copy_in_bulk<CopyBug::kWrongPhase>, 1);
   if (bug == "too few bytes") return run(&copy_in_bulk<CopyBug::kTooFewBytes>, 1);
@@ -183,6 +217,10 @@ inline void run_planted_bug(Device& device, const std::string& bug, float* data)
   if (bug == "none: barriers") return run(&reverse_twice<true, true>);
   if (bug == "read after write") return run(&reverse_twice<false, true>);
   if (bug == "write after read") return run(&reverse_twice<true, false>);
+  if (bug == "none: neighbour") return run(&read_neighbour<true>);
+  if (bug == "neighbour without a barrier") return run(&read_neighbour<false>);
+  if (bug == "none: after a shuffle") return run(&read_after_shuffle<true>);
+  if (bug == "after a shuffle without a barrier") return run(&read_after_shuffle<false>);
   if (bug == "none: index") return run(&copy_ahead<0>);
   if (bug == "index past the end") return run(&copy_ahead<1>);
   if (bug == "index before the start") return run(&copy_ahead<-1>);

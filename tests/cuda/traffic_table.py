@@ -79,12 +79,12 @@ def measure(
     gradients = some(batch, targets, channels, grad_side, grad_side)
     grad = torch.rand(batch, targets, side, side)
 
-    device = Emulator(count=True, part=(run, batch))
+    device = Emulator(count=True, watch=False, part=(run, batch))
     cam, alpha, peak = device.cam_forward(activations, gradients)
     moved = (activations, gradients, cam, alpha, peak)
     forward = Measured(device.traffic, count_bytes(*moved, samples=run))
 
-    device = Emulator(count=True, part=(run, batch))
+    device = Emulator(count=True, watch=False, part=(run, batch))
     grad_a, grad_d = device.cam_backward(activations, alpha, cam, peak, grad)
     moved = (activations, grad_a, grad_d, alpha, cam, peak, grad)
     return forward, Measured(device.traffic, count_bytes(*moved, samples=run))

@@ -145,6 +145,7 @@ __global__ void __launch_bounds__(kCamThreads, FASTCAM_CAM_BLOCKS(AccOf<S>, kTar
   // 5. mean and count
   if (Finish::reduces(op)) {
     const unsigned groups = unsigned(in.batch) * unsigned(plan.target_blocks);
+    if (work.finished == nullptr) __syncthreads();  // what thread 0 has stored of the last pair
     if (work.finished == nullptr || last_block(work.finished, groups, flag)) {
       Finish::reduce(op, shared);
     }
