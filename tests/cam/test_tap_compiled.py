@@ -10,6 +10,7 @@ from torch._functorch import config as functorch
 from torch.utils.checkpoint import checkpoint
 
 from fastcam.cam import weight_gradients
+from fastcam.cam.head_graph import has_compiled_nodes
 from fastcam.cam.maps import grad_cam_maps
 from fastcam.cam.tap import ActivationTap
 from fastcam.losses.cam import IoUCamLoss
@@ -182,6 +183,8 @@ def test_what_is_compiled_without_a_wrapper_says_why_not(how):
         net[-1].forward = lambda x, forward=net[-1].forward: double(forward(x))
     with ActivationTap(net, "4") as tap:
         logits = double(net(X)) if how == "after the network" else net(X)
+        if how == "module in place" and not has_compiled_nodes(logits, tap.activations):
+            pytest.skip("this torch runs a module that is hooked as it stands")
         for given, layer in ((tap, "'4'"), (tap.activations, "the layer")):
             with pytest.raises(ValueError, match=f"a part, between {layer} and the .*is compiled"):
                 IoUCamLoss()(logits, given, grids(4, 6, 6), 1)
