@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 
 import torch
 import torch.distributed as dist
@@ -70,3 +71,5 @@ if __name__ == "__main__":
     parser.add_argument("--batch-size", type=int, default=15)
     arguments = parser.parse_args()
     main(arguments.steps, arguments.batch_size)
+    sys.stdout.flush()
+    os._exit(0)  # a late thread of Gloo would abort the process while the interpreter ends

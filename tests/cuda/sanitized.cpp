@@ -109,7 +109,7 @@ const Case kTargetCases[] = {
 };
 
 // Real threads are slow, and have no part in alignment.
-bool races(const Case& c) { return c.cells <= 1000 && c.offset == 0; }
+bool with_threads(const Case& c) { return c.cells <= 1000 && c.offset == 0; }
 
 }  // namespace
 
@@ -128,12 +128,12 @@ int main(int count, char** arguments) {
   bool good = true;
   for (const bool reversed : orders(mode)) {
     for (const Case& c : kCases) {
-      if (mode == Mode::kThreads && !races(c)) continue;
+      if (mode == Mode::kThreads && !with_threads(c)) continue;
       good = report(c.name, "float", run<float, 1>(c, mode, reversed)) && good;
       good = report(c.name, "bfloat16", run<BFloat16, 1>(c, mode, reversed)) && good;
     }
     for (const Case& c : kTargetCases) {
-      if (mode == Mode::kThreads && !races(c)) continue;
+      if (mode == Mode::kThreads && !with_threads(c)) continue;
       good = report(c.name, "float", run<float, 4>(c, mode, reversed)) && good;
     }
   }

@@ -163,7 +163,7 @@ const Case kCases[] = {
 };
 
 // Real threads are slow, and have no part in alignment.
-bool races(const Case& c) { return c.offset == 0; }
+bool with_threads(const Case& c) { return c.offset == 0; }
 
 }  // namespace
 
@@ -172,7 +172,7 @@ int main(int count, char** arguments) {
   bool good = true;
   for (const bool reversed : orders(mode)) {
     for (const Case& c : kCases) {
-      if (mode == Mode::kThreads && !races(c)) continue;
+      if (mode == Mode::kThreads && !with_threads(c)) continue;
       const bool right[] = {run<float>(c, mode, reversed), run<BFloat16>(c, mode, reversed),
                             run_tone_curve<float>(c, mode, reversed),
                             run_tone_curve<BFloat16>(c, mode, reversed)};
