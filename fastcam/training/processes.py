@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -314,16 +315,26 @@ def _variables(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
+# Of the groups that torchrun's processes have made, the same in all of them.
+_number = itertools.count()
+
+
 @contextmanager
-def _group(found: Processes, cuda: bool, store: TCPStore | None) -> Iterator[Processes]:
+def _group(found: Processes, cuda: bool, store: dist.Store | None) -> Iterator[Processes]:
     """With the process group initialised, if that has not been done before."""
     ours = not dist.is_initialized()
     if ours:
         if cuda:
             torch.cuda.set_device(found.local_rank)
+        patience: dict[str, Any] = {} if cuda else {"timeout": _PATIENCE}
+        if store is None:
+            # A group that comes after another one would find that one's addresses: torch 2.10 names
+            # both alike, and waits for ever.
+            meeting, *_ = next(iter(dist.rendezvous("env://", **patience)))
+            store = dist.PrefixStore(f"fastcam/{next(_number)}", meeting)
         dist.init_process_group(
             "nccl" if cuda else "gloo", rank=found.rank, world_size=found.count, store=store,
-            timeout=None if cuda else _PATIENCE,
+            **patience,
         )  # fmt: skip
     try:
         # A second group of Gloo beside a first one has been seen to wait for itself without end.
