@@ -58,9 +58,7 @@ def _options(made: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _option(f"{prefix}{key}", value)
     elif inspect.ismethod(made):
         yield from _options(made.__self__, prefix)
-    elif inspect.isfunction(made):
-        return
-    else:
+    elif not inspect.isfunction(made):
         held = dict(getattr(made, "__dict__", {}))
         if isinstance(made, nn.Module):
             held |= {**made._buffers, **made._parameters}
