@@ -1,9 +1,9 @@
 """Speed that must not be lost: ratios at a safe fraction of the targets, counts exactly.
 
-Ratios are medians of CPU time, of one interleaved run on one thread at small shapes. Other processes
-do not stretch it, but they take caches and memory, and processors differ: a bound is at most two
-thirds of what was measured, and a miss is measured up to three times more before it counts
-(``make bench`` measures the targets at full size). Counts know no noise.
+Ratios are medians of CPU time, of one interleaved run on one thread at small shapes. Others on the
+machine do not stretch it, but they take caches and memory, and processors differ: bounds leave room
+for both, and a miss is measured up to three times more before it counts. ``make bench`` measures
+the targets at full size. Counts know no noise.
 """
 
 from __future__ import annotations
