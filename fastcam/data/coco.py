@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from fastcam._util.extras import require
 from fastcam._util.files import json_with
 from fastcam._util.names import printable
 from fastcam.data.cache import file_state
-from fastcam.data.label_table import Names
+from fastcam.data.label_table import Names, one_of_several
 
 # Another number wherever :meth:`CocoFiles.read` changes, so that kept masks are read again.
 _READING = 2
@@ -32,25 +33,29 @@ class CocoFiles:
     one the pixel that it lies in.
 
     Args:
-        paths: the files; categories of the same name in several are one.
+        paths: the files; categories of the same name in several are one, and what several say of
+            an image counts together.
         images: the images' paths. A file names them relative to the folder of the images or to its
-            own, or by their file names.
+            own, or by their file names; of images of the same name ``instances_train.json`` means
+            those in a folder ``train``.
         folder: of the images.
 
     Raises:
         ImportError: pycocotools is not installed; it comes with the extra ``coco``.
         FileNotFoundError: a file is missing.
-        ValueError: it is none of COCO's format; the message names it.
+        ValueError: it is none of COCO's format, or names an image that may be one of several; the
+            message names it.
     """
 
     def __init__(self, paths: Sequence[str | Path], images: Sequence[str], folder: Path) -> None:
         coco = require("pycocotools.coco", extra="coco")
         known = Names(images)
-        self._at: dict[str, tuple[int, int]] = {}  # image -> file, and its number there
+        # image -> files, and its number in each
+        self._at: dict[str, list[tuple[int, int]]] = defaultdict(list)
         self._paths = [*map(Path, paths)]
         self._files: list[Any] = []
         self._states: list[tuple[int, ...]] = []
-        self._ids: list[dict[str, list[int]]] = []
+        self._regions: list[dict[int, str]] = []  # of each file, by the category's number
         for number, path in enumerate(self._paths):
             if not path.is_file():
                 raise FileNotFoundError(f"annotations {path} do not exist")
@@ -64,34 +69,43 @@ class CocoFiles:
                 with contextlib.redirect_stdout(io.StringIO()):  # it tells how long reading took
                     file = coco.COCO(str(path))
                 self._files.append(file)
-                self._ids.append(_ids(file))
-                below = ""
-                with contextlib.suppress(ValueError):
-                    below = f"{path.parent.relative_to(folder).as_posix()}/".removeprefix("./")
+                self._regions.append(_regions(file))
+                places = _places(path, folder)
                 for entry in file.imgs.values():
-                    name = known.find(below + entry["file_name"]) or known.find(entry["file_name"])
+                    name = _named(known, entry["file_name"], places, path)
                     if name is not None:
-                        self._at[name] = number, entry["id"]
+                        self._at[name].append((number, entry["id"]))
             except KeyError as error:
                 raise ValueError(
                     f"{path}: an entry of images, annotations or categories lacks {error}"
                 ) from None
-        self.names = tuple(dict.fromkeys(name for ids in self._ids for name in ids))
+        names = (name for regions in self._regions for name in regions.values())
+        self.names = tuple(dict.fromkeys(names))
 
     def __contains__(self, image: str) -> bool:
         return image in self._at
 
     def has(self, image: str, region: str) -> bool:
         """Whether an image has an object of a category, be it beyond the image's border."""
-        return bool(self._objects(image, region)[1])
+        return any(objects for *_, objects in self._objects(image, region))
 
     def state(self, image: str, region: str) -> tuple[int, ...] | None:
-        """What changes with an image's annotations: of their file, None where there are none."""
-        return (*self._states[self._at[image][0]], _READING) if image in self._at else None
+        """What changes with an image's annotations: of their files, None where there are none."""
+        if image not in self._at:
+            return None
+        return (*(part for number, _ in self._at[image] for part in self._states[number]), _READING)
 
     def labels(self, images: Sequence[str]) -> NDArray[np.bool_]:
         """Which of N images show which category: bool [N, K]."""
-        return np.array([[self.has(i, name) for name in self.names] for i in images], bool)
+        place = {name: k for k, name in enumerate(self.names)}
+        found = np.zeros((len(images), len(place)), bool)
+        for row, image in zip(found, images, strict=True):
+            for number, key in self._at.get(image, ()):
+                regions = self._regions[number]
+                for a in self._files[number].imgToAnns[key]:
+                    if a["category_id"] in regions:
+                        row[place[regions[a["category_id"]]]] = True
+        return found
 
     def read(self, image: str, region: str, size: tuple[int, int]) -> NDArray[np.uint8]:
         """A category's mask in an image: uint8 [H, W], 255 inside; all zero where it is not there.
@@ -104,41 +118,61 @@ class CocoFiles:
                 segmentation nor a box, or one that is damaged; the message names file and image.
         """
         mask = np.zeros(size, bool)
-        file, objects = self._objects(image, region)
-        if not objects:
-            return mask.astype(np.uint8)
-        entry = file.imgs[self._at[image][1]]
-        # Some programs leave it out.
-        told = entry.setdefault("height", size[0]), entry.setdefault("width", size[1])
-        if told != size:
-            raise ValueError(
-                f"{printable(image)} is {size[1]}×{size[0]} pixels; its annotations are for"
-                f" {entry['width']}×{entry['height']}"
-            )
-        for found in objects:
-            try:
-                mask |= _mask(file, found, size)
-            except ValueError as error:
-                path = self._paths[self._at[image][0]]
-                raise ValueError(f"{path}, {printable(image)}: {error}") from None
+        for number, key, objects in self._objects(image, region):
+            if not objects:
+                continue
+            file, path = self._files[number], self._paths[number]
+            entry = file.imgs[key]
+            # Some programs leave it out.
+            told = entry.setdefault("height", size[0]), entry.setdefault("width", size[1])
+            if told != size:
+                raise ValueError(
+                    f"{printable(image)} is {size[1]}×{size[0]} pixels; its annotations are for"
+                    f" {entry['width']}×{entry['height']}"
+                )
+            for found in objects:
+                try:
+                    mask |= _mask(file, found, size)
+                except ValueError as error:
+                    raise ValueError(f"{path}, {printable(image)}: {error}") from None
         return mask.astype(np.uint8) * np.uint8(255)
 
-    def _objects(self, image: str, region: str) -> tuple[Any, list[Any]]:
-        if image not in self._at:
-            return None, []
-        number, key = self._at[image]
-        wanted = self._ids[number].get(region, [])
-        objects = self._files[number].imgToAnns[key]
-        return self._files[number], [a for a in objects if a["category_id"] in wanted]
+    def _objects(self, image: str, region: str) -> Iterator[tuple[int, int, list[Any]]]:
+        """An image's objects of a category, by its entries: the file, and the number there."""
+        for number, key in self._at.get(image, ()):
+            regions, objects = self._regions[number], self._files[number].imgToAnns[key]
+            yield number, key, [a for a in objects if regions.get(a["category_id"]) == region]
 
 
-def _ids(file: Any) -> dict[str, list[int]]:
-    """The numbers of a file's categories, by name."""
-    ids: dict[str, list[int]] = {}
-    for category in sorted(file.cats.values(), key=lambda c: c["id"]):
-        # A region's text has commas between names.
-        ids.setdefault(str(category["name"]).replace(",", " "), []).append(category["id"])
-    return ids
+def _regions(file: Any) -> dict[int, str]:
+    """The names of a file's categories, by number, in the order of these."""
+    categories = sorted(file.cats.values(), key=lambda c: c["id"])
+    # A region's text has commas between names.
+    return {c["id"]: str(c["name"]).replace(",", " ") for c in categories}
+
+
+def _places(path: Path, folder: Path) -> list[str]:
+    """Where the images of a file may lie below ``folder``: beside it, or in folders as it is called
+    (``instances_train.json``: ``train``)."""
+    stem = path.stem
+    places = [f"{stem[i:]}/" for i in range(len(stem)) if i == 0 or stem[i - 1] == "_"]
+    with contextlib.suppress(ValueError):
+        places.insert(0, f"{path.parent.relative_to(folder).as_posix()}/".removeprefix("./"))
+    return places
+
+
+def _named(known: Names, name: str, places: Sequence[str], path: Path) -> str | None:
+    """The image that a file means by a name; None where it is not there.
+
+    Raises:
+        ValueError: it may be one of several.
+    """
+    if found := next(filter(None, (known.find(place + name, False) for place in places)), None):
+        return found
+    several = known.matches(name)
+    if len(several) > 1:
+        raise ValueError(f"{path}: {one_of_several(name, several)}")
+    return several[0] if several else None
 
 
 def _mask(file: Any, found: dict[str, Any], size: tuple[int, int]) -> NDArray[np.bool_]:

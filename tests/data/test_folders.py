@@ -873,6 +873,61 @@ def test_a_file_of_coco_may_leave_the_sizes_out(tmp_path: Path) -> None:
     assert int((image["masks"] > 0).sum()) == AREA
 
 
+def write_boxes(path: Path, names: list[str], **boxes: list[list[float] | None]) -> None:
+    """A file in COCO's format: by category, the box of each image."""
+    found = [(i, k, b) for k, of in enumerate(boxes.values(), 1) for i, b in enumerate(of, 1) if b]
+    values = {
+        "images": [{"id": i, "file_name": name} for i, name in enumerate(names, 1)],
+        "annotations": [
+            {"id": number, "image_id": i, "category_id": k, "bbox": box}
+            for number, (i, k, box) in enumerate(found, 1)
+        ],
+        "categories": [{"id": k, "name": name} for k, name in enumerate(boxes, 1)],
+    }
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(values))
+
+
+def test_what_several_files_of_coco_say_of_an_image_counts_together(tmp_path: Path) -> None:
+    pytest.importorskip("pycocotools", reason="COCO's reader is an extra")
+    for name in "ab":
+        image_file(tmp_path / f"images/{name}.jpg")
+    left, right = [0, 0, 2, 8], [6, 0, 2, 8]
+    names, folder = ["a.jpg", "b.jpg"], tmp_path / "annotations"
+    write_boxes(folder / "instances.json", names, person=[left, None], dog=[None, left])
+    write_boxes(folder / "person_keypoints.json", names, person=[right, right])
+    data = open_folder(tmp_path)
+    assert data.attributes == ["person", "dog"]
+    images = split_of(data, "all", "person", "dog")
+    assert images.labels.tolist() == [[1.0, 0.0], [1.0, 1.0]]
+    assert images.counts(range(2)) == {"person": 2, "dog": 1}
+    areas = [(images[i]["masks"] > 0).sum((1, 2)).tolist() for i in range(2)]
+    assert areas == [[32, 0], [16, 16]]
+    # Both files tell whether what is kept of an image is out of date.
+    before = images.stamps([0])
+    write_boxes(folder / "instances.json", names, person=[left, left], dog=[None, None])
+    assert split_of(open_folder(tmp_path), "all", "person").stamps([0]) != before
+    # An image may stand in a file more than once, too.
+    write_boxes(tmp_path / "annotations.json", ["a.jpg", "a.jpg"], person=[left, right])
+    files = CocoFiles([tmp_path / "annotations.json"], names, tmp_path / "images")
+    assert files.read("a.jpg", "person", (8, 8)).astype(bool).sum() == 32
+
+
+@pytest.mark.parametrize("file", ["annotations/instances_{}.json", "{}.json", "a/b_c_{}.json"])
+def test_files_of_coco_are_called_as_the_folder_of_their_images(tmp_path: Path, file: str) -> None:
+    pytest.importorskip("pycocotools", reason="COCO's reader is an extra")
+    image_file(tmp_path / "images/train/1.jpg")
+    image_file(tmp_path / "images/val/1.jpg")
+    write_boxes(tmp_path / file.format("train"), ["1.jpg"], dog=[[0, 0, 2, 8]])
+    write_boxes(tmp_path / file.format("val"), ["1.jpg"], dog=[None])
+    images = split_of(open_folder(tmp_path), "all", "dog")
+    assert images.names == ["train/1.jpg", "val/1.jpg"]
+    assert images.labels.tolist() == [[1.0], [0.0]]
+    (tmp_path / file.format("val")).rename(tmp_path / "other.json")
+    with pytest.raises(ValueError, match=r"other.json: '1.jpg' may be train/1.jpg or val/1.jpg"):
+        open_folder(tmp_path)
+
+
 def coco_mask(root: Path, *objects: dict[str, Any]) -> NDArray[np.uint8]:
     """The mask of one category in an image of 40×30 pixels that has these objects."""
     (root / "images").mkdir(exist_ok=True)
