@@ -87,7 +87,10 @@ def calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> Tensor:
     Returns:
         float32 [K] from two [N, K], N >= 1.
     """
-    columns = zip(logits.sigmoid().unbind(1), (labels > 0.5).int().unbind(1), strict=True)
+    # torchmetrics would put what is rounded to 1 into a bin of its own.
+    certain = 1 - torch.finfo(torch.float32).eps / 2
+    shares = logits.float().sigmoid().clamp(max=certain)
+    columns = zip(shares.unbind(1), (labels > 0.5).int().unbind(1), strict=True)
     return torch.stack([binary_calibration_error(p.contiguous(), y, bins) for p, y in columns])
 
 

@@ -271,3 +271,10 @@ def test_calibration_error_by_hand() -> None:
     assert found.tolist() == pytest.approx(
         [2 / 5 * 0 + 3 / 5 * (0.9 - 1 / 3), 3 / 5 * (0.9 - 2 / 3)]
     )
+
+
+def test_probabilities_that_are_rounded_to_1_have_no_bin_of_their_own() -> None:
+    logits = torch.tensor([[40.0], [40.0], [3.0], [3.0]])
+    labels = torch.tensor([[0.0], [1.0], [1.0], [1.0]])
+    last = (1 + torch.tensor(3.0).sigmoid()) / 2
+    assert float(calibration_error(logits, labels)) == pytest.approx(float(last) - 0.75, abs=1e-6)
