@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from fastcam._util.names import printable
@@ -17,18 +17,37 @@ def list_images(folder: str | Path, without: Collection[str | Path] = ()) -> lis
         folder: the folder.
         without: folders in it that are left out, as those of masks.
     """
-    folder = Path(folder)
-    left_out = {Path(place).resolve() for place in without}
-    found = []
-    for parent, folders, files in os.walk(folder):
-        here = Path(parent)
-        folders[:] = [
-            f for f in folders if not is_litter(f) and (here / f).resolve() not in left_out
-        ]
-        inner = here.relative_to(folder).as_posix()
+    return sorted(inner + file for inner, file in walk_images(folder, without))
+
+
+def walk_images(
+    folder: str | Path, without: Collection[str | Path] = ()
+) -> Iterator[tuple[str, str]]:
+    """The images in a folder and the folders in it, links to folders among them.
+
+    Args:
+        folder, without: as in :func:`list_images`.
+
+    Yields:
+        The path of the folder that an image lies in, below ``folder`` and with a slash behind it
+        (empty for ``folder`` itself), and the name of its file.
+    """
+    left_out = {os.path.realpath(place) for place in without}
+    top = os.fspath(folder)
+    # By folder that is to come: it and those above it, to which a link may lead round in a circle.
+    above = {top: {os.path.realpath(top)}}
+    for parent, folders, files in os.walk(top, followlinks=True):
+        here, kept = above.pop(parent), []
+        for name in folders:
+            path = os.path.join(parent, name)
+            real = os.path.realpath(path)
+            if not is_litter(name) and real not in left_out and real not in here:
+                above[path] = {*here, real}
+                kept.append(name)
+        folders[:] = kept
+        inner = Path(parent).relative_to(folder).as_posix()
         inner = "" if inner == "." else f"{inner}/"
-        found += [inner + file for file in files if is_image(file) and not is_litter(file)]
-    return sorted(found)
+        yield from ((inner, file) for file in files if is_image(file) and not is_litter(file))
 
 
 class FolderSource:

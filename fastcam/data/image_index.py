@@ -148,7 +148,8 @@ def _splits(
     if layout.group is not None:
         if table is None:
             raise ValueError("group: there is no table that could have such a column")
-        keys = table[layout.group]
+        # Where the cell is blank nobody knows the group: these images are not one.
+        keys = [cell or name for cell, name in zip(table[layout.group], names, strict=True)]
     if layout.split is not None:
         if table is None:
             raise ValueError("split: there is no table that could have such a column")

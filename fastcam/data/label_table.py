@@ -21,7 +21,8 @@ _ZEROS = (("0", "0.0"), ("-1", "-1.0"))
 #: Words for the splits, in any case; the numbers are CelebA's.
 SPLIT_WORDS = {
     "train": "train", "training": "train", "0": "train",
-    "valid": "valid", "val": "valid", "validation": "valid", "dev": "valid", "1": "valid",
+    "valid": "valid", "val": "valid", "validation": "valid", "validate": "valid", "dev": "valid",
+    "1": "valid",
     "test": "test", "testing": "test", "2": "test",
 }  # fmt: skip
 #: Where nobody says which split an image is in: the shares of training and validation images.
@@ -126,7 +127,7 @@ def read_label_table(path: str | Path) -> LabelTable:
     lines = text_lines(path)
     if not lines:
         raise ValueError(f"{path} is empty; expected a header and a row for each image")
-    mark = max("\t;,", key=lines[0].count)
+    mark = max("\t;,", key=next(filter(str.strip, lines), "").count)
     reader = csv.reader((f"{line}\n" for line in lines), delimiter=mark)
     columns: list[str] = []
     rows, numbers = [], []

@@ -31,7 +31,7 @@ class FolderLayout:
         split: column that says train, valid or test. Without it, folders of these names say so;
             without them, the hash of the image's name: 80, 10 and 10 of a hundred.
         group: column whose equal cells stay in one split (the patient, the site), where the hash
-            decides.
+            decides; a blank cell says of no group.
         regions: by name, the path of an image's mask, with ``{stem}`` for the image's file name
             without suffix and ``{name}`` for its path without suffix:
             ``masks/{stem}.png``, ``masks/wing/{stem}.png``, ``masks/{stem}_wing.png``. Of a label

@@ -175,14 +175,19 @@ def _file_column(table: LabelTable, names: Sequence[str]) -> str:
     """
     images = Names(names)
 
+    least = _MOST * len(table.rows)
+
     def best(once: bool, further: bool) -> str | None:
         counts = {}
         for column in table.columns:
             cells = Counter(table.raw(column))
             hits = {cell: name for cell in cells if (name := images.find(cell, further))}
-            counts[column] = len({*hits.values()}) if once else sum(cells[cell] for cell in hits)
+            count = len({*hits.values()}) if once else sum(cells[cell] for cell in hits)
+            # Where images are called 0, 1, … a column that only counts the rows fits, too, as
+            # does the index of pandas, which has no name.
+            counts[column] = count > least, not _counts_rows(table, column), column != "", count
         column = max(counts, key=lambda c: counts[c])
-        return column if counts[column] > _MOST * len(table.rows) else None
+        return column if counts[column][0] else None
 
     # Each image counted once, as images may be called 0 and 1; longer paths last, as those of masks
     # end like those of images. A table with images twice is refused by who reads it.
@@ -201,6 +206,12 @@ def _file_column(table: LabelTable, names: Sequence[str]) -> str:
             message += f"; in {column}, {one_of_several(*several[0])}"
             break
     raise ValueError(message)
+
+
+def _counts_rows(table: LabelTable, column: str) -> bool:
+    """Whether a column holds the rows' numbers, from 0 or from 1."""
+    cells = table.raw(column)
+    return any(cells == [*map(str, range(s, s + len(cells)))] for s in (0, 1))
 
 
 def _split_column(table: LabelTable, columns: Sequence[str]) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import warnings
 from collections import Counter, defaultdict
@@ -18,8 +17,8 @@ from PIL import Image
 from fastcam._util.names import printable
 from fastcam.data.cache import file_state
 from fastcam.data.decoding import turn_of
+from fastcam.data.folder_source import walk_images
 from fastcam.data.label_table import bare
-from fastcam.data.source import is_image, is_litter
 
 #: Between an image's name and that of a region: ``0001_wing.png``.
 MARKS = "_-. "
@@ -251,17 +250,11 @@ def find_masks(root: str | Path, place: str, images: Iterable[str]) -> dict[str,
     paths, stems = set(names), {name.rpartition("/")[2] for name in names}
     votes: dict[str, Counter[str]] = defaultdict(Counter)
     folder = Path(root) / place
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [f for f in folders if not is_litter(f)]
-        inner = Path(parent).relative_to(folder).as_posix()
-        inner = "" if inner == "." else f"{inner}/"
-        for file in files:
-            if not is_image(file) or is_litter(file):
-                continue
-            found = _match(inner, file, paths, stems)
-            if found is not None:
-                region, path = found
-                votes[region or folder.name][f"{place.rstrip('/')}/{path}"] += 1
+    for inner, file in walk_images(folder):
+        found = _match(inner, file, paths, stems)
+        if found is not None:
+            region, path = found
+            votes[region or folder.name][f"{place.rstrip('/')}/{path}"] += 1
     least = min(_FEW, _RARE * len(names))
     best = {region: counted.most_common(1)[0] for region, counted in votes.items()}
     patterns = {region: path for region, (path, n) in sorted(best.items()) if n >= least}

@@ -172,6 +172,37 @@ def test_names_are_found_with_other_folders_before_them() -> None:
     assert names.find("images/c/3.png") is names.find("images/d/4") is None
 
 
+def test_images_of_whom_nobody_knows_the_group_are_no_group(tmp_path: Path) -> None:
+    rows = ["file,red,patient"]
+    for row in range(60):
+        image_file(tmp_path / f"images/{row:03}.jpg")
+        rows.append(f"{row:03}.jpg,{row % 2},{'' if row % 2 else f'p{row // 20}'}")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    index = MaskedFolder(tmp_path).index
+    assert index.split_by.startswith("a hash of patient")
+    for row, (name, split) in enumerate(zip(index.names, index.splits, strict=True)):
+        assert split == hashed_split(name if row % 2 else f"p{row // 20}")
+
+
+def test_folders_may_be_links(tmp_path: Path) -> None:
+    data, store = tmp_path / "data", tmp_path / "store"
+    for kind in ("ant", "bee"):
+        for name in ("1", "2"):
+            image_file(store / kind / f"{name}.jpg")
+            image_file(store / "masks" / kind / f"{name}.png")
+    (data / "images").mkdir(parents=True)
+    (data / "masks").mkdir()
+    for kind in ("ant", "bee"):
+        (data / "images" / kind).symlink_to(store / kind)
+        (data / "masks" / kind).symlink_to(store / "masks" / kind)
+    (store / "ant" / "round").symlink_to(data / "images")  # in a circle
+    folder = open_folder(data)
+    images = split_of(folder, "all", "masks")
+    assert folder.attributes == ["ant", "bee"]
+    assert images.counts(range(len(images))) == {"masks": 4}
+    assert images.names == ["ant/1.jpg", "ant/2.jpg", "bee/1.jpg", "bee/2.jpg"]
+
+
 @pytest.mark.parametrize("path", ["images/{}", "images\\{}", "/home/me/birds/images/{}", "./{}"])
 def test_a_table_may_name_images_by_longer_paths(data: Path, tmp_path: Path, path: str) -> None:
     root = tmp_path / "copy"
@@ -200,6 +231,36 @@ def test_paths_of_masks_do_not_name_the_images(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("file,sick\n2,1\n2,1\n3,0\n2,1\n")
     with pytest.raises(ValueError, match=r"t\.csv, line 3: 2\.png is listed twice"):
         open_folder(tmp_path)
+
+
+@pytest.mark.parametrize("index", ["", "id", "Unnamed: 0"])
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("name", ["{}.jpg", "{}"])
+def test_the_numbers_of_rows_do_not_name_images_that_have_numbers(
+    tmp_path: Path, index: str, first: int, name: str
+) -> None:
+    rows = [f"{index},file,red"]
+    for row in range(8):
+        image = (row * 3) % 8 + first
+        image_file(tmp_path / f"images/{image}.jpg")
+        rows.append(f"{row + first},{name.format(image)},{image % 2}")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    images = split_of(open_folder(tmp_path), "all")
+    assert images.labels[:, 0].tolist() == [int(Path(n).stem) % 2 for n in images.names]
+    # Where nothing else names them, the numbers do.
+    (tmp_path / "labels.csv").write_text(
+        "\n".join([f"{index},red"] + [f"{row + first},{row % 2}" for row in range(8)])
+    )
+    assert find_layout(tmp_path).file == index
+
+
+def test_an_index_that_pandas_shuffled_names_no_image(tmp_path: Path) -> None:
+    rows = [",file,red"]
+    for row in range(8):
+        image_file(tmp_path / f"images/{row}.jpg")
+        rows.append(f"{(row * 3 + 1) % 8},{row}.jpg,{row % 2}")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    assert find_layout(tmp_path).file == "file"
 
 
 def test_names_of_several_images_are_an_error(tmp_path: Path) -> None:
@@ -436,6 +497,15 @@ def test_absent_and_unknown_are_not_one(tmp_path: Path, form: str) -> None:
     with pytest.raises(ValueError, match=wanted):
         open_folder(root)
     assert MaskedFolder(root, find_layout(root, classes="grave")).exclusive
+
+
+def test_splits_are_called_as_mimic_calls_them_and_blank_lines_say_nothing(tmp_path: Path) -> None:
+    rows = ["", ",,", "file,red,split"]
+    for row, split in enumerate(["train", "validate", "test"]):
+        image_file(tmp_path / f"images/{row}.jpg")
+        rows += [f"{row}.jpg,{row % 2},{split}", ""]
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    assert MaskedFolder(tmp_path).index.splits == ["train", "valid", "test"]
 
 
 def test_one_blank_cell_of_a_short_table_is_named(tmp_path: Path) -> None:
