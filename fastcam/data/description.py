@@ -154,18 +154,26 @@ def _absent(folder: MaskedFolder, by_split: dict[str, int]) -> list[str]:
 
 
 def _misfits(folder: MaskedFolder, layout: FolderLayout) -> list[str]:
-    """Masks that do not fit their images, among some of the images."""
+    """Masks that do not fit their images, or show nothing, among some of the images."""
     names = folder.index.names
     step = max(1, len(names) // _LOOKED_AT)
+    shows: dict[str, list[bool]] = {region: [] for region in folder.regions}
     for name in names[::step]:
         path = folder.root / layout.images / name
         width, height = image_size(path.read_bytes(), name)
         for region in folder.regions:
+            source = folder.source(region)
             try:
-                folder.source(region).read(name, region, (height, width))
+                mask = source.read(name, region, (height, width))
             except ValueError as error:
                 return [str(error)]
-    return []
+            if source.has(name, region):
+                shows[region].append(bool(mask.any()))
+    return [
+        f"all {len(seen)} masks of {region} that were looked at are empty: such images are not guided"
+        for region, seen in shows.items()
+        if seen and not any(seen)
+    ]
 
 
 def _listed(parts: list[str]) -> str:

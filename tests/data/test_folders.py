@@ -1107,6 +1107,22 @@ def test_a_folder_is_described_in_plain_words(data: Path, tmp_path: Path) -> Non
     assert "mask" in said and "is 8×8 pixels, its image 0001.jpg 40×36" in said
 
 
+def test_masks_that_show_nothing_are_told_of(tmp_path: Path) -> None:
+    write_images(tmp_path, 12, masks="suffixes")
+    for path in (tmp_path / "masks").glob("*_frame.png"):
+        # 0 and 1 are black and black in a JPEG, whose border is where it is half as bright.
+        Image.fromarray(np.asarray(Image.open(path)).astype(np.uint8)).save(
+            path.with_suffix(".jpg")
+        )
+        path.unlink()
+    words = "all 12 masks of frame that were looked at are empty: such images are not guided"
+    assert [m for m in describe(tmp_path).missing if "masks" in m] == [words]
+    # Few of them say nothing.
+    white = Image.new("L", (WIDTH, HEIGHT), 255)
+    white.save(tmp_path / "masks" / "0003_frame.jpg")
+    assert not [m for m in describe(tmp_path).missing if "masks" in m]
+
+
 def test_faces_are_described(tmp_path: Path) -> None:
     said = describe(write_faces(tmp_path, 8, landmarks=False))
     assert said.layout is None
