@@ -170,7 +170,8 @@ def _misfits(folder: MaskedFolder, layout: FolderLayout) -> list[str]:
             if source.has(name, region):
                 shows[region].append(bool(mask.any()))
     return [
-        f"all {len(seen)} masks of {region} that were looked at are empty: such images are not guided"
+        f"all {len(seen)} masks of {region} that were looked at are empty: such images are not"
+        " guided"
         for region, seen in shows.items()
         if seen and not any(seen)
     ]
