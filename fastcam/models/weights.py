@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,9 @@ from fastcam._util.torch_files import NotATorchFile, is_safetensors, read_torch_
 __all__ = ["is_file_name", "load_all", "load_trunk", "read_state", "state_misfit", "weights_in"]
 
 _SUFFIXES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".tar"})
+# What modules keep besides tensors, as fastcam.Balance does.
+_EXTRA = "_extra_state"
+_COUNTER = "num_batches_tracked"
 # Where other programs put a state dict among other things.
 _KEYS = ("state_dict", "model_state_dict", "model", "state_dict_ema")
 
@@ -60,7 +63,7 @@ def weights_in(payload: Any) -> dict[str, Tensor] | None:
             isinstance(candidate, Mapping)
             and candidate
             and all(isinstance(k, str) for k in candidate)
-            and all(isinstance(value, Tensor) for value in candidate.values())
+            and all(isinstance(v, Tensor) or k.endswith(_EXTRA) for k, v in candidate.items())
         ):
             return dict(candidate)
     return None
@@ -85,13 +88,21 @@ def state_misfit(module: nn.Module, state: Any) -> str | None:
     return f"{extra[0]} is unknown" if extra else None
 
 
+class _Several(Exception):
+    """The network's names stand in the file more than once, behind several beginnings."""
+
+
 def load_all(model: nn.Module, state: Mapping[str, Tensor]) -> str | None:
     """Load every entry of a state dict that others wrote; or why it does not fit, in a few words.
 
-    A beginning that all names share (``module.`` of DistributedDataParallel, ``_orig_mod.`` of
-    torch.compile, ``model.`` of Lightning) is dropped, and counters of batch norms may lack.
+    A beginning of the network's names (``module.`` of DistributedDataParallel, ``_orig_mod.`` of
+    torch.compile, ``model.`` of Lightning) is dropped, and with it what does not have it: a
+    loss's tensors, the counter of an average of weights. Counters of batch norms may lack.
     """
-    state = _named_as(model, state)
+    try:
+        state = _named_as(model, state, model.state_dict())
+    except _Several as error:
+        return str(error)
     misfit = state_misfit(model, state)
     if misfit is None:
         _load(model, state)
@@ -114,8 +125,13 @@ def load_trunk(
     """
     beginnings = tuple(f"{name}." for name in head)
     own = {k: v for k, v in model.state_dict().items() if k.startswith(beginnings)}
-    state = {k: v for k, v in _named_as(model, state).items() if not k.startswith(beginnings)}
-    misfit = state_misfit(model, {**state, **own})
+    trunk = [name for name in model.state_dict() if name not in own]
+    try:
+        state = _named_as(model, state, trunk)
+        state = {k: v for k, v in state.items() if not k.startswith(beginnings)}
+        misfit = state_misfit(model, {**state, **own})
+    except _Several as error:
+        misfit = str(error)
     if misfit is not None:
         what = type(model).__name__
         raise ValueError(f"{source} holds no weights for this {what}: {misfit}")
@@ -129,14 +145,30 @@ def _load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     model.load_state_dict(versioned)
 
 
-def _named_as(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The entries by the model's own names, with the model's own counters where they lack."""
+def _named_as(
+    model: nn.Module, state: Mapping[str, Tensor], needed: Iterable[str]
+) -> dict[str, Tensor]:
+    """The entries by the model's own names, with the model's own counters where they lack.
+
+    Raises:
+        _Several: several beginnings have all of the names ``needed``.
+    """
     own = model.state_dict()
     found = dict(state)
+    names = [name for name in needed if not name.endswith((_COUNTER, _EXTRA))]
+    if names and not own.keys() & found.keys():
+        ends = f".{names[0]}"
+        beginnings = [name.removesuffix(names[0]) for name in found if name.endswith(ends)]
+        fits = [b for b in beginnings if all(b + name in found for name in names)]
+        if len(fits) > 1:
+            raise _Several(f"it has {len(fits)} such networks ({', '.join(sorted(fits))})")
+        if fits:
+            chosen = {k: v for k, v in found.items() if k.startswith(fits[0])}
+            found = {name.removeprefix(fits[0]): value for name, value in chosen.items()}
     while found and not own.keys() & found.keys():
         first = {name.partition(".")[0] for name in found}
         if len(first) > 1 or any("." not in name for name in found):
             break
         found = {name.partition(".")[2]: value for name, value in found.items()}
-    counters = {k: v for k, v in own.items() if k.endswith("num_batches_tracked")}
+    counters = {k: v for k, v in own.items() if k.endswith(_COUNTER)}
     return {**counters, **found}

@@ -238,6 +238,32 @@ def test_the_names_and_parts_of_torchvisions_own_files(name: str, renamed: dict[
     assert renewed(state).keys() == renewed(built.state_dict()).keys() == built.state_dict().keys()
 
 
+def test_weights_among_others(tmp_path: Path) -> None:
+    """Of an average of weights; of a module of Lightning's with a loss, or with a Balance."""
+    theirs = tv.shufflenet_v2_x0_5(num_classes=3).eval()
+    own = theirs.state_dict()
+    lightning = {f"model.{k}": v for k, v in own.items()}
+    several = {**lightning, **{f"teacher.{k}": v for k, v in own.items()}}
+    files = {
+        "ema.pth": torch.optim.swa_utils.AveragedModel(theirs).state_dict(),
+        "loss.ckpt": {"epoch": 1, "state_dict": {**lightning, "loss.weight": torch.ones(3)}},
+        "guided.ckpt": {"state_dict": {**lightning, "guidance.balance._extra_state": {"n": 1}}},
+    }
+    said = Architecture("shufflenet_v2_x0_5", "A,B,C", 64)
+    for name, content in files.items():
+        torch.save(content, tmp_path / name)
+        found = load_checkpoint(tmp_path / name, said).model.state_dict()
+        assert all(torch.equal(found[k], v) for k, v in own.items())
+        ours = models.build("shufflenet_v2_x0_5", 2, weights=tmp_path / name)
+        assert torch.equal(ours.conv5[0].weight, theirs.conv5[0].weight)
+    torch.save(several, tmp_path / "several.pth")
+    message = r"it has 2 such networks \(model\., teacher\.\)"
+    with pytest.raises(ValueError, match=message):
+        load_checkpoint(tmp_path / "several.pth", said)
+    with pytest.raises(ValueError, match=message):
+        models.build("shufflenet_v2_x0_5", 2, weights=tmp_path / "several.pth")
+
+
 def test_weights_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere.pth does not exist"):
         models.build("resnet18", 3, weights="nowhere.pth")
