@@ -16,6 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from fastcam._util.files import make_folder, write_json
+from fastcam._util.names import printable
 from fastcam.data import CelebA, PreparedFaces, PreparedImages, open_folder
 from fastcam.data.batches import Collate
 from fastcam.evaluation.explain import explain_dataset
@@ -80,6 +81,21 @@ class Subject:
         return prepare_split(
             self.checkpoint, self.data, "test", limit=min(_FEW, len(self.faces)), cache=False
         )
+
+    @property
+    def unplaced(self) -> str:
+        """Of faces without landmarks of their own: how many, and what that means; or empty."""
+        count = self.faces.landmark_sources.get("template", 0) if self.template else 0
+        if not count:
+            return ""
+        words = (
+            f"{count} of {len(self.faces)} images have no landmarks: regions lie in them where "
+            "they lie on the template face."
+        )
+        if count < len(self.faces):  # a table is there, and no face was found in these
+            return words
+        command = f"fastcam landmarks {printable(str(self.data))}"
+        return f"{words} `{command}` looks for them; start the studio anew after it."
 
     def images(self, rows: Sequence[int]) -> list[np.ndarray]:
         """Some of the images, uint8 [S, S, 3] each."""

@@ -90,10 +90,9 @@ def take(session: Session, files: Sequence[tuple[str, bytes]], config: StudioCon
         if not data:
             said.append(f"{shown}: the file is empty")
         elif len(data) > config.max_megabytes * MEGABYTE:
-            size = f"{len(data) / MEGABYTE:.1f} MB"
-            said.append(f"{shown}: it has {size}; at most {config.max_megabytes:g} MB are taken")
+            said.append(too_large(given, len(data), config))
         elif len(raw) >= room:
-            said.append(_too_many(shown, config))
+            said.append(too_many(given, config))
         else:
             name = new_id()
             path = session.uploads / f"{name}.raw"
@@ -119,7 +118,7 @@ def _decoded(session: Session, raw: dict[str, str], config: StudioConfig) -> lis
                 said.append(f"{shown}: {values['error'].replace('cannot decode the file: ', '')}")
             elif len(kept) >= config.max_files:
                 (session.uploads / f"{name}.png").unlink(missing_ok=True)
-                said.append(_too_many(shown, config))
+                said.append(too_many(shown, config))
             else:
                 kept.append(Upload(name, shown, **values))
         _write(session, kept)
@@ -173,8 +172,17 @@ def _write(session: Session, kept: list[Upload]) -> None:
     write_json(session.uploads / INDEX, content, ours=json_with("images"))
 
 
-def _too_many(shown: str, config: StudioConfig) -> str:
-    return f"{shown}: at most {config.max_files} images; remove some first"
+def too_large(given: str, size: int, config: StudioConfig) -> str:
+    """What is said of a file of ``size`` bytes."""
+    return (
+        f"{_shown(given)}: it has {size / MEGABYTE:.1f} MB; at most {config.max_megabytes:g} MB "
+        "are taken"
+    )
+
+
+def too_many(given: str, config: StudioConfig) -> str:
+    """What is said of an image for which there is no room."""
+    return f"{_shown(given)}: at most {config.max_files} images; remove some first"
 
 
 def _shown(given: str) -> str:

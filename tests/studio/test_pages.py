@@ -78,6 +78,60 @@ def test_bad_uploads_get_a_sentence_and_good_ones_a_map(
     assert not list(studio.out.glob(f"sessions/*/uploads/{name}*"))
 
 
+def test_files_that_the_browser_leaves_out_take_no_others_with_them(
+    visit: Callable[..., Any],
+) -> None:
+    page = visit()
+    page.wait_for_selector("#picture-both")
+    file = {"mimeType": "image/png", "buffer": encoded(40, 40)}
+    page.set_input_files("input[type=file]", [{"name": f"{i}.png", **file} for i in range(5)])
+    page.wait_for_selector("#uploads .thumb")
+    assert page.locator("#uploads .thumb").count() == 3
+    said = page.locator("#bad-file").all_inner_texts()
+    assert said == [f"{i}.png: at most 3 images; remove some first" for i in (3, 4)]
+    large = {"name": "large.png", "mimeType": "image/png", "buffer": bytes(21 << 20)}
+    page.set_input_files("input[type=file]", [large])
+    page.wait_for_function("document.querySelector('#bad-file')?.innerText.startsWith('large')")
+    assert page.inner_text("#bad-file") == "large.png: it has 21.0 MB; at most 20 MB are taken"
+
+
+def test_other_colours_are_those_of_every_map(visit: Callable[..., Any]) -> None:
+    page = visit()
+    page.wait_for_selector("#survey")
+    page.wait_for_selector("#image-1 img")
+    picture = "document.querySelector('#image-1 img')?.src"
+    before = page.evaluate(picture)
+    page.select_option("#colours", "viridis")
+    page.wait_for_function(f"old => {picture} && {picture} !== old", arg=before)
+
+
+def test_what_is_drawn_is_looked_at_and_a_broken_stroke_forgotten(
+    visit: Callable[..., Any],
+) -> None:
+    page = visit("/point")
+    page.wait_for_selector("#wish-away")
+    page.check("#wish-away")
+    page.check("#tool-rectangle")
+    page.wait_for_selector("svg#template.still")
+    page.wait_for_selector("#wish-away", state="detached")  # a rectangle is always looked at
+    assert page.is_checked("#wish-here")
+    box, mouse = page.locator("#template").bounding_box(), page.mouse
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return box["x"] + x * box["width"], box["y"] + y * box["height"]
+
+    mouse.move(*at(0.4, 0.6))
+    mouse.down()
+    mouse.move(*at(0.6, 0.7), steps=4)
+    page.dispatch_event("#template", "pointercancel")  # as of a pen, or another window
+    mouse.up()
+    page.check("#tool-regions")
+    page.wait_for_selector("#wish-away")
+    page.click("#region-chin")
+    page.wait_for_function("document.querySelector('#chosen')?.innerText.includes('chin')")
+    assert page.inner_text("#chosen") == "Look here: chin."
+
+
 def test_crafted_addresses_lead_nowhere(visit: Callable[..., Any], studio: Served) -> None:
     page = visit()
     page.wait_for_selector("#picture-both")

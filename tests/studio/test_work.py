@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from tiny_runs import same_weights
 from tiny_studio import write_subject
 
 from fastcam import cli
+from fastcam.data.landmarks import LANDMARK_TABLE
 from fastcam.evaluation import evaluate, predict
 from fastcam.evaluation.splits import prepare_split
 from fastcam.models import load_checkpoint
+from fastcam.regions import LandmarkSource, LandmarkTable
 from fastcam.studio import work
 from fastcam.studio.app import serve
 from fastcam.studio.commands import finetune_words
@@ -175,6 +178,25 @@ def test_pictures_of_any_test_image(tuned: Job, subject: tuple[Path, Path], tmp_
     shown = studio.judged_faces(job, LIPS, [12, 2])
     assert [f.caption for f in shown] == [faces.names[12], faces.names[2]]
     assert set(shown[0].cams) == {BEFORE, CONTROL, AFTER}
+
+
+def test_faces_without_landmarks_are_counted(subject: tuple[Path, Path], tmp_path: Path) -> None:
+    data, path = subject
+    bare = shutil.copytree(data, tmp_path / "bare")
+    (bare / LANDMARK_TABLE).unlink()
+    config = StudioConfig(survey_images=4)
+    studio = Studio(Home.open(tmp_path / "s"), config, StartConfig(), [subject])
+    assert studio.subject(path, data).unplaced == ""
+    with pytest.warns(UserWarning, match="template face"):
+        said = studio.subject(path, bare).unplaced
+    assert said.startswith("4 of 4 images have no landmarks") and f"landmarks {bare}" in said
+    table = LandmarkTable.load(data / LANDMARK_TABLE)
+    table.source[:] = LandmarkSource.TEMPLATE  # as where no face was found
+    table.source[::2] = LandmarkSource.DLIB
+    some = shutil.copytree(data, tmp_path / "some")
+    table.save(some / LANDMARK_TABLE)
+    said = studio.subject(path, some).unplaced
+    assert said.endswith("on the template face.") and int(said.split()[0]) in (1, 2, 3)
 
 
 def _copy(job: Job, session: Session) -> Job:

@@ -49,7 +49,8 @@ class JudgePage:
             return
         if state.status != "done":
             words = "It is not judged yet" if state.active else f"It is {state.status}"
-            w.empty(f"{words}: {state.stage or state.message}.", "/direct", "See how far it is")
+            why = state.stage or state.message
+            w.empty(f"{words}{why and ': '}{why}.", "/direct", "See how far it is")
             if state.active:
                 ui.timer(1.0, self.look, once=True)
             return

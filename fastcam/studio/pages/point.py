@@ -29,7 +29,6 @@ class PointPage:
         self.studio, self.session = studio, session
         self.subject = studio.of(session)
         self.face = TemplateFace(lambda: session.pointing, self.point)
-        self.away = False
         self.sides = [0.3, 0.6, 0.7, 0.8]
         count = len(self.subject.faces)
         first = min(session.image, count - 1)
@@ -56,13 +55,14 @@ class PointPage:
                 w.tag("h2", text="Cells that this covers")
                 rows, columns = self.subject.cells
                 w.text(f"The map has {rows} × {columns} cells; the bluer, the more is covered.")
+                if self.subject.unplaced:
+                    w.text(self.subject.unplaced, id="unplaced")
                 self.cells = Part(self.build_cells, id="cells")
 
     def build_face(self) -> None:
         """The template with its tools."""
         w.choices("With", TOOLS, "regions", self.tool, id="tool")
-        wishes = {"here": "look here", "away": "do not look there"}
-        w.choices("What you choose is where to", wishes, "here", self.wish, id="wish")
+        self.wishes = Part(self.build_wishes, id="wishes")
         self.face.build()
         with w.tag("details"):
             w.tag("summary", text="A rectangle by numbers, and the width of the brush")
@@ -77,13 +77,22 @@ class PointPage:
                 "brush, squares", self.face.radius, self.brush, id="brush-width", low=0, high=6
             )
 
+    def build_wishes(self) -> None:
+        """Whether what is chosen next is to be looked at: of regions alone may it be otherwise."""
+        wishes = {"here": "look here", "away": "do not look there"}
+        if self.face.tool != "regions":
+            del wishes["away"]
+        w.choices("What you choose is where to", wishes, "here", self.wish, id="wish")
+
     def tool(self, name: str) -> None:
         """Another tool."""
         self.face.use(name)
+        self.wish("here")
+        self.wishes.refresh()
 
     def wish(self, name: str) -> None:
         """Whether regions are chosen to be looked at, or not to be."""
-        self.away = self.face.away = name == "away"
+        self.face.away = name == "away"
 
     def brush(self, text: str) -> None:
         """A wider or narrower brush."""

@@ -22,7 +22,15 @@ from fastcam.studio.pictures import data_url, picture
 from fastcam.studio.session import COLOURS, Session
 from fastcam.studio.settings import MEGABYTE
 from fastcam.studio.survey import Survey
-from fastcam.studio.uploads import Upload, drop, picture_of, take, uploads_of
+from fastcam.studio.uploads import (
+    Upload,
+    drop,
+    picture_of,
+    take,
+    too_large,
+    too_many,
+    uploads_of,
+)
 
 #: Thumbnails on a page.
 SHOWN = 24
@@ -31,6 +39,8 @@ ORDERS = {
     "place": "most wrong place first",
     "answer": "most wrong answer first",
 }
+#: Files that the browser leaves out: name, size, and which bound it is that they exceed.
+_REFUSED = "(all) => emit(all.map(one => [one.file.name, one.file.size, one.failedPropValidation]))"
 
 
 class SeePage:
@@ -48,6 +58,8 @@ class SeePage:
         self.upload: Upload | None = None
         self.survey: Survey | None = None
         self.drawn, self.strips = asyncio.Event(), 0
+        self.said: tuple[str, ...] = ()  # of files that were not taken
+        self.refused: tuple[str, ...] = ()  # of these, those that the browser left out
 
     def build(self) -> None:
         """Lay the page out."""
@@ -99,6 +111,7 @@ class SeePage:
         if name in COLOURS:
             self.session.choose(colours=name)
             self.one.refresh()
+            self.strip.refresh()
 
     def change(self, name: str) -> None:
         """Another network."""
@@ -219,13 +232,15 @@ class SeePage:
             f"{len(found.names)} test images, {sum(found.present)} with {name}; shares over the "
             f"{count} of these whose map is not empty. In brackets the 95% interval.", id="many-n",
         )  # fmt: skip
+        subject = self.studio.of(self.session)
+        if subject.unplaced:
+            w.text(subject.unplaced, id="unplaced")
         if not found.shares:
             w.text("These data have no regions: fastcam init says how masks are added.")
             return
         relied = {} if found.reliance is None else {h.name: h for h in found.reliance.hidden}
-        template = self.studio.of(self.session).template
-        with w.tag("div", "two" if template else ""):
-            if template:
+        with w.tag("div", "two" if subject.template else ""):
+            if subject.template:
                 w.svg(heat_svg(shares, f"Share of the map in each region, {name}", "%"))
             hidden = found.reliance
             with w.tag("div"):
@@ -343,13 +358,14 @@ class SeePage:
             f"{config.max_megabytes:g} MB and {config.max_megapixels:g} million pixels each). They "
             "stay in the studio's folder on the machine that runs it until you delete them."
         )
-        for words in said:
-            w.alert(words, id="bad-file")
+        self.said = said
+        self.words = Part(self.build_words)
         ui.upload(
             multiple=True, auto_upload=True, on_multi_upload=self.bring, label="Choose images",
-            on_rejected=lambda: self.own.refresh(("Too many files, or one is too large.",)),
             max_files=config.max_files, max_file_size=int(config.max_megabytes * MEGABYTE),
-        ).props('accept="image/*,*" id=upload aria-label="Choose images"')  # fmt: skip
+        ).props('accept="image/*,*" id=upload aria-label="Choose images"').on(
+            "rejected", self.refuse, js_handler=_REFUSED
+        )  # fmt: skip
         found = uploads_of(self.session)
         with w.tag("div", "strip", id="uploads"):
             for upload in found:
@@ -357,6 +373,21 @@ class SeePage:
         if found or self.session.folder.is_dir():
             with w.tag("div", "bar"):
                 w.button("Delete all that is mine", self.confirm, id="forget")
+
+    def build_words(self) -> None:
+        """What is said of files that were not taken."""
+        for words in self.said:
+            w.alert(words, id="bad-file")
+
+    def refuse(self, event: Any) -> None:
+        """The browser has left files out; the others are on their way, so that nothing else is
+        made anew."""
+        config = self.studio.config
+        self.refused = self.said = tuple(
+            too_large(name, size, config) if why == "max-file-size" else too_many(name, config)
+            for name, size, why in event.args
+        )
+        self.words.refresh()
 
     def upload_thumb(self, upload: Upload) -> None:
         """An image of one's own, to press, and to remove."""
@@ -376,7 +407,8 @@ class SeePage:
 
     async def bring(self, event: events.MultiUploadEventArguments) -> None:
         """Files have come."""
-        files = [(file.name, await file.read()) for file in event.files[: 4 * 12]]
+        most = 4 * self.studio.config.max_files  # a sentence for each of more is no help
+        files = [(file.name, await file.read()) for file in event.files[:most]]
         try:
             said = await aside(take, self.session, files, self.studio.config)
         except EXPECTED as error:
@@ -386,7 +418,8 @@ class SeePage:
             self.upload = kept[-1]
             self.one.refresh()
             self.strip.refresh()
-        self.own.refresh(tuple(said))
+        self.own.refresh((*self.refused, *said))
+        self.refused = ()
 
     def show_upload(self, upload: Upload) -> None:
         """Show one's own image large."""

@@ -60,7 +60,7 @@ summary::before { content: "▸ "; } details[open] > summary::before { content: 
 .meter span { display: block; height: 100%; background: var(--heat); }
 .meter.relied span { background: var(--blue); }
 svg.template { max-width: 260px; width: 100%; background: var(--card); border-radius: 8px; }
-svg.big { max-width: 430px; touch-action: none; }
+svg.big { max-width: 430px; } svg.still { touch-action: none; }
 .face { fill: none; stroke: var(--soft); stroke-width: 1.4; stroke-linejoin: round;
   pointer-events: none; }
 .heat { fill: var(--heat); stroke: none; }

@@ -69,6 +69,7 @@ class TemplateFace:
         moving = _WHERE.format(extra="if (!e.buttons) return;")
         self.svg.on("pointermove", self._move, js_handler=moving, throttle=0.03)
         self.svg.on("pointerup", self._up, js_handler=_WHERE.format(extra=""))
+        self.svg.on("pointercancel", self._drop, args=[])
         keys = (
             "(e) => { if (e.key.startsWith('Arrow') || (e.target.id === 'template' &&"
             " (e.key === ' ' || e.key === 'Enter'))) { e.preventDefault();"
@@ -93,6 +94,7 @@ class TemplateFace:
 
     def use(self, tool: str) -> None:
         """Take another tool."""
+        self._drop()
         self.tool = tool if tool in TOOLS else "regions"
         still = self.tool != "regions"
         self.svg.classes(add="still" if still else "", remove="" if still else "still")
@@ -101,7 +103,15 @@ class TemplateFace:
 
     # --- mouse and finger -------------------------------------------------------------------------
 
+    def _drop(self) -> None:
+        """Leave a rectangle or stroke that was begun, and whose end may never be heard of."""
+        if self._from is not None or self._stroke is not None:
+            self._from = self._stroke = None
+            self._draw((0, 0, 0, 0))
+            self.show()
+
     def _down(self, event: Any) -> None:
+        self._drop()
         x, y = event.args["x"], event.args["y"]
         if self.tool == "rectangle":
             self._from = (x, y)
