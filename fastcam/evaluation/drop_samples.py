@@ -11,7 +11,7 @@ from fastcam._util import checks as check
 from fastcam.data import CelebA
 from fastcam.data.batches import Batch, labels_of, loader, places_of, region_grids
 from fastcam.data.labelled import AnyRegion
-from fastcam.evaluation.given import check_labels, check_named, regions_at
+from fastcam.evaluation.given import check_batch, check_named, regions_at
 from fastcam.evaluation.splits import Prepared, prepared_for
 from fastcam.models import Checkpoint
 
@@ -116,20 +116,20 @@ class FirstBatches:
         self._columns = [*dict.fromkeys(wanted)]
         self.guided, self.names = region is not None, [str(c) for c in self._columns]
         self._given, self._images = batches, images
-        self._exclusive, self._classes = checkpoint.exclusive, len(checkpoint.attributes)
+        self._checkpoint = checkpoint
         self.present: Tensor | None = None
         self.count: int | None = None
 
     def batches(self, size: int, workers: int, extra: int) -> Iterator[Shown]:
         """The batches as they come, with ``extra`` more images, the first of each, at its end."""
-        left = self._images
+        left, of = self._images, self._checkpoint
         for batch in self._given:
             if left <= 0:
                 return
+            check_batch(batch, of, True, first=True)
             pixels = batch["image"]
             grids = regions_at(batch["regions"], self._columns, pixels.shape[-2:]).float()
-            labels = labels_of(batch, self._classes, self._exclusive)
-            check_labels(labels)
+            labels = labels_of(batch, len(of.attributes), of.exclusive)
             if extra and min(left, len(pixels)) == 1:
                 raise ValueError("images: expected two or more to swap parts between, got one")
             found = [x[:left] for x in (pixels, grids, labels)]

@@ -330,7 +330,8 @@ def reliance(
     Raises:
         ValueError: an unknown attribute, region or fill, no region, fewer than 1 image, data that
             do not fit the classifier, labels beyond [0, 1] or NaN, or scores that are not finite.
-        TypeError: of images with labels a region's position.
+        TypeError: of images with labels a region's position; of batches one that is no dict of
+            tensors, or lacks one.
     """
     return region_drops(
         checkpoint, faces, attribute=attribute, region=region, others=others, images=images,

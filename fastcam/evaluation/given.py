@@ -1,14 +1,16 @@
-"""What an evaluation is given: a device and checkpoints by name; scores, labels and regions."""
+"""What an evaluation is given: a device and checkpoints by name; batches, scores and regions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastcam.data.batches import on_grid
+from fastcam.data.batches import labels_of, on_grid
+from fastcam.models import Checkpoint
 
 
 def pick_device(name: str) -> torch.device:
@@ -43,6 +45,52 @@ def check_labels(labels: Tensor) -> None:
             f"labels: expected 0 or 1, got {float(bad[0]):g} ({len(bad)} of {labels.numel()} are"
             " neither)"
         )
+
+
+def check_batch(batch: Any, of: Checkpoint, guided: bool, *, first: bool) -> None:
+    """Refuse what is no :class:`fastcam.data.batches.Batch` for a network.
+
+    Args:
+        batch: of a data loader.
+        of: whose labels they are.
+        guided: whether it has to have regions.
+        first: look at the values of labels that are on a GPU, too, which waits for it.
+
+    Raises:
+        TypeError: it is no dict, or lacks a tensor.
+        ValueError: labels of another shape, beyond [0, 1] or NaN; of classes, not one an image.
+    """
+    keys = ["image", "labels", *(["regions"] if guided else [])]
+    forms = f"a dict with {', '.join(map(repr, keys))}"
+    if not isinstance(batch, Mapping):
+        size = f" of {len(batch)}" if isinstance(batch, list | tuple) else ""
+        hint = ""
+        if isinstance(batch, list) and any(isinstance(part, Mapping) for part in batch):
+            hint = "; Lightning takes a list of batches for several loaders: make a DataLoader of"
+            hint += " it with batch_size=None"
+        raise TypeError(f"batch: expected {forms}, got {type(batch).__name__}{size}{hint}")
+    for key in keys:
+        if not isinstance(value := batch.get(key), Tensor):
+            got = type(value).__name__ if key in batch else f"keys {', '.join(map(str, batch))}"
+            raise TypeError(f"batch: expected {forms}, all tensors; of {key!r} got {got}")
+    given: Any = batch
+    labels, count = given["labels"], len(of.attributes)
+    if labels.device.type != "cpu" and not first:
+        return
+    if of.exclusive and labels.dim() == 1 and not labels.is_floating_point():
+        wrong = labels[(labels < 0) | (labels >= count)]
+        if len(wrong):
+            raise ValueError(f"labels: expected classes in [0, {count - 1}], got {int(wrong[0])}")
+        return
+    columns = labels_of(given, count, of.exclusive)
+    check_labels(columns)
+    if of.exclusive:
+        sums = columns.sum(1)
+        wrong = sums[(sums - 1).abs() > 1e-3]
+        if len(wrong):
+            raise ValueError(
+                f"labels: expected one class for each image, got a row with a sum of {wrong[0]:g}"
+            )
 
 
 def check_named(region: object) -> None:

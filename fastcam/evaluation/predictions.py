@@ -24,7 +24,7 @@ from fastcam.evaluation.cam_maps import (
     size_corrected_energy,
 )
 from fastcam.evaluation.classes import judged_columns, targets_of
-from fastcam.evaluation.given import check_labels, check_named, regions_at
+from fastcam.evaluation.given import check_batch, check_named, regions_at
 from fastcam.evaluation.splits import Prepared, inputs_of, prepared_for
 from fastcam.models import Checkpoint, grid_size
 
@@ -87,7 +87,8 @@ def predict(
     Raises:
         ValueError: an unknown attribute or region, attributes that are not the classifier's, labels
             beyond [0, 1] or NaN, or scores that are not finite.
-        TypeError: of images with labels a region's position.
+        TypeError: of images with labels a region's position; of batches one that is no dict of
+            tensors, or lacks one.
     """
     attribute_index(checkpoint.judged, attribute)
     batches, total = _batches(checkpoint, faces, region, grid, batch_size, workers)
@@ -97,8 +98,8 @@ def predict(
     done = 0
     with evaluating(model, device) as device:
         for batch in batches:
+            check_batch(batch, checkpoint, region is not None, first=True)
             images, labels = inputs_of(checkpoint, batch, device)
-            check_labels(labels)
             if region is None:
                 with torch.no_grad():
                     parts.append((model(images).cpu(), labels))

@@ -221,7 +221,8 @@ def evaluate(
     Raises:
         ValueError: an unknown name, a limit below 1, a threshold outside (0, 1), labels beyond
             [0, 1] or NaN, or data that do not fit the classifier.
-        TypeError: of a folder a region's position.
+        TypeError: of a folder a region's position; of batches one that is no dict of tensors, or
+            lacks one.
         FileNotFoundError: data are missing.
     """
     check.fraction("threshold", threshold)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fastcam._util.dropout import BatchShare
 from fastcam._util.seeds import derive_seed
-from fastcam.data.batches import Batch, Collate, EpochBatches, labels_of, loader
-from fastcam.evaluation.given import check_labels
+from fastcam.data.batches import Batch, Collate, EpochBatches, loader
 from fastcam.evaluation.splits import Prepared
-from fastcam.models import Checkpoint
 
 
 class Batches(LightningDataModule):
@@ -56,52 +53,6 @@ class Batches(LightningDataModule):
 
     def val_dataloader(self) -> Iterable[Batch]:
         return _Loader(self.valid)
-
-
-def check_batch(batch: Any, of: Checkpoint, guided: bool, *, first: bool) -> None:
-    """Refuse what is no :class:`fastcam.data.batches.Batch` for a network.
-
-    Args:
-        batch: of a data loader.
-        of: whose labels they are.
-        guided: whether it has to have regions.
-        first: look at the values of labels that are on a GPU, too, which waits for it.
-
-    Raises:
-        TypeError: it is no dict, or lacks a tensor.
-        ValueError: labels of another shape, beyond [0, 1] or NaN; of classes, not one an image.
-    """
-    keys = ["image", "labels", *(["regions"] if guided else [])]
-    forms = f"a dict with {', '.join(map(repr, keys))}"
-    if not isinstance(batch, Mapping):
-        size = f" of {len(batch)}" if isinstance(batch, list | tuple) else ""
-        hint = ""
-        if isinstance(batch, list) and any(isinstance(part, Mapping) for part in batch):
-            hint = "; Lightning takes a list of batches for several loaders: make a DataLoader of"
-            hint += " it with batch_size=None"
-        raise TypeError(f"batch: expected {forms}, got {type(batch).__name__}{size}{hint}")
-    for key in keys:
-        if not isinstance(value := batch.get(key), Tensor):
-            got = type(value).__name__ if key in batch else f"keys {', '.join(map(str, batch))}"
-            raise TypeError(f"batch: expected {forms}, all tensors; of {key!r} got {got}")
-    given: Any = batch
-    labels, count = given["labels"], len(of.attributes)
-    if labels.device.type != "cpu" and not first:
-        return
-    if of.exclusive and labels.dim() == 1 and not labels.is_floating_point():
-        wrong = labels[(labels < 0) | (labels >= count)]
-        if len(wrong):
-            raise ValueError(f"labels: expected classes in [0, {count - 1}], got {int(wrong[0])}")
-        return
-    columns = labels_of(given, count, of.exclusive)
-    check_labels(columns)
-    if of.exclusive:
-        sums = columns.sum(1)
-        wrong = sums[(sums - 1).abs() > 1e-3]
-        if len(wrong):
-            raise ValueError(
-                f"labels: expected one class for each image, got a row with a sum of {wrong[0]:g}"
-            )
 
 
 class _Loader:

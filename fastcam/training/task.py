@@ -20,14 +20,14 @@ from fastcam.data.batches import Batch, on_grid
 from fastcam.data.labelled import attribute_index
 from fastcam.evaluation.cam_maps import attention_maps
 from fastcam.evaluation.classes import judged_columns, targets_of
-from fastcam.evaluation.given import judged_right
+from fastcam.evaluation.given import check_batch, judged_right
 from fastcam.evaluation.metrics import CamEnergy, CamIoU
 from fastcam.evaluation.splits import inputs_of
 from fastcam.losses.reduce import averaged
 from fastcam.models import Checkpoint
 from fastcam.training.accumulate import Accumulation
 from fastcam.training.config import TrainConfig
-from fastcam.training.data import FolderBatches, check_batch
+from fastcam.training.data import FolderBatches
 from fastcam.training.group_dro import GroupDRO
 from fastcam.training.guidance import Guidance
 from fastcam.training.history import Examination

@@ -366,6 +366,32 @@ def test_labels_that_say_neither_are_refused(checkpoint: Checkpoint, bad: float)
     assert evaluate(checkpoint, [soft], attribute="Lips") == plain
 
 
+def test_what_is_no_batch_is_named(checkpoint: Checkpoint) -> None:
+    batch = _batch()
+    pair: Any = (batch["image"], batch["labels"])
+    bare: Any = {"image": batch["image"], "labels": batch["labels"]}
+    for given, words in (
+        (pair, "batch: expected a dict with 'image', 'labels', 'regions', got tuple of 2"),
+        (bare, "batch: expected .* of 'regions' got keys image, labels"),
+    ):
+        with pytest.raises(TypeError, match=words):
+            evaluate(checkpoint, [given], attribute="Lips", region=0)
+        with pytest.raises(TypeError, match=words):
+            region_drops(checkpoint, [given], attribute="Lips", region=0)
+    assert evaluate(checkpoint, [bare], attribute="Lips").mean_accuracy is not None
+    classes = dataclasses.replace(checkpoint, exclusive=True)
+    for labels, words in (
+        (torch.tensor([0, 1, 3]), r"labels: expected classes in \[0, 2\], got 3"),
+        (torch.tensor([0, -1, 2]), r"labels: expected classes in \[0, 2\], got -1"),
+        (torch.zeros(3, 3), "labels: expected one class for each image, got .* a sum of 0"),
+    ):
+        given = _batch(labels=labels)
+        with pytest.raises(ValueError, match=words):
+            evaluate(classes, [given], attribute="own_class", region=0)
+        with pytest.raises(ValueError, match=words):
+            region_drops(classes, [given], attribute="own_class", region=0)
+
+
 def test_a_region_of_batches_is_a_position_that_there_is(
     data: Path, checkpoint: Checkpoint
 ) -> None:
