@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -264,8 +265,8 @@ def masks_of(
 
     Args:
         image: the file.
-        place: folder of the masks, see :func:`fastcam.data.mask_files.find_masks`; or a file in
-            COCO's format.
+        place: folder of the masks, see :func:`fastcam.data.mask_files.find_masks`, in folders as
+            the image's or not; or a file in COCO's format.
         region: names of masks with commas between.
         size: (H, W) of the image.
 
@@ -281,12 +282,30 @@ def masks_of(
         raise FileNotFoundError(f"regions: {place} does not exist")
     source: MaskFiles | CocoFiles
     if place.is_file():
-        source = CocoFiles([place], [name], image.parent)
+        whole = image.absolute()
+        path = whole.relative_to(whole.anchor).as_posix()
+        source = CocoFiles([place.absolute()], [path], Path(whole.anchor))
+        if path in source:  # not of an image of the same name in another folder
+            name = path
+        else:
+            source = CocoFiles([place], [name], image.parent)
     else:
+        name = _with_folders(image, place)
         source = MaskFiles(place.parent, find_masks(place.parent, place.name, [name]))
     chosen = MaskRegion.parse(region, source.names)
     read = [source.read(name, part, size) for part in chosen.names]
     return MaskRegion(chosen.names, tuple(range(len(read)))), np.stack(read)
+
+
+def _with_folders(image: Path, place: Path) -> str:
+    """An image's name with those folders before it that the masks lie in, too."""
+    tops = [place, *(Path(entry.path) for entry in os.scandir(place) if entry.is_dir())]
+    folders = image.absolute().parent.parts[1:]
+    for first in range(len(folders)):
+        inner = "/".join(folders[first:])
+        if any((top / inner).is_dir() for top in tops):
+            return f"{inner}/{image.name}"
+    return image.name
 
 
 def is_celeba(root: Path) -> bool:

@@ -802,6 +802,24 @@ def test_masks_are_named_by_folder_and_suffix(tmp_path: Path) -> None:
     assert (str(region), masks.shape) == ("beak,m", (2, 8, 8))
 
 
+@pytest.mark.parametrize(
+    ("file", "region"),
+    [("{kind}/1.png", "masks"), ("{kind}/1_wing.png", "wing"), ("wing/{kind}/1.png", "wing")],
+)
+def test_masks_of_one_image_lie_in_folders_as_it_does(
+    tmp_path: Path, file: str, region: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind, shade in {"ant": 0, "bee": 255}.items():
+        image_file(tmp_path / f"images/{kind}/1.jpg")
+        image_file(tmp_path / "masks" / file.format(kind=kind), shade)
+    for kind, area in {"ant": 0, "bee": 64}.items():
+        image = tmp_path / f"images/{kind}/1.jpg"
+        found = masks_of(image, tmp_path / "masks", region, (8, 8))[1]
+        assert (found > 0).sum() == area
+        monkeypatch.chdir(image.parent)
+        assert (masks_of(Path("1.jpg"), "../../masks", region, (8, 8))[1] == found).all()
+
+
 def test_a_mask_region_is_the_union_of_its_masks() -> None:
     masks = np.zeros((1, 3, 4, 4), np.uint8)
     masks[0, 0, :2] = 255
@@ -981,6 +999,20 @@ def test_what_several_files_of_coco_say_of_an_image_counts_together(tmp_path: Pa
     write_boxes(tmp_path / "annotations.json", ["a.jpg", "a.jpg"], person=[left, right])
     files = CocoFiles([tmp_path / "annotations.json"], names, tmp_path / "images")
     assert files.read("a.jpg", "person", (8, 8)).astype(bool).sum() == 32
+
+
+def test_one_image_is_that_of_its_folder_in_a_file_of_coco(tmp_path: Path) -> None:
+    pytest.importorskip("pycocotools", reason="COCO's reader is an extra")
+    for kind in ("ant", "bee"):
+        image_file(tmp_path / f"images/{kind}/1.jpg")
+    path, boxes = tmp_path / "all.json", [[0, 0, 2, 8], [0, 0, 8, 8]]
+    write_boxes(path, ["ant/1.jpg", "bee/1.jpg"], wing=boxes)
+    for kind, area in {"ant": 16, "bee": 64}.items():
+        found = masks_of(tmp_path / f"images/{kind}/1.jpg", path, "wing", (8, 8))[1]
+        assert (found > 0).sum() == area
+    write_boxes(path, ["upload/7/1.jpg"], wing=boxes[:1])  # elsewhere, for who wrote the file
+    found = masks_of(tmp_path / "images/ant/1.jpg", path, "wing", (8, 8))[1]
+    assert (found > 0).sum() == 16
 
 
 @pytest.mark.parametrize("file", ["annotations/instances_{}.json", "{}.json", "a/b_c_{}.json"])
