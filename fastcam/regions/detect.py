@@ -317,4 +317,4 @@ def _say(show: bool, line: str) -> None:
     if show:
         line = printable(line)
         console: Any = require("rich.console", extra="landmarks")
-        console.Console(stderr=True).print(line, highlight=False, soft_wrap=True)
+        console.Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)

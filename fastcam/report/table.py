@@ -51,10 +51,12 @@ class Table:
 
     def to_rich(self) -> Any:
         """A ``rich.table.Table``; where it is too wide, cells are folded and nothing is cut off."""
-        table = require("rich.table", extra="train").Table(title=self.title or None)
-        for i, name in enumerate(self.header):
+        text = require("rich.text", extra="train").Text  # of a str, [left] would be markup
+        title = text(self.title, "table.title") if self.title else None
+        table = require("rich.table", extra="train").Table(title=title)
+        for i, name in enumerate(map(text, self.header)):
             justify = "right" if self._numbers(i) else "left"
             table.add_column(name, justify=justify, overflow="fold", no_wrap=i == 0 and self._short)
         for cells in self.rows:
-            table.add_row(*cells)
+            table.add_row(*map(text, cells))
         return table

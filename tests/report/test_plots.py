@@ -16,6 +16,7 @@ import pytest
 import torch
 from matplotlib.colors import to_rgba
 from PIL import Image
+from rich.console import Console
 from tiny_faces import ATTRIBUTES, MODEL, TinyNet, write_faces
 
 from fastcam.data import CelebA, PreparedFaces
@@ -115,6 +116,14 @@ def test_all_models_are_drawn_however_many() -> None:
     for figure in (bars, curves):
         (legend,) = [a.get_legend() for a in figure.axes if a.get_legend()]
         assert [t.get_text() for t in legend.get_texts()] == [f"m{i}" for i in range(9)]
+
+
+def test_brackets_in_names_are_no_markup() -> None:
+    table = Table(["lung [left]", "[red]"], [["[/] [bold]a", "[0.5, 1]"]], "b [mm]")
+    written = io.StringIO()
+    Console(width=80, file=written).print(table.to_rich())
+    for text in ("lung [left]", "[red]", "[/] [bold]a", "[0.5, 1]", "b [mm]"):
+        assert text in written.getvalue()
 
 
 def test_words_stand_left_and_numbers_right() -> None:
