@@ -249,8 +249,19 @@ class ActivationTap:
                 f"which ran {self._unseen}"
                 if self._unseen
                 else "or ran where its output cannot be seen (inside a torch.compile'd region: "
-                "compile the part before the layer, and leave the rest eager)"
+                "compile the part before the layer, and leave the rest eager)" + self._last_part()
             )
+        )
+
+    def _last_part(self) -> str:
+        """What to tap of a container that the model may have run part by part."""
+        layer = self.model.get_submodule(self.layer)
+        if not isinstance(layer, (nn.Sequential, nn.ModuleList)) or not len(layer):
+            return ""
+        last = f"{self.layer}.{list(layer._modules)[-1]}"
+        return (
+            "; or the model calls its parts one by one (as timm's gradient checkpointing does): "
+            f"tap the last of them, '{last}'"
         )
 
     def learn(self, logits: Tensor, steps: list[Step], compared: Any) -> None:

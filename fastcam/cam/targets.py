@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -127,8 +128,10 @@ def resolve_with_regions(
         expected = batch if single else given
         if index.shape[0] != expected:
             meaning = "one per image, as regions is [N,H,W]" if single else "T of regions [N,T,H,W]"
+            each = not single and given == 1 and index.shape[0] == batch
             raise ValueError(
                 f"targets: expected {expected} indices ({meaning}), got {index.shape[0]}"
+                + ("; one per image is targets[:, None]" if each else "")
             )
         if single:
             index = index.unsqueeze(1)
@@ -189,7 +192,15 @@ def _one(index: int, logits: Tensor) -> int:
 def _on_device(index: Tensor, logits: Tensor) -> Tensor:
     """int64 on the logits' device. Indices on a GPU are not looked at: that would wait for it."""
     if index.device.type == "cpu" and index.numel():
-        _in_range(int(index.min()), int(index.max()), logits.shape[1])
+        classes, most = logits.shape[1], int(index.max())
+        _in_range(int(index.min()), most, classes)
+        if most <= 1 and index.dim() == 2 and index.shape[1] == classes > 2:
+            warnings.warn(
+                f"targets: {list(index.shape)} of 0 and 1 alone look like labels, and are taken as "
+                "the indices of scores 0 and 1; give indices (None for all K), and the labels as "
+                "where=labels > 0",
+                stacklevel=6,  # of a module's call
+            )
     elif index.device.type != "cpu" and index.device != logits.device:
         raise ValueError(
             f"targets: expected device {logits.device} (as logits) or cpu, got {index.device}"

@@ -60,9 +60,9 @@ class Balance(nn.Module):
     * Guidance reaches the head's weights too, past the activations: each measurement of ρ, before
       it is smoothed, is cut so that ‖ρ_j·∂L_j/∂W‖ ≤ 3·‖∂L_labels/∂W‖ for W of the model's last
       linear layer (the last in ``model.modules()``; none, or a frozen one, sets no bound).
-    * A measurement with no valid pair, a zero or a non-finite norm leaves ρ as it was. Before the
-      first good one ρ is 0: there is no guidance yet (the first call on the CPU warns of
-      such a loss).
+    * A measurement with no valid pair, a zero or a non-finite norm leaves ρ as it was, and so does
+      a label loss that does not require grad. Before the first good one ρ is 0: there is no
+      guidance yet (the first call on the CPU warns of such a loss).
     * A guidance loss that is NaN or infinite makes the sum so, and one whose gradient is, the
       gradient, whatever ρ is: what is wrong is to be seen. One of pull 0 is not added at all.
     * Under an initialised process group the norms are those of all processes' batches together;
@@ -167,10 +167,17 @@ class Balance(nn.Module):
         """
         terms = self._terms(label_loss, guidance, tap)
         self.measured = False
-        if self.training and torch.is_grad_enabled() and label_loss.requires_grad:
-            if self._is_due():
-                self._gather(label_loss, terms)
-            self.update()
+        if self.training and torch.is_grad_enabled():
+            if label_loss.requires_grad:
+                if self._is_due():
+                    self._gather(label_loss, terms)
+                self.update()
+            elif self._calls == 0 and any(loss.requires_grad for loss, _ in terms):
+                warnings.warn(
+                    "label_loss does not require grad (of detached logits, or made under "
+                    "torch.no_grad?): nothing is measured, and the guidance counts 0 times",
+                    stacklevel=4,
+                )
         return self._sum(label_loss, terms)
 
     @property

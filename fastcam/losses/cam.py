@@ -128,8 +128,9 @@ class CamLoss(MapPairLoss):
                 wait for the device (torch's own assertion there stops one out of range).
             cell_weights: [H,W] or [N or 1, T or 1, H, W], finite and >= 0 (checked as regions are).
             where: bool [N] or [N,T]; False switches a pair off.
-            signs: [N] or [N,T] of +1 and −1, floating; −1 takes the map of the negated score, that
-                is of what speaks against the target. None is +1 for all.
+            signs: [N] or [N,T] of +1 and −1, floating (checked as regions are, but for pairs that
+                ``where`` switches off); −1 takes the map of the negated score, that is of what
+                speaks against the target. None is +1 for all.
             normalizer: divides the sum in place of the number of valid pairs, for micro-batches of
                 an accumulated step: a number or a scalar tensor, the pairs of the whole step (of
                 all processes, with ``sync="global"``); :meth:`valid_pairs` counts them.
@@ -166,7 +167,7 @@ class CamLoss(MapPairLoss):
             valid=cells.to(acc_dtype(tensor)).valid if tensor.is_cpu else None,
         )
         if signs is not None:
-            gradients = gradients * check.signs(signs, gradients)
+            gradients = gradients * check.signs(signs, gradients, cells.where)
         world = reducer.world(self, activations)
         own = normalizer is None and world == 1  # then the kernel takes the mean itself
         value, status = loss_and_status(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -100,6 +101,12 @@ class ContrastCamLoss(MapPairLoss):
                 f"got {second.count}"
             )
         pairs = len(logits), first.count
+        if pairs[0] == pairs[1] > 1 and all(_one_axis(t) for t in (targets, others)):
+            warnings.warn(
+                f"targets, others: tensors [{pairs[1]}] are as many scores of every image; one of "
+                "each image, its label, is targets[:, None] and others[:, None]",
+                stacklevel=4,  # of a module's call
+            )
         tensor = activations_of(activations, logits)
         on = torch.ones(pairs, dtype=torch.bool, device=tensor.device)
         if where is not None:
@@ -132,6 +139,10 @@ class ContrastCamLoss(MapPairLoss):
 
     def extra_repr(self) -> str:
         return f"weight_grad={self.weight_grad!r}, head={self.head!r}, reduction={self.reduction!r}"
+
+
+def _one_axis(targets: TargetsLike) -> bool:
+    return isinstance(targets, Tensor) and targets.dim() == 1
 
 
 def _unit_peak(maps: Tensor) -> Tensor:

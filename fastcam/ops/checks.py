@@ -61,8 +61,13 @@ def _constant(name: str, tensor: Tensor) -> None:
         )
 
 
-def signs(value: Tensor, gradients: Tensor) -> Tensor:
-    """Signs [N] or [N,T] of gradients [N,T,C,H',W'], shaped to multiply them."""
+def signs(value: Tensor, gradients: Tensor, on: Tensor | None = None) -> Tensor:
+    """Signs [N] or [N,T] of gradients [N,T,C,H',W'], shaped to multiply them.
+
+    Args:
+        on: bool [N,T], which pairs count. The others' signs are not looked at, and 1: a NaN times
+            a gradient of 0 would be NaN.
+    """
     floating("signs", value)
     same_device("signs", value, gradients)
     batch, targets = gradients.shape[:2]
@@ -72,6 +77,9 @@ def signs(value: Tensor, gradients: Tensor) -> Tensor:
         )
     if value.dim() == 1:
         value = value.unsqueeze(1)
+    if on is not None:
+        value = torch.where(on, value, 1)
+    _values_of_signs(value)
     return value.to(gradients.dtype)[..., None, None, None]
 
 
@@ -229,6 +237,17 @@ def values_of_mask(mask: Tensor) -> None:
     low, high = _range(mask)
     if low < -_ROUNDING or high > 1 + _ROUNDING:  # not so of NaN
         raise ValueError(f"mask: expected values in [0, 1], got {low:g} to {high:g}{_OF_255}")
+
+
+def _values_of_signs(value: Tensor) -> None:
+    """Signs are +1 or −1; looked at as regions are."""
+    expected = "signs: expected +1 or -1 (of labels of 0 and 1: 2 * labels - 1)"
+    if torch.compiler.is_compiling() or (value.is_cuda and _has_values(value)):
+        torch._assert_async((value.abs() == 1).all(), expected)
+    elif _has_values(value):
+        wrong = value[value.abs() != 1]
+        if wrong.numel():
+            raise ValueError(f"{expected}, got {wrong[0].item():g}")
 
 
 def value_error(error: RuntimeError) -> ValueError | None:

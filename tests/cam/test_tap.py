@@ -231,6 +231,29 @@ def test_no_forward_and_a_forward_that_misses_the_layer():
             _ = tap.activations
 
 
+def test_a_container_whose_parts_are_called_one_by_one():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stage = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+            self.fc = nn.Linear(4, 2)
+
+        def forward(self, x):
+            for part in self.stage:
+                x = part(x)
+            return self.fc(x.mean((2, 3)))
+
+    net = Net()
+    with (
+        ActivationTap(net, "stage") as tap,
+        ActivationTap(net, "stage.1") as last,
+    ):
+        net(X)
+        assert last.activations.shape == (4, 4, 10, 10)
+        with pytest.raises(ValueError, match=r"parts one by one .*: tap the last .*, 'stage\.1'"):
+            _ = tap.activations
+
+
 def test_hooks_of_the_user_stay_and_ours_go():
     net = small_cnn()
     calls = []

@@ -178,6 +178,18 @@ def test_no_valid_pair_keeps_the_ratio_and_the_labels_gradient():
         torch.testing.assert_close(got[name], gradient)
 
 
+def test_a_label_loss_without_a_graph_is_told():
+    label, guidance, tap = losses(net64())
+    balance = Balance()
+    with pytest.warns(UserWarning, match="label_loss does not require grad"):
+        assert balance(label.detach(), guidance, tap) == label
+    balance(label, guidance, tap)
+    with warnings.catch_warnings():  # a batch without labels, later
+        warnings.simplefilter("error")
+        total = balance(torch.zeros(()).double(), guidance, tap)
+    torch.testing.assert_close(total, balance.ratio * guidance)
+
+
 def test_a_non_finite_norm_keeps_the_ratio():
     net = net64()
     balance = Balance(every=1)

@@ -71,6 +71,19 @@ def test_contrast_with_targets_of_each_image():
         torch.testing.assert_close(same[:, 0], alive.double())
 
 
+def test_contrast_tells_labels_that_would_be_targets_of_every_image():
+    net = net64()
+    others = (LABELS + 1) % 5
+    with ActivationTap(net, "4", "5") as tap:
+        logits = net(X)
+        with pytest.warns(UserWarning, match=r"tensors \[6\] are as many scores of every image"):
+            ContrastCamLoss()(logits, tap, LABELS, others)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            ContrastCamLoss()(logits, tap, LABELS, 2)
+            ContrastCamLoss()(logits, tap, LABELS[:, None], others[:, None])
+
+
 def test_contrast_of_maps_worked_out_by_hand():
     """Activations of one hot cell a channel; the head weighs channels."""
     a = torch.zeros(1, 2, 1, 2, dtype=torch.float64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -150,6 +151,12 @@ def test_one_column_of_logits_needs_no_targets():
             TypeError,
             "targets: expected integer indices, got torch.bool",
         ),
+        (
+            torch.tensor([1, 2, 0]),
+            (3, 1),
+            ValueError,
+            r"targets: expected 1 indices .*, got 3; one per image is targets\[:, None\]",
+        ),
         (1, (2,), ValueError, r"regions: expected 3 images \(N of logits\), got shape \[2, 5, 5\]"),
         (1, (3, 1, 1), ValueError, r"regions: expected shape \[N,H,W\] or \[N,T,H,W\]"),
     ],
@@ -157,6 +164,42 @@ def test_one_column_of_logits_needs_no_targets():
 def test_bad_targets(nets, targets, shape, error, match):
     with pytest.raises(error, match=match):
         run(nets["alexnet"], "alexnet", IoUCamLoss(), targets, grids(*shape, 5, 5))
+
+
+def test_labels_in_place_of_targets_are_told(nets):
+    labels = torch.tensor([[1, 0, 0, 1, 0], [0, 1, 1, 0, 0], [0, 0, 0, 0, 1]])
+    with pytest.warns(UserWarning, match=r"targets: \[3, 5\] of 0 and 1 alone look like labels"):
+        run(nets["alexnet"], "alexnet", IoUCamLoss(), labels, grids(3, 5, 5))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for targets, shape in ((labels[:, :4], (3,)), (labels * 2, (3,)), (None, (3, CLASSES))):
+            run(nets["alexnet"], "alexnet", IoUCamLoss(), targets, grids(*shape, 5, 5))
+
+
+@pytest.mark.parametrize("weight_grad", ["full", "detach"])
+def test_a_switched_off_pair_may_have_a_sign_that_is_none(weight_grad):
+    """As labels that are NaN where nobody knows them make it."""
+    net = small_cnn().double().eval()
+    x, regions = torch.randn(4, 3, 12, 12).double(), grids(4, 6, 6)
+    labels = torch.tensor([1.0, torch.nan, 0.0, 1.0])
+    on = ~labels.isnan()
+    found = []
+    for signs in (2 * labels - 1, (2 * labels - 1).nan_to_num(1)):
+        with ActivationTap(net, "4", "5") as tap:
+            criterion = IoUCamLoss(weight_grad=weight_grad)
+            loss = criterion(net(x), tap, regions, 1, where=on, signs=signs)
+        found.append(gradients_of(loss, net))
+    assert_same_gradients(*found)
+    assert all(bool(g.isfinite().all()) for g in found[0].values())
+
+
+@pytest.mark.parametrize("wrong", [0.0, 0.5, torch.nan])
+def test_signs_are_plus_and_minus_one(wrong):
+    net = small_cnn()
+    with ActivationTap(net, "4") as tap:
+        logits = net(torch.randn(2, 3, 12, 12))
+        with pytest.raises(ValueError, match=rf"signs: expected \+1 or -1 \(.*\), got {wrong:g}"):
+            IoUCamLoss()(logits, tap, grids(2, 6, 6), 1, signs=torch.tensor([1.0, wrong]))
 
 
 def test_other_bad_arguments(nets):
