@@ -74,7 +74,7 @@ class Verdict:
         reference, guided: names of the two.
         region: the guided region.
         energy: share of Grad-CAM energy in it, over the images with the attribute that show it; a
-            dead map counts 0. None where there is no such image, as below.
+            dead map counts 0. None where there are fewer than two such images, as below.
         share: the region's share of the reliance, see
             :func:`fastcam.evaluation.reliance_result.relied_share`; None if it was not measured or
             is undefined, as below.
@@ -82,7 +82,7 @@ class Verdict:
             chosen on every second image and measured on the rest, so that being chosen for a large
             drop does not make it fall.
         other_region: its name.
-        accuracy: of the attribute, over all images.
+        accuracy: of the attribute, over all images; of one image alone the interval is -1 to 1.
         auc: of the attribute's score, over all images.
     """
 
@@ -225,7 +225,8 @@ def verdict(
         share = _share_change(*drops)
         other_region, other = _other_change(*drops)
     accuracy = _mean_change(*right)
-    assert accuracy is not None, "there are images"
+    if accuracy is None:  # of one image, which says nothing of others
+        accuracy = Change(float(right[0].mean()), float(right[1].mean()), -1.0, 1.0)
     return Verdict(
         *names,
         region=region,
@@ -255,11 +256,12 @@ def _check_alike(first: RegionDrops, second: RegionDrops, attribute: str, region
 
 
 def _change(columns: np.ndarray, measure: Callable[[np.ndarray], np.ndarray]) -> Change | None:
-    """Change of a measure of the means of the ``columns`` [n, C].
+    """Change of a measure of the means of the ``columns`` [n, C]; None with fewer than two images,
+    for which there is no interval: resampled, one is always the same.
 
     ``measure`` takes means [samples, C] and gives [samples, 2], before and after.
     """
-    if not len(columns) or not np.isfinite(columns).all():
+    if len(columns) < 2 or not np.isfinite(columns).all():
         return None
     before, after = measure(columns.mean(0, keepdims=True))[0]
     drawn = np.diff(measure(bootstrap_means(columns)))[:, 0]

@@ -127,6 +127,24 @@ def test_what_cannot_be_measured() -> None:
     assert _judge(before, after, nothing, constant).share is None
 
 
+def test_one_image_says_nothing_of_others() -> None:
+    def first(p: Predictions) -> Predictions:
+        return Predictions(*(x[:1] for x in (p.logits, p.labels, p.energy)), visible=p.visible[:1])  # type: ignore[index]
+
+    before, after = first(_predictions(0.1)), first(_predictions(0.9, wrong=1))
+    found = _judge(before, after)
+    assert (found.energy, found.auc, found.map_moved, found.worse) == (None, None, False, False)
+    assert found.accuracy == Change(1.0, 0.0, -1.0, 1.0)
+    # Nor does one image that has the attribute and shows the region, among many.
+    drops = []
+    for each in (CONTROL[1], _drops(1.6, 0.4, 0.0)):
+        visible = torch.zeros(5, N, dtype=torch.bool)
+        visible[:, :2] = True
+        drops.append(RegionDrops(**{**vars(each), "visible": visible}))
+    found = _judge(CONTROL[0], CONTROL[0], *drops)
+    assert (found.share, found.other, found.reliance_moved) == (None, None, None)
+
+
 def test_a_verdict_refuses_other_images() -> None:
     before = _predictions(0.1)
     turned = Predictions(before.logits, 1 - before.labels)
