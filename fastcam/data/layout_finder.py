@@ -205,6 +205,12 @@ def _file_column(table: LabelTable, names: Sequence[str]) -> str:
         if len(several) > _MOST * len(table.rows):
             message += f"; in {column}, {one_of_several(*several[0])}"
             break
+    else:
+        hits = {c: sum(map(bool, map(images.find, table.raw(c)))) for c in table.columns}
+        column = max(hits, key=hits.__getitem__)
+        if hits[column]:
+            message += f"; {column} does in {hits[column]} of {len(table.rows)} rows: expected a"
+            message += " table without the rows of images that are not there"
     raise ValueError(message)
 
 

@@ -275,6 +275,17 @@ def test_names_of_several_images_are_an_error(tmp_path: Path) -> None:
         open_folder(tmp_path)
 
 
+def test_a_table_of_which_few_images_are_there_is_told_of(tmp_path: Path) -> None:
+    for name in ("1.png", "2.png"):
+        image_file(tmp_path / "images" / name)
+    rows = "".join(f"ant,{i}.png,{i % 2}\n" for i in range(1, 10))
+    (tmp_path / "t.csv").write_text(f"kind,file,sick\n{rows}")
+    with pytest.raises(
+        ValueError, match=r"no column names the images .*; file does in 2 of 9 rows"
+    ):
+        open_folder(tmp_path)
+
+
 @pytest.mark.parametrize("place", [".", "images"])
 @pytest.mark.parametrize("table", [False, True])
 def test_masks_beside_their_images_are_no_images(tmp_path: Path, place: str, table: bool) -> None:
