@@ -276,9 +276,9 @@ def test_names_of_several_images_are_an_error(tmp_path: Path) -> None:
 
 
 def test_a_table_of_which_few_images_are_there_is_told_of(tmp_path: Path) -> None:
-    for name in ("1.png", "2.png"):
+    for name in ("a1.png", "a2.png"):
         image_file(tmp_path / "images" / name)
-    rows = "".join(f"ant,{i}.png,{i % 2}\n" for i in range(1, 10))
+    rows = "".join(f"ant,a{i}.png,{i % 2}\n" for i in range(1, 10))
     (tmp_path / "t.csv").write_text(f"kind,file,sick\n{rows}")
     with pytest.raises(
         ValueError, match=r"no column names the images .*; file does in 2 of 9 rows"
