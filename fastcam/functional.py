@@ -2,8 +2,9 @@
 
 Each function (but ``margins`` and ``valid_targets``, which are torch's operations) is a fused pass
 over its inputs (CPU or CUDA) with an analytic backward; its twin in :mod:`fastcam.reference` says
-in plain PyTorch what it computes. Symbols: N batch, T targets supervised per image, C channels, H×W
-cells of the activations, H'×W' cells of the gradients.
+in plain PyTorch what it computes, and runs in its place on other devices (XPU), which a warning
+says once. Symbols: N batch, T targets supervised per image, C channels, H×W cells of the
+activations, H'×W' cells of the gradients.
 
 docs/method.md has the mathematics, and the papers that it comes from.
 """

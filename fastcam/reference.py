@@ -84,7 +84,7 @@ def valid_targets(
 ) -> Tensor:
     """See :func:`fastcam.functional.valid_targets`."""
     regions = _with_targets(regions, 4)
-    weighted = regions.to(torch.float64)
+    weighted = regions.to(_arithmetic_dtype(regions))
     if cell_weights is not None:
         weighted = weighted * cell_weights
     valid = weighted.sum((-2, -1)) != 0
@@ -153,7 +153,7 @@ def defined_pairs(
     """Which pairs a loss counts: bool [N,T]; :func:`valid_targets`, but for "outside"."""
     valid = valid_targets(regions, cell_weights, where)
     if loss == "outside":
-        full = _with_targets(regions, 4).to(torch.float64)
+        full = _with_targets(regions, 4).to(_arithmetic_dtype(regions))
         weights = torch.ones_like(full) if cell_weights is None else cell_weights
         valid = valid & (_outside(full, weights, away).sum((-2, -1)) != 0)
     return valid

@@ -13,7 +13,7 @@ from fastcam import reference
 from fastcam._util.checks import flag
 from fastcam.ops import attend_conv  # noqa: F401  (registers the chunked ops)
 from fastcam.ops import checks as check
-from fastcam.ops.autograd import differentiable_once, transformed
+from fastcam.ops.autograd import differentiable_once
 from fastcam.ops.library import acc_dtype, raw
 
 __all__ = ["attend", "attend_conv1x1", "tone_curve"]
@@ -99,7 +99,7 @@ def tone_curve(mask: Tensor, n: float = 1.0, beta: float = 0.0) -> Tensor:
     if several:
         raise TypeError("n, beta: expected numbers, got a sequence; F.attend takes sequences")
     check.values_of_mask(mask)
-    if transformed():
+    if check.plainly(mask):
         return reference.tone_curve(mask, ns[0], betas[0])
     return _ToneCurve.apply(mask, ns[0], betas[0])
 
@@ -208,7 +208,7 @@ def attend(
     check.mask_logits(mask_logits, features)
     flag("pool", pool)
     ns, betas, several = curves(n, beta)
-    if transformed():
+    if check.plainly(features):
         given = (ns, betas) if several else (ns[0], betas[0])
         return reference.attend(features, mask_logits, *given, pool=pool)
     _inference_only(several, features, mask_logits)
@@ -270,7 +270,7 @@ def attend_conv1x1(
     check.features("features", features)
     check.conv1x1(weight, bias, features)
     ns, betas, several = curves(n, beta)
-    plainly = transformed()
+    plainly = check.plainly(features)
     if not plainly:
         _inference_only(several, features, weight, bias)
     features, weight, bias = _together(features, weight, bias)

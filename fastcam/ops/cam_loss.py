@@ -216,9 +216,14 @@ def map_loss(name: str, **options: Any) -> MapLoss:
 
 
 def _by_reference(
-    activations: Tensor, gradients: Tensor, cells: PairCells, loss: MapLoss, reduction: Reduction
+    activations: Tensor,
+    gradients: Tensor,
+    cells: PairCells,
+    loss: MapLoss,
+    max_pair_pull: float | None,
+    reduction: Reduction,
 ) -> tuple[Tensor, Tensor]:
-    """:func:`loss_and_status` under a function transform."""
+    """:func:`loss_and_status` under a function transform, or on a device without kernels."""
     cells.check_values()
     given: dict[str, Any] = {"cell_weights": cells.cell_weights, "where": cells.where}
     value = reference.cam_loss(
@@ -226,6 +231,7 @@ def _by_reference(
         gradients,
         cells.regions,
         loss=loss.name,
+        max_pair_pull=max_pair_pull,
         reduction=reduction,
         **given,
         **loss.options,
@@ -253,13 +259,13 @@ def loss_and_status(
     check.one_of("reduction", reduction, _REDUCTIONS)
     check.max_pair_pull(max_pair_pull)
     cells = cells.to(acc_dtype(activations))
-    if transformed():
-        if max_pair_pull is not None:
-            raise ValueError(
-                "max_pair_pull: expected None inside torch.func transforms and forward-mode "
-                f"differentiation (they cannot follow a gradient that is cut), got {max_pair_pull}"
-            )
-        return _by_reference(activations, gradients, cells, loss, reduction)
+    if max_pair_pull is not None and transformed():
+        raise ValueError(
+            "max_pair_pull: expected None inside torch.func transforms and forward-mode "
+            f"differentiation (they cannot follow a gradient that is cut), got {max_pair_pull}"
+        )
+    if check.plainly(activations):
+        return _by_reference(activations, gradients, cells, loss, max_pair_pull, reduction)
     return _CamLoss.apply(
         activations,
         gradients,

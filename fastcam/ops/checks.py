@@ -7,7 +7,9 @@ need know no broadcasting.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -89,18 +91,39 @@ def max_pair_pull(value: float | None) -> None:
 
 
 def on_supported_device(name: str, tensor: Tensor) -> None:
-    """On a device that has kernels."""
+    """Not on a GPU whose kernels are not loaded."""
     if tensor.device.type == "cuda" and library.cuda_missing is not None:
         raise RuntimeError(
             f"{name}: on {tensor.device}, but fastcam's CUDA kernels are not loaded: "
             f"{library.cuda_missing}"
         )
-    if tensor.device.type not in ("cpu", "cuda", "meta"):
-        raise ValueError(f"{name}: expected a CPU or CUDA tensor, got device {tensor.device}")
+
+
+def plainly(tensor: Tensor) -> bool:
+    """Whether :mod:`fastcam.reference` is to run in place of the kernels: in a function transform,
+    or on a device that has none, of which a warning says so once."""
+    if transformed():
+        return True
+    kind = tensor.device.type
+    if kind in _KERNELS:
+        return False
+    _warn_of_no_kernels(kind)
+    return True
+
+
+_KERNELS = {"cpu", "cuda", "meta"}
+
+
+@lru_cache
+def _warn_of_no_kernels(kind: str) -> None:
+    warnings.warn(
+        f"fastcam has no kernels for the device {kind!r}: plain PyTorch runs in their place",
+        stacklevel=2,
+    )
 
 
 def features(name: str, tensor: Tensor) -> None:
-    """[N,C,H,W], floating, with at least one cell, on a device that has kernels."""
+    """[N,C,H,W], floating, with at least one cell."""
     floating(name, tensor)
     if tensor.dim() != 4 or tensor.shape[2] * tensor.shape[3] == 0:
         raise ValueError(f"{name}: expected shape [N,C,H,W] with H, W >= 1, got {_shape(tensor)}")

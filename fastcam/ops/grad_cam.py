@@ -10,7 +10,7 @@ from torch import Tensor
 from fastcam import reference
 from fastcam._util.checks import flag
 from fastcam.ops import checks as check
-from fastcam.ops.autograd import differentiable_once, transformed
+from fastcam.ops.autograd import differentiable_once
 from fastcam.ops.library import acc_dtype, empty_maps, is_channels_last, raw
 
 __all__ = ["grad_cam"]
@@ -123,6 +123,6 @@ def grad_cam(activations: Tensor, gradients: Tensor, normalize: bool = True) -> 
     """
     flag("normalize", normalize)
     activations, gradients = prepare(activations, gradients)
-    if transformed():
+    if check.plainly(activations):
         return reference.grad_cam(activations, gradients, normalize)
     return _GradCam.apply(activations, gradients, normalize)
