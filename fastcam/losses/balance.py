@@ -377,7 +377,7 @@ def _warn_unmeasured(number: int, layer: str, labels: float, guided: float, loss
             "above 0 yet, so the guidance counts 0 times; a gradient that is NaN or infinite stays "
             "so in the sum's"
         )
-    warnings.warn(why, stacklevel=5)
+    warnings.warn(why, stacklevel=7)  # of a module's call
 
 
 def _check_scalar(name: str, loss: object) -> None:
