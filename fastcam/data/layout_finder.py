@@ -30,6 +30,7 @@ _CLASS_COLUMNS = ("class", "label", "category", "species", "diagnosis", "dx", "t
 _SPLIT_COLUMNS = ("split", "partition", "subset", "set", "fold")
 _GROUP_COLUMNS = ("group", "patient", "patient_id", "subject", "subject_id", "lesion_id", "site")
 _MOST = 0.5  # of a table's cells that must be images for the column to name them
+_ASKED = 200  # rows that are asked first
 # What a column of these names says is which split a row is in, and nothing else.
 _SPLITS_ALONE = ("split", "partition")
 _SLIPS = 0.1  # of a column's cells that may be others than in all such columns
@@ -176,18 +177,22 @@ def _file_column(table: LabelTable, names: Sequence[str]) -> str:
     images = Names(names)
 
     least = _MOST * len(table.rows)
+    # A column of which none of these names an image names few: tables may have thousands.
+    some = table.rows[:: len(table.rows) // _ASKED + 1]
 
     def best(once: bool, further: bool) -> str | None:
-        counts = {}
-        for column in table.columns:
+        found = {}
+        for place, column in enumerate(table.columns):
+            if not any(images.find(row[place], further) for row in some):
+                continue
             cells = Counter(table.raw(column))
             hits = {cell: name for cell in cells if (name := images.find(cell, further))}
             count = len({*hits.values()}) if once else sum(cells[cell] for cell in hits)
-            # Where images are called 0, 1, … a column that only counts the rows fits, too, as
-            # does the index of pandas, which has no name.
-            counts[column] = count > least, not _counts_rows(table, column), column != "", count
-        column = max(counts, key=lambda c: counts[c])
-        return column if counts[column][0] else None
+            if count > least:
+                # Where images are called 0, 1, … a column that only counts the rows fits, too, as
+                # does the index of pandas, which has no name.
+                found[column] = not _counts_rows(table, column), column != "", count
+        return max(found, key=lambda c: found[c]) if found else None
 
     # Each image counted once, as images may be called 0 and 1; longer paths last, as those of masks
     # end like those of images. A table with images twice is refused by who reads it.
