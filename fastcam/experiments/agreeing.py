@@ -53,8 +53,11 @@ def agreeing(data: str | Path, out: str | Path, a: str, b: str) -> Path:
     rows = [f"{table.names[i]} {' '.join(signs[i])}" for i in kept]
     lines = [str(len(kept)), " ".join(table.columns), *rows]
     for name in (FOLDER, f"{FOLDER}.zip", LANDMARK_TABLE, FIVE_POINT_TABLE):
-        if (data / name).exists() and not (out / name).exists():
-            os.symlink(data / name, out / name)
+        there, link = data / name, out / name
+        if link.is_symlink() and os.readlink(link) != str(there):  # both may have moved
+            link.unlink()
+        if there.exists() and not link.exists():
+            os.symlink(there, link)
     split_rows = [f"{table.names[i]} {splits[i]}" for i in kept]
     write_text(out / PARTITION_TABLE, "\n".join(split_rows) + "\n")
     write_text(out / ATTRIBUTE_TABLE, "\n".join(lines) + "\n")

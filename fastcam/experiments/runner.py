@@ -152,7 +152,11 @@ def _claim_settings(path: Path, settings: dict[str, Any]) -> None:
 def _differing(stored: dict[str, Any], settings: dict[str, Any]) -> set[str]:
     """Names of the settings that are others; what ``stored`` has besides does not count."""
     compared = {k: stored[k] for k in (*settings, *OWN_PAIR, *DIGESTS) if k in stored}
-    return differing(compared, settings, optional=DIGESTS)
+    before, now = (  # however the path is written
+        {**x, "data": os.path.realpath(x["data"])} if x.get("data") else x
+        for x in (compared, settings)
+    )
+    return differing(before, now, optional=DIGESTS)
 
 
 def _clocks() -> tuple[float, float]:

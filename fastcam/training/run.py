@@ -43,11 +43,13 @@ from fastcam.training.resume import (
     read_run_state,
 )
 from fastcam.training.run_folder import (
+    FROM_HERE,
     OURS,
     TrainResult,
     check_folder,
     digests,
     finished,
+    from_here,
     remove_states,
     tidy,
 )
@@ -250,7 +252,8 @@ def _train(
         checkpoint.model.train()
         biases: dict[str, float] = {}
         # now that they have proved to fit
-        processes.first(lambda: write_json(out / SETTINGS, settings, ours=OURS[SETTINGS]))
+        noted = {**settings, FROM_HERE: from_here(out, settings)}
+        processes.first(lambda: write_json(out / SETTINGS, noted, ours=OURS[SETTINGS]))
         try:
             if guidance is not None and config.start is not None and not resuming:
                 trainer.validate(task, datamodule=batches, verbose=False)

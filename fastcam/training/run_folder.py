@@ -51,6 +51,8 @@ _LATER = {
     "nonfinite": "stop",
 }
 _PATHS = ("data", "start", "landmarks", "regions", "weights")
+# Where these lie as seen from the run's folder, which may move together with them.
+FROM_HERE, _PLACES = "from_here", ("data", "landmarks", "regions")
 # What they do not say either, and nobody can tell any more.
 _NOT_NOTED = (LOSS_OPTIONS, BATCHES)
 
@@ -153,6 +155,13 @@ def digests(config: TrainConfig) -> dict[str, str]:
     return {key: digest for key, digest in found.items() if digest is not None}
 
 
+def from_here(out: Path, settings: Mapping[str, Any]) -> dict[str, str]:
+    """The paths of a run's data, relative to its folder."""
+    home = os.path.realpath(out)
+    given = {name: settings[name] for name in _PLACES if settings.get(name)}
+    return {name: os.path.relpath(os.path.realpath(path), home) for name, path in given.items()}
+
+
 def check_folder(out: Path, settings: dict[str, Any]) -> None:
     """A folder may hold this run, begun, and nothing of others that it would have to replace."""
     _check_claim(out, settings)
@@ -173,12 +182,14 @@ def _check_claim(out: Path, settings: dict[str, Any]) -> None:
             " is; name another folder, or move it away"
         )
     stored = read_json(path, "settings of a run")
+    places, here = stored.pop(FROM_HERE, {}), from_here(out, settings)
     settings = {k: v for k, v in settings.items() if k in stored or k not in _NOT_NOTED}
     changed = differing(_compared(stored), _compared(settings), optional=_DIGESTS)
     for name in ("start", "weights"):  # the same file may have moved
         digest = stored.get(f"{name}_sha256")
         if digest is not None and digest == settings.get(f"{name}_sha256"):
             changed.discard(name)
+    changed -= {name for name in here if here[name] == places.get(name)}
     if changed:
         data = ": the data have changed since" if changed <= set(DIGESTS) else ""
         raise ValueError(

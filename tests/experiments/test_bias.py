@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,24 @@ def test_a_quarter_of_the_drawn_faces_is_for_validation(found: tuple[Path, Any])
     assert 0 < len(train) < 61
     assert all(row[pair[0]] == row[pair[1]] for row in train.labels.tolist())
     assert len(CelebA(agreed, "valid")) == 40
+
+
+def test_a_folder_that_has_moved_goes_on(found: tuple[Path, Any], tmp_path: Path) -> None:
+    """With the faces that it holds: their links no longer lead there."""
+    out, saved = found
+    moved = tmp_path / "moved"
+    shutil.copytree(out, moved, symlinks=True)
+    for path in moved.glob("bias.*"):
+        path.unlink()
+    said: list[str] = []
+    again = run("bias", moved, TINY, workers=1, say=said.append)
+    assert again.values == saved.values
+    links = [p for p in (moved / "bias").rglob("*") if p.is_symlink()]
+    assert links and all(p.resolve().is_relative_to(moved) for p in links)
+    for path in moved.rglob("model.pt"):
+        if path.parent.name != "last_layer":
+            old = out / path.relative_to(moved)
+            assert path.stat().st_mtime_ns == old.stat().st_mtime_ns  # not trained anew
 
 
 def test_networks_beside_each_other_give_the_same_table(tmp_path: Path) -> None:

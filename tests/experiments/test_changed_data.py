@@ -75,6 +75,17 @@ def test_new_landmarks_and_labels_are_told(tmp_path: Path, made: list[int]) -> N
     assert _run(data, tmp_path / "another") == 1
 
 
+def test_however_the_path_of_the_data_is_written(
+    tmp_path: Path, made: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_faces(tmp_path / "faces", 24)
+    assert _run(data, tmp_path / "out") == 0
+    monkeypatch.chdir(tmp_path)
+    assert _run(Path("faces"), tmp_path / "out") == 0
+    with pytest.raises(ValueError, match=r"other settings \(data\)"):
+        _run(write_faces(tmp_path / "others", 24), tmp_path / "out")
+
+
 def test_a_folder_of_an_earlier_version_is_read(tmp_path: Path, made: list[int]) -> None:
     """It tells nothing of its data; from then on it does."""
     data, out = write_faces(tmp_path / "faces", 16), tmp_path / "out"

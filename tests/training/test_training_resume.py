@@ -128,6 +128,18 @@ def test_a_run_that_never_began_holds_no_folder(
     assert train(run_config(data, epochs=1), tmp_path).epochs == 1
 
 
+def test_a_run_goes_on_where_it_has_moved_with_its_data(tmp_path: Path) -> None:
+    data = write_faces(tmp_path / "a" / "faces", 48)
+    train(run_config(data, epochs=1), tmp_path / "a" / "run")
+    shutil.copytree(data, tmp_path / "faces")
+    with pytest.raises(ValueError, match=r"holds a run with other settings \(data\)"):
+        train(run_config(tmp_path / "faces", epochs=1), tmp_path / "a" / "run")
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert train(run_config(tmp_path / "b" / "faces", epochs=1), tmp_path / "b" / "run").kept
+    with pytest.raises(ValueError, match=r"holds a run with other settings \(data\)"):
+        train(run_config(tmp_path / "faces", epochs=1), tmp_path / "b" / "run")
+
+
 def test_another_start_or_other_labels_of_the_same_name_are_another_run(tmp_path: Path) -> None:
     data = write_faces(tmp_path / "faces", 48)
     first = run_config(data, epochs=1)
