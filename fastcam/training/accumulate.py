@@ -12,7 +12,7 @@ import torch.distributed as dist
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from fastcam._util.dropout import BatchShare
+from fastcam._util.dropout import BatchShare, shared_dropout
 from fastcam.data.batches import Batch, labels_of
 from fastcam.evaluation.splits import inputs_of
 from fastcam.losses.reduce import world_size
@@ -85,25 +85,22 @@ class Accumulation:
         """
         found = split(batch, self.parts)
         parts = self._described(task, batch, found)
-
-        def forward(number: int, ahead: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
-            with self._drawn(number):
-                return losses(found[number], replace(parts[number], ahead=ahead))
-
         balance = None if self._guidance is None else self._guidance.balance
         if balance is not None:
             if balance.due:
                 with buffers_kept(task):
-                    for number in range(len(found)):
-                        forward(number, ahead=True)
+                    for number, part in enumerate(found):
+                        with self._drawn(number):
+                            losses(part, replace(parts[number], ahead=True))
             balance.update()
         record: dict[str, Tensor] = {}
-        for number in range(len(found)):
+        for number, part in enumerate(found):
             last = number == len(found) - 1
-            loss, values = forward(number)
-            # Outside of autocast, as Lightning's own backward is.
-            with nullcontext() if last else _alone(task), _full_precision(loss):
-                task.manual_backward(loss)
+            with self._drawn(number):  # the backward, too, which may run parts of it again
+                loss, values = losses(part, parts[number])
+                # Outside of autocast, as Lightning's own backward is.
+                with nullcontext() if last else _alone(task), _full_precision(loss):
+                    task.manual_backward(loss)
             for name, value in values.items():
                 known = record.get(name)
                 adds = known is not None and not name.startswith(_SAME)
@@ -113,7 +110,9 @@ class Accumulation:
     @contextmanager
     def _drawn(self, number: int) -> Iterator[None]:
         self.draw()
-        with self.share.part(number, self.parts):
+        # A trainer of somebody else's has not made it shared: all parts would draw alike.
+        shared = shared_dropout(self._checkpoint.model, self.share)
+        with shared, self.share.part(number, self.parts):
             yield
 
     def _described(self, task: Any, batch: Batch, found: list[Batch]) -> list[Part]:

@@ -13,7 +13,8 @@ from device_worker import NormedNet
 from tiny_faces import write_faces
 from tiny_masks import CLASSES, write_images
 from tiny_runs import assert_same, run_config, same_weights
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as run_again
 
 from fastcam import models
 from fastcam.data.layout_finder import find_layout
@@ -313,7 +314,21 @@ def test_what_does_not_fit_is_refused(data: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_a_trainer_of_ones_own_takes_whole_batches_in_parts() -> None:
+class _Recomputing(nn.Module):
+    """A network whose first linear layers are run once more in the backward."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        hidden = self.model.features(images).flatten(1)  # type: ignore[operator]
+        return run_again(self.model.classifier, hidden, use_reentrant=False)
+
+
+@pytest.mark.parametrize("recomputing", [False, True])
+def test_a_trainer_of_ones_own_takes_whole_batches_in_parts(recomputing: bool) -> None:
+    """With dropout, whose mask is that of the whole batch."""
     from lightning.pytorch import Trainer
 
     torch.manual_seed(0)
@@ -322,8 +337,8 @@ def test_a_trainer_of_ones_own_takes_whole_batches_in_parts() -> None:
     for parts in (1, 3):
         torch.manual_seed(1)
         model = build("tiny", 2)
-        model.classifier[0].p = 0.0  # type: ignore[index,union-attr]
-        checkpoint = Checkpoint(model, "tiny", ["a", "b"], Preprocessing(32))
+        shown = _Recomputing(model) if recomputing else model
+        checkpoint = Checkpoint(shown, "tiny", ["a", "b"], Preprocessing(32))
         task = AttributeTask(checkpoint, TrainConfig(accumulate=parts, schedule="cosine"))
         assert isinstance(task.accumulation, Accumulation) == (parts > 1)
         with warnings.catch_warnings():
