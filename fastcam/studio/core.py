@@ -341,9 +341,8 @@ class Studio:
         recipe = Recipe.from_json(job.content()["arguments"]["recipe"])
         folder = make_folder(session.kept / job.id)
         shutil.copyfile(checkpoint_of(job.folder, AFTER), folder / "model.pt")
-        where = recipe.region if len(recipe.region) <= 40 else "the drawn region"
         data = _of(job)[1]
-        note = {"words": f"{recipe.attribute} from {where}", "data": str(data)}
+        note = {"words": recipe.words, "data": str(data)}
         write_json(folder / "note.json", note)
         if data == self.data_set(session).data:
             session.choose(network=job.id)

@@ -63,6 +63,12 @@ class Recipe:
         plain = (LOSSES[0], PULL, FINETUNE["epochs"], "")
         return (self.loss, self.pull, self.epochs, self.avoid) == plain
 
+    @property
+    def words(self) -> str:
+        """Attribute and region, in a few words."""
+        where = self.region if len(self.region) <= 40 else "the drawn region"
+        return f"{self.attribute} from {where}"
+
     def config(
         self, start: str | Path, data: str | Path, *, control: bool = False, **machine: Any
     ) -> TrainConfig:

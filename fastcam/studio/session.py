@@ -135,6 +135,17 @@ class Session:
         except NoSuchThing:
             return None
 
+    @property
+    def judged(self) -> list[Job]:
+        """The fine-tunings that are done, oldest first."""
+        done = []
+        for name in ids_in(self.jobs):
+            job = Job(self.jobs / name)
+            state = job.state()
+            if job.exists and state.status == "done":
+                done.append((state.time, job))
+        return [job for _, job in sorted(done, key=lambda pair: pair[0])]
+
     def networks(self, data: Path) -> dict[str, str]:
         """Networks kept of a data set: what they are, by name, oldest first."""
         found = {}

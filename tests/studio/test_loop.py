@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from fastcam.evaluation import evaluate
 from fastcam.evaluation.splits import prepare_split
 from fastcam.models import grid_size, load_checkpoint
 from fastcam.report.numbers import percent
+from fastcam.studio.home import new_id
 
 
 def cells_of(page: Any, number: int, shape: tuple[int, int]) -> np.ndarray:
@@ -135,6 +137,23 @@ def test_see_point_direct_judge(
     words = shlex.split(next(line for line in lines if line.startswith("fastcam finetune")))
     assert cli.main(words[1:]) == 0
     assert same_weights(tmp_path / "after" / "model.pt", files["model"])
+
+    # An earlier fine-tuning can still be judged, and goes only after a question.
+    (first,) = studio.out.glob("sessions/*/jobs/*")
+    shutil.copytree(first, first.with_name(new_id()))
+    page.goto(f"{studio.url}/judge")
+    page.wait_for_selector("#which")
+    assert page.locator("#which option").count() == 2
+    assert page.input_value("#which") == first.name
+    page.select_option("#which", index=1)
+    page.wait_for_function(f"!document.querySelector('#get-model')?.href.includes('{first.name}')")
+    page.click("#discard")
+    page.click("#discard-no")
+    page.click("#discard")
+    page.click("#discard-yes")
+    page.wait_for_function(f"document.querySelector('#get-model')?.href.includes('{first.name}')")
+    assert [p.name for p in first.parent.iterdir()] == [first.name]
+    assert page.locator("#which").count() == 0
 
     # Keep: the studio shows it from now on.
     page.click("#keep")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from fastcam._util.names import printable
 from fastcam.evaluation.verdicts import THRESHOLDS
 from fastcam.report.numbers import percent
 from fastcam.studio.core import Studio
+from fastcam.studio.home import NoSuchThing
 from fastcam.studio.jobs import Job
 from fastcam.studio.judging import Judgement
 from fastcam.studio.pages import widgets as w
@@ -30,19 +32,22 @@ class JudgePage:
 
     def __init__(self, studio: Studio, session: Session) -> None:
         self.studio, self.session = studio, session
+        self.job = session.current or next(reversed(session.judged), None)
 
     def build(self) -> None:
         """Lay the page out."""
         lead = "The same test images before, after a control without guidance, and after."
         with page("/judge", "Did it help?", lead):
-            job = self.session.current
-            if job is None:
+            if self.job is None:
                 w.empty("There is no fine-tuning to judge.", "/direct", "Direct the network")
                 return
-            self.body = Part(lambda: self.build_body(job), id="judged")
+            Part(self.build_choice)
+            self.body = Part(self.build_body, id="judged")
 
-    async def build_body(self, job: Job) -> None:
+    async def build_body(self) -> None:
         """What there is to say of the fine-tuning now."""
+        job = self.job
+        assert job is not None
         state = job.state()
         if not job.exists:  # discarded in another tab
             w.empty("This fine-tuning was discarded.", "/direct", "Direct the network")
@@ -79,6 +84,26 @@ class JudgePage:
         """Once more."""
         self.body.refresh()
 
+    def build_choice(self) -> None:
+        """The fine-tunings, where there are several."""
+        current = self.session.current
+        jobs = {j.id: j for j in (*self.session.judged, *([] if current is None else [current]))}
+        if len(jobs) < 2:
+            return
+        options = {}
+        for i, (name, job) in enumerate(jobs.items()):
+            recipe = Recipe.from_json(job.content()["arguments"]["recipe"])
+            options[name] = f"{i + 1}: {recipe.words}, {recipe.loss}, pull {recipe.pull:g}"
+        with w.tag("div", "bar card"):
+            w.select("Fine-tuning", options, self.job.id if self.job else "", self.choose,
+                     id="which")  # fmt: skip
+
+    def choose(self, name: str) -> None:
+        """Another fine-tuning; what is under way goes on."""
+        with contextlib.suppress(NoSuchThing):
+            self.job = self.session.job(name)
+        self.body.refresh()
+
     # --- what becomes of it -----------------------------------------------------------------------
 
     def buttons(self, job: Job) -> None:
@@ -90,7 +115,7 @@ class JudgePage:
                 w.text("Kept: See shows it, and the next fine-tuning starts from it.", id="is-kept")
             else:
                 w.button("Keep", lambda: self.keep(job), main=True, id="keep")
-            w.button("Discard", lambda: self.discard(job), id="discard")
+            w.button("Discard", lambda: self.confirm(job), id="discard")
             w.link("Checkpoint", f"{base}/model.pt", id="get-model", download="model.pt")
             w.link("Commands", f"{base}/commands.sh", id="get-commands", download="commands.sh")
             w.link("Settings", f"{base}/settings.json", id="get-settings", download="settings.json")
@@ -103,6 +128,15 @@ class JudgePage:
         except EXPECTED as error:
             ui.notify(sentence(error), type="negative")
         self.body.refresh()
+
+    def confirm(self, job: Job) -> None:
+        """Ask before a fine-tuning goes."""
+        with ui.dialog() as dialog, w.tag("div", "card", role="alertdialog"):
+            w.text("This fine-tuning will be removed, with its numbers. A kept network stays.")
+            with w.tag("div", "bar"):
+                w.button("Discard", lambda: self.discard(job), main=True, id="discard-yes")
+                w.button("Cancel", dialog.close, id="discard-no")
+        dialog.open()
 
     def discard(self, job: Job) -> None:
         """Remove the fine-tuning."""

@@ -69,7 +69,7 @@ class SeePage:
         )
         with page("/", "Where does the network look?", lead):
             self.controls()
-            with w.tag("div", "two"):
+            with w.tag("div", "two numbers-beside"):
                 with w.tag("section", "card", aria_label="One image"):
                     self.one = Part(self.build_one)
                     self.strip = Part(self.build_strip)

@@ -112,6 +112,7 @@ legend { font-size: .85rem; color: var(--soft); padding: 0 .3rem; }
 .q-uploader { background: transparent; width: 100%; max-height: 220px; box-shadow: none;
   border: 1px dashed var(--line); } .q-uploader__header { background: var(--blue); }
 body.body--dark .q-uploader__header { color: #14171c; } .q-uploader__list { min-height: 0; }
+@media (max-width: 1100px) { .two.numbers-beside { grid-template-columns: minmax(0, 1fr); } }
 @media (max-width: 760px) {
   .two { grid-template-columns: minmax(0, 1fr); }
   .six { grid-template-columns: repeat(3, minmax(0, 1fr)); }
