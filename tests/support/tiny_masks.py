@@ -8,11 +8,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from fastcam.data.folder import FaceFolder, MaskedFolder, MaskedImages
+
 WIDTH, HEIGHT = 40, 36
 SIDE = 12
+AREA = SIDE * SIDE
 COLORS = ((230, 30, 30), (30, 230, 30), (30, 30, 230))
 #: Names of the classes, by color.
 CLASSES = ("ant", "bee", "cat")
+#: Labels and splits of the images of :func:`table_of`.
+SICK = ["0", "1"] * 10
+SPLIT = ["train"] * 12 + ["val"] * 4 + ["test"] * 4
 
 
 def write_images(root: Path, count: int = 48, *, seed: int = 0, masks: str = "flat") -> Path:
@@ -79,3 +85,24 @@ def write_coco(root: Path) -> Path:
         json.dumps({"images": images, "annotations": objects, "categories": categories})
     )
     return path
+
+
+def image_file(path: Path, shade: int = 99) -> None:
+    """An image of 8×8 pixels of one grey, with the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((8, 8, 3), shade, np.uint8)).save(path)
+
+
+def table_of(root: Path, columns: dict[str, list[str]]) -> Path:
+    """Twenty images, and a table that names them."""
+    for i in range(20):
+        image_file(root / "images" / f"n{i}.png")
+    rows = [["file", *columns], *zip((f"n{i}" for i in range(20)), *columns.values(), strict=True)]
+    (root / "t.csv").write_text("\n".join(map(",".join, rows)), encoding="utf-8")
+    return root
+
+
+def split_of(folder: FaceFolder | MaskedFolder, split: str, *regions: str) -> MaskedImages:
+    """A split of images other than faces, with the masks of some regions."""
+    assert isinstance(folder, MaskedFolder)
+    return folder.images(split, regions=regions)

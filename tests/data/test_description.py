@@ -1,0 +1,59 @@
+"""What is said of a data folder, as fastcam init prints it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tiny_faces import write_faces
+from tiny_masks import HEIGHT, WIDTH, image_file, write_images
+
+from fastcam.data.description import describe
+
+
+def test_a_folder_is_described_in_plain_words(data: Path, tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(data, root)
+    said = str(describe(root))
+    assert "images        48 with labels in images/" in said
+    assert "labels.csv, images in column file: 2 labels: red 3" in said
+    assert "not used: kind" in said
+    assert "24 train, 12 valid, 12 test; by column split" in said
+    assert "region masks  masks/{stem}.png: in 48 images" in said
+    assert "valid images and" in said and "have red" in said  # fewer than ten
+    shutil.rmtree(root / "masks")
+    image_file(root / "images" / "more.png")
+    said = str(describe(root, classes="kind"))
+    assert "3 classes: ant 3" in said
+    assert "missing: 1 images have no label (more.png, …) and are left out" in said
+    assert "missing: masks: without them networks can be trained and judged, not guided" in said
+    image_file(root / "masks" / "0001.png")
+    said = str(describe(root))
+    assert "region masks  masks/{stem}.png: in 1 images" in said
+    assert "mask" in said and "is 8×8 pixels, its image 0001.jpg 40×36" in said
+
+
+def test_masks_that_show_nothing_are_told_of(tmp_path: Path) -> None:
+    write_images(tmp_path, 12, masks="suffixes")
+    for path in (tmp_path / "masks").glob("*_frame.png"):
+        # 0 and 1 are black and black in a JPEG, whose border is where it is half as bright.
+        Image.fromarray(np.asarray(Image.open(path)).astype(np.uint8)).save(
+            path.with_suffix(".jpg")
+        )
+        path.unlink()
+    words = "all 12 masks of frame that were looked at are empty: such images are not guided"
+    assert [m for m in describe(tmp_path).missing if "masks" in m] == [words]
+    # Few of them say nothing.
+    white = Image.new("L", (WIDTH, HEIGHT), 255)
+    white.save(tmp_path / "masks" / "0003_frame.jpg")
+    assert not [m for m in describe(tmp_path).missing if "masks" in m]
+
+
+def test_faces_are_described(tmp_path: Path) -> None:
+    said = describe(write_faces(tmp_path, 8, landmarks=False))
+    assert said.layout is None
+    assert ("splits", "4 train, 2 valid, 2 test") in said.found
+    assert any("run `fastcam landmarks" in sentence for sentence in said.missing)
+    assert said.example == ("Lips", "mouth")

@@ -1,0 +1,92 @@
+"""Masks found by the names of their images: in folders, or beside these."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_masks import image_file, split_of
+
+from fastcam.data import MaskedFolder, open_folder
+from fastcam.data.description import describe
+from fastcam.data.folder import masks_of
+from fastcam.data.mask_files import find_masks
+
+
+@pytest.mark.parametrize("place", [".", "images"])
+@pytest.mark.parametrize("table", [False, True])
+def test_masks_beside_their_images_are_no_images(tmp_path: Path, place: str, table: bool) -> None:
+    mask = np.zeros((8, 8), np.uint8)
+    mask[2:5, 2:6] = 255
+    rows = ["file,sick"]
+    for kind in ("sick", "well"):
+        for i in range(9):
+            path = tmp_path / place / kind / f"{kind} ({i}).png"
+            image_file(path)
+            rows.append(f"{path.name},{int(kind == 'sick')}")
+            Image.fromarray(mask).save(path.with_stem(f"{path.stem}_mask"))
+    Image.fromarray(mask).save(path.with_stem(f"{path.stem}_mask_2"))
+    if table:
+        (tmp_path / "t.csv").write_text("\n".join(rows))
+    describe(tmp_path).layout.save(tmp_path)  # type: ignore[union-attr]
+    folder = open_folder(tmp_path)
+    assert isinstance(folder, MaskedFolder)
+    assert len(folder.index.names) == 18 and not folder.index.unlabelled
+    assert folder.attributes == (["sick"] if table else ["sick", "well"])
+    found = split_of(folder, "all", "mask")
+    assert found.counts(range(18)) == {"mask": 18}
+    assert np.array_equal(found[3]["masks"][0], mask)
+
+
+def test_photographs_that_are_called_masks_stay_images(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3)).astype(np.uint8)
+    for kind in ("a", "b"):
+        for name in ("1", "1_mask"):
+            image_file(tmp_path / kind / f"{name}.png")
+            Image.fromarray(noise).save(tmp_path / kind / f"{name}.png")
+    folder = open_folder(tmp_path)
+    assert isinstance(folder, MaskedFolder)
+    assert len(folder.index.names) == 4 and not folder.regions
+
+
+def test_a_mask_of_images_in_several_folders_is_told_of(tmp_path: Path) -> None:
+    for name in ("images/sick/1.png", "images/well/1.png", "images/well/2.png", "masks/1.png"):
+        image_file(tmp_path / name)
+    wanted = r"masks/1\.png is taken for sick/1 and for well/1 \(1 such masks\)"
+    with pytest.warns(UserWarning, match=wanted):
+        describe(tmp_path)
+    (tmp_path / "masks" / "sick").mkdir()
+    (tmp_path / "masks" / "1.png").rename(tmp_path / "masks" / "sick" / "1.png")
+    folder = open_folder(tmp_path)  # warnings are errors
+    assert folder.images("all", regions=["masks"]).counts([0, 1, 2]) == {"masks": 1}
+
+
+def test_masks_are_named_by_folder_and_suffix(tmp_path: Path) -> None:
+    for name in ("m/x.png", "m/wing/x.png", "m/wing/in_flight/y.png", "m/x-beak.png", "m/z.png"):
+        image_file(tmp_path / name)
+    assert find_masks(tmp_path, "m", ["x.jpg", "y.jpg"]) == {
+        "beak": "m/{stem}-beak.png", "m": "m/{stem}.png", "wing": "m/wing/{stem}.png",
+        "wing_in_flight": "m/wing/in_flight/{stem}.png",
+    }  # fmt: skip
+    region, masks = masks_of(tmp_path / "x.jpg", tmp_path / "m", "beak,m", (8, 8))
+    assert (str(region), masks.shape) == ("beak,m", (2, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("file", "region"),
+    [("{kind}/1.png", "masks"), ("{kind}/1_wing.png", "wing"), ("wing/{kind}/1.png", "wing")],
+)
+def test_masks_of_one_image_lie_in_folders_as_it_does(
+    tmp_path: Path, file: str, region: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind, shade in {"ant": 0, "bee": 255}.items():
+        image_file(tmp_path / f"images/{kind}/1.jpg")
+        image_file(tmp_path / "masks" / file.format(kind=kind), shade)
+    for kind, area in {"ant": 0, "bee": 64}.items():
+        image = tmp_path / f"images/{kind}/1.jpg"
+        found = masks_of(image, tmp_path / "masks", region, (8, 8))[1]
+        assert (found > 0).sum() == area
+        monkeypatch.chdir(image.parent)
+        assert (masks_of(Path("1.jpg"), "../../masks", region, (8, 8))[1] == found).all()
