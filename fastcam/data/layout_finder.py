@@ -31,6 +31,8 @@ _SPLIT_COLUMNS = ("split", "partition", "subset", "set", "fold")
 _GROUP_COLUMNS = ("group", "patient", "patient_id", "subject", "subject_id", "lesion_id", "site")
 _MOST = 0.5  # of a table's cells that must be images for the column to name them
 _ASKED = 200  # rows that are asked first
+# Numbers in a column of this name are those of a cross-validation, of three parts, too.
+_FOLDS = "fold"
 # What a column of these names says is which split a row is in, and nothing else.
 _SPLITS_ALONE = ("split", "partition")
 _SLIPS = 0.1  # of a column's cells that may be others than in all such columns
@@ -145,7 +147,8 @@ def _columns(table: LabelTable, names: Sequence[str], known: dict[str, Any]) -> 
         found["split"] = _split_column(table, left)
     if "group" not in known:
         found["group"] = next((c for c in left if c.lower() in _GROUP_COLUMNS), None)
-    left = [c for c in left if c not in (found.get("split"), found.get("group"))]
+    others = (found.get("split"), found.get("group"))
+    left = [c for c in left if c not in others and c.lower() != _FOLDS]
     if "labels" in known or "classes" in known:
         return found
     flags = [c for c in left if _are(table, c, PRESENT | ABSENT)]
@@ -233,12 +236,13 @@ def _split_column(table: LabelTable, columns: Sequence[str]) -> str | None:
             say nothing else, and others do not; the message names the line of the first.
     """
     named = [c for c in columns if c.lower() in _SPLIT_COLUMNS]
-    whole = next((c for c in named if _are(table, c, SPLIT_WORDS)), None)
     words = {word for word in SPLIT_WORDS if not word.isdigit()}  # numbers may be those of folds
+    known = {c: words if c.lower() == _FOLDS else {*SPLIT_WORDS} for c in named}
+    whole = next((c for c in named if _are(table, c, known[c])), None)
     for column in named:
         says_it = any(cell.lower() in words for cell in table.raw(column))
         alone = whole is None and column.lower() in _SPLITS_ALONE
-        if says_it or alone or _slips(table, column, SPLIT_WORDS):
+        if says_it or alone or _slips(table, column, known[column]):
             try:
                 table.splits(column)
             except ValueError as error:

@@ -68,8 +68,8 @@ def text_lines(path: Path) -> list[str]:
         raise ValueError(f"{path} is not a text table: {error}") from None
     if "\0" in text:
         raise ValueError(
-            f"{path} is not a text table that can be read: it holds zero bytes (UTF-16 without a"
-            " byte-order mark?); save it as UTF-8"
+            f"{path} is not a text table that can be read: it holds zero bytes (packed, a workbook,"
+            " or UTF-16 without a byte-order mark?); save it as text in UTF-8"
         )
     # Not str.splitlines: that also parts lines at characters that a name may hold.
     lines = text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\x1a").split("\n")

@@ -376,7 +376,7 @@ def test_odd_values_are_named(copy: Path, value: str) -> None:
 @pytest.mark.parametrize(
     ("table", "data", "message"),
     [
-        (0, "12\nLips Eyes\n".encode("utf-16-le"), "holds zero bytes .*save it as UTF-8"),
+        (0, "12\nLips Eyes\n".encode("utf-16-le"), "holds zero bytes .*save it as text in UTF-8"),
         (0, codecs.BOM_UTF16_LE + b"1\0\n", "is not a text table: .*utf-16"),
         (0, b"1\nLips Ey\xefs\na.jpg 1 1\n", "line 2: the column names are not UTF-8"),
         (0, b"1\nLips Eyes\nmy photo.jpg 1 1\n", r"line 3: .*none in the name\), got 4 fields"),

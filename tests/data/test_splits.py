@@ -78,3 +78,11 @@ def test_splits_are_called_as_mimic_calls_them_and_blank_lines_say_nothing(tmp_p
         rows += [f"{row}.jpg,{row % 2},{split}", ""]
     (tmp_path / "labels.csv").write_text("\n".join(rows))
     assert MaskedFolder(tmp_path).index.splits == ["train", "valid", "test"]
+
+
+@pytest.mark.parametrize("parts", [2, 3, 5])
+def test_the_parts_of_a_cross_validation_are_no_splits(tmp_path: Path, parts: int) -> None:
+    table_of(tmp_path, {"fold": [str(i % parts) for i in range(20)], "sick": SICK})
+    layout = find_layout(tmp_path)
+    assert (layout.split, layout.labels) == (None, ("sick",))
+    assert find_layout(tmp_path, split="fold").split == "fold"
