@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import unicodedata
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fastcam._util.names import printable
+from fastcam._util.names import composed, printable
 from fastcam.data.cache import file_state
 from fastcam.data.decoding import turn_of
 from fastcam.data.folder_source import walk_images
@@ -182,7 +183,12 @@ class MaskFiles:
         path = self._patterns[region][0]
         for mark, text in {"{name}": name, "{stem}": name.rpartition("/")[2]}.items():
             path = path.replace(mark, text)
-        return self.root / path
+        found = self.root / path
+        if not path.isascii() and not found.is_file():
+            # Accents may be stored otherwise than in the image's name: apart, as macOS does.
+            forms = (self.root / unicodedata.normalize(form, path) for form in ("NFC", "NFD"))
+            found = next(filter(Path.is_file, forms), found)
+        return found
 
     def has(self, image: str, region: str) -> bool:
         """Whether an image has the region."""
@@ -246,12 +252,12 @@ def find_masks(root: str | Path, place: str, images: Iterable[str]) -> dict[str,
     Warns:
         UserWarning: a mask is taken for several images, which lie in folders of their own.
     """
-    names = [bare(image) for image in images]
+    names = [bare(composed(image)) for image in images]
     paths, stems = set(names), {name.rpartition("/")[2] for name in names}
     votes: dict[str, Counter[str]] = defaultdict(Counter)
     folder = Path(root) / place
     for inner, file in walk_images(folder):
-        found = _match(inner, file, paths, stems)
+        found = _match(composed(inner), composed(file), paths, stems)
         if found is not None:
             region, path = found
             votes[region or folder.name][f"{place.rstrip('/')}/{path}"] += 1

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import unicodedata
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -90,3 +93,21 @@ def test_masks_of_one_image_lie_in_folders_as_it_does(
         assert (found > 0).sum() == area
         monkeypatch.chdir(image.parent)
         assert (masks_of(Path("1.jpg"), "../../masks", region, (8, 8))[1] == found).all()
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS has one form of a name")
+@pytest.mark.parametrize("file", ["masks/{}.png", "masks/größe/{}.png"])
+@pytest.mark.parametrize(("of_image", "of_mask"), [("NFD", "NFC"), ("NFC", "NFD"), ("NFD", "NFD")])
+def test_accents_may_be_written_in_two_ways(
+    tmp_path: Path, file: str, of_image: Literal["NFC", "NFD"], of_mask: Literal["NFC", "NFD"]
+) -> None:
+    for number in range(3):
+        name = f"Bär {number}"
+        image_file(tmp_path / unicodedata.normalize(of_image, f"images/{name}.jpg"))
+        image_file(tmp_path / unicodedata.normalize(of_mask, file.format(name)))
+    (tmp_path / "t.csv").write_text("file,red\nBär 0,1\nBär 1,0\nBär 2,1\n")
+    folder = open_folder(tmp_path)
+    (region,) = folder.regions
+    images = split_of(folder, "all", region)
+    assert images.counts(range(3)) == {region: 3}
+    assert (images[0]["masks"] == 255).all()
