@@ -195,6 +195,28 @@ def test_two_people_do_not_disturb_each_other(visit: Callable[..., Any], studio:
     assert two.is_enabled("#fine-tune") and two.locator("#job").count() == 0
 
 
+def test_what_another_tab_has_chosen_is_said_before_it_is_trained(
+    visit: Callable[..., Any], studio: Served
+) -> None:
+    page = visit("/point")
+    page.wait_for_selector("#region-mouth")
+    page.click("#region-mouth")
+    page.click("#go-direct")
+    page.wait_for_selector("#fine-tune")
+    other = page.context.new_page()
+    other.goto(studio.url)
+    other.wait_for_selector("#picture-both")
+    other.select_option("#attribute", "Eyes")
+    other.wait_for_function("document.querySelector('#score')?.innerText.startsWith('Eyes')")
+    page.click("#fine-tune")
+    page.wait_for_selector("#form #alert")
+    assert "Another tab" in page.inner_text("#alert") and page.locator("#job").count() == 0
+    assert page.inner_text("#form h2") == "Eyes, look at: mouth"
+    page.click("#fine-tune")
+    page.wait_for_selector("#cancel")
+    page.click("#cancel")
+
+
 def _begin_at_once(page: Any, url: str) -> None:
     page.goto(f"{url}/direct")
     page.click("#fine-tune")
@@ -222,6 +244,14 @@ def test_by_keyboard_alone(visit: Callable[..., Any]) -> None:
     page.focus("#go-direct")
     page.keyboard.press("Enter")
     page.wait_for_selector("#fine-tune")
+    # What a change makes anew keeps the focus.
+    page.focus("#pull-gentle")
+    for name, pull in (("firm", "1"), ("strong", "2")):
+        page.keyboard.press("ArrowRight")
+        page.wait_for_function(
+            f"document.querySelector('#recipe')?.innerText.includes('pull {pull}')"
+            f" && document.activeElement.id === 'pull-{name}'"
+        )
     # Every control can be reached, and has a name.
     nameless = page.evaluate(
         """() => [...document.querySelectorAll('button, a, input, select, [role=checkbox]')]

@@ -28,7 +28,7 @@ class DirectPage:
 
     def __init__(self, studio: Studio, session: Session) -> None:
         self.studio, self.session = studio, session
-        self.subject = studio.of(session)
+        self._shown = self._chosen()
         self._seen: tuple[int, int] = (0, 0)
 
     def build(self) -> None:
@@ -51,9 +51,11 @@ class DirectPage:
 
     def build_form(self, wrong: str = "") -> None:
         """Loss, pull and passes; the recommended ones first."""
-        session = self.session
-        w.tag("h2", text=f"Look at: {session.pointing.words}")
-        names = [n for n in self.subject.checkpoint.attributes if n != session.attribute]
+        session, self._shown = self.session, self._chosen()
+        attribute = session.attribute.replace("_", " ")
+        w.tag("h2", text=f"{attribute}, look at: {session.pointing.words}")
+        known = self.studio.of(session).checkpoint.attributes
+        names = [n for n in known if n != session.attribute]
         others = {"": "nothing in particular", **{n: n.replace("_", " ") for n in names}}
         pulls = {k: f"{k} (pull {v:g})" for k, v in PULLS.items()}
         losses = {k: f"{k}: {words}" for k, words in LOSS_WORDS.items()}
@@ -85,6 +87,11 @@ class DirectPage:
         busy = job is not None and job.state().status in ("waiting", "running", "paused")
         w.button("Fine-tune", self.begin, main=True, id="fine-tune",
                  disabled=busy or session.pointing.empty)  # fmt: skip
+
+    def _chosen(self) -> tuple[object, ...]:
+        """What is chosen on other pages."""
+        session = self.session
+        return session.data_set, session.network, session.attribute, session.pointing
 
     def set(self, field: str) -> Callable[[str], None]:
         """What takes a choice."""
@@ -118,6 +125,9 @@ class DirectPage:
 
     def begin(self) -> None:
         """Begin the fine-tuning."""
+        if self._chosen() != self._shown:
+            self.form.refresh("Another tab has chosen this since. Press once more to begin it.")
+            return
         try:
             self.studio.begin_tune(self.session, self.recipe())
         except EXPECTED as error:

@@ -20,6 +20,21 @@ PAGES = {
 #: What people may meet; anything else is a mistake of the program's, and is told as one.
 EXPECTED = (ValueError, TypeError, OSError, KeyError, ImportError, ArithmeticError)
 
+#: Parts of a page are made anew: the control that had the focus hands it on to the one of its name,
+#: so that whoever has no mouse goes on where they were.
+_FOCUS = """<script>(() => {
+  let held = null;
+  addEventListener('focusin', e => { held = e.target; });
+  addEventListener('focusout', e => setTimeout(() => {
+    if (e.target === held && held.isConnected) held = null; }));
+  new MutationObserver(() => {
+    if (!held || held.isConnected || !held.id || document.activeElement !== document.body) return;
+    const now = document.getElementById(held.id);
+    if (now && now.getClientRects().length) now.focus({preventScroll: true});
+  }).observe(document.documentElement, {childList: true, subtree: true, attributes: true,
+                                        attributeFilter: ['style']});
+})();</script>"""
+
 
 class People:
     """The sessions of those who are here, by the cookie that the server has signed."""
@@ -52,6 +67,7 @@ class People:
 def page(path: str, title: str, lead: str) -> Iterator[None]:
     """Head and frame of a page."""
     ui.add_css(CSS)
+    ui.add_head_html(_FOCUS)
     ui.page_title(f"{title} · fastcam studio")
     ui.query("html").props("lang=en")
     with tag("header", "studio-head"):
