@@ -250,7 +250,7 @@ class TrainConfig:
         architecture: of a ``start`` that is a file of weights alone.
         attributes: names to learn, None for all of the data's. The loss is a mean over attributes,
             so each of few weighs more.
-        model: name of the network: alexnet or attention, one of torchvision's classifiers
+        model: name of the network: alexnet, small or attention, one of torchvision's classifiers
             (resnet50), one of timm's (timm:convnext_tiny), or one that
             :mod:`fastcam.models.registry` was told of.
         weights: what all of a new model but its last layer starts with: a file with a state dict
