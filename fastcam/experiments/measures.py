@@ -159,6 +159,20 @@ class Spread:
 _T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
+def _t975(freedom: int) -> float:
+    if freedom <= len(_T975):
+        return _T975[freedom - 1]
+    # Abramowitz and Stegun, 26.7.5.
+    z = statistics.NormalDist().inv_cdf(0.975)
+    terms = (
+        z,
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+    )
+    return sum(term / freedom**n for n, term in enumerate(terms))
+
+
 @dataclass(frozen=True)
 class Change:
     """A paired difference over trainings.
@@ -182,8 +196,7 @@ class Change:
         spread = Spread.of(both)
         if spread.mean is None or spread.deviation is None:
             return cls(spread.mean, None, None, spread.count)
-        freedom = min(spread.count - 1, len(_T975))
-        half = _T975[freedom - 1] * spread.deviation / math.sqrt(spread.count)
+        half = _t975(spread.count - 1) * spread.deviation / math.sqrt(spread.count)
         return cls(spread.mean, spread.mean - half, spread.mean + half, spread.count)
 
 

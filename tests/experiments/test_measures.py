@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -134,6 +135,8 @@ def test_spread_and_change_by_hand() -> None:
     three = Change.of([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
     assert three.mean == pytest.approx(2)
     assert three.high == pytest.approx(2 + 4.303 / 3**0.5)
+    many = Change.of([(-1.0) ** n for n in range(20)], [0.0] * 20)
+    assert many.high == pytest.approx(2.09302 / math.sqrt(19), rel=1e-4)  # Student's t, 19 degrees
 
 
 def test_glasses_cover_the_eyes_and_not_the_mouth() -> None:
