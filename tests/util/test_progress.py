@@ -31,3 +31,14 @@ def test_a_bar_is_drawn_on_a_terminal_if_wanted(
         advance(3)
     error = capsys.readouterr().err
     assert ("finding faces" in error and "3/3" in error) == (progress and terminal)
+
+
+def test_brackets_in_names_are_no_markup(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    with advancing(True, "run[seed1] [/]", 3) as advance:
+        advance(3)
+    assert "run[seed1] [/]" in capsys.readouterr().err
