@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import urllib.error
 import urllib.request
@@ -203,6 +204,7 @@ def test_what_another_tab_has_chosen_is_said_before_it_is_trained(
     page.click("#region-mouth")
     page.click("#go-direct")
     page.wait_for_selector("#fine-tune")
+    page.select_option("#other", "Eyes")
     other = page.context.new_page()
     other.goto(studio.url)
     other.wait_for_selector("#picture-both")
@@ -212,6 +214,8 @@ def test_what_another_tab_has_chosen_is_said_before_it_is_trained(
     page.wait_for_selector("#form #alert")
     assert "Another tab" in page.inner_text("#alert") and page.locator("#job").count() == 0
     assert page.inner_text("#form h2") == "Eyes, look at: mouth"
+    found = [json.loads(p.read_text()) for p in studio.out.glob("sessions/*/session.json")]
+    assert [s["other"] for s in found if s["attribute"] == "Eyes"] == [""]  # not misled by itself
     page.click("#fine-tune")
     page.wait_for_selector("#cancel")
     page.click("#cancel")

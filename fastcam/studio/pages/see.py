@@ -103,7 +103,8 @@ class SeePage:
     def choose(self, name: str) -> None:
         """Another attribute."""
         if name in self.studio.of(self.session).checkpoint.judged:
-            self.session.choose(attribute=name)
+            other = self.session.other
+            self.session.choose(attribute=name, other="" if other == name else other)
             self.renew()
 
     def colour(self, name: str) -> None:
