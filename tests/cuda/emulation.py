@@ -86,7 +86,7 @@ def build(
         partial = BUILD / f"{name}.partial"
         link = [flag for flag in flags if flag.startswith("-fsanitize") or flag == "-shared"]
         subprocess.run(
-            [str(compiler()), *link, *objects, *libraries, "-pthread", "-o", str(partial)],
+            [str(compiler()), *link, *objects, *libraries, "-o", str(partial)],
             check=True,
         )
         os.replace(partial, target)

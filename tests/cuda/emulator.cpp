@@ -4,9 +4,7 @@
 #include <exception>
 #include <random>
 
-#include "emulator_threads.h"
 #include "fiber.h"
-#include "mbarrier.h"
 #include "races.h"
 
 namespace emulator {
@@ -79,6 +77,28 @@ namespace {
 // ---- fibers -------------------------------------------------------------------------------------
 
 class FiberCluster;
+
+// What an mbarrier counts.
+struct Mbarrier {
+  int expected;
+  int pending;
+  int64_t bytes;  // announced, not yet there
+  unsigned phase;
+  size_t made_by;
+  bool fenced;
+
+  // Whether that ends the phase.
+  bool arrive(int count, int64_t announced) {
+    pending -= count;
+    bytes += announced;
+    if (pending < 0) throw Error("more arrivals at an mbarrier than it was made for");
+    if (pending != 0 || bytes != 0) return false;
+    pending = expected;
+    ++phase;
+    return true;
+  }
+  bool waits(unsigned parity) const { return phase % 2 == parity; }
+};
 
 // The blocks of a cluster share a FiberCluster, which runs them.
 class FiberBlock final : public Block {
@@ -173,11 +193,6 @@ private:
     std::vector<Copy> later;     // small copies that it has asked for
     Thread thread;
   };
-  // An mbarrier.
-  struct MadeMbarrier : Mbarrier {
-    size_t made_by;
-    bool fenced = false;
-  };
   // A bulk copy, which ends as late as it may.
   struct Pending {
     Copy copy;
@@ -217,13 +232,13 @@ private:
                        [](const Lane& lane) { return lane.state == State::kDone; });
   }
 
-  MadeMbarrier& mbarrier(const void* at) {
+  Mbarrier& mbarrier(const void* at) {
     const auto found = barriers_.find(at);
     if (found == barriers_.end()) throw Error("an mbarrier that nobody has made");
     return found->second;
   }
   void arrive(const void* at, int count, int64_t bytes) {
-    MadeMbarrier& barrier = mbarrier(at);
+    Mbarrier& barrier = mbarrier(at);
     if (barrier.arrive(count, bytes) && races != nullptr) races->mbarrier_ends(at, barrier.phase);
   }
 
@@ -355,7 +370,7 @@ private:
   int first_block_ = 0;
   std::mt19937 random_;
   std::exception_ptr error_;
-  std::map<const void*, MadeMbarrier> barriers_;
+  std::map<const void*, Mbarrier> barriers_;
   std::vector<Pending> copies_;
   size_t cluster_arrivals_ = 0;
   unsigned cluster_phase_ = 0;
@@ -401,7 +416,7 @@ void FiberBlock::barrier_init(const void* at, int arrivals) {
   if (!is_shared(at, 8)) throw Error("an mbarrier that is not in shared memory");
   if (reinterpret_cast<uintptr_t>(at) % 8 != 0) throw Error("a misaligned mbarrier");
   if (races != nullptr) races->shared(at, 8, true, __builtin_return_address(0));
-  cluster->barriers_[at] = {{arrivals, arrivals, 0, 0}, cluster->running(), false};
+  cluster->barriers_[at] = {arrivals, arrivals, 0, 0, cluster->running(), false};
 }
 void FiberBlock::barrier_init_fence() {
   for (auto& entry : cluster->barriers_) {
@@ -483,11 +498,7 @@ void launch(Device& device, int blocks, int threads, size_t shared_bytes,
   ++device.launches;
   for (Device::Buffer& buffer : device.buffers) buffer.uses = 0;
   blocks = int(int64_t(blocks / ranks) * device.options.part / device.options.whole) * ranks;
-  if (device.options.mode == Mode::kFibers) {
-    launch_fibers(device, blocks, threads, shared_bytes, ranks, kernel);
-  } else {
-    launch_threads(device, blocks, threads, shared_bytes, ranks, kernel);
-  }
+  launch_fibers(device, blocks, threads, shared_bytes, ranks, kernel);
 }
 
 }  // namespace emulator

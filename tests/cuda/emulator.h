@@ -1,16 +1,14 @@
 // Runs the CUDA kernels of csrc/cuda on a CPU. Include this first; device.cuh then takes its
 // primitives from here. For tests only.
 //
-// Two ways to run a block:
-//   fibers   every CUDA thread is a fiber of one OS thread that runs until it meets a barrier or a
-//            shuffle. Threads take turns in ascending or descending order, or warps in a drawn one
-//            (Options::seed), so that a missing barrier shows as a wrong result in one of them.
-//            Deterministic, fast. Data races are errors in any order (races.h).
-//   threads  every CUDA thread is an OS thread, for ThreadSanitizer.
+// Every CUDA thread is a fiber of one OS thread that runs until it meets a barrier or a shuffle.
+// Threads take turns in ascending or descending order, or warps in a drawn one (Options::seed), so
+// that a missing barrier shows as a wrong result in one of them. Data races are errors in any order
+// (races.h).
 // Every access to global memory is checked (inside a registered buffer, aligned to its size; not
-// through the read-only cache if the launch writes there, too), and, with fibers, counted as the
-// memory system would see it: accesses of a warp from one place in the code belong together, and
-// cost the 32-byte sectors they touch.
+// through the read-only cache if the launch writes there, too), and counted as the memory system
+// would see it: accesses of a warp from one place in the code belong together, and cost the 32-byte
+// sectors they touch.
 // A cluster's blocks run together, as far apart as they may be. Copies that go on while a block
 // works end as late as they may, when nothing else can run (in a drawn order at any time). A wait
 // that nothing ends is an error.
@@ -19,7 +17,6 @@
 #define FASTCAM_EMULATOR 1
 #define FASTCAM_HAS_CLUSTERS 1
 
-#include <barrier>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
@@ -29,7 +26,6 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
-#include <thread>
 #include <unordered_map>
 #include <vector>
 
@@ -119,14 +115,11 @@ private:
 
 // ---- a launch -----------------------------------------------------------------------------------
 
-enum class Mode { kFibers, kThreads };
-
 // How memory is met. On a GPU load() goes through a cache that does not see the launch's own
 // writes.
 enum Access : unsigned { kReadOnly = 1, kWritten = 2, kFresh = 4 };
 
 struct Options {
-  Mode mode = Mode::kFibers;
   bool reversed = false;      // threads in descending order, and blocks, too
   unsigned seed = 0;          // of a drawn order; 0: none
   bool count = false;         // the traffic
@@ -168,7 +161,7 @@ void saw_global(const void* p, size_t bytes, bool write, const void* site);
 void saw_fence();
 void saw_ticket(const void* counter);
 
-// The CUDA thread that the calling fiber or OS thread is.
+// The CUDA thread that the calling fiber is.
 struct Thread {
   Device* device = nullptr;
   Block* block = nullptr;
@@ -222,9 +215,9 @@ inline __attribute__((always_inline)) void access(const void* p, int bytes, Acce
   const Thread& thread = current;
   Device::Buffer& buffer =
       thread.device->check(p, size_t(bytes), how == kWritten ? "store" : "load");
-  if (how != kFresh && (__atomic_load_n(&buffer.uses, __ATOMIC_RELAXED) & how) == 0) {
-    const unsigned uses = __atomic_or_fetch(&buffer.uses, how, __ATOMIC_RELAXED);
-    if (uses == (kReadOnly | kWritten)) throw Error("load() of memory that the launch writes");
+  if (how != kFresh) buffer.uses |= how;
+  if (buffer.uses == (kReadOnly | kWritten)) {
+    throw Error("load() of memory that the launch writes");
   }
   if (how != kReadOnly && races != nullptr) saw_global(p, size_t(bytes), how == kWritten, site);
   if (Counter* counter = thread.block->counter) {
@@ -388,7 +381,7 @@ inline void copies_wait() { emulator::current.block->copies_wait(); }
 inline unsigned take_ticket(unsigned* counter) {
   emulator::current.device->check(counter, sizeof(unsigned), "atomic");
   emulator::saw_ticket(counter);
-  return __atomic_fetch_add(counter, 1u, __ATOMIC_ACQ_REL);
+  return (*counter)++;
 }
 
 }  // namespace fastcam

@@ -1,8 +1,8 @@
 // The emulated kernels as a program, to be compiled with a sanitizer. Every result is compared with
 // a few plain loops in double.
 //
-//   sanitized fibers | threads          forward and backward of several shapes
-//   sanitized planted "<bug>" fibers | threads
+//   sanitized                    forward and backward of several shapes
+//   sanitized planted "<bug>"
 #include <algorithm>
 #include <string>
 
@@ -17,8 +17,8 @@ using namespace fastcam;
 using Case = LossCase;
 
 template <class S, int kTargets>
-bool run(const Case& c, Mode mode, bool reversed) {
-  SmallDevice on(mode, reversed);
+bool run(const Case& c, bool reversed) {
+  SmallDevice on(reversed);
   LossTensors<S> k(&on.device, c);
   const int64_t N = c.batch, T = c.targets, C = c.channels, P = c.cells;
   Array<float> cam(&on.device, N * T * P), peaks(&on.device, N * T);
@@ -108,17 +108,12 @@ const Case kTargetCases[] = {
     {"map in global memory", 1, 3, 3, 3001, 1, false},
 };
 
-// Real threads are slow, and have no part in alignment.
-bool with_threads(const Case& c) { return c.cells <= 1000 && c.offset == 0; }
-
 }  // namespace
 
 int main(int count, char** arguments) {
   const std::string first = count > 1 ? arguments[1] : "";
-  const Mode mode = mode_of(arguments[count - 1]);
   if (first == "planted") {
     Device device;
-    device.options.mode = mode;
     std::vector<float> data(64, 1.0f);
     device.add_buffer(data.data(), data.size() * sizeof(float));
     run_planted_bug(device, arguments[2], data.data());
@@ -126,15 +121,13 @@ int main(int count, char** arguments) {
     return 0;
   }
   bool good = true;
-  for (const bool reversed : orders(mode)) {
+  for (const bool reversed : {false, true}) {
     for (const Case& c : kCases) {
-      if (mode == Mode::kThreads && !with_threads(c)) continue;
-      good = report(c.name, "float", run<float, 1>(c, mode, reversed)) && good;
-      good = report(c.name, "bfloat16", run<BFloat16, 1>(c, mode, reversed)) && good;
+      good = report(c.name, "float", run<float, 1>(c, reversed)) && good;
+      good = report(c.name, "bfloat16", run<BFloat16, 1>(c, reversed)) && good;
     }
     for (const Case& c : kTargetCases) {
-      if (mode == Mode::kThreads && !with_threads(c)) continue;
-      good = report(c.name, "float", run<float, 4>(c, mode, reversed)) && good;
+      good = report(c.name, "float", run<float, 4>(c, reversed)) && good;
     }
   }
   return good ? 0 : 1;

@@ -1,7 +1,5 @@
 // The tone curve's and attend's emulated kernels as a program, to be compiled with a sanitizer; as
 // sanitized.cpp. Every result is compared with plain loops in double.
-//
-//   sanitized_attend fibers | threads
 #include <random>
 
 #include "emulated_launch.h"
@@ -37,8 +35,8 @@ void fill(Array<S>& values, std::mt19937& random) {
 }
 
 template <class S>
-bool run(const Case& c, Mode mode, bool reversed) {
-  SmallDevice on(mode, reversed);
+bool run(const Case& c, bool reversed) {
+  SmallDevice on(reversed);
   const int64_t N = c.batch, K = c.attributes, C = c.channels, P = c.cells;
   Array<S> features(&on.device, N * C * P, c.offset), logits(&on.device, N * K * C * P, c.offset);
   const int64_t outputs = N * K * C * (c.pool ? 1 : P);
@@ -121,8 +119,8 @@ bool run(const Case& c, Mode mode, bool reversed) {
 }
 
 template <class S>
-bool run_tone_curve(const Case& c, Mode mode, bool reversed) {
-  SmallDevice on(mode, reversed);
+bool run_tone_curve(const Case& c, bool reversed) {
+  SmallDevice on(reversed);
   const int64_t count = c.batch * c.channels * c.cells;
   Array<S> mask(&on.device, count, c.offset), grad(&on.device, count, c.offset);
   Array<S> out(&on.device, count, c.offset), grad_mask(&on.device, count);
@@ -162,20 +160,15 @@ const Case kCases[] = {
     {"channel longer than a block", 1, 2, 1, 2052, true, {2.0, 0.5}},
 };
 
-// Real threads are slow, and have no part in alignment.
-bool with_threads(const Case& c) { return c.offset == 0; }
-
 }  // namespace
 
-int main(int count, char** arguments) {
-  const Mode mode = mode_of(arguments[count - 1]);
+int main() {
   bool good = true;
-  for (const bool reversed : orders(mode)) {
+  for (const bool reversed : {false, true}) {
     for (const Case& c : kCases) {
-      if (mode == Mode::kThreads && !with_threads(c)) continue;
-      const bool right[] = {run<float>(c, mode, reversed), run<BFloat16>(c, mode, reversed),
-                            run_tone_curve<float>(c, mode, reversed),
-                            run_tone_curve<BFloat16>(c, mode, reversed)};
+      const bool right[] = {run<float>(c, reversed), run<BFloat16>(c, reversed),
+                            run_tone_curve<float>(c, reversed),
+                            run_tone_curve<BFloat16>(c, reversed)};
       for (int i = 0; i < 4; ++i) {
         constexpr const char* kWhat[] = {"attend", "attend in bfloat16", "tone curve",
                                          "tone curve in bfloat16"};

@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstdio>
 #include <memory>
-#include <string_view>
 #include <vector>
 
 #include "emulated_launch.h"
@@ -16,22 +15,13 @@ struct SmallDevice {
   Device device;
   fastcam::LaunchSite site;
 
-  SmallDevice(Mode mode, bool reversed) {
-    device.options = {mode, reversed, false, 1, 1};
+  explicit SmallDevice(bool reversed) {
+    device.options.reversed = reversed;
     site = site_of(device, 1);
   }
   SmallDevice(const SmallDevice&) = delete;
   SmallDevice& operator=(const SmallDevice&) = delete;
 };
-
-// Of a program's argument.
-inline Mode mode_of(std::string_view argument) {
-  return argument == "threads" ? Mode::kThreads : Mode::kFibers;
-}
-// Fibers run in either order.
-inline std::vector<bool> orders(Mode mode) {
-  return mode == Mode::kThreads ? std::vector<bool>{false} : std::vector<bool>{false, true};
-}
 
 // Memory of exactly the size asked for, `offset` values after an aligned address.
 template <class T>

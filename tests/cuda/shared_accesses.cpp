@@ -34,17 +34,11 @@ void __tsan_init() {}
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}
 void __tsan_vptr_update(void**, void*) {}
-// Not of shared memory: tickets, and what the emulator keeps.
+// Not of shared memory: of static variables and shared pointers.
 char __tsan_atomic8_load(const volatile char* p, int) {
-  return __atomic_load_n(p, __ATOMIC_SEQ_CST);
-}
-unsigned __tsan_atomic32_load(const volatile unsigned* p, int) {
   return __atomic_load_n(p, __ATOMIC_SEQ_CST);
 }
 unsigned __tsan_atomic32_fetch_add(volatile unsigned* p, unsigned value, int) {
   return __atomic_fetch_add(p, value, __ATOMIC_SEQ_CST);
-}
-unsigned __tsan_atomic32_fetch_or(volatile unsigned* p, unsigned value, int) {
-  return __atomic_fetch_or(p, value, __ATOMIC_SEQ_CST);
 }
 }
