@@ -89,6 +89,11 @@ CASES = {
     "fewer, D of A's size": ((1, 4, 339, (6, 6), (6, 6)), "channels_last", {}),
     "fewer, many targets": ((2, 16, 371, (7, 7), (1, 1)), "contiguous", {}),
     "switched off": ((2, 2, 24, (6, 6), (3, 3)), "contiguous", {"where": where(1, 0)}),
+    "switched off, the first turn": (
+        (1, 18, 24, (3, 3), (2, 2)),
+        "contiguous",
+        {"where": torch.arange(18)[None] > 15},
+    ),
 }
 
 

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from samples import far_apart
 
 from fastcam import functional as F
 from fastcam import reference
@@ -225,6 +226,21 @@ def test_every_length_of_row(cells, device):
                 results[-1] += function(*arguments, [3.0, 1.5], 0.2, pool=pool)[:1]
         for got, wanted in zip(*results, strict=True):
             close(got, wanted, torch.float32)
+
+
+@pytest.mark.parametrize("pool", (False, True))
+def test_samples_further_apart_than_32_bits_count(pool, device):
+    rng = torch.Generator().manual_seed(0)
+    features = torch.randn(2, 4, 5, 5, generator=rng).half().to(device)
+    logits = torch.randn(2, 3, 4, 5, 5, generator=rng).half().to(device)
+    results = []
+    for mask_logits in (logits, *far_apart(logits)):
+        leaves = [t.detach().requires_grad_() for t in (features, mask_logits)]
+        z, l1 = F.attend(*leaves, 2.0, 0.3, pool=pool)
+        grads = torch.autograd.grad(z.float().sum() + l1.sum(), leaves)
+        results.append([z.detach(), l1.detach(), *grads])
+    for near_by, apart in zip(*results, strict=True):
+        assert torch.equal(near_by, apart)
 
 
 def test_only_one_output_used(device):

@@ -75,16 +75,19 @@ def test_nan_and_inf_in_a_valid_pair_stay_visible(poison, binarize, cell, layout
     exact, *exact_grads = loss_and_grads(reference.cam_iou_loss, sample, "none")
     assert torch.equal(loss.isnan(), exact.isnan())
     assert grads[1][1].isnan().any() and exact_grads[1][1].isnan().any()
+    for grad in (grads[0], exact_grads[0]):
+        assert grad[1, :, cell // 7, cell % 7].isnan().all()
     assert grads[1][[0, 2]].isfinite().all() and grads[0][[0, 2]].isfinite().all()
 
 
 @pytest.mark.parametrize("binarize", ("tone", "sigmoid"))
-def test_ties_give_the_peak_gradient_to_the_first_cell(binarize, device):
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
+def test_ties_give_the_peak_gradient_to_the_first_cell(binarize, dtype, device):
     """Two cells share the maximum: only the first in row-major order is divided through."""
-    activations = torch.tensor([[0.2, 1.0, 0.5], [1.0, 0.7, 1.0]], dtype=torch.float64)
+    activations = torch.tensor([[0.2, 1.0, 0.5], [1.0, 0.7, 1.0]], dtype=dtype)
     activations = activations[None, None].to(device).requires_grad_()
-    gradients = torch.full((1, 1, 1, 1, 1), 6.0, dtype=torch.float64, device=device)
-    regions = torch.tensor([[1.0, 0.0, 0.4], [0.0, 1.0, 0.0]], dtype=torch.float64)[None, None]
+    gradients = torch.full((1, 1, 1, 1, 1), 6.0, dtype=dtype, device=device)
+    regions = torch.tensor([[1.0, 0.0, 0.4], [0.0, 1.0, 0.0]], dtype=dtype)[None, None]
     options = {"sharpness": 2.0, "threshold": 0.4, "binarize": binarize, "reduction": "sum"}
     (grad,) = torch.autograd.grad(
         F.cam_iou_loss(activations, gradients, regions.to(device), **options), activations

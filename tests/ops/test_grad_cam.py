@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
-from samples import LAYOUTS, SHAPES, expected_cam, make
+from samples import LAYOUTS, SHAPES, expected_cam, far_apart, make
 
 from fastcam import functional as F
 from fastcam import reference
@@ -49,6 +51,21 @@ def test_gradients_are_the_reference_with_dead_maps_and_ties(normalize, device):
         grads.append(torch.autograd.grad((cam * scale).sum(), (activations, gradients)))
     for got, wanted in zip(*grads, strict=True):
         torch.testing.assert_close(got, wanted)
+
+
+def test_samples_further_apart_than_32_bits_count(device):
+    """Of a large batch, say, of which some are taken: grad_cam and a loss."""
+    sample = make((2, 3, 16, (5, 7), (3, 3)), dtype=torch.float16, device=device)
+    far = far_apart(sample.activations, sample.gradients)
+    for function in (F.grad_cam, partial(F.cam_loss, regions=sample.regions, loss="energy")):
+        results = []
+        for inputs in ((sample.activations, sample.gradients), far):
+            leaves = [t.detach().requires_grad_() for t in inputs]
+            out = function(*leaves)
+            grads = torch.autograd.grad(out.square().sum(), leaves)
+            results.append([out.detach(), *grads])
+        for near_by, apart in zip(*results, strict=True):
+            torch.testing.assert_close(apart, near_by, rtol=1e-3, atol=1e-6)
 
 
 def test_peak_is_one_and_a_dead_map_is_zero(device):
