@@ -7,8 +7,9 @@
 //   combine(sum, d)   the loss, and d[j] = d loss / d sum[j],
 //   slope(cell, d)    sum_j d[j] * d t[j] / d x of one cell,
 //   defined(sum)      is there a loss at all? (a pair without is invalid, as one without a region)
-// To add one: a policy (of at most six sums), a kind, kLossKinds and a case in visit_loss(), all in
-// this file.
+// A cell is of numbers T, or of vectors of them on the CPU: what is said of a cell is a template
+// over that type V, with ?: in place of branches. To add one: a policy (of at most six sums), a
+// kind, kLossKinds and a case in visit_loss(), all in this file.
 #pragma once
 
 #include <type_traits>
@@ -32,12 +33,19 @@ struct ToneThreshold {
   FASTCAM_HD ToneThreshold(T theta_, T sharpness_)
       : theta(theta_), sharpness(sharpness_), inv_theta(T(1) / theta_),
         inv_rest(T(1) / (T(1) - theta_)), power(sharpness_ - T(1)) {}
-  FASTCAM_HD T base(T x) const { return power(x < theta ? x * inv_theta : (T(1) - x) * inv_rest); }
-  FASTCAM_HD T value(T x) const {
-    const T y = base(x);
+  template <class V>
+  FASTCAM_HD V base(const V& x) const {
+    return power(V(x < theta ? x * inv_theta : (T(1) - x) * inv_rest));
+  }
+  template <class V>
+  FASTCAM_HD V value(const V& x) const {
+    const V y = base(x);
     return x < theta ? x * y : T(1) - (T(1) - x) * y;
   }
-  FASTCAM_HD T slope(T x) const { return sharpness * base(x); }
+  template <class V>
+  FASTCAM_HD V slope(const V& x) const {
+    return sharpness * base(x);
+  }
 };
 
 template <class T>
@@ -45,9 +53,13 @@ struct SigmoidThreshold {
   T theta, sharpness;
 
   FASTCAM_HD SigmoidThreshold(T theta_, T sharpness_) : theta(theta_), sharpness(sharpness_) {}
-  FASTCAM_HD T value(T x) const { return T(1) / (T(1) + exp_(-sharpness * (x - theta))); }
-  FASTCAM_HD T slope(T x) const {
-    const T q = exp_(-abs_(sharpness * (x - theta)));  // stable on both sides
+  template <class V>
+  FASTCAM_HD V value(const V& x) const {
+    return T(1) / (T(1) + exp_(V(-sharpness * (x - theta))));
+  }
+  template <class V>
+  FASTCAM_HD V slope(const V& x) const {
+    const V q = exp_(V(-abs_(V(sharpness * (x - theta)))));  // stable on both sides
     return sharpness * q / ((T(1) + q) * (T(1) + q));
   }
 };
@@ -56,10 +68,10 @@ struct SigmoidThreshold {
 
 // The arguments of a loss at one cell: the normalised map x in [0, 1], the region's share s of the
 // cell, the cell weight w, and where the cell is.
-template <class T>
+template <class V>
 struct Cell {
-  T x, s, w;
-  int row, col;
+  V x, s, w;
+  V row, col;
 };
 
 // Yang et al., eq. 2: -ln((I + eps) / (U + eps)), I = sum w m s, U = sum w (m + s - m s), m the
@@ -72,11 +84,13 @@ struct IoULoss {
 
   FASTCAM_HD explicit IoULoss(const LossParams& p)
       : threshold(T(p.value[0]), T(p.value[1])), eps(T(p.value[2])) {}
-  FASTCAM_HD static void terms_of_set(T m, const Cell<T>& cell, T* t) {
+  template <class V>
+  FASTCAM_HD static void terms_of_set(const V& m, const Cell<V>& cell, V* t) {
     t[0] = cell.w * m * cell.s;
     t[1] = cell.w * (m + cell.s - m * cell.s);
   }
-  FASTCAM_HD void terms(const Cell<T>& cell, T* t) const {
+  template <class V>
+  FASTCAM_HD void terms(const Cell<V>& cell, V* t) const {
     terms_of_set(threshold.value(cell.x), cell, t);
   }
   FASTCAM_HD T combine(const T* sum, T* d) const {
@@ -86,7 +100,8 @@ struct IoULoss {
     d[1] = T(1) / uni;
     return log_(uni) - log_(inter);
   }
-  FASTCAM_HD T slope(const Cell<T>& cell, const T* d) const {
+  template <class V>
+  FASTCAM_HD V slope(const Cell<V>& cell, const T* d) const {
     return threshold.slope(cell.x) * cell.w * (d[0] * cell.s + d[1] * (T(1) - cell.s));
   }
   FASTCAM_HD static bool defined(const T*) { return true; }
@@ -100,8 +115,10 @@ struct HardIoULoss {
   IoULoss<T, ToneThreshold<T>> soft;
 
   FASTCAM_HD explicit HardIoULoss(const LossParams& p) : soft(p) {}
-  FASTCAM_HD void terms(const Cell<T>& cell, T* t) const {
-    const T inside = is_nan(cell.x) ? cell.x : T(cell.x > soft.threshold.theta ? 1 : 0);
+  template <class V>
+  FASTCAM_HD void terms(const Cell<V>& cell, V* t) const {
+    const V above = cell.x > soft.threshold.theta ? V{} + T(1) : V{};
+    const V inside = is_nan(cell.x) ? cell.x : above;
     soft.terms_of_set(inside, cell, t);
     soft.terms(cell, t + 2);
   }
@@ -111,7 +128,10 @@ struct HardIoULoss {
     T unused[2];
     return soft.combine(sum, unused);
   }
-  FASTCAM_HD T slope(const Cell<T>& cell, const T* d) const { return soft.slope(cell, d + 2); }
+  template <class V>
+  FASTCAM_HD V slope(const Cell<V>& cell, const T* d) const {
+    return soft.slope(cell, d + 2);
+  }
   FASTCAM_HD static bool defined(const T*) { return true; }
 };
 
@@ -134,7 +154,8 @@ struct EnergyLoss {
   bool away;
 
   FASTCAM_HD explicit EnergyLoss(const LossParams& p) : away(p.value[0] != 0) {}
-  FASTCAM_HD void terms(const Cell<T>& cell, T* t) const {
+  template <class V>
+  FASTCAM_HD void terms(const Cell<V>& cell, V* t) const {
     t[0] = cell.w * cell.x * cell.s;
     t[1] = cell.w * cell.x;
   }
@@ -145,7 +166,8 @@ struct EnergyLoss {
     d[1] = -d[1];
     return T(1) - inside;
   }
-  FASTCAM_HD T slope(const Cell<T>& cell, const T* d) const {
+  template <class V>
+  FASTCAM_HD V slope(const Cell<V>& cell, const T* d) const {
     return cell.w * (d[0] * cell.s + d[1]);
   }
   FASTCAM_HD static bool defined(const T*) { return true; }
@@ -161,11 +183,18 @@ struct CenterLoss {
 
   FASTCAM_HD explicit CenterLoss(const LossParams& p)
       : row_size(T(1) / T(p.rows)), col_size(T(1) / T(p.cols)) {}
-  FASTCAM_HD T row(const Cell<T>& cell) const { return (T(cell.row) + T(0.5)) * row_size - T(0.5); }
-  FASTCAM_HD T col(const Cell<T>& cell) const { return (T(cell.col) + T(0.5)) * col_size - T(0.5); }
-  FASTCAM_HD void terms(const Cell<T>& cell, T* t) const {
-    const T of_map = cell.w * cell.x;
-    const T of_region = cell.w * cell.s;
+  template <class V>
+  FASTCAM_HD V row(const Cell<V>& cell) const {
+    return (cell.row + T(0.5)) * row_size - T(0.5);
+  }
+  template <class V>
+  FASTCAM_HD V col(const Cell<V>& cell) const {
+    return (cell.col + T(0.5)) * col_size - T(0.5);
+  }
+  template <class V>
+  FASTCAM_HD void terms(const Cell<V>& cell, V* t) const {
+    const V of_map = cell.w * cell.x;
+    const V of_region = cell.w * cell.s;
     t[0] = of_map;
     t[1] = of_map * row(cell);
     t[2] = of_map * col(cell);
@@ -183,7 +212,8 @@ struct CenterLoss {
     d[3] = d[4] = d[5] = T(0);  // the region is constant
     return row * row + col * col;
   }
-  FASTCAM_HD T slope(const Cell<T>& cell, const T* d) const {
+  template <class V>
+  FASTCAM_HD V slope(const Cell<V>& cell, const T* d) const {
     return cell.w * (d[0] + d[1] * row(cell) + d[2] * col(cell));
   }
   FASTCAM_HD static bool defined(const T*) { return true; }
@@ -195,13 +225,17 @@ struct L1Loss {
   static constexpr int kSums = 2;
 
   FASTCAM_HD explicit L1Loss(const LossParams&) {}
-  FASTCAM_HD void terms(const Cell<T>& cell, T* t) const {
-    t[0] = cell.w * abs_(cell.x - cell.s);
+  template <class V>
+  FASTCAM_HD void terms(const Cell<V>& cell, V* t) const {
+    t[0] = cell.w * abs_(V(cell.x - cell.s));
     t[1] = cell.w;
   }
   FASTCAM_HD T combine(const T* sum, T* d) const { return ratio_of(sum[0], sum[1], d); }
-  FASTCAM_HD T slope(const Cell<T>& cell, const T* d) const {
-    const T side = cell.x > cell.s ? T(1) : (cell.x < cell.s ? T(-1) : T(0));
+  template <class V>
+  FASTCAM_HD V slope(const Cell<V>& cell, const T* d) const {
+    const V one = V{} + T(1);
+    const V below = cell.x < cell.s ? -one : V{};
+    const V side = cell.x > cell.s ? one : below;
     return cell.w * side * d[0];
   }
   FASTCAM_HD static bool defined(const T*) { return true; }
@@ -214,12 +248,14 @@ struct PPCELoss {
   T eps;
 
   FASTCAM_HD explicit PPCELoss(const LossParams& p) : eps(T(p.value[0])) {}
-  FASTCAM_HD void terms(const Cell<T>& cell, T* t) const {
+  template <class V>
+  FASTCAM_HD void terms(const Cell<V>& cell, V* t) const {
     t[1] = cell.w * cell.s;
-    t[0] = -t[1] * log_(cell.x + eps);
+    t[0] = -t[1] * log_(V(cell.x + eps));
   }
   FASTCAM_HD T combine(const T* sum, T* d) const { return ratio_of(sum[0], sum[1], d); }
-  FASTCAM_HD T slope(const Cell<T>& cell, const T* d) const {
+  template <class V>
+  FASTCAM_HD V slope(const Cell<V>& cell, const T* d) const {
     return -cell.w * cell.s / (cell.x + eps) * d[0];
   }
   FASTCAM_HD static bool defined(const T*) { return true; }
@@ -234,16 +270,19 @@ struct OutsideLoss {
   bool away;
 
   FASTCAM_HD explicit OutsideLoss(const LossParams& p) : away(p.value[0] != 0) {}
-  FASTCAM_HD T weight(const Cell<T>& cell) const {
+  template <class V>
+  FASTCAM_HD V weight(const Cell<V>& cell) const {
     // What resizing a mask leaves above 1 is no weight.
-    return cell.w * (away ? cell.s : relu(T(1) - cell.s));
+    return cell.w * (away ? cell.s : relu(V(T(1) - cell.s)));
   }
-  FASTCAM_HD void terms(const Cell<T>& cell, T* t) const {
+  template <class V>
+  FASTCAM_HD void terms(const Cell<V>& cell, V* t) const {
     t[1] = weight(cell);
     t[0] = t[1] * cell.x * cell.x;
   }
   FASTCAM_HD T combine(const T* sum, T* d) const { return ratio_of(sum[0], sum[1], d); }
-  FASTCAM_HD T slope(const Cell<T>& cell, const T* d) const {
+  template <class V>
+  FASTCAM_HD V slope(const Cell<V>& cell, const T* d) const {
     return T(2) * weight(cell) * cell.x * d[0];
   }
   FASTCAM_HD static bool defined(const T* sum) { return sum[1] != T(0); }
@@ -313,9 +352,9 @@ FASTCAM_HD T gradient_cut(T sum_of_slopes, T limit) {
 // Who walks over the cells, and who adds up whose sums, is each kernel's own.
 
 // What a cell adds to the sums of its pair.
-template <class T, class Loss>
-FASTCAM_HD void add_terms(const Loss& loss, const Cell<T>& cell, T* sum) {
-  T term[Loss::kSums];
+template <class V, class Loss>
+FASTCAM_HD void add_terms(const Loss& loss, const Cell<V>& cell, V* sum) {
+  V term[Loss::kSums];
   loss.terms(cell, term);
   for (int j = 0; j < Loss::kSums; ++j) sum[j] += term[j];
 }
@@ -344,8 +383,8 @@ FASTCAM_HD PairLoss<T> loss_of_sums(const Loss& loss, bool on, const T* sum, T p
 // What the slopes d loss / d x of a pair's cells add up to: sum of slope * x, which
 // map_gradient() takes, and of |slope|, for gradient_cut().
 inline constexpr int kSlopeSums = 2;
-template <class T>
-FASTCAM_HD void add_slope(T slope, T x, T* sum) {
+template <class V>
+FASTCAM_HD void add_slope(const V& slope, const V& x, V* sum) {
   sum[0] += slope * x;
   sum[1] += abs_(slope);
 }
@@ -353,10 +392,10 @@ FASTCAM_HD void add_slope(T slope, T x, T* sum) {
 // d loss / d (map before ReLU) of one cell. `slope` is d loss / d x of the cell, `slope_dot_x` the
 // sum of slope * x over all cells: every x = r / peak depends on the peak, so that the peak's own
 // cell gets -slope_dot_x as well.
-template <class T>
-FASTCAM_HD T map_gradient(T r, T slope, T slope_dot_x, bool is_peak, T peak) {
-  if (r <= T(0)) return T(0);  // ReLU; NaN passes
-  return (is_peak ? slope - slope_dot_x : slope) / peak;
+template <class V, class T, class Mask>
+FASTCAM_HD V map_gradient(const V& r, const V& slope, T slope_dot_x, const Mask& is_peak, T peak) {
+  const V gradient = is_peak ? slope - slope_dot_x : slope;
+  return r <= V{} ? V{} : gradient / peak;  // ReLU; NaN passes
 }
 
 }  // namespace fastcam

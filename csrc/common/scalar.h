@@ -23,15 +23,17 @@ FASTCAM_HD constexpr auto round_up(A a, B b) {
   return ceil_div(a, b) * b;
 }
 
-template <class T>
-FASTCAM_HD bool is_nan(T x) {
+// A `V` below is a number, or a vector of the compiler's own kind (cpu/simd/vec.h), of which a
+// comparison is a mask.
+template <class V>
+FASTCAM_HD auto is_nan(const V& x) {
   return x != x;
 }
 
 // As torch.relu and torch.max do: NaN wins.
-template <class T>
-FASTCAM_HD T relu(T x) {
-  return x <= T(0) ? T(0) : x;
+template <class V>
+FASTCAM_HD V relu(const V& x) {
+  return x <= V{} ? V{} : x;
 }
 template <class T>
 FASTCAM_HD T max_nan(T a, T b) {
@@ -47,6 +49,29 @@ FASTCAM_HD double log_(double x) { return ::log(x); }
 FASTCAM_HD float pow_(float x, float y) { return ::powf(x, y); }
 FASTCAM_HD double pow_(double x, double y) { return ::pow(x, y); }
 
+// The same of vectors, lane by lane but for the first.
+template <class V>
+FASTCAM_HD V abs_(const V& x) {
+  return x < V{} ? -x : x;
+}
+template <class V, class F>
+FASTCAM_HD V each_lane(V x, const F& f) {
+  for (int i = 0; i < int(sizeof(V) / sizeof(x[0])); ++i) x[i] = f(x[i]);
+  return x;
+}
+template <class V>
+FASTCAM_HD V exp_(const V& x) {
+  return each_lane(x, [](auto lane) { return exp_(lane); });
+}
+template <class V>
+FASTCAM_HD V log_(const V& x) {
+  return each_lane(x, [](auto lane) { return log_(lane); });
+}
+template <class V, class T>
+FASTCAM_HD V pow_(const V& x, T y) {
+  return each_lane(x, [y](auto lane) { return pow_(lane, y); });
+}
+
 // An exponent for which powers are made by squaring: y if it is a whole number in [0, 1023], else
 // -1.
 template <class T>
@@ -61,10 +86,11 @@ struct Power {
   int whole;
 
   FASTCAM_HD explicit Power(T y) : exponent(y), whole(whole_exponent(y)) {}
-  FASTCAM_HD T operator()(T x) const {
+  template <class V>
+  FASTCAM_HD V operator()(const V& x) const {
     if (whole < 0) return pow_(x, exponent);
-    T result = T(1);
-    T square = x;
+    V result = V{} + T(1);
+    V square = x;
     for (int bits = whole; bits != 0; bits >>= 1) {
       if (bits & 1) result *= square;
       square *= square;

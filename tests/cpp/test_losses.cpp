@@ -77,7 +77,7 @@ double loss_of(const Loss& loss, const std::vector<double>& x, const std::vector
                const std::vector<double>& w, double* derivative) {
   double sum[Loss::kSums] = {};
   for (size_t p = 0; p < x.size(); ++p) {
-    add_terms(loss, Cell<double>{x[p], s[p], w[p], int(p) / 4, int(p) % 4}, sum);
+    add_terms(loss, Cell<double>{x[p], s[p], w[p], double(p / 4), double(p % 4)}, sum);
   }
   return loss.combine(sum, derivative);
 }
@@ -92,7 +92,7 @@ struct Cells {
       w.push_back(random.uniform(0.5, 3));
     }
   }
-  Cell<double> at(size_t p) const { return {x[p], s[p], w[p], int(p) / 4, int(p) % 4}; }
+  Cell<double> at(size_t p) const { return {x[p], s[p], w[p], double(p / 4), double(p % 4)}; }
 };
 
 LossParams iou_params(double threshold, double sharpness, double eps) {

@@ -4,48 +4,76 @@
 #include "common/pairs.h"
 #include "cpu/kernels/cam_backward.h"
 #include "cpu/kernels/cam_maps.h"
+#include "cpu/simd/row.h"
 
 namespace fastcam::FASTCAM_ISA {
 
-// Steps 3 to 5 of one pair with a region, O(P) scalar work, and d loss / d (map before ReLU) into
-// `grad_map`, if the loss is defined.
+// Steps 3 to 5 of one pair with a region, and d loss / d (map before ReLU) into `grad_map`, if the
+// loss is defined. `map` is a padded row.
 template <class Acc, class Loss>
 FASTCAM_INLINE PairLoss<Acc> loss_of_map(const Loss& loss, Acc* map, const Acc* region,
                                          const Acc* weight, int64_t cells, int width, Acc max_pull,
                                          Acc* grad_map) {
+  using V = Vec<Acc>;
+  const Row<Acc> row(cells);
   const Peak<Acc> peak = rectify(map, cells);
   const Acc divisor = map_divisor(peak.value);
-  const auto each_cell = [&](const auto& visit) FASTCAM_INLINE_LAMBDA {
-    for (int64_t p = 0, row = 0; p < cells; ++row) {
-      for (int column = 0; column < width; ++column, ++p) {
-        visit(p, Cell<Acc>{map[p] / divisor, region[p], weight ? weight[p] : Acc(1), int(row),
-                           column});
-      }
+  const auto cells_at = [&](int64_t p, const auto& how) FASTCAM_INLINE_LAMBDA {
+    Cell<V> cell;
+    cell.x = how.template read<Acc>(map + p) / divisor;
+    cell.s = how.template read<Acc>(region + p);
+    cell.w = weight ? how.template read<Acc>(weight + p) : splat(Acc(1));
+    int at_row = int(p) / width;
+    int at_col = int(p) % width;
+    for (int i = 0; i < kLanes<Acc>; ++i) {
+      cell.row[i] = Acc(at_row);
+      cell.col[i] = Acc(at_col);
+      const bool ends = ++at_col == width;
+      at_row += ends;
+      at_col = ends ? 0 : at_col;
     }
+    return cell;
   };
-  Acc sum[Loss::kSums] = {};
-  each_cell([&](int64_t, const Cell<Acc>& cell)
-                FASTCAM_INLINE_LAMBDA { add_terms(loss, cell, sum); });
+
+  V sums[Loss::kSums] = {};
+  row.each([&](int64_t p, int64_t, const auto& how) FASTCAM_INLINE_LAMBDA {
+    V term[Loss::kSums];
+    loss.terms(cells_at(p, how), term);
+    for (int j = 0; j < Loss::kSums; ++j) sums[j] += how.template once<Acc>(term[j]);
+  });
+  Acc sum[Loss::kSums];
+  for (int j = 0; j < Loss::kSums; ++j) sum[j] = horizontal_sum<Acc>(sums[j]);
   Acc derivative[Loss::kSums];
   const PairLoss<Acc> result = loss_of_sums(loss, true, sum, peak.value, derivative);
   if (result.status == 0) return result;
-  Acc pull[kSlopeSums] = {};
-  each_cell([&](int64_t p, const Cell<Acc>& cell) FASTCAM_INLINE_LAMBDA {
-    grad_map[p] = loss.slope(cell, derivative);
-    add_slope(grad_map[p], cell.x, pull);
+
+  V pulls[kSlopeSums] = {};
+  row.each([&](int64_t p, int64_t, const auto& how) FASTCAM_INLINE_LAMBDA {
+    const Cell<V> cell = cells_at(p, how);
+    const V slope = loss.slope(cell, derivative);
+    how.template write<Acc>(grad_map + p, slope);
+    add_slope(how.template once<Acc>(slope), how.template once<Acc>(cell.x), pulls);
   });
-  const Acc cut = gradient_cut(pull[1], max_pull);
-  for (int64_t p = 0; p < cells; ++p) {
-    grad_map[p] = cut * map_gradient(map[p], grad_map[p], pull[0], p == peak.cell, divisor);
-  }
+  const Acc pull = horizontal_sum<Acc>(pulls[0]);
+  const Acc cut = gradient_cut(horizontal_sum<Acc>(pulls[1]), max_pull);
+  row.each([&](int64_t p, int64_t, const auto& how) FASTCAM_INLINE_LAMBDA {
+    const auto is_peak = lane_numbers<Acc>() == IntOf<Acc>(peak.cell - p);
+    const V slope = how.template read<Acc>(grad_map + p);
+    const V gradient =
+        cut * map_gradient(how.template read<Acc>(map + p), slope, pull, is_peak, divisor);
+    how.template write<Acc>(grad_map + p, how.template beside<Acc>(slope, gradient));
+  });
   return result;
 }
 
 template <class Acc>
 FASTCAM_INLINE bool region_is_empty(const Acc* region, const Acc* weight, int64_t cells) {
-  Acc total = 0;
-  for (int64_t p = 0; p < cells; ++p) total += weight ? weight[p] * region[p] : region[p];
-  return total == Acc(0);  // NaN is not empty: the loss becomes NaN
+  Vec<Acc> total{};
+  Row<Acc>(cells).each([&](int64_t p, int64_t, const auto& how) FASTCAM_INLINE_LAMBDA {
+    const Vec<Acc> share = how.template read<Acc>(region + p);
+    total += how.template once<Acc>(weight ? how.template read<Acc>(weight + p) * share : share);
+  });
+  return horizontal_sum<Acc>(total) == Acc(0);  // NaN is not empty: the loss becomes NaN
 }
 
 // The per-cell arguments of a pair.

@@ -215,16 +215,23 @@ FASTCAM_INLINE void raw_maps(const CamInputs& in, int64_t n, const int64_t* targ
   }
 }
 
-// ReLU in place, and the peak (step 3).
+// ReLU in place, and the peak (step 3). `map` is a padded row.
 template <class Acc>
 FASTCAM_INLINE Peak<Acc> rectify(Acc* map, int64_t cells) {
-  Peak<Acc> peak{map[0] = relu(map[0]), 0};
-  for (int64_t p = 1; p < cells; ++p) {
-    map[p] = relu(map[p]);
-    if (map[p] > peak.value || (is_nan(map[p]) && !is_nan(peak.value))) {
-      peak = {map[p], typename Peak<Acc>::Cell(p)};
-    }
+  constexpr int L = kLanes<Acc>;
+  // The first of the highest values, NaN the highest of all, lane by lane; then of the lanes.
+  Vec<Acc> value = splat(Acc(-1));
+  LaneInts<Acc> cell{};
+  for (int64_t p = 0; p < cells; p += L) {
+    Vec<Acc> here = relu(load(map + p));
+    if (p + L > cells) here = keep_first<Acc>(here, cells - p);
+    store(map + p, here);
+    const auto higher = (here > value) | (is_nan(here) & (value == value));
+    value = higher ? here : value;
+    cell = higher ? lane_numbers<Acc>() + IntOf<Acc>(p) : cell;
   }
+  Peak<Acc> peak{value[0], cell[0]};
+  for (int i = 1; i < L; ++i) peak = higher_peak(peak, {value[i], cell[i]});
   return peak;
 }
 

@@ -102,7 +102,8 @@ FASTCAM_DEVICE bool finish_loss(const CamLoss& op, const Loss& loss, const PairM
   };
 
   const auto cell_at = [&](int p, Acc x) {
-    return Cell<Acc>{x, region_at(p), weight_at(p), p / op.params.cols, p % op.params.cols};
+    return Cell<Acc>{x, region_at(p), weight_at(p), Acc(p / op.params.cols),
+                     Acc(p % op.params.cols)};
   };
 
   struct First {

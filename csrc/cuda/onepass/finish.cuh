@@ -99,7 +99,8 @@ FASTCAM_DEVICE PairLoss<Acc> finish_in_team(const Loss& loss, const Team& team, 
   const Acc peak = area.peak.value;
   const Acc divisor = map_divisor(peak);
   const auto cell_at = [&](int q, Acc x) {
-    return Cell<Acc>{x, slopes[q], weight == nullptr ? Acc(1) : weight[q], q / width, q % width};
+    return Cell<Acc>{x, slopes[q], weight == nullptr ? Acc(1) : weight[q], Acc(q / width),
+                     Acc(q % width)};
   };
   Totals<Acc, Loss::kSums> terms{};
 #pragma unroll 1
