@@ -165,6 +165,17 @@ def test_any_shape(seed, ops):
     assert_reference(make(shape, dtype=dtype, layout=layout, sharpness=3.0, seed=seed))
 
 
+@pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
+def test_only_the_first_sample_is_aligned(layout, ops):
+    """A value lies between the samples, after which no vector of the second begins."""
+    ops(multiprocessors=1)
+    sample = make((2, 1, 24, (8, 8), (4, 4)), layout=layout, sharpness=3.0)
+    strides = sample.activations.stride()
+    apart = torch.empty_strided((2, 24, 8, 8), (strides[0] + 1, *strides[1:]))
+    sample.activations = apart.copy_(sample.activations)
+    assert_reference(sample)
+
+
 @pytest.mark.parametrize("backwards", (False, True))
 def test_the_mean_over_the_targets_of_one_sample_without_clusters(backwards, ops):
     """One block has all pairs: other threads than the one that stored their losses add them up."""
