@@ -231,6 +231,7 @@ class IoUCamLoss(CamLoss):
             that barely touches its region has almost no gradient, so a warm-up may start at 1.
         binarize: ``"tone"``, ``"sigmoid"`` or ``"hard"``: :func:`fastcam.functional.cam_iou_loss`.
         weight_grad, head, reduction, max_pair_pull, sync, process_group: see :class:`CamLoss`.
+        eps: ε > 0, in numerator and denominator; a map that misses its region costs about −ln ε.
 
     Raises:
         ValueError: an option is not one of those above.
@@ -249,16 +250,22 @@ class IoUCamLoss(CamLoss):
         max_pair_pull: float | None = None,
         sync: Sync = "global",
         process_group: Any = None,
+        eps: float = 1e-6,
     ) -> None:
         super().__init__(weight_grad, head, reduction, max_pair_pull, sync, process_group)
         self.threshold = threshold
         self.sharpness = sharpness
         self.binarize = binarize
+        self.eps = eps
         self.map_loss()  # checks them
 
     def map_loss(self) -> MapLoss:
         return map_loss(
-            "iou", threshold=self.threshold, sharpness=self.sharpness, binarize=self.binarize
+            "iou",
+            threshold=self.threshold,
+            sharpness=self.sharpness,
+            eps=self.eps,
+            binarize=self.binarize,
         )
 
 

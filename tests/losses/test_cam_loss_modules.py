@@ -16,6 +16,7 @@ from fastcam.losses.cam import CAM_LOSSES, CamLoss, CamLossName
 
 X = torch.randn(6, 3, 12, 12, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 CASES = {name: (name, {}) for name in CAM_LOSSES}
+CASES |= {f"{name}, eps": (name, {"eps": 0.2}) for name in ("iou", "ppce")}
 CASES |= {f"{name}, away": (name, {"away": True}) for name in ("energy", "outside")}
 each = pytest.mark.parametrize(("name", "options"), CASES.values(), ids=CASES)
 
