@@ -381,8 +381,8 @@ def test_state_pickle_and_copies():
         assert other.stats.valid == criterion.stats.valid == 2
         assert torch.equal(other(maps.mean((2, 3)), maps, grids(2, 4, 4), 1), loss)
     assert repr(criterion) == (
-        "IoUCamLoss(threshold=0.4, sharpness=3.0, eps=1e-06, binarize='sigmoid', weight_grad='detach', "
-        "head='autograd', reduction='sum')"
+        "IoUCamLoss(threshold=0.4, sharpness=3.0, eps=1e-06, binarize='sigmoid', "
+        "weight_grad='detach', head='autograd', reduction='sum')"
     )
     assert "Tensor" not in repr(pickle.dumps(CamStats(torch.ones(2, 2, dtype=torch.uint8))))
 
