@@ -8,7 +8,12 @@ require("torchvision", extra="train")
 
 from fastcam.models.alexnet import alexnet  # noqa: E402
 from fastcam.models.attention import AttentionNetwork  # noqa: E402
-from fastcam.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint  # noqa: E402
+from fastcam.models.checkpoint import (  # noqa: E402
+    Checkpoint,
+    Preprocessing,
+    load_checkpoint,
+    save_checkpoint,
+)
 from fastcam.models.layers import Layer, layer_table  # noqa: E402
 from fastcam.models.registry import (  # noqa: E402
     build,
@@ -25,6 +30,7 @@ __all__ = [
     "Checkpoint",
     "Layer",
     "ModelSpec",
+    "Preprocessing",
     "alexnet",
     "build",
     "grid_size",

@@ -13,14 +13,14 @@ def percent(
     """A share in percent; ``missing`` for None and NaN."""
     if value is None or math.isnan(value):
         return missing
-    return f"{100 * value:.{digits}f}{unit}"
+    return f"{100 * value:z.{digits}f}{unit}"
 
 
 def number(value: float | None, digits: int = 3, *, sign: bool = False) -> str:
-    """A number, with its sign if asked for; a dash for None and NaN."""
+    """A number, with its sign if asked for (none of its own has 0); a dash for None and NaN."""
     if value is None or math.isnan(value):
         return MISSING
-    return f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
+    return f"{value:+z.{digits}f}" if sign else f"{value:z.{digits}f}"
 
 
 def points(value: float, digits: int = 2) -> str:

@@ -18,3 +18,8 @@ def test_shares_numbers_and_differences() -> None:
         ]  # fmt: skip
     assert [points(0.01234), points(-0.5, 1)] == ["+1.23", "-50.0"]
     assert points_range(0, 0.02) == "+0.00 to +2.00"
+
+
+def test_what_rounds_to_zero_has_no_sign_of_its_own() -> None:
+    assert percent(-1e-5) == "0.0%" and number(-1e-9) == "0.000"
+    assert points(-1e-9) == "+0.00" and number(-0.0, sign=True) == "+0.000"
