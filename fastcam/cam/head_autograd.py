@@ -38,7 +38,7 @@ def autograd_gradients(
     Raises:
         ValueError: the logits do not depend on ``point``, or as :func:`check_processes`.
     """
-    check_processes(logits, edge_of(point)[0])
+    check_processes(logits, edge_of(point)[0], twice=create_graph)
     batch = logits.shape[0]
     if batch == 0 or targets.count == 0:
         return point.new_zeros(batch, targets.count, *point.shape[1:])

@@ -16,22 +16,29 @@ __all__ = ["check_processes", "refuse_sharded_head"]
 
 _SINK = "_DDPSinkBackward"  # DistributedDataParallel's identity around the outputs
 _BATCH_NORM = "SyncBatchNormBackward"
+# Where a DTensor of a tensor-parallel module begins and ends.
+_DIVIDED = frozenset({"_FromTorchTensorBackward", "_ToTorchTensorBackward"})
 _SHARDED = "RegisterPostBackwardFunctionBackward"  # fully_shard's, around what a module takes
 
 
-def check_processes(end: Tensor, wall: Node | None, name: str = "logits") -> None:
+def check_processes(
+    end: Tensor, wall: Node | None, name: str = "logits", twice: bool = False
+) -> None:
     """Refuse a graph that must not be differentiated before the backward.
 
     Args:
         end: where the differentiation begins, ``name`` in errors.
         wall: the node where it ends.
+        twice: what comes of it is to be differentiated, too.
 
     Raises:
         ValueError: ``DistributedDataParallel(static_graph=True)`` would take it for its first
             backward, and average wrongly from then on; or a SyncBatchNorm lies between, whose
             backward speaks with all processes and has no second derivative; or a module of
             ``fully_shard``, which would take it for its backward, free its weights before the
-            true one, or have no gradients from that.
+            true one, or have no gradients from that; or, if ``twice``, a tensor-parallel module
+            (``parallelize_module``), whose backward drops the graph of what it takes without a
+            word, so that weights would be left without this loss's gradient.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return
@@ -48,6 +55,14 @@ def check_processes(end: Tensor, wall: Node | None, name: str = "logits") -> Non
                 "differentiates before the backward (up to the tapped layer, or to the images), "
                 "which would free its weights or leave it without gradients; for a loss of the map "
                 "shard the modules before the layer alone, else use DistributedDataParallel"
+            )
+        if twice and node.name() in _DIVIDED:
+            raise ValueError(
+                f"{name}: a tensor-parallel module (DTensor) lies in what this loss differentiates "
+                "twice (up to the tapped layer, or to the images), and torch drops the second "
+                "derivative of such a module; expected a head that is whole in each process; for a "
+                "loss of the map use weight_grad='detach', or divide the modules before the layer "
+                "alone"
             )
         sink: Any = node
         if node.name() == _SINK and sink.ddp_weakref().static_graph:

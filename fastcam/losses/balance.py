@@ -224,7 +224,9 @@ class Balance(nn.Module):
         return f"pull={self.pull}, every={self.every}, sync={self.sync!r}"
 
     def get_extra_state(self) -> dict[str, Any]:
-        ratios, first = ([kept.clone() for kept in both] for both in (self._ratios, self._first))
+        # Plain numbers: torch.distributed.checkpoint loads into what is there, and of tensors finds
+        # no places in the empty lists of a new Balance.
+        ratios, first = ([float(kept) for kept in both] for both in (self._ratios, self._first))
         return {"calls": self._calls, "ratios": ratios, "first": first, "on_cpu": self._on_cpu}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
@@ -446,8 +448,11 @@ def _squared_norms(
         return squares, None
     # Zeros, as another process's losses may reach it, and all of them sum up.
     dtype = torch.promote_types(weight.dtype, torch.float32)
-    found = on_weight, guidance_on_weight
-    both = [torch.zeros_like(weight, dtype=dtype) if g is None else g for g in found]
+    home = activations.device if _is_divided(weight) else weight.device  # FSDP2 may offload it
+    both = [
+        torch.zeros(weight.shape, dtype=dtype, device=home) if g is None else _whole(g)
+        for g in (on_weight, guidance_on_weight)
+    ]
     return squares, torch.stack(both)
 
 
@@ -472,6 +477,17 @@ def _gradients(
         if scale == scales[-1] or all(g is None or bool(g.isfinite().all()) for g in precise):
             break
     return found[0], found[1]
+
+
+def _is_divided(tensor: Tensor) -> bool:
+    """Whether it is a DTensor: of a weight that processes have divided among them."""
+    return hasattr(tensor, "full_tensor")
+
+
+def _whole(gradient: Tensor) -> Tensor:
+    """A gradient as each process has it, of a tensor-parallel layer too."""
+    divided: Any = gradient
+    return divided.full_tensor() if _is_divided(gradient) else gradient
 
 
 def _last_linear_weight(model: nn.Module) -> Tensor | None:

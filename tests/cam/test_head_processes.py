@@ -12,12 +12,14 @@ from networks import grids, small_cnn
 from process_group import found_by_all, network
 from torch import Tensor, nn
 from trap_worker import (
+    PLANS,
     RESHARD,
     SHARDED,
     STATIC,
     WORLD,
     accumulated,
     batch,
+    convolutional,
     run,
     steps,
     with_compiled_trunk,
@@ -87,6 +89,34 @@ def test_input_gradients_of_a_sharded_network_are_refused(ranks: list[Any], resh
     """Kept whole after that differentiation, its modules would have no gradient at all."""
     for found in ranks:
         assert "a module that is sharded by fully_shard lies in" in found["images", reshard]
+
+
+def test_a_linear_layer_of_a_sharded_trunk_does_not_disturb_the_balance(ranks: list[Any]) -> None:
+    """Whose bound is of the last linear layer, also of a network whose head has none."""
+    wanted = steps(convolutional(), batch(), "autograd")
+    for found in ranks:
+        torch.testing.assert_close(found["linear"], wanted)
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_a_tensor_parallel_head_is_exact_where_it_is_differentiated_once(
+    ranks: list[Any], plan: str
+) -> None:
+    wanted = steps(network(), batch(), "autograd", grad="detach")
+    # A process's label loss is meant to be averaged with those of others, of which each has all.
+    wanted = [[WORLD * gradient for gradient in gradients] for gradients in wanted]
+    for found in ranks:
+        torch.testing.assert_close(found["parallel", plan], wanted)
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("kind", ["auto", "input gradient"])
+def test_a_second_derivative_of_a_tensor_parallel_head_is_refused(
+    ranks: list[Any], plan: str, kind: str
+) -> None:
+    """torch drops it: the weights got no gradient of the loss, or a part of it, without a word."""
+    for found in ranks:
+        assert "a tensor-parallel module (DTensor) lies in" in found["twice", plan, kind]
 
 
 class SyncBatchNorm(torch.autograd.Function):

@@ -14,6 +14,7 @@ from networks import gradients_of, grids, network, small_cnn
 from networks import images as images_for
 from process_group import SHARES, found_by_all
 from torch import nn
+from torch.distributed import checkpoint
 
 import fastcam
 from fastcam import ActivationTap, Balance, EnergyCamLoss, IoUCamLoss
@@ -493,6 +494,20 @@ def test_a_loaded_state_measures_when_the_run_that_saved_it_would_have(on_cpu):
     label, guidance, tap = losses(net64())
     balance.weighed(label, guidance, tap)
     assert balance.due and balance.get_extra_state()["on_cpu"]  # now it is on one
+
+
+def test_state_dict_goes_through_a_distributed_checkpoint(tmp_path):
+    """Which is loaded into the state of a new Balance, that has seen no loss yet."""
+    saved, loaded = Balance(), Balance()
+    saved(*losses(net64()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there is one process alone
+        checkpoint.save({"balance": saved.state_dict()}, checkpoint_id=tmp_path)
+        state = {"balance": loaded.state_dict()}
+        checkpoint.load(state, checkpoint_id=tmp_path)
+    loaded.load_state_dict(state["balance"])
+    assert loaded.ratio == saved.ratio > 0
+    assert loaded.get_extra_state() == saved.get_extra_state()
 
 
 def test_state_dict_goes_through_a_file():

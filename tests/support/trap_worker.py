@@ -19,6 +19,7 @@ WORLD = 2
 SHARES = (3, 2)
 STATIC = ("closed", "autograd", "balance", "input gradient")
 RESHARD = (False, True)
+PLANS = ("both", "last")  # which linear layers of the head are tensor-parallel
 SHARDED = [(head, grad) for head in ("closed", "autograd") for grad in ("full", "detach")]
 
 
@@ -104,6 +105,37 @@ def with_compiled_trunk(part: tuple[Tensor, ...], parallel: bool) -> list[Tensor
     return gradients(model)
 
 
+class Scaled(nn.Module):
+    """Channels scaled by a linear layer of their means."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale(x.mean((2, 3))).sigmoid()[:, :, None, None]
+
+
+def convolutional() -> nn.Sequential:
+    """A network whose only linear layer lies before the tapped layer, 4."""
+    torch.manual_seed(0)
+    trunk = nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), Scaled(), nn.ReLU()
+    head = nn.AvgPool2d(1), nn.Conv2d(8, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    return nn.Sequential(*trunk, *head).double()
+
+
+def tensor_parallel(mesh: Any, plan: str) -> nn.Module:
+    from torch.distributed.tensor import Replicate
+    from torch.distributed.tensor import parallel as tp
+
+    first, last = tp.ColwiseParallel(), tp.RowwiseParallel()
+    whole = tp.ColwiseParallel(output_layouts=Replicate())
+    plans: dict[str, Any] = {"both": {"8": first, "11": last}, "last": {"11": whole}}
+    net: Any = network()
+    net[9].inplace = False  # which torch refuses of what a tensor-parallel layer returns
+    return tp.parallelize_module(net, mesh, plans[plan])
+
+
 def averaged(net: Any, world: int) -> None:
     """The gradients of a head that each process has as a whole."""
     for parameter in net[6:].parameters():
@@ -153,6 +185,16 @@ def run(rank: int, world: int, folder: str) -> None:
             root.set_reshard_after_backward(reshard)
             do = partial(loss_of, net, part, head, grad)
             found[name, reshard, head, grad] = refused(do)
+        net = convolutional()
+        for number in (0, 3):
+            fully_shard(net[number], mesh=mesh)
+        found["linear"] = steps(net, part, "auto", after=partial(averaged, net, world))
+        for plan in PLANS:
+            # Of a group of tensor-parallel processes each has the whole batch.
+            net = tensor_parallel(mesh, plan)
+            found["parallel", plan] = steps(net, batch(), "auto", grad="detach")
+            for kind in ("auto", "input gradient"):
+                found["twice", plan, kind] = refused(partial(loss_of, net, batch(), kind))
         for reshard in RESHARD:
             net = network()
             sharded: Any = fully_shard(net[0], mesh=mesh)
