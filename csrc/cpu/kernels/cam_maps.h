@@ -70,8 +70,9 @@ FASTCAM_INLINE void channel_weights(const Plane<S>& d, Acc cells, Acc* alpha) {
   constexpr int L = kLanes<Acc>;
   const int64_t C = d.channels;
   const int64_t Q = d.cells;
-  if (d.channels_last) {
-    // Cell after cell, as D lies in memory; the sums of the channels stay in the first-level cache.
+  if (d.channels_last || Q == 1) {
+    // Cell after cell, as D lies in memory, also where a channel has but one; the sums of the
+    // channels stay in the first-level cache.
     const auto round = [&]<int kCells>(std::integral_constant<int, kCells>, int64_t q) {
       const S* rows = d.data + q * d.pitch;
       const bool first = q == 0;
