@@ -123,14 +123,22 @@ def check_torch() -> ModuleType:
     return torch
 
 
-def check_build_tools(setuptools_version: str, pybind11: bool | None = None) -> None:
+def absent_tools() -> list[str]:
+    """Which of the programs and modules that a build needs are not there.
+
+    Without ninja torch would compile file after file, and take no notice of a changed header.
+    """
+    ninja = shutil.which("ninja") or importlib.util.find_spec("ninja")
+    found = {"ninja": ninja, "pybind11": importlib.util.find_spec("pybind11")}
+    return [name for name, where in found.items() if not where]
+
+
+def check_build_tools(setuptools_version: str, absent: Sequence[str] = ()) -> None:
     """BuildError when what pyproject.toml's ``build-system`` names is not there.
 
     pip installs these itself for an isolated build, but not with ``--no-build-isolation``.
     """
-    if pybind11 is None:
-        pybind11 = importlib.util.find_spec("pybind11") is not None
-    missing = [] if pybind11 else ["pybind11 is not installed"]
+    missing = [f"{name} is not installed" for name in absent]
     if int(setuptools_version.split(".")[0]) < MINIMUM_SETUPTOOLS:
         missing.append(f"setuptools is {setuptools_version}, older than {MINIMUM_SETUPTOOLS}")
     if missing:

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import build_config as config
 
 os.chdir(config.ROOT)
-config.check_build_tools(setuptools.__version__, pybind11=True)  # before pyproject.toml is read
+config.check_build_tools(setuptools.__version__)  # before pyproject.toml is read
 
 if importlib.util.find_spec("torch") is not None:
     # torch looks for CUDA and ninja while it is imported and built with, so both are settled first.
@@ -53,7 +53,7 @@ class BuildNative(Base):  # type: ignore[misc, valid-type]
 
     def run(self) -> None:
         torch = config.check_torch()
-        config.check_build_tools(setuptools.__version__)
+        config.check_build_tools(setuptools.__version__, config.absent_tools())
         compiler = config.check_host_compiler(os.environ)
         cuda = config.plan_cuda(torch, os.environ)
         if cuda.archs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -46,12 +47,21 @@ def test_torch_that_is_too_old(version, monkeypatch):
 
 
 def test_missing_build_tools_are_explained():
-    config.check_build_tools("77.0.3", pybind11=True)
+    config.check_build_tools("77.0.3")
     with pytest.raises(config.BuildError, match="pybind11 is not installed"):
-        config.check_build_tools("84.2.1", pybind11=False)
+        config.check_build_tools("84.2.1", ["pybind11"])
     with pytest.raises(config.BuildError, match=r"setuptools is 65\.5\.0") as error:
-        config.check_build_tools("65.5.0", pybind11=True)
+        config.check_build_tools("65.5.0")
     assert "pip install 'setuptools>=77' ninja pybind11" in str(error.value)
+
+
+def test_a_build_needs_ninja(monkeypatch):
+    """Without it torch compiles one file at a time, and what includes a changed header not again."""
+    assert config.absent_tools() == []
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert config.absent_tools() == []  # the module brings the program
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert config.absent_tools() == ["ninja", "pybind11"]
 
 
 def test_missing_compiler_is_explained(nowhere):
