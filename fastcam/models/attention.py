@@ -18,7 +18,7 @@ from fastcam import functional
 from fastcam.losses.attention import AttentionLoss, AttentionLossTerms, AttentionOutputs
 from fastcam.models.dilated import Reconstructor, dilated_features
 from fastcam.models.init import initialize
-from fastcam.models.transform import MaskFunction, MaskTransform, current, using
+from fastcam.models.transform import MaskFunction, MaskTransform, Transformed, current
 from fastcam.ops import attend
 from fastcam.ops import checks as check
 
@@ -181,7 +181,8 @@ class AttentionNetwork(nn.Module):
         """Within the block, T = 1 + g(M; n, β) (eq. 9), or T = 1 + function(M).
 
         It holds for this network in this thread, in eval mode; blocks nest, the innermost holds,
-        and the state from before comes back on exit. n = 1 with β = 0 is the trained point.
+        and the state from before comes back on exit. n = 1 with β = 0 is the trained point. What is
+        returned may be kept and entered again, and decorates functions.
 
         Args:
             function: from the masks M ``[N,K,C,h,w]`` in [0,1] to g of the same shape. It sees all
@@ -198,7 +199,7 @@ class AttentionNetwork(nn.Module):
             raise TypeError(f"function: expected a callable, got {type(function).__name__}")
         elif (n, beta) != (1.0, 0.0):
             raise ValueError("function: expected either a function or n and beta, got both")
-        return using(self, MaskTransform(n, beta, function))
+        return Transformed(self, MaskTransform(n, beta, function))
 
     def masks(self, images: Tensor, attributes: Sequence[int] | None = None) -> Tensor:
         """The masks M = σ(L), before any transformation.

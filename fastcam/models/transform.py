@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ContextDecorator
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -26,27 +26,34 @@ class MaskTransform:
         return self.function is None and self.n == 1 and self.beta == 0
 
 
-# A context variable: another thread, which runs the same network, does not see it.
-_active: ContextVar[tuple[tuple[nn.Module, MaskTransform], ...]] = ContextVar(
-    "fastcam_mask_transforms", default=()
-)
+class Transformed(ContextDecorator):
+    """In a block ``transform`` holds for ``network``; the innermost of several blocks holds.
 
+    It may be entered again, and within itself.
+    """
 
-@contextmanager
-def using(network: nn.Module, transform: MaskTransform) -> Iterator[None]:
-    """Let ``transform`` hold for ``network`` in the block; the innermost of several holds."""
-    entry = network, transform
-    _active.set((*_active.get(), entry))
-    try:
-        yield
-    finally:
+    def __init__(self, network: nn.Module, transform: MaskTransform) -> None:
+        self.network, self.transform = network, transform
+
+    def __enter__(self) -> None:
+        _active.set((*_active.get(), self))
+
+    def __exit__(self, *_: object) -> None:
         # Not back to what held before: blocks of two generators may overlap without nesting.
-        _active.set(tuple(other for other in _active.get() if other is not entry))
+        blocks = _active.get()
+        for i in reversed(range(len(blocks))):
+            if blocks[i] is self:  # none is where a generator is closed by another thread
+                _active.set(blocks[:i] + blocks[i + 1 :])
+                return
+
+
+# A context variable: another thread, which runs the same network, does not see it.
+_active: ContextVar[tuple[Transformed, ...]] = ContextVar("fastcam_mask_transforms", default=())
 
 
 def current(network: nn.Module) -> MaskTransform:
     """What holds for ``network`` here and now: the identity outside of every block."""
-    for module, transform in reversed(_active.get()):
-        if module is network:
-            return transform
+    for block in reversed(_active.get()):
+        if block.network is network:
+            return block.transform
     return MaskTransform()

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,7 +28,9 @@ def curves(n: Setting, beta: Setting) -> tuple[list[float], list[float], bool]:
     lists: dict[str, list[float]] = {}
     for name, value in given.items():
         several = isinstance(value, (list, tuple))
-        if not several and (isinstance(value, bool) or not isinstance(value, (int, float))):
+        if not several and (
+            isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating))
+        ):
             raise TypeError(
                 f"{name}: expected a number or a sequence of numbers, got {type(value).__name__}"
             )

@@ -7,6 +7,7 @@ need know no broadcasting.
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
@@ -101,14 +102,26 @@ def on_supported_device(name: str, tensor: Tensor) -> None:
 
 def plainly(tensor: Tensor) -> bool:
     """Whether :mod:`fastcam.reference` is to run in place of the kernels: in a function transform,
-    or on a device that has none, of which a warning says so once."""
-    if transformed():
+    where a program is recorded that is to run without fastcam, or on a device that has none, of
+    which a warning says so once."""
+    if transformed() or _recorded():
         return True
     kind = tensor.device.type
     if kind in _KERNELS:
         return False
     _warn_of_no_kernels(kind)
     return True
+
+
+def _recorded() -> bool:
+    """Whether torch.jit.trace or torch.onnx.export is at work: files of theirs cannot hold the ops.
+
+    ``torch.onnx.is_in_onnx_export`` would load the exporter, and takes a microsecond each time.
+    """
+    if torch.compiler.is_dynamo_compiling():
+        return False
+    flags = sys.modules.get("torch.onnx._internal.exporter._flags")
+    return torch._C._is_tracing() or getattr(flags, "_is_onnx_exporting", False)
 
 
 _KERNELS = {"cpu", "cuda", "meta"}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
+import io
 import math
 import threading
 from collections.abc import Iterator
@@ -63,6 +65,26 @@ def test_a_transformation_ends_with_its_block() -> None:
         assert torch.equal(network(images), plain)
         with block:
             assert torch.equal(network(images), outer)
+
+
+def test_a_transformation_may_be_kept_and_entered_again() -> None:
+    network = small_network().eval()
+    images, _ = batch()
+    kept = network.transform(n=3.0)
+    with torch.no_grad():
+        plain = network(images)
+        with network.transform(n=3.0):
+            expected = network(images)
+        for _ in range(2):
+            with kept:
+                with network.transform(n=0.5), kept:
+                    assert torch.equal(network(images), expected)
+                assert torch.equal(network(images), expected)
+            assert torch.equal(network(images), plain)
+        decorated = kept(network)
+        assert torch.equal(decorated(images), expected)
+        assert torch.equal(decorated(images), expected)
+        assert torch.equal(network(images), plain)
 
 
 def test_blocks_that_overlap_end_each_for_itself() -> None:
@@ -130,6 +152,36 @@ def test_a_transformation_stays_in_its_thread() -> None:
             here = network(images)
     assert torch.equal(seen["there"], plain)
     assert not torch.equal(here, plain)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("options", HIDDEN, ids=str)
+def test_recorded_programs_run_without_fastcam(
+    options: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = small_network(**options).eval()
+    images, _ = batch()
+    with torch.no_grad(), network.transform(n=3.0, beta=0.5):
+        expected = network(images)
+        traced = torch.jit.trace(network, images)
+        # torch.onnx.export exports so, with this flag up, and knows no ops but torch's.
+        flags = importlib.import_module("torch.onnx._internal.exporter._flags")
+        monkeypatch.setattr(flags, "_is_onnx_exporting", True)
+        assert torch.onnx.is_in_onnx_export()
+        exported = torch.export.export(network, (images,))
+        monkeypatch.undo()
+        kept = torch.export.export(network, (images,))
+    file = io.BytesIO()
+    torch.jit.save(traced, file)
+    file.seek(0)
+    loaded = torch.jit.load(file)
+    assert "fastcam::" not in str(loaded.inlined_graph)
+    assert "fastcam" not in str(exported.graph)
+    assert "fastcam" in str(kept.graph)
+    torch.testing.assert_close(loaded(images), expected)
+    torch.testing.assert_close(exported.module()(images), expected)
+    torch.testing.assert_close(kept.module()(images), expected)
 
 
 @pytest.mark.parametrize("options", HIDDEN, ids=str)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from samples import far_apart
@@ -416,6 +417,12 @@ def test_bad_input_names_the_argument_what_fits_and_what_came(call, changes, err
     assert message.startswith(parts[0])
     for part in parts[1:]:
         assert part in message
+
+
+@pytest.mark.parametrize("kind", (np.float32, np.float64, np.int64))
+def test_numbers_of_numpy(kind):
+    mask = torch.rand(4, 5)
+    assert torch.equal(F.tone_curve(mask, kind(2), kind(1)), F.tone_curve(mask, 2.0, 1.0))
 
 
 def test_tone_curve_bad_input():
