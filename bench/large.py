@@ -95,6 +95,20 @@ class Run:
         return work / f"seed{self.seed}" / f"{self.arm}-{self.size}"
 
 
+def same_setup(setup: Setup, work: Path) -> None:
+    """Note the setup of a folder that goes on being used.
+
+    Raises:
+        ValueError: what is kept there was measured with another one.
+    """
+    kept, now = work / "setup.json", asdict(setup)
+    was = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else now
+    changed = [f"{_option(name)} {was[name]}" for name in now if was[name] != now[name]]
+    if changed:
+        raise ValueError(f"--work: expected a folder of its own, {work} has {', '.join(changed)}")
+    write_json(kept, now)
+
+
 def faces(setup: Setup, work: Path) -> Path:
     from fastcam.faces import generate
 
@@ -387,6 +401,10 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     from fastcam.report.figure import save_figure
 
+    try:
+        same_setup(setup, options.work)
+    except ValueError as error:
+        parser.error(str(error))
     results = measure(setup, options.work, options.batches, options.seeds, options.jobs)
     memory = peaks(setup, options.work, sorted({size.batch for size in options.batches}))
     about = {**machine(), **asdict(setup), "seeds": options.seeds}

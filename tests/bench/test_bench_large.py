@@ -40,6 +40,16 @@ def test_a_difference_counts_where_it_is_wider_than_the_seeds() -> None:
     assert "| guided | 16 | 5 | **1 diverged** |" in large.table(lost)
 
 
+def test_a_folder_is_of_one_setup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    large.same_setup(large.Setup(), tmp_path)
+    large.same_setup(large.Setup(), tmp_path)
+    threads = torch.get_num_threads()
+    with pytest.raises(SystemExit):
+        main(["large", "--work", str(tmp_path), "--passes", "3", "--lr", "0.5"])
+    torch.set_num_threads(threads)
+    assert f"{tmp_path} has --passes 50, --lr 0.02" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.timeout(900)
