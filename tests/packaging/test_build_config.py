@@ -56,7 +56,7 @@ def test_missing_build_tools_are_explained():
 
 
 def test_a_build_needs_ninja(monkeypatch):
-    """Without it torch compiles one file at a time, and what includes a changed header not again."""
+    """Without it torch compiles file after file, and nothing anew for a changed header."""
     assert config.absent_tools() == []
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert config.absent_tools() == []  # the module brings the program
