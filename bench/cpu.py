@@ -26,6 +26,7 @@ from bench.report import machine
 from bench.speed_report import ROOT, missing_peers, ops_table, others_table, write_all
 from bench.targets import targets_table
 from fastcam._util.claim import claim
+from fastcam._util.extras import require
 from fastcam._util.files import describe
 
 SUITE = ROOT / "bench" / "suite"
@@ -100,9 +101,10 @@ def main(arguments: list[str]) -> int:
     )
     options, further = parser.parse_known_args(arguments)
     try:
+        require("pytest_benchmark", extra="bench")
         with claim(RAW), claim(options.out):
             return _measure(options, further)
-    except OSError as error:
+    except (OSError, ImportError) as error:
         print(f"bench cpu: {describe(error)}", file=sys.stderr)
         return 2
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
@@ -87,6 +88,14 @@ def test_help_lists_the_benchmarks(option, capsys):
     with pytest.raises(SystemExit, match="0"):
         bench.main(["report", option])
     assert "usage: python -m bench report" in capsys.readouterr().out
+
+
+def test_a_run_without_its_extra_says_which(tmp_path, monkeypatch, capsys):
+    """`make bench` installs it; `make setup` does not."""
+    monkeypatch.setitem(sys.modules, "pytest_benchmark", None)
+    assert bench.main(["cpu", "--out", str(tmp_path / "out")]) == 2
+    assert "pip install 'fastcam[bench]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_report_writes_tables_and_plots(tmp_path):
