@@ -51,22 +51,23 @@ class AttributeScores:
         return {c: float(torch.tensor(getattr(self, c)).nanmean()) for c in columns}
 
     def tables(self) -> list[Table]:
-        """One row an attribute, the four columns of Kimura & Tanaka at the right."""
-        quoted = [f"{name}*" for name in paper.COLUMNS.values()]
+        """One row an attribute; at the right, if these are CelebA's, four columns of the paper."""
+        known = any(name in paper.TABLE_4 for name in self.names)
+        quoted = [f"{name}*" for name in paper.COLUMNS.values()] if known else []
         header = ["attribute", "positive", "majority", "accuracy", "balanced", "AP", *quoted]
         columns = (self.positives, self.majority, self.accuracy, self.balanced, self.precision)
         rows = []
         for name, *values, precision in zip(self.names, *columns, strict=True):
             theirs = paper.TABLE_4.get(name)
-            cells = [MISSING] * 4 if theirs is None else _quoted(theirs)
+            cells = [MISSING] * len(quoted) if theirs is None else _quoted(theirs)
             rows.append([name, *(percent(v) for v in values), number(precision), *cells])
         *shares, precision = self.means().values()
-        rows.append(
-            ["mean", *(percent(v) for v in shares), number(precision)]
-            + [f"{paper.column_mean(c):.2f}" for c in paper.COLUMNS]
-        )
-        rows.append(["average as printed*", *[MISSING] * 5, *_quoted(paper.TABLE_4_AVERAGE)])
-        title = f"{self.images} images; * in percent, {paper.QUOTED} (Kimura & Tanaka, Table 4)"
+        rows.append(["mean", *(percent(v) for v in shares), number(precision)])
+        title = f"{self.images} images"
+        if known:
+            rows[-1] += [f"{paper.column_mean(c):.2f}" for c in paper.COLUMNS]
+            rows.append(["average as printed*", *[MISSING] * 5, *_quoted(paper.TABLE_4_AVERAGE)])
+            title += f"; * in percent, {paper.QUOTED} (Kimura & Tanaka, Table 4)"
         return [Table(header, rows, title)]
 
     def figure(self) -> Figure:

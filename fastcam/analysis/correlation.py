@@ -223,4 +223,7 @@ def _cells(texts: list[str]) -> list[str]:
 def _heatmap(axis: Axes, matrix: np.ndarray, title: str) -> Any:
     axis.set_title(title, fontsize=10)
     axis.tick_params(labelsize=7)
+    axis.set_facecolor("#999")  # seen where there is no correlation to draw; zero is white
+    if np.isnan(matrix).any():
+        axis.set_xlabel("grey: the same in all images", fontsize=8)
     return axis.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from fastcam import functional
@@ -40,12 +41,14 @@ def pair_name(pair: Pair) -> str:
 
 
 def pair_styles(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
-    """Line styles: a colour for each n, a dash for each β."""
+    """Line styles, no two alike: a colour for each n, a dash for each β."""
     ns, betas = sorted({n for n, _ in pairs}), sorted({b for _, b in pairs})
-    return [
-        {"color": COLORS[ns.index(n) % len(COLORS)], "ls": STYLES[betas.index(b) % len(STYLES)]}
-        for n, b in pairs
-    ]
+    colors: Sequence[Any] = COLORS
+    if len(ns) > len(COLORS):
+        colors = [colormaps["turbo"](0.05 + 0.9 * i / (len(ns) - 1)) for i in range(len(ns))]
+    more = range(2, 2 + max(len(betas) - len(STYLES), 0))
+    dashes = [*STYLES, *((0, (6, 1.5, *(1, 1.5) * dots)) for dots in more)]
+    return [{"color": colors[ns.index(n)], "ls": dashes[betas.index(b)]} for n, b in pairs]
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,15 @@ def test_tables_stay_legible_where_they_do_not_fit(subject: Checkpoint, data: Pa
     assert "nan" not in str(found.tables()[1])
 
 
+def test_the_paper_is_quoted_beside_its_own_attributes_alone() -> None:
+    halves = [0.5, 0.5]
+    for names, columns in ((["Smiling", "cat"], 10), (["cat", "dog"], 6)):
+        scores = analysis.AttributeScores(names, 4, halves, halves, halves, halves)
+        (table,) = scores.tables()
+        assert {len(row) for row in (table.header, *table.rows)} == {columns}
+        assert ("Kimura" in table.to_markdown()) == (columns == 10)
+
+
 def test_an_attribute_of_one_class_has_no_balanced_accuracy(
     subject: Checkpoint, data: Path
 ) -> None:

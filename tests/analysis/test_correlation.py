@@ -44,3 +44,14 @@ def test_strongest_partners_and_constant_columns() -> None:
     assert partners[0][1] < -0.99
     with pytest.raises(ValueError, match="at least 2 images"):
         correlation(values[:1])
+
+
+def test_a_figure_tells_what_does_not_vary_from_what_does_not_correlate() -> None:
+    one = np.eye(3)
+    one[2] = one[:, 2] = np.nan
+    for channels, labelled in ((one, True), (np.eye(3), False)):
+        found = analysis.Correlations(
+            "masks", 4, channels, ["a", "b", "c"], np.eye(3), np.eye(3), [0], ["a"]
+        )
+        axes = found.figure().axes[0]
+        assert ("grey" in axes.get_xlabel()) == labelled

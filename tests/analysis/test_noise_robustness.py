@@ -11,7 +11,9 @@ import torch
 from small_subject import network_of
 
 from fastcam import analysis
+from fastcam.analysis.curves import pair_styles
 from fastcam.models import Checkpoint
+from fastcam.report.figure import png_bytes
 
 PAIRS = [(1.0, 0.0), (0.0, 0.0), (2.0, 0.5), (0.5, 1.0)]
 SIGMAS = [0.0, 0.2, 0.5]
@@ -152,3 +154,9 @@ def test_curves_are_those_of_the_equations() -> None:
     assert steep == pytest.approx([-0.5, 1.5 * 0.125 - 0.5, 0.25, 1])
     with pytest.raises(ValueError, match="at least one"):
         analysis.tone_curves([])
+
+
+def test_no_two_pairs_are_drawn_alike() -> None:
+    pairs = [(n / 2, beta / 4) for n in range(9) for beta in range(9)]
+    assert len({str(style) for style in pair_styles(pairs)}) == len(pairs)
+    assert png_bytes(analysis.tone_curves(pairs).figure())
