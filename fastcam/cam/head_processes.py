@@ -19,6 +19,10 @@ _BATCH_NORM = "SyncBatchNormBackward"
 # Where a DTensor of a tensor-parallel module begins and ends.
 _DIVIDED = frozenset({"_FromTorchTensorBackward", "_ToTorchTensorBackward"})
 _SHARDED = "RegisterPostBackwardFunctionBackward"  # fully_shard's, around what a module takes
+_SHARD_LESS = (
+    "; shard the modules before the layer alone, each by itself, keep the head whole in each "
+    "process, and average its gradients"
+)
 
 
 def check_processes(
@@ -73,14 +77,20 @@ def check_processes(
             )
 
 
-def refuse_sharded_head(tap: ActivationTap) -> None:
+def refuse_sharded_head(tap: ActivationTap, logits: Tensor, twice: bool) -> None:
     """Refuse a head that ``fully_shard`` (FSDP2) has divided among processes.
 
     Its weights are there while they are used, and freed after the forward: a closed form would read
     what was there before, and the double backward what is there no more.
 
+    Args:
+        tap: of the forward.
+        logits: as the model returned them.
+        twice: the head's gradient is to be differentiated.
+
     Raises:
-        ValueError: a module behind the tapped layer, or one around it, is sharded.
+        ValueError: a module behind the tapped layer, or one around it, is sharded; of one around
+            the tapped model, as the logits show, or of the former FSDP, if ``twice``.
     """
     kind = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", None)
     if kind is None:  # then none can be
@@ -93,7 +103,18 @@ def refuse_sharded_head(tap: ActivationTap) -> None:
                 what = f"'{name}'" if name else "the model"
                 raise ValueError(
                     f"logits: {what}, behind or around '{tap.layer}', is sharded by fully_shard, "
-                    "so that its weights are freed after the forward; shard the modules before the "
-                    "layer alone, each by itself, keep the head whole in each process, and average "
-                    "its gradients"
+                    "so that its weights are freed after the forward" + _SHARD_LESS
                 )
+    hooks: Any = logits._backward_hooks or {}
+    if twice and any(_is_fsdp(hook) for hook in hooks.values()):
+        raise ValueError(
+            "logits: come out of a model that is sharded as a whole (fully_shard, or "
+            "FullyShardedDataParallel), around the tapped one, so that its weights are freed after "
+            "the forward" + _SHARD_LESS
+        )
+
+
+def _is_fsdp(hook: Any) -> bool:
+    """Whether it is the hook that FSDP, of either kind, leaves on what a module returns."""
+    module = getattr(getattr(hook, "func", hook), "__module__", None)
+    return isinstance(module, str) and module.startswith("torch.distributed.fsdp")

@@ -91,6 +91,14 @@ def test_input_gradients_of_a_sharded_network_are_refused(ranks: list[Any], resh
         assert "a module that is sharded by fully_shard lies in" in found["images", reshard]
 
 
+@pytest.mark.parametrize("former", [False, True])
+@pytest.mark.parametrize("head", ["closed", "autograd"])
+def test_a_model_in_a_sharded_one_is_refused(ranks: list[Any], former: bool, head: str) -> None:
+    """What torch said was of a storage of size 0."""
+    for found in ranks:
+        assert "a model that is sharded as a whole" in found["around", former, head]
+
+
 def test_a_linear_layer_of_a_sharded_trunk_does_not_disturb_the_balance(ranks: list[Any]) -> None:
     """Whose bound is of the last linear layer, also of a network whose head has none."""
     wanted = steps(convolutional(), batch(), "autograd")

@@ -136,6 +136,23 @@ def tensor_parallel(mesh: Any, plan: str) -> nn.Module:
     return tp.parallelize_module(net, mesh, plans[plan])
 
 
+def sharded_around(mesh: Any, part: tuple[Tensor, ...], former: bool, head: Any) -> str:
+    """What is said where the tapped model lies in one that is sharded as a whole."""
+    from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+
+    net = network()
+    if former:
+        # On a CPU it has to be told so, where a machine has GPUs.
+        cpu = torch.device("cpu")
+        model: Any = FullyShardedDataParallel(net, device_id=cpu, use_orig_params=True)
+    else:
+        model = fully_shard(nn.Sequential(net), mesh=mesh)
+    images, regions, _ = part
+    with ActivationTap(net, "4", "5") as tap:
+        logits = model(images)
+        return refused(lambda: EnergyCamLoss(head=head)(logits, tap, regions, [0, 1]))
+
+
 def averaged(net: Any, world: int) -> None:
     """The gradients of a head that each process has as a whole."""
     for parameter in net[6:].parameters():
@@ -185,6 +202,8 @@ def run(rank: int, world: int, folder: str) -> None:
             root.set_reshard_after_backward(reshard)
             do = partial(loss_of, net, part, head, grad)
             found[name, reshard, head, grad] = refused(do)
+        for former, head in product((False, True), ("closed", "autograd")):
+            found["around", former, head] = sharded_around(mesh, part, former, head)
         net = convolutional()
         for number in (0, 3):
             fully_shard(net[number], mesh=mesh)
