@@ -272,6 +272,8 @@ class AttentionNetwork(nn.Module):
         if self.masks_hidden is not None:
             return functional.attend(features, self._mask_logits(features), *curve, pool=True)
         weight, bias = self._layer(self.masks_conv)
+        if torch.is_autocast_enabled(features.device.type):  # which does not know the op
+            weight, bias = weight.to(features.dtype), bias.to(features.dtype)
         return functional.attend_conv1x1(features, weight.flatten(1), bias, *curve)
 
     def _attended_by(self, function: MaskFunction, features: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import fastcam
+from fastcam import functional
 from fastcam.losses.attention import AttentionLoss
 from fastcam.models import AttentionNetwork
 
@@ -145,6 +147,25 @@ def test_low_precision_and_autocast() -> None:
             assert mine.grad is not None and mine.grad.dtype == mine.dtype
             cosine = nnf.cosine_similarity(mine.grad.flatten().float(), theirs.grad.flatten(), 0)
             assert cosine > 0.9
+
+
+@pytest.mark.parametrize("options", HIDDEN, ids=str)
+def test_under_autocast_masks_are_made_in_its_dtype(
+    options: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, (images, labels) = small_network(torch.float32, **options), batch(dtype=torch.float32)
+    seen = []
+
+    def spied(op: Any, *arguments: Any, **options: Any) -> Any:
+        seen.extend(x.dtype for x in arguments if isinstance(x, Tensor))
+        return op(*arguments, **options)
+
+    for name in ("attend", "attend_conv1x1"):
+        monkeypatch.setattr(functional, name, partial(spied, getattr(functional, name)))
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = network.training_loss(images, labels)[1]
+    assert set(seen) == {torch.bfloat16}
+    assert terms.l1.dtype == torch.float32
 
 
 def test_wrong_images_are_named() -> None:
