@@ -59,6 +59,7 @@ def chosen(options: list[str]) -> _Chosen:
         )
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         print(said.getvalue())
+        return _Chosen()  # of a wrong -k pytest has named all cases
     return cases
 
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from bench import __main__ as bench
-from bench import speed_report
+from bench import cpu, speed_report
 from bench.targets import ATTEND, CAM, TARGETS, targets_table
 from bench.timing import Turns, interleaved
 
@@ -96,6 +96,14 @@ def test_a_run_without_its_extra_says_which(tmp_path, monkeypatch, capsys):
     assert bench.main(["cpu", "--out", str(tmp_path / "out")]) == 2
     assert "pip install 'fastcam[bench]'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_choice_chooses_nothing(capsys):
+    pytest.importorskip("torchvision")
+    assert len(cpu.chosen(["-k", "cam_iou and N8"]).together) == 4
+    assert cpu.chosen(["-k", "cam_iou and N8 or maps of"]).parts() == []
+    assert "Wrong expression passed to '-k'" in capsys.readouterr().err
+    assert cpu.chosen(["-k", "nothing_of_this_name"]).parts() == []
 
 
 def test_report_writes_tables_and_plots(tmp_path):
