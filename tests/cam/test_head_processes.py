@@ -57,6 +57,15 @@ def test_a_sharded_trunk_and_a_whole_head_are_exact(ranks: list[Any], head: str,
         torch.testing.assert_close(found["trunk", head, grad], wanted)
 
 
+@pytest.mark.parametrize("head", ["auto", "autograd"])
+def test_a_head_in_a_wrapper_of_its_own_behind_a_sharded_trunk_is_exact(
+    ranks: list[Any], head: str
+) -> None:
+    wanted = steps(network(), batch(), head, head)
+    for found in ranks:
+        torch.testing.assert_close(found["head", head], wanted)
+
+
 @pytest.mark.parametrize("head", ["closed", "autograd"])
 def test_weights_kept_whole_between_backwards_are_exact(ranks: list[Any], head: str) -> None:
     """set_reshard_after_backward(False) while gradients add up, and True before the update."""

@@ -189,6 +189,12 @@ def run(rank: int, world: int, folder: str) -> None:
 
             average = partial(averaged, net, world)
             found["trunk", head, grad] = steps(net, part, head, head, grad=grad, after=average)
+        for head in ("auto", "autograd"):
+            net = network()
+            net = nn.Sequential(*net[:6], ddp(net[6:]))  # which averages, in place of the user
+            for number in (0, 3):
+                fully_shard(net[number], mesh=mesh)
+            found["head", head] = steps(net, part, head, head)
         found["compiled"] = with_compiled_trunk(part, parallel=True)
         for head in ("closed", "autograd"):
             net = network()
