@@ -99,7 +99,7 @@ def attention_loss(
 
     Args:
         outputs: of the network in training (no leading axis of transformations).
-        labels: ``[N,K]``, 0 or 1; bool or any number type.
+        labels: ``[N,K]``, 0 or 1 or between; bool or any number type.
         images: ``[N,3,H,W]``, what the reconstruction should be: x of eq. 5, the tensor that the
             network was given, so the *normalised* images where it is trained on those. May be left
             out without a reconstructor.
@@ -109,7 +109,8 @@ def attention_loss(
         The total and its unweighted parts.
 
     Raises:
-        TypeError, ValueError: naming the argument, what was expected and what came.
+        TypeError, ValueError: naming the argument, what was expected and what came; on the CPU,
+            outside of compiled graphs, also for labels beyond [0, 1].
     """
     _weights(lambda_b, lambda_m, lambda_r, lambda_1)
     if not isinstance(outputs, AttentionOutputs):
@@ -118,6 +119,7 @@ def attention_loss(
             f"{type(outputs).__name__}"
         )
     _real("labels", labels)
+    check.values_of_labels(labels)
     check.floating("l1", outputs.l1)
     if outputs.l1.dim() != 2:
         raise ValueError(f"l1: expected shape [N,K], got {list(outputs.l1.shape)}")

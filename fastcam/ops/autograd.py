@@ -56,7 +56,8 @@ def differentiable_once(backward: Callable[..., Any]) -> Callable[..., Any]:
             raise RuntimeError(
                 "fastcam's fused ops cannot be differentiated twice, so a backward through them "
                 "does not go with create_graph=True; fastcam.reference holds the same functions in "
-                "plain PyTorch, which can"
+                "plain PyTorch, which can. A loss of the map of a network that has them, as the "
+                "attention network does, takes weight_grad='detach'"
             )
         return backward(ctx, *grads)
 

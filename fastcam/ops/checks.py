@@ -268,11 +268,21 @@ def values_of_cell_weights(tensor: Tensor, on: Tensor | None = None) -> None:
 def values_of_mask(mask: Tensor) -> None:
     """A mask lies in [0, 1], but for what resizing may leave, on the CPU; NaN passes, as a network
     may have made it."""
-    if mask.device.type != "cpu" or torch.compiler.is_compiling() or not _has_values(mask):
+    _on_cpu("mask", mask, _ROUNDING, "values in [0, 1]", _OF_255)
+
+
+def values_of_labels(labels: Tensor) -> None:
+    """Labels, soft ones among them, lie in [0, 1]; looked at as masks are."""
+    _on_cpu("labels", labels, 0, "0 or 1, or between", " (of -1 and 1: labels > 0)")
+
+
+def _on_cpu(name: str, tensor: Tensor, slack: float, expected: str, advice: str) -> None:
+    compiling = torch.compiler.is_compiling()
+    if tensor.device.type != "cpu" or compiling or not _has_values(tensor):
         return
-    low, high = _range(mask)
-    if low < -_ROUNDING or high > 1 + _ROUNDING:  # not so of NaN
-        raise ValueError(f"mask: expected values in [0, 1], got {low:g} to {high:g}{_OF_255}")
+    low, high = _range(tensor)
+    if low < -slack or high > 1 + slack:  # not so of NaN
+        raise ValueError(f"{name}: expected {expected}, got {low:g} to {high:g}{advice}")
 
 
 def _values_of_signs(value: Tensor) -> None:

@@ -53,6 +53,8 @@ def test_wrong_arguments_of_the_loss_are_named() -> None:
         attention_loss(outputs, labels[:, :2], images)
     with pytest.raises(TypeError, match="labels: expected a torch.Tensor, got list"):
         attention_loss(outputs, labels.tolist(), images)
+    with pytest.raises(ValueError, match="labels: expected 0 or 1.* got -1 to 1 .*labels > 0"):
+        attention_loss(outputs, torch.tensor([[-1, 1, 1, -1]] * N), images)
     with pytest.raises(ValueError, match=r"images: expected shape \[3, 3, 18, 13\].*got None"):
         attention_loss(outputs, labels)
     with pytest.raises(ValueError, match=r"images: .* got \[3, 3, 9, 9\]"):
