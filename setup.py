@@ -17,6 +17,7 @@ from typing import ClassVar
 import setuptools
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -37,6 +38,16 @@ if importlib.util.find_spec("torch") is not None:
     from torch.utils.cpp_extension import BuildExtension as Base
 else:
     Base = build_ext  # type: ignore[misc]
+
+
+class BuildModules(build_py):
+    """As setuptools does it, without the modules that an earlier version left in ``build``."""
+
+    def run(self) -> None:
+        for module in Path(self.build_lib, "fastcam").rglob("*.py"):
+            if not module.relative_to(self.build_lib).exists():
+                module.unlink()
+        super().run()
 
 
 class BuildNative(Base):  # type: ignore[misc, valid-type]
@@ -145,5 +156,5 @@ setup(
         )
         for name in config.SOURCES
     ],
-    cmdclass={"build_ext": BuildNative},
+    cmdclass={"build_ext": BuildNative, "build_py": BuildModules},
 )

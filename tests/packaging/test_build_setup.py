@@ -49,6 +49,23 @@ def answer_of(root: Path) -> int:
     return int(subprocess.check_output([sys.executable, "-c", code]))
 
 
+def test_a_module_that_is_gone_is_not_packed(small_project):
+    """As when a folder that has been installed from is brought up to date and installed from."""
+
+    def packed():
+        done = subprocess.run(
+            [sys.executable, "setup.py", "-q", "build_py"], cwd=small_project, check=False
+        )
+        assert done.returncode == 0
+        return sorted(path.name for path in small_project.glob("build/lib*/fastcam/*.py"))
+
+    former = small_project / "fastcam" / "former.py"
+    former.touch()
+    assert packed() == ["__init__.py", "former.py"]
+    former.unlink()
+    assert packed() == ["__init__.py"]
+
+
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_incremental_build_in_place(small_project):
