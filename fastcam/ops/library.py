@@ -23,7 +23,8 @@ def _load_cpu() -> None:
         raise ImportError(
             f"fastcam's native library (_C*.so) is not in {_PACKAGE}: the package was not built. "
             "In a checkout run `make setup`, or `pip install --no-build-isolation .` in an "
-            "environment that has torch"
+            "environment that has torch. (One that is installed already is imported in any other "
+            "folder, or by `python -P`: this one has the sources)"
         )
     torch.ops.load_library(str(library))
 
