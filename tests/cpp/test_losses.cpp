@@ -175,7 +175,7 @@ TEST(values_of_the_other_losses) {
   const CenterLoss<double> center(one_param(0));
   const double from_centre = (0.5 / 3 - 0.5) * (0.5 / 3 - 0.5) + (1.3 / 4 - 0.5) * (1.3 / 4 - 0.5);
   CHECK_NEAR(dead(center), from_centre, 1e-13, 0);
-  CHECK_NEAR(center.slope({0, 0.5, 1, 0, 0}, d), 0, 0, 0);
+  CHECK_NEAR(center.slope(Cell<double>{0, 0.5, 1, 0, 0}, d), 0, 0, 0);
 }
 
 TEST(outside_is_defined_where_there_is_an_outside) {
