@@ -25,6 +25,7 @@ OF_OTHER_CODE = {
     "test_thread_counts",  # the CPU's threads
     "test_compile",  # torch's dispatcher and compiler, which know nothing of the emulator
     "test_layouts",
+    "test_other_devices",  # the reference
     "test_threads",  # the emulator has one device, for one thread
 }
 OF_THE_DISPATCHER = {

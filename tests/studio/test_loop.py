@@ -140,13 +140,13 @@ def test_see_point_direct_judge(
 
     # An earlier fine-tuning can still be judged, and goes only after a question.
     (first,) = studio.out.glob("sessions/*/jobs/*")
-    shutil.copytree(first, first.with_name(new_id()))
+    copy = shutil.copytree(first, first.with_name(new_id()))
     page.goto(f"{studio.url}/judge")
     page.wait_for_selector("#which")
     assert page.locator("#which option").count() == 2
     assert page.input_value("#which") == first.name
-    page.select_option("#which", index=1)
-    page.wait_for_function(f"!document.querySelector('#get-model')?.href.includes('{first.name}')")
+    page.select_option("#which", copy.name)
+    page.wait_for_function(f"document.querySelector('#get-model')?.href.includes('{copy.name}')")
     page.click("#discard")
     page.click("#discard-no")
     page.click("#discard")
