@@ -291,7 +291,7 @@ def _train(
     kept = min(validations, key=lambda r: r["valid/loss"]) if by_loss else validations[-1]
     metrics = _valid_metrics(kept)
     start = None if before is None else _valid_metrics(before)
-    record = {"settings": settings, "metrics": metrics, "biases": biases}
+    record = {"settings": noted, "metrics": metrics, "biases": biases}
     checkpoint.history.append(record)
     skipped = int(sum(r.get("train/skipped", 0) for r in history.records))
     epochs = int(history.records[-1]["epoch"]) + 1
