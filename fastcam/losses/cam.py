@@ -231,7 +231,7 @@ class IoUCamLoss(CamLoss):
             that barely touches its region has almost no gradient, so a warm-up may start at 1.
         binarize: ``"tone"``, ``"sigmoid"`` or ``"hard"``: :func:`fastcam.functional.cam_iou_loss`.
         weight_grad, head, reduction, max_pair_pull, sync, process_group: see :class:`CamLoss`.
-        eps: ε > 0, in numerator and denominator; a map that misses its region costs about −ln ε.
+        eps: ε > 0, in numerator and denominator; a map that misses its region costs ln((U + ε)/ε).
 
     Raises:
         ValueError: an option is not one of those above.

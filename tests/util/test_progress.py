@@ -9,6 +9,13 @@ import pytest
 from fastcam._util.progress import advancing
 
 
+def _stand_in(monkeypatch: pytest.MonkeyPatch, terminal: bool = True) -> None:
+    """Let stderr be a terminal, or none."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+
+
 def test_steps_are_counted_from_those_done_before() -> None:
     seen: list[tuple[int, int]] = []
     with advancing(lambda done, total: seen.append((done, total)), "work", 10, 4) as advance:
@@ -24,9 +31,7 @@ def test_a_bar_is_drawn_on_a_terminal_if_wanted(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "100")
+    _stand_in(monkeypatch, terminal)
     with advancing(progress, "finding faces", 3) as advance:
         advance(3)
     error = capsys.readouterr().err
@@ -36,9 +41,7 @@ def test_a_bar_is_drawn_on_a_terminal_if_wanted(
 def test_brackets_in_names_are_no_markup(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "100")
+    _stand_in(monkeypatch)
     with advancing(True, "run[seed1] [/]", 3) as advance:
         advance(3)
     assert "run[seed1] [/]" in capsys.readouterr().err
