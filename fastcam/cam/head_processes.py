@@ -77,41 +77,47 @@ def check_processes(
             )
 
 
-def refuse_sharded_head(tap: ActivationTap, logits: Tensor, twice: bool) -> None:
+def refuse_sharded_head(tap: ActivationTap | None, logits: Tensor, twice: bool) -> None:
     """Refuse a head that ``fully_shard`` (FSDP2) has divided among processes.
 
     Its weights are there while they are used, and freed after the forward: a closed form would read
     what was there before, and the double backward what is there no more.
 
     Args:
-        tap: of the forward.
+        tap: of the forward; None where the activations were given as a tensor.
         logits: as the model returned them.
         twice: the head's gradient is to be differentiated.
 
     Raises:
         ValueError: a module behind the tapped layer, or one around it, is sharded; of one around
-            the tapped model, as the logits show, or of the former FSDP, if ``twice``.
+            the tapped model, or the activations, as the logits show, or of the former FSDP, if
+            ``twice``.
     """
     kind = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", None)
     if kind is None:  # then none can be
         return
-    for call in tap.trace.calls:
-        parts = call.name.split(".")
-        for end in range(len(parts) + 1):
-            name = ".".join(parts[:end])
-            if isinstance(tap.model.get_submodule(name), kind):
-                what = f"'{name}'" if name else "the model"
-                raise ValueError(
-                    f"logits: {what}, behind or around '{tap.layer}', is sharded by fully_shard, "
-                    "so that its weights are freed after the forward" + _SHARD_LESS
-                )
+    if tap is not None:
+        for call in tap.trace.calls:
+            _refuse_sharded_call(tap, call.name, kind)
     hooks: Any = logits._backward_hooks or {}
     if twice and any(_is_fsdp(hook) for hook in hooks.values()):
         raise ValueError(
             "logits: come out of a model that is sharded as a whole (fully_shard, or "
-            "FullyShardedDataParallel), around the tapped one, so that its weights are freed after "
-            "the forward" + _SHARD_LESS
+            "FullyShardedDataParallel), around the layer, so that its weights are freed after the "
+            "forward" + _SHARD_LESS
         )
+
+
+def _refuse_sharded_call(tap: ActivationTap, call: str, kind: type) -> None:
+    parts = call.split(".")
+    for end in range(len(parts) + 1):
+        name = ".".join(parts[:end])
+        if isinstance(tap.model.get_submodule(name), kind):
+            what = f"'{name}'" if name else "the model"
+            raise ValueError(
+                f"logits: {what}, behind or around '{tap.layer}', is sharded by fully_shard, so "
+                "that its weights are freed after the forward" + _SHARD_LESS
+            )
 
 
 def _is_fsdp(hook: Any) -> bool:

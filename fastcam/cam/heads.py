@@ -103,7 +103,7 @@ def head_gradients(
         _has_graph(tap, tensor)
     if tap is not None:
         tap.trace.scores += [logits] if source is None else [logits, source]
-        refuse_sharded_head(tap, logits if source is None else source, create_graph)
+    refuse_sharded_head(tap, logits if source is None else source, create_graph)
     if head != "autograd":
         form: ClosedForm | str = "only a tap knows what ran between the activations and the logits"
         end = logits if source is None else source

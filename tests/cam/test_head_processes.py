@@ -21,6 +21,7 @@ from trap_worker import (
     batch,
     convolutional,
     run,
+    sharded_around_activations,
     steps,
     with_compiled_trunk,
 )
@@ -106,6 +107,16 @@ def test_a_model_in_a_sharded_one_is_refused(ranks: list[Any], former: bool, hea
     """What torch said was of a storage of size 0."""
     for found in ranks:
         assert "a model that is sharded as a whole" in found["around", former, head]
+
+
+def test_activations_of_a_sharded_model_are_exact_where_its_head_is_differentiated_once(
+    ranks: list[Any],
+) -> None:
+    """Given as a tensor; twice, torch spoke of a storage of size 0 in the backward."""
+    wanted = sharded_around_activations(None, batch(), "detach")
+    for found in ranks:
+        torch.testing.assert_close(found["tensor", "detach"], wanted)
+        assert "a model that is sharded as a whole" in found["tensor", "full"]
 
 
 def test_a_linear_layer_of_a_sharded_trunk_does_not_disturb_the_balance(ranks: list[Any]) -> None:

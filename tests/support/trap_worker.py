@@ -153,6 +153,34 @@ def sharded_around(mesh: Any, part: tuple[Tensor, ...], former: bool, head: Any)
         return refused(lambda: EnergyCamLoss(head=head)(logits, tap, regions, [0, 1]))
 
 
+def sharded_around_activations(mesh: Any, part: tuple[Tensor, ...], grad: str) -> Any:
+    """What is said of activations that are given as a tensor, or the gradients."""
+    from torch.distributed.fsdp import fully_shard
+
+    net: Any = Returning(network())
+    if mesh is not None:
+        fully_shard(net, mesh=mesh)
+    images, regions, _ = part
+    activations, logits = net(images)
+    criterion = EnergyCamLoss(weight_grad=grad)
+    if mesh is not None and grad == "full":
+        return refused(lambda: criterion(logits, activations, regions, [0, 1]))
+    (label_loss(logits) + criterion(logits, activations, regions, [0, 1])).backward()
+    return gradients(net)
+
+
+class Returning(nn.Module):
+    """The activations with the logits."""
+
+    def __init__(self, net: Any) -> None:
+        super().__init__()
+        self.trunk, self.head = net[:5], net[5:]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        activations = self.trunk(x)
+        return activations, self.head(activations)
+
+
 def averaged(net: Any, world: int) -> None:
     """The gradients of a head that each process has as a whole."""
     for parameter in net[6:].parameters():
@@ -210,6 +238,8 @@ def run(rank: int, world: int, folder: str) -> None:
             found[name, reshard, head, grad] = refused(do)
         for former, head in product((False, True), ("closed", "autograd")):
             found["around", former, head] = sharded_around(mesh, part, former, head)
+        for grad in ("full", "detach"):
+            found["tensor", grad] = sharded_around_activations(mesh, part, grad)
         net = convolutional()
         for number in (0, 3):
             fully_shard(net[number], mesh=mesh)
