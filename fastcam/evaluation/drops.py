@@ -39,7 +39,7 @@ def score_drops(
     model: nn.Module | Callable[[Tensor], Tensor],
     images: Tensor,
     masks: Tensor,
-    target: int = 0,
+    target: int | Tensor = 0,
     *,
     fill: Fill | Tensor = "mean",
 ) -> Drops:
@@ -54,7 +54,8 @@ def score_drops(
         images: floating [N, C, H, W].
         masks: [M, N, H, W], bool or floating in [0, 1], on the images' device: the share of each
             pixel that is hidden.
-        target: which of the K scores: a whole number in [0, K - 1].
+        target: which of the K scores: a whole number in [0, K - 1], or integers [N], one for each
+            image (its class, say).
         fill: what is shown in place of what is hidden: see :func:`fastcam.data.hide`, or images
             [N, C, H, W].
 
@@ -62,20 +63,20 @@ def score_drops(
         The scores [N] and the drops [M, N]; a drop above 0 says that the part raised the score.
 
     Raises:
-        TypeError: images that are not floating, masks that are neither that nor bool, a target that
-            is no whole number, or a model that gives no tensor.
+        TypeError: images that are not floating, masks that are neither that nor bool, targets that
+            are no whole numbers, or a model that gives no tensor.
         ValueError: shapes that do not fit, masks beyond [0, 1] (NaN included), no such target, an
             unknown fill, one image alone to swap with.
     """
     if not images.is_floating_point():
         raise TypeError(f"images: expected a floating dtype, got {images.dtype}")
-    check.whole("target", target, 0)
     check.shares("masks", masks)
     if images.dim() != 4 or masks.dim() != 4 or masks.shape[1:] != images[:, 0].shape:
         raise ValueError(
             "images and masks: expected [N,C,H,W] and [M,N,H,W], got "
             f"{list(images.shape)} and {list(masks.shape)}"
         )
+    _check_target(target, len(images))
     if not isinstance(fill, Tensor):
         # Hiding all of an image leaves what fills it: computed once for all masks.
         filling = hide(images, torch.ones_like(images[:, 0]), fill)
@@ -94,7 +95,19 @@ def score_drops(
     return Drops(scores, drops)
 
 
-def _score(model: Callable[[Tensor], Tensor], images: Tensor, target: int) -> Tensor:
+def _check_target(target: int | Tensor, images: int) -> None:
+    if not isinstance(target, Tensor):
+        check.whole("target", target, 0)
+    elif target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
+        raise TypeError(f"target: expected whole numbers, got {target.dtype}")
+    elif target.shape not in ((), (images,)):
+        raise ValueError(
+            f"target: expected one score for all images, or one for each [{images}], got shape "
+            f"{list(target.shape)}"
+        )
+
+
+def _score(model: Callable[[Tensor], Tensor], images: Tensor, target: int | Tensor) -> Tensor:
     """The score [N] that is meant of those that a model gives."""
     scores = model(images)
     if not isinstance(scores, Tensor):
@@ -104,11 +117,13 @@ def _score(model: Callable[[Tensor], Tensor], images: Tensor, target: int) -> Te
             f"model: expected one that gives scores [N,K], got {list(scores.shape)} of"
             f" {len(images)} images"
         )
-    if target >= scores.shape[1]:
+    index = torch.as_tensor(target, device=scores.device).long().expand(len(scores))
+    wrong = index[(index < 0) | (index >= scores.shape[1])]
+    if len(wrong):
         raise ValueError(
-            f"target: expected a whole number in [0, {scores.shape[1] - 1}], got {target}"
+            f"target: expected a whole number in [0, {scores.shape[1] - 1}], got {int(wrong[0])}"
         )
-    return scores[:, target]
+    return scores.gather(1, index.unsqueeze(1)).squeeze(1)
 
 
 @dataclass(frozen=True)
@@ -227,7 +242,8 @@ def region_drops(
                 masks = torch.cat([masks[:1], 1 - masks[:1], masks[1:]])
                 visible = torch.cat([visible[:1], visible])
             found = score_drops(
-                _judge(checkpoint, attribute, labels[:count]), shown[:count], masks.to(device),
+                lambda images: checkpoint.scores(checkpoint.model(images)), shown[:count],
+                masks.to(device), _target(checkpoint, attribute, labels[:count]),
                 fill=shown[1:] if extra else fill,
             )  # fmt: skip
             areas = masks.sum((-2, -1))
@@ -263,17 +279,10 @@ def region_drops(
     )
 
 
-def _judge(checkpoint: Checkpoint, attribute: str, labels: Tensor) -> Callable[[Tensor], Tensor]:
-    """From images to the score of the attribute, [N, 1]."""
-    target = targets_of(checkpoint, [attribute], labels)
-
-    def score(images: Tensor) -> Tensor:
-        scores = checkpoint.scores(checkpoint.model(images))
-        if isinstance(target, Tensor):
-            return scores.gather(1, target.to(scores.device))
-        return scores[:, target]
-
-    return score
+def _target(checkpoint: Checkpoint, attribute: str, labels: Tensor) -> Tensor:
+    """The position of the attribute, of each image [N]."""
+    places = torch.as_tensor(targets_of(checkpoint, [attribute], labels))
+    return places.expand(len(labels), 1).squeeze(1)
 
 
 def _weights(present: Tensor, chosen: Tensor) -> Tensor:

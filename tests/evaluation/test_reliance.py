@@ -75,6 +75,18 @@ def test_drops_equal_those_of_images_hidden_one_by_one(fill: str) -> None:
     assert all(module.training for module in model.modules())
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8])
+def test_drops_of_a_score_of_each_image(dtype: torch.dtype) -> None:
+    images, masks = torch.randn(3, 1, 4, 4), torch.rand(2, 3, 4, 4)
+    model = Linear(torch.randn(4, 16))
+    own = torch.tensor([2, 0, 3], dtype=dtype)
+    found = score_drops(model, images, masks, own)
+    each = [score_drops(model, images, masks, int(t)) for t in own]
+    assert found.scores.equal(torch.stack([e.scores[n] for n, e in enumerate(each)]))
+    assert found.drops.equal(torch.stack([e.drops[:, n] for n, e in enumerate(each)], 1))
+    assert score_drops(model, images, masks, own[1]).drops.equal(each[1].drops)
+
+
 def test_drops_refuse_what_does_not_fit() -> None:
     images, masks = torch.rand(2, 3, 4, 4), torch.rand(1, 2, 4, 4)
     model = Linear(torch.rand(1, 48))
@@ -108,6 +120,12 @@ def test_drops_refuse_a_target_or_scores_that_there_are_not() -> None:
         score_drops(model, images, masks, -1)
     with pytest.raises(ValueError, match=r"target: expected a whole number in \[0, 2\], got 3"):
         score_drops(model, images, masks, 3)
+    with pytest.raises(ValueError, match=r"target: .* in \[0, 2\], got 3"):
+        score_drops(model, images, masks, torch.tensor([0, 3]))
+    with pytest.raises(ValueError, match=r"target: expected one .* each \[2\], got shape \[3\]"):
+        score_drops(model, images, masks, torch.tensor([0, 1, 2]))
+    with pytest.raises(TypeError, match=r"target: expected whole numbers, got torch\.float32"):
+        score_drops(model, images, masks, torch.zeros(2))
     with pytest.raises(TypeError, match=r"model: expected one that gives scores \[N,K\], got dict"):
         score_drops(lambda x: {"logits": model(x)}, images, masks)
     for shape in ((2,), (2, 3, 1), (1, 3)):
