@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -18,7 +19,7 @@ from fastcam.cam.head_autograd import retained_grads
 from fastcam.cam.head_graph import edge_of
 from fastcam.cam.head_processes import check_processes
 from fastcam.cam.tap import ActivationTap
-from fastcam.losses.reduce import Sync, world_size
+from fastcam.losses.reduce import Sync, WithGroup, world_size
 from fastcam.ops import checks as check
 
 __all__ = ["Balance"]
@@ -33,7 +34,7 @@ MAX_ON_WEIGHTS = 3.0
 _HALF_SCALES = (2.0**20, 2.0**12, 2.0**6, 1.0)
 
 
-class Balance(nn.Module):
+class Balance(WithGroup, nn.Module):
     """Adds guidance losses to a label loss, each scaled to draw as hard as the labels do.
 
     ::
@@ -68,8 +69,8 @@ class Balance(nn.Module):
     * Under an initialised process group the norms are those of all processes' batches together;
       every process must call, with the same ``every``. Nothing waits for the device, float16
       activations excepted (their gradients are scaled up, as far as they stay finite).
-    * Of a measurement no ``.grad`` is left; hooks of tensors (on the last linear layer's weight and
-      from the logits to the layer) see its gradients, too.
+    * Of a measurement no ``.grad`` is left, and hooks of parameters (``wandb.watch``) are not
+      called; those of what the forward made, from the logits to the layer, see its gradients, too.
     * ``state_dict`` holds the ratios. In evaluation (``balance.eval()``, or no gradients) the
       last ratios are used, and one process may call alone.
 
@@ -95,7 +96,7 @@ class Balance(nn.Module):
         every: calls between measurements; None measures never and keeps the ratios of a loaded
             state (a step captured in a CUDA graph uses 1 or None).
         sync: ``"global"`` measures over all processes of the group, ``"local"`` over this one.
-        process_group: None for the default one.
+        process_group: None for the default one; copies share it, and no file can hold it.
 
     Raises:
         TypeError, ValueError: an option is not one of those above.
@@ -466,9 +467,10 @@ def _gradients(
     scales = _HALF_SCALES if activations.dtype == torch.float16 else (1.0,)
     found: list[Tensor | None] = []
     for scale in scales:  # a small float16 gradient would be flushed to zero
-        grads = torch.autograd.grad(
-            loss, at, torch.full_like(loss, scale), retain_graph=True, allow_unused=True
-        )
+        with _unwatched(weight):
+            grads = torch.autograd.grad(
+                loss, at, torch.full_like(loss, scale), retain_graph=True, allow_unused=True
+            )
         precise = [
             None if g is None else g.to(torch.promote_types(g.dtype, torch.float32)) / scale
             for g in grads
@@ -477,6 +479,20 @@ def _gradients(
         if scale == scales[-1] or all(g is None or bool(g.isfinite().all()) for g in precise):
             break
     return found[0], found[1]
+
+
+@contextmanager
+def _unwatched(weight: Tensor | None) -> Iterator[None]:
+    """Without the weight's own hooks, which would take a measurement for the step's gradient."""
+    hooks: Any = None if weight is None else weight._backward_hooks
+    kept = dict(hooks or {})
+    if kept:
+        hooks.clear()  # autograd looks into this very dict
+    try:
+        yield
+    finally:
+        if kept:
+            hooks.update(kept)
 
 
 def _is_divided(tensor: Tensor) -> bool:

@@ -73,7 +73,8 @@ class CamLoss(MapPairLoss):
             process has to call the loss, with an empty batch, too. It costs an all-reduce of one
             number, and nothing waits for it. In eval mode (of the loss, or of a tap's model),
             without gradients and with ``"local"`` each process has a mean of its own.
-        process_group: of those processes; None for the default one.
+        process_group: of those processes; None for the default one. Copies share it, and no file
+            can hold it (a pickle of the loss is an error).
 
     Raises:
         ValueError: an option is not one of those above.

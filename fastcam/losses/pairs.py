@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastcam.cam.heads import HEADS, Head
-from fastcam.losses.reduce import Reducer, Reduction, Sync
+from fastcam.losses.reduce import Reducer, Reduction, Sync, WithGroup
 from fastcam.ops import checks as check
 
 __all__ = ["CamStats", "MapPairLoss", "PairLoss", "WeightGrad"]
@@ -68,7 +68,7 @@ def _restore_stats(valid: int, dead: int) -> CamStats:
     return stats
 
 
-class PairLoss(nn.Module):
+class PairLoss(WithGroup, nn.Module):
     """A loss of N·T pairs, reduced over all processes or in this one.
 
     Args:

@@ -16,7 +16,7 @@ from fastcam.ops import checks as check
 from fastcam.ops.autograd import transformed
 from fastcam.ops.cam_loss import Reduction
 
-__all__ = ["Reducer", "Reduction", "Sync", "averaged", "world_size"]
+__all__ = ["Reducer", "Reduction", "Sync", "WithGroup", "averaged", "world_size"]
 
 Sync = Literal["global", "local"]
 _REDUCTIONS, _SYNCS = get_args(Reduction), get_args(Sync)
@@ -47,6 +47,36 @@ def averaged(scalars: Mapping[str, Tensor]) -> dict[str, Tensor]:
     values = torch.stack([value.detach().float() for value in scalars.values()])
     dist.all_reduce(values)
     return dict(zip(scalars, values / world, strict=True))
+
+
+class _Group:
+    """A group of processes, which a copy shares (torch cannot copy one) and no file can hold."""
+
+    def __init__(self, group: Any) -> None:
+        self.group = group
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Group:
+        return self
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "process_group: a group of processes cannot be pickled, nor a loss or Balance that has "
+            "one; set its process_group to None before, or save its state_dict()"
+        )
+
+
+class WithGroup:
+    """What has a ``process_group``: its copies (``copy.deepcopy``) have the same one."""
+
+    @property
+    def process_group(self) -> Any:
+        """The group of processes; None for the default one."""
+        held = self.__dict__["process_group"]
+        return None if held is None else held.group
+
+    @process_group.setter
+    def process_group(self, group: Any) -> None:
+        self.__dict__["process_group"] = None if group is None else _Group(group)
 
 
 class Reducer:

@@ -436,6 +436,26 @@ def test_a_frozen_trunk():
     assert all(p.grad.abs().sum() > 0 for p in net.classifier.parameters())
 
 
+def test_hooks_of_parameters_see_the_step_alone():
+    """As those of wandb.watch: what the losses draw by themselves is not the step's gradient."""
+    net = small_cnn()
+    found: dict[str, list[torch.Tensor]] = {}
+    for name, parameter in net.named_parameters():
+        parameter.register_hook(lambda grad, name=name: found.setdefault(name, []).append(grad))
+    balance = Balance()
+    with ActivationTap(net, "4", "5") as tap:
+        logits = net(torch.randn(4, 3, 12, 12))
+        guidance = IoUCamLoss()(logits, tap, grids(4, 6, 6).float(), 0)
+        total = balance(logits.square().mean(), guidance, tap)
+        assert balance.measured
+        assert not found
+    total.backward()
+    assert sorted(found) == sorted(name for name, _ in net.named_parameters())
+    for name, parameter in net.named_parameters():
+        (seen,) = found[name]
+        assert seen.equal(parameter.grad)
+
+
 @pytest.mark.parametrize("head", ["auto", "autograd"])
 def test_the_measurement_leaves_the_gradient_as_it_is(head):
     """Also where the head's closed form adds to a weight's gradient in place."""

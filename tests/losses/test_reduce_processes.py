@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from ddp_losses import CASES, REDUCTIONS, batch, gradients, loss_of, run
 from process_group import SHARES, found_by_all, network
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fastcam import EnergyCamLoss, InputGradientLoss
+from fastcam import Balance, ContrastCamLoss, EnergyCamLoss, InputGradientLoss
 from fastcam.losses.reduce import Reducer, Reduction
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available(), reason="this torch has no torch.distributed"
 )
 ENERGY = ("energy", "closed", "full")
+WITH_A_GROUP = (EnergyCamLoss, ContrastCamLoss, InputGradientLoss, Balance)
 
 
 @pytest.fixture(scope="module", params=SHARES)
@@ -124,3 +129,23 @@ def test_an_unknown_sync_is_named() -> None:
     for loss in (EnergyCamLoss, InputGradientLoss):
         with pytest.raises(ValueError, match="sync: expected one of .*'global'.* got 'world'"):
             loss(sync="world")
+
+
+@pytest.mark.parametrize("kind", WITH_A_GROUP)
+def test_copies_share_the_group_which_no_file_can_hold(tmp_path: Path, kind: Any) -> None:
+    """As those of an average of the weights are (torch cannot copy a group)."""
+    dist.init_process_group("gloo", f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    try:
+        group = dist.new_group([0])
+        criterion = kind(process_group=group)
+        for same in (copy.deepcopy(torch.nn.ModuleList([criterion]))[0], copy.copy(criterion)):
+            assert same is not criterion
+            assert same.process_group is group
+            same.process_group = None
+            assert criterion.process_group is group
+        with pytest.raises(TypeError, match="process_group: a group of processes cannot be pickle"):
+            pickle.dumps(criterion)
+        criterion.process_group = None
+        assert pickle.loads(pickle.dumps(criterion)).process_group is None
+    finally:
+        dist.destroy_process_group()
