@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import difflib
 import unicodedata
 from collections.abc import Iterable, Sequence
 
 
 def parts(text: str) -> tuple[str, ...]:
-    """The names of a text with commas between, without blanks around them and empty ones."""
-    return tuple(name for part in text.split(",") if (name := part.strip()))
+    """The names of a text with commas between, without blanks around them and empty ones.
+
+    One that holds a comma stands in double quotes, as in a CSV.
+    """
+    (cells,) = csv.reader([" ".join(text.splitlines())], skipinitialspace=True)
+    return tuple(name for cell in cells if (name := cell.strip()))
 
 
 def did_you_mean(name: str, known: Iterable[str], most: int = 1) -> str:

@@ -104,6 +104,10 @@ def _masked(folder: MaskedFolder) -> Description:
     if layout.table is not None:
         where += f", images in column {layout.file}"
     found.found.append(("labels", f"{where}: {_labels(folder)}"))
+    if index.inner:
+        found.found.append(
+            ("", f"folders in these are of their class, as {printable(index.inner[0])}")
+        )
     if index.unused:
         found.found.append(("", f"not used: {_listed(index.unused)}"))
     counts = Counter(index.splits)

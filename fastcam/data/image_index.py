@@ -21,7 +21,6 @@ from fastcam.data.label_table import (
 )
 from fastcam.data.layout import FolderLayout
 from fastcam.data.mask_files import without_masks
-from fastcam.data.tables import SPLITS
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,7 @@ class ImageIndex:
         unlabelled: images that the table or the annotations do not name.
         unused: columns of the table that are neither of these.
         coco: the annotation files, where they were read.
+        inner: folders in those of the classes, where folders are classes.
     """
 
     names: list[str]
@@ -49,6 +49,7 @@ class ImageIndex:
     unlabelled: list[str]
     unused: list[str]
     coco: CocoFiles | None = None
+    inner: Sequence[str] = ()
 
 
 def read_index(root: str | Path, layout: FolderLayout) -> ImageIndex:
@@ -69,6 +70,7 @@ def read_index(root: str | Path, layout: FolderLayout) -> ImageIndex:
     table: LabelTable | None = None
     coco: CocoFiles | None = None
     exclusive = False
+    inner: list[str] = []
     if layout.table is not None:
         table = read_label_table(root / layout.table)
         names = name_rows(table, layout.file or table.columns[0], files)
@@ -79,7 +81,8 @@ def read_index(root: str | Path, layout: FolderLayout) -> ImageIndex:
         attributes, labels = list(coco.names), coco.labels(names)
     else:
         names, exclusive = files, True
-        attributes, labels = _one_of(_folders(files, folder))
+        classes, inner = _folders(files, folder)
+        attributes, labels = _one_of(classes)
     if not names or not attributes:
         raise ValueError(f"{root}: no image has a label")
     splits, by = _splits(names, table, layout)
@@ -87,7 +90,9 @@ def read_index(root: str | Path, layout: FolderLayout) -> ImageIndex:
     unlabelled = [name for name in files if name not in have]
     used = {layout.file, layout.classes, layout.split, layout.group, *layout.labels}
     unused = [] if table is None else [c for c in table.columns if c not in used]
-    return ImageIndex(names, attributes, labels, exclusive, splits, by, unlabelled, unused, coco)
+    return ImageIndex(
+        names, attributes, labels, exclusive, splits, by, unlabelled, unused, coco, inner
+    )
 
 
 def mask_folders(layout: FolderLayout) -> set[str]:
@@ -123,16 +128,43 @@ def _one_of(cells: Sequence[str]) -> tuple[list[str], NDArray[np.bool_]]:
     return classes, np.eye(len(classes), dtype=bool)[[place[cell] for cell in cells]]
 
 
-def _folders(names: Sequence[str], folder: Path) -> list[str]:
-    """The class of each image: the folder that it lies in."""
-    inner = [name.rpartition("/")[0].rpartition("/")[2] for name in names]
-    if not all(inner) or {_split_word(name) for name in inner} <= set(SPLITS):
-        example = names[inner.index("")] if "" in inner else names[0]
+def _folders(names: Sequence[str], folder: Path) -> tuple[list[str], list[str]]:
+    """The class of each image, and the folders in those of the classes.
+
+    As torchvision's ImageFolder has it, the class is the outermost folder: below that of the split,
+    and below those that all images share.
+    """
+    split, inner = _split_folders(names)
+    while all(len(parts) > 1 and parts[0] == inner[0][0] for parts in inner):
+        inner = [parts[1:] for parts in inner]
+    # Where only some images lie in folders of splits, these would become classes.
+    is_split = [len(parts) > 1 and _split_word(parts[0]) is not None for parts in inner]
+    some = sorted({parts[0] for parts, says in zip(inner, is_split, strict=True) if says})
+    if split is None and len({_split_word(name) for name in some}) > 1:
         raise ValueError(
-            f"{printable(str(folder / example))} has no label: expected a table (CSV or TSV) with a"
-            " row for each image, annotations in COCO's format, or a folder for each class"
+            f"{printable(str(folder / names[is_split.index(False)]))} is in no split, while others"
+            f" are in {', '.join(some)}: expected all images in such folders, or a table"
         )
-    return inner
+    if not all(inner):
+        raise ValueError(
+            f"{printable(str(folder / names[inner.index([])]))} has no label: expected a table (CSV"
+            " or TSV) with a row for each image, annotations in COCO's format, or a folder for each"
+            " class"
+        )
+    deeper = {"/".join(parts) for parts in inner if len(parts) > 1}
+    return [parts[0] for parts in inner], sorted(deeper)
+
+
+def _split_folders(names: Sequence[str]) -> tuple[list[str] | None, list[list[str]]]:
+    """The split of each image by a folder that its path has at the same place as all others',
+    None where there is none; and its other folders."""
+    inner = [name.split("/")[:-1] for name in names]
+    for place in range(min(map(len, inner), default=0)):
+        found = [_split_word(parts[place]) for parts in inner]
+        if all(found):
+            rest = [[*parts[:place], *parts[place + 1 :]] for parts in inner]
+            return [str(split) for split in found], rest
+    return None, inner
 
 
 def _split_word(folder: str) -> str | None:
@@ -143,7 +175,7 @@ def _splits(
     names: Sequence[str], table: LabelTable | None, layout: FolderLayout
 ) -> tuple[list[str], str]:
     """The split of each image, and in words what decided it."""
-    first = [_split_word(name.partition("/")[0]) for name in names]
+    folders, _ = _split_folders(names)
     keys = list(names)
     if layout.group is not None:
         if table is None:
@@ -154,8 +186,8 @@ def _splits(
         if table is None:
             raise ValueError("split: there is no table that could have such a column")
         found, by = table.splits(layout.split), f"column {layout.split}"
-    elif all(first):
-        found, by = [str(split) for split in first], "the folders' names"
+    elif folders is not None:
+        found, by = folders, "the folders' names"
     else:
         by = "a hash of " + (layout.group or "the name") + " (80, 10 and 10 of a hundred)"
         return [hashed_split(key) for key in keys], by

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -130,9 +131,14 @@ def read_label_table(path: str | Path) -> LabelTable:
     mark = max("\t;,", key=next(filter(str.strip, lines), "").count)
     reader = csv.reader((f"{line}\n" for line in lines), delimiter=mark)
     columns: list[str] = []
-    rows, numbers = [], []
+    rows, numbers, before = [], [], 0
+    limit = csv.field_size_limit(sys.maxsize)  # polygons and run-length masks may be long
     try:
         for cells in reader:
+            first, before = before + 1, reader.line_num
+            torn = len(columns or cells) != len(cells) or before == len(lines)
+            if before > first and torn and "".join(lines[first - 1 : before]).count('"') % 2:
+                raise ValueError(f'{path}, line {first}: a quote (") is opened and never closed')
             cells = [cell.strip() for cell in cells]
             if not any(cells):
                 continue
@@ -150,6 +156,8 @@ def read_label_table(path: str | Path) -> LabelTable:
             numbers.append(reader.line_num)
     except csv.Error as error:
         raise ValueError(f"{path}, line {reader.line_num}: {error}") from None
+    finally:
+        csv.field_size_limit(limit)
     twice = next((c for c in columns if columns.count(c) > 1), None)
     if twice is not None:
         raise ValueError(f"{path}, line 1: two columns are called {twice!r}")
@@ -223,6 +231,24 @@ def one_of_several(cell: str, images: Sequence[str]) -> str:
     )
 
 
+def lost_zeros(cells: Sequence[str], images: Sequence[str]) -> tuple[int, str]:
+    """How many cells are the number of an image's name without the zeros at its front, as
+    spreadsheets leave it, and what to say of the first."""
+    stems = {stem.lstrip("0"): name for name in images if (stem := _stem(name)).isdecimal()}
+    found = [c for c in cells if c.isdecimal() and c.lstrip("0") in stems]
+    if not found:
+        return 0, ""
+    name = printable(stems[found[0].lstrip("0")])
+    return len(found), (
+        f"{found[0]} may be {name} without its zeros, as a spreadsheet takes names for numbers:"
+        " expected the names as text"
+    )
+
+
+def _stem(name: str) -> str:
+    return bare(name).rpartition("/")[2]
+
+
 def hashed_split(key: str, shares: tuple[float, float] = SHARES) -> str:
     """A split that depends on a name alone: the same on every machine and in every run.
 
@@ -247,7 +273,7 @@ def name_rows(table: LabelTable, column: str, names: Sequence[str]) -> list[str]
     absent = [i for i, images in enumerate(found) if not images]
     if absent:
         cell = cells[absent[0]]
-        wrong = not_utf8(cell)
+        wrong = not_utf8(cell) or lost_zeros([cell], names)[1]
         raise ValueError(
             f"{table.path}, line {table.lines[absent[0]]}: there is no image"
             f" {printable(cell)!r} ({len(absent)} of {len(found)} rows have none)"

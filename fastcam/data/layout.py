@@ -11,6 +11,8 @@ from fastcam._util.files import json_with, read_json, write_json
 
 CONFIG = "fastcam.json"
 FORMAT = "fastcam-data"
+IMAGE_FOLDERS = ("images", "imgs", "img", "image", "photos", "JPEGImages", "data")
+MASK_FOLDERS = ("masks", "mask", "segmentations", "segmentation", "regions", "annotations")
 _KEYS = ("format", "images", "labels")
 is_layout = json_with(*_KEYS)
 
@@ -20,7 +22,8 @@ class FolderLayout:
     """Where everything lies in a folder of images; paths are relative to the folder.
 
     Labels come from ``labels`` or ``classes`` of the ``table``; without a table from the categories
-    of ``coco``; without that from the images' folders, of which each is a class.
+    of ``coco``; without that from the images' folders: each of the outermost ones, below those of
+    the splits and those that all images share, is a class.
 
     Attributes:
         images: folder of the images; those in folders in it belong to them.
@@ -34,9 +37,11 @@ class FolderLayout:
             decides; a blank cell says of no group.
         regions: by name, the path of an image's mask, with ``{stem}`` for the image's file name
             without suffix and ``{name}`` for its path without suffix:
-            ``masks/{stem}.png``, ``masks/wing/{stem}.png``, ``masks/{stem}_wing.png``. Of a label
-            map, ``trimaps/{stem}.png=1,3`` takes the values 1 and 3. An image without a mask has
-            no such region.
+            ``masks/{stem}.png``, ``masks/wing/{stem}.png``, ``masks/{stem}_wing.png``. Where masks
+            lie beside the folders of their images, ``{above}/masks/{below}.png`` parts the path of
+            ``train/images/ant/1.jpg`` into ``train`` and ``ant/1``. Of a label map,
+            ``trimaps/{stem}.png=1,3`` takes the values 1 and 3. An image without a mask has no such
+            region.
         coco: annotation files in COCO's format, whose categories are regions, too.
     """
 

@@ -18,14 +18,13 @@ from fastcam.data.label_table import (
     SPLIT_WORDS,
     LabelTable,
     Names,
+    lost_zeros,
     one_of_several,
     read_label_table,
 )
-from fastcam.data.layout import CONFIG, FolderLayout
-from fastcam.data.mask_files import find_beside, find_masks, without_masks
+from fastcam.data.layout import CONFIG, IMAGE_FOLDERS, MASK_FOLDERS, FolderLayout
+from fastcam.data.mask_files import find_beside, find_inside, find_masks, without_masks
 
-IMAGE_FOLDERS = ("images", "imgs", "img", "image", "photos", "JPEGImages", "data")
-MASK_FOLDERS = ("masks", "mask", "segmentations", "segmentation", "regions", "annotations")
 _CLASS_COLUMNS = ("class", "label", "category", "species", "diagnosis", "dx", "target", "y")
 _SPLIT_COLUMNS = ("split", "partition", "subset", "set", "fold")
 _GROUP_COLUMNS = ("group", "patient", "patient_id", "subject", "subject_id", "lesion_id", "site")
@@ -61,8 +60,8 @@ def find_layout(root: str | Path, **given: str | tuple[str, ...] | None) -> Fold
         raise ValueError(
             f"{root} holds no images: expected them in {IMAGE_FOLDERS[0]}/ (or name the folder)"
         )
-    beside = find_beside(root, images, names)
-    names = without_masks(names, images, beside.values())
+    regions = find_beside(root, images, names) | find_inside(images, names)
+    names = without_masks(names, images, regions.values())
     found: dict[str, Any] = {"images": images, **known}
     if "table" not in known and "coco" not in known:
         tables = find_tables(root)
@@ -74,7 +73,6 @@ def find_layout(root: str | Path, **given: str | tuple[str, ...] | None) -> Fold
         found["coco"] = _annotations(root)
     if found.get("table"):
         found |= _columns(read_label_table(root / found["table"]), names, known)
-    regions = beside
     if not found["coco"]:
         for place in MASK_FOLDERS:
             if (root / place).is_dir() and place != images:
@@ -207,6 +205,10 @@ def _file_column(table: LabelTable, names: Sequence[str]) -> str:
         f"{table.path}: no column names the images ({printable(names[0])}, …); it has:"
         f" {', '.join(table.columns)}"
     )
+    zeros = {c: lost_zeros(table.raw(c), names) for c in table.columns}
+    column = max(zeros, key=lambda c: zeros[c][0])
+    if zeros[column][0] > least:
+        raise ValueError(f"{message}; in {column}, {zeros[column][1]}")
     for column in table.columns:
         found = [(cell, images.matches(cell)) for cell in table.raw(column)]
         several = [(cell, of) for cell, of in found if len(of) > 1]

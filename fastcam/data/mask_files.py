@@ -20,6 +20,7 @@ from fastcam.data.cache import file_state
 from fastcam.data.decoding import turn_of
 from fastcam.data.folder_source import walk_images
 from fastcam.data.label_table import bare
+from fastcam.data.layout import IMAGE_FOLDERS, MASK_FOLDERS
 
 #: Between an image's name and that of a region: ``0001_wing.png``.
 MARKS = "_-. "
@@ -31,6 +32,8 @@ _RARE, _FEW = 0.01, 3
 # How masks beside their images are called, and how many values one has at most.
 _BESIDE = re.compile("mask|seg|gt|annot", re.IGNORECASE)
 _FLAT = 16
+# What stands for an image in the path of its mask.
+_MARKED = re.compile("{name}|{stem}|{below}|{above}/")
 
 
 def read_mask(path: str | Path, values: Sequence[int] | None = None) -> NDArray[np.uint8]:
@@ -157,7 +160,7 @@ class MaskFiles:
         patterns: see :attr:`fastcam.data.layout.FolderLayout.regions`.
 
     Raises:
-        ValueError: a path without ``{stem}`` or ``{name}``.
+        ValueError: a path without ``{stem}``, ``{name}`` or ``{below}``.
     """
 
     def __init__(self, root: str | Path, patterns: Mapping[str, str]) -> None:
@@ -165,7 +168,7 @@ class MaskFiles:
         self._patterns: dict[str, tuple[str, list[int] | None]] = {}
         for region, pattern in patterns.items():
             path, values = _parted(pattern)
-            if "{stem}" not in path and "{name}" not in path:
+            if not any(mark in path for mark in ("{stem}", "{name}", "{below}")):
                 raise ValueError(
                     f"regions, {region}: expected a path with {{stem}} or {{name}} for that of the"
                     f" image, got {pattern!r}"
@@ -181,8 +184,10 @@ class MaskFiles:
         """Where an image's mask is, if it has one."""
         name = bare(image)
         path = self._patterns[region][0]
-        for mark, text in {"{name}": name, "{stem}": name.rpartition("/")[2]}.items():
-            path = path.replace(mark, text)
+        above, below = _parted_name(name)
+        texts = {"{name}": name, "{stem}": name.rpartition("/")[2], "{below}": below}
+        texts["{above}/"] = above and f"{above}/"
+        path = _MARKED.sub(lambda mark: texts[mark[0]], path)
         found = self.root / path
         if not path.isascii() and not found.is_file():
             # Accents may be stored otherwise than in the image's name: apart, as macOS does.
@@ -224,6 +229,17 @@ class MaskFiles:
         return mask
 
 
+def _parted_name(name: str) -> tuple[str, str]:
+    """The folders above that of the images in an image's path, and the path below it; of an image
+    in no folder of that name, its folders and its stem."""
+    *folders, stem = name.split("/")
+    ends = (i for i in range(len(folders), 0, -1) if folders[i - 1] in IMAGE_FOLDERS)
+    end = next(ends, None)
+    if end is None:
+        return "/".join(folders), stem
+    return "/".join(folders[: end - 1]), "/".join([*folders[end:], stem])
+
+
 def _parted(pattern: str) -> tuple[str, list[int] | None]:
     """The path of a pattern, and the values of a label map behind it."""
     path, equals, values = pattern.rpartition("=")
@@ -261,11 +277,16 @@ def find_masks(root: str | Path, place: str, images: Iterable[str]) -> dict[str,
         if found is not None:
             region, path = found
             votes[region or folder.name][f"{place.rstrip('/')}/{path}"] += 1
-    least = min(_FEW, _RARE * len(names))
-    best = {region: counted.most_common(1)[0] for region, counted in votes.items()}
-    patterns = {region: path for region, (path, n) in sorted(best.items()) if n >= least}
+    patterns = _elected(votes, len(names))
     _warn_of_shared(Path(root), patterns, names)
     return patterns
+
+
+def _elected(votes: Mapping[str, Counter[str]], images: int) -> dict[str, str]:
+    """The path of each region that most files have; without regions of too few."""
+    least = min(_FEW, _RARE * images)
+    best = {region: counted.most_common(1)[0] for region, counted in votes.items()}
+    return {region: path for region, (path, n) in sorted(best.items()) if n >= least}
 
 
 def _warn_of_shared(root: Path, patterns: Mapping[str, str], names: Sequence[str]) -> None:
@@ -317,6 +338,38 @@ def find_beside(root: str | Path, place: str, files: Sequence[str]) -> dict[str,
     }
 
 
+def find_inside(place: str, files: Sequence[str]) -> dict[str, str]:
+    """Find masks in folders inside that of the images: ``train/masks`` by ``train/images``, or in
+    ``train`` where the images lie there themselves.
+
+    Args:
+        place, files: as in :func:`find_beside`.
+
+    Returns:
+        A path by region, see :func:`find_masks`; empty where such files are no masks.
+    """
+    masks: list[tuple[str, str, str, str]] = []
+    paths: dict[str, set[str]] = defaultdict(set)  # of the images, by the folders above them
+    for file in map(composed, files):
+        *folders, last = file.split("/")
+        at = next((i for i, folder in enumerate(folders) if folder in MASK_FOLDERS), None)
+        if at is None:
+            above, below = _parted_name(bare(file))
+            paths[above].add(below)
+        else:
+            inner = "".join(f"{folder}/" for folder in folders[at + 1 :])
+            masks.append(("/".join(folders[:at]), folders[at], inner, last))
+    stems = {above: {path.rpartition("/")[2] for path in those} for above, those in paths.items()}
+    votes: dict[str, Counter[str]] = defaultdict(Counter)
+    ahead = "" if place == "." else f"{place}/"
+    for above, folder, inner, last in masks:
+        if above in paths and (found := _match(inner, last, paths[above], stems[above])):
+            region, path = found
+            path = path.replace("{name}", "{below}")
+            votes[region or folder][f"{ahead}{{above}}/{folder}/{path}"] += 1
+    return _elected(votes, sum(map(len, paths.values())))
+
+
 def _is_beside(name: str, known: Collection[str]) -> bool:
     """Whether a path without suffix is another's with a word for masks behind it."""
     return any(
@@ -326,15 +379,19 @@ def _is_beside(name: str, known: Collection[str]) -> bool:
 
 
 def without_masks(files: Sequence[str], place: str, patterns: Iterable[str]) -> list[str]:
-    """The images among files, some of which may be masks that lie beside them.
+    """The images among files, some of which may be masks that lie beside them or in folders there.
 
     Args:
         files: paths of what lies in the folder of the images.
         place: that folder, relative to the data folder.
         patterns: of the masks, see :attr:`fastcam.data.layout.FolderLayout.regions`.
     """
-    ends = set()
+    ends, inside = set(), set()
     for pattern in patterns:
+        _, mark, end = pattern.partition("{above}/")
+        if mark:
+            inside.add(end.partition("/")[0])
+            continue
         folder, mark, end = _parted(pattern)[0].partition("{")
         end = end.partition("}")[2].rpartition(".")[0]
         if mark and end and (folder.rstrip("/") or ".") == place.rstrip("/"):
@@ -342,6 +399,8 @@ def without_masks(files: Sequence[str], place: str, patterns: Iterable[str]) -> 
     known = {bare(file) for file in files} if ends else set()
 
     def is_mask(name: str) -> bool:
+        if inside and not inside.isdisjoint(name.split("/")[:-1]):
+            return True
         # Further ones of an image, as STEM_mask_1.png, belong to none of the regions, maybe.
         return any((at := name.rfind(end)) > 0 and name[:at] in known for end in ends)
 

@@ -6,11 +6,15 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 from tiny_faces import write_faces
 from tiny_masks import HEIGHT, WIDTH, image_file, write_images
 
+from fastcam import cli
+from fastcam._util.names import parts
 from fastcam.data.description import describe
+from fastcam.data.layout import FolderLayout
 
 
 def test_a_folder_is_described_in_plain_words(data: Path, tmp_path: Path) -> None:
@@ -57,3 +61,16 @@ def test_faces_are_described(tmp_path: Path) -> None:
     assert ("splits", "4 train, 2 valid, 2 test") in said.found
     assert any("run `fastcam landmarks" in sentence for sentence in said.missing)
     assert said.example == ("Lips", "mouth")
+
+
+def test_names_with_commas_stand_in_quotes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = ['file,"face, oval",smiling,young', *(f"{i},{i % 2},1,0" for i in range(4))]
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    for i in range(4):
+        image_file(tmp_path / f"images/{i}.png")
+    assert cli.main(["init", str(tmp_path), "--labels", '"face, oval", smiling']) == 0
+    assert "2 labels: face, oval 50%, smiling 100%" in capsys.readouterr().out
+    assert FolderLayout.load(tmp_path).labels == ("face, oval", "smiling")
+    assert parts('a,, 5" b,\nc , "d\ne"') == ("a", '5" b', "c", "d e") and parts("") == ()

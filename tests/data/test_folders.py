@@ -10,6 +10,7 @@ from tiny_faces import write_faces
 from tiny_masks import AREA, CLASSES, HEIGHT, WIDTH, image_file, split_of, write_images
 
 from fastcam.data import FolderLayout, MaskedFolder, open_folder
+from fastcam.data.description import describe
 from fastcam.data.folder import FaceFolder
 from fastcam.data.label_table import read_label_table
 from fastcam.data.layout_finder import find_layout
@@ -87,6 +88,35 @@ def test_a_folder_for_each_class_and_each_split(tmp_path: Path) -> None:
     assert folder.table is None
     assert "a tenth of the training images" in folder.index.split_by
     assert folder.layout.regions == {"masks": "masks/{name}.png"}
+
+
+@pytest.mark.parametrize("top", ["", "pets/", "images/"])
+@pytest.mark.parametrize("inside", [False, True])
+def test_the_outermost_folder_is_the_class(tmp_path: Path, top: str, inside: bool) -> None:
+    """As torchvision's ImageFolder has it: robins of both kinds were one class."""
+    for split, count in (("train", 3), ("val", 2), ("test", 1)):
+        for kind in ("birds/robin", "cats/robin", "cats/siamese"):
+            outer, inner = kind.split("/")
+            place = f"{outer}/{split}/{inner}" if inside else f"{split}/{kind}"
+            for i in range(count):
+                image_file(tmp_path / f"{top}{place}/{i}.png")
+    folder = open_folder(tmp_path)
+    assert isinstance(folder, MaskedFolder)
+    assert (folder.attributes, folder.exclusive) == (["birds", "cats"], True)
+    for split, count in {"train": 3, "valid": 2, "test": 1}.items():
+        assert folder.images(split).labels.sum(0).tolist() == [count, 2 * count]
+    assert "folders in these are of their class, as birds/robin" in str(describe(tmp_path))
+
+
+def test_splits_and_other_folders_are_no_classes(tmp_path: Path) -> None:
+    for name in ("train/ant/1", "train/bee/1", "test/ant/1", "train/bee/2", "more/ant/1"):
+        image_file(tmp_path / f"{name}.png")
+    with pytest.raises(ValueError, match=r"more/ant/1\.png is in no split, .* are in test, train:"):
+        open_folder(tmp_path)
+    # A class may be called so.
+    for name in ("car/1", "car/2", "train/1", "tram/1"):
+        image_file(tmp_path / f"vehicles/images/{name}.png")
+    assert open_folder(tmp_path / "vehicles").attributes == ["car", "train", "tram"]
 
 
 def test_folders_may_be_links(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import shutil
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from tiny_masks import SICK, SPLIT, image_file, table_of
 
-from fastcam.data import MaskedFolder, open_folder
+from fastcam.data import FolderLayout, MaskedFolder, open_folder
 from fastcam.data.layout_finder import find_layout
 
 
@@ -113,6 +114,33 @@ def test_a_table_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
     table.write_bytes(table.read_text("utf-8").encode("latin-1"))
     with pytest.raises(ValueError, match=r"t\.csv, line 1: the byte 0xEF in 'na.ve' is not UTF-8"):
         open_folder(root)
+
+
+def test_a_long_cell_and_an_open_quote(tmp_path: Path) -> None:
+    masks = ["1 2 " * 50_000] * 20  # run lengths; csv's own limit is 131,072 characters
+    root = table_of(tmp_path, {"sick": SICK, "rle": masks})
+    assert open_folder(root).attributes == ["sick"]
+    assert csv.field_size_limit() == 131_072
+    # All rows after it were a part of the cell.
+    for row in ('n3,"1,x', 'n3,1,"x'):
+        (root / "t.csv").write_text(f'file,sick,note\nn1,0,x\nn2,1,"x\ny"\n{row}\nn5,1,x\n')
+        with pytest.raises(ValueError, match=r't\.csv, line 5: a quote \("\) is opened and never'):
+            open_folder(root)
+    (root / "t.csv").write_text('file,sick,note\nn1,0,5" long\nn2,1,"x\n""y"""\n')
+    folder = open_folder(root)
+    assert isinstance(folder, MaskedFolder) and len(folder.index.names) == 2
+
+
+def test_names_that_lost_their_zeros_are_told_of(tmp_path: Path) -> None:
+    for i in range(20):
+        image_file(tmp_path / f"images/{i:06d}.jpg")
+    rows = [f"{i},{i % 2}" for i in range(3, 20)]
+    (tmp_path / "t.csv").write_text("\n".join(["id,sick", *rows]))
+    wanted = r"in id, 3 may be 000003\.jpg without its zeros, as a spreadsheet takes names for numb"
+    with pytest.raises(ValueError, match=wanted):
+        open_folder(tmp_path)
+    with pytest.raises(ValueError, match=r"line 2: there is no image '3' .*; 3 may be 000003\.jpg"):
+        MaskedFolder(tmp_path, FolderLayout("images", "t.csv", "id", ("sick",)))
 
 
 def test_comments_that_are_not_utf_8_do_no_harm(tmp_path: Path) -> None:

@@ -95,6 +95,53 @@ def test_masks_of_one_image_lie_in_folders_as_it_does(
         assert (masks_of(Path("1.jpg"), "../../masks", region, (8, 8))[1] == found).all()
 
 
+@pytest.mark.parametrize("top", ["", "images/"])
+@pytest.mark.parametrize(
+    ("image", "mask", "region", "pattern"),
+    [
+        ("images/{}", "masks/{}", "masks", "masks/{stem}"),
+        ("{}", "masks/{}", "masks", "masks/{stem}"),
+        ("images/{}", "masks/{}_wing", "wing", "masks/{stem}_wing"),
+        ("images/{}", "masks/wing/{}", "wing", "masks/wing/{stem}"),
+        ("images/ant/{}", "masks/ant/{}", "masks", "masks/{below}"),
+        ("ant/images/{}", "ant/mask/{}", "mask", "mask/{stem}"),
+        ("ant/{}", "ant/masks/{}", "masks", "masks/{stem}"),
+    ],
+)
+def test_masks_lie_in_the_folder_of_a_split(
+    tmp_path: Path, top: str, image: str, mask: str, region: str, pattern: str
+) -> None:
+    """Images of other splits have the same names; masks were taken for images."""
+    rows = ["file,sick"]
+    for split, area in {"train": 64, "valid": 0, "test": 64}.items():
+        for name in ("1", "2"):
+            file = f"{split}/{image.format(name)}.jpg"
+            image_file(tmp_path / top / file)
+            image_file(tmp_path / top / split / f"{mask.format(name)}.png", 255 if area else 0)
+            rows.append(f"{file},{int(name) - 1}")
+    (tmp_path / top / "train" / mask.format("1")).with_suffix(".png").unlink()
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    describe(tmp_path).layout.save(tmp_path)  # type: ignore[union-attr]
+    folder = open_folder(tmp_path)
+    assert isinstance(folder, MaskedFolder)
+    assert len(folder.index.names) == 6 and not folder.index.unlabelled
+    assert folder.layout.regions == {region: f"{top}{{above}}/{pattern}.png"}
+    found = {split: split_of(folder, split, region) for split in ("train", "valid", "test")}
+    assert [images.counts([0, 1]) for images in found.values()] == [
+        {region: 1}, {region: 2}, {region: 2},
+    ]  # fmt: skip
+    areas = [[int((x["masks"] > 0).sum()) for x in images] for images in found.values()]
+    assert areas == [[0, 64], [0, 0], [64, 64]]
+
+
+def test_classes_that_are_called_as_masks_stay_classes(tmp_path: Path) -> None:
+    for name in ("train/mask/1", "train/no_mask/1", "test/mask/1", "test/no_mask/1"):
+        image_file(tmp_path / f"{name}.png")
+    folder = open_folder(tmp_path)
+    assert isinstance(folder, MaskedFolder)
+    assert folder.attributes == ["mask", "no_mask"] and not folder.regions
+
+
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS has one form of a name")
 @pytest.mark.parametrize("file", ["masks/{}.png", "masks/größe/{}.png"])
 @pytest.mark.parametrize(("of_image", "of_mask"), [("NFD", "NFC"), ("NFC", "NFD"), ("NFD", "NFD")])
