@@ -387,8 +387,8 @@ def cam_iou_loss(
 
     A pair is *invalid*, with loss and gradients exactly 0 whatever the map, if its region is empty
     (Σ w·S = 0) or ``where`` is False. An all-zero map of a valid pair is *dead*: it costs
-    ``-ln(eps/(Σ w·S + eps))`` and has no gradient. NaN and +inf in a valid pair's activations and
-    gradients stay visible.
+    ``-ln(eps/(Σ w·S + eps))`` (``"sigmoid"``: what the formula gives for σ(−s·θ) in every cell) and
+    has no gradient. NaN and +inf in a valid pair's activations and gradients stay visible.
 
     The *values* of regions and cell weights are looked at on the CPU, but for pairs that ``where``
     switches off (and with 0.001 to spare for what resizing a mask leaves beyond [0, 1]); a compiled
