@@ -86,6 +86,10 @@ class Prepared(Labelled, Dataset[Sample]):
     @property
     def landmark_sources(self) -> dict[str, int]:
         """How many of the images have landmarks from which source, or a mask of which region."""
+        return self.sources_of(range(len(self)))
+
+    def sources_of(self, indices: Sequence[int]) -> dict[str, int]:
+        """The same of some of the images."""
         raise NotImplementedError
 
     def _shown(self, index: int) -> tuple[Tensor, Tensor]:
@@ -231,9 +235,8 @@ class PreparedFaces(Prepared):
             fitted[here] = self._fit.points(some).as_subclass(Tensor)
         return fitted
 
-    @property
-    def landmark_sources(self) -> dict[str, int]:
-        return self.faces.landmark_sources_of(self.rows)
+    def sources_of(self, indices: Sequence[int]) -> dict[str, int]:
+        return self.faces.landmark_sources_of([self.rows[i] for i in indices])
 
     def _shown(self, index: int) -> tuple[Tensor, Tensor]:
         if self._cache is None:

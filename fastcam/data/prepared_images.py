@@ -52,9 +52,8 @@ class PreparedImages(Prepared):
         files = images.folder.index.names
         return Stored(images.folder.root, files, made, lambda: images.stamps(self.rows))
 
-    @property
-    def landmark_sources(self) -> dict[str, int]:
-        return self.images.counts(self.rows)
+    def sources_of(self, indices: Sequence[int]) -> dict[str, int]:
+        return self.images.counts([self.rows[i] for i in indices])
 
     def _decode(self, index: int) -> Decoded:
         """Image and masks, resized alike, so that masks keep their areas."""

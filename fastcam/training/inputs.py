@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
 
 from fastcam._util.modules import evaluating
+from fastcam._util.names import parts
 from fastcam._util.progress import Report
 from fastcam._util.seeds import derive_seed
 from fastcam.data import Augment, DataFolder, RegionCutout, open_folder
 from fastcam.data.batches import Collate
+from fastcam.data.choices import OWN_CLASS
 from fastcam.data.labelled import attribute_index
 from fastcam.evaluation.splits import Prepared, prepare_split
 from fastcam.models import (
@@ -24,7 +27,7 @@ from fastcam.models import (
 from fastcam.models.checkpoint import Preprocessing
 from fastcam.models.registry import options_for
 from fastcam.models.spec import passing
-from fastcam.training.config import AUTO, NOTHING, OUTSIDE, TrainConfig
+from fastcam.training.config import AUTO, NOTHING, OUTSIDE, GuidanceConfig, TrainConfig
 from fastcam.training.data import FolderBatches
 
 
@@ -180,21 +183,69 @@ def _collate(
     return Collate(regions, grid, guidance.grid, augment)
 
 
+#: Images that are looked at together for one that is guided.
+_LOOKED_AT = 16
+
+
+def _check_guided(guidance: GuidanceConfig, images: Prepared, collate: Collate) -> None:
+    """Make sure that there is something to guide.
+
+    Raises:
+        ValueError: no image that is guided shows its region, of any target; the message says why.
+
+    Warns:
+        UserWarning: the same of some of several targets.
+    """
+    said = []
+    for (attribute, text), region in zip(guidance.targets, collate.regions, strict=True):
+        rows = list(range(len(images)))
+        if guidance.guide == "positives" and attribute != OWN_CLASS:
+            rows = images.labels[:, images.attribute(attribute)].nonzero().flatten().tolist()
+        draw = Collate([region], collate.grid_size, collate.mode)
+        some = (rows[i : i + _LOOKED_AT] for i in range(0, len(rows), _LOOKED_AT))
+        if any(draw([images[row] for row in part])["regions"].numpy().any() for part in some):
+            continue
+        of = "" if len(rows) == len(images) else f" with {attribute}"
+        if not rows:
+            said.append(f"there is no training image{of}")
+            continue
+        counts = images.sources_of(rows)
+        have = max(counts.get(part, len(rows)) for part in parts(text))
+        if have:
+            said.append(
+                f"of {len(rows)} training images{of} {have} have {text}, all empty in what the"
+                f" network is shown ({images.size} pixels, fit {images.fit!r})"
+            )
+        else:
+            said.append(f"none of {len(rows)} training images{of} has {text}")
+    if len(said) == len(guidance.targets):
+        raise ValueError(f"guidance: nothing would be guided: {'; '.join(said)}")
+    for sentence in said:
+        warnings.warn(f"guidance: {sentence}", stacklevel=3)
+
+
 def folder_batches(
     config: TrainConfig,
     checkpoint: Checkpoint,
     folder: DataFolder,
     progress: Report | None = None,
 ) -> FolderBatches:
-    """Training and validation batches of a run, with the regions of its guidance."""
+    """Training and validation batches of a run, with the regions of its guidance.
+
+    Raises:
+        ValueError: nothing would be guided; and as :func:`prepare`.
+    """
     train, valid = (prepare(config, checkpoint, s, progress, folder) for s in ("train", "valid"))
     layer = config.guidance.target_layer if config.guidance else None
+    collate = _collate(config, checkpoint, train, layer, augmentation(config, train))
+    if config.guidance is not None and config.guided:
+        _check_guided(config.guidance, train, collate)
     return FolderBatches(
         train,
         valid,
         batch_size=config.batch_size,
         seed=config.seed,
-        collate=_collate(config, checkpoint, train, layer, augmentation(config, train)),
+        collate=collate,
         valid_collate=_collate(config, checkpoint, valid, None),
         workers=config.workers,
         parts=config.accumulate,

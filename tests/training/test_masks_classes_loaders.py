@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
+from PIL import Image
 from tiny_faces import MODEL
-from tiny_masks import CLASSES, write_images
+from tiny_masks import CLASSES, HEIGHT, WIDTH, write_images
 from tiny_runs import run_config, same_weights
 from torch import Tensor
 from torch.nn import functional as nnf
@@ -76,6 +79,39 @@ def batches_of(checkpoint: Checkpoint, root: Path, split: str, *, floating: bool
 
 
 # ---- folders with masks -------------------------------------------------------------------------
+
+
+def test_a_fine_tuning_that_would_guide_nothing_is_refused(trained: Path, tmp_path: Path) -> None:
+    """It ran to its end, and changed what no guidance changes."""
+    root = write_images(tmp_path / "data", 48, masks="folders")
+
+    def tune(*targets: str, **guidance: Any) -> Path:
+        pairs = tuple(zip(targets[::2], targets[1::2], strict=True))
+        tuned = {"start": str(trained), "guidance": GuidanceConfig(pairs, **guidance)}
+        settings = {**SETTINGS, **tuned, "epochs": 1}
+        return train(run_config(root, **settings), tmp_path / "run").checkpoint
+
+    masks = sorted((root / "masks" / "frame").iterdir())
+    for path in masks:
+        Image.fromarray(np.zeros((HEIGHT, WIDTH), np.uint8)).save(path)
+    empty = r"of \d+ training images with red \d+ have frame, all empty in what .* \(32 pixels, fit"
+    with pytest.raises(ValueError, match=f"^guidance: nothing would be guided: {empty}"):
+        tune("red", "frame")
+    with pytest.raises(ValueError, match="of 24 training images 24 have frame"):
+        tune("red", "frame", guide="all")
+    assert not (tmp_path / "run").exists() or not any((tmp_path / "run").glob("*.pt"))
+    assert tune("red", "frame", pull=0.0).is_file()  # a control guides nothing anyway
+    shutil.rmtree(tmp_path / "run")
+    with pytest.warns(UserWarning, match=f"^guidance: {empty}"):
+        tune("red", "frame", "red", "square")
+    shutil.rmtree(tmp_path / "run")
+    for path in masks:
+        path.unlink()
+    Image.fromarray(np.full((HEIGHT, WIDTH), 255, np.uint8)).save(root / "masks/frame/0048.png")
+    with pytest.raises(
+        ValueError, match=r"guided: none of \d+ training images with red has frame$"
+    ):
+        tune("red", "frame")
 
 
 def test_masks_guide_as_landmarks_do(data: Path, trained: Path, tmp_path: Path) -> None:
