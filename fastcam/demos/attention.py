@@ -20,15 +20,17 @@ from fastcam.analysis.saved import Analysis
 from fastcam.demos.frame import DemoFiles, Frame, Say, opened
 from fastcam.demos.settings import AttentionDemoConfig
 from fastcam.evaluation.splits import Prepared
+from fastcam.faces.sampling import sample_face
+from fastcam.faces.writer import split_counts
 from fastcam.report import Section
 from fastcam.report.numbers import percent, points_range
 from fastcam.training import TrainConfig, train
-from fastcam.training.config import ATTENTION
 from fastcam.training.run_folder import remove_run
 
 __all__ = ["STAGES", "AttentionDemoConfig", "AttentionDemoResult", "attention_demo", "clear"]
 
 STAGES = ("attributes", "masks", "correlation", "curves", "robustness", "ablation")
+SPLITS = (0.7, 0.15, 0.15)
 FILES = DemoFiles(
     folders={"network": remove_run, "ablation": remove_ablation}, files={}, analyses=STAGES
 )
@@ -62,19 +64,38 @@ def attention_demo(
         say: told what happens, one line at a time.
 
     Raises:
-        ValueError: ``out`` holds a demo with other settings.
+        ValueError: ``out`` holds a demo with other settings; or so few images that no test image
+            has an attribute that is shown.
         FileExistsError: ``out`` holds a file that fastcam did not write and would have to replace.
         BlockingIOError: another process writes there.
         OSError: a file cannot be written; finished stages are kept.
     """
     config = config or AttentionDemoConfig()
+    _check_enough(config)
     with opened(out, config, FILES, workers, progress, say) as frame:
         return _demo(config, frame)
 
 
+def _check_enough(config: AttentionDemoConfig) -> None:
+    """ValueError where no test image will have an attribute that is shown, as the masks need."""
+    test = split_counts(config.images, SPLITS)[2]
+    missing = {*config.shown}
+    for index in range(config.images - test, config.images):
+        if not missing:
+            return
+        drawn = sample_face(config.seed, index).attributes
+        missing -= {name for name in missing if drawn.get(name, True)}  # what is unknown is told of
+    if missing:
+        names = ", ".join(name for name in config.shown if name in missing)
+        raise ValueError(
+            f"images: expected more than {config.images}: of the {test} test images none has"
+            f" {names}, whose masks are shown"
+        )
+
+
 def _demo(config: AttentionDemoConfig, frame: Frame) -> AttentionDemoResult:
     out, stage, progress, workers = frame.out, frame.stage, frame.progress, frame.workers
-    data = frame.draw_faces(config.images, seed=config.seed, splits=(0.7, 0.15, 0.15))
+    data = frame.draw_faces(config.images, seed=config.seed, splits=SPLITS)
     stage(f"training the attention network at {config.size} px for {config.epochs} epochs")
     run = train(_training(config, data, workers), out / "network", progress=progress)
     subject = analysis.load_attention(run.checkpoint)
@@ -122,9 +143,7 @@ def _training(config: AttentionDemoConfig, data: Path, workers: int) -> TrainCon
         name: getattr(config, name)
         for name in ("model_options", "size", "fit", "epochs", "batch_size", "lr", "clip", "seed")
     }
-    return TrainConfig(
-        data=str(data), **{**ATTENTION, **changed, "device": "cpu", "workers": workers}
-    )
+    return TrainConfig.from_scratch(data, "attention", **changed, device="cpu", workers=workers)
 
 
 def _ablation(config: AttentionDemoConfig, data: Path, workers: int) -> TrainConfig:

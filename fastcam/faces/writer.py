@@ -97,7 +97,7 @@ def generate(
         raise ValueError(f"seed: expected an integer >= 0, got {seed}")
     if workers is not None and workers < 0:
         raise ValueError(f"workers: expected None or an integer >= 0, got {workers}")
-    counts = _split_counts(num_images, splits)
+    counts = split_counts(num_images, splits)
     pairs = resolve_cooccurrence(cooccurrence)
     root = Path(root)
     parameters: dict[str, object] = {
@@ -151,7 +151,8 @@ def image_name(index: int) -> str:
     return f"{index + 1:06d}.jpg"
 
 
-def _split_counts(num_images: int, splits: tuple[float, float, float]) -> list[int]:
+def split_counts(num_images: int, splits: tuple[float, float, float]) -> list[int]:
+    """How many images each split has; ValueError for shares that do not sum to 1."""
     shares = np.asarray(splits, dtype=np.float64)
     if shares.shape != (3,) or not np.all(shares >= 0) or abs(float(shares.sum()) - 1.0) > 1e-6:
         raise ValueError(

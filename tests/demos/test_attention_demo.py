@@ -40,6 +40,15 @@ def test_the_demo_writes_one_page_and_keeps_its_stages(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
 
 
+def test_too_few_images_are_told_before_anything_is_done(tmp_path: Path) -> None:
+    """It was said after the training, by the analysis of the masks."""
+    with pytest.raises(
+        ValueError, match=r"^images: expected more than 12: of the 2 test .* Blond_Hair"
+    ):
+        attention_demo(tmp_path / "out", dataclasses.replace(DEMO, images=12))
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("n", "noisy", "sentences"),
     [(2.0, 0.85, []), (0.5, 0.85, ["n below 1 draws"]), (2.0, 0.7, ["At σ = 0.5 the trained"])],
