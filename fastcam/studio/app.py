@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import socket
@@ -9,14 +10,18 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastcam._util.extras import require
+from fastcam.studio.gate import COOKIE, Gate
 from fastcam.studio.home import Home
 from fastcam.studio.settings import StartConfig, StudioConfig
 
 if TYPE_CHECKING:
     from fastcam.studio.core import Studio
+
+#: Seconds after the last visit that a browser keeps the cookie: the most that browsers allow.
+_REMEMBERED = 400 * 86400
 
 
 def serve(
@@ -64,7 +69,6 @@ def serve(
     from nicegui import app, core, ui
     from nicegui.storage import Storage
 
-    from fastcam.studio.gate import Gate
     from fastcam.studio.pages.routes import tell
 
     def open_studio() -> Studio:
@@ -90,11 +94,22 @@ def serve(
     ui.run(
         host=config.host, port=config.port, title="fastcam studio", dark=None, reload=False,
         show=show, show_welcome_message=False, storage_secret=home.secret(),
-        session_middleware_kwargs={"same_site": "strict", "max_age": 30 * 86400},
+        session_middleware_kwargs=_cookie(home),
         reconnect_timeout=20.0, uvicorn_logging_level="warning",
     )  # fmt: skip
     if opened.done():
         opened.result()  # what was wrong
+
+
+def _cookie(home: Home) -> dict[str, Any]:
+    """The cookie that says who somebody is: another for each folder.
+
+    Browsers know a cookie by its host's name and not by the port: what else is served on this
+    machine, another studio too, would replace a cookie of the usual name, and who has it loses
+    the session.
+    """
+    name = f"{COOKIE}_{hashlib.sha256(home.secret().encode()).hexdigest()[:8]}"
+    return {"session_cookie": name, "same_site": "strict", "max_age": _REMEMBERED}
 
 
 def _free_port(host: str, port: int) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fastcam.studio.gate import COOKIE, Gate
+from fastcam.studio.gate import Gate
 from fastcam.studio.settings import StudioConfig
 
 TOKEN = "a-token-of-some-length"
@@ -81,7 +81,11 @@ def test_another_address_needs_the_token() -> None:
     cookie = headers["set-cookie"].split(";")[0]
     assert _ask(config, host="10.0.0.7:8731", cookie=cookie)[0] == 200
     assert _ask(config, kind="websocket", cookie=cookie)[0] == 200
-    assert _ask(config, cookie=f"{COOKIE}=wrong")[0] == 401
+    assert _ask(config, cookie=f"{cookie.split('=')[0]}=wrong")[0] == 401
+    others = 'prefs={"a": 1}; note=a b'  # of other programs on this machine, and no proper cookies
+    assert _ask(config, cookie=f"{others}; {cookie}")[0] == 200
+    elsewhere = _ask(StudioConfig(host="0.0.0.0", token=TOKEN, port=8732), query=f"token={TOKEN}")
+    assert elsewhere[1]["set-cookie"].split("=")[0] != cookie.split("=")[0]  # replaces none
     with pytest.raises(ValueError, match="token"):
         StudioConfig(token="short")
 

@@ -175,7 +175,12 @@ def test_pause_go_on_cancel(visit: Callable[..., Any], studio: Served) -> None:
     page.click("#resume")
     page.wait_for_selector("#pause")
     page.click("#cancel")
+    page.click("#cancel-no")
+    page.wait_for_selector("#cancel-no", state="detached")
+    assert (folder / "after").is_dir() and page.is_enabled("#pause")
+    _cancel(page)
     page.wait_for_function("document.querySelector('#stage')?.innerText === 'cancelled'")
+    page.wait_for_selector("#cancel-yes", state="detached")
     assert not (folder / "after").exists()
     assert page.is_enabled("#fine-tune")
 
@@ -194,6 +199,23 @@ def test_two_people_do_not_disturb_each_other(visit: Callable[..., Any], studio:
     two.goto(f"{studio.url}/direct")
     two.wait_for_selector("#fine-tune")
     assert two.is_enabled("#fine-tune") and two.locator("#job").count() == 0
+
+
+def test_what_else_this_machine_serves_takes_no_session_away(
+    visit: Callable[..., Any], studio: Served
+) -> None:
+    page = visit("/point")
+    page.click("#region-mouth")
+    page.wait_for_function("document.querySelector('#chosen')?.innerText.includes('mouth')")
+    (mine,) = page.context.cookies()
+    usual = {"name": "session", "value": "of-another-program", "url": studio.url}
+    page.context.add_cookies([usual])  # the name that Starlette gives; ports do not count
+    page.reload()
+    page.wait_for_selector("#chosen")
+    assert page.inner_text("#chosen") == "Look here: mouth."
+    assert mine["expires"] > time.time() + 300 * 86400
+    again = page.request.get(studio.url).headers["set-cookie"]  # from this visit on
+    assert again.startswith(f"{mine['name']}=") and "Max-Age" in again
 
 
 def test_what_another_tab_has_chosen_is_said_before_it_is_trained(
@@ -217,15 +239,18 @@ def test_what_another_tab_has_chosen_is_said_before_it_is_trained(
     found = [json.loads(p.read_text()) for p in studio.out.glob("sessions/*/session.json")]
     assert [s["other"] for s in found if s["attribute"] == "Eyes"] == [""]  # not misled by itself
     page.click("#fine-tune")
-    page.wait_for_selector("#cancel")
+    _cancel(page)
+
+
+def _cancel(page: Any) -> None:
     page.click("#cancel")
+    page.click("#cancel-yes")
 
 
 def _begin_at_once(page: Any, url: str) -> None:
     page.goto(f"{url}/direct")
     page.click("#fine-tune")
-    page.wait_for_selector("#cancel")
-    page.click("#cancel")
+    _cancel(page)
 
 
 def test_by_keyboard_alone(visit: Callable[..., Any]) -> None:

@@ -147,7 +147,7 @@ class DirectPage:
             w.tag("h2", text="Fine-tuning")
             show = w.progress(job)
             buttons = w.tag("div", "bar")
-            words = w.tag("div")
+            words, self.asking = w.tag("div"), w.tag("div")
         with w.tag("div", "two"):
             with w.tag("div", "card"):
                 w.tag("h2", text="Losses")
@@ -178,6 +178,8 @@ class DirectPage:
                     w.alert(f"This did not work: {state.message}")
                 elif state.status == "cancelled":
                     w.text("Cancelled; nothing of it is left.")
+            if state.status in ("done", "cancelled"):
+                self.asking.clear()  # there is nothing to be cancelled any more
             self.form.refresh()
 
         look()
@@ -187,12 +189,24 @@ class DirectPage:
         """What can be done with it."""
         if status in ("waiting", "running"):
             w.button("Pause", job.pause, id="pause")
-            w.button("Cancel", job.cancel, id="cancel")
+            w.button("Cancel", lambda: self.confirm(job), id="cancel")
         elif status in ("paused", "failed"):
             w.button("Go on", lambda: self.studio.tunes.submit(job), main=True, id="resume")
-            w.button("Cancel", job.cancel, id="cancel")
+            w.button("Cancel", lambda: self.confirm(job), id="cancel")
         elif status == "done":
             w.link("Judge it", "/judge", id="go-judge", main=True)
+
+    def confirm(self, job: Job) -> None:
+        """Ask before the work of minutes goes."""
+        instead = (
+            "Pause stops it, and keeps them." if job.state().active else "As it is, it can go on."
+        )
+        self.asking.clear()
+        with self.asking:  # the buttons are made anew with every state
+            w.ask(
+                f"The networks that this fine-tuning has trained so far will be removed. {instead}",
+                "Cancel it", "Leave it", job.cancel, id="cancel",
+            )  # fmt: skip
 
     def build_losses(self, job: Job) -> None:
         """Losses by step, of the fine-tuning and of the control."""

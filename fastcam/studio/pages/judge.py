@@ -131,12 +131,10 @@ class JudgePage:
 
     def confirm(self, job: Job) -> None:
         """Ask before a fine-tuning goes."""
-        with ui.dialog() as dialog, w.tag("div", "card", role="alertdialog"):
-            w.text("This fine-tuning will be removed, with its numbers. A kept network stays.")
-            with w.tag("div", "bar"):
-                w.button("Discard", lambda: self.discard(job), main=True, id="discard-yes")
-                w.button("Cancel", dialog.close, id="discard-no")
-        dialog.open()
+        w.ask(
+            "This fine-tuning will be removed, with its numbers. A kept network stays.",
+            "Discard", "Cancel", lambda: self.discard(job), id="discard",
+        )  # fmt: skip
 
     def discard(self, job: Job) -> None:
         """Remove the fine-tuning."""

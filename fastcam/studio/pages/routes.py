@@ -88,6 +88,8 @@ def _shown(
     """A page, or what has to come before it, or what went wrong."""
 
     async def show() -> None:
+        kept = app.storage.browser
+        kept["id"] = kept["id"]  # sent anew: it lasts from the last visit, not from the first
         if not opened.done():
             opening_page(path)
             await ui.context.client.connected(timeout=_PATIENCE)

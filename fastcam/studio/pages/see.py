@@ -439,12 +439,10 @@ class SeePage:
 
     def confirm(self) -> None:
         """Ask before everything goes."""
-        with ui.dialog() as dialog, w.tag("div", "card", role="alertdialog"):
-            w.text("Your images, fine-tunings and kept networks will be removed from this machine.")
-            with w.tag("div", "bar"):
-                w.button("Delete", self.forget, main=True, id="forget-yes")
-                w.button("Cancel", dialog.close, id="forget-no")
-        dialog.open()
+        w.ask(
+            "Your images, fine-tunings and kept networks will be removed from this machine.",
+            "Delete", "Cancel", self.forget, id="forget",
+        )  # fmt: skip
 
 
 def see_page(studio: Studio, people: People) -> None:

@@ -134,6 +134,18 @@ def empty(words: str, href: str, go: str) -> None:
         link(go, href, id="go", main=True)
 
 
+def ask(words: str, yes: str, no: str, work: Callable[[], Any], *, id: str) -> None:
+    """Ask before something goes: ``work`` is done once ``yes`` is pressed."""
+    with ui.dialog() as dialog, tag("div", "card", role="alertdialog", aria_label=yes):
+        text(words)
+        with tag("div", "bar"):
+            agree = button(yes, work, main=True, id=f"{id}-yes")
+            agree.on("click", dialog.close, args=[])
+            button(no, dialog.close, id=f"{id}-no")
+    dialog.on("hide", dialog.delete)  # the next question is another dialog
+    dialog.open()
+
+
 def svg(content: str) -> Element:
     """A drawing of the studio's own."""
     return ui.html(content, sanitize=False)
