@@ -28,7 +28,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ from statistics import median
 from typing import Any
 
 from bench.fault_cases import CASES, Case, prepare
-from bench.report import machine, markdown, write
+from bench.report import UNFINISHED, machine, markdown, write
 from fastcam._util.stop import TERMINATED, sigterm_raises
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -309,8 +309,8 @@ def table(found: Sequence[Kill]) -> str:
             key[0], str(key[1]), key[2], str(len(same)),
             ", ".join(f"{n} {name}" for name, n in sorted(whom.items())),
             str(len(all_of) - len(same)), str(sum(not k.faults for k in same)), rest,
-            f"{median(seconds):.2f} ({max(seconds):.2f})",
-            f"{median(k.took for k in same):.1f}",
+            f"{median(seconds):.2f} ({max(seconds):.2f})" if same else "–",
+            f"{median(k.took for k in same):.1f}" if same else "–",
         ])  # fmt: skip
     header = ["killed", "processes", "signal", "moments", "whom", "drawn anew"]
     header += ["as if nothing had been", "% of the work left where some was saved"]
@@ -343,6 +343,11 @@ def main(arguments: Sequence[str]) -> int:
         options.work.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="fastcam-faults-", dir=options.work))
     found: list[Kill] = []
+
+    def save(state: Mapping[str, Any]) -> None:
+        results = [asdict(kill) for kill in found]
+        write(options.out, "faults", {**about, **state}, results, table(found))
+
     try:
         place = Place(work)
         if Process(lambda: prepare(place.data, options.images), place.said).wait():
@@ -350,13 +355,13 @@ def main(arguments: Sequence[str]) -> int:
         for case in (c for c in CASES if c.name in chosen):
             for kill in kills(case, place, options.moments, options.seed):
                 found.append(kill)
+                save(UNFINISHED)
                 for fault in kill.faults:
                     print(f"{kill.case} × {kill.devices}, {kill.signal} to {kill.whom} after "
                           f"{kill.moment:.3f} s: {fault}", flush=True)  # fmt: skip
             print(f"{case.name} × {case.devices}: {options.moments} moments", file=sys.stderr)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    text = table(found)
-    write(options.out, "faults", about, [asdict(kill) for kill in found], text)
-    print(text)
+    save({})
+    print(table(found))
     return int(any(kill.faults for kill in found))

@@ -16,7 +16,7 @@ import inspect
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from torch import Tensor
 from bench.fuzz_calls import attention_calls, map_calls, region_calls
 from bench.fuzz_draws import Call, Within, spoiled
 from bench.fuzz_losses import module_calls, option_calls, tap_calls
-from bench.report import machine, markdown, write
+from bench.report import UNFINISHED, machine, markdown, write
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -99,20 +99,45 @@ def _names_an_argument(call: Call, message: str) -> bool:
     return any(name in message for name in names)
 
 
+Came = dict[str, Counter[str]]
+EVERY = 20.0  # seconds between two savings
+
+
 def fuzz(
-    calls: int, number: int = 0, kinds: Sequence[str] = tuple(CALLS)
-) -> dict[str, Counter[str]]:
+    calls: int,
+    number: int = 0,
+    kinds: Sequence[str] = tuple(CALLS),
+    save: Callable[[Came], object] | None = None,
+) -> Came:
     """So many calls, divided among the kinds; what came of them, by kind.
+
+    Args:
+        calls, number, kinds: how many, the seed, and of what.
+        save: called with what came until then, after each kind and every ``EVERY`` seconds.
 
     Raises:
         AssertionError: see :func:`check`; with the smallest such call.
     """
-    return {kind: _fuzz(CALLS[kind], calls // len(kinds), number) for kind in kinds}
+    found: Came = {}
+    saved = time.monotonic()
+
+    def now_and_then() -> None:
+        nonlocal saved
+        if save is not None and time.monotonic() > saved + EVERY:
+            save(found)
+            saved = time.monotonic()
+
+    for kind in kinds:
+        found[kind] = Counter()
+        _fuzz(CALLS[kind], calls // len(kinds), number, found[kind], now_and_then)
+        if save is not None:
+            save(found)
+    return found
 
 
-def _fuzz(drawn: Any, calls: int, number: int) -> Counter[str]:
-    came: Counter[str] = Counter()
-
+def _fuzz(
+    drawn: Any, calls: int, number: int, came: Counter[str], after: Callable[[], None]
+) -> None:
     @seed(number)
     @settings(
         max_examples=calls, deadline=None, database=None, print_blob=False,
@@ -121,9 +146,9 @@ def _fuzz(drawn: Any, calls: int, number: int) -> Counter[str]:
     @given(drawn.flatmap(spoiled))
     def one(call: Call) -> None:
         came[check(call)] += 1
+        after()
 
     one()
-    return came
 
 
 def fuzzed_bytes() -> Callable[[bytes], object]:
@@ -148,16 +173,24 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     began = time.monotonic()
-    found = fuzz(options.calls, options.seed)
-    seconds = time.monotonic() - began
+
+    def save(found: Came, state: Mapping[str, Any] = UNFINISHED) -> str:
+        total, seconds = _total(found), round(time.monotonic() - began)
+        about = {**machine(), "calls": total, "seed": options.seed, "seconds": seconds, **state}
+        text = table(found)
+        write(options.out, "fuzz", about, [{"kind": k, **came} for k, came in found.items()], text)
+        return f"{total} calls in {seconds} s, no crash, none wrong\n\n{text}"
+
+    print(save(fuzz(options.calls, options.seed, save=save), {}))
+    return 0
+
+
+def _total(found: Came) -> int:
+    return sum(came.total() for came in found.values())
+
+
+def table(found: Came) -> str:
     columns = ("a result", "compared", "an error")
     rows = [[k, str(c.total()), *(str(c[name]) for name in columns)] for k, c in found.items()]
-    total = sum(c.total() for c in found.values())
-    text = markdown(
-        ["calls of", "calls", "a result", "compared with the reference", "an error"], rows
-    )
-    about = {**machine(), "calls": total, "seed": options.seed, "seconds": round(seconds)}
-    results = [{"kind": kind, **came} for kind, came in found.items()]
-    write(options.out, "fuzz", about, results, text)
-    print(f"{total} calls in {seconds:.0f} s, no crash, none wrong", text, sep="\n\n")
-    return 0
+    header = ["calls of", "calls", "a result", "compared with the reference", "an error"]
+    return markdown(header, rows)

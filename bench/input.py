@@ -11,7 +11,7 @@ import argparse
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import torchvision
 
-from bench.report import machine, markdown, write
+from bench.report import UNFINISHED, machine, markdown, write
 from bench.timing import Timing, interleaved
 from bench.training_step import FineTuning
 from fastcam.data import Augment, CelebA, Collate, FitSquare, PreparedFaces
@@ -163,24 +163,33 @@ def main(arguments: Sequence[str]) -> int:
         "spread": "20th to 80th percentile of batches, taken in turns; seconds of the process",
     }
     work = Path(tempfile.mkdtemp(prefix="fastcam-input-", dir=options.work))
+    found: dict[int, dict[str, Timing]] = {}
+    kept: dict[str, Any] = {}
+
+    def save(state: Mapping[str, Any]) -> str:
+        results = [
+            {"size": size, "case": name, **vars(timing)}
+            for size, timings in found.items()
+            for name, timing in timings.items()
+        ]
+        text = table(found, options.batch) if found else ""
+        if kept:
+            results.append({**kept, "seconds": vars(kept["seconds"])})
+            text += "\n" + large_table(kept, options.batch)
+        write(options.out, "input", {**about, **state}, results, text)
+        return text
+
     try:
-        text, results = "", []
         if options.sizes:
             generate(work / "faces", options.faces, workers=1)
             faces = CelebA(work / "faces", "all")
-            found = {s: measured(faces, s, options.batch, options.seconds) for s in options.sizes}
-            text += table(found, options.batch)
-            results += [
-                {"size": size, "case": name, **vars(timing)}
-                for size, timings in found.items()
-                for name, timing in timings.items()
-            ]
+            for size in options.sizes:
+                found[size] = measured(faces, size, options.batch, options.seconds)
+                save(UNFINISHED)
         if options.large:
-            kept = large(work, options.large, options.batch)
-            text += "\n" + large_table(kept, options.batch)
-            results.append({**kept, "seconds": vars(kept["seconds"])})
+            kept |= large(work, options.large, options.batch)
     finally:
         shutil.rmtree(work)
-    write(options.out, "input", about, results, text)
+    text = save({})
     print("\n".join(f"- {k}: {v}" for k, v in about.items() if v is not None), text, sep="\n\n")
     return 0

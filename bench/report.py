@@ -12,6 +12,9 @@ from typing import Any
 
 import torch
 
+#: What results say of their run until it has ended.
+UNFINISHED = {"unfinished": "the run goes on, or was ended before its end"}
+
 
 def machine() -> dict[str, Any]:
     """Processor, threads, versions and date of this run."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 import fastcam
+from bench import fuzz as bench_fuzz
 from bench.fuzz import CALLS, Call, check, fuzz
 from fastcam import functional as F
 from fastcam import reference, regions
@@ -22,6 +25,30 @@ def test_calls_are_right_or_name_an_argument(kind: str) -> None:
     assert came.total() >= 300
     assert came["an error"] and came["a result"] + came["compared"]
     assert came["compared"] or not kind.startswith("functional")
+
+
+def test_a_run_that_is_ended_keeps_what_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[Call] = []
+
+    def ended(call: Call) -> str:
+        done.append(call)
+        if len(done) == 250:
+            raise KeyboardInterrupt
+        return "a result"
+
+    monkeypatch.setattr(bench_fuzz, "check", ended)
+    monkeypatch.setattr(bench_fuzz, "EVERY", 0.0)
+    threads = torch.get_num_threads()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            bench_fuzz.main(["--calls", "1200", "--out", str(tmp_path)])
+    finally:
+        torch.set_num_threads(threads)
+    kept = json.loads((tmp_path / "fuzz.json").read_text())
+    assert [came["a result"] for came in kept["results"]] == [200, 49]
+    assert "unfinished" in kept["machine"] and kept["machine"]["calls"] == 249
 
 
 def _wrong_value(mask: torch.Tensor) -> torch.Tensor:
