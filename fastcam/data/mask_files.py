@@ -275,8 +275,9 @@ def find_masks(root: str | Path, place: str, images: Iterable[str]) -> dict[str,
     for inner, file in walk_images(folder):
         found = _match(composed(inner), composed(file), paths, stems)
         if found is not None:
-            region, path = found
-            votes[region or folder.name][f"{place.rstrip('/')}/{path}"] += 1
+            region, paths_of = found
+            for path in paths_of:
+                votes[region or folder.name][f"{place.rstrip('/')}/{path}"] += 1
     patterns = _elected(votes, len(names))
     _warn_of_shared(Path(root), patterns, names)
     return patterns
@@ -364,9 +365,10 @@ def find_inside(place: str, files: Sequence[str]) -> dict[str, str]:
     ahead = "" if place == "." else f"{place}/"
     for above, folder, inner, last in masks:
         if above in paths and (found := _match(inner, last, paths[above], stems[above])):
-            region, path = found
-            path = path.replace("{name}", "{below}")
-            votes[region or folder][f"{ahead}{{above}}/{folder}/{path}"] += 1
+            region, paths_of = found
+            for path in paths_of:
+                path = path.replace("{name}", "{below}")
+                votes[region or folder][f"{ahead}{{above}}/{folder}/{path}"] += 1
     return _elected(votes, sum(map(len, paths.values())))
 
 
@@ -407,8 +409,8 @@ def without_masks(files: Sequence[str], place: str, patterns: Iterable[str]) -> 
     return [file for file in files if not is_mask(bare(file))]
 
 
-def _match(inner: str, file: str, paths: set[str], stems: set[str]) -> tuple[str, str] | None:
-    """Region and path pattern of a mask file in a folder; None where no image has its name."""
+def _match(inner: str, file: str, paths: set[str], stems: set[str]) -> tuple[str, list[str]] | None:
+    """Region and path patterns of a mask file in a folder; None where no image has its name."""
     stem, dot, suffix = file.rpartition(".")
     within = inner.rstrip("/")
     for end in (len(stem), *(i for i in range(len(stem) - 1, 0, -1) if stem[i] in MARKS)):
@@ -416,11 +418,14 @@ def _match(inner: str, file: str, paths: set[str], stems: set[str]) -> tuple[str
         region = stem[end + 1 :]
         rest = f"{mark}{region}{dot}{suffix}"
         if within and f"{inner}{head}" in paths:  # folders as the images' own
-            return region, f"{{name}}{rest}"
+            return region, [f"{{name}}{rest}"]
         first, slash, behind = inner.partition("/")
         if slash and behind and f"{behind}{head}" in paths:  # the same in a region's folder
-            return "_".join(filter(None, (first, region))), f"{first}/{{name}}{rest}"
+            return "_".join(filter(None, (first, region))), [f"{first}/{{name}}{rest}"]
         if head in stems:
             named = "_".join(filter(None, (within.replace("/", "_"), region)))
-            return named, f"{inner}{{stem}}{rest}"
+            found = [f"{inner}{{stem}}{rest}"]
+            if head in paths:  # of an image in no folder: other images may lie in some
+                found.append(f"{inner}{{name}}{rest}")
+            return named, found
     return None

@@ -66,6 +66,19 @@ def test_a_mask_of_images_in_several_folders_is_told_of(tmp_path: Path) -> None:
     assert folder.images("all", regions=["masks"]).counts([0, 1, 2]) == {"masks": 1}
 
 
+@pytest.mark.parametrize("place", ["masks", "masks/wing"])
+def test_some_images_lie_in_folders_and_some_do_not(tmp_path: Path, place: str) -> None:
+    """The masks of the fewer were not found."""
+    names = ["1", "2", "3", "4", "late/5", "late/6", "late/7"]
+    for name in names:
+        image_file(tmp_path / f"images/{name}.jpg")
+        image_file(tmp_path / place / f"{name}.png")
+    (tmp_path / "t.csv").write_text("\n".join(["file,sick", *(f"{n},0" for n in names)]))
+    folder = open_folder(tmp_path)
+    (region,) = folder.regions
+    assert folder.images("all", regions=[region]).counts(range(7)) == {region: 7}
+
+
 def test_masks_are_named_by_folder_and_suffix(tmp_path: Path) -> None:
     for name in ("m/x.png", "m/wing/x.png", "m/wing/in_flight/y.png", "m/x-beak.png", "m/z.png"):
         image_file(tmp_path / name)
