@@ -172,7 +172,8 @@ def ablation(
     if progress is not None:
         progress("training variants", len(runs), len(runs))
     count = "all" if config.limit_train is None else str(config.limit_train)
-    trained = f"trained on {count} training images for at most {config.epochs} epoch(s)"
+    passes = config.epochs or run.epochs
+    trained = f"trained on {count} training images for at most {passes} epoch(s)"
     return Ablation(list(seeds), scores, stored["means"]["majority"], stored["images"], trained)
 
 

@@ -18,7 +18,7 @@ from fastcam.cli.options import (
     typer,
 )
 from fastcam.cli.settings import Settings, options
-from fastcam.training.config import ATTENTION, TrainConfig
+from fastcam.training.config import FOUND, SCRATCH, TrainConfig, of_network
 
 app = typer.Typer(
     rich_markup_mode="markdown",
@@ -85,7 +85,8 @@ def attributes(
         "size", "fit", "epochs", "batch_size", "lr", "clip", "limit_train", "limit_valid",
         "device", "cache", "workers",
     ),
-    defaults=ATTENTION,
+    defaults={**SCRATCH, **of_network("attention")},
+    found={"epochs": FOUND["epochs"]},
 )  # fmt: skip
 def ablation(
     data: Data,
@@ -112,7 +113,7 @@ def ablation(
     from fastcam.training import keep_freed_memory
 
     keep_freed_memory()
-    config = TrainConfig(data=str(data), **{**ATTENTION, **settings})
+    config = TrainConfig.from_scratch(data, "attention", **settings)
     chosen = _numbers("--seeds", seeds, int)
     with progress_bars() as report:
         result = analysis.ablation(config, out, chosen, split=split, limit=limit, progress=report)

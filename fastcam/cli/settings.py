@@ -26,6 +26,7 @@ def options(
     only: Collection[str] = (),
     without: Collection[str] = (),
     defaults: Mapping[str, Any] | None = None,
+    found: Mapping[str, str] | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a verb an option for each field of a dataclass.
 
@@ -39,6 +40,7 @@ def options(
         only: fields to take; empty takes all.
         without: fields to leave out.
         defaults: in place of the dataclass's own, by field.
+        found: what a default depends on, by field: shown in its place, and None is given.
     """
 
     def decorate(verb: Callable[..., None]) -> Callable[..., None]:
@@ -50,7 +52,7 @@ def options(
             and f.name not in {*without, *signature.parameters}
             and f.default is not dataclasses.MISSING
         ]
-        made = _parameters(config, fields, defaults or {})
+        made = _parameters(config, fields, defaults or {}, found or {})
 
         @functools.wraps(verb)
         def wrapper(**values: Any) -> None:
@@ -67,7 +69,10 @@ def options(
 
 
 def _parameters(
-    config: type, fields: list[dataclasses.Field[Any]], defaults: Mapping[str, Any]
+    config: type,
+    fields: list[dataclasses.Field[Any]],
+    defaults: Mapping[str, Any],
+    found: Mapping[str, str],
 ) -> list[inspect.Parameter]:
     kinds, helps = get_type_hints(config), field_help(config)
     made = []
@@ -75,6 +80,9 @@ def _parameters(
         kind, shown = kinds[f.name], {}
         if get_origin(kind) is Literal:  # the config itself refuses another value
             kind, shown = str, {"metavar": "|".join(get_args(kind))}
+        default = defaults.get(f.name, f.default)
+        if f.name in found:
+            kind, default, shown = kind | None, None, {**shown, "show_default": found[f.name]}
         names = (
             [f"--{f.name.replace('_', '-')}", f.metadata["short"]] if "short" in f.metadata else []
         )
@@ -83,7 +91,7 @@ def _parameters(
             inspect.Parameter(
                 f.name,
                 inspect.Parameter.KEYWORD_ONLY,
-                default=defaults.get(f.name, f.default),
+                default=default,
                 annotation=Annotated[kind, option],
             )
         )

@@ -10,7 +10,7 @@ from fastcam._util.architecture import Architecture
 from fastcam._util.names import parts
 from fastcam.cli.options import REGION_HELP, Data, Landmarks, Out, Start, typer
 from fastcam.cli.settings import Settings, field_help, options
-from fastcam.training.config import FINETUNE, GuidanceConfig, TrainConfig
+from fastcam.training.config import FINETUNE, FOUND, SCRATCH, GuidanceConfig, TrainConfig
 
 # python -OO leaves no texts
 _LOSSES = f"{field_help(GuidanceConfig).get('losses', '')} Repeat for several."
@@ -28,6 +28,8 @@ _LOSSES = f"{field_help(GuidanceConfig).get('losses', '')} Repeat for several."
         "group_step",
         "save_minutes",
     ),
+    defaults=SCRATCH,
+    found=FOUND,
 )
 def train(
     data: Data,
@@ -53,23 +55,23 @@ def train(
     *,
     settings: Settings,
 ) -> None:
-    """Train a classifier of all or some attributes from scratch, with early stopping.
+    """Train a classifier of all or some attributes from scratch, or from given weights.
 
     A killed run goes on where it last saved when the same command is given again.
 
-    Example: `fastcam train faces -o runs/train --size 128`
+    Example: `fastcam train faces -o runs/train --size 112 --fit face`
 
-    The attention network is trained with its own loss, a sum over attributes, and takes other
-    settings: `fastcam train faces -o runs/attention --model attention --size 64 --batch-size 32
-    --lr 0.1 --clip 5 --schedule cosine --epochs 8`
+    The defaults are for some thousand images. Those of Yang et al. are `--batch-size 256 --lr 0.01
+    --schedule constant --epochs 30 --patience 3`.
     """
     tasks = {"multilabel": no_multilabel, "reconstructor": no_reconstructor}
-    config = TrainConfig(
-        data=str(data),
+    said = {k: v for k, v in settings.items() if v is not None or k not in FOUND}
+    config = TrainConfig.from_scratch(
+        data,
         attributes=None if attributes is None else parts(attributes),
         model_options=_model_options(model_options) | {k: False for k, no in tasks.items() if no},
         landmarks=str(landmarks) if landmarks else None,
-        **settings,
+        **said,
     )
     _run(config, out)
 

@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from fastcam.data.choices import Fit
-from fastcam.training.config import ATTENTION, PULL, Schedule
+from fastcam.training.config import PULL, SCRATCH, Schedule, of_network
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class DemoConfig:
     model: str = "alexnet"
     size: int = 128
     fit: Fit = "face"
-    batch_size: int = 32
-    lr: float = 0.2
-    clip: float = 1.0
+    batch_size: int = SCRATCH["batch_size"]
+    lr: float = of_network("alexnet")["lr"]
+    clip: float = of_network("alexnet")["clip"]
     epochs: int = 8
-    schedule: Schedule = "cosine"
+    schedule: Schedule = SCRATCH["schedule"]
     pull: float = PULL
     seed: int = 0
 
@@ -69,11 +69,11 @@ class AttentionDemoConfig:
     """
 
     images: int = field(default=3000, metadata={"short": "-n"})
-    size: int = ATTENTION["size"]
+    size: int = of_network("attention")["size"]
     fit: Fit = "face"
-    batch_size: int = ATTENTION["batch_size"]
-    lr: float = ATTENTION["lr"]
-    clip: float = ATTENTION["clip"]
+    batch_size: int = SCRATCH["batch_size"]
+    lr: float = of_network("attention")["lr"]
+    clip: float = of_network("attention")["clip"]
     epochs: int = 6
     model_options: dict[str, Any] | None = None
     shown: tuple[str, ...] = ("Wearing_Lipstick", "Eyeglasses", "Blond_Hair")

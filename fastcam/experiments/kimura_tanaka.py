@@ -17,12 +17,10 @@ from fastcam.experiments.study import Study
 from fastcam.models import Checkpoint
 from fastcam.report import Table
 from fastcam.training import TrainConfig
-from fastcam.training.config import ATTENTION
+from fastcam.training.config import of_network
 
 #: How the network is trained, where the settings do not say it.
-TRAINING: dict[str, Any] = {
-    k: v for k, v in ATTENTION.items() if k not in ("model", "epochs", "batch_size", "schedule")
-}
+TRAINING = of_network("attention")
 #: Attributes of Figure 4: those that the paper speaks of, and one that lies elsewhere.
 SHOWN = ("Smiling", "Mouth_Slightly_Open", "Eyeglasses")
 #: Test images of Figure 5, at most: each is judged at six levels of noise.
@@ -53,7 +51,7 @@ def mask_table1(study: Study) -> analysis.Ablation:
         data=str(study.data(0)), model="attention", fit=c.fit, epochs=c.epochs, patience=0,
         batch_size=c.batch_size, schedule=c.schedule, limit_train=c.limit_train,
         precision=c.precision, device=c.device, workers=study.workers,  # type: ignore[arg-type]
-        **{k: v for k, v in TRAINING.items() if k != "patience"},
+        **TRAINING,
     )  # fmt: skip
     study.say("training the attention network's four variants")
     return analysis.ablation(

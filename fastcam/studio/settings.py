@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from fastcam._util import checks as check
 from fastcam.data.choices import Fit
-from fastcam.training.config import Schedule
+from fastcam.training.config import Schedule, of_network
 
 MEGABYTE = 1 << 20
 #: Names and addresses by which this machine alone is reached.
@@ -50,7 +50,7 @@ class StartConfig:
 
     def attention(self) -> StartConfig:
         """The same for the attention network: its own size and loss."""
-        return replace(self, model="attention", size=64, lr=0.1, clip=5.0, batch_size=32)
+        return replace(self, model="attention", **of_network("attention"), batch_size=32)
 
 
 @dataclass(frozen=True)

@@ -34,17 +34,40 @@ OUTSIDE, NOTHING, AUTO = "outside", "nothing", "auto"
 #: Where a fine-tuning differs from the defaults of :class:`TrainConfig`: it is short, in small
 #: batches, and what guidance draws toward is all that a quarter of the images show.
 FINETUNE: dict[str, Any] = {"epochs": 1, "patience": 0, "batch_size": 32, "without": AUTO}
-#: Where a training of the attention network differs: its loss is a sum over attributes.
-ATTENTION: dict[str, Any] = {
-    "model": "attention",
-    "size": 64,
-    "epochs": 8,
-    "patience": 0,
-    "batch_size": 32,
-    "lr": 0.1,
-    "schedule": "cosine",
-    "clip": 5.0,
+#: Where a training of a new network differs: it teaches it from a few thousand images, where the
+#: paper's settings are for many. The passes follow from how many images there are.
+SCRATCH: dict[str, Any] = {"epochs": None, "patience": 0, "batch_size": 32, "schedule": "cosine"}
+#: Passes where the settings leave them open: so many, or as many as make so many steps.
+PASSES, STEPS = 8, 600
+#: What follows from the network, and the passes, in words.
+FOUND = {
+    "size": "224; of attention 64",
+    "lr": "0.1; of alexnet 0.2, of vgg 0.05, with --weights 0.01",
+    "clip": "1; of attention 5",
+    "epochs": f"{PASSES}, or more for {STEPS} steps",
 }
+_OF_NETWORKS: dict[str, dict[str, Any]] = {
+    "alexnet": {"lr": 0.2},
+    "attention": {"size": 64, "clip": 5.0},  # its loss is a sum over attributes
+    "vgg": {"lr": 0.05},  # those with batch norm, too
+}
+
+
+def of_network(model: str, weights: str | None = None) -> dict[str, Any]:
+    """What a training of a new network takes by its kind, in place of SCRATCH alone.
+
+    Args:
+        model: its name.
+        weights: what it starts with, if anything; what is learnt already wants a low rate.
+
+    Returns:
+        ``size``, ``lr`` and ``clip``.
+    """
+    found = {"size": 224, "lr": 0.1, "clip": 1.0}
+    for name, own in _OF_NETWORKS.items():
+        if model.removeprefix("timm:").startswith(name):
+            found |= own
+    return found if weights is None else {**found, "lr": 0.01}
 
 
 def _check(condition: bool, message: str) -> None:
@@ -239,9 +262,10 @@ class TrainConfig:
     """One training or fine-tuning run.
 
     The defaults are those of Yang et al., section 3.1: SGD, learning rate 0.01, momentum 0.9, batch
-    256, early stopping, w_a = 1. With ``start``, the checkpoint holds in place of ``attributes``,
-    ``model``, ``model_options``, ``size`` and ``fit``. The texts below are also the help of
-    ``fastcam train``.
+    256, early stopping, w_a = 1. They are for many images and a network that knows something:
+    :meth:`from_scratch` and :meth:`finetune` take others, as ``fastcam train`` and ``fastcam
+    finetune`` do, whose help the texts below are. With ``start``, the checkpoint holds in place of
+    ``attributes``, ``model``, ``model_options``, ``size`` and ``fit``.
 
     Attributes:
         data: folder of images with labels, see :func:`fastcam.data.open_folder`; empty where
@@ -260,7 +284,8 @@ class TrainConfig:
             :attr:`fastcam.models.ModelSpec.options`).
         size: input size in pixels (224 is AlexNet's own).
         fit: ``"crop"`` (centre square), ``"face"`` (closer) or ``"stretch"``.
-        epochs: at most so many passes over the training images.
+        epochs: at most so many passes over the training images; None for 8, or as many as make 600
+            steps.
         patience: stop after so many epochs in a row without a lower validation loss, and keep the
             best epoch's weights; 0 runs all epochs and keeps the last one's.
         batch_size: images per step.
@@ -339,7 +364,7 @@ class TrainConfig:
     model_options: dict[str, Any] | None = None
     size: int = 224
     fit: Fit = "crop"
-    epochs: int = 30
+    epochs: int | None = 30
     patience: int = 3
     batch_size: int = 256
     optimizer: Literal["sgd", "lars", "lamb"] = "sgd"
@@ -433,6 +458,32 @@ class TrainConfig:
             _check(share < 0.5, f"{said}: the network cannot look there; guide or hide, not both")
             if share > 0.05:
                 warnings.warn(f"{said} (on the mean face)", stacklevel=4)
+
+    @classmethod
+    def from_scratch(
+        cls,
+        data: str | Path = "",
+        model: str = "alexnet",
+        weights: str | None = None,
+        **changes: Any,
+    ) -> TrainConfig:
+        """A training of a new network as ``fastcam train`` does it, see ``SCRATCH``.
+
+        Args:
+            data: folder of images with labels; empty where ``train`` is given batches.
+            model, weights: the network; its rate, size and clipping follow from them.
+            changes: other settings than the defaults for that.
+
+        Raises:
+            ValueError: an optimizer of large batches without a rate, or as of the class.
+        """
+        optimizer = changes.get("optimizer", "sgd")
+        _check(
+            optimizer == "sgd" or "lr" in changes,
+            f"lr: {optimizer} has rates of its own; expected one beside it",
+        )
+        settings = {**SCRATCH, **of_network(model, weights), **changes}
+        return cls(data=str(data), model=model, weights=weights, **settings)
 
     @classmethod
     def finetune(

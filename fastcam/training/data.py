@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import Any
 
 import torch
@@ -47,6 +47,11 @@ class Batches(LightningDataModule):
                 )
         self.train, self.valid = train, valid
         self.attributes, self.exclusive = list(attributes), exclusive
+
+    @property
+    def steps(self) -> int | None:
+        """Training batches in an epoch, where their loader says it."""
+        return len(self.train) if isinstance(self.train, Sized) else None
 
     def train_dataloader(self) -> Iterable[Batch]:
         return _Loader(self.train)

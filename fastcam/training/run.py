@@ -26,7 +26,7 @@ from fastcam.evaluation import pick_device
 from fastcam.evaluation.splits import check_kind
 from fastcam.models import ModelSpec, save_checkpoint
 from fastcam.models.registry import register_all, registered
-from fastcam.training.config import NOTHING, TrainConfig
+from fastcam.training.config import NOTHING, PASSES, STEPS, TrainConfig
 from fastcam.training.fingerprint import batches_settings, loss_settings
 from fastcam.training.history import READ_EVERY, History, ProgressReport
 from fastcam.training.inputs import check_size, folder_batches, initial_checkpoint, open_data
@@ -235,7 +235,7 @@ def _train(
             strategy="ddp" if processes.count > 1 else "auto",
             use_distributed_sampler=False,
             precision=_PRECISIONS[config.precision],
-            max_epochs=config.epochs,
+            max_epochs=_passes(config, batches),
             callbacks=callbacks,
             plugins=[AtomicCheckpointIO(task), *environment],
             logger=False,
@@ -309,6 +309,14 @@ def _train(
         result, out / HISTORY, epochs, sources, before=start, after=metrics, biases=biases,
         skipped=skipped,
     )  # fmt: skip
+
+
+def _passes(config: TrainConfig, batches: Any) -> int:
+    """Over the training images; where the settings leave it open, by how many there are."""
+    if config.epochs is not None:
+        return config.epochs
+    steps = getattr(batches, "steps", None)  # of an epoch; what batches of others have is not known
+    return PASSES if steps is None else max(PASSES, -(-STEPS // steps))
 
 
 def _leave_sigterm(trainer: Trainer) -> None:

@@ -121,10 +121,11 @@ def test_defaults_are_those_of_the_paper_or_measured(
     assert _run("finetune", model, data, "-a", "Lips", "-r", "mouth") == 0
     training, tuning = seen
     for config in seen:
-        assert (config.lr, config.momentum, config.clip) == (0.01, 0.9, 1.0)
-    assert (training.batch_size, tuning.batch_size) == (256, 32)
-    assert (training.size, training.model, training.patience) == (224, "alexnet", 3)
-    assert (tuning.epochs, tuning.w_a) == (1, 1.0)
+        assert (config.momentum, config.clip, config.batch_size) == (0.9, 1.0, 32)
+    assert training == TrainConfig.from_scratch(data)
+    assert (training.size, training.model, training.patience) == (224, "alexnet", 0)
+    assert (training.lr, training.schedule, training.epochs) == (0.2, "cosine", None)
+    assert (tuning.lr, tuning.epochs, tuning.w_a) == (0.01, 1, 1.0)
     guidance = tuning.guidance
     assert (guidance.pull, guidance.w_g, guidance.max_pair_pull) == (1.0, None, 1.0)
     assert (guidance.losses, tuning.without) == (("energy",), "outside")
@@ -132,6 +133,33 @@ def test_defaults_are_those_of_the_paper_or_measured(
     assert (guidance.guide, guidance.region_weight) == ("positives", 3.0)
     assert guidance.sharpness_warmup
     assert tuning == TrainConfig.finetune(model, data, guidance)  # the library's are the same
+
+
+def test_a_training_by_default_is_by_its_network(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[TrainConfig] = []
+    monkeypatch.setattr("fastcam.cli.training._run", lambda config, out: seen.append(config))
+    given = [
+        ["--model", "attention"],
+        ["--model", "attention", "--size", 96, "--lr", 0.05, "--clip", 0, "--epochs", 2],
+        ["--model", "vgg11_bn"],
+        ["--model", "timm:vgg16"],
+        ["--model", "resnet50", "--weights", "DEFAULT"],
+        ["--optimizer", "lars", "--lr", 30],
+    ]
+    for more in given:
+        assert _run("train", data, *more) == 0
+    assert [(c.size, c.lr, c.clip, c.epochs) for c in seen] == [
+        (64, 0.1, 5.0, None),
+        (96, 0.05, 0.0, 2),
+        (224, 0.05, 1.0, None),
+        (224, 0.05, 1.0, None),
+        (224, 0.01, 1.0, None),
+        (224, 30.0, 1.0, None),
+    ]
+    assert _run("train", data, "--optimizer", "lars") == 2
+    assert "lr: lars has rates of its own; expected one beside it" in capsys.readouterr().err
 
 
 def test_synth_writes_a_data_set(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ import torch
 from tiny_faces import ATTRIBUTES, MODEL, write_faces
 from tiny_runs import run_config, same_weights, weights_of
 from torch import Tensor
+from torch.utils.data import DataLoader
 
+from fastcam.data.batches import Collate
 from fastcam.evaluation import evaluate
+from fastcam.evaluation.splits import prepare_split
 from fastcam.models import load_checkpoint
-from fastcam.training import GuidanceConfig, TrainConfig, TrainingDiverged, train
+from fastcam.training import Batches, GuidanceConfig, TrainConfig, TrainingDiverged, train
 from fastcam.training.guidance import cell_weights, guided_pairs, warm_sharpness
 from fastcam.training.history import read_history
 from fastcam.training.task import AttributeTask
@@ -52,6 +56,33 @@ def test_training_learns_and_leaves_a_checkpoint(data: Path, trained: Path) -> N
     assert evaluate(checkpoint, data, attribute="Lips")["all"].accuracy > 0.8
     left = sorted(p.name for p in trained.parent.iterdir())
     assert left == ["history.csv", "model.pt", "result.json", "settings.json"]
+
+
+class Unsized:
+    """A loader that does not say how many batches it has."""
+
+    def __init__(self, loader: Iterable[Any]) -> None:
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.loader)
+
+
+def test_few_images_are_passed_over_more_often(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastcam.training.run.STEPS", 27)
+    config = run_config(data, epochs=None)
+    assert config.settings()["epochs"] is None
+    few = train(dataclasses.replace(config, limit_train=40, batch_size=16), tmp_path / "few")
+    assert few.epochs == 9  # of three steps
+    assert train(config, tmp_path / "many").epochs == 8  # of five
+    prepared = prepare_split(load_checkpoint(few.checkpoint), data, "train", limit=40)
+    loader = DataLoader(prepared, batch_size=20, collate_fn=Collate())
+    own = Batches(loader, loader, ATTRIBUTES)
+    assert train(dataclasses.replace(config, data=""), tmp_path / "own", data=own).epochs == 14
+    own = Batches(Unsized(loader), loader, ATTRIBUTES)
+    assert train(dataclasses.replace(config, data=""), tmp_path / "unknown", data=own).epochs == 8
 
 
 def test_bfloat16_trains_and_guides_in_autocast(
