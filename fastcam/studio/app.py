@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastcam._util.claim import claim
 from fastcam._util.extras import require
 from fastcam.studio.gate import COOKIE, Gate
 from fastcam.studio.home import Home
@@ -47,7 +48,7 @@ def serve(
     Raises:
         ImportError: NiceGUI is missing (extra ``studio``).
         ValueError: settings, data or a checkpoint that cannot be.
-        OSError: the folder cannot be written, or the port is taken.
+        OSError: the folder cannot be written or is another studio's, or the port is taken.
     """
     require("nicegui", extra="studio")
     if len(data) != len(checkpoint):
@@ -64,6 +65,19 @@ def serve(
         config = replace(config, token=secrets.token_urlsafe(16))
     config = replace(config, port=_free_port(config.host, config.port))
     home = Home.open(folder)
+    with claim(home.root):  # of its sessions another server would write what it knows of them
+        _serve(home, config, start, own, show, say)
+
+
+def _serve(
+    home: Home,
+    config: StudioConfig,
+    start: StartConfig,
+    own: Sequence[tuple[Path, Path]],
+    show: bool,
+    say: Callable[[str], None],
+) -> None:
+    """Run it in a folder that is this process's alone."""
     os.environ["NICEGUI_STORAGE_PATH"] = str(home.root / "browser")
 
     from nicegui import app, core, ui

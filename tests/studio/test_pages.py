@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -11,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from studio_server import PATIENCE, Served
+from studio_server import PATIENCE, ROOT, Served
 from tiny_studio import encoded
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
@@ -216,6 +218,26 @@ def test_what_else_this_machine_serves_takes_no_session_away(
     assert mine["expires"] > time.time() + 300 * 86400
     again = page.request.get(studio.url).headers["set-cookie"]  # from this visit on
     assert again.startswith(f"{mine['name']}=") and "Max-Age" in again
+
+
+def test_a_folder_is_one_studios(studio: Served) -> None:
+    command = [sys.executable, "-m", "fastcam", "studio", *studio.words]
+    second = subprocess.run(
+        [*command, "--out", str(studio.out), "--no-show", "--port", "0"],
+        capture_output=True, text=True, cwd=ROOT, timeout=120, check=False,
+    )  # fmt: skip
+    assert second.returncode == 2
+    assert f"{studio.out} is being written by process {studio.process.pid}" in second.stderr
+
+
+def test_what_cannot_be_written_is_said(visit: Callable[..., Any], studio: Served) -> None:
+    page = visit("/point")
+    page.wait_for_selector("#region-mouth")
+    newest = max(studio.out.glob("sessions/*/session.json"), key=lambda p: p.stat().st_mtime_ns)
+    newest.unlink()
+    newest.mkdir()  # as on a full disk
+    page.click("#region-mouth")
+    page.wait_for_selector(f".q-notification:has-text('{newest.name}')")
 
 
 def test_what_another_tab_has_chosen_is_said_before_it_is_trained(

@@ -68,6 +68,7 @@ def page(path: str, title: str, lead: str) -> Iterator[None]:
     """Head and frame of a page."""
     ui.add_css(CSS)
     ui.add_head_html(_FOCUS)
+    ui.on_exception(_say)
     ui.page_title(f"{title} · fastcam studio")
     ui.query("html").props("lang=en")
     with tag("header", "studio-head"):
@@ -79,6 +80,11 @@ def page(path: str, title: str, lead: str) -> Iterator[None]:
         tag("h1", text=title)
         tag("p", "lead", lead)
         yield
+
+
+def _say(error: Exception) -> None:
+    """Tell of what a press of a button has come to, such as a full disk."""
+    ui.notify(sentence(error) or type(error).__name__, type="negative", multi_line=True)
 
 
 def sentence(error: BaseException) -> str:
