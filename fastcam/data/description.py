@@ -14,7 +14,7 @@ from fastcam.data.decoding import image_size
 from fastcam.data.folder import FaceFolder, MaskedFolder, is_celeba
 from fastcam.data.image_index import read_index
 from fastcam.data.layout import FolderLayout
-from fastcam.data.layout_finder import find_layout, find_regions
+from fastcam.data.layout_finder import find_layout, find_regions, place_of
 from fastcam.data.tables import SPLITS
 
 #: Images of which size and masks are looked at.
@@ -68,9 +68,10 @@ def describe(
         raise FileNotFoundError(f"{root} is not a folder")
     if is_celeba(root) and regions is None and not any(given.values()):
         return _faces(root)
-    layout = find_layout(root, **given)
-    if regions is not None:
-        layout = find_regions(root, layout, regions, read_index(root, layout).names)
+    places = [] if regions is None else [place_of(root, regions)]
+    layout = find_layout(root, without=places, **given)
+    for place in places:
+        layout = find_regions(root, layout, place, read_index(root, layout, places).names)
     return _masked(MaskedFolder(root, layout))
 
 

@@ -23,7 +23,11 @@ TEMPLATE = "template"
 
 
 def data_digests(
-    root: str | Path, *, landmarks: str | Path | None = None, regions: bool = True
+    root: str | Path,
+    *,
+    landmarks: str | Path | None = None,
+    masks: str | Path | None = None,
+    regions: bool = True,
 ) -> dict[str, str]:
     """What lies behind a data folder's name, by the names of ``DIGESTS``.
 
@@ -32,6 +36,7 @@ def data_digests(
     Args:
         root: the folder.
         landmarks: of faces: landmark table in place of the folder's own.
+        masks: of others: where they lie, see :class:`MaskedFolder`; they are no images.
         regions: whether it matters where regions lie; without it landmarks are left out.
 
     Returns:
@@ -42,7 +47,7 @@ def data_digests(
         ValueError: the folder's layout cannot be found out.
     """
     root = Path(root)
-    found = {_LABELS: label_digest(root)}
+    found = {_LABELS: label_digest(root, masks)}
     if _faces(root):
         found[_PARTITION] = file_digest(root / PARTITION_TABLE)
         if regions:
@@ -58,7 +63,7 @@ def file_digest(path: str | Path) -> str | None:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def label_digest(root: str | Path) -> str | None:
+def label_digest(root: str | Path, masks: str | Path | None = None) -> str | None:
     """SHA-256 of a data folder's labels: of faces their table; of other images which there are in
     which split, and what each is labelled. None where there is no folder or table."""
     root = Path(root)
@@ -66,7 +71,9 @@ def label_digest(root: str | Path) -> str | None:
         return file_digest(root / ATTRIBUTE_TABLE)
     if not root.is_dir():
         return None
-    index = MaskedFolder(root).index
+    if masks is not None and not ((root / masks).exists() or Path(masks).exists()):
+        masks = None  # a finished run needs them no more
+    index = MaskedFolder(root, regions=masks).index
     said = [index.names, index.splits, index.attributes, index.exclusive]
     digest = hashlib.sha256(json.dumps(said).encode())
     digest.update(index.labels.tobytes())

@@ -22,7 +22,7 @@ from fastcam.data.folder_source import FolderSource
 from fastcam.data.image_index import ImageIndex, read_index
 from fastcam.data.labelled import AnyRegion, Images, Sample, attribute_index
 from fastcam.data.layout import CONFIG, FolderLayout
-from fastcam.data.layout_finder import find_layout, find_regions
+from fastcam.data.layout_finder import find_layout, find_regions, place_of
 from fastcam.data.mask_files import MaskFiles, find_masks
 from fastcam.data.source import FOLDER
 from fastcam.data.tables import ATTRIBUTE_TABLE, SPLITS, read_attributes
@@ -98,13 +98,16 @@ class MaskedFolder:
         regions: str | Path | None = None,
     ) -> None:
         self.root = Path(root)
+        places = [] if regions is None else [place_of(self.root, regions)]
         if layout is None:
             known = (self.root / CONFIG).is_file()
-            layout = FolderLayout.load(self.root) if known else find_layout(self.root)
+            layout = (
+                FolderLayout.load(self.root) if known else find_layout(self.root, without=places)
+            )
         self.layout = layout
-        self.index: ImageIndex = read_index(self.root, layout)
-        if regions is not None:
-            self.layout = find_regions(self.root, layout, regions, self.index.names)
+        self.index: ImageIndex = read_index(self.root, layout, places)
+        for place in places:
+            self.layout = find_regions(self.root, layout, place, self.index.names)
         self.table = None if layout.table is None else self.root / layout.table
         self.attributes, self.exclusive = self.index.attributes, self.index.exclusive
         files = self.layout.regions

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,8 +52,15 @@ class ImageIndex:
     inner: Sequence[str] = ()
 
 
-def read_index(root: str | Path, layout: FolderLayout) -> ImageIndex:
+def read_index(
+    root: str | Path, layout: FolderLayout, without: Collection[Path] = ()
+) -> ImageIndex:
     """List a folder's images, and read their labels.
+
+    Args:
+        root: the folder.
+        layout: of it.
+        without: folders that hold no images, besides those of the layout's masks.
 
     Raises:
         FileNotFoundError: a folder or file of the layout is missing.
@@ -63,7 +70,7 @@ def read_index(root: str | Path, layout: FolderLayout) -> ImageIndex:
     folder = root / layout.images
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder} of images")
-    files = list_images(folder, [root / place for place in mask_folders(layout)])
+    files = list_images(folder, [*(root / place for place in mask_folders(layout)), *without])
     files = without_masks(files, layout.images, layout.regions.values())
     if not files:
         raise ValueError(f"{folder} holds no image (.jpg, .png, …)")

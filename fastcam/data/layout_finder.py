@@ -39,11 +39,17 @@ _BLANK = frozenset(["", "nan", "na", "n/a", "none", "null"])
 _NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)?")
 
 
-def find_layout(root: str | Path, **given: str | tuple[str, ...] | None) -> FolderLayout:
+def find_layout(
+    root: str | Path,
+    *,
+    without: Collection[str | Path] = (),
+    **given: str | tuple[str, ...] | None,
+) -> FolderLayout:
     """Find out where everything lies in a folder.
 
     Args:
         root: the folder.
+        without: folders in it that hold no images, as those of masks.
         given: fields of :class:`FolderLayout` that are known (``regions`` apart).
 
     Raises:
@@ -55,7 +61,7 @@ def find_layout(root: str | Path, **given: str | tuple[str, ...] | None) -> Fold
     known: dict[str, Any] = {name: value for name, value in given.items() if value}
     images = known.get("images") or _image_folder(root)
     masks = [root / name for name in MASK_FOLDERS if images == "." or name != images]
-    names = list_images(root / images, masks)
+    names = list_images(root / images, [*masks, *without])
     if not names:
         raise ValueError(
             f"{root} holds no images: expected them in {IMAGE_FOLDERS[0]}/ (or name the folder)"
@@ -80,26 +86,35 @@ def find_layout(root: str | Path, **given: str | tuple[str, ...] | None) -> Fold
     return FolderLayout(**found, regions=regions)
 
 
+def place_of(root: str | Path, regions: str | Path) -> Path:
+    """A folder of masks or a file in COCO's format, relative to the data folder or to where the
+    program runs.
+
+    Raises:
+        FileNotFoundError: there is none of that name.
+    """
+    root = Path(root)
+    where = next((p for p in (root / regions, Path(regions)) if p.exists()), None)
+    if where is None:
+        raise FileNotFoundError(f"regions: neither {root / regions} nor {regions} exists")
+    return where
+
+
 def find_regions(
-    root: str | Path, layout: FolderLayout, place: str | Path, names: Sequence[str]
+    root: str | Path, layout: FolderLayout, where: Path, names: Sequence[str]
 ) -> FolderLayout:
     """The layout with other regions.
 
     Args:
         root: the data folder.
         layout: of it.
-        place: a folder of masks or a file in COCO's format, relative to where the program runs or
-            to the data folder.
+        where: see :func:`place_of`.
         names: the images' paths.
 
     Raises:
-        FileNotFoundError: there is no such place.
         ValueError: no file in it is named after an image.
     """
     root = Path(root)
-    where = next((p for p in (root / place, Path(place)) if p.exists()), None)
-    if where is None:
-        raise FileNotFoundError(f"regions: neither {root / place} nor {place} exists")
     # Relative to the data folder where it lies in it, so that the folder can be moved.
     inner = where.resolve()
     if inner.is_relative_to(root.resolve()):

@@ -149,7 +149,9 @@ def digests(config: TrainConfig) -> dict[str, str]:
     regions = bool(config.guided_regions) or config.without != NOTHING
     found: dict[str, str | None] = {}
     if config.data:
-        found |= data_digests(config.data, landmarks=config.landmarks, regions=regions)
+        found |= data_digests(
+            config.data, landmarks=config.landmarks, masks=config.regions, regions=regions
+        )
     for key, path in {"start_sha256": config.start, "weights_sha256": config.weights}.items():
         found[key] = None if path is None else file_digest(path)
     return {key: digest for key, digest in found.items() if digest is not None}

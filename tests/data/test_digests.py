@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from tiny_faces import write_faces
-from tiny_masks import write_images
+from tiny_masks import image_file, write_images
 
 from fastcam.data.digests import DIGESTS, TEMPLATE, data_digests
 from fastcam.data.landmarks import LANDMARK_TABLE
@@ -52,3 +52,13 @@ def test_other_images_have_one_of_labels_and_splits(tmp_path: Path) -> None:
     table.write_text(table.read_text().replace(",train", ",test", 1))
     assert data_digests(data) != before
     assert data_digests(tmp_path / "nowhere") == {}
+
+
+def test_masks_that_are_named_are_no_images(tmp_path: Path) -> None:
+    for name in ("train/ant/1", "train/bee/1", "test/ant/1", "test/bee/1"):
+        image_file(tmp_path / f"{name}.jpg")
+    before = data_digests(tmp_path)
+    for name in ("train/ant/1", "test/bee/1"):
+        image_file(tmp_path / f"trimaps/{name}.png")
+    assert data_digests(tmp_path, masks="trimaps") == before
+    assert data_digests(tmp_path / "train", masks="gone") == data_digests(tmp_path / "train")

@@ -108,6 +108,23 @@ def test_the_outermost_folder_is_the_class(tmp_path: Path, top: str, inside: boo
     assert "folders in these are of their class, as birds/robin" in str(describe(tmp_path))
 
 
+@pytest.mark.parametrize("split", ["", "train/"])
+def test_masks_that_are_named_are_no_class(
+    tmp_path: Path, split: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind in ("ant", "bee"):
+        for part in {split, split and "test/"}:
+            image_file(tmp_path / f"{part}{kind}/1.jpg")
+            image_file(tmp_path / f"trimaps/{part}{kind}/1.png")
+    monkeypatch.chdir(tmp_path.parent)
+    for place in ("trimaps", f"{tmp_path.name}/trimaps"):
+        folder = open_folder(tmp_path, regions=place)
+        assert isinstance(folder, MaskedFolder)
+        assert folder.attributes == ["ant", "bee"]
+        assert folder.layout.regions == {"trimaps": "trimaps/{name}.png"}
+        assert describe(tmp_path, regions=place).layout == folder.layout
+
+
 def test_splits_and_other_folders_are_no_classes(tmp_path: Path) -> None:
     for name in ("train/ant/1", "train/bee/1", "test/ant/1", "train/bee/2", "more/ant/1"):
         image_file(tmp_path / f"{name}.png")
