@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from fastcam.data.folder_source import list_images
 from fastcam.data.label_table import (
     SPLIT_WORDS,
     LabelTable,
+    bare,
     hashed_split,
     name_rows,
     read_label_table,
@@ -150,7 +152,8 @@ def _folders(names: Sequence[str], folder: Path) -> tuple[list[str], list[str]]:
     if split is None and len({_split_word(name) for name in some}) > 1:
         raise ValueError(
             f"{printable(str(folder / names[is_split.index(False)]))} is in no split, while others"
-            f" are in {', '.join(some)}: expected all images in such folders, or a table"
+            f" are in {', '.join(some)}: expected all images in such folders, or a table (masks:"
+            " `--regions FOLDER`)"
         )
     if not all(inner):
         raise ValueError(
@@ -158,8 +161,29 @@ def _folders(names: Sequence[str], folder: Path) -> tuple[list[str], list[str]]:
             " or TSV) with a row for each image, annotations in COCO's format, or a folder for each"
             " class"
         )
+    if len({parts[0] for parts in inner}) == 1:
+        raise ValueError(
+            f"all images of {printable(str(folder))} are in one folder, {inner[0][0]}: expected a"
+            " table (CSV or TSV) with a row for each image, annotations in COCO's format, or a"
+            " folder for each class"
+        )
+    _warn_of_twins(names)
     deeper = {"/".join(parts) for parts in inner if len(parts) > 1}
     return [parts[0] for parts in inner], sorted(deeper)
+
+
+def _warn_of_twins(names: Sequence[str]) -> None:
+    """Tell of images that differ in their suffix alone: some may be masks."""
+    by_path: dict[str, str] = {}
+    for name in names:
+        other = by_path.setdefault(bare(name), name)
+        if other != name:
+            warnings.warn(
+                f"{printable(other)} and {printable(name)} are both taken for images: if one is"
+                " the other's mask, put masks into a folder masks/",
+                stacklevel=3,
+            )
+            return
 
 
 def _split_folders(names: Sequence[str]) -> tuple[list[str] | None, list[list[str]]]:

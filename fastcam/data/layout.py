@@ -11,7 +11,8 @@ from fastcam._util.files import json_with, read_json, write_json
 
 CONFIG = "fastcam.json"
 FORMAT = "fastcam-data"
-IMAGE_FOLDERS = ("images", "imgs", "img", "image", "photos", "JPEGImages", "data")
+#: What folders of images and of masks are called, in any case.
+IMAGE_FOLDERS = ("images", "imgs", "img", "image", "photos", "jpegimages", "data")
 MASK_FOLDERS = ("masks", "mask", "segmentations", "segmentation", "regions", "annotations")
 _KEYS = ("format", "images", "labels")
 is_layout = json_with(*_KEYS)

@@ -24,6 +24,7 @@ from fastcam.data.label_table import (
 )
 from fastcam.data.layout import CONFIG, IMAGE_FOLDERS, MASK_FOLDERS, FolderLayout
 from fastcam.data.mask_files import find_beside, find_inside, find_masks, without_masks
+from fastcam.data.source import is_litter
 
 _CLASS_COLUMNS = ("class", "label", "category", "species", "diagnosis", "dx", "target", "y")
 _SPLIT_COLUMNS = ("split", "partition", "subset", "set", "fold")
@@ -36,6 +37,7 @@ _FOLDS = "fold"
 _SPLITS_ALONE = ("split", "partition")
 _SLIPS = 0.1  # of a column's cells that may be others than in all such columns
 _BLANK = frozenset(["", "nan", "na", "n/a", "none", "null"])
+_PACKED = re.compile(r"\.(zip|tar|tgz|7z|rar|tar\.[a-z0-9]+)$", re.IGNORECASE)
 _NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)?")
 
 
@@ -60,11 +62,13 @@ def find_layout(
     root = Path(root)
     known: dict[str, Any] = {name: value for name, value in given.items() if value}
     images = known.get("images") or _image_folder(root)
-    masks = [root / name for name in MASK_FOLDERS if images == "." or name != images]
-    names = list_images(root / images, [*masks, *without])
+    masks = [name for name in _folders_called(root, MASK_FOLDERS) if name != images]
+    names = list_images(root / images, [*(root / name for name in masks), *without])
     if not names:
+        packed = next((p.name for p in sorted(root.iterdir()) if _PACKED.search(p.name)), None)
         raise ValueError(
             f"{root} holds no images: expected them in {IMAGE_FOLDERS[0]}/ (or name the folder)"
+            + (f"; unpack {printable(packed)}" if packed else "")
         )
     regions = find_beside(root, images, names) | find_inside(images, names)
     names = without_masks(names, images, regions.values())
@@ -80,9 +84,8 @@ def find_layout(
     if found.get("table"):
         found |= _columns(read_label_table(root / found["table"]), names, known)
     if not found["coco"]:
-        for place in MASK_FOLDERS:
-            if (root / place).is_dir() and place != images:
-                regions |= find_masks(root, place, names)
+        for place in masks:
+            regions |= find_masks(root, place, names)
     return FolderLayout(**found, regions=regions)
 
 
@@ -132,13 +135,21 @@ def find_regions(
 
 def find_tables(root: Path) -> list[Path]:
     """The tables in a folder, sorted."""
-    return sorted(p for end in ("csv", "tsv") for p in root.glob(f"*.{end}"))
+    return sorted(
+        p for p in root.iterdir() if p.suffix.lower() in (".csv", ".tsv") and not is_litter(p.name)
+    )
 
 
 def _image_folder(root: Path) -> str:
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder")
-    return next((name for name in IMAGE_FOLDERS if (root / name).is_dir()), ".")
+    return next(iter(_folders_called(root, IMAGE_FOLDERS)), ".")
+
+
+def _folders_called(root: Path, names: Sequence[str]) -> list[str]:
+    """The folders in a folder that have one of some names, in any case, in the order of these."""
+    found = [p.name for p in root.iterdir() if p.name.lower() in names and p.is_dir()]
+    return sorted(found, key=lambda name: (names.index(name.lower()), name != name.lower(), name))
 
 
 def _annotations(root: Path) -> tuple[str, ...]:

@@ -233,7 +233,7 @@ def _parted_name(name: str) -> tuple[str, str]:
     """The folders above that of the images in an image's path, and the path below it; of an image
     in no folder of that name, its folders and its stem."""
     *folders, stem = name.split("/")
-    ends = (i for i in range(len(folders), 0, -1) if folders[i - 1] in IMAGE_FOLDERS)
+    ends = (i for i in range(len(folders), 0, -1) if folders[i - 1].lower() in IMAGE_FOLDERS)
     end = next(ends, None)
     if end is None:
         return "/".join(folders), stem
@@ -353,7 +353,7 @@ def find_inside(place: str, files: Sequence[str]) -> dict[str, str]:
     paths: dict[str, set[str]] = defaultdict(set)  # of the images, by the folders above them
     for file in map(composed, files):
         *folders, last = file.split("/")
-        at = next((i for i, folder in enumerate(folders) if folder in MASK_FOLDERS), None)
+        at = next((i for i, folder in enumerate(folders) if folder.lower() in MASK_FOLDERS), None)
         if at is None:
             above, below = _parted_name(bare(file))
             paths[above].add(below)

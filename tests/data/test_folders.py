@@ -125,6 +125,44 @@ def test_masks_that_are_named_are_no_class(
         assert describe(tmp_path, regions=place).layout == folder.layout
 
 
+def test_folders_and_tables_are_called_in_any_case(tmp_path: Path) -> None:
+    """Images and masks were two classes."""
+    for i in range(4):
+        image_file(tmp_path / f"Images/{i}.JPG")
+        image_file(tmp_path / f"Masks/{i}.PNG")
+    (tmp_path / "Labels.CSV").write_text("File,Sick\n0,1\n1,0\n2,1\n3,0\n")
+    (tmp_path / "._Labels.CSV").write_bytes(b"\0\5\26\7")  # of macOS
+    layout = find_layout(tmp_path)
+    assert (layout.images, layout.table, layout.labels) == ("Images", "Labels.CSV", ("Sick",))
+    assert layout.regions == {"Masks": "Masks/{stem}.PNG"}
+    (tmp_path / "images").mkdir()
+    image_file(tmp_path / "images/5.jpg")
+    if len(list(tmp_path.iterdir())) == 5:  # a file system that tells them apart
+        assert find_layout(tmp_path, table="Labels.CSV", file="File", labels=("Sick",)).images == (
+            "images"
+        )
+
+
+def test_what_may_be_meant_otherwise_is_told(tmp_path: Path) -> None:
+    (tmp_path / "Bilder.tar.gz").touch()
+    with pytest.raises(ValueError, match=r"holds no images: .*; unpack Bilder\.tar\.gz$"):
+        open_folder(tmp_path)
+    for split in ("train", "test"):
+        image_file(tmp_path / split / "images" / "1.jpg")
+        image_file(tmp_path / split / "masks" / "1.png")
+    with pytest.raises(
+        ValueError, match=r"all images of .* are in one folder, images: expected a t"
+    ):
+        open_folder(tmp_path)
+    for kind in ("ant", "bee"):
+        image_file(tmp_path / f"twins/{kind}/1.jpg")
+        image_file(tmp_path / f"twins/{kind}/1.png")
+    with pytest.warns(
+        UserWarning, match=r"ant/1\.jpg and ant/1\.png are both taken for images: if"
+    ):
+        open_folder(tmp_path / "twins")
+
+
 def test_splits_and_other_folders_are_no_classes(tmp_path: Path) -> None:
     for name in ("train/ant/1", "train/bee/1", "test/ant/1", "train/bee/2", "more/ant/1"):
         image_file(tmp_path / f"{name}.png")
