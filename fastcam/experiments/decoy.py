@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from textwrap import fill
 from typing import Any
 
 import torch
@@ -110,19 +111,20 @@ class Decoy:
         figure = new_figure(9.5, 5.2)
         rows: Any = figure.subfigures(2, 1, height_ratios=(1, 1.9))
         names = list(self.numbers)
-        for axis, name in zip(rows[0].subplots(1, len(names)), names, strict=True):
+        words = [fill(name, 14) for name in names]
+        for axis, name, text in zip(rows[0].subplots(1, len(names)), names, words, strict=True):
             axis.imshow(self.maps[name], cmap="magma", vmin=0)
-            axis.set_title(name, fontsize=7)
+            axis.set_title(text, fontsize=7)
             axis.axis("off")
         axis = rows[1].subplots()
         for i, (column, color) in enumerate(zip((RANDOM, OWN, ENERGY), COLORS, strict=False)):
             heights = [100 * _mean(self.numbers[name], column) for name in names]
             places = [k + 0.27 * (i - 1) for k in range(len(names))]
             axis.bar(places, heights, 0.27, label=column, color=color)
-        axis.set_xticks(range(len(names)), names, fontsize=7)
+        axis.set_xticks(range(len(names)), words, fontsize=7)
         axis.set_ylabel("accuracy; share of the Grad-CAM; %")
         axis.grid(axis="y", alpha=0.3)
-        axis.legend(fontsize=8, ncols=3, loc="lower center")
+        axis.legend(fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
         return figure
 
     def to_json(self) -> dict[str, Any]:
