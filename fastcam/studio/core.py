@@ -133,7 +133,9 @@ class Studio:
             name = _free_name(data.resolve().name, self._own)
             self._own[name] = DataSet(name, data.resolve(), checkpoint.resolve())
         self._drawn = DataSet(DRAWN, home.faces, home.network)
-        self._lock, self._urgent = threading.Lock(), list[object]()
+        # Two locks: a page that is being laid out does not wait for networks that are run.
+        self._lock, self._opening = threading.Lock(), threading.Lock()
+        self._urgent = list[object]()
         self._surveys, self.tunes = NewestFirst(), InTurn(home.root / "sessions", config.jobs)
         self._subjects: OrderedDict[tuple[Path, Path], Subject] = OrderedDict()
         for found in self._own.values():
@@ -207,7 +209,7 @@ class Studio:
         Raises:
             ValueError, FileNotFoundError: the checkpoint or the data cannot be read.
         """
-        with self._lock:
+        with self._opening:
             key = path, data
             found = self._subjects.get(key)
             if found is None:

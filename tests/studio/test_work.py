@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -148,6 +150,22 @@ def test_words_of_a_recipe(tmp_path: Path) -> None:
         replace(recommended, avoid="mouth").config("m.pt", "d")
     with pytest.raises(ValueError, match="loss"):
         Recipe("Lips", "mouth", loss="none")
+
+
+def test_pages_do_not_wait_for_networks_that_are_run(
+    subject: tuple[Path, Path], tmp_path: Path
+) -> None:
+    studio = Studio(Home.open(tmp_path / "studio"), StudioConfig(), StartConfig(), [subject])
+    session = Session.open(studio.home, new_id())
+    running, end = threading.Event(), threading.Event()
+    with ThreadPoolExecutor(2) as pool:
+        pool.submit(studio.alone, lambda: (running.set(), end.wait(60)))
+        assert running.wait(60)
+        try:
+            found = pool.submit(studio.of, session).result(20)
+        finally:
+            end.set()
+    assert found.path == subject[1]
 
 
 def test_kept_and_discarded(tuned: Job, subject: tuple[Path, Path], tmp_path: Path) -> None:
