@@ -137,7 +137,7 @@ class Studio:
         self._lock, self._opening = threading.Lock(), threading.Lock()
         self._urgent = list[object]()
         self._surveys, self.tunes = NewestFirst(), InTurn(home.root / "sessions", config.jobs)
-        self._subjects: OrderedDict[tuple[Path, Path], Subject] = OrderedDict()
+        self._subjects: OrderedDict[tuple[Path, Path], tuple[Any, Subject]] = OrderedDict()
         for found in self._own.values():
             self.subject(found.network, found.data)  # says now what is wrong with it
         if self._own:
@@ -204,21 +204,22 @@ class Studio:
         return path if path.is_file() else first
 
     def subject(self, path: Path, data: Path) -> Subject:
-        """A network with images; those used last are held.
+        """A network with images; those used last are held, as long as their file is the same.
 
         Raises:
             ValueError, FileNotFoundError: the checkpoint or the data cannot be read.
         """
         with self._opening:
-            key = path, data
-            found = self._subjects.get(key)
-            if found is None:
-                found = self._opened(path, data)
-                self._subjects[key] = found
+            key, stamp = (path, data), _stamp(path)
+            held = self._subjects.get(key)
+            # Where the file is gone, what was opened is all there is.
+            if held is None or stamp not in (held[0], None):
+                held = stamp, self._opened(path, data)
+                self._subjects[key] = held
                 while len(self._subjects) > _HELD:
                     self._subjects.popitem(last=False)
             self._subjects.move_to_end(key)
-            return found
+            return held[1]
 
     def _opened(self, path: Path, data: Path) -> Subject:
         checkpoint, folder = load_checkpoint(path), open_folder(data)
@@ -409,6 +410,15 @@ class Studio:
         job = Job.make(self.home.attention, "start", arguments)
         job.start()
         return job
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """What tells a file from a later one of its name; None where there is none."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_size
 
 
 def _pixels(faces: Prepared, rows: Sequence[int]) -> list[np.ndarray]:

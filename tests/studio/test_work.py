@@ -168,6 +168,25 @@ def test_pages_do_not_wait_for_networks_that_are_run(
     assert found.path == subject[1]
 
 
+def test_a_network_that_was_trained_anew_is_shown_as_it_is_now(
+    tuned: Job, subject: tuple[Path, Path], tmp_path: Path
+) -> None:
+    data, path = subject[0], tmp_path / "model.pt"
+    shutil.copyfile(subject[1], path)
+    studio = Studio(Home.open(tmp_path / "studio"), StudioConfig(), StartConfig(), [(data, path)])
+    session = Session.open(studio.home, new_id())
+    before = studio.of(session)
+    assert studio.of(session) is before
+    path.unlink()
+    shutil.copyfile(checkpoint_of(tuned.folder, AFTER), path)
+    now = studio.of(session).checkpoint.model.state_dict()
+    trained = load_checkpoint(path).model.state_dict()
+    assert all(torch.equal(v, trained[k]) for k, v in now.items())
+    shown = studio.of(session)
+    path.unlink()
+    assert studio.of(session) is shown  # and the other data sets can still be chosen
+
+
 def test_kept_and_discarded(tuned: Job, subject: tuple[Path, Path], tmp_path: Path) -> None:
     studio = Studio(Home.open(tmp_path / "studio"), StudioConfig(), StartConfig(), [subject])
     session = Session.open(studio.home, new_id())
