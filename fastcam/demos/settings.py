@@ -39,7 +39,7 @@ class DemoConfig:
     size: int = 128
     fit: Fit = "face"
     batch_size: int = SCRATCH["batch_size"]
-    lr: float = of_network("alexnet")["lr"]
+    lr: float = 0.2
     clip: float = of_network("alexnet")["clip"]
     epochs: int = 8
     schedule: Schedule = SCRATCH["schedule"]

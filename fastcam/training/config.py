@@ -42,14 +42,14 @@ PASSES, STEPS = 8, 600
 #: What follows from the network, and the passes, in words.
 FOUND = {
     "size": "224; of attention 64",
-    "lr": "0.1; of alexnet 0.2, of vgg 0.05, with --weights 0.01",
+    "lr": "0.1; of alexnet and vgg 0.05, with --weights 0.01",
     "clip": "1; of attention 5",
     "epochs": f"{PASSES}, or more for {STEPS} steps",
 }
 _OF_NETWORKS: dict[str, dict[str, Any]] = {
-    "alexnet": {"lr": 0.2},
+    "alexnet": {"lr": 0.05},
     "attention": {"size": 64, "clip": 5.0},  # its loss is a sum over attributes
-    "vgg": {"lr": 0.05},  # those with batch norm, too
+    "vgg": {"lr": 0.05},
 }
 
 
@@ -292,7 +292,7 @@ class TrainConfig:
         optimizer: ``"sgd"``; or, for large batches, ``"lars"`` or ``"lamb"`` of timm, which take
             the step of each layer in proportion to its weights' norm, and learning rates of their
             own: of LARS thousands of times SGD's, of LAMB about Adam's.
-        lr: learning rate.
+        lr: learning rate. The loss is a mean over labels: many bear a higher one than few.
         lr_batch: batch size that ``lr`` is meant for: the rate grows with ``batch_size`` in
             proportion to it; without, ``lr`` is taken as it is.
         momentum: momentum, of LAMB the mean gradient's share.

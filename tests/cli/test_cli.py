@@ -124,7 +124,7 @@ def test_defaults_are_those_of_the_paper_or_measured(
         assert (config.momentum, config.clip, config.batch_size) == (0.9, 1.0, 32)
     assert training == TrainConfig.from_scratch(data)
     assert (training.size, training.model, training.patience) == (224, "alexnet", 0)
-    assert (training.lr, training.schedule, training.epochs) == (0.2, "cosine", None)
+    assert (training.lr, training.schedule, training.epochs) == (0.05, "cosine", None)
     assert (tuning.lr, tuning.epochs, tuning.w_a) == (0.01, 1, 1.0)
     guidance = tuning.guidance
     assert (guidance.pull, guidance.w_g, guidance.max_pair_pull) == (1.0, None, 1.0)
