@@ -238,6 +238,7 @@ def test_what_cannot_be_written_is_said(visit: Callable[..., Any], studio: Serve
     newest.mkdir()  # as on a full disk
     page.click("#region-mouth")
     page.wait_for_selector(f".q-notification:has-text('{newest.name}')")
+    newest.rmdir()
 
 
 def test_what_another_tab_has_chosen_is_said_before_it_is_trained(
