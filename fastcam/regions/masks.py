@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
@@ -76,6 +76,18 @@ def from_masks(masks: Masks, size: int | Sequence[int]) -> Masks:
     return _on_cells(values, rows, cols)
 
 
+def _names_in(text: str, known: Sequence[str]) -> Iterator[str]:
+    """The names of a text with commas between: at each place the longest that is known."""
+    parts = text.split(",")
+    while parts:
+        ends = range(len(parts), 0, -1)
+        here = ((end, ",".join(parts[:end]).strip()) for end in ends)
+        end, name = next((found for found in here if found[1] in known), (1, parts[0].strip()))
+        yield name
+        parts = parts[end:]
+
+
+
 @dataclass(frozen=True)
 class MaskRegion:
     """One of a data set's masks, or several as one region: what :class:`Region` is for faces.
@@ -93,7 +105,8 @@ class MaskRegion:
         """Read a region from text: names of masks with commas between.
 
         Args:
-            text: for example ``"wing"`` or ``"wing,beak"``.
+            text: for example ``"wing"`` or ``"wing,beak"``. A name that is known is one, commas
+                in it or not.
             known: names of a sample's masks, in their order.
 
         Raises:
@@ -106,7 +119,7 @@ class MaskRegion:
             raise TypeError(f"known: expected a sequence of names, got {type(known).__name__}")
         if not all(isinstance(name, str) for name in known):
             raise TypeError(f"known: expected names, got {known!r}")
-        names = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+        names = tuple(dict.fromkeys(_names_in(text, known)))
         for name in names:
             if name not in known:
                 hint = did_you_mean(name, known)

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from fastcam._util.modules import evaluating
-from fastcam._util.names import parts
 from fastcam._util.progress import Report
 from fastcam._util.seeds import derive_seed
 from fastcam.data import Augment, DataFolder, RegionCutout, open_folder
@@ -210,7 +209,7 @@ def _check_guided(guidance: GuidanceConfig, images: Prepared, collate: Collate) 
             said.append(f"there is no training image{of}")
             continue
         counts = images.sources_of(rows)
-        have = max(counts.get(part, len(rows)) for part in parts(text))
+        have = max((counts.get(name, len(rows)) for name in region.names), default=len(rows))
         if have:
             said.append(
                 f"of {len(rows)} training images{of} {have} have {text}, all empty in what the"

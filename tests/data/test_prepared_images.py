@@ -15,6 +15,20 @@ from fastcam.data import PreparedImages, open_folder
 from fastcam.regions import MaskRegion
 
 
+def test_a_name_of_a_region_may_hold_commas() -> None:
+    known = ["car", "car, truck", "a,b,c", "tree"]
+    for text, names in {
+        "car, truck": ("car, truck",),
+        " car ,tree": ("car", "tree"),
+        "tree,car, truck,a,b,c": ("tree", "car, truck", "a,b,c"),
+    }.items():
+        region = MaskRegion.parse(text, known)
+        assert region.names == names
+        assert MaskRegion.parse(str(region), known) == region
+    with pytest.raises(ValueError, match="no region 'truck'"):
+        MaskRegion.parse("car,truck", known)
+
+
 def test_a_mask_region_is_the_union_of_its_masks() -> None:
     masks = np.zeros((1, 3, 4, 4), np.uint8)
     masks[0, 0, :2] = 255
