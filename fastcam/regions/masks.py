@@ -87,7 +87,6 @@ def _names_in(text: str, known: Sequence[str]) -> Iterator[str]:
         parts = parts[end:]
 
 
-
 @dataclass(frozen=True)
 class MaskRegion:
     """One of a data set's masks, or several as one region: what :class:`Region` is for faces.
