@@ -224,7 +224,7 @@ def test_a_full_disk_ends_all_processes_of_a_training_with_one_line(
 ) -> None:
     """Before the first step, and at a save after one; with room again, the same call ends."""
     out = small / "run"
-    command = _train(data, out, devices=2, epochs=2)
+    command = [*_train(data, out, devices=2, epochs=2), "--patience", 3]
     filler = _fill(small, leave)
     try:
         assert _run(*command) == 2
