@@ -209,7 +209,9 @@ def _check_guided(guidance: GuidanceConfig, images: Prepared, collate: Collate) 
             said.append(f"there is no training image{of}")
             continue
         counts = images.sources_of(rows)
-        have = max((counts.get(name, len(rows)) for name in region.names), default=len(rows))
+        have = max(
+            counts.get(name, len(rows)) for name in getattr(region, "names", None) or (text,)
+        )
         if have:
             said.append(
                 f"of {len(rows)} training images{of} {have} have {text}, all empty in what the"
