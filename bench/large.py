@@ -16,7 +16,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -181,7 +180,9 @@ def peak(setup: Setup, work: Path, batch: int, part: int) -> dict[str, float]:
     from fastcam.training import train
 
     def most() -> int:
-        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        # Not ru_maxrss, which a new process has from the one that started it.
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
     with tempfile.TemporaryDirectory() as out:
         train(_memory(setup, work, 32, 32), Path(out) / "small")  # sets things up
