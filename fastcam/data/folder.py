@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from fastcam._util import checks as check
+from fastcam._util.names import printable
 from fastcam.data.cache import file_state, stamp
 from fastcam.data.celeba import CelebA, decode
 from fastcam.data.coco import CocoFiles
@@ -261,43 +262,101 @@ def open_folder(
     return FaceFolder(root, landmarks)
 
 
-def masks_of(
-    image: Path, place: str | Path, region: str, size: tuple[int, int]
-) -> tuple[MaskRegion, NDArray[np.uint8]]:
-    """A region of an image file, from masks that are named after it.
+class ImageMasks:
+    """The masks of image files that are named one by one.
 
     Args:
-        image: the file.
+        images: the files.
         place: folder of the masks, see :func:`fastcam.data.mask_files.find_masks`, in folders as
-            the image's or not; or a file in COCO's format.
-        region: names of masks with commas between.
-        size: (H, W) of the image.
+            the images or not; a file in COCO's format; or a data folder with ``fastcam.json``,
+            which says where its masks lie.
 
-    Returns:
-        The region, and its masks, uint8 [R, H, W].
+    Attributes:
+        regions: those of which there is a mask of an image; of COCO's files and data folders all.
 
     Raises:
         FileNotFoundError: there is no such place.
-        ValueError: there is no such mask.
+        ValueError: no mask is named after an image, or an image is none of the data folder's.
     """
-    place, name = Path(place), image.name
-    if not place.exists():
-        raise FileNotFoundError(f"regions: {place} does not exist")
-    source: MaskFiles | CocoFiles
-    if place.is_file():
+
+    def __init__(self, images: Sequence[str | Path], place: str | Path) -> None:
+        place = Path(place)
+        if not place.exists():
+            raise FileNotFoundError(f"regions: {place} does not exist")
+        find = _of_data if (place / CONFIG).is_file() else _of_masks
+        self._found: dict[Path, tuple[Any, str]] = find([Path(image) for image in images], place)
+        sources = [source for source, _ in self._found.values()]
+        self.regions = tuple(dict.fromkeys(name for source in sources for name in source.names))
+        if not self.regions:
+            first = printable(str(next(iter(self._found))))
+            raise ValueError(f"regions: no mask in {place} is named after {first}")
+
+    def read(
+        self, image: str | Path, region: str, size: tuple[int, int]
+    ) -> tuple[MaskRegion, NDArray[np.uint8]]:
+        """A region of an image, and its masks, uint8 [R, H, W]; all zero where it has none.
+
+        Args:
+            image: one of the files.
+            region: names of masks with commas between.
+            size: (H, W) of the image.
+
+        Raises:
+            ValueError: no image has such a mask, or one that cannot be read.
+        """
+        source, name = self._found[Path(image)]
+        chosen = MaskRegion.parse(region, self.regions)
+        read = [
+            source.read(name, part, size) if part in source.names else np.zeros(size, np.uint8)
+            for part in chosen.names
+        ]
+        return MaskRegion(chosen.names, tuple(range(len(read)))), np.stack(read)
+
+
+def _of_masks(images: Sequence[Path], place: Path) -> dict[Path, tuple[Any, str]]:
+    """Where each image's masks come from, and its name there: of a folder or a file of masks."""
+    found: dict[Path, tuple[Any, str]] = {}
+    for image in images:
+        if place.is_dir():
+            name = _with_folders(image, place)
+            patterns = find_masks(place.parent, place.name, [name])
+            found[image] = MaskFiles(place.parent, patterns), name
+            continue
         whole = image.absolute()
         path = whole.relative_to(whole.anchor).as_posix()
         source = CocoFiles([place.absolute()], [path], Path(whole.anchor))
         if path in source:  # not of an image of the same name in another folder
-            name = path
+            found[image] = source, path
         else:
-            source = CocoFiles([place], [name], image.parent)
-    else:
-        name = _with_folders(image, place)
-        source = MaskFiles(place.parent, find_masks(place.parent, place.name, [name]))
-    chosen = MaskRegion.parse(region, source.names)
-    read = [source.read(name, part, size) for part in chosen.names]
-    return MaskRegion(chosen.names, tuple(range(len(read)))), np.stack(read)
+            found[image] = CocoFiles([place], [image.name], image.parent), image.name
+    return found
+
+
+class _LaidOut:
+    """The masks of a data folder, of all its sources."""
+
+    def __init__(self, folder: MaskedFolder) -> None:
+        self._folder, self.names = folder, folder.regions
+
+    def read(self, image: str, region: str, size: tuple[int, int]) -> NDArray[np.uint8]:
+        found: NDArray[np.uint8] = self._folder.source(region).read(image, region, size)
+        return found
+
+
+def _of_data(images: Sequence[Path], place: Path) -> dict[Path, tuple[Any, str]]:
+    """The same of a data folder that is described."""
+    folder = MaskedFolder(place)
+    source, root = _LaidOut(folder), (place / folder.layout.images).resolve()
+    known, found = set(folder.index.names), {}
+    for image in images:
+        whole = image.resolve()
+        name = whole.relative_to(root).as_posix() if whole.is_relative_to(root) else ""
+        if name not in known:
+            raise ValueError(
+                f"regions: {printable(str(image))} is not among the images with labels of {place}"
+            )
+        found[image] = source, name
+    return found
 
 
 def _with_folders(image: Path, place: Path) -> str:

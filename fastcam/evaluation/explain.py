@@ -19,7 +19,7 @@ from fastcam._util.names import printable
 from fastcam._util.progress import Count
 from fastcam.data import FitSquare
 from fastcam.data.celeba import decode
-from fastcam.data.folder import masks_of
+from fastcam.data.folder import ImageMasks
 from fastcam.data.labelled import attribute_index
 from fastcam.evaluation.cam_maps import ScoresNotFinite, attention_maps, check_scores
 from fastcam.evaluation.given import name_checkpoints
@@ -55,7 +55,7 @@ def explain(
         mask: the region as a mask, float32 [S, S] in [0, 1], in place of ``rectangles``.
         own: position of the image's class.
     """
-    cams, scores = {}, {}
+    cams, scores, judged = {}, {}, {}
     for name, checkpoint in checkpoints.items():
         target = attribute_index(checkpoint.judged, attribute)
         pixels = checkpoint.preprocessing.normalize(image.as_subclass(Tensor)[None])
@@ -63,6 +63,7 @@ def explain(
             if target == len(checkpoint.attributes):
                 with torch.no_grad():
                     target = int(checkpoint.model(pixels)[0].argmax()) if own is None else own
+                judged[name] = checkpoint.attributes[target]
             maps = attention_maps(
                 checkpoint.model, pixels, [target], checkpoint.spec, checkpoint.scores
             )
@@ -79,6 +80,7 @@ def explain(
         rectangles=np.zeros((0, 4), np.float32) if rectangles is None else rectangles,
         caption=caption,
         mask=mask,
+        judged=judged,
     )
 
 
@@ -116,7 +118,7 @@ def explain_image(
     *,
     region: str | None = None,
     landmarks: np.ndarray | None = None,
-    masks: str | Path | None = None,
+    masks: str | Path | ImageMasks | None = None,
 ) -> ExplainedFace:
     """What classifiers see in an image file.
 
@@ -127,17 +129,14 @@ def explain_image(
         region: drawn in blue.
         landmarks: [68, 2] in pixels of the file; None takes the template face's.
         masks: in place of a face's regions: where the file's mask lies, see
-            :func:`fastcam.data.folder.masks_of`.
+            :class:`fastcam.data.folder.ImageMasks`; or that of several files. A file without one
+            gets no outline.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is no image, or an unknown attribute or region.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"image {printable(str(path))} is a folder; name files")
-    if not path.is_file():
-        raise FileNotFoundError(f"image {printable(str(path))} does not exist")
+    path = _file(path)
     preprocessing = next(iter(checkpoints.values())).preprocessing
     image = decode(path.read_bytes(), str(path))
     height, width = image.shape[-2:]
@@ -148,7 +147,8 @@ def explain_image(
     square, moved = FitSquare(preprocessing.size, preprocessing.fit)(image, key_points)
     boxes = mask = None
     if masks is not None and region is not None:
-        chosen, found = masks_of(path, masks, region, (height, width))
+        source = masks if isinstance(masks, ImageMasks) else ImageMasks([path], masks)
+        chosen, found = source.read(path, region, (height, width))
         layers = tv_tensors.Image(torch.from_numpy(found))
         moved_masks = FitSquare(preprocessing.size, preprocessing.fit)(layers, key_points)[0]
         size = (preprocessing.size, preprocessing.size)
@@ -156,6 +156,15 @@ def explain_image(
     elif region is not None:
         boxes = Region.parse(region).rectangles(moved.as_subclass(Tensor)[None].numpy())[0]
     return explain(checkpoints, square, attribute, boxes, printable(path.name), mask)
+
+
+def _file(path: str | Path) -> Path:
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"image {printable(str(path))} is a folder; name files")
+    if not path.is_file():
+        raise FileNotFoundError(f"image {printable(str(path))} does not exist")
+    return path
 
 
 def explain_files(
@@ -179,8 +188,8 @@ def explain_files(
         attribute: whose Grad-CAM is drawn.
         out: file to write: PNG, JPEG, SVG or PDF, as its suffix says.
         region: outlined in blue.
-        regions: where the images' masks lie, see :func:`fastcam.data.folder.masks_of`; None
-            takes the images for faces.
+        regions: where the images' masks lie, see :class:`fastcam.data.folder.ImageMasks`; None
+            takes the images for faces. An image without a mask of the region gets no outline.
         detect: find each face's landmarks with dlib; a face that is not found, or without
             ``detect``, gets the template's.
         threshold: cells above it are outlined in red.
@@ -206,21 +215,23 @@ def explain_files(
     if len(set(taken.values())) > 1:
         listed = "; ".join(f"{name}: {what}" for name, what in taken.items())
         raise ValueError(f"the checkpoints take images of different sizes or fits ({listed})")
+    files = [_file(path) for path in images]
     detector = FaceDetector() if detect else None
+    masks = ImageMasks(files, regions) if regions is not None and region is not None else None
     faces = []
-    for number, path in enumerate(images):
+    for number, path in enumerate(files):
         points = None
-        if detector is not None and Path(path).is_file():
-            pixels = decode(Path(path).read_bytes(), str(path)).permute(1, 2, 0).numpy()
+        if detector is not None:
+            pixels = decode(path.read_bytes(), str(path)).permute(1, 2, 0).numpy()
             points = detector(np.ascontiguousarray(pixels))
             if points is None:
                 warnings.warn(
                     f"no face found in {printable(str(path))}: the template's region", stacklevel=2
                 )
         faces.append(
-            explain_image(models, path, attribute, region=region, landmarks=points, masks=regions)
+            explain_image(models, path, attribute, region=region, landmarks=points, masks=masks)
         )
         if progress is not None:
-            progress(number + 1, len(images))
+            progress(number + 1, len(files))
     figure = faces_figure(faces, threshold=threshold, title=attribute, across=ACROSS)
     return save_figure(figure, out)

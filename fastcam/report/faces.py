@@ -15,6 +15,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 
 from fastcam.report.figure import ATTENDED, REGION, literal, new_figure
 
@@ -30,6 +31,7 @@ class ExplainedFace:
         rectangles: [R, 4], the region as (x0, y0, x1, y1) in pixels of ``image``; R may be 0.
         caption: stands above the image.
         mask: the region as a mask, [H, W] in [0, 1], in place of ``rectangles``; or None.
+        judged: by classifier, what its map and score are of, where that is not the figure's title.
     """
 
     image: np.ndarray
@@ -38,6 +40,7 @@ class ExplainedFace:
     rectangles: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))
     caption: str = ""
     mask: np.ndarray | None = None
+    judged: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def has_region(self) -> bool:
@@ -86,7 +89,10 @@ def faces_figure(
                 axis = own[row, column]
                 _image(axis, face)
                 _heat(axis, face, face.cams[model], threshold)
-                axis.set_xlabel(f"{100 * face.scores[model]:.0f}%", fontsize=8, labelpad=2)
+                score = f"{100 * face.scores[model]:.0f}%"
+                if model in face.judged:
+                    score = "\n".join(_wrapped(f"{face.judged[model]} {score}", side, 8))
+                axis.set_xlabel(score, fontsize=8, labelpad=2)
         for axis in own[:, len(block) :].flat:
             axis.set_axis_off()
         first = headings[number] if number < len(headings) else "image"
@@ -150,7 +156,10 @@ def _heat(axis: Axes, face: ExplainedFace, cam: np.ndarray, threshold: float) ->
     axis.set_xlim(0, width)
     axis.set_ylim(height, 0)
     if not np.any(cam):
-        axis.text(width / 2, height / 2, "no evidence", ha="center", va="center", fontsize=7)
+        axis.text(
+            width / 2, height / 2, "no evidence", ha="center", va="center", fontsize=7,
+            path_effects=[withStroke(linewidth=2, foreground="white")],
+        )  # fmt: skip
 
 
 def outline(cells: np.ndarray, width: float, height: float) -> list[np.ndarray]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fastcam.data import FolderLayout, MaskedFolder, open_folder
 from fastcam.data.coco import CocoFiles
-from fastcam.data.folder import masks_of
+from fastcam.data.folder import ImageMasks
 
 
 def test_coco_polygons_and_boxes_are_masks_and_labels(tmp_path: Path) -> None:
@@ -38,7 +38,8 @@ def test_coco_polygons_and_boxes_are_masks_and_labels(tmp_path: Path) -> None:
     folder = open_folder(tmp_path)
     assert (folder.attributes, folder.exclusive) == (["left  part", "square"], False)
     assert folder.images("all").labels.tolist() == [[float(i % 2 == 0), 1.0] for i in range(12)]
-    region, masks = masks_of(tmp_path / "images" / "0001.jpg", path, "square", (36, 40))
+    image = tmp_path / "images" / "0001.jpg"
+    region, masks = ImageMasks([image], path).read(image, "square", (36, 40))
     assert (str(region), int((masks > 0).sum())) == ("square", AREA)
     wide = json.loads(path.read_text())
     wide["images"][0]["width"] = 50
@@ -128,10 +129,12 @@ def test_one_image_is_that_of_its_folder_in_a_file_of_coco(tmp_path: Path) -> No
     path, boxes = tmp_path / "all.json", [[0, 0, 2, 8], [0, 0, 8, 8]]
     write_boxes(path, ["ant/1.jpg", "bee/1.jpg"], wing=boxes)
     for kind, area in {"ant": 16, "bee": 64}.items():
-        found = masks_of(tmp_path / f"images/{kind}/1.jpg", path, "wing", (8, 8))[1]
+        image = tmp_path / f"images/{kind}/1.jpg"
+        found = ImageMasks([image], path).read(image, "wing", (8, 8))[1]
         assert (found > 0).sum() == area
     write_boxes(path, ["upload/7/1.jpg"], wing=boxes[:1])  # elsewhere, for who wrote the file
-    found = masks_of(tmp_path / "images/ant/1.jpg", path, "wing", (8, 8))[1]
+    image = tmp_path / "images/ant/1.jpg"
+    found = ImageMasks([image], path).read(image, "wing", (8, 8))[1]
     assert (found > 0).sum() == 16
 
 

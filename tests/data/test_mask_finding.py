@@ -14,8 +14,14 @@ from tiny_masks import image_file, split_of
 
 from fastcam.data import MaskedFolder, open_folder
 from fastcam.data.description import describe
-from fastcam.data.folder import masks_of
+from fastcam.data.folder import ImageMasks
+from fastcam.data.layout import FolderLayout
 from fastcam.data.mask_files import find_masks
+from fastcam.regions import MaskRegion
+
+
+def _read(image: Path, place: Path, region: str) -> tuple[MaskRegion, np.ndarray]:
+    return ImageMasks([image], place).read(image, region, (8, 8))
 
 
 @pytest.mark.parametrize("place", [".", "images"])
@@ -86,7 +92,7 @@ def test_masks_are_named_by_folder_and_suffix(tmp_path: Path) -> None:
         "beak": "m/{stem}-beak.png", "m": "m/{stem}.png", "wing": "m/wing/{stem}.png",
         "wing_in_flight": "m/wing/in_flight/{stem}.png",
     }  # fmt: skip
-    region, masks = masks_of(tmp_path / "x.jpg", tmp_path / "m", "beak,m", (8, 8))
+    region, masks = _read(tmp_path / "x.jpg", tmp_path / "m", "beak,m")
     assert (str(region), masks.shape) == ("beak,m", (2, 8, 8))
 
 
@@ -102,10 +108,44 @@ def test_masks_of_one_image_lie_in_folders_as_it_does(
         image_file(tmp_path / "masks" / file.format(kind=kind), shade)
     for kind, area in {"ant": 0, "bee": 64}.items():
         image = tmp_path / f"images/{kind}/1.jpg"
-        found = masks_of(image, tmp_path / "masks", region, (8, 8))[1]
+        found = _read(image, tmp_path / "masks", region)[1]
         assert (found > 0).sum() == area
         monkeypatch.chdir(image.parent)
-        assert (masks_of(Path("1.jpg"), "../../masks", region, (8, 8))[1] == found).all()
+        assert (_read(Path("1.jpg"), Path("../../masks"), region)[1] == found).all()
+
+
+def test_an_image_without_a_mask_among_others_has_an_empty_one(tmp_path: Path) -> None:
+    """One such image ended the figure of all: the data were said to have no such region."""
+    images = [tmp_path / f"images/{name}.jpg" for name in ("1", "2", "3")]
+    for path in (*images, tmp_path / "masks/tag/1.png", tmp_path / "masks/bird/2.png"):
+        image_file(path, 255)
+    masks = ImageMasks(images, tmp_path / "masks")
+    assert set(masks.regions) == {"tag", "bird"}
+    areas = [(masks.read(path, "bird,tag", (8, 8))[1] > 0).sum((1, 2)).tolist() for path in images]
+    assert areas == [[0, 64], [64, 0], [0, 0]]
+    with pytest.raises(ValueError, match="no region 'tags'"):
+        masks.read(images[2], "tags", (8, 8))
+    with pytest.raises(ValueError, match=r"no mask in .*masks is named after .*3\.jpg"):
+        ImageMasks(images[2:], tmp_path / "masks")
+
+
+def test_masks_of_single_images_as_a_data_folder_describes_them(tmp_path: Path) -> None:
+    """The values of a label map are said in fastcam.json alone."""
+    root, pixels = tmp_path / "data", np.zeros((8, 8), np.uint8)
+    pixels[2:5], pixels[5:], pixels[0] = 1, 2, 255
+    for kind in ("ant", "bee"):
+        for i in range(3):
+            image_file(root / kind / f"{i}.jpg")
+    (tmp_path / "maps/bee").mkdir(parents=True)
+    Image.fromarray(pixels).save(tmp_path / "maps/bee/1.png")
+    regions = {"cell": "../maps/{name}.png=1,2", "nucleus": "../maps/{name}.png=2"}
+    FolderLayout(images=".", regions=regions).save(root)
+    images = [root / "bee/1.jpg", root / "ant/1.jpg"]
+    masks = ImageMasks(images, root)
+    areas = [(masks.read(path, "nucleus,cell", (8, 8))[1] > 0).sum((1, 2)) for path in images]
+    assert [area.tolist() for area in areas] == [[24, 48], [0, 0]]
+    with pytest.raises(ValueError, match=r"maps/bee/1\.png is not among the images"):
+        ImageMasks([tmp_path / "maps/bee/1.png"], root)
 
 
 @pytest.mark.parametrize("top", ["", "images/"])
