@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import torch
@@ -12,15 +13,16 @@ from torch import Tensor, nn
 
 from fastcam._util.modules import evaluating
 from fastcam._util.progress import Count
-from fastcam.data import CelebA, hide
+from fastcam.data import CelebA, DataFolder, FaceFolder, MaskedFolder, hide, open_folder
 from fastcam.data.batches import Batch
 from fastcam.data.hiding import Fill
 from fastcam.data.labelled import AnyRegion, attribute_index
 from fastcam.evaluation.cam_maps import check_scores
 from fastcam.evaluation.classes import targets_of
 from fastcam.evaluation.drop_samples import FirstBatches, FixedSample, present_in
+from fastcam.evaluation.given import check_named
 from fastcam.evaluation.reliance_result import HiddenRegion, Reliance, relied_share
-from fastcam.evaluation.splits import Prepared
+from fastcam.evaluation.splits import Prepared, prepare_split
 from fastcam.models import Checkpoint
 from fastcam.ops import checks as check
 
@@ -208,21 +210,34 @@ class RegionDrops:
 
 def region_drops(
     checkpoint: Checkpoint,
-    faces: CelebA | Prepared | Iterable[Batch],
+    faces: CelebA | Prepared | str | Path | DataFolder | Iterable[Batch],
     *,
     attribute: str,
     region: str | AnyRegion | int | None = None,
     others: Sequence[str | AnyRegion | int] | None = None,
     images: int = IMAGES,
     fill: Fill = "mean",
+    split: str = "test",
+    landmarks: str | Path | None = None,
+    regions: str | Path | None = None,
     batch_size: int = 64,
     device: str | torch.device | None = None,
+    cache: bool | None = None,
     workers: int = 2,
     progress: Count | None = None,
 ) -> RegionDrops:
     """The drops of a classifier's score, image by image; arguments as in :func:`reliance`."""
     attribute_index(checkpoint.judged, attribute)
     check.one_of("fill", fill, get_args(Fill))
+    if isinstance(faces, str | Path | FaceFolder | MaskedFolder):
+        folder = open_folder(faces, landmarks=landmarks, regions=regions)
+        wanted = [] if region is None else [region]
+        wanted += folder.parts if others is None else others
+        for each in wanted:
+            check_named(each)
+        faces = prepare_split(
+            checkpoint, folder, split, regions=[*map(str, wanted)], cache=cache, workers=workers
+        )
     kind: Any = FixedSample if isinstance(faces, CelebA | Prepared) else FirstBatches
     sample: FirstBatches | FixedSample = kind(checkpoint, faces, attribute, region, others, images)
     guided, total = sample.guided, sample.count
@@ -299,15 +314,19 @@ def _weights(present: Tensor, chosen: Tensor) -> Tensor:
 
 def reliance(
     checkpoint: Checkpoint,
-    faces: CelebA | Prepared | Iterable[Batch],
+    faces: CelebA | Prepared | str | Path | DataFolder | Iterable[Batch],
     *,
     attribute: str,
     region: str | AnyRegion | int | None = None,
     others: Sequence[str | AnyRegion | int] | None = None,
     images: int = IMAGES,
     fill: Fill = "mean",
+    split: str = "test",
+    landmarks: str | Path | None = None,
+    regions: str | Path | None = None,
     batch_size: int = 64,
     device: str | torch.device | None = None,
+    cache: bool | None = None,
     workers: int = 2,
     progress: Count | None = None,
 ) -> Reliance:
@@ -319,7 +338,8 @@ def reliance(
 
     Args:
         checkpoint: the classifier.
-        faces: images with labels, which must have the classifier's input size; or any iterable of
+        faces: a folder that :func:`fastcam.data.open_folder` can read; images with labels, which
+            must have the classifier's input size; or any iterable of
             :class:`fastcam.data.batches.Batch`, of which the first images are taken, with regions
             best at the images' resolution.
         attribute: whose score (logit) is meant; of classes the margin, also of ``own_class``, that
@@ -331,6 +351,7 @@ def reliance(
         fill: ``"mean"``, ``"blur"`` or ``"swap"``, see :func:`fastcam.data.hide`. The parts are
             swapped with the next image of the sample: one without the attribute for one with it, as
             far as there are as many.
+        split, landmarks, regions, cache: of a folder, see :func:`fastcam.evaluation.evaluate`.
         batch_size: images in one forward.
         device: where the classifier runs; None: where it is.
         workers: processes that decode images which are not in memory.
@@ -341,8 +362,10 @@ def reliance(
             do not fit the classifier, labels beyond [0, 1] or NaN, or scores that are not finite.
         TypeError: of images with labels a region's position; of batches one that is no dict of
             tensors, or lacks one.
+        FileNotFoundError: of a folder: data are missing.
     """
     return region_drops(
         checkpoint, faces, attribute=attribute, region=region, others=others, images=images,
-        fill=fill, batch_size=batch_size, device=device, workers=workers, progress=progress,
+        fill=fill, split=split, landmarks=landmarks, regions=regions, batch_size=batch_size,
+        device=device, cache=cache, workers=workers, progress=progress,
     ).summarize()  # fmt: skip

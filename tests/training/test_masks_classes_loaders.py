@@ -26,10 +26,11 @@ from fastcam.data.batches import Batch, Collate, labels_of, on_grid
 from fastcam.data.layout_finder import find_layout
 from fastcam.evaluation import evaluate, predict, reliance
 from fastcam.evaluation.classes import judged_columns, leads
-from fastcam.evaluation.explain import explain_dataset, explain_files
+from fastcam.evaluation.explain import explain_dataset, explain_files, explain_image
 from fastcam.evaluation.splits import prepare_split
 from fastcam.models import Checkpoint, build, load_checkpoint, model_spec, save_checkpoint
 from fastcam.models.checkpoint import Preprocessing
+from fastcam.report.faces import faces_figure
 from fastcam.training import AttributeTask, Batches, GuidanceConfig, TrainConfig, train
 from fastcam.training.guidance import Guidance
 from fastcam.training.history import read_history
@@ -457,6 +458,46 @@ def test_a_mask_is_outlined_where_it_is(
     assert out.is_file()
     with pytest.raises(FileNotFoundError, match="regions: .*nowhere does not exist"):
         explain_files([trained], [file], "red", out, region="square", regions=data / "nowhere")
+
+
+def test_a_map_of_the_chosen_class_says_which_it_is(
+    classes: Path, classified: Path, tmp_path: Path
+) -> None:
+    classifier = load_checkpoint(classified)
+    images = images_with(classifier, classes)
+    own = explain_dataset({"one": classifier}, images, [0, 1, 2], "own_class")
+    labels = [CLASSES[int(images[i]["labels"].argmax())] for i in range(3)]
+    assert [face.judged["one"] for face in own] == labels
+    file = classes / "images" / images.names[0]
+    for row, name in enumerate(CLASSES):  # a network that always chooses the same
+        with torch.no_grad():
+            last = [p for p in classifier.model.parameters() if p.dim() == 1][-1]
+            last.copy_(1e3 * (torch.arange(len(CLASSES)) == row))
+        assert explain_image({"one": classifier}, file, "own_class").judged == {"one": name}
+        assert not explain_image({"one": classifier}, file, "bee").judged
+    figure = faces_figure([dataclasses.replace(own[0], judged={"one": "a class"})])
+    assert "a class" in figure.axes[1].get_xlabel()
+
+
+def test_reliance_takes_a_folder_as_evaluate_does(data: Path, trained: Path) -> None:
+    """A path was taken for batches, and its region refused as no position."""
+    checkpoint = load_checkpoint(trained)
+    images = images_with(checkpoint, data)
+    prepared = reliance(checkpoint, images, attribute="red", region="square", images=9)
+    for given in (data, str(data), open_folder(data)):
+        assert prepared == reliance(
+            checkpoint, given, attribute="red", region="square", images=9, workers=0
+        )
+    one = reliance(
+        checkpoint, data, attribute="red", region="square", others=[], split="all", images=80,
+        regions=data / "masks",
+    )  # fmt: skip
+    assert [hidden.name for hidden in one.hidden] == ["square", "all but square"]
+    assert one.images == 80
+    with pytest.raises(ValueError, match="no region 'circle'"):
+        reliance(checkpoint, data, attribute="red", region="circle")
+    with pytest.raises(TypeError, match="region: expected text"):
+        reliance(checkpoint, data, attribute="red", region=0)
 
 
 def test_a_run_of_other_labels_is_not_kept(tmp_path: Path) -> None:
