@@ -38,7 +38,11 @@ def evaluate(
     attribute: Attribute,
     other: Annotated[
         str | None,
-        typer.Option("--other", "-b", help="Attribute that E1 (with) and E2 (without) differ in."),
+        typer.Option(
+            "--other",
+            "-b",
+            help="Attribute, judged as well, that E1 (with) and E2 (without) differ in.",
+        ),
     ] = None,
     region: Annotated[
         str | None, typer.Option("--region", "-r", help=f"Where to look. {REGION_HELP}")

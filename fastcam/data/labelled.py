@@ -72,8 +72,13 @@ class Subsets(NamedTuple):
     not_a: Tensor
 
 
-def attribute_index(attributes: Sequence[str], name: str) -> int:
+def attribute_index(attributes: Sequence[str], name: str, of: str = "this data has") -> int:
     """Position of an attribute.
+
+    Args:
+        attributes: all of them.
+        name: the one that is meant.
+        of: whose they are, for the error: ``"model.pt judges"``.
 
     Raises:
         ValueError: there is none of that name; the message lists the names.
@@ -81,9 +86,7 @@ def attribute_index(attributes: Sequence[str], name: str) -> int:
     try:
         return list(attributes).index(name)
     except ValueError:
-        raise ValueError(
-            f"unknown attribute {name!r}; this data has: {', '.join(attributes)}"
-        ) from None
+        raise ValueError(f"unknown attribute {name!r}; {of}: {', '.join(attributes)}") from None
 
 
 def attribute_subsets(labels: Tensor, a: int, b: int) -> Subsets:

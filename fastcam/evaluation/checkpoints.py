@@ -115,7 +115,7 @@ def compare(
     for name, path in named.items():
         model = load_checkpoint(path, architecture)
         for wanted in (attribute, *([other] if other is not None else [])):
-            attribute_index(model.judged, wanted)
+            attribute_index(model.judged, wanted, f"{path} judges")
         faces = prepare_split(
             model, folder, split, regions=shown, limit=limit, cache=cache, workers=workers,
             progress=progress,

@@ -227,7 +227,7 @@ def region_drops(
     progress: Count | None = None,
 ) -> RegionDrops:
     """The drops of a classifier's score, image by image; arguments as in :func:`reliance`."""
-    attribute_index(checkpoint.judged, attribute)
+    attribute_index(checkpoint.judged, attribute, "the checkpoint judges")
     check.one_of("fill", fill, get_args(Fill))
     if isinstance(faces, str | Path | FaceFolder | MaskedFolder):
         folder = open_folder(faces, landmarks=landmarks, regions=regions)

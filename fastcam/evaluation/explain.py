@@ -57,7 +57,7 @@ def explain(
     """
     cams, scores, judged = {}, {}, {}
     for name, checkpoint in checkpoints.items():
-        target = attribute_index(checkpoint.judged, attribute)
+        target = attribute_index(checkpoint.judged, attribute, f"{name} judges")
         pixels = checkpoint.preprocessing.normalize(image.as_subclass(Tensor)[None])
         with evaluating(checkpoint.model, "cpu"):
             if target == len(checkpoint.attributes):

@@ -90,7 +90,7 @@ def predict(
         TypeError: of images with labels a region's position; of batches one that is no dict of
             tensors, or lacks one.
     """
-    attribute_index(checkpoint.judged, attribute)
+    attribute_index(checkpoint.judged, attribute, "the checkpoint judges")
     batches, total = _batches(checkpoint, faces, region, grid, batch_size, workers)
     column = region if isinstance(region, int) else 0
     model, spec = checkpoint.model, checkpoint.spec

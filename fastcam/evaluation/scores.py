@@ -227,7 +227,7 @@ def evaluate(
     """
     check.fraction("threshold", threshold)
     for name in (attribute, *([other] if other is not None else [])):
-        attribute_index(checkpoint.judged, name)
+        attribute_index(checkpoint.judged, name, "the checkpoint judges")
     running: dict[str, Any] = {
         "attribute": attribute, "region": region, "threshold": threshold,
         "batch_size": batch_size, "device": device, "workers": workers, "progress": progress,

@@ -35,7 +35,8 @@ APART = 0.25
 THRESHOLDS = (
     "The map moved: the share of Grad-CAM energy in the region rose by more than "
     f"{percent(MAP_RISE, 0, unit='')} points (the whole 95% interval) and to {MAP_FACTOR} times "
-    "what it was or more. The reliance moved: the region's share of the reliance rose, or the "
+    "what it was or more (here a dead map counts 0; the table's mean leaves it out). "
+    "The reliance moved: the region's share of the reliance rose, or the "
     "score drop of the other region that the reference relies on most fell without that share "
     "falling, each by "
     f"{percent(RELIANCE_PART, 0)} of itself or more and with an interval that leaves out 0 (the "

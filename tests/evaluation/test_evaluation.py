@@ -294,6 +294,10 @@ def test_checkpoints_of_other_attributes_and_without_reliance(
         compare(paths, data, attribute="Lips", fill="grey")
     with pytest.raises(ValueError, match="beard"):
         compare(paths, data, attribute="Lips", hide=["beard"])
+    less = Checkpoint(TinyNet(1), MODEL, ["Lips"], Preprocessing(32))
+    paths["less"] = save_checkpoint(tmp_path / "less.pt", less)
+    with pytest.raises(ValueError, match=r"'Eyes'; .*less\.pt judges: Lips$"):
+        compare(paths, data, attribute="Lips", other="Eyes", reliance_images=0, device="cpu")
 
 
 def test_the_threshold_of_equal_specificity() -> None:
@@ -324,7 +328,7 @@ def test_the_threshold_of_equal_specificity() -> None:
 def test_wrong_names_and_data(data: Path, checkpoint: Checkpoint, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown attribute 'Nose'"):
         evaluate(checkpoint, data, attribute="Nose")
-    with pytest.raises(ValueError, match="unknown attribute 'Nose'"):
+    with pytest.raises(ValueError, match="unknown attribute 'Nose'; the checkpoint judges: Lips"):
         evaluate(checkpoint, data, attribute="Lips", other="Nose")
     with pytest.raises(ValueError, match="beard"):
         evaluate(checkpoint, data, attribute="Lips", region="beard")
