@@ -232,8 +232,10 @@ class Balance(WithGroup, nn.Module):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         self._calls = int(state["calls"])
-        self._ratios = [torch.as_tensor(ratio).clone() for ratio in state["ratios"]]
-        self._first = [torch.as_tensor(first).clone() for first in state["first"]]
+        self._ratios, self._first = (
+            [torch.as_tensor(kept, dtype=_precise()).clone() for kept in state[name]]
+            for name in ("ratios", "first")
+        )
         # The ratios may have been loaded to the CPU, and are to be asked as often as before.
         self._on_cpu = bool(state.get("on_cpu", True))
 
@@ -262,8 +264,8 @@ class Balance(WithGroup, nn.Module):
                     "times",
                     stacklevel=5,
                 )
-            self._ratios = [torch.zeros((), device=loss.device) for loss, _ in terms]
-            self._first = [torch.zeros((), device=loss.device) for loss, _ in terms]
+            for kept in (self._ratios, self._first):
+                kept[:] = [torch.zeros((), dtype=_precise(), device=g.device) for g, _ in terms]
         if len(self._ratios) != len(terms):
             raise ValueError(
                 f"guidance: expected {len(self._ratios)} losses as in the calls before, "
@@ -353,6 +355,11 @@ class _Norms:
         weights = [None if a is None or b is None else a + b for a, b in pairs]
         losses = [a + b for a, b in zip(self.losses, other.losses, strict=True)]
         return _Norms(self.squares + other.squares, weights, losses, self.layers)
+
+
+def _precise() -> torch.dtype:
+    """Of the ratios, whose squares float16 would round to 0 where it is the default dtype."""
+    return torch.promote_types(torch.get_default_dtype(), torch.float32)
 
 
 def _warn_unmeasured(number: int, layer: str, labels: float, guided: float, loss: float) -> None:

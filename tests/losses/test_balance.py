@@ -76,6 +76,25 @@ def test_guidance_draws_as_hard_as_the_labels_on_the_images_it_guides():
     torch.testing.assert_close(pulled, 0.5 * norm(label, tap.activations, rows), rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_ratios_are_float32_under_a_default_dtype_of_16_bits(dtype):
+    label, guidance, tap = losses(net64())
+    found, kept = [], torch.get_default_dtype()
+    for default in (kept, dtype):
+        torch.set_default_dtype(default)
+        try:
+            balance = Balance()
+            for _ in range(2):  # of the first the second took the root of a square
+                balance(label, 1e5 * guidance, tap)
+            loaded = Balance()
+            loaded.load_state_dict(balance.state_dict())
+        finally:
+            torch.set_default_dtype(kept)
+        found += [balance.ratio, loaded.ratio]
+    assert 0 < found[0] < 1e-4
+    torch.testing.assert_close(found, found[:1] * 4)
+
+
 def test_the_head_s_weights_are_drawn_at_most_three_times_as_hard():
     net = net64()
     label, guidance, tap = losses(net)
