@@ -17,7 +17,13 @@ from fastcam.cam.head_processes import check_processes
 from fastcam.cam.tap import ActivationTap
 from fastcam.cam.targets import Targets
 
-__all__ = ["autograd_gradients", "differentiable_twice", "retained_grads", "twice_differentiable"]
+__all__ = [
+    "autograd_gradients",
+    "differentiable_twice",
+    "retained_grads",
+    "twice_differentiable",
+    "what_can_be",
+]
 
 
 def autograd_gradients(
@@ -81,24 +87,28 @@ def _lacks_a_batching_rule(error: RuntimeError) -> bool:
     return any(word in words for word in ("vmap", "batching", "batched", "have storage"))
 
 
-_UNKNOWN_BACKWARD = (
-    "logits: torch cannot differentiate {name} twice, which lies between the layer and the logits, "
-    "so the loss cannot reach the weights through the map's channel weights; "
-)
-
-
 def differentiable_twice(gradients: Tensor, logits: Tensor, point: Tensor) -> None:
     """Say now, not in the backward, that D cannot be differentiated."""
     name = no_second_derivative(gradients, logits, point)
-    if name is None:
-        return
-    ways = "use weight_grad='detach'"
+    if name is not None:
+        raise ValueError(
+            f"logits: torch cannot differentiate {name} twice, which lies between the layer and "
+            "the logits, so the loss cannot reach the weights through the map's channel weights; "
+            f"use weight_grad='detach'{what_can_be(name, ', or ')}"
+        )
+
+
+def what_can_be(name: str, before: str = "") -> str:
+    """What to do about an operation that cannot be differentiated twice; empty if that is not
+    known."""
     if name.startswith("ScaledDotProduct"):
-        ways += (
-            ", or run the forward under torch.nn.attention.sdpa_kernel(SDPBackend.MATH), whose "
+        return (
+            f"{before}run the forward under torch.nn.attention.sdpa_kernel(SDPBackend.MATH), whose "
             "attention can be differentiated twice"
         )
-    raise ValueError(_UNKNOWN_BACKWARD.format(name=name) + ways)
+    if name == "hardsigmoid":
+        return f"{before}let the network compute it as torch.nn.functional.relu6(x + 3) / 6"
+    return ""
 
 
 def twice_differentiable() -> AbstractContextManager[None]:

@@ -9,6 +9,7 @@ which is done only if somebody has registered any hook since the layer returned.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from torch import Tensor, nn
@@ -208,13 +209,28 @@ def no_second_derivative(gradients: Tensor, logits: Tensor, point: Tensor) -> st
 
     Args:
         gradients: of the logits with respect to ``point``, differentiable.
+
+    Returns:
+        Its name in torch (``"hardsigmoid"``), of an attention that of its node.
     """
     head = reached(logits.grad_fn, {edge_of(point)[0]})
     made = reached(gradients.grad_fn, {*head})
-    if not any(node.name() in _UNDIFFERENTIABLE for node in made):
+    lacking = next((node for node in made if node.name() in _UNDIFFERENTIABLE), None)
+    if lacking is None:
         return None
     attention = sorted(n.name() for n in head if n.name().startswith("ScaledDotProduct"))
-    return attention[0] if attention else "an operation"
+    return attention[0] if attention else _stands_for(lacking)
+
+
+def _stands_for(lacking: Any) -> str:
+    """Whose derivative is lacking: only the error that such a node raises says so."""
+    try:
+        lacking(*[None] * len(lacking._input_metadata))
+    except Exception as error:
+        named = re.search(r"aten::(\w+?)(_backward)? ", str(error))
+        if named is not None:
+            return named[1]
+    return "an operation"
 
 
 def has_compiled_nodes(logits: Tensor, point: Tensor) -> bool:
