@@ -130,10 +130,10 @@ class Canvas:
         alpha = np.asarray(layer, dtype=np.float32) * np.float32(1.0 / 255.0)
         return alpha[pad:-pad, pad:-pad] if pad else alpha
 
-    def coverage(self, polygons: Polygons, blur: float = 0.0) -> np.ndarray:
+    def coverage(self, polygons: Polygons) -> np.ndarray:
         """Like `mask`, as a full-size array [H,W]."""
         full = np.zeros((self.height, self.width), dtype=np.float32)
-        mask = self.mask(polygons, blur)
+        mask = self.mask(polygons)
         full[mask.window] = mask.alpha
         return full
 

@@ -56,8 +56,8 @@ def _hsv(hue: float, saturation: float, value: float) -> Color:
     return colorsys.hsv_to_rgb(hue % 1.0, min(max(saturation, 0.0), 1.0), min(max(value, 0.0), 1.0))
 
 
-def _normal(rng: np.random.Generator, sigma: float, limit: float = 2.2) -> float:
-    return float(np.clip(rng.normal(), -limit, limit) * sigma)
+def _normal(rng: np.random.Generator, sigma: float) -> float:
+    return float(np.clip(rng.normal(), -2.2, 2.2) * sigma)
 
 
 def sample_face(

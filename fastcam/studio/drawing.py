@@ -117,7 +117,6 @@ def curves_svg(
     x_label: str,
     y_label: str,
     x_range: tuple[float, float] | None = None,
-    y_range: tuple[float, float] | None = None,
     marks: bool = False,
 ) -> str:
     """Lines on axes, with a legend.
@@ -126,12 +125,12 @@ def curves_svg(
         lines: points by name; the n-th gets the style class ``line-n``.
         label: what a screen reader says of it.
         x_label, y_label: of the axes.
-        x_range, y_range: what the axes show; None takes what the points need.
+        x_range: what the x axis shows; None takes what the points need.
         marks: draw the points, too.
     """
     points = [p for line in lines.values() for p in line]
     low_x, high_x = x_range or _range([p[0] for p in points])
-    low_y, high_y = y_range or _range([p[1] for p in points])
+    low_y, high_y = _range([p[1] for p in points])
     width, height, left, bottom, top = 360.0, 210.0, 46.0, 34.0, 22.0
 
     def place(x: float, y: float) -> Point:

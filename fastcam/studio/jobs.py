@@ -173,17 +173,13 @@ class Job:
         if state.status == "done" or (state.active and state.process is not None):
             return
         self._ask("go")
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-        root = str(Path(__file__).parents[2])  # where this very fastcam lies
-        paths = [root, *environment.get("PYTHONPATH", "").split(os.pathsep)]
-        environment["PYTHONPATH"] = os.pathsep.join(p for p in paths if p)
         with (self.folder / LOG).open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-c", _QUIET, str(self.folder)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=environment,
+                env={**with_this_fastcam(), "PYTHONUNBUFFERED": "1"},
                 start_new_session=True,
             )
         _children.append(process)
@@ -262,6 +258,13 @@ def _started(pid: int) -> int:
         return 0
     words = text.rpartition(")")[2].split()
     return 0 if words[0] == "Z" else int(words[19])
+
+
+def with_this_fastcam() -> dict[str, str]:
+    """The environment for a process that is to import this very fastcam."""
+    root = str(Path(__file__).parents[2])
+    paths = [root, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p)}
 
 
 def own_process() -> tuple[int, int]:

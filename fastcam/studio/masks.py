@@ -46,9 +46,9 @@ class MaskView:
     changes: list[float]
 
 
-def tone(n: float, beta: float, points: int = 101) -> list[tuple[float, float]]:
+def tone(n: float, beta: float) -> list[tuple[float, float]]:
     """The tone curve g(M; n, β)."""
-    masks = torch.linspace(0, 1, points, dtype=torch.float64)
+    masks = torch.linspace(0, 1, 101, dtype=torch.float64)
     return list(zip(masks.tolist(), functional.tone_curve(masks, n, beta).tolist(), strict=True))
 
 
@@ -108,7 +108,7 @@ def mask_view(
 
 def noise_curves(
     checkpoint: Checkpoint, faces: Prepared, n: float, beta: float
-) -> tuple[dict[str, list[tuple[float, float]]], float]:
+) -> dict[str, list[tuple[float, float]]]:
     """Accuracy in percent by noise level, as trained and transformed; and always-the-majority's."""
     pairs = list(dict.fromkeys([IDENTITY, (n, beta)]))
     found = noise_accuracy(checkpoint, faces, pairs, SIGMAS, seed=_SEED)
@@ -117,4 +117,4 @@ def noise_curves(
         name = "as trained" if pair == IDENTITY else "transformed"
         lines[name] = [(s, 100 * a) for s, a in zip(SIGMAS, column, strict=True)]
     lines["more frequent"] = [(s, 100 * found.majority) for s in SIGMAS]
-    return lines, found.majority
+    return lines

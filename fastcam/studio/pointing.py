@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fastcam.regions import REGION_NAMES, Region
+from fastcam.regions import Region
 
 #: Columns and rows of the squares of the template face that can be painted.
 PAINT = (36, 44)
@@ -142,8 +142,3 @@ def rectangles_of(painted: Collection[int]) -> list[Box]:
         sides = [round(v / (rows if i % 2 else columns), 6) for i, v in enumerate(box)]
         found.append((sides[0], sides[1], sides[2], sides[3]))
     return found
-
-
-def is_face_part(name: str) -> bool:
-    """Whether a name is one of a face's ten regions."""
-    return name in REGION_NAMES

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from fastcam._util.files import json_with, make_folder, read_json, write_atomic,
 from fastcam._util.names import printable
 from fastcam.studio.decode import SECONDS
 from fastcam.studio.home import NoSuchThing, checked_id, inside, new_id
+from fastcam.studio.jobs import with_this_fastcam
 from fastcam.studio.session import Session
 from fastcam.studio.settings import MEGABYTE, StudioConfig
 
@@ -130,9 +130,6 @@ def _child(folder: Path, names: list[str], config: StudioConfig) -> dict[str, An
 
     If several files came at once, those that are left are tried again one by one.
     """
-    root = str(Path(__file__).parents[2])
-    paths = [root, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p)}
     command = [sys.executable, "-m", "fastcam.studio.decode", str(folder)]
     try:
         ended = subprocess.run(
@@ -140,7 +137,7 @@ def _child(folder: Path, names: list[str], config: StudioConfig) -> dict[str, An
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=60 + SECONDS * len(names),
-            env=environment,
+            env=with_this_fastcam(),
             check=False,
         )
         if ended.returncode == 0:

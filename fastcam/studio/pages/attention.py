@@ -180,7 +180,7 @@ class AttentionPage:
         """Accuracy against noise."""
         subject = await aside(self.studio.attention, self.session)
         few = subject.few
-        lines, _ = await aside(
+        lines = await aside(
             self.studio.alone, lambda: noise_curves(subject.checkpoint, few, self.n, self.beta)
         )
         w.tag("h2", text="Accuracy under noise")

@@ -28,15 +28,13 @@ class Part:
 
     Args:
         build: fills it, perhaps after a while (an async function).
-        first: whether it is built now.
         id: of the element that holds it.
     """
 
-    def __init__(self, build: Callable[..., Any], *, first: bool = True, id: str = "") -> None:
+    def __init__(self, build: Callable[..., Any], *, id: str = "") -> None:
         self._build, self._number = build, 0
         self.holder = tag("div", id=id or None)
-        if first:
-            self.refresh()
+        self.refresh()
 
     def refresh(self, *arguments: Any) -> None:
         """Build it anew."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from nicegui import ui
@@ -214,8 +214,3 @@ def progress(job: Job) -> Callable[[], State]:
         return state
 
     return show
-
-
-def percent_list(values: Sequence[float]) -> str:
-    """Percentages with commas between."""
-    return ", ".join(f"{100 * v:.0f}%" for v in values)
