@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastcam import functional
-from fastcam.cam.heads import Head, activations_of, check_logits, head_gradients
+from fastcam.cam.heads import activations_of, check_logits, head_gradients
 from fastcam.cam.tap import ActivationTap
 from fastcam.cam.targets import Targets, TargetsLike, resolve
-from fastcam.losses.pairs import CamStats, MapPairLoss, WeightGrad
-from fastcam.losses.reduce import Reduction, Sync
+from fastcam.losses.pairs import CamStats, MapPairLoss
 from fastcam.ops import checks as check
 from fastcam.ops.autograd import refuse_transforms
 
@@ -51,16 +49,6 @@ class ContrastCamLoss(MapPairLoss):
 
     Source: the idea of eX2L (arXiv 2605.06368); docs/method.md.
     """
-
-    def __init__(
-        self,
-        weight_grad: WeightGrad = "full",
-        head: Head = "auto",
-        reduction: Reduction = "mean",
-        sync: Sync = "global",
-        process_group: Any = None,
-    ) -> None:
-        super().__init__(weight_grad, head, reduction, sync, process_group)
 
     def forward(
         self,

@@ -78,7 +78,9 @@ class PairLoss(WithGroup, nn.Module):
         ValueError: an option is not one of those.
     """
 
-    def __init__(self, reduction: Reduction, sync: Sync, process_group: Any) -> None:
+    def __init__(
+        self, reduction: Reduction = "mean", sync: Sync = "global", process_group: Any = None
+    ) -> None:
         super().__init__()
         self.reduction: Reduction = reduction
         self.sync: Sync = sync
@@ -110,11 +112,11 @@ class MapPairLoss(PairLoss):
 
     def __init__(
         self,
-        weight_grad: WeightGrad,
-        head: Head,
-        reduction: Reduction,
-        sync: Sync,
-        process_group: Any,
+        weight_grad: WeightGrad = "full",
+        head: Head = "auto",
+        reduction: Reduction = "mean",
+        sync: Sync = "global",
+        process_group: Any = None,
     ) -> None:
         super().__init__(reduction, sync, process_group)
         check.one_of("head", head, HEADS)
