@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -12,7 +10,6 @@ from fastcam.cam.head_graph import no_second_derivative
 from fastcam.cam.heads import check_logits
 from fastcam.cam.targets import TargetsLike, resolve_with_regions
 from fastcam.losses.pairs import CamStats, PairLoss
-from fastcam.losses.reduce import Reduction, Sync
 from fastcam.ops import checks as check
 from fastcam.ops.autograd import refuse_transforms
 from fastcam.ops.library import acc_dtype
@@ -55,14 +52,6 @@ class InputGradientLoss(PairLoss):
     Source: Ross et al., *Right for the Right Reasons* (2017), equation 1, second term, with a sum
     over chosen scores in place of all; docs/method.md.
     """
-
-    def __init__(
-        self,
-        reduction: Reduction = "mean",
-        sync: Sync = "global",
-        process_group: Any = None,
-    ) -> None:
-        super().__init__(reduction, sync, process_group)
 
     def forward(
         self,
