@@ -13,6 +13,7 @@ from fastcam._util import checks as check
 from fastcam._util.progress import Report, labelled
 from fastcam.data import CelebA, DataFolder, PreparedFaces, PreparedImages, open_folder
 from fastcam.data.batches import Batch, labels_of
+from fastcam.data.labelled import Images
 from fastcam.data.prepared import Prepared
 from fastcam.models import Checkpoint
 
@@ -22,7 +23,6 @@ def prepare_split(
     data: str | Path | DataFolder,
     split: str = "test",
     *,
-    landmarks: str | Path | None = None,
     regions: Sequence[str] = (),
     limit: int | None = None,
     cache: bool | None = None,
@@ -35,7 +35,6 @@ def prepare_split(
         checkpoint: gives attributes and preprocessing.
         data: a folder that :func:`fastcam.data.open_folder` can read, or has opened.
         split: ``"train"``, ``"valid"``, ``"test"`` or ``"all"``.
-        landmarks: of faces: landmark table in place of the data folder's own.
         regions: that are going to be drawn, as texts: only their masks are read. Of faces all can
             be drawn.
         limit: only so many images: of faces the first, of others evenly spaced ones, as folders and
@@ -50,7 +49,7 @@ def prepare_split(
     """
     if limit is not None:
         check.at_least("limit", limit, 1)
-    folder = open_folder(data, landmarks=landmarks)
+    folder = open_folder(data)
     check_kind(checkpoint, folder.exclusive, str(folder.root))
     found = folder.images(split, checkpoint.attributes, regions)
     total = len(found)
@@ -58,16 +57,21 @@ def prepare_split(
     if count == 0:
         raise ValueError(f"{folder.root} has no image in the {split} split")
     faces = isinstance(found, CelebA)
-    kind: Any = PreparedFaces if faces else PreparedImages
-    return kind(
+    return prepared(
+        checkpoint,
         found,
-        checkpoint.preprocessing.size,
-        fit=checkpoint.preprocessing.fit,
         indices=range(count) if faces else [i * total // count for i in range(count)],
         cache=cache,
         workers=workers,
         progress=labelled(progress, f"reading {split} images"),
     )
+
+
+def prepared(checkpoint: Checkpoint, images: Images, **options: Any) -> Prepared:
+    """Images at the checkpoint's input size and fit; options of :class:`PreparedFaces`."""
+    kind: Any = PreparedFaces if isinstance(images, CelebA) else PreparedImages
+    wanted = checkpoint.preprocessing
+    return kind(images, wanted.size, fit=wanted.fit, **options)
 
 
 def check_kind(checkpoint: Checkpoint, exclusive: bool, data: str) -> None:
@@ -99,9 +103,9 @@ def prepared_for(checkpoint: Checkpoint, faces: CelebA | Prepared) -> Prepared:
             f" ({', '.join(checkpoint.attributes[:3])}, …), the data has {len(faces.attributes)}"
             f" ({', '.join(faces.attributes[:3])}, …): they must be the same, in the same order"
         )
-    wanted = checkpoint.preprocessing
     if isinstance(faces, CelebA):
-        return PreparedFaces(faces, wanted.size, fit=wanted.fit)
+        return prepared(checkpoint, faces)
+    wanted = checkpoint.preprocessing
     if (faces.size, faces.fit) != (wanted.size, wanted.fit):
         raise ValueError(
             f"faces were prepared at {faces.size} pixels with fit {faces.fit!r}, the model takes"

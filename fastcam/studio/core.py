@@ -17,10 +17,10 @@ from torch import Tensor
 
 from fastcam._util.files import make_folder, write_json
 from fastcam._util.names import printable
-from fastcam.data import CelebA, PreparedFaces, PreparedImages, open_folder
+from fastcam.data import open_folder
 from fastcam.data.batches import Collate
 from fastcam.evaluation.explain import explain_dataset
-from fastcam.evaluation.splits import Prepared, prepare_split
+from fastcam.evaluation.splits import Prepared, prepare_split, prepared
 from fastcam.models import AttentionNetwork, Checkpoint, grid_size, load_checkpoint
 from fastcam.report import ExplainedFace
 from fastcam.studio.home import CHECKPOINT, Home, NoSuchThing, checked_id, inside, new_id
@@ -283,10 +283,8 @@ class Studio:
     def _some(self, checkpoint: Checkpoint, data: Path, rows: Sequence[int]) -> Prepared:
         """These images of the test split, at the size of a network."""
         folder = open_folder(data)
-        found: Any = folder.images("test", checkpoint.attributes, folder.regions)
-        kind: Any = PreparedFaces if isinstance(found, CelebA) else PreparedImages
-        wanted = checkpoint.preprocessing
-        return kind(found, wanted.size, fit=wanted.fit, indices=rows, cache=False)
+        found = folder.images("test", checkpoint.attributes, folder.regions)
+        return prepared(checkpoint, found, indices=rows, cache=False)
 
     # --- jobs -------------------------------------------------------------------------------------
 
