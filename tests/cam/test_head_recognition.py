@@ -22,6 +22,7 @@ from fastcam.cam.closed_form import ClosedForm
 from fastcam.cam.maps import grad_cam_maps
 from fastcam.cam.tap import ActivationTap
 from fastcam.losses.cam import IoUCamLoss
+from fastcam.losses.input_gradient import InputGradientLoss
 from fastcam.ops import autograd
 
 X = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -378,6 +379,21 @@ def test_attention_without_a_second_derivative_is_named_in_the_forward(targets):
     loss(weight_grad="detach").backward()
     with sdpa_kernel(SDPBackend.MATH):
         loss().backward()
+
+
+def test_what_has_no_second_derivative_is_named_with_what_to_do():
+    net = nn.Sequential(small_cnn()[:5], nn.Hardsigmoid(), small_cnn()[5:]).double()
+    named = (
+        r"cannot differentiate hardsigmoid twice.*weight_grad='detach', or .*relu6\(x \+ 3\) / 6"
+    )
+    with ActivationTap(net, "0") as tap, pytest.raises(ValueError, match=named):
+        IoUCamLoss()(net(X), tap, REGIONS, [0, 3])
+    images = X.clone().requires_grad_()
+    masks = torch.ones(len(X), *X.shape[2:])
+    with pytest.raises(ValueError, match=r"hardsigmoid twice.*images and the logits; .*relu6"):
+        InputGradientLoss()(net(images), images, masks, 0)
+    with pytest.raises(ValueError, match=r"ScaledDot.*images and the logits; run .*sdpa_kernel"):
+        InputGradientLoss()(Attention()(images), images, masks, 0)
 
 
 class Once(torch.autograd.Function):
