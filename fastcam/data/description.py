@@ -13,8 +13,8 @@ from fastcam._util.names import printable
 from fastcam.data.decoding import image_size
 from fastcam.data.folder import FaceFolder, MaskedFolder, is_celeba
 from fastcam.data.image_index import read_index
-from fastcam.data.layout import FolderLayout
-from fastcam.data.layout_finder import find_layout, find_regions, place_of
+from fastcam.data.layout import CONFIG, FolderLayout
+from fastcam.data.layout_finder import find_layout, find_regions, keep_regions, place_of
 from fastcam.data.tables import SPLITS
 
 #: Images of which size and masks are looked at.
@@ -72,6 +72,10 @@ def describe(
     layout = find_layout(root, without=places, **given)
     for place in places:
         layout = find_regions(root, layout, place, read_index(root, layout, places).names)
+    if (root / CONFIG).is_file() and not layout.coco:
+        before = FolderLayout.load(root)
+        names = read_index(root, layout, places).names
+        layout = keep_regions(root, layout, before, names, named=regions is not None)
     return _masked(MaskedFolder(root, layout))
 
 

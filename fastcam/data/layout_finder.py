@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -23,7 +24,14 @@ from fastcam.data.label_table import (
     read_label_table,
 )
 from fastcam.data.layout import CONFIG, IMAGE_FOLDERS, MASK_FOLDERS, FolderLayout
-from fastcam.data.mask_files import find_beside, find_inside, find_masks, without_masks
+from fastcam.data.mask_files import (
+    MaskFiles,
+    find_beside,
+    find_inside,
+    find_masks,
+    path_of,
+    without_masks,
+)
 from fastcam.data.source import is_litter
 
 _CLASS_COLUMNS = ("class", "label", "category", "species", "diagnosis", "dx", "target", "y")
@@ -118,10 +126,10 @@ def find_regions(
         ValueError: no file in it is named after an image.
     """
     root = Path(root)
-    # Relative to the data folder where it lies in it, so that the folder can be moved.
-    inner = where.resolve()
-    if inner.is_relative_to(root.resolve()):
-        inner = inner.relative_to(root.resolve())
+    # Relative to the data folder where it lies in it or beside it, so that both can be moved.
+    inner, above = where.resolve(), root.resolve()
+    if inner.is_relative_to(above.parent):
+        inner = Path(os.path.relpath(inner, above))
     if where.is_file():
         return dataclasses.replace(layout, regions={}, coco=(inner.as_posix(),))
     masks = find_masks(root, inner.as_posix(), names)
@@ -131,6 +139,38 @@ def find_regions(
             f" {Path(names[0]).stem}.png, {Path(names[0]).stem}_NAME.png, or that in a folder NAME"
         )
     return dataclasses.replace(layout, regions=masks, coco=())
+
+
+def keep_regions(
+    root: str | Path, layout: FolderLayout, before: FolderLayout, names: Sequence[str], named: bool
+) -> FolderLayout:
+    """The layout with those regions of an earlier one that are not found by looking: a person may
+    have named them, and the values of a label map have no other place.
+
+    Args:
+        root: the data folder.
+        layout: what was found.
+        before: what ``fastcam.json`` says.
+        names: the images' paths.
+        named: whether the place of the masks was named: regions that lie elsewhere go.
+    """
+    root, found, kept = Path(root).resolve(), dict(layout.regions), {}
+    places = {_place(root, pattern) for pattern in found.values()}
+    for region, pattern in before.regions.items():
+        valued = pattern != path_of(pattern)
+        here = _place(root, pattern) in places
+        source = MaskFiles(root, {region: pattern})
+        if (valued if here else not named and (valued or region not in found)) and any(
+            source.has(name, region) for name in names
+        ):
+            kept[region] = pattern
+    taken = {_place(root, pattern) for pattern in kept.values()}
+    found = {r: p for r, p in found.items() if r not in kept and _place(root, p) not in taken}
+    return dataclasses.replace(layout, regions=dict(sorted({**found, **kept}.items())))
+
+
+def _place(root: Path, pattern: str) -> str:
+    return os.path.normpath(root / path_of(pattern))
 
 
 def find_tables(root: Path) -> list[Path]:

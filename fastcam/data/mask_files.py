@@ -26,7 +26,9 @@ from fastcam.data.layout import IMAGE_FOLDERS, MASK_FOLDERS
 MARKS = "_-. "
 _LOSSY = (".jpg", ".jpeg", ".webp")
 # Another number wherever :func:`read_mask` changes, so that masks that are kept are read again.
-_READING = 4
+_READING = 5
+# Below this are labels; of the greys at a soft border some are above.
+_LABELS = 32
 # A suffix that fewer of a hundred images have, and fewer than this, is no region's name.
 _RARE, _FEW = 0.01, 3
 # How masks beside their images are called, and how many values one has at most.
@@ -111,11 +113,12 @@ def read_mask(path: str | Path, values: Sequence[int] | None = None) -> NDArray[
     if len(kinds) <= 2:
         smaller = kinds[0] if len(kinds) == 2 else 0
         return np.where(found > smaller, np.uint8(255), np.uint8(0))
-    if palette or kinds[-1] != 255:
+    # 255 with nothing but small numbers below is what label maps leave out, no brightest grey.
+    if palette or kinds[-1] != 255 or kinds[-2] < _LABELS:
         some = ", ".join(str(k) for k in kinds[:6]) + (", …" if len(kinds) > 6 else "")
         raise ValueError(
-            f"mask {printable(str(path))} holds the values {some}: of a label map say which are"
-            ' the region, as in "masks/{stem}.png=1"'
+            f"mask {printable(str(path))} holds the values {some}: of a label map say in"
+            ' fastcam.json which are the region, as in "masks/{stem}.png=1"'
         )
     return found.astype(np.uint8)
 
@@ -247,6 +250,11 @@ def _parted(pattern: str) -> tuple[str, list[int] | None]:
         return (path.strip(), [int(v) for v in values.split(",")]) if equals else (pattern, None)
     except ValueError:
         return pattern, None  # a file name may hold the sign
+
+
+def path_of(pattern: str) -> str:
+    """The path of a pattern, without the values of a label map."""
+    return _parted(pattern)[0]
 
 
 def find_masks(root: str | Path, place: str, images: Iterable[str]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -53,6 +54,40 @@ def test_masks_that_show_nothing_are_told_of(tmp_path: Path) -> None:
     white = Image.new("L", (WIDTH, HEIGHT), 255)
     white.save(tmp_path / "masks" / "0003_frame.jpg")
     assert not [m for m in describe(tmp_path).missing if "masks" in m]
+
+
+def test_regions_that_a_person_named_stay(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Values of a label map have no other place than fastcam.json, which init wrote anew."""
+    root, pixels = tmp_path / "data", np.zeros((8, 8), np.uint8)
+    pixels[2:5], pixels[5:], pixels[0] = 1, 2, 255
+    for i in range(8):
+        for kind in ("ant", "bee"):
+            image_file(root / kind / f"{i}.jpg")
+            (tmp_path / "maps" / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / "maps" / kind / f"{i}.png")
+
+    def init(*options: str) -> tuple[str, dict[str, str]]:
+        assert cli.main(["init", str(root), *options]) == 0
+        return capsys.readouterr().out, dict(FolderLayout.load(root).regions)
+
+    there = ("--regions", str(tmp_path / "maps"))
+    said, regions = init(*there)
+    assert "of a label map say in fastcam.json which are the region" in said
+    assert regions == {"maps": "../maps/{name}.png"}  # both can be moved
+    named = {"cell": "../maps/{name}.png=1,2", "core": "../maps/{name}.png=2"}
+    for options in ((), there):
+        dataclasses.replace(FolderLayout.load(root), regions=named).save(root)
+        said, regions = init(*options)
+        assert regions == named and "replaced" not in said and "missing: mask" not in said
+    # What is found goes before what is not there any more, and stands beside what is.
+    for i in range(8):
+        image_file(root / "masks" / "ant" / f"{i}.png", 255)
+    assert init()[1] == {**named, "masks": "masks/{name}.png"}
+    assert init("--regions", "masks")[1] == {"masks": "masks/{name}.png"}
+    dataclasses.replace(FolderLayout.load(root), regions={"masks": "gone/{name}.png=1"}).save(root)
+    assert init()[1] == {"masks": "masks/{name}.png"}
 
 
 def test_faces_are_described(tmp_path: Path) -> None:

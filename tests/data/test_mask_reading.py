@@ -44,9 +44,13 @@ def test_masks_of_any_kind(tmp_path: Path) -> None:
     labels = shape.copy()
     labels[0] = 3
     Image.fromarray(labels).save(tmp_path / "map.png")
-    with pytest.raises(ValueError, match=r"holds the values 0, 1, 3: of a label map say which"):
+    with pytest.raises(ValueError, match=r"holds the values 0, 1, 3: of a label map say in"):
         read_mask(tmp_path / "map.png")
     assert read_mask(tmp_path / "map.png", [1]).tolist() == wanted.tolist()
+    labels[3] = 255  # what label maps leave out was the region alone
+    Image.fromarray(labels).save(tmp_path / "map.png")
+    with pytest.raises(ValueError, match=r"holds the values 0, 1, 3, 255: of a label map"):
+        read_mask(tmp_path / "map.png")
     (tmp_path / "no.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"mask .*no\.png cannot be read"):
         read_mask(tmp_path / "no.png")
@@ -195,7 +199,7 @@ def test_palettes_with_transparent_colours(tmp_path: Path) -> None:
     assert read(index, white * 3, bytes([0, 255, 100])) == soft.tolist()
     # A transparent colour that no pixel has, and a label map on a transparent background.
     assert read(inside, [*black, *white, *red], 2) == wanted.tolist()
-    with pytest.raises(ValueError, match="holds the values 0, 1, 2: of a label map say which"):
+    with pytest.raises(ValueError, match="holds the values 0, 1, 2: of a label map say in"):
         read(index, [*black, *white, *red], 0)
     assert read_mask(path, [2]).tolist() == np.where(index == 2, 255, 0).tolist()
 
