@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.plugins.environments import TorchElasticEnvironment
 from torch import nn
 
@@ -24,7 +24,7 @@ from fastcam._util.run_files import BEST, CHECKPOINT, HISTORY, RESULT, RESUME, S
 from fastcam._util.stop import Stop
 from fastcam.evaluation import pick_device
 from fastcam.evaluation.splits import check_kind
-from fastcam.models import ModelSpec, save_checkpoint
+from fastcam.models import Checkpoint, ModelSpec, save_checkpoint
 from fastcam.models.registry import register_all, registered
 from fastcam.training.config import NOTHING, PASSES, STEPS, TrainConfig
 from fastcam.training.fingerprint import batches_settings, loss_settings
@@ -163,28 +163,9 @@ def _train(
     first = processes.rank == 0
     progress = progress if first else None
     processes.first(lambda: check_folder(out, settings))
-    result, done, resume = out / CHECKPOINT, out / RESULT, out / RESUME
+    resume = out / RESUME
     folder = open_data(config) if data is None else None
-    described: Any = data if folder is None else folder
-    if data is not None and config.without != NOTHING:
-        raise ValueError(
-            "without: batches of your own hide for themselves (fastcam.data.RegionCutout); "
-            f"expected {NOTHING!r}, got {config.without!r}"
-        )
-    if not hasattr(described, "attributes"):
-        raise ValueError(
-            "data: expected a data module with `attributes`, the names of the labels; see Batches"
-        )
-    exclusive = bool(getattr(described, "exclusive", False))
-    checkpoint = initial_checkpoint(config, list(described.attributes), exclusive)
-    if folder is None and checkpoint.attributes != list(described.attributes):
-        raise ValueError(  # of a folder the columns are taken by name
-            f"data: expected batches whose labels are {', '.join(checkpoint.attributes)}, in this "
-            f"order, got {', '.join(described.attributes)}"
-        )
-    check_kind(checkpoint, exclusive, "the data")
-    if folder is not None:
-        check_size(checkpoint)
+    checkpoint = _network(config, data if folder is None else folder, own=folder is None)
     task = AttributeTask(checkpoint, config, loss)
     task.share.rank, task.share.count = processes.rank, processes.count
     task.alone = False
@@ -202,18 +183,7 @@ def _train(
     history = History(out / HISTORY, task.examine, every=every)
     callbacks: list[Any] = [history]
     if config.patience:
-        best = BestCheckpoint(
-            dirpath=out,
-            filename=Path(BEST).stem,
-            monitor="valid/loss",
-            save_weights_only=True,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        )
-        stop = Patience(
-            "valid/loss", patience=config.patience, check_on_train_epoch_end=True, verbose=False
-        )
-        callbacks += [stop, best]
+        callbacks += _early_stopping(out, config.patience)
     # Where in an epoch batches of others are cannot be restored.
     minutes = config.save_minutes if folder is not None else math.inf
     ending = Stop()
@@ -283,6 +253,60 @@ def _train(
     checkpoint.model.to("cpu").eval()
     if config.channels_last:
         checkpoint.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return _finish(out, config, checkpoint, history, noted, biases, sources, processes)
+
+
+def _network(config: TrainConfig, described: Any, own: bool) -> Checkpoint:
+    """What a run begins with, once it is known to fit the data: a folder, or a module of one's
+    ``own``."""
+    if own and config.without != NOTHING:
+        raise ValueError(
+            "without: batches of your own hide for themselves (fastcam.data.RegionCutout); "
+            f"expected {NOTHING!r}, got {config.without!r}"
+        )
+    if not hasattr(described, "attributes"):
+        raise ValueError(
+            "data: expected a data module with `attributes`, the names of the labels; see Batches"
+        )
+    exclusive = bool(getattr(described, "exclusive", False))
+    checkpoint = initial_checkpoint(config, list(described.attributes), exclusive)
+    if own and checkpoint.attributes != list(described.attributes):
+        raise ValueError(  # of a folder the columns are taken by name
+            f"data: expected batches whose labels are {', '.join(checkpoint.attributes)}, in this "
+            f"order, got {', '.join(described.attributes)}"
+        )
+    check_kind(checkpoint, exclusive, "the data")
+    if not own:
+        check_size(checkpoint)
+    return checkpoint
+
+
+def _early_stopping(out: Path, patience: int) -> list[Callback]:
+    """Ends a run that gets no better, and keeps its best weights."""
+    stop = Patience("valid/loss", patience=patience, check_on_train_epoch_end=True, verbose=False)
+    best = BestCheckpoint(
+        dirpath=out,
+        filename=Path(BEST).stem,
+        monitor="valid/loss",
+        save_weights_only=True,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    return [stop, best]
+
+
+def _finish(
+    out: Path,
+    config: TrainConfig,
+    checkpoint: Checkpoint,
+    history: History,
+    noted: Mapping[str, Any],
+    biases: dict[str, float],
+    sources: dict[str, int],
+    processes: Processes,
+) -> TrainResult:
+    """Write the trained network and what became of it; the folder then holds a finished run."""
+    result = out / CHECKPOINT
     validations = [r for r in history.records if "valid/loss" in r]
     before = validations.pop(0) if validations and validations[0]["step"] == 0 else None
     # Early stopping keeps the epoch of the lowest validation loss, the first on a tie; new biases
@@ -301,7 +325,8 @@ def _train(
         history.write()
         save_checkpoint(result, checkpoint)
         values = {"epochs": epochs, **found, "landmark_sources": sources}
-        write_json(done, values | ({"skipped": skipped} if skipped else {}), ours=OURS[RESULT])
+        values |= {"skipped": skipped} if skipped else {}
+        write_json(out / RESULT, values, ours=OURS[RESULT])
         remove_states(out)
 
     processes.first(write)
