@@ -104,8 +104,9 @@ def head_gradients(
     if tap is not None:
         tap.trace.scores += [logits] if source is None else [logits, source]
     refuse_sharded_head(tap, logits if source is None else source, create_graph)
+    form: ClosedForm | str = ""
     if head != "autograd":
-        form: ClosedForm | str = "only a tap knows what ran between the activations and the logits"
+        form = "only a tap knows what ran between the activations and the logits"
         end = logits if source is None else source
         if tap is not None:
             form = ClosedForm.of(tap, end, mean_dropout=head == "mean_dropout")
@@ -123,7 +124,7 @@ def head_gradients(
             tap.varies()
         elif head != "auto":
             raise ValueError(f"head: expected a head with a closed form for {head!r}, but {form}")
-    _has_graph(tap, tensor)
+    _has_graph(tap, tensor, form if isinstance(form, str) else "")
     if not logits.requires_grad:
         raise ValueError(
             "logits: expected the model's output with its graph, got a tensor that does not "
@@ -238,12 +239,13 @@ def _compare(
     return bool(error <= _TOLERANCE.get(got.dtype, 0.05) * scale)
 
 
-def _has_graph(tap: ActivationTap | None, tensor: Tensor) -> None:
+def _has_graph(tap: ActivationTap | None, tensor: Tensor, not_closed: str = "") -> None:
     if tap is not None and not tap.trace.layer.grad_enabled:
         raise ValueError(
             f"activations: the last forward ran '{tap.layer}' without a graph (torch.no_grad, "
             "inference_mode, or checkpoint(use_reentrant=True)), so nothing can be differentiated; "
             "run it with gradients enabled (torch.enable_grad)"
+            + (not_closed and f"; only a head of closed form needs no graph, but {not_closed}")
         )
     if not tensor.requires_grad:
         raise ValueError(

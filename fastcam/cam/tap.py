@@ -412,7 +412,9 @@ def _overwritten(tap: ActivationTap, capture: Capture, argument: str) -> ValueEr
 def _usable(tap: ActivationTap, capture: Capture, argument: str) -> Tensor:
     output = capture.output
     if not isinstance(output, Tensor) or not output.is_floating_point():
-        got = f"{output.dtype}" if isinstance(output, Tensor) else type(output).__name__
+        got = f"{type(output).__name__}; tap a module within or behind it that returns the tensor"
+        if isinstance(output, Tensor):
+            got = f"{output.dtype}"
         raise TypeError(
             f"{argument}: expected '{capture.name}' to return one floating-point tensor, got {got}"
         )

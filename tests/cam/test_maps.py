@@ -214,6 +214,8 @@ def test_maps_without_a_graph(mode):
         with mode():
             logits = net(X)
             torch.testing.assert_close(grad_cam_maps(logits, tap), wanted)
+            with pytest.raises(ValueError, match=r"needs no graph, but .* '11' \(Linear\)"):
+                grad_cam_maps(logits * 2, tap)
         with pytest.raises(ValueError, match="without a graph"):
             grad_cam_maps(logits, tap, head="autograd")
         net.train()

@@ -458,5 +458,5 @@ def test_layer_that_returns_no_tensor():
     net = Net()
     with ActivationTap(net, "pair") as tap:
         net(X)
-        with pytest.raises(TypeError, match="to return one floating-point tensor, got tuple"):
+        with pytest.raises(TypeError, match="floating-point tensor, got tuple; tap a module with"):
             _ = tap.activations
