@@ -182,7 +182,7 @@ class MaskedImages(Dataset[Sample]):
             )
         self.names = [index.names[i] for i in rows]
         self.labels = torch.from_numpy(index.labels[np.ix_(rows, columns)].astype(np.float32))
-        self.source = FolderSource(folder.root / folder.layout.images, self.names)
+        self.source = FolderSource(folder.root / folder.layout.images)
         self._sources = [folder.source(name) for name in shown]
 
     def __len__(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from fastcam._util.names import printable
@@ -55,14 +55,10 @@ class FolderSource:
 
     Args:
         folder: that the paths are relative to.
-        names: the paths.
     """
 
-    def __init__(self, folder: str | Path, names: Sequence[str]) -> None:
-        self.path, self.names = Path(folder), list(names)
-
-    def __len__(self) -> int:
-        return len(self.names)
+    def __init__(self, folder: Path) -> None:
+        self.path = folder
 
     def read(self, name: str) -> bytes:
         """The encoded image file.

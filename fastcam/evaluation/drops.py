@@ -333,8 +333,8 @@ def reliance(
     """How far the score of an attribute drops when a region is hidden.
 
     The regions are hidden one after another, pixel by pixel as they lie on each face; where a
-    region covers a pixel in part, that pixel is hidden in part. The images are a fixed sample
-    (:func:`stratified_sample`), half of them with the attribute as far as there are as many.
+    region covers a pixel in part, that pixel is hidden in part. The images are a fixed sample, half
+    of them with the attribute as far as there are as many.
 
     Args:
         checkpoint: the classifier.
