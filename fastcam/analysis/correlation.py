@@ -125,11 +125,11 @@ def correlation(values: np.ndarray) -> np.ndarray:
         return np.corrcoef(values, rowvar=False).reshape(values.shape[1], values.shape[1])
 
 
-def strongest(matrix: np.ndarray, target: int, count: int = TOP) -> list[tuple[int, float]]:
+def strongest(matrix: np.ndarray, target: int) -> list[tuple[int, float]]:
     """The others by |correlation| with ``target``, strongest first; what is NaN is left out."""
     size = np.abs(matrix[target])
     order = [int(i) for i in np.argsort(-size, kind="stable") if np.isfinite(size[i])]
-    return [(i, float(matrix[target, i])) for i in order if i != target][:count]
+    return [(i, float(matrix[target, i])) for i in order if i != target][:TOP]
 
 
 def correlations(

@@ -30,6 +30,8 @@ FILE = "survey.json"
 _KEYS = ("attribute", "regions", "energies")
 #: Another number wherever other images are chosen, so that kept surveys are made again.
 _CHOOSING = 2
+#: Images in one forward.
+_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -139,11 +141,9 @@ def survey(
     *,
     images: int,
     hidden: int,
-    split: str = "test",
-    batch_size: int = 32,
     progress: Report | None = None,
 ) -> Survey:
-    """Look at some images of a split.
+    """Look at some images of the test split.
 
     Args:
         path: checkpoint.
@@ -159,20 +159,20 @@ def survey(
     checkpoint, folder = load_checkpoint(path), open_folder(data)
     regions = folder.regions
     faces = prepare_split(
-        checkpoint, folder, split, regions=regions, limit=images, cache=False, progress=progress
+        checkpoint, folder, "test", regions=regions, limit=images, cache=False, progress=progress
     )
-    logits, dead, energies = _maps(checkpoint, faces, attribute, regions, batch_size, progress)
+    logits, dead, energies = _maps(checkpoint, faces, attribute, regions, progress)
     present = present_in(checkpoint, attribute, faces.labels)
     relied = None
     if regions:
         relied = reliance(
-            checkpoint, faces, attribute=attribute, images=hidden, batch_size=batch_size,
+            checkpoint, faces, attribute=attribute, images=hidden, batch_size=_BATCH,
             progress=labelled(progress, "hiding regions"),
         )  # fmt: skip
     live = present & ~dead
     return Survey(
         attribute=attribute,
-        split=split,
+        split="test",
         names=tuple(faces.names),
         present=tuple(present.tolist()),
         scores=tuple(logits.tolist()),
@@ -201,14 +201,13 @@ def _maps(
     faces: Prepared,
     attribute: str,
     regions: Sequence[str],
-    batch_size: int,
     progress: Report | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Scores [N], which maps are dead [N], and energies [N, R]."""
     side = checkpoint.preprocessing.size
     cells = grid_size(checkpoint.model, checkpoint.spec, (side, side))
     collate = Collate([faces.region(name) for name in regions], cells)
-    loader: Any = DataLoader(faces, batch_size=batch_size, collate_fn=collate)
+    loader: Any = DataLoader(faces, batch_size=_BATCH, collate_fn=collate)
     report, parts, done = labelled(progress, "drawing maps"), [], 0
     with evaluating(checkpoint.model, "cpu"):
         for batch in loader:
