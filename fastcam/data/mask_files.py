@@ -42,10 +42,11 @@ def read_mask(path: str | Path, values: Sequence[int] | None = None) -> NDArray[
     """Read a mask.
 
     Of a file with two values the larger one is the region, and of one with a single value all, or
-    nothing where that is 0; greys between 0 and 255 are shares of a pixel. Of an image in colour
-    the brightest channel counts, of one with a palette the index, or the brightness where it shows
-    two greys alone, as black and white, whose order in a palette means nothing. In JPEG and WebP,
-    which blur the border, what is brighter than the middle is the region.
+    nothing where that is 0; greys between 0 and 255 are shares of a pixel (three values or more,
+    all but 255 below 32, are a label map's). Of an image in colour the brightest channel counts, of
+    one with a palette the index, or the brightness where it shows two greys alone, as black and
+    white, whose order in a palette means nothing. In JPEG and WebP, which blur the border, what is
+    brighter than the middle is the region.
 
     What was drawn on a transparent background is read by its opacity, as shares of the largest,
     where all that can be seen has one colour, whichever. Of several colours the brightness counts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -52,7 +53,16 @@ def summarize(
         attributes: names of the logits, see :attr:`fastcam.models.Checkpoint.judged`.
         attribute, other: a and b. Without b there are no E1 and E2.
         region, data, split, threshold: noted in the result.
+
+    Warns:
+        UserWarning: no image shows the region, so that nothing is measured of it.
     """
+    if region is not None and predictions.visible is not None and not predictions.visible.any():
+        warnings.warn(
+            f"none of the {len(predictions.labels)} images shows the region {region}: what lies in it and what"
+            " relies on it is not measured",
+            stacklevel=3,
+        )
     a = attribute_index(attributes, attribute)
     labels, logits = predictions.labels, predictions.logits
     chosen = subset_rows(labels, attributes, attribute, other)

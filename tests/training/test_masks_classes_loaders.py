@@ -500,6 +500,17 @@ def test_reliance_takes_a_folder_as_evaluate_does(data: Path, trained: Path) -> 
         reliance(checkpoint, data, attribute="red", region=0)
 
 
+def test_a_region_that_no_image_shows_is_told_of(trained: Path, tmp_path: Path) -> None:
+    root = write_images(tmp_path / "images", 24, masks="folders")
+    (layout := find_layout(root)).save(root)
+    assert "square" in layout.regions
+    shutil.rmtree(root / "masks" / "square")
+    with pytest.warns(UserWarning, match=r"none of the \d+ images shows the region square"):
+        found = evaluate(load_checkpoint(trained), root, attribute="red", region="square")
+    assert found["a"].energy is None
+    evaluate(load_checkpoint(trained), root, attribute="red", region="frame")  # warnings are errors
+
+
 def test_a_run_of_other_labels_is_not_kept(tmp_path: Path) -> None:
     root = write_images(tmp_path / "images", 24, masks="folders")
     config = run_config(root, **{**SETTINGS, "epochs": 1})
