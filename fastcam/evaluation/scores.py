@@ -59,8 +59,8 @@ def summarize(
     """
     if region is not None and predictions.visible is not None and not predictions.visible.any():
         warnings.warn(
-            f"none of the {len(predictions.labels)} images shows the region {region}: what lies in it and what"
-            " relies on it is not measured",
+            f"none of the {len(predictions.labels)} images shows the region {region}: what lies"
+            " in it and what relies on it is not measured",
             stacklevel=3,
         )
     a = attribute_index(attributes, attribute)
