@@ -37,9 +37,9 @@ def autograd_gradients(
     """D by differentiating the head: [N,T,*] at a point [N,*]; ``what`` that is, in errors.
 
     All targets go in one batched call, which on a fully connected head is 1.5 (T = 2) to 6 (T = 40)
-    times as fast as a loop and never much slower. Where an operation of the head has no batching
-    rule, or hooks may keep what passes (``hooked``), which outlives no batch, a loop does it. The
-    graph is kept, ``.grad`` is not touched.
+    times as fast as a loop, and of convolutions on a CPU .7 to 1.3 times. Where an operation of the
+    head has no batching rule, or hooks may keep what passes (``hooked``), which outlives no batch,
+    a loop does it. The graph is kept, ``.grad`` is not touched.
 
     Raises:
         ValueError: the logits do not depend on ``point``, or as :func:`check_processes`.
