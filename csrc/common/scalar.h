@@ -30,14 +30,10 @@ FASTCAM_HD auto is_nan(const V& x) {
   return x != x;
 }
 
-// As torch.relu and torch.max do: NaN wins.
+// As torch.relu does: NaN stays.
 template <class V>
 FASTCAM_HD V relu(const V& x) {
   return x <= V{} ? V{} : x;
-}
-template <class T>
-FASTCAM_HD T max_nan(T a, T b) {
-  return (a > b || is_nan(a)) ? a : b;
 }
 
 FASTCAM_HD float abs_(float x) { return ::fabsf(x); }

@@ -358,9 +358,6 @@ inline void barrier_init(CopyBarrier* barrier, int arrivals) {
   emulator::current.block->barrier_init(barrier, arrivals);
 }
 inline void barrier_init_fence() { emulator::current.block->barrier_init_fence(); }
-inline void barrier_arrive(CopyBarrier* barrier) {
-  emulator::current.block->barrier_arrive(barrier, 0);
-}
 inline void barrier_arrive_expecting(CopyBarrier* barrier, uint32_t bytes) {
   emulator::current.block->barrier_arrive(barrier, bytes);
 }

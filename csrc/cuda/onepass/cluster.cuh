@@ -71,10 +71,6 @@ FASTCAM_DEVICE void barrier_init(CopyBarrier* barrier, int arrivals) {
 FASTCAM_DEVICE void barrier_init_fence() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
-FASTCAM_DEVICE void barrier_arrive(CopyBarrier* barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier))
-               : "memory");
-}
 FASTCAM_DEVICE void barrier_arrive_expecting(CopyBarrier* barrier, uint32_t bytes) {
   asm volatile(
       "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
