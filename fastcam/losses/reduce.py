@@ -71,12 +71,11 @@ class WithGroup:
     @property
     def process_group(self) -> Any:
         """The group of processes; None for the default one."""
-        held = self.__dict__["process_group"]
-        return None if held is None else held.group
+        return None if self._group is None else self._group.group
 
     @process_group.setter
     def process_group(self, group: Any) -> None:
-        self.__dict__["process_group"] = None if group is None else _Group(group)
+        self._group = None if group is None else _Group(group)
 
 
 class Reducer:

@@ -16,7 +16,15 @@ import pytest
 import torch
 from PIL import Image
 
+from fastcam.models import registry
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture(autouse=True)
+def _registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an example registers is of a script, which no other process can import."""
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
 
 
 def load(name: str) -> ModuleType:
