@@ -41,7 +41,7 @@ def evaluate(
         typer.Option(
             "--other",
             "-b",
-            help="Attribute, judged as well, that E1 (with) and E2 (without) differ in.",
+            help="Label of the data that E1 (with) and E2 (without) differ in; judged or not.",
         ),
     ] = None,
     region: Annotated[

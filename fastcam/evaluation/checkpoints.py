@@ -22,7 +22,7 @@ from fastcam.evaluation.operating_point import equal_specificity
 from fastcam.evaluation.predictions import Predictions, predict
 from fastcam.evaluation.result import KEYS, Evaluation
 from fastcam.evaluation.scores import summarize
-from fastcam.evaluation.splits import Prepared, prepare_split
+from fastcam.evaluation.splits import Prepared, check_other, labels_with, prepare_split
 from fastcam.evaluation.tables import tables_of
 from fastcam.evaluation.verdicts import Verdict, as_markdown, verdict
 from fastcam.models import Checkpoint, load_checkpoint
@@ -114,18 +114,22 @@ def compare(
     found: dict[str, Measured] = {}
     for name, path in named.items():
         model = load_checkpoint(path, architecture)
-        for wanted in (attribute, *([other] if other is not None else [])):
-            attribute_index(model.judged, wanted, f"{path} judges")
+        attribute_index(model.judged, attribute, f"{path} judges")
+        check_other(model, folder, other, f"{path} judges")
         faces = prepare_split(
             model, folder, split, regions=shown, limit=limit, cache=cache, workers=workers,
             progress=progress,
         )  # fmt: skip
         try:
-            found[name] = measure(
+            one = measure(
                 name, model, faces, hidden=hidden, threshold=threshold, progress=progress, **running
             )
         except ScoresNotFinite as error:
             raise ScoresNotFinite(f"{path}: {error}") from None
+        labels, names = labels_with(one.predictions.labels, one.attributes, other, folder, faces)
+        found[name] = replace(
+            one, attributes=names, predictions=replace(one.predictions, labels=labels)
+        )
     evaluations = summarize_all(
         found, attribute=attribute, other=other, region=region, data=str(data),
         split=split, threshold=threshold,
@@ -145,7 +149,8 @@ class Measured:
     """What one checkpoint said of the images.
 
     Attributes:
-        attributes: names of its logits, see :attr:`fastcam.models.Checkpoint.judged`.
+        attributes: names of its logits, see :attr:`fastcam.models.Checkpoint.judged`, and of a
+            label that it does not judge.
         predictions: of all images.
         drops: with regions hidden, of some.
     """
@@ -155,10 +160,11 @@ class Measured:
     drops: RegionDrops | None
 
     def of(self, names: list[str]) -> Predictions:
-        """The predictions of these attributes alone; checkpoints may know different ones."""
+        """The predictions of these alone, what is not judged last; checkpoints may differ."""
         columns = [attribute_index(self.attributes, name) for name in names]
         p = self.predictions
-        return replace(p, logits=p.logits[:, columns], labels=p.labels[:, columns], exclusive=False)
+        judged = [column for column in columns if column < p.logits.shape[1]]
+        return replace(p, logits=p.logits[:, judged], labels=p.labels[:, columns], exclusive=False)
 
 
 def measure(

@@ -27,7 +27,7 @@ from fastcam.evaluation.metrics import (
 )
 from fastcam.evaluation.predictions import Predictions, predict
 from fastcam.evaluation.result import Evaluation, SubsetScore
-from fastcam.evaluation.splits import prepare_split
+from fastcam.evaluation.splits import check_other, labels_with, prepare_split
 from fastcam.functional import margins
 from fastcam.models import Checkpoint
 
@@ -49,8 +49,9 @@ def summarize(
     """Sum predictions up over the subsets of Yang et al..
 
     Args:
-        predictions: of one classifier.
-        attributes: names of the logits, see :attr:`fastcam.models.Checkpoint.judged`.
+        predictions: of one classifier; of a label that it does not judge the last column of labels
+            may be.
+        attributes: names of the logits, see :attr:`fastcam.models.Checkpoint.judged`, and of that.
         attribute, other: a and b. Without b there are no E1 and E2.
         region, data, split, threshold: noted in the result.
 
@@ -98,7 +99,7 @@ def _mean_accuracy(predictions: Predictions) -> float:
     logits, labels = predictions.logits, predictions.labels
     if predictions.exclusive:
         return float(judged_right(logits[:, -1], labels[:, -1]).mean())
-    return float(mean_accuracy(logits, labels))
+    return float(mean_accuracy(logits, labels[:, : logits.shape[1]]))
 
 
 def _calibration(predictions: Predictions, a: int) -> float | None:
@@ -214,7 +215,7 @@ def evaluate(
             ``landmarks``, ``regions`` and ``limit`` have no meaning.
         attribute: a, whose accuracy and Grad-CAM are measured; of classes also ``own_class``, that
             of each image.
-        other: b, for E1 = a∩b and E2 = a∩¬b.
+        other: b, for E1 = a∩b and E2 = a∩¬b; of a folder also a label that is not judged.
         region: where the Grad-CAM of a should lie (of batches its position among their regions);
             None measures accuracy only.
         split: ``"train"``, ``"valid"``, ``"test"`` or ``"all"``.
@@ -236,8 +237,8 @@ def evaluate(
         FileNotFoundError: data are missing.
     """
     check.fraction("threshold", threshold)
-    for name in (attribute, *([other] if other is not None else [])):
-        attribute_index(checkpoint.judged, name, "the checkpoint judges")
+    attribute_index(checkpoint.judged, attribute, "the checkpoint judges")
+    names = checkpoint.judged
     running: dict[str, Any] = {
         "attribute": attribute, "region": region, "threshold": threshold,
         "batch_size": batch_size, "device": device, "workers": workers, "progress": progress,
@@ -245,17 +246,22 @@ def evaluate(
     noted: dict[str, Any] = {"data": "batches", "split": "batches"}
     if isinstance(data, str | Path | FaceFolder | MaskedFolder):
         folder = open_folder(data, landmarks=landmarks, regions=regions)
+        check_other(checkpoint, folder, other, "the checkpoint judges")
         noted = {"data": str(folder.root), "split": split}
         shown = [region] if isinstance(region, str) else []
         faces = prepare_split(
             checkpoint, folder, split, regions=shown, limit=limit, cache=cache, workers=workers
         )
         predictions = predict(checkpoint, faces, **running)
+        labels, names = labels_with(predictions.labels, names, other, folder, faces)
+        predictions = replace(predictions, labels=labels)
     else:
+        if other is not None:
+            attribute_index(names, other, "the checkpoint judges")
         predictions = predict(checkpoint, data, **running)
     return summarize(
         predictions,
-        checkpoint.judged,
+        names,
         attribute=attribute,
         other=other,
         region=None if region is None else str(region),

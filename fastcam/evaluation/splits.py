@@ -13,7 +13,7 @@ from fastcam._util import checks as check
 from fastcam._util.progress import Report, labelled
 from fastcam.data import CelebA, DataFolder, PreparedFaces, PreparedImages, open_folder
 from fastcam.data.batches import Batch, labels_of
-from fastcam.data.labelled import Images
+from fastcam.data.labelled import Images, attribute_index
 from fastcam.data.prepared import Prepared
 from fastcam.models import Checkpoint
 
@@ -122,3 +122,36 @@ def inputs_of(
     images = batch["image"] if device is None else batch["image"].to(device)
     labels = labels_of(batch, len(checkpoint.attributes), checkpoint.exclusive)
     return checkpoint.preprocessing.ready(images), labels
+
+
+def check_other(checkpoint: Checkpoint, folder: DataFolder, other: str | None, of: str) -> None:
+    """Make sure that b is a label of the data; where an image has one of several classes, a class.
+
+    Args:
+        of: what judges the classes, for the error.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if other is not None and folder.exclusive:
+        attribute_index(checkpoint.judged, other, of)
+    elif other is not None:
+        attribute_index(folder.attributes, other)
+
+
+def labels_with(
+    labels: Tensor, attributes: list[str], other: str | None, folder: DataFolder, images: Prepared
+) -> tuple[Tensor, list[str]]:
+    """Labels [N, K] and their names with those of b last, where it is not among them.
+
+    Args:
+        labels, attributes: of a classifier's logits.
+        other: b, a label of the data.
+        images: of the data; those of the labels.
+    """
+    if other is None or other in attributes:
+        return labels, attributes
+    found = folder.images("all", [other])
+    place = {name: row for row, name in enumerate(found.names)}
+    column = found.labels[[place[name] for name in images.names]]
+    return torch.cat([labels, column], dim=1), [*attributes, other]

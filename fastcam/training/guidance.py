@@ -132,7 +132,7 @@ class Guidance(nn.Module):
         self.config = config
         self._loss, self._exclusive = loss, exclusive
         names = [*attributes, *([OWN_CLASS] if exclusive else [])]
-        indices = [attribute_index(names, a) for a, _ in config.targets]
+        indices = [attribute_index(names, a, "the classifier judges") for a, _ in config.targets]
         self._own = len(attributes) in indices
         self.targets: Tensor
         self.register_buffer("targets", torch.tensor(indices), persistent=False)

@@ -112,7 +112,9 @@ class AttributeTask(LightningModule):
                 checkpoint.exclusive,
             )
         self.names = [a for a, _ in config.guidance.targets] if config.guidance is not None else []
-        self.targets = [attribute_index(checkpoint.judged, name) for name in self.names]
+        self.targets = [
+            attribute_index(checkpoint.judged, name, "the checkpoint judges") for name in self.names
+        ]
         if config.group_dro is not None:
             if self._loss is not multilabel_loss or hasattr(self.model, "training_loss"):
                 raise ValueError(

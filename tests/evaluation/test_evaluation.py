@@ -297,7 +297,30 @@ def test_checkpoints_of_other_attributes_and_without_reliance(
     less = Checkpoint(TinyNet(1), MODEL, ["Lips"], Preprocessing(32))
     paths["less"] = save_checkpoint(tmp_path / "less.pt", less)
     with pytest.raises(ValueError, match=r"'Eyes'; .*less\.pt judges: Lips$"):
-        compare(paths, data, attribute="Lips", other="Eyes", reliance_images=0, device="cpu")
+        compare(paths, data, attribute="Eyes", reliance_images=0, device="cpu")
+
+
+def test_the_other_attribute_need_not_be_judged(
+    data: Path, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    """One who keeps the misleading label from a network still asks where it misleads."""
+    alone, weights = TinyNet(1), checkpoint.model.state_dict()
+    last = ("classifier.3.weight", "classifier.3.bias")
+    alone.load_state_dict({k: v[:1] if k in last else v for k, v in weights.items()})
+    less = Checkpoint(alone, MODEL, ["Lips"], Preprocessing(32))
+    given = {"attribute": "Lips", "other": "Eyes", "split": "all", "limit": 7}
+    wanted = evaluate(checkpoint, data, region="mouth", **given)
+    found = evaluate(less, data, region="mouth", **given)
+    assert found.subsets == wanted.subsets
+    assert 0 < found["E1"].images < found["all"].images == 7
+    assert found.mean_accuracy == found["all"].accuracy
+    paths = {
+        name: save_checkpoint(tmp_path / name / "model.pt", c)
+        for name, c in (("control", checkpoint), ("less", less))
+    }
+    both = compare(paths, data, reliance_images=0, device="cpu", **given).evaluations
+    assert both["less"].subsets == both["control"].subsets
+    assert both["less"].equal_specificity == both["control"].equal_specificity
 
 
 def test_the_threshold_of_equal_specificity() -> None:
@@ -328,7 +351,7 @@ def test_the_threshold_of_equal_specificity() -> None:
 def test_wrong_names_and_data(data: Path, checkpoint: Checkpoint, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown attribute 'Nose'"):
         evaluate(checkpoint, data, attribute="Nose")
-    with pytest.raises(ValueError, match="unknown attribute 'Nose'; the checkpoint judges: Lips"):
+    with pytest.raises(ValueError, match="unknown attribute 'Nose'; this data has: Lips"):
         evaluate(checkpoint, data, attribute="Lips", other="Nose")
     with pytest.raises(ValueError, match="beard"):
         evaluate(checkpoint, data, attribute="Lips", region="beard")
