@@ -14,11 +14,13 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from fastcam import __version__
+from fastcam._util import checks as check
 from fastcam._util.files import json_with, read_json, remove_ours, write_json
 from fastcam._util.progress import Report
 from fastcam.analysis import paper
 from fastcam.analysis.attribute_scores import attributes
 from fastcam.analysis.subject import load_attention, open_faces
+from fastcam.data import open_folder
 from fastcam.evaluation import pick_device
 from fastcam.evaluation.splits import Prepared
 from fastcam.report import Table
@@ -135,12 +137,17 @@ def ablation(
         progress: called with (what, done, total, note).
 
     Raises:
-        ValueError: another model, a repeated or missing seed, or ``out`` holds other runs.
+        ValueError: another model, a repeated or missing seed, an unknown or empty split, a limit
+            below 1, or ``out`` holds other runs.
     """
     if config.model != "attention" or config.start is not None:
         raise ValueError("config: expected a run with model='attention', from scratch")
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds: expected at least one, none twice, got {list(seeds)}")
+    if limit is not None:
+        check.at_least("limit", limit, 1)
+    if not len(open_folder(config.data).images(split, config.attributes)):  # known before training
+        raise ValueError(f"{config.data} has no image in the {split} split")
     others = {k: v for k, v in (config.model_options or {}).items() if k not in VARIANTS["neither"]}
     faces: Prepared | None = None
     scores: dict[str, dict[str, list[float]]] = {

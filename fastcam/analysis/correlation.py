@@ -83,6 +83,7 @@ class Correlations:
     def figure(self) -> Figure:
         """Both matrices."""
         figure = new_figure(13.5, 6.4)
+        figure.set_layout_engine("compressed")  # the constrained one cuts titles of square axes
         left, right = figure.subplots(1, 2)
         _heatmap(left, self.channels, f"channels: {_MEANING[self.of]}")
         picture = _heatmap(right, self.attributes, "attributes: logits")

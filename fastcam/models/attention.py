@@ -272,7 +272,8 @@ class AttentionNetwork(nn.Module):
         if self.masks_hidden is not None:
             return functional.attend(features, self._mask_logits(features), *curve, pool=True)
         weight, bias = self._layer(self.masks_conv)
-        if torch.is_autocast_enabled(features.device.type):  # which does not know the op
+        # Autocast does not know the op, nor the device "meta".
+        if not features.is_meta and torch.is_autocast_enabled(features.device.type):
             weight, bias = weight.to(features.dtype), bias.to(features.dtype)
         return functional.attend_conv1x1(features, weight.flatten(1), bias, *curve)
 

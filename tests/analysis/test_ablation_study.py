@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_subject import OPTIONS, network_of
@@ -51,3 +52,19 @@ def test_ablation_trains_four_variants_and_keeps_them(data: Path, tmp_path: Path
         analysis.ablation(config, tmp_path, [0, 0])
     with pytest.raises(ValueError, match="model='attention'"):
         analysis.ablation(TrainConfig(data=str(data)), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "match"),
+    [
+        ({"split": "tset"}, "split: expected one of .* got 'tset'"),
+        ({"limit": 0}, "limit: expected at least 1, got 0"),
+    ],
+)
+def test_what_cannot_be_judged_is_said_before_the_training(
+    wrong: dict[str, Any], match: str, data: Path, tmp_path: Path
+) -> None:
+    config = TrainConfig(data=str(data), model="attention", model_options=OPTIONS, device="cpu")
+    with pytest.raises(ValueError, match=match):
+        analysis.ablation(config, tmp_path, [0], **wrong)
+    assert not list(tmp_path.iterdir())

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from small_subject import images_of, network_of
 
 from fastcam import analysis
 from fastcam.analysis.correlation import correlation, strongest
 from fastcam.models import Checkpoint
+from fastcam.report.figure import png_bytes
 
 
 @pytest.mark.parametrize("of", ["attended", "masks", "features"])
@@ -55,3 +58,12 @@ def test_a_figure_tells_what_does_not_vary_from_what_does_not_correlate() -> Non
         )
         axes = found.figure().axes[0]
         assert ("grey" in axes.get_xlabel()) == labelled
+
+
+@pytest.mark.parametrize("names", [["red", "green", "odd"], ["a"], ["name of an attribute"] * 5])
+def test_nothing_of_a_figure_is_cut(names: list[str]) -> None:
+    labels = np.eye(len(names))
+    found = analysis.Correlations("masks", 4, np.eye(16), names, labels, labels, [0], names[:1])
+    shown = np.asarray(Image.open(io.BytesIO(png_bytes(found.figure()))).convert("L"))
+    for edge in (shown[0], shown[-1], shown[:, 0], shown[:, -1]):
+        assert edge.min() == 255  # paper

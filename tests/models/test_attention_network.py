@@ -127,6 +127,13 @@ def test_masks_of_chosen_attributes(options: dict[str, int]) -> None:
         network.masks(images, [])
 
 
+@pytest.mark.parametrize("options", HIDDEN, ids=str)
+def test_shapes_without_values(options: dict[str, int]) -> None:
+    network = small_network(torch.float32, **options).to("meta")
+    outputs = network.outputs(batch(dtype=torch.float32)[0].to("meta"))
+    assert (outputs.binary.shape, outputs.l1.shape) == ((N, K), (N, K))
+
+
 def test_low_precision_and_autocast() -> None:
     network = small_network(torch.float32)
     images, labels = batch(dtype=torch.float32)
