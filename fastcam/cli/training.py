@@ -178,11 +178,12 @@ def _model_options(given: list[str] | None) -> dict[str, Any]:
     """Options of a network from ``name=value`` texts."""
     import json
 
+    python: dict[str, Any] = {"True": True, "False": False, "None": None}  # or they would be words
     found = {}
     for text in given or []:
         name, equals, value = text.partition("=")
         try:
-            found[name.strip()] = json.loads(value)
+            found[name.strip()] = python[value] if value in python else json.loads(value)
         except json.JSONDecodeError:
             if not equals or not value:
                 raise ValueError(f"--model-option: expected name=value, got {text!r}") from None

@@ -113,7 +113,7 @@ def test_train_on_the_command_line(
         "train", data, "-o", out, "--model", "attention", "--size", 32, "--epochs", 20,
         "--batch-size", 12, "--lr", "0.05", "--clip", 5, "--patience", 0, "--device", "cpu",
         "--model-option", "channels=16", "--model-option", "dilations=[1]",
-        "--model-option", "norm=batch", "--no-reconstructor",
+        "--model-option", "norm=batch", "--model-option", "reconstructor=False",
     ]  # fmt: skip
     assert run(*command) == 0
     checkpoint = load_checkpoint(out / "model.pt")
@@ -132,7 +132,9 @@ def test_train_on_the_command_line(
     assert evaluate(checkpoint, data, attribute="Lips")["all"].accuracy > majority + 0.1
     capsys.readouterr()
     assert run(*command) == 0  # a finished run is kept
-    with_reconstructor = command[:-1]
+    same = [*command[:-2], "--no-reconstructor"]
+    assert run(*same) == 0
+    with_reconstructor = command[:-2]
     assert run(*with_reconstructor) == 2
     assert "other settings (model_options.reconstructor)" in capsys.readouterr().err
     evaluation = ["evaluate", out / "model.pt", data, "-a", "Lips", "-b", "Eyes", "-r", "mouth"]
