@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,11 +50,9 @@ def open_faces(
 
     No analysis takes regions, so nothing is said of where they would come from.
     """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "no .* regions")
-        return prepare_split(
-            checkpoint, data, split, limit=limit, cache=cache, workers=workers, progress=progress
-        )
+    return prepare_split(
+        checkpoint, data, split, limit=limit, cache=cache, workers=workers, progress=progress
+    )
 
 
 def batches(checkpoint: Checkpoint, faces: Prepared, batch_size: int) -> Iterator[Batch]:

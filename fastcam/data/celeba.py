@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -57,6 +58,7 @@ class CelebA(Labelled, Dataset[Sample]):
             (tv_tensors.KeyPoints), returns both; any torchvision v2 transform will do.
         landmarks: landmark table to use in place of ``root/landmarks68.npz``.
         attributes: keep only these columns, in this order; None keeps all of the table's header.
+        regions: whether regions are going to be drawn; False says nothing of missing landmarks.
 
     Attributes:
         attributes: the attribute names, K of them.
@@ -67,6 +69,9 @@ class CelebA(Labelled, Dataset[Sample]):
     Raises:
         FileNotFoundError: a part of the layout is missing.
         ValueError: an unknown split, a malformed table, or tables that do not fit the images.
+
+    Warns:
+        UserWarning: there is no landmark table, so regions are approximate.
     """
 
     exclusive = False
@@ -79,6 +84,7 @@ class CelebA(Labelled, Dataset[Sample]):
         *,
         landmarks: str | Path | None = None,
         attributes: Sequence[str] | None = None,
+        regions: bool = True,
     ) -> None:
         check.one_of("split", split, (*SPLITS, "all"))
         self.root, self.split, self.transform = Path(root), split, transform
@@ -106,6 +112,8 @@ class CelebA(Labelled, Dataset[Sample]):
         if self.names:
             height, width = self.image_size
             self._landmarks.check(0, self.names[0], width, height)
+        if regions and self._landmarks.note:
+            warnings.warn(self._landmarks.note, stacklevel=2)
 
     @property
     def landmark_sources(self) -> dict[str, int]:

@@ -83,16 +83,17 @@ def _faces(root: Path) -> Description:
     found = Description()
     folder = FaceFolder(root)
     counts = {}
+    for split in SPLITS:
+        counts[split] = len(folder.images(split))
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        for split in SPLITS:
-            counts[split] = len(folder.images(split))
+        folder.images("all", regions=folder.regions)
     found.found = [
         ("layout", "faces as in CelebA; no fastcam.json is needed"),
         ("labels", f"{len(folder.attributes)} attributes: {_listed(folder.attributes)}"),
         ("splits", _counted(counts)),
     ]
-    found.missing = list(dict.fromkeys(str(warning.message) for warning in said))
+    found.missing = [str(warning.message) for warning in said]
     found.missing += [f"there is no image to {_USE[s]}" for s, n in counts.items() if not n]
     found.example = (folder.attributes[0], "mouth")
     return found

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
@@ -70,8 +71,26 @@ class FaceFolder:
     def images(
         self, split: str, attributes: Sequence[str] | None = None, regions: Sequence[str] = ()
     ) -> Images:
-        """A split; arguments and errors as for :class:`CelebA`. ``regions``: any can be drawn."""
-        return CelebA(self.root, split, landmarks=self._landmarks, attributes=attributes)
+        """A split; arguments and errors as for :class:`CelebA`.
+
+        ``regions``: any can be drawn; where none is named, nothing is said of missing landmarks.
+        """
+        return CelebA(
+            self.root,
+            split,
+            landmarks=self._landmarks,
+            attributes=attributes,
+            regions=bool(regions),
+        )
+
+    def labels_of(self, names: Sequence[str], attribute: str) -> Tensor:
+        """An attribute of images by their names: float32 [N, 1], 0 or 1, from the table alone.
+
+        Raises:
+            ValueError: an unknown attribute.
+        """
+        table = read_attributes(self.table)
+        return _column(table.names, table.values, table.columns, names, attribute)
 
 
 class MaskedFolder:
@@ -149,6 +168,11 @@ class MaskedFolder:
         """
         names = [name for text in regions for name in MaskRegion.parse(text, self.regions).names]
         return MaskedImages(self, split, attributes, tuple(dict.fromkeys(names)))
+
+    def labels_of(self, names: Sequence[str], attribute: str) -> Tensor:
+        """See :meth:`FaceFolder.labels_of`."""
+        index = self.index
+        return _column(index.names, index.labels, index.attributes, names, attribute)
 
 
 class MaskedImages(Dataset[Sample]):
@@ -260,6 +284,19 @@ def open_folder(
             f" `fastcam init --regions` makes it a folder of images with masks"
         )
     return FaceFolder(root, landmarks)
+
+
+def _column(
+    known: Sequence[str],
+    labels: NDArray[Any],
+    attributes: Sequence[str],
+    names: Sequence[str],
+    attribute: str,
+) -> Tensor:
+    """float32 [N, 1]: an attribute's column of the rows that are named."""
+    column = labels[:, attribute_index(attributes, attribute)].astype(np.float32)
+    place = {name: row for row, name in enumerate(known)}
+    return torch.from_numpy(column[[place[name] for name in names]])[:, None]
 
 
 class ImageMasks:

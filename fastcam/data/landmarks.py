@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,12 +28,14 @@ class FaceLandmarks:
         sources: where each image's come from, N of them.
         sizes: int32 [N, 2], width and height of the images that they were made for.
         mismatch: what to say of an image of another size, with ``name``, ``here`` and ``there``.
+        note: what to say of regions that are drawn of them, where they are approximate.
     """
 
     points: np.ndarray
     sources: list[str]
     sizes: np.ndarray
     mismatch: str
+    note: str = ""
 
     def check(self, index: int, name: str, width: int, height: int) -> None:
         """Make sure that an image has the size for which its landmarks were made.
@@ -72,9 +73,6 @@ def resolve_landmarks(
     Raises:
         FileNotFoundError: ``table`` was given and does not exist.
         ValueError: a damaged table, or one that misses an image.
-
-    Warns:
-        UserWarning: there is no landmark table, so regions are approximate.
     """
     root = Path(root)
     path = Path(table) if table is not None else root / LANDMARK_TABLE
@@ -108,19 +106,18 @@ def resolve_landmarks(
                 f"{root / FIVE_POINT_TABLE} misses {len(missing)} of {len(names)} images,"
                 f" for example {printable(missing[0])}"
             )
-        warnings.warn(f"no {path}: regions come from the five-point table; {advice}", stacklevel=3)
+        note = f"no {path}: regions come from the five-point table; {advice}"
         five = np.stack([points[n] for n in names]) if names else np.zeros((0, 5, 2), np.float32)
         landmarks = np.asarray(landmarks_from_five_points(five, width, height), dtype=np.float32)
-        return FaceLandmarks(landmarks, ["five_points"] * len(names), sizes, mismatch)
+        return FaceLandmarks(landmarks, ["five_points"] * len(names), sizes, mismatch, note)
 
-    warnings.warn(
+    note = (
         f"no {path} and no {FIVE_POINT_TABLE}: all {len(names)} images get the template face's"
-        f" regions; {advice}",
-        stacklevel=3,
+        f" regions; {advice}"
     )
     template = np.asarray(template_landmarks(width, height), dtype=np.float32)
     everywhere = np.broadcast_to(template, (len(names), 68, 2)).copy()
-    return FaceLandmarks(everywhere, ["template"] * len(names), sizes, mismatch)
+    return FaceLandmarks(everywhere, ["template"] * len(names), sizes, mismatch, note)
 
 
 def _literal(text: object) -> str:

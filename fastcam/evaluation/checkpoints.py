@@ -108,6 +108,8 @@ def compare(
     shown = [*([region] if region is not None else []), *others]
     for part in shown:
         folder.region(part)
+    if not reliance_images:
+        shown = [part for part in shown if part == region]
     hidden: dict[str, Any] | None = None
     if reliance_images and (others or region is not None):
         hidden = {"others": others, "images": reliance_images, "fill": fill}

@@ -36,7 +36,7 @@ def prepare_split(
         data: a folder that :func:`fastcam.data.open_folder` can read, or has opened.
         split: ``"train"``, ``"valid"``, ``"test"`` or ``"all"``.
         regions: that are going to be drawn, as texts: only their masks are read. Of faces all can
-            be drawn.
+            be drawn; where none is named, nothing is said of missing landmarks.
         limit: only so many images: of faces the first, of others evenly spaced ones, as folders and
             tables often hold one class after the other.
         cache: see :class:`fastcam.data.PreparedFaces`.
@@ -151,7 +151,4 @@ def labels_with(
     """
     if other is None or other in attributes:
         return labels, attributes
-    found = folder.images("all", [other])
-    place = {name: row for row, name in enumerate(found.names)}
-    column = found.labels[[place[name] for name in images.names]]
-    return torch.cat([labels, column], dim=1), [*attributes, other]
+    return torch.cat([labels, folder.labels_of(images.names, other)], 1), [*attributes, other]

@@ -126,13 +126,11 @@ def prepare(
 ) -> Prepared:
     """A split as the model takes it."""
     training = split == "train"
-    guided = config.guided_regions
-    hidden = _hidden(config) if training else None
     return prepare_split(
         checkpoint,
         folder or open_data(config),
         split,
-        regions=[*guided, *([hidden] if hidden else [])],
+        regions=drawn_regions(config) if training else config.guided_regions,
         limit=config.limit_train if training else config.limit_valid,
         cache=config.cache,
         workers=config.workers,
@@ -149,6 +147,12 @@ def augmentation(config: TrainConfig, images: Prepared) -> Augment | None:
     if config.augment == "none" and cutout is None:
         return None
     return Augment(config.augment, cutout)
+
+
+def drawn_regions(config: TrainConfig) -> list[str]:
+    """The regions that are drawn of training images: those of the guidance, and what is hidden."""
+    hidden = _hidden(config)
+    return [*config.guided_regions, *([hidden] if hidden else [])]
 
 
 def _hidden(config: TrainConfig) -> str | None:

@@ -29,7 +29,13 @@ from fastcam.models.registry import register_all, registered
 from fastcam.training.config import NOTHING, PASSES, STEPS, TrainConfig
 from fastcam.training.fingerprint import batches_settings, loss_settings
 from fastcam.training.history import READ_EVERY, History, ProgressReport
-from fastcam.training.inputs import check_size, folder_batches, initial_checkpoint, open_data
+from fastcam.training.inputs import (
+    check_size,
+    drawn_regions,
+    folder_batches,
+    initial_checkpoint,
+    open_data,
+)
 from fastcam.training.memory import keep_freed_memory
 from fastcam.training.nonfinite import TrainingDiverged, check_weights
 from fastcam.training.objective import LabelLoss
@@ -177,7 +183,8 @@ def _train(
     if folder is not None:
         data = processes.in_turn(lambda: folder_batches(config, checkpoint, folder, progress))
         data.share = BatchShare(processes.rank, processes.count)
-        sources = data.train.landmark_sources
+        if drawn_regions(config):
+            sources = data.train.landmark_sources
     batches: Any = data
     every = 1 if device.type == "cpu" else READ_EVERY
     history = History(out / HISTORY, task.examine, every=every)

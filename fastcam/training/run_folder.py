@@ -66,7 +66,7 @@ class TrainResult:
         history: path of the CSV with every step and validation.
         epochs: epochs that were run in all.
         landmark_sources: of faces: training images by the source of their landmarks; of other data:
-            those that have a mask of each region; empty for batches.
+            those that have a mask of each region; empty for batches, and where no region is drawn.
         kept: an earlier call had finished the run, and this one did nothing.
         before, after: validation metrics of the start and of the trained model (see
             :class:`fastcam.training.task.AttributeTask`), None for one that is not defined;

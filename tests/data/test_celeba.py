@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import pickle
 import shutil
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -117,6 +118,9 @@ def test_without_a_table_the_template_serves_and_says_so(tmp_path: Path) -> None
     with pytest.warns(UserWarning, match=r"all 24 images get the template face.*fastcam landmarks"):
         faces = CelebA(tmp_path, "train")
     assert faces.landmark_sources == {"template": 24}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert CelebA(tmp_path, "train", regions=False).landmark_sources == {"template": 24}
     np.testing.assert_allclose(faces[5]["landmarks"], template_landmarks(WIDTH, HEIGHT))
 
 

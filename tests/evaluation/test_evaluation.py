@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -321,6 +322,24 @@ def test_the_other_attribute_need_not_be_judged(
     both = compare(paths, data, reliance_images=0, device="cpu", **given).evaluations
     assert both["less"].subsets == both["control"].subsets
     assert both["less"].equal_specificity == both["control"].equal_specificity
+
+
+def test_the_other_attribute_is_read_of_the_judged_images_alone(tmp_path: Path) -> None:
+    """Images, landmarks and warnings of other splits have nothing to do with it."""
+    torch.manual_seed(0)
+    both = Checkpoint(TinyNet(2).eval(), MODEL, ["Lips", "Dark"], Preprocessing(32))
+    data = write_faces(tmp_path, landmarks=False)
+    for name in CelebA(data, "train", regions=False).names:
+        (data / "img_align_celeba" / name).unlink()
+    with pytest.warns(UserWarning, match="template") as said:
+        found = evaluate(both, data, attribute="Lips", other="Eyes", region="mouth")
+    assert ["all 12 images" in str(each.message) for each in said] == [True]
+    faces = CelebA(data, "test", regions=False)
+    assert found["E1"].images == len(faces.subset("Lips", "Eyes").both) > 0
+    path = save_checkpoint(tmp_path / "both.pt", both)
+    with warnings.catch_warnings():  # nor landmarks with what draws no region
+        warnings.simplefilter("error")
+        compare([path], data, attribute="Lips", other="Eyes", reliance_images=0, device="cpu")
 
 
 def test_the_threshold_of_equal_specificity() -> None:

@@ -218,6 +218,8 @@ def test_two_targets_and_all_images(data: Path, trained: Path, tmp_path: Path) -
     assert result.landmark_sources == {"ground_truth": 48}
     few = train(dataclasses.replace(tune, limit_train=10), tmp_path / "few")
     assert few.landmark_sources == {"ground_truth": 10}
+    plain = train(run_config(data, epochs=1), tmp_path / "plain")  # draws no region
+    assert plain.landmark_sources == {}
     assert load_checkpoint(result.checkpoint).history[1]["settings"]["guidance"]["targets"] == [
         ["Lips", "mouth"],
         ["Eyes", "left_eye,right_eye"],
