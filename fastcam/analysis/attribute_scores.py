@@ -16,7 +16,7 @@ from fastcam.evaluation.metrics import accuracy, average_precision, balanced_acc
 from fastcam.evaluation.splits import Prepared
 from fastcam.models import Checkpoint
 from fastcam.report import Table
-from fastcam.report.figure import COLORS, new_figure
+from fastcam.report.figure import COLORS, literal, new_figure
 from fastcam.report.numbers import MISSING, number, percent
 
 
@@ -91,7 +91,7 @@ class AttributeScores:
             (self.accuracy, "o", COLORS[0], "accuracy"),
         ):
             axis.plot([100 * v for v in values], rows, marker, color=color, ms=5, label=label)
-        axis.set_yticks(list(rows), self.names, fontsize=8)
+        axis.set_yticks(list(rows), list(map(literal, self.names)), fontsize=8)
         axis.set_ylim(count - 0.4, -0.6)
         axis.set_xlabel(f"percent of {self.images} images")
         axis.grid(alpha=0.25)

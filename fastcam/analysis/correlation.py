@@ -21,7 +21,7 @@ from fastcam.data.labelled import attribute_index
 from fastcam.evaluation.splits import Prepared
 from fastcam.models import AttentionNetwork, Checkpoint
 from fastcam.report import Table
-from fastcam.report.figure import new_figure
+from fastcam.report.figure import literal, new_figure
 from fastcam.report.numbers import MISSING, number
 
 CHANNEL_VALUES = ("attended", "masks", "features")
@@ -88,8 +88,9 @@ class Correlations:
         _heatmap(left, self.channels, f"channels: {_MEANING[self.of]}")
         picture = _heatmap(right, self.attributes, "attributes: logits")
         ticks = range(len(self.names))
-        right.set_xticks(ticks, self.names, fontsize=5.5, rotation=90)
-        right.set_yticks(ticks, self.names, fontsize=5.5)
+        names = list(map(literal, self.names))
+        right.set_xticks(ticks, names, fontsize=5.5, rotation=90)
+        right.set_yticks(ticks, names, fontsize=5.5)
         bar = figure.colorbar(picture, ax=(left, right), shrink=0.7, fraction=0.03, pad=0.01)
         bar.set_label("correlation over images", fontsize=8)
         bar.ax.tick_params(labelsize=7)

@@ -20,7 +20,7 @@ from fastcam.data.labelled import attribute_index
 from fastcam.evaluation.splits import Prepared
 from fastcam.models import AttentionNetwork, Checkpoint
 from fastcam.report import Table
-from fastcam.report.figure import new_figure
+from fastcam.report.figure import literal, new_figure
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class TopMasks:
         axes = figure.subplots(len(rows), 1 + self.top, squeeze=False)
         for line, (part, i) in zip(axes, rows, strict=True):
             _picture(line[0], part.shown[i])
-            line[0].set_ylabel(part.name, fontsize=8)
+            line[0].set_ylabel(literal(part.name), fontsize=8)
             for axis, channel, map_, change in zip(
                 line[1:], part.channels[i], part.maps[i], part.map_changes[i], strict=True
             ):

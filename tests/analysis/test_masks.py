@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from small_subject import images_of, make_subject, network_of
 from tiny_faces import ATTRIBUTES
 
 from fastcam import analysis
+from fastcam.analysis.saved import Analysis
 from fastcam.models import Checkpoint
+from fastcam.report.figure import png_bytes
 
 
 @pytest.mark.parametrize("hidden", [0, 6])
@@ -81,3 +85,18 @@ def test_masks_name_what_is_wrong(subject: Checkpoint, data: Path) -> None:
     faces.labels[:, 2] = 0
     with pytest.raises(ValueError, match="none of the 12 images has Dark"):
         analysis.top_masks(subject, faces, ["Dark"])
+
+
+def test_names_are_no_formulas(subject: Checkpoint, data: Path) -> None:
+    found = analysis.top_masks(
+        subject, analysis.open_faces(subject, data), [ATTRIBUTES[0]], images=2
+    )
+    scores = analysis.AttributeScores(["$\\frac$"], 2, [0.5], [0.5], [0.5], [0.5])
+    one = np.eye(1)
+    renamed: list[Analysis] = [
+        replace(found, parts=[replace(found.parts[0], name="$\\frac$")]),
+        scores,
+        analysis.Correlations("masks", 4, np.eye(3), scores.names, one, one, [0], scores.names),
+    ]
+    for result in renamed:
+        assert png_bytes(result.figure())
