@@ -15,7 +15,7 @@ from torch import Tensor
 from fastcam._util import checks as check
 from fastcam._util.modules import evaluating
 from fastcam._util.progress import Report
-from fastcam.analysis.subject import attention_network
+from fastcam.analysis.subject import attention_network, check_faces
 from fastcam.data.labelled import attribute_index
 from fastcam.evaluation.splits import Prepared
 from fastcam.models import AttentionNetwork, Checkpoint
@@ -170,9 +170,11 @@ def top_masks(
         progress: called with (what, done, total).
 
     Raises:
-        ValueError: an unknown attribute, one that no image has, or a number below 1.
+        TypeError, ValueError: faces that do not fit the checkpoint, an unknown attribute, one that
+            no image has, or a number below 1.
     """
     network = attention_network(checkpoint)
+    check_faces(checkpoint, faces)
     for name, value in {
         "images": images, "shown": shown, "top": top, "batch_size": batch_size,
     }.items():  # fmt: skip

@@ -55,12 +55,13 @@ def open_faces(
     )
 
 
-def batches(checkpoint: Checkpoint, faces: Prepared, batch_size: int) -> Iterator[Batch]:
-    """The images in order.
-
-    Raises:
-        ValueError: faces with other attributes or of another size than the checkpoint's.
-    """
+def check_faces(checkpoint: Checkpoint, faces: Prepared) -> None:
+    """TypeError for anything but prepared images, ValueError for attributes or a size not its."""
+    if not isinstance(faces, Prepared):
+        raise TypeError(
+            "faces: expected images as fastcam.analysis.open_faces prepares them, got "
+            f"{type(faces).__name__}"
+        )
     if list(faces.attributes) != list(checkpoint.attributes):
         raise ValueError("faces: expected the checkpoint's attributes, in its order")
     wanted = checkpoint.preprocessing
@@ -69,4 +70,9 @@ def batches(checkpoint: Checkpoint, faces: Prepared, batch_size: int) -> Iterato
             f"faces: expected {wanted.size} pixels with fit {wanted.fit!r}, got {faces.size} "
             f"with {faces.fit!r}"
         )
+
+
+def batches(checkpoint: Checkpoint, faces: Prepared, batch_size: int) -> Iterator[Batch]:
+    """The images in order, if :func:`check_faces` lets them pass."""
+    check_faces(checkpoint, faces)
     yield from loader(faces, batch_size)

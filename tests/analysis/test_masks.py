@@ -82,6 +82,11 @@ def test_masks_name_what_is_wrong(subject: Checkpoint, data: Path) -> None:
     for name in ("shown", "images", "batch_size"):
         with pytest.raises(ValueError, match=f"{name}: expected at least 1"):
             analysis.top_masks(subject, faces, ["Lips"], **{name: 0})
+    with pytest.raises(TypeError, match="faces: expected images as .* prepares them, got list"):
+        analysis.top_masks(subject, [], ["Lips"])  # type: ignore[arg-type]
+    other = replace(subject, attributes=subject.attributes[::-1])
+    with pytest.raises(ValueError, match="faces: expected the checkpoint's attributes, in its"):
+        analysis.top_masks(other, faces, ["Lips"])  # it took the labels of others for its own
     faces.labels[:, 2] = 0
     with pytest.raises(ValueError, match="none of the 12 images has Dark"):
         analysis.top_masks(subject, faces, ["Dark"])
