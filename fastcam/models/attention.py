@@ -182,7 +182,8 @@ class AttentionNetwork(nn.Module):
 
         It holds for this network in this thread, in eval mode; blocks nest, the innermost holds,
         and the state from before comes back on exit. n = 1 with β = 0 is the trained point. What is
-        returned may be kept and entered again, and decorates functions.
+        returned may be kept and entered again, and decorates functions. What is recomputed in a
+        backward (``torch.utils.checkpoint``) needs that backward within the block, too.
 
         Args:
             function: from the masks M ``[N,K,C,h,w]`` in [0,1] to g of the same shape. It sees all
