@@ -61,7 +61,9 @@ class GroupDRO(nn.Module):
         Reducer("mean", sync, process_group)  # checks them
         self.sync, self.process_group = sync, process_group
         check.number("step", step, "above 0", lambda x: x > 0)
-        self.a, self.b = (attribute_index(list(attributes), name) for name in (a, b))
+        self.a, self.b = (
+            attribute_index(list(attributes), name, "the classifier judges") for name in (a, b)
+        )
         check.number("share", share, "above 0 and up to 1", lambda x: 0 < x <= 1)
         self.step, self.share = step, share
         self.register_buffer("weights", torch.full((4,), 0.25))

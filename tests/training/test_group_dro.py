@@ -118,6 +118,9 @@ def test_what_does_not_fit_is_refused() -> None:
     checkpoint = Checkpoint(build(MODEL, 3), MODEL, ["Lips", "Eyes", "Dark"], Preprocessing(32))
     config = TrainConfig("faces", group_dro="Eyes", guidance=GuidanceConfig(targets, pull=0.0))
     assert isinstance(AttributeTask(checkpoint, config)._loss, GroupDRO)
+    less = Checkpoint(build(MODEL, 1), MODEL, ["Lips"], Preprocessing(32))
+    with pytest.raises(ValueError, match="unknown attribute 'Eyes'; the classifier judges: Lips"):
+        AttributeTask(less, config)
     with pytest.raises(ValueError, match="group_dro: .* expected no other loss, no classes"):
         AttributeTask(checkpoint, config, loss=multiclass_loss)
     checkpoint.exclusive = True
