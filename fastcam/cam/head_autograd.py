@@ -20,9 +20,9 @@ from fastcam.cam.targets import Targets
 __all__ = [
     "autograd_gradients",
     "differentiable_twice",
+    "remedy_for",
     "retained_grads",
     "twice_differentiable",
-    "what_can_be",
 ]
 
 
@@ -94,11 +94,11 @@ def differentiable_twice(gradients: Tensor, logits: Tensor, point: Tensor) -> No
         raise ValueError(
             f"logits: torch cannot differentiate {name} twice, which lies between the layer and "
             "the logits, so the loss cannot reach the weights through the map's channel weights; "
-            f"use weight_grad='detach'{what_can_be(name, ', or ')}"
+            f"use weight_grad='detach'{remedy_for(name, ', or ')}"
         )
 
 
-def what_can_be(name: str, before: str = "") -> str:
+def remedy_for(name: str, before: str = "") -> str:
     """What to do about an operation that cannot be differentiated twice; empty if that is not
     known."""
     if name.startswith("ScaledDotProduct"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastcam.cam.head_autograd import autograd_gradients, retained_grads, what_can_be
+from fastcam.cam.head_autograd import autograd_gradients, retained_grads, remedy_for
 from fastcam.cam.head_graph import no_second_derivative
 from fastcam.cam.heads import check_logits
 from fastcam.cam.targets import TargetsLike, resolve_with_regions
@@ -113,7 +113,7 @@ class InputGradientLoss(PairLoss):
         elif graph and (name := no_second_derivative(gradients, logits, images)) is not None:
             raise ValueError(
                 f"logits: torch cannot differentiate {name} twice, which lies between the images "
-                f"and the logits{what_can_be(name, '; ')}"
+                f"and the logits{remedy_for(name, '; ')}"
             )
         dtype = acc_dtype(images)
         valid = cells.valid()
