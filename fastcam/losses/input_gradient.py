@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastcam.cam.head_autograd import autograd_gradients, retained_grads, remedy_for
+from fastcam.cam.head_autograd import autograd_gradients, remedy_for, retained_grads
 from fastcam.cam.head_graph import no_second_derivative
 from fastcam.cam.heads import check_logits
 from fastcam.cam.targets import TargetsLike, resolve_with_regions
