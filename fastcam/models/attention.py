@@ -85,8 +85,8 @@ class AttentionNetwork(nn.Module):
     * ``reconstructor``, f_r: upsampling and 3×3 convolutions back to the input, on F.
 
     T = 1 + M in training; :meth:`transform` changes it at inference, without retraining. The masks
-    are never held, so that memory does not grow with K·C·h·w, except where ``mask_hidden`` or a
-    function of the masks needs them.
+    are never held, so that memory does not grow with K·C·h·w, except where ``mask_hidden``, a
+    function of the masks, or a wrapped or hooked ``masks_conv`` needs them.
 
     Kimura and Tanaka do not say the input size, the depth and the normalisation of f_f, or what the
     mask sub-networks, the classifiers and the reconstructor are: the above is this package's
@@ -238,6 +238,20 @@ class AttentionNetwork(nn.Module):
             raise ValueError(wanted)
         return number
 
+    def _plain_masks(self) -> bool:
+        """Whether the weights of the mask sub-networks say what their layers do.
+
+        They do not where a layer was wrapped or replaced (adapters, quantisation, sharding), or
+        where hooks make its weight or change what comes out (pruning).
+        """
+        return all(
+            type(layer).forward is nn.Conv2d.forward
+            and "forward" not in vars(layer)
+            and not (layer._forward_pre_hooks or layer._forward_hooks)
+            for layer in (self.masks_hidden, self.masks_conv)
+            if layer is not None
+        )
+
     def _layer(self, conv: nn.Conv2d, attributes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Weight and bias of a layer of the mask sub-networks, of all K attributes or some."""
         assert conv.bias is not None
@@ -252,6 +266,10 @@ class AttentionNetwork(nn.Module):
 
     def _mask_logits(self, features: Tensor, attributes: Tensor | None = None) -> Tensor:
         """L of all K attributes or some T of them, ``[N,T,C,h,w]``."""
+        if not self._plain_masks():
+            hidden = features if self.masks_hidden is None else self.masks_hidden(features).relu()
+            logits = self.masks_conv(hidden).unflatten(1, (-1, self.channels))
+            return logits if attributes is None else logits[:, attributes]
         groups = 1
         if self.masks_hidden is not None:
             features = nnf.conv2d(features, *self._layer(self.masks_hidden, attributes)).relu()
@@ -270,7 +288,7 @@ class AttentionNetwork(nn.Module):
         if transform.function is not None:
             return self._attended_by(transform.function, features)
         curve = transform.n, transform.beta
-        if self.masks_hidden is not None:
+        if self.masks_hidden is not None or not self._plain_masks():
             return functional.attend(features, self._mask_logits(features), *curve, pool=True)
         weight, bias = self._layer(self.masks_conv)
         # Autocast does not know the op, nor the device "meta".

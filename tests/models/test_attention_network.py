@@ -22,6 +22,7 @@ from small_attention import (
 )
 from torch import Tensor, nn
 from torch.nn import functional as nnf
+from torch.nn.utils import prune
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -285,3 +286,56 @@ def test_no_tensor_of_the_masks_size(monkeypatch: pytest.MonkeyPatch) -> None:
         network(images.repeat(copies, 1, 1, 1)).sum().backward()
         assert sum(chunks) == 2 * copies * masks
         assert max(chunks) <= chunk < masks
+
+
+class _Adapted(nn.Module):
+    """A layer with an adapter beside it, as LoRA makes it: its weight is not all that it does."""
+
+    def __init__(self, base: nn.Conv2d) -> None:
+        super().__init__()
+        self.base, self.beside = base, copy.deepcopy(base)
+
+    @property
+    def weight(self) -> Tensor:
+        return self.base.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.base.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + self.beside(x)
+
+
+@pytest.mark.parametrize("options", HIDDEN, ids=str)
+def test_wrapped_layers_of_the_masks_do_what_they_do(options: dict[str, int]) -> None:
+    network = small_network(**options).eval()
+    images, _ = batch()
+    doubled = copy.deepcopy(network)
+    with torch.no_grad():
+        doubled.masks_conv.weight.mul_(2)
+        doubled.masks_conv.bias.mul_(2)
+    network.masks_conv = _Adapted(network.masks_conv)  # type: ignore[assignment]
+    torch.testing.assert_close(network(images), doubled(images))
+    torch.testing.assert_close(network.masks(images, [3, 1]), doubled.masks(images, [3, 1]))
+    with torch.no_grad(), network.transform(n=2.0, beta=0.5), doubled.transform(n=2.0, beta=0.5):
+        torch.testing.assert_close(network(images), doubled(images))
+    network(images).sum().backward()
+    doubled(images).sum().backward()
+    expected = doubled.masks_conv.weight.grad
+    torch.testing.assert_close(network.masks_conv.beside.weight.grad, expected)
+
+
+@pytest.mark.parametrize("layer", ["masks_hidden", "masks_conv"])
+def test_pruned_masks_train(layer: str) -> None:
+    network = small_network(mask_hidden=2)
+    prune.l1_unstructured(getattr(network, layer), "weight", amount=0.5)
+    images, _ = batch()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        network(images).sum().backward()
+        optimizer.step()
+    pruned = network(images)
+    prune.remove(getattr(network, layer), "weight")
+    torch.testing.assert_close(network(images), pruned)
