@@ -89,6 +89,19 @@ def attribute_index(attributes: Sequence[str], name: str, of: str = "this data h
         raise ValueError(f"unknown attribute {name!r}; {of}: {', '.join(attributes)}") from None
 
 
+def attribute_pair(
+    attributes: Sequence[str], a: str, b: str, of: str = "this data has"
+) -> tuple[int, int]:
+    """Positions of two attributes, a and what misleads about it; see :func:`attribute_index`.
+
+    Raises:
+        ValueError: there is none of a name, or both names are one.
+    """
+    if a == b:
+        raise ValueError(f"expected an attribute and another one, got {a!r} twice")
+    return attribute_index(attributes, a, of), attribute_index(attributes, b, of)
+
+
 def attribute_subsets(labels: Tensor, a: int, b: int) -> Subsets:
     """Indices of a∩b, a∩¬b and ¬a from ``labels`` [N, K] (positive above 0.5)."""
     has_a, has_b = labels[:, a] > 0.5, labels[:, b] > 0.5
@@ -116,6 +129,6 @@ class Labelled:
         Yang et al.).
 
         Raises:
-            ValueError: an unknown attribute.
+            ValueError: an unknown attribute, or one attribute twice.
         """
-        return attribute_subsets(self.labels, self.attribute(a), self.attribute(b))
+        return attribute_subsets(self.labels, *attribute_pair(self.attributes, a, b))

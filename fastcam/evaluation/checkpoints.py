@@ -117,7 +117,7 @@ def compare(
     for name, path in named.items():
         model = load_checkpoint(path, architecture)
         attribute_index(model.judged, attribute, f"{path} judges")
-        check_other(model, folder, other, f"{path} judges")
+        check_other(model, folder, attribute, other, f"{path} judges")
         faces = prepare_split(
             model, folder, split, regions=shown, limit=limit, cache=cache, workers=workers,
             progress=progress,

@@ -86,6 +86,7 @@ class Evaluation:
         reliance: what the score of a relies on.
         verdict: what changed against another classifier.
         exclusive: whether the classifier tells classes apart, of which an image has one.
+        judged: names of its attributes, over which ``mean_accuracy`` is taken; None of classes.
 
     What files of an earlier version lack is None (``exclusive``: False).
     """
@@ -106,6 +107,7 @@ class Evaluation:
     reliance: Reliance | None = None
     verdict: Verdict | None = None
     exclusive: bool = False
+    judged: tuple[str, ...] | None = None
 
     def __getitem__(self, name: str) -> SubsetScore:
         """The subset of that name; KeyError if there is none."""
@@ -131,6 +133,7 @@ class Evaluation:
             "equal_specificity": lambda found: EqualSpecificity(**found),
             "reliance": Reliance.from_json,
             "verdict": Verdict.from_json,
+            "judged": tuple,
         }
         made |= {k: read(values[k]) for k, read in readers.items() if values.get(k) is not None}
         return cls(**{**values, **made})

@@ -16,7 +16,7 @@ from fastcam._util import checks as check
 from fastcam._util.progress import Count
 from fastcam.data import DataFolder, FaceFolder, MaskedFolder, open_folder
 from fastcam.data.batches import Batch
-from fastcam.data.labelled import attribute_index, attribute_subsets
+from fastcam.data.labelled import attribute_index, attribute_pair, attribute_subsets
 from fastcam.evaluation.given import judged_right
 from fastcam.evaluation.metrics import (
     auc,
@@ -91,6 +91,7 @@ def summarize(
         worst_group=min(cells) if cells else None,
         calibration_error=_calibration(predictions, a),
         exclusive=predictions.exclusive,
+        judged=None if predictions.exclusive else tuple(attributes[: logits.shape[1]]),
     )
 
 
@@ -130,7 +131,7 @@ def subset_rows(
     positive = labels[:, a] > 0.5
     chosen = {"all": everything}
     if other is not None:
-        parts = attribute_subsets(labels, a, attribute_index(attributes, other))
+        parts = attribute_subsets(labels, *attribute_pair(attributes, attribute, other))
         chosen |= {"E1": parts.both, "E2": parts.only_a}
     chosen |= {"a": everything[positive], "not a": everything[~positive]}
     if other is not None:
@@ -246,7 +247,7 @@ def evaluate(
     noted: dict[str, Any] = {"data": "batches", "split": "batches"}
     if isinstance(data, str | Path | FaceFolder | MaskedFolder):
         folder = open_folder(data, landmarks=landmarks, regions=regions)
-        check_other(checkpoint, folder, other, "the checkpoint judges")
+        check_other(checkpoint, folder, attribute, other, "the checkpoint judges")
         noted = {"data": str(folder.root), "split": split}
         shown = [region] if isinstance(region, str) else []
         faces = prepare_split(
@@ -257,7 +258,7 @@ def evaluate(
         predictions = replace(predictions, labels=labels)
     else:
         if other is not None:
-            attribute_index(names, other, "the checkpoint judges")
+            attribute_pair(names, attribute, other, "the checkpoint judges")
         predictions = predict(checkpoint, data, **running)
     return summarize(
         predictions,

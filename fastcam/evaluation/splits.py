@@ -13,7 +13,7 @@ from fastcam._util import checks as check
 from fastcam._util.progress import Report, labelled
 from fastcam.data import CelebA, DataFolder, PreparedFaces, PreparedImages, open_folder
 from fastcam.data.batches import Batch, labels_of
-from fastcam.data.labelled import Images, attribute_index
+from fastcam.data.labelled import Images, attribute_pair
 from fastcam.data.prepared import Prepared
 from fastcam.models import Checkpoint
 
@@ -124,19 +124,22 @@ def inputs_of(
     return checkpoint.preprocessing.ready(images), labels
 
 
-def check_other(checkpoint: Checkpoint, folder: DataFolder, other: str | None, of: str) -> None:
-    """Make sure that b is a label of the data; where an image has one of several classes, a class.
+def check_other(
+    checkpoint: Checkpoint, folder: DataFolder, attribute: str, other: str | None, of: str
+) -> None:
+    """Make sure that b is a label of the data besides a; where an image has one of several classes,
+    a class.
 
     Args:
         of: what judges the classes, for the error.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is none, or a.
     """
     if other is not None and folder.exclusive:
-        attribute_index(checkpoint.judged, other, of)
+        attribute_pair(checkpoint.judged, attribute, other, of)
     elif other is not None:
-        attribute_index(folder.attributes, other)
+        attribute_pair(folder.attributes, attribute, other)
 
 
 def labels_with(

@@ -57,8 +57,7 @@ def comparison(evaluations: Mapping[str, Evaluation], title: str = "") -> Table:
     rows("AUC, {}", within, lambda s: number(s.auc))
     rows("average precision, {}", within, lambda s: number(s.average_precision))
     row("expected calibration error", lambda e: number(e.calibration_error))
-    overall = "mean of all attributes" if not first.exclusive else "all classes (top 1)"
-    row(f"accuracy, {overall}", lambda e: percent(e.mean_accuracy, 2))
+    row(_overall(models), lambda e: percent(e.mean_accuracy, 2))
     where = first.region
     if where is not None:
         parts = ("a", "E1", "E2")
@@ -73,6 +72,13 @@ def comparison(evaluations: Mapping[str, Evaluation], title: str = "") -> Table:
         rows(f"Attention-IoU with {where}, {{}}", ("a",), lambda s: number(s.attention_iou))
         row(f"dead maps, {a}", lambda e: str(e["a"].dead))
     return table
+
+
+def _overall(models: Sequence[Evaluation]) -> str:
+    if models[0].exclusive:
+        return "accuracy, all classes (top 1)"
+    same = len({e.judged for e in models}) == 1
+    return f"accuracy, mean of all attributes{'' if same else ' that each one judges'}"
 
 
 def tables_of(

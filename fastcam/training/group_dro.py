@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as nnf
 
 from fastcam._util import checks as check
-from fastcam.data.labelled import attribute_index
+from fastcam.data.labelled import attribute_pair
 from fastcam.losses.reduce import Reducer, Sync
 
 
@@ -36,7 +36,7 @@ class GroupDRO(nn.Module):
         sync, process_group: as of the losses of the map.
 
     Raises:
-        ValueError: an unknown attribute, a step that is not above 0, or a share not above 0 and up
+        ValueError: an unknown attribute, one twice, a step that is not above 0, or a share not above 0 and up
             to 1.
 
     Source: Sagawa, Koh, Hashimoto and Liang, "Distributionally robust neural networks for group
@@ -61,9 +61,7 @@ class GroupDRO(nn.Module):
         Reducer("mean", sync, process_group)  # checks them
         self.sync, self.process_group = sync, process_group
         check.number("step", step, "above 0", lambda x: x > 0)
-        self.a, self.b = (
-            attribute_index(list(attributes), name, "the classifier judges") for name in (a, b)
-        )
+        self.a, self.b = attribute_pair(list(attributes), a, b, "the classifier judges")
         check.number("share", share, "above 0 and up to 1", lambda x: 0 < x <= 1)
         self.step, self.share = step, share
         self.register_buffer("weights", torch.full((4,), 0.25))

@@ -233,6 +233,7 @@ def test_models_side_by_side(data: Path, checkpoint: Checkpoint, tmp_path: Path)
     table, reliance = result.tables
     assert table.header == ["", "first", "second"]
     labels = [row[0] for row in table.rows]
+    assert "accuracy, mean of all attributes" in labels
     for part in ("E1 = Lips ∩ Eyes", "E2 = Lips ∩ not Eyes", "not Lips", "balanced accuracy",
                  "average precision", "mean of all attributes", "energy in mouth", "IoU with mouth",
                  "dead maps", "least accuracy", "AUC, Eyes", "AUC, not Eyes", "pointing",
@@ -282,7 +283,9 @@ def test_checkpoints_of_other_attributes_and_without_reliance(
         paths, data, attribute="Lips", other="Eyes", region="mouth", reliance_images=0,
         split="all", device="cpu",
     )  # fmt: skip
-    assert len(result.tables) == 1
+    (table,) = result.tables
+    assert "accuracy, mean of all attributes that each one judges" in [row[0] for row in table.rows]
+    assert result.evaluations["guided"].judged == ("Eyes", "Lips")
     (verdict,) = result.verdicts
     assert (verdict.reference, verdict.guided) == ("control", "guided")
     assert "the reliance is not known" in verdict.words
@@ -372,6 +375,16 @@ def test_wrong_names_and_data(data: Path, checkpoint: Checkpoint, tmp_path: Path
         evaluate(checkpoint, data, attribute="Nose")
     with pytest.raises(ValueError, match="unknown attribute 'Nose'; this data has: Lips"):
         evaluate(checkpoint, data, attribute="Lips", other="Nose")
+    paths = [save_checkpoint(tmp_path / "model.pt", checkpoint)]
+    twice: dict[str, Any] = {"attribute": "Lips", "other": "Lips"}
+    for call in (
+        lambda: evaluate(checkpoint, data, **twice),
+        lambda: evaluate(checkpoint, [_batch()], **twice),
+        lambda: compare(paths, data, device="cpu", **twice),
+        lambda: CelebA(data, "test").subset("Lips", "Lips"),
+    ):
+        with pytest.raises(ValueError, match="an attribute and another one, got 'Lips' twice"):
+            call()
     with pytest.raises(ValueError, match="beard"):
         evaluate(checkpoint, data, attribute="Lips", region="beard")
     faces = PreparedFaces(CelebA(data, "test"), 24, cache=True)

@@ -130,3 +130,5 @@ def test_what_does_not_fit_is_refused() -> None:
         GroupDRO(["a", "b"], "a", "b", 0.0)
     with pytest.raises(ValueError, match="share: expected a number above 0 and up to 1, got 0.0"):
         GroupDRO(["a", "b"], "a", "b", share=0.0)
+    with pytest.raises(ValueError, match="another one, got 'a' twice"):
+        GroupDRO(["a", "b"], "a", "a")
