@@ -36,8 +36,8 @@ class GroupDRO(nn.Module):
         sync, process_group: as of the losses of the map.
 
     Raises:
-        ValueError: an unknown attribute, one twice, a step that is not above 0, or a share not above 0 and up
-            to 1.
+        ValueError: an unknown attribute, one twice, a step that is not above 0, or a share that is
+            not above 0 and up to 1.
 
     Source: Sagawa, Koh, Hashimoto and Liang, "Distributionally robust neural networks for group
     shifts" (2020). There a group is drawn first and then its images; here batches are drawn as in
