@@ -41,7 +41,8 @@ def evaluate(
         typer.Option(
             "--other",
             "-b",
-            help="Label of the data that E1 (with) and E2 (without) differ in; judged or not.",
+            help="Label of the data that E1 (with) and E2 (without) differ in, judged or not; or "
+            "a column of their table: COLUMN of 0 and 1, or COLUMN=VALUE.",
         ),
     ] = None,
     region: Annotated[

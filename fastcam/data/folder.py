@@ -22,6 +22,7 @@ from fastcam.data.celeba import CelebA, decode
 from fastcam.data.coco import CocoFiles
 from fastcam.data.folder_source import FolderSource
 from fastcam.data.image_index import ImageIndex, read_index
+from fastcam.data.label_table import read_label_table
 from fastcam.data.labelled import AnyRegion, Images, Sample, attribute_index
 from fastcam.data.layout import CONFIG, FolderLayout
 from fastcam.data.layout_finder import find_layout, find_regions, place_of
@@ -30,7 +31,7 @@ from fastcam.data.source import FOLDER
 from fastcam.data.tables import ATTRIBUTE_TABLE, SPLITS, read_attributes
 from fastcam.regions import FACE_PARTS, REGION_NAMES, MaskRegion, Region
 
-# With more regions than this, none is hidden unasked.
+# With more regions than this, none is hidden unasked; so many values are listed.
 _MANY = 12
 
 
@@ -84,13 +85,20 @@ class FaceFolder:
         )
 
     def labels_of(self, names: Sequence[str], attribute: str) -> Tensor:
-        """An attribute of images by their names: float32 [N, 1], 0 or 1, from the table alone.
+        """A label of images by their names: float32 [N, 1], 0 or 1, from the table alone.
+
+        Args:
+            names: of N images; of none, this only checks that there is such a label.
+            attribute: the label's name.
 
         Raises:
-            ValueError: an unknown attribute.
+            ValueError: there is none of that name.
         """
+        column = attribute_index(self.attributes, attribute)
+        if not names:
+            return torch.zeros(0, 1)
         table = read_attributes(self.table)
-        return _column(table.names, table.values, table.columns, names, attribute)
+        return _of_images(table.values[:, column], table.names, names)
 
 
 class MaskedFolder:
@@ -170,9 +178,33 @@ class MaskedFolder:
         return MaskedImages(self, split, attributes, tuple(dict.fromkeys(names)))
 
     def labels_of(self, names: Sequence[str], attribute: str) -> Tensor:
-        """See :meth:`FaceFolder.labels_of`."""
+        """See :meth:`FaceFolder.labels_of`; ``attribute`` is one of the labels, or what the table
+        has beside them: a column of 0 and 1, or ``COLUMN=VALUE``."""
+        return _of_images(self._label(attribute), self.index.names, names)
+
+    def _label(self, name: str) -> NDArray[np.bool_]:
         index = self.index
-        return _column(index.names, index.labels, index.attributes, names, attribute)
+        if name in index.attributes or self.table is None:
+            return index.labels[:, attribute_index(index.attributes, name)]
+        table = read_label_table(self.table)  # an image of the index has its row
+        if len(table.rows) != len(index.names):
+            raise ValueError(f"{self.table} was changed while it was read: try again")
+        column, mark, value = name.partition("=")
+        if name not in table.columns and mark and column in table.columns:
+            cells = table[column]
+            if value not in cells:
+                some = ", ".join(sorted(set(cells))[:_MANY])
+                raise ValueError(f"{self.table}, {column}: no cell is {value!r}; it has: {some}")
+            return np.array([cell == value for cell in cells], bool)
+        if name not in table.columns:
+            raise ValueError(
+                f"unknown label {name!r}; this data has: {', '.join(index.attributes)}; and the"
+                f" columns of {self.table}, as COLUMN or COLUMN=VALUE: {', '.join(table.columns)}"
+            )
+        try:
+            return table.flags(name)
+        except ValueError as error:
+            raise ValueError(f"{error}; one value of many is {name}=VALUE") from None
 
 
 class MaskedImages(Dataset[Sample]):
@@ -286,17 +318,11 @@ def open_folder(
     return FaceFolder(root, landmarks)
 
 
-def _column(
-    known: Sequence[str],
-    labels: NDArray[Any],
-    attributes: Sequence[str],
-    names: Sequence[str],
-    attribute: str,
-) -> Tensor:
-    """float32 [N, 1]: an attribute's column of the rows that are named."""
-    column = labels[:, attribute_index(attributes, attribute)].astype(np.float32)
+def _of_images(column: NDArray[Any], known: Sequence[str], names: Sequence[str]) -> Tensor:
+    """float32 [N, 1]: the rows of a column that are named."""
     place = {name: row for row, name in enumerate(known)}
-    return torch.from_numpy(column[[place[name] for name in names]])[:, None]
+    rows = [place[name] for name in names]
+    return torch.from_numpy(column.astype(np.float32)[rows])[:, None]
 
 
 class ImageMasks:

@@ -99,7 +99,8 @@ def _mean_accuracy(predictions: Predictions) -> float:
     """Of all attributes; of classes, the share of the images whose own class is chosen."""
     logits, labels = predictions.logits, predictions.labels
     if predictions.exclusive:
-        return float(judged_right(logits[:, -1], labels[:, -1]).mean())
+        own = logits.shape[1] - 1
+        return float(judged_right(logits[:, own], labels[:, own]).mean())
     return float(mean_accuracy(logits, labels[:, : logits.shape[1]]))
 
 
@@ -216,7 +217,8 @@ def evaluate(
             ``landmarks``, ``regions`` and ``limit`` have no meaning.
         attribute: a, whose accuracy and Grad-CAM are measured; of classes also ``own_class``, that
             of each image.
-        other: b, for E1 = a∩b and E2 = a∩¬b; of a folder also a label that is not judged.
+        other: b, for E1 = a∩b and E2 = a∩¬b; of a folder also a label that is not judged, or a
+            further column of its table (of 0 and 1, or ``COLUMN=VALUE``).
         region: where the Grad-CAM of a should lie (of batches its position among their regions);
             None measures accuracy only.
         split: ``"train"``, ``"valid"``, ``"test"`` or ``"all"``.

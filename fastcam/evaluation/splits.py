@@ -127,19 +127,19 @@ def inputs_of(
 def check_other(
     checkpoint: Checkpoint, folder: DataFolder, attribute: str, other: str | None, of: str
 ) -> None:
-    """Make sure that b is a label of the data besides a; where an image has one of several classes,
-    a class.
+    """Make sure that b is judged, or another label of the data, see :meth:`FaceFolder.labels_of`;
+    and not a.
 
     Args:
-        of: what judges the classes, for the error.
+        of: what judges, for the error.
 
     Raises:
-        ValueError: it is none, or a.
+        ValueError: it is neither, or a.
     """
-    if other is not None and folder.exclusive:
+    if other is not None and other in (*checkpoint.judged, attribute):
         attribute_pair(checkpoint.judged, attribute, other, of)
     elif other is not None:
-        attribute_pair(folder.attributes, attribute, other)
+        folder.labels_of([], other)
 
 
 def labels_with(
@@ -149,7 +149,7 @@ def labels_with(
 
     Args:
         labels, attributes: of a classifier's logits.
-        other: b, a label of the data.
+        other: b, see :func:`check_other`.
         images: of the data; those of the labels.
     """
     if other is None or other in attributes:

@@ -24,7 +24,7 @@ from fastcam import ActivationTap, IoUCamLoss, cli, functional
 from fastcam.data import MaskedFolder, PreparedImages, open_folder
 from fastcam.data.batches import Batch, Collate, labels_of, on_grid
 from fastcam.data.layout_finder import find_layout
-from fastcam.evaluation import evaluate, predict, reliance
+from fastcam.evaluation import compare, evaluate, predict, reliance
 from fastcam.evaluation.classes import judged_columns, leads
 from fastcam.evaluation.explain import explain_dataset, explain_files, explain_image
 from fastcam.evaluation.splits import prepare_split
@@ -247,6 +247,61 @@ def test_classes_are_learned_guided_and_judged(
     assert {"valid/energy", "valid/accuracy_target", "train/loss_g"} <= names
     assert tuned.before is not None
     assert tuned.before["valid/accuracy_target"] == tuned.before["valid/accuracy"]
+
+
+@pytest.mark.parametrize("other", ["frame", "frame=1", "file=0096.jpg"])
+def test_a_column_of_the_table_stands_beside_classes(
+    other: str, classes: Path, classified: Path, tmp_path: Path
+) -> None:
+    """As of birds whose place misleads: it is no class, and the checkpoint does not judge it."""
+    checkpoint = load_checkpoint(classified)
+    images = prepare_split(checkpoint, classes, "test")
+    rows = [line.split(",") for line in (classes / "labels.csv").read_text().splitlines()[1:]]
+    wanted = {
+        row[0] for row in rows if (row[0] == "0096.jpg" if "file" in other else row[2] == "1")
+    }
+    has = torch.tensor([name in wanted for name in images.names])
+    alone = evaluate(checkpoint, classes, attribute="own_class")
+    found = evaluate(checkpoint, classes, attribute="own_class", other=other)
+    assert found["E1"].images == found["b"].images == int(has.sum()) > 0
+    assert found["E2"].images == int((~has).sum())
+    assert found.mean_accuracy == found["all"].accuracy == alone.mean_accuracy
+    assert found["E1"].accuracy == predict_right(checkpoint, images)[has].mean()
+    compared = compare(
+        [classified], classes, attribute="ant", other=other, reliance_images=0, out=tmp_path / "x",
+        device="cpu",
+    )  # fmt: skip
+    (one,) = compared.evaluations.values()
+    ant = images.labels[:, 0] > 0.5
+    assert one["not a, b"].images == int((has & ~ant).sum())
+    assert f"accuracy of ant, E1 = ant ∩ {other} (n = {int((has & ant).sum())})" in [
+        row[0] for row in compared.tables[0].rows
+    ]
+    assert one.mean_accuracy == alone.mean_accuracy
+
+
+def predict_right(checkpoint: Checkpoint, images: Any) -> Tensor:
+    batch = Collate()([images[i] for i in range(len(images))])
+    with torch.no_grad():
+        logits = checkpoint.model(checkpoint.preprocessing.normalize(batch["image"]))
+    return (logits.argmax(1) == batch["labels"].argmax(1)).float()
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ("wings", r"unknown label 'wings'; this data has: ant, bee, cat; and the columns of .*"),
+        ("split", r"line 2, split: expected 0 or 1, got 'train'; one value of many is split=VALUE"),
+        ("split=dev", r"split: no cell is 'dev'; it has: test, train, val"),
+    ],
+)
+def test_what_is_no_column_of_zeros_and_ones_is_named(
+    other: str, words: str, classes: Path, classified: Path
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        evaluate(load_checkpoint(classified), classes, attribute="ant", other=other)
+    with pytest.raises(ValueError, match=words):
+        compare([classified], classes, attribute="ant", other=other, device="cpu")
 
 
 def images_with(checkpoint: Checkpoint, root: Path) -> Any:
