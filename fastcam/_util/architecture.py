@@ -16,27 +16,38 @@ class Architecture:
             plain state dict of torch.save (.pt, .pth) or safetensors. Checkpoints of fastcam say
             themselves what they are.
         arch_attributes: with ``arch``: what its scores judge, in their order, names with commas
-            between.
+            between; each is judged by itself (a sigmoid).
         arch_size: with ``arch``: side of its images in pixels. They are normalised as ImageNet's
             are, or as timm says of the network.
         target_layer: take the Grad-CAM of this layer in place of the network's own (``fastcam
             layers`` lists them), which a few networks do not have.
+        arch_classes: with ``arch``, in place of ``arch_attributes``: the classes of which an image
+            has one (a softmax), in the order of their scores, names with commas between.
 
     Raises:
-        ValueError: ``arch`` without names or the other way round, or a size below 1.
+        ValueError: ``arch`` without names or the other way round, names of both kinds, or a size
+            below 1.
     """
 
     arch: str | None = None
     arch_attributes: str | None = None
     arch_size: int = 224
     target_layer: str | None = None
+    arch_classes: str | None = None
 
     def __post_init__(self) -> None:
-        if (self.arch is None) != (self.arch_attributes is None):
-            given, lacking = ("arch", "arch-attributes")[:: 1 if self.arch else -1]
+        if self.arch_attributes is not None and self.arch_classes is not None:
+            raise ValueError(
+                "--arch-attributes and --arch-classes: expected one of them, as scores are judged "
+                "each by itself or as classes of which an image has one, got both"
+            )
+        named = "arch-attributes" if self.arch_classes is None else "arch-classes"
+        if (self.arch is None) != (self.arch_attributes is None and self.arch_classes is None):
+            given, lacking = ("arch", named)[:: 1 if self.arch else -1]
             raise ValueError(
                 f"--{given} without --{lacking}: a file of weights needs its network's name "
-                "(--arch resnet50) and those of its scores in order (--arch-attributes A,B,C)"
+                "(--arch resnet50) and those of its scores in order (--arch-attributes A,B,C, or "
+                "--arch-classes A,B,C of which an image has one)"
             )
         if self.arch_size < 1:
             raise ValueError(f"arch_size: expected at least 1, got {self.arch_size}")
@@ -44,4 +55,4 @@ class Architecture:
     @property
     def names(self) -> list[str]:
         """Of the scores."""
-        return list(parts(self.arch_attributes or ""))
+        return list(parts(self.arch_attributes or self.arch_classes or ""))

@@ -209,7 +209,7 @@ def _inner(model: nn.Module) -> nn.Module:
 # What is said of a file that holds a plain state dict.
 _WEIGHTS_ALONE = (
     ", or say whose weights these are: --arch NAME --arch-attributes A,B,C (the network, and what "
-    "its scores judge)"
+    "its scores judge; --arch-classes A,B,C of classes of which an image has one)"
 )
 
 
@@ -300,7 +300,10 @@ def _of_weights(path: Path, name: str, architecture: Architecture) -> Checkpoint
     if misfit is not None:
         raise ValueError(f"{path} does not fit {name!r} with {len(names)} scores: {misfit}")
     preprocessing = Preprocessing(size, mean=spec.mean, std=spec.std)
-    return Checkpoint(model.eval(), name, names, preprocessing, model_options=options)
+    exclusive = architecture.arch_classes is not None
+    return Checkpoint(
+        model.eval(), name, names, preprocessing, model_options=options, exclusive=exclusive
+    )
 
 
 class _Misfit(Exception):

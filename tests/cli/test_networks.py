@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_faces import ATTRIBUTES, MODEL, TinyNet, write_faces
+from tiny_masks import write_images
 
 from fastcam import cli, models
 from fastcam.models import Checkpoint, ModelSpec, load_checkpoint, save_checkpoint
@@ -62,6 +63,28 @@ def test_weights_alone_are_fine_tuned_evaluated_and_explained(
     assert "--arch without --arch-attributes" in capsys.readouterr().err
     assert _run(*explain, "--arch", MODEL, "--arch-attributes", "A") == 2
     assert "with 1 scores: classifier.3.weight has shape (3, 24)" in capsys.readouterr().err
+
+
+def test_weights_alone_of_a_classifier_of_classes(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_images(tmp_path / "cells")
+    assert _run("init", data, "--classes", "kind") == 0
+    tune = ["finetune", weights, data, "-a", "own_class", "-o", tmp_path / "tuned", *FAST]
+    arch = ["--arch", MODEL, "--arch-size", "32"]
+    classes = [*arch, "--arch-classes", "cat,ant,bee"]  # as its scores are, not as the data
+    assert _run(*tune, *arch, "--arch-attributes", "cat,ant,bee") == 2
+    assert "judges attributes, which it has in any combination" in capsys.readouterr().err
+    assert _run(*tune, *classes) == 0
+    tuned = load_checkpoint(tmp_path / "tuned" / "model.pt")
+    assert (tuned.exclusive, tuned.attributes) == (True, ["cat", "ant", "bee"])
+    both = [weights, tmp_path / "tuned" / "model.pt", data]
+    assert _run("evaluate", *both, "-a", "bee", "-r", "masks", "--no-reliance", *classes) == 0
+    assert "tuned against theirs" in capsys.readouterr().out
+    assert _run(*tune, *classes, "--arch-attributes", "cat,ant,bee") == 2
+    assert "--arch-attributes and --arch-classes: expected one" in capsys.readouterr().err
+    assert _run(*tune, "--arch-classes", "cat,ant,bee") == 2
+    assert "--arch-classes without --arch" in capsys.readouterr().err
 
 
 def test_training_starts_with_weights_from_a_file(
