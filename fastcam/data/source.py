@@ -9,7 +9,7 @@ import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,14 +32,22 @@ _LARGEST = 1 << 30  # bytes to which one entry of a zip may unpack
 _ENCRYPTED, _UTF8 = 0x1, 0x800  # zip flags
 
 
+class _Zip(NamedTuple):
+    """A zip that a process has open; one of its threads reads at a time."""
+
+    process: int
+    file: zipfile.ZipFile
+    lock: threading.Lock
+
+
 class ImageSource:
     """The images of a folder in CelebA's layout, as bytes by file name.
 
     Reads ``root/img_align_celeba/NAME`` or, where there is no such folder or no image in it,
     ``root/img_align_celeba.zip`` with entries ``img_align_celeba/NAME``. Further folders around the
     images, as some downloads have, do not matter, nor does what macOS and Windows leave beside
-    them. Every process and thread opens its own zip handle, so a source can be shared with workers
-    however they are started.
+    them. Every process opens a zip handle of its own, which its threads share, so a source can be
+    shared with workers however they are started.
 
     Args:
         root: folder in the official layout.
@@ -61,14 +69,14 @@ class ImageSource:
         if not self.root.is_dir():
             raise FileNotFoundError(f"{self.root} is not a folder")
         folder, archive = self.root / FOLDER, self.root / f"{FOLDER}.zip"
-        self._local = threading.local()
+        self._zip: _Zip | None = None
         places: Mapping[str, list[str]] = {}
         if folder.is_dir():
             self.path, places = folder, _places_in_folder(folder)
         self._stored: dict[str, str] = {}
         if not places and archive.is_file():
             self.path = archive
-            places, self._stored = _places_in_zip(archive)
+            places, self._stored = _places_in_zip(archive, self._entries(archive))
         elif not folder.is_dir():
             raise FileNotFoundError(
                 f"{self.root} holds neither a folder {FOLDER}/ nor {FOLDER}.zip"
@@ -112,11 +120,7 @@ class ImageSource:
         return name in self._known
 
     def __getstate__(self) -> dict[str, object]:
-        return {key: value for key, value in self.__dict__.items() if key != "_local"}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state)
-        self._local = threading.local()
+        return {**self.__dict__, "_zip": None}
 
     def require(self, names: Iterable[str], table: str) -> None:
         """Make sure that the images of a table are there.
@@ -143,10 +147,11 @@ class ImageSource:
             return (self.path / stored).read_bytes()
         archive = self._archive()
         try:
-            info = archive.getinfo(stored)
+            info = archive.file.getinfo(stored)
             if info.file_size > _LARGEST:
                 raise ValueError(f"it unpacks to {info.file_size} bytes")
-            return bytes(archive.read(info))
+            with archive.lock:
+                return archive.file.read(info)
         except Exception as error:  # zipfile and its decompressors raise many kinds on damaged data
             raise ValueError(
                 f"{self.path}: {printable(name)} cannot be read ({error}); is the zip damaged?"
@@ -166,20 +171,30 @@ class ImageSource:
         for name in names:
             stored = self._stored.get(name, self._prefix + name)
             if archive is not None:
-                info = archive.getinfo(stored)
+                info = archive.file.getinfo(stored)
                 parts: tuple[int, ...] = (info.file_size, info.CRC)
             else:
                 parts = file_state(self.path / stored)
             found.append(stamp(*parts))
         return np.array(found, np.uint64)
 
-    def _archive(self) -> zipfile.ZipFile:
-        local = self._local
-        if (
-            getattr(local, "pid", None) != os.getpid()
-        ):  # a forked child must not share the parent's file offset
-            local.zip, local.pid = zipfile.ZipFile(self.path), os.getpid()
-        return cast(zipfile.ZipFile, local.zip)
+    def _archive(self) -> _Zip:
+        """The open zip. To open it takes as long as to read thousands of images."""
+        found = self._zip
+        if found is None or found.process != os.getpid():
+            # a forked child must not share the parent's file offset, nor a lock that was held
+            found = self._zip = _Zip(os.getpid(), zipfile.ZipFile(self.path), threading.Lock())
+        return found
+
+    def _entries(self, path: Path) -> list[zipfile.ZipInfo]:
+        try:
+            return self._archive().file.infolist()
+        except PermissionError:
+            raise
+        except Exception as error:  # zipfile raises many kinds on damaged data
+            raise ValueError(
+                f"{path} is not a readable zip file ({error}); was it copied or downloaded in full?"
+            ) from None
 
 
 def is_image(name: str) -> bool:
@@ -217,20 +232,13 @@ def _places_in_folder(folder: Path) -> dict[str, list[str]]:
     return {}
 
 
-def _places_in_zip(path: Path) -> tuple[dict[str, list[str]], dict[str, str]]:
+def _places_in_zip(
+    path: Path, infos: Iterable[zipfile.ZipInfo]
+) -> tuple[dict[str, list[str]], dict[str, str]]:
     """The same of a zip; besides, the entries' names as stored, where they differ from the path.
 
     Entries are only ever read into memory, so where a path leads (``..``, ``C:``) does not matter.
     """
-    try:
-        with zipfile.ZipFile(path) as handle:
-            infos = handle.infolist()
-    except PermissionError:
-        raise
-    except Exception as error:  # zipfile raises many kinds on damaged data
-        raise ValueError(
-            f"{path} is not a readable zip file ({error}); was it copied or downloaded in full?"
-        ) from None
     places: dict[str, dict[str, None]] = defaultdict(dict)
     stored = {}
     for info in infos:

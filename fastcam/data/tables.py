@@ -17,6 +17,7 @@ PARTITION_TABLE = "list_eval_partition.txt"
 FIVE_POINT_TABLE = "list_landmarks_align_celeba.txt"
 SPLITS = ("train", "valid", "test")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,10}")  # not str.isdigit, which holds for ² too
+_BLOCK = 128  # rows whose fields are in memory at a time; of all, CelebA's would be a gigabyte
 _NAME_COLUMNS = ("image_id", "image", "image_name", "filename", "file_name", "file", "name")
 
 
@@ -130,18 +131,31 @@ def _parse_rows(
             f"{path}: commas or semicolons between the fields are read like CelebA's spaces",
             stacklevel=4,
         )
-    rows = [(number, _split(line, commas)) for number, line in filled]
+    names: list[str] = []
+    blocks = [np.empty((0, columns), np.int32)]
+    for start in range(0, len(filled), _BLOCK):
+        rows = [(number, _split(line, commas)) for number, line in filled[start : start + _BLOCK]]
+        blocks.append(_integers(path, rows, columns))
+        names += [composed(fields[0]) for _, fields in rows]
+    if len(set(names)) != len(names):
+        seen: set[str] = set()
+        for (number, _), name in zip(filled, names, strict=True):
+            if name in seen:
+                raise ValueError(f"{path}, line {number}: {printable(name)} is listed twice")
+            seen.add(name)
+    return names, np.concatenate(blocks)
+
+
+def _integers(path: Path, rows: list[tuple[int, list[str]]], columns: int) -> np.ndarray:
+    """int32 [N, K]: the values of N rows, each with its line's number."""
     for number, fields in rows:
         if len(fields) != columns + 1:
             raise ValueError(
                 f"{path}, line {number}: expected an image name and {columns} values with blanks"
                 f" between them (and none in the name), got {len(fields)} fields"
             )
-    names = [composed(fields[0]) for _, fields in rows]
     try:
-        wide = np.array([fields[1:] for _, fields in rows], dtype=np.int64).reshape(
-            len(rows), columns
-        )
+        wide = np.array([fields[1:] for _, fields in rows], dtype=np.int64)
         values = wide.astype(np.int32)  # numpy 1 would wrap around without a word
         if not np.array_equal(values, wide):
             raise OverflowError
@@ -153,13 +167,7 @@ def _parse_rows(
                         f"{path}, line {number}: {value!r} is not an integer"
                     ) from None
         raise
-    if len(set(names)) != len(names):
-        seen: set[str] = set()
-        for (number, _), name in zip(rows, names, strict=True):
-            if name in seen:
-                raise ValueError(f"{path}, line {number}: {printable(name)} is listed twice")
-            seen.add(name)
-    return names, values
+    return values
 
 
 def _read_headed(path: Path) -> Table:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import pickle
 import shutil
+import tracemalloc
 import warnings
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,6 +116,26 @@ def test_a_zip_source_works_in_forked_and_pickled_readers(tmp_path: Path) -> Non
     assert pickle.loads(pickle.dumps(source)).read(source.names[0]) == first
 
 
+def test_a_zip_is_opened_once_for_all_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+
+    class Counted(zipfile.ZipFile):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            opened.append(args)
+            super().__init__(*args, **kwargs)
+
+    monkeypatch.setattr(zipfile, "ZipFile", Counted)
+    write_faces(tmp_path, 12, zipped=True)
+    opened.clear()
+    source = ImageSource(tmp_path)
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(source.read, source.names * 20))
+    assert together == [source.read(name) for name in source.names] * 20
+    assert len(opened) == 1
+
+
 def test_without_a_table_the_template_serves_and_says_so(tmp_path: Path) -> None:
     write_faces(tmp_path, landmarks=False)
     with pytest.warns(UserWarning, match=r"all 24 images get the template face.*fastcam landmarks"):
@@ -180,6 +203,30 @@ def test_a_malformed_table_is_named(
     with pytest.raises(ValueError, match=message) as caught:
         CelebA(copy, "train")
     assert "list_" in str(caught.value)
+
+
+def test_long_tables_are_read_without_a_multiple_of_their_size(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    values = rng.choice([-1, 1], (3000, 40))
+    rows = [f"{i:06d}.jpg  " + "  ".join(map(str, row)) for i, row in enumerate(values.tolist(), 1)]
+    path = tmp_path / "list_attr_celeba.txt"
+    head = f"{len(rows)}\n" + " ".join(f"A{i}" for i in range(40))
+    path.write_text("\n".join([head, *rows]))
+    tracemalloc.start()
+    table = read_attributes(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert np.array_equal(table.values, values > 0)
+    assert table.names == [f"{i:06d}.jpg" for i in range(1, 3001)]
+    assert peak < 10 * path.stat().st_size  # with the fields of all rows at once: 17 times
+    for row, wrong, message in (
+        (2000, "002001.jpg 1", "line 2003: .* got 2 fields"),
+        (2000, rows[2000].replace("-1", "x", 1), "line 2003: 'x' is not an integer"),
+        (2999, rows[7], "line 3002: 000008.jpg is listed twice"),
+    ):
+        path.write_text("\n".join([head, *rows[:row], wrong, *rows[row + 1 :]]))
+        with pytest.raises(ValueError, match=message):
+            read_attributes(path)
 
 
 def test_missing_parts_are_named(copy: Path, tmp_path: Path) -> None:
