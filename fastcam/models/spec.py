@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -141,7 +142,13 @@ def passing(size: tuple[int, int]) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, AssertionError) as error:
+        said = str(error).splitlines()[0]
+        why = "too small?"
+        if found := re.search(r"to have (\d+) channels?, but got 3 channels", said):
+            why = (
+                f"it takes {found[1]} channel(s), and images are RGB: begin its forward with "
+                "images[:, :1], or as it makes its channels of RGB"
+            )
         raise ValueError(
-            f"images of {size[0]}x{size[1]} pixels do not pass through the model (too small?): "
-            f"{str(error).splitlines()[0]}"
+            f"images of {size[0]}x{size[1]} pixels do not pass through the model ({why}): {said}"
         ) from None

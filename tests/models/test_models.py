@@ -90,6 +90,9 @@ def test_grid_size() -> None:
         models.grid_size(model, "classifier.1", (32, 32))
     with pytest.raises(ValueError, match="1x1 pixels do not pass"):
         models.grid_size(model, "features.3", (1, 1))
+    grey = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.LazyLinear(1))
+    with pytest.raises(ValueError, match=r"\(it takes 1 channel.*images\[:, :1\].*got 3 channels"):
+        models.grid_size(grey, "0", (8, 8))
 
 
 def _checkpoint() -> Checkpoint:
