@@ -113,24 +113,18 @@ class Balance(WithGroup, nn.Module):
         process_group: Any = None,
     ) -> None:
         super().__init__()
-        pulls = list(pull) if isinstance(pull, Sequence) else [pull]
-        for value in pulls:
-            check.number("pull", value, "finite and >= 0", lambda x: 0 <= x < math.inf)
-        if not pulls:
-            raise ValueError("pull: expected a number or one for each guidance loss, got none")
-        if every is not None:
-            check.number("every", every, "whole and >= 1", lambda x: x >= 1 and x == int(x))
-        check.one_of("sync", sync, get_args(Sync))
+        self.pull = tuple(pull) if isinstance(pull, Sequence) else pull
+        self.every = every
+        self.sync = sync
+        self.process_group = process_group
+        self._check_options()
+        pulls = self._pulls()
         if max(pulls) > STRONG_PULL:
             warnings.warn(
                 f"pull {max(pulls):g}: above {STRONG_PULL:g} guidance outweighs the labels, and "
                 "accuracy may fall; compare with a control (pull 0)",
                 stacklevel=2,
             )
-        self.pull = pull if not isinstance(pull, Sequence) else tuple(pulls)
-        self.every = every
-        self.sync = sync
-        self.process_group = process_group
         self.measured = False  # whether the last call did
         self._calls = 0
         self._ratios: list[Tensor] = []  # 0-d, on the device of its loss; 0: not measured yet
@@ -242,6 +236,7 @@ class Balance(WithGroup, nn.Module):
     def _terms(
         self, label_loss: Tensor, guidance: Any, tap: ActivationTap | None
     ) -> list[tuple[Tensor, ActivationTap]]:
+        self._check_options()
         _check_scalar("label_loss", label_loss)
         if not isinstance(guidance, Iterable):
             raise TypeError(
@@ -281,18 +276,31 @@ class Balance(WithGroup, nn.Module):
 
     def _sum(self, label_loss: Tensor, terms: list[tuple[Tensor, ActivationTap]]) -> Tensor:
         total = label_loss
-        for pull, ratio, (loss, _) in zip(
-            self._pulls(len(terms)), self._ratios, terms, strict=True
-        ):
+        pulls = self._pulls()
+        if not isinstance(self.pull, Sequence):
+            pulls *= len(terms)
+        if len(pulls) != len(terms):
+            raise ValueError(
+                f"pull: expected one number a guidance loss ({len(terms)}), got {pulls}"
+            )
+        for pull, ratio, (loss, _) in zip(pulls, self._ratios, terms, strict=True):
             if pull != 0:  # 0 times what is NaN or infinite is NaN, and a control has no part in it
                 total = total + (pull * ratio).to(loss.dtype) * loss
         return total.to(label_loss.dtype)
 
-    def _pulls(self, count: int) -> list[float]:
-        pulls = [self.pull] * count if not isinstance(self.pull, tuple) else list(self.pull)
-        if len(pulls) != count:
-            raise ValueError(f"pull: expected one number a guidance loss ({count}), got {pulls}")
-        return pulls
+    def _pulls(self) -> list[float]:
+        return list(self.pull) if isinstance(self.pull, Sequence) else [self.pull]
+
+    def _check_options(self) -> None:
+        """In each call, as they may have been set since the last."""
+        pulls = self._pulls()
+        for value in pulls:
+            check.number("pull", value, "finite and >= 0", lambda x: 0 <= x < math.inf)
+        if not pulls:
+            raise ValueError("pull: expected a number or one for each guidance loss, got none")
+        if self.every is not None:
+            check.number("every", self.every, "whole and >= 1", lambda x: x >= 1 and x == int(x))
+        check.one_of("sync", self.sync, get_args(Sync))
 
     def _is_due(self) -> bool:
         if self.every is None:
@@ -372,8 +380,8 @@ def _warn_unmeasured(number: int, layer: str, labels: float, guided: float, loss
     elif guided == 0:
         why = (
             f"guidance loss {number} has no gradient at '{layer}' yet, so it does not count: its "
-            "maps are all dead, or it does not depend on the activations (an InputGradientLoss of "
-            "a ReLU network's logits does not)"
+            "maps are all dead or of one cell, or it does not depend on the activations (an "
+            "InputGradientLoss of a ReLU network's logits does not)"
         )
     elif labels == 0:
         why = (
@@ -474,7 +482,7 @@ def _gradients(
     scales = _HALF_SCALES if activations.dtype == torch.float16 else (1.0,)
     found: list[Tensor | None] = []
     for scale in scales:  # a small float16 gradient would be flushed to zero
-        with _unwatched(weight):
+        with _unwatched(weight), _explained():
             grads = torch.autograd.grad(
                 loss, at, torch.full_like(loss, scale), retain_graph=True, allow_unused=True
             )
@@ -486,6 +494,21 @@ def _gradients(
         if scale == scales[-1] or all(g is None or bool(g.isfinite().all()) for g in precise):
             break
     return found[0], found[1]
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """What to do where a compiled part frees, in its first backward, what a second one needs."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "donated buffer" not in str(error):
+            raise
+        raise ValueError(
+            "label_loss, guidance: what torch.compile made of them goes through one backward "
+            "alone, and Balance takes their gradients before the step's; leave the losses eager, "
+            "or set torch._functorch.config.donated_buffer = False before they are compiled"
+        ) from error
 
 
 @contextmanager

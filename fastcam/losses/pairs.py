@@ -25,6 +25,7 @@ class CamStats:
 
     def __init__(self, status: Tensor | None = None) -> None:
         self._status = status
+        self._device = None if status is None else status.device
         self._counts: tuple[int, int] | None = None
 
     def _count(self) -> tuple[int, int]:
@@ -52,7 +53,8 @@ class CamStats:
     def counts(self) -> tuple[Tensor, Tensor]:
         """(valid, dead) as scalars on the loss's device; nothing waits for it."""
         if self._status is None:
-            return torch.tensor(self._count()[0]), torch.tensor(self._count()[1])
+            valid, dead = (torch.tensor(count, device=self._device) for count in self._count())
+            return valid, dead
         return (self._status & 1).sum(), ((self._status >> 1) & 1).sum()
 
     def __repr__(self) -> str:

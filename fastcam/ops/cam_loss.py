@@ -183,7 +183,6 @@ _OPTION_CHECKS: dict[str, Callable[[Any], None]] = {
 }
 
 
-@lru_cache(maxsize=64, typed=True)
 def _map_loss(name: str, **options: Any) -> MapLoss:
     check.one_of("loss", name, get_args(CamLossName))
     kind, defaults = LOSSES[name]
@@ -202,6 +201,9 @@ def _map_loss(name: str, **options: Any) -> MapLoss:
     return MapLoss(name, options, kind, params)
 
 
+_kept_map_loss = lru_cache(maxsize=64, typed=True)(_map_loss)
+
+
 def map_loss(name: str, **options: Any) -> MapLoss:
     """The loss of this name; an option that is left out has its default.
 
@@ -209,10 +211,12 @@ def map_loss(name: str, **options: Any) -> MapLoss:
         TypeError, ValueError: there is no such loss, it has no such option, or the value does not
             fit.
     """
-    try:
+    if torch.compiler.is_compiling():  # dynamo looks through a cache, and warns of it
         return _map_loss(name, **options)
+    try:
+        return _kept_map_loss(name, **options)
     except TypeError:  # what cannot be hashed fits no option: the check says so
-        return _map_loss.__wrapped__(name, **options)
+        return _map_loss(name, **options)
 
 
 def _by_reference(

@@ -14,6 +14,7 @@ from networks import gradients_of, grids, network, small_cnn
 from networks import images as images_for
 from process_group import SHARES, found_by_all
 from torch import nn
+from torch._functorch import config as functorch
 from torch.distributed import checkpoint
 
 import fastcam
@@ -625,6 +626,45 @@ def test_the_first_call_says_which_loss_has_no_gradient(label, guidance, message
 def test_wrong_options(options, message):
     with pytest.raises(ValueError, match=message):
         Balance(**options)
+
+
+def test_options_may_be_set_between_calls():
+    label, guidance, tap = losses(net64())
+    balance = Balance()
+    balance(label, [(guidance, tap)] * 2)
+    first, second = balance.ratio.tolist()
+    balance.pull = [0.5, 0.25]
+    total = balance.weighed(label, [(guidance, tap)] * 2)
+    torch.testing.assert_close(total, label + (0.5 * first + 0.25 * second) * guidance)
+    for option, value, message in (
+        ("pull", -1.0, "pull: expected a number finite and >= 0, got -1"),
+        ("pull", [1.0, float("nan")], "pull: expected a number finite and >= 0, got nan"),
+        ("every", 0, "every: expected a number whole and >= 1, got 0"),
+        ("sync", "all", "sync: expected one of 'global', 'local'"),
+    ):
+        balance = Balance()
+        setattr(balance, option, value)
+        with pytest.raises(ValueError, match=message):
+            balance(label, guidance, tap)
+
+
+def test_a_compiled_loss_that_frees_its_graph_is_told():
+    compiled = torch.compile(nn.functional.cross_entropy, backend="aot_eager_decomp_partition")
+    labels = torch.arange(6) % 5
+    for donates in (True, False):
+        torch._dynamo.reset()
+        with functorch.patch(donated_buffer=donates), ActivationTap(net64(), "4") as tap:
+            # A step that does not measure, for which the backward is then compiled.
+            compiled(tap.model(X), labels).backward()
+            logits = tap.model(X)
+            guidance = EnergyCamLoss()(logits, tap, REGIONS, 1)
+            label, balance = compiled(logits, labels), Balance()
+            if donates:
+                with pytest.raises(ValueError, match=r"donated_buffer = False before they are"):
+                    balance(label, guidance, tap)
+            else:
+                balance(label, guidance, tap).backward()
+                assert balance.ratio > 0
 
 
 def test_wrong_calls():

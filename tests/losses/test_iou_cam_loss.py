@@ -369,6 +369,15 @@ def test_stats_count_valid_and_dead_maps():
     assert all((p.grad == 0).all() for p in net.parameters() if p.grad is not None)
 
 
+def test_counts_stay_on_their_device(device):
+    stats = CamStats(torch.tensor([[1, 3, 0]], dtype=torch.uint8, device=device))
+    before = stats.counts
+    assert (stats.valid, stats.dead) == (2, 1)  # looked at
+    for one, other in zip(before, stats.counts, strict=True):
+        assert torch.equal(one, other)  # an error on two devices
+        assert other.device == stats.counts[0].device == before[0].device
+
+
 def test_state_pickle_and_copies():
     criterion = IoUCamLoss(0.4, 3.0, "sigmoid", "detach", "autograd", "sum")
     assert criterion.state_dict() == {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from samples import LAYOUTS, SHAPES, make, weights_for
@@ -69,6 +71,16 @@ def test_dynamic_batch(device):
         torch.testing.assert_close(got, wanted)
         for one, other in zip(got_grads, torch.autograd.grad(wanted, leaves), strict=True):
             torch.testing.assert_close(one, other)
+
+
+def test_dynamo_warns_of_nothing():
+    torch._dynamo.reset()
+    torch._dynamo.utils.warn_once_cache.clear()
+    sample = make(SHAPES[2])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Dynamo detected")
+        compiled = torch.compile(F.cam_iou_loss, fullgraph=True, backend="aot_eager")
+        compiled(sample.activations, sample.gradients, sample.regions)
 
 
 @pytest.mark.slow
