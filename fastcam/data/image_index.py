@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -198,8 +199,13 @@ def _split_folders(names: Sequence[str]) -> tuple[list[str] | None, list[list[st
     return None, inner
 
 
+#: The year that COCO's folders have behind the split: train2017, or VOC's: val_2012.
+_YEAR = re.compile(r"[-_ ]?(19|20)\d\d$")
+
+
 def _split_word(folder: str) -> str | None:
-    return SPLIT_WORDS.get(folder.lower()) if not folder.isdigit() else None
+    word = _YEAR.sub("", folder.lower())
+    return SPLIT_WORDS.get(word) if not word.isdigit() else None
 
 
 def _splits(

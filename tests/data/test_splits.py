@@ -86,3 +86,14 @@ def test_the_parts_of_a_cross_validation_are_no_splits(tmp_path: Path, parts: in
     layout = find_layout(tmp_path)
     assert (layout.split, layout.labels) == (None, ("sick",))
     assert find_layout(tmp_path, split="fold").split == "fold"
+
+
+def test_folders_of_splits_may_have_a_year_behind_as_coco_s_have(tmp_path: Path) -> None:
+    for folder in ("train2017", "VAL_2017"):
+        for row in range(20):
+            image_file(tmp_path / "images" / folder / "ab"[row % 2] / f"{row:03}.jpg")
+    index = MaskedFolder(tmp_path).index
+    assert (index.split_by, index.attributes) == ("the folders' names", ["a", "b"])
+    assert sorted(index.splits) == ["train"] * 20 + ["valid"] * 20
+    (tmp_path / "images" / "VAL_2017").rename(tmp_path / "images" / "val_20171")
+    assert MaskedFolder(tmp_path).index.split_by.startswith("a hash of the name")
