@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_faces import write_faces
 
-from fastcam.models import registry
+from fastcam.data import CelebA, PreparedFaces
+from fastcam.models import load_checkpoint, registry
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -99,3 +101,36 @@ def test_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (tmp_path / "seen.png").stat().st_size > 10_000
     mask = np.asarray(Image.open(next((tmp_path).glob("*/masks/writing/*.png"))))
     assert mask.shape == (64, 64) and 0.02 < mask.mean() < 0.4
+
+
+@pytest.mark.slow
+def test_noise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    noise = load("noise")
+    faces = write_faces(tmp_path / "faces", 96)
+    images = PreparedFaces(CelebA(faces, "train", regions=False), 64, fit="face")
+    plain, noisy = (noise.Noisy(images, sigma) for sigma in (0.0, 0.5))
+    seen = torch.stack([plain[i]["image"] for i in range(len(images))])
+    whole = torch.stack([images[i]["image"] for i in range(len(images))])
+    mirrored = (seen == whole.flip(-1)).flatten(1).all(1)
+    assert torch.equal(seen[~mirrored], whole[~mirrored]) and 0 < int(mirrored.sum()) < len(images)
+    added = torch.stack([noisy[i]["image"] for i in range(len(images))]) / 255 - seen / 255
+    spread = added.flatten(1).std(1)
+    assert 0.05 < float(spread.median()) < 0.4 < 0.5 > float(spread.max())
+    assert torch.equal(noisy[3]["image"], noisy[3]["image"])
+    noisy.epoch += 1
+    assert not torch.equal(noisy[3]["image"] / 255 - seen[3] / 255, added[3])
+    table = noise.main(faces, tmp_path / "out", epochs=1, limit=40)
+    assert table.header == [
+        "trained with",
+        "n, β",
+        "σ = 0",
+        *(f"σ = 0.{i}" for i in range(1, 6)),
+        "mean",
+    ]
+    said = [row[0] for row in table.rows if row[0]]
+    assert said == ["clean images", "noisy images"]
+    assert (tmp_path / "out" / "noise.md").read_text() == table.to_markdown()
+    clean, dirty = (load_checkpoint(tmp_path / "out" / n / "model.pt") for n in ("clean", "noisy"))
+    weight = "masks_conv.weight"
+    assert not torch.equal(clean.model.state_dict()[weight], dirty.model.state_dict()[weight])
+    assert table.to_markdown() in capsys.readouterr().out
