@@ -88,7 +88,8 @@ def schedule_of(optimizer: Optimizer, config: TrainConfig, steps: int) -> LRSche
         name = f"schedule: {config.schedule}" if config.schedule != "constant" else "warmup"
         raise ValueError(
             f"{name} needs to know how many batches an epoch has, which this data does"
-            " not say; give the trainer max_steps, or take constant and no warmup"
+            " not say (give the trainer max_steps, or take constant and no warmup), or it has none"
+            " (fewer images than a batch, of which drop_last keeps nothing)"
         )
     rising = min(round(config.warmup * steps), steps - 1)
     after: LRScheduler | None = None
