@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # As kSliver of csrc/regions/grid.h: a cell of which less is covered is not, so that a region drawn
 # as a mask and as rectangles gives the same binary grid.
 _SLIVER = 1e-6
+# What resizing a mask may leave beyond [0, 1]: as of the losses' regions (fastcam.ops.checks).
+_ROUNDING = 1e-3
 
 Masks = TypeVar("Masks", "torch.Tensor", "NDArray[Any]")
 
@@ -34,7 +36,8 @@ def from_masks(masks: Masks, size: int | Sequence[int]) -> Masks:
 
     Args:
         masks: [N, h, w] or [N, T, h, w], a torch tensor on any device or a numpy array: bool, or
-            numbers in [0, 1]. A label map gives one mask a label: ``labels == 3``.
+            numbers in [0, 1] (what resizing leaves beyond, up to 0.001, counts as 0 or 1). A label
+            map gives one mask a label: ``labels == 3``.
         size: (H, W) of the grid, or one number for both: the target layer's height and width.
 
     Returns:
@@ -42,7 +45,7 @@ def from_masks(masks: Masks, size: int | Sequence[int]) -> Masks:
 
     Raises:
         TypeError: no array or tensor, or a size that is no whole number.
-        ValueError: another shape, no pixels, or values beyond [0, 1] (NaN included).
+        ValueError: another shape, no pixels, or values further beyond [0, 1] (NaN included).
     """
     rows, cols = _size(size)
     torch = sys.modules.get("torch")  # who has a tensor has imported it
@@ -68,11 +71,13 @@ def from_masks(masks: Masks, size: int | Sequence[int]) -> Masks:
     shape_alone = not isinstance(values, np.ndarray) and values.is_meta
     if 0 not in values.shape and not shape_alone:
         least, most = float(values.min()), float(values.max())
-        if not (least >= 0 and most <= 1):
+        if not (least >= -_ROUNDING and most <= 1 + _ROUNDING):
             raise ValueError(
                 f"masks: expected values in [0, 1], got {least:g} to {most:g} (of a label map give "
                 "one mask a label, as labels == 3; divide a mask of 0 to 255 by 255)"
             )
+        if least < 0 or most > 1:
+            values = values.clip(0, 1)
     return _on_cells(values, rows, cols)
 
 

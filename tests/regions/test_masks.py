@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from torch import nn
 
 from fastcam.regions import MaskRegion, from_masks, grids
 
@@ -109,6 +110,18 @@ def test_area_is_kept_and_full_is_one() -> None:
     found = from_masks(masks, 13)
     torch.testing.assert_close(found.mean((2, 3)), masks.mean((2, 3)))
     assert torch.equal(from_masks(torch.ones(1, 17, 19), 5).round(decimals=5), torch.ones(1, 5, 5))
+
+
+def test_what_resizing_leaves_beyond_0_and_1() -> None:
+    """As the losses take it: torch's antialiased resize makes 1.0000002 of ones."""
+    ones = torch.ones(2, 1, 300, 260)
+    masks = nn.functional.interpolate(ones, (224, 224), mode="bilinear", antialias=True) + 1e-6
+    assert masks.max() > 1
+    for size in (13, 224):
+        assert (from_masks(masks, size) <= 1).all() and (from_masks(masks.numpy(), size) <= 1).all()
+    assert (from_masks(torch.full((1, 4, 4), -1e-7), 2) == 0).all()
+    with pytest.raises(ValueError, match="got 0 to 1.08"):  # a bicubic one
+        from_masks(torch.tensor([[[0.0, 1.08]]]), 1)
 
 
 def test_no_images_and_strides() -> None:
