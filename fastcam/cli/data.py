@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from fastcam.cli.options import Data, Processes, Regions, Seed, typer
+from fastcam.cli.options import Faces, Processes, Regions, Seed, typer
 
 
 def init(
@@ -105,7 +105,7 @@ def synth(
 
 
 def landmarks(
-    data: Data,
+    data: Faces,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Table to write [DATA/landmarks68.npz].")
     ] = None,
@@ -123,9 +123,15 @@ def landmarks(
     """
     from fastcam._util.claim import claim
     from fastcam.data import ImageSource
+    from fastcam.data.folder import is_celeba
     from fastcam.data.landmarks import LANDMARK_TABLE
     from fastcam.regions.detect import detect_landmarks
 
+    if data.is_dir() and not is_celeba(data):
+        raise ValueError(
+            f"{data} is not in CelebA's layout, in which faces have landmarks; docs/data.md has the"
+            " lines that bring photos of your own into it"
+        )
     target, source = out or data / LANDMARK_TABLE, ImageSource(data)
     with claim(target, folder=False):
         detect_landmarks(source, target, predictor=predictor, workers=workers)

@@ -42,6 +42,15 @@ Data = Annotated[
         "`fastcam synth` makes one.",
     ),
 ]
+Faces = Annotated[
+    Path,
+    typer.Argument(
+        callback=_folder,
+        help="Folder of faces in CelebA's layout: img_align_celeba/ or img_align_celeba.zip, "
+        "list_attr_celeba.txt, list_eval_partition.txt. docs/data.md has the lines that bring "
+        "photos of your own into it.",
+    ),
+]
 Start = Annotated[Path, typer.Argument(help="Checkpoint, as `fastcam train` writes it (model.pt).")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder that the results go into.")]
 Landmarks = Annotated[

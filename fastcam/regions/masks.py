@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fastcam._util import checks as check
 from fastcam._util.names import did_you_mean
+from fastcam.regions.region import REGION_NAMES
 
 if TYPE_CHECKING:
     import torch
@@ -128,6 +129,8 @@ class MaskRegion:
             if name not in known:
                 hint = did_you_mean(name, known)
                 listed = f"it has: {', '.join(known)}" if known else "it has none"
+                if name in REGION_NAMES:
+                    listed += "; parts of faces are regions of data in CelebA's layout alone"
                 raise ValueError(f"this data has no region {name!r}{hint}; {listed}")
         return cls(names, tuple(known.index(name) for name in names))
 

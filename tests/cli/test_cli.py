@@ -237,6 +237,7 @@ def test_version_info_and_overview(capsys: pytest.CaptureFixture[str]) -> None:
         (["synth", "OUT", "--cooccurrence", "A=B"], "--cooccurrence: expected A:B=p, got 'A=B'"),
         (["synth", "OUT", "-n", "0"], "num_images"),
         (["landmarks", "DATA/nowhere"], "nowhere is not a folder"),
+        (["landmarks", "DATA/img_align_celeba"], "is not in CelebA's layout, in which faces have"),
         (["landmarks", "MODEL"], "model.pt is a file; expected the folder of a data set"),
         (["train", "MODEL"], "model.pt is a file; expected the folder of a data set"),
         (["evaluate", "DATA", "MODEL", "-a", "Lips"], "the data folder comes last, after the"),

@@ -239,6 +239,8 @@ def test_what_is_missing_is_said(data: Path, tmp_path: Path) -> None:
         MaskedFolder(data, regions=tmp_path / "images")
     with pytest.raises(ValueError, match=r"this data has no region 'wing'; it has: masks"):
         open_folder(data).region("wing")
+    with pytest.raises(ValueError, match=r"no region 'mouth'.*: masks; parts of faces are regions"):
+        open_folder(data).region("mouth")
     with pytest.raises(ValueError, match="landmarks: expected none"):
         open_folder(data, landmarks=tmp_path)
 

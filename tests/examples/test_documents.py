@@ -60,6 +60,30 @@ def test_the_readme_s_cutout_hides_all_but_the_mask() -> None:
     assert not changed[mask].any() and changed[~mask].all()
 
 
+def test_photos_are_brought_into_the_layout_of_faces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image
+
+    from fastcam.data import open_folder
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos" / "more").mkdir(parents=True)
+    rows = ["photo,lipstick,makeup"]
+    for i in range(20):
+        name = f"more/IMG {i}.png"
+        Image.new("RGB", (40 + i, 50)).save(tmp_path / "photos" / name)
+        rows.append(f"{name},{i % 2},{int(i > 4)}")
+    (tmp_path / "photos" / "people.csv").write_text("\n".join(rows))
+    (shown,) = (b for b in blocks(ROOT / "docs" / "data.md", "python") if "people.csv" in b)
+    exec(compile(shown, "data.md", "exec"), {})
+    folder = open_folder(tmp_path / "faces")
+    assert folder.attributes == ["lipstick", "makeup"] and "mouth" in folder.regions
+    counts = [len(folder.images(split)) for split in ("train", "valid", "test")]
+    assert counts == [16, 2, 2]
+    assert folder.images("train").labels.sum(0).tolist() == [8, 11]
+
+
 @pytest.mark.slow
 def test_the_compiled_trunk_of_the_loop_s_document_trains(monkeypatch: pytest.MonkeyPatch) -> None:
     import torchvision
