@@ -177,9 +177,12 @@ def regions(tensor: Tensor, activations: Tensor, pairs: Sequence[int]) -> Tensor
         wanted = f"[{batch},{targets},{height},{width}]"
         if targets == 1:
             wanted += f" or [{batch},{height},{width}]"
+        advice = ""
+        if full.shape[2:] != (height, width):
+            advice = f"; fastcam.regions.from_masks(masks, ({height}, {width})) makes them of masks"
         raise ValueError(
             f"regions: expected shape {wanted} (N, T of gradients and H, W of activations), "
-            f"got {_shape(tensor)}"
+            f"got {_shape(tensor)}{advice}"
         )
     same_device("regions", tensor, activations)
     return full
