@@ -226,10 +226,12 @@ def cam_iou_loss(activations: Tensor, gradients: Tensor, regions: Tensor, **opti
 
 def tone_curve(mask: Tensor, n: float = 1.0, beta: float = 0.0) -> Tensor:
     """See :func:`fastcam.functional.tone_curve`."""
+    given = mask.dtype
+    mask = mask.to(_arithmetic_dtype(mask))
     below = mask < 0.5
     x = torch.where(below, mask, 1 - mask) / 0.5
     part = torch.where(x < 0, 0, x) ** n / 2  # a mask beyond [0, 1] counts as 0 or 1
-    return (1 + beta) * torch.where(below, part, 1 - part) - beta
+    return ((1 + beta) * torch.where(below, part, 1 - part) - beta).to(given)
 
 
 def _tone_curve_of_logits(logits: Tensor, n: float, beta: float) -> Tensor:
@@ -274,5 +276,7 @@ def attend_conv1x1(
 ) -> tuple[Tensor, Tensor]:
     """See :func:`fastcam.functional.attend_conv1x1`; this one holds L."""
     channels = features.shape[1]
+    dtype = torch.promote_types(torch.promote_types(features.dtype, weight.dtype), bias.dtype)
+    features, weight, bias = (tensor.to(dtype) for tensor in (features, weight, bias))
     logits = nnf.conv2d(features, weight[..., None, None], bias)
     return attend(features, logits.unflatten(1, (-1, channels)), n, beta, pool=True)

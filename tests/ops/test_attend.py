@@ -72,6 +72,14 @@ def test_tone_curve_is_the_equation(n, beta, dtype, device):
     assert got.shape == mask.shape
 
 
+@pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16), ids=str)
+def test_the_reference_rounds_once(dtype, device):
+    """It runs where there are no kernels: float32 in between, as in them."""
+    mask = torch.linspace(0, 1, 257, device=device, dtype=dtype)
+    wanted = reference.tone_curve(mask.double(), 3.0, 2.0).to(dtype)
+    assert torch.equal(reference.tone_curve(mask, 3.0, 2.0), wanted)
+
+
 def test_tone_curve_special_settings(device):
     mask = torch.rand(3, 5, device=device)
     torch.testing.assert_close(F.tone_curve(mask), mask)
@@ -263,6 +271,14 @@ def test_strides_and_mixed_dtypes(device):
     torch.testing.assert_close(F.attend(strided_f, strided_l, 3.0)[0], wanted)
     mixed, l1 = F.attend(features.half(), logits, 3.0)
     assert mixed.dtype == torch.float32 and l1.dtype == torch.float32
+    channels = features.shape[1]
+    weight = torch.randn(2 * channels, channels, device=device, dtype=torch.float64)
+    given = features.half(), weight, weight[:, 0].float()
+    for got, of_reference in zip(
+        F.attend_conv1x1(*given), reference.attend_conv1x1(*given), strict=True
+    ):
+        assert got.dtype == torch.float64
+        torch.testing.assert_close(got, of_reference)
 
 
 @pytest.mark.parametrize("shape", ((0, 3, 4, 5, 5), (2, 0, 4, 5, 5), (2, 3, 0, 5, 5)))
