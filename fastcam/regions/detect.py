@@ -238,7 +238,7 @@ class _Parts:
         seen: set[str] = set()
         unique = []
         for table in tables:  # two runs at once may have searched the same image
-            fresh = _absent(table.name, seen)
+            fresh = [name for name in table.name.tolist() if name not in seen]
             seen.update(fresh)
             unique.append(table.select(fresh))
         found = LandmarkTable.concatenate(unique)
