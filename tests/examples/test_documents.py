@@ -42,6 +42,25 @@ def test_the_readme_s_loop_trains() -> None:
     assert all(p.grad is not None for p in names["model"].parameters())
 
 
+def test_the_maps_are_measured_as_the_loop_s_document_does() -> None:
+    import torchvision
+
+    (shown,) = (b for b in blocks(ROOT / "docs" / "loop.md", "python") if "CamIoU" in b)
+    torch.manual_seed(0)
+    model = torchvision.models.alexnet(num_classes=40)
+    regions = torch.rand(3, 13, 13)
+    regions[2] = 0
+    names: dict[str, Any] = {"torch": torch, "fastcam": fastcam, "model": model}
+    names["valid_loader"] = [(torch.randn(3, 3, 224, 224), torch.ones(3, 40), regions)] * 2
+    names["looking"] = fastcam.ActivationTap(model, "features.11")
+    with torch.no_grad():
+        exec(compile(shown, "loop.md", "exec"), names)
+    maps = names["maps"][:2, 0]
+    wanted = ((maps * regions[:2]).sum((1, 2)) / maps.sum((1, 2))).mean()
+    torch.testing.assert_close(names["energy"].compute(), wanted)
+    assert names["iou"].count == 4
+
+
 def test_the_readme_s_cutout_hides_all_but_the_mask() -> None:
     from torchvision import tv_tensors
 
