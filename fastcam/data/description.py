@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fastcam._util.names import printable
-from fastcam.data.decoding import image_size
+from fastcam.data.decoding import decode_pixels, image_size
 from fastcam.data.folder import FaceFolder, MaskedFolder, is_celeba
 from fastcam.data.image_index import read_index
 from fastcam.data.layout import CONFIG, FolderLayout
@@ -21,6 +21,8 @@ from fastcam.data.tables import SPLITS
 _LOOKED_AT = 50
 #: Labels and classes that are listed one by one.
 _LISTED = 12
+# Values of 12 bits in files of 16 are at most this of 255.
+_DARK = 16
 # With fewer images of a kind than this in a split, its numbers say little.
 _FEW = 10
 
@@ -142,6 +144,8 @@ def _labels(folder: MaskedFolder) -> str:
 def _absent(folder: MaskedFolder, by_split: dict[str, int]) -> list[str]:
     index, layout = folder.index, folder.layout
     found = [f"there is no image to {_USE[split]}" for split, n in by_split.items() if not n]
+    if by_split["valid"] and not by_split["test"]:
+        found[-1] += "; `fastcam evaluate --split valid` judges the validation images"
     if index.unlabelled:
         first = printable(index.unlabelled[0])
         found.append(f"{len(index.unlabelled)} images have no label ({first}, …) and are left out")
@@ -159,8 +163,26 @@ def _absent(folder: MaskedFolder, by_split: dict[str, int]) -> list[str]:
             "masks: without them networks can be trained and judged, not guided. Put a PNG named"
             " after each image into masks/, or into a folder for each region there"
         )
+    if _dark(folder, layout):
+        found.append(
+            f"light: in the images that were looked at no value is above {_DARK} of 255. Are they"
+            " of 12 bits in files of 16? Stretch them first, or networks see hardly anything"
+        )
     found += _misfits(folder, layout)
     return found
+
+
+def _dark(folder: MaskedFolder, layout: FolderLayout) -> bool:
+    """Whether some of the images are all nearly black."""
+    names = folder.index.names
+    for name in names[:: max(1, len(names) // _LOOKED_AT)]:
+        data = (folder.root / layout.images / name).read_bytes()
+        try:
+            if decode_pixels(data, name).max() > _DARK:
+                return False
+        except ValueError:  # a damaged one, which training names
+            return False
+    return True
 
 
 def _misfits(folder: MaskedFolder, layout: FolderLayout) -> list[str]:

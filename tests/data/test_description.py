@@ -56,6 +56,26 @@ def test_masks_that_show_nothing_are_told_of(tmp_path: Path) -> None:
     assert not [m for m in describe(tmp_path).missing if "masks" in m]
 
 
+def test_images_that_are_nearly_black_are_told_of(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for row in range(20):
+        path = tmp_path / "ab"[row % 2] / f"{row:02}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 4096, (9, 8), dtype=np.uint16)).save(path)
+    (said,) = [m for m in describe(tmp_path).missing if m.startswith("light")]
+    assert "no value is above 16 of 255. Are they of 12 bits in files of 16?" in said
+    (tmp_path / "a" / "02.png").write_bytes(path.read_bytes()[:80])  # cut short: training says so
+    Image.fromarray(np.full((9, 8), 9000, np.uint16)).save(tmp_path / "a" / "00.png")
+    assert not [m for m in describe(tmp_path).missing if m.startswith("light")]
+
+
+def test_data_without_test_images_is_judged_on_those_that_validate(tmp_path: Path) -> None:
+    for row in range(20):
+        image_file(tmp_path / ("train" if row < 12 else "val") / "ab"[row % 2] / f"{row:02}.png")
+    told = "there is no image to test with; `fastcam evaluate --split valid` judges the validation"
+    assert told in str(describe(tmp_path))
+
+
 def test_regions_that_a_person_named_stay(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
