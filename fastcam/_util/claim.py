@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import shlex
 import socket
 import sys
+import tempfile
+import warnings
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +18,9 @@ from pathlib import Path
 from fastcam._util.files import WriteError, make_folder, remove_leftovers
 
 LOCK = ".fastcam.lock"
+
+# How a file system without locks answers; on clusters some have none.
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 _held: set[Path] = set()
 
@@ -34,7 +40,8 @@ def claim(target: str | Path, *, folder: bool = True) -> Iterator[None]:
 
     The lock is the system's (``flock``, through :mod:`filelock`, which torch brings along): it ends
     with the process, however that ends. The lock file is removed at the end, and so are folders
-    that were made for it and stayed empty.
+    that were made for it and stayed empty. Where the file system has no locks, a warning says that
+    others are not kept away: a file in place of a lock would outlive a killed process.
 
     Args:
         target: a folder, which is made if missing; or a file, or the common beginning of several,
@@ -55,7 +62,14 @@ def claim(target: str | Path, *, folder: bool = True) -> Iterator[None]:
         make_folder(home)
         lock = FileLock(path, timeout=0)
         try:
-            lock.acquire()
+            if _has_locks(home):
+                lock.acquire()
+            else:
+                warnings.warn(
+                    f"the file system of {home} has no locks: nothing keeps a second run from"
+                    " writing there meanwhile",
+                    stacklevel=3,
+                )
         except Timeout:
             raise InUseError(
                 f"{target} is being written by {_holder(path)}; wait for it, or name another place"
@@ -82,6 +96,16 @@ def claim(target: str | Path, *, folder: bool = True) -> Iterator[None]:
                 empty.rmdir()
             except OSError:
                 break
+
+
+def _has_locks(folder: Path) -> bool:
+    """Whether files in a folder can be locked; of other failures the lock itself tells."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in _NO_LOCKS
+    return True
 
 
 def _describe() -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -337,6 +339,23 @@ def test_another_process_is_named_and_holds_nothing_once_it_is_killed(tmp_path: 
     assert (tmp_path / LOCK).exists()
     with claim(tmp_path):
         pass
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_where_the_file_system_has_no_locks_a_killed_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def flock(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    (tmp_path / LOCK).write_text("process 1 on another machine")  # was killed
+    with (
+        pytest.warns(UserWarning, match=f"file system of {tmp_path} has no locks"),
+        claim(tmp_path),
+    ):
+        assert f"process {os.getpid()} on " in (tmp_path / LOCK).read_text()
     assert not list(tmp_path.iterdir())
 
 
