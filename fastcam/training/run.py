@@ -13,7 +13,10 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
-from lightning.pytorch.plugins.environments import TorchElasticEnvironment
+from lightning.pytorch.plugins.environments import (
+    LightningEnvironment,
+    TorchElasticEnvironment,
+)
 from torch import nn
 
 from fastcam._util.claim import claim
@@ -197,10 +200,10 @@ def _train(
     callbacks.append(ResumeCheckpoint(resume, minutes, history, processes, ending))
     if progress is not None:
         callbacks.append(ProgressReport(progress, history))
-    environment: list[Any] = []
+    # Or Lightning takes the tasks of a job of Slurm's for processes of this run.
+    torchrun = processes.count > 1 or TorchElasticEnvironment.detect()
+    environment = TorchElasticEnvironment() if torchrun else LightningEnvironment()
     dropout: AbstractContextManager[None] = nullcontext()
-    if processes.count > 1:
-        environment = [TorchElasticEnvironment()]
     if processes.count * config.accumulate > 1:
         dropout = shared_dropout(checkpoint.model, task.share)
         _warn_of_batch_norm(checkpoint.model, config.accumulate)
@@ -214,7 +217,7 @@ def _train(
             precision=_PRECISIONS[config.precision],
             max_epochs=_passes(config, batches),
             callbacks=callbacks,
-            plugins=[AtomicCheckpointIO(task), *environment],
+            plugins=[AtomicCheckpointIO(task), environment],
             logger=False,
             enable_checkpointing=True,
             enable_progress_bar=False,

@@ -150,6 +150,18 @@ def test_the_seed_decides_everything(data: Path, tmp_path: Path) -> None:
     assert not same_weights(runs[0], runs[2])
 
 
+def test_tasks_of_a_slurm_job_are_no_processes_of_the_run(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"JOB_ID": 1, "JOB_NAME": "train", "NTASKS": 4, "PROCID": 0}.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    one = train(run_config(data, epochs=1), tmp_path / "a")
+    monkeypatch.setenv("SLURM_PROCID", "3")  # each task its own run
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "4")
+    other = train(run_config(data, epochs=1), tmp_path / "b")
+    assert same_weights(one.checkpoint, other.checkpoint)
+
+
 def test_early_stopping_keeps_the_best_epoch(data: Path, tmp_path: Path) -> None:
     result = train(run_config(data, epochs=40, patience=2, lr=0.3), tmp_path)
     losses = [r["valid/loss"] for r in read_history(result.history) if "valid/loss" in r]
