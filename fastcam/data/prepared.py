@@ -58,6 +58,7 @@ class Prepared(Labelled, Dataset[Sample]):
     """A split as squares of the training size: what faces and other images have in common.
 
     Attributes:
+        split: the images that these are some of, as they are stored.
         rows: which images of the split these are, N of them, in this order.
         size, fit: see :class:`FitSquare`.
         attributes, exclusive, names, labels: of these images, see
@@ -75,7 +76,7 @@ class Prepared(Labelled, Dataset[Sample]):
         self.attributes, self.exclusive = images.attributes, images.exclusive
         self.names = [images.names[i] for i in self.rows]
         self.labels = images.labels[self.rows]
-        self._split, self._fit = images, FitSquare(size, fit)
+        self.split, self._fit = images, FitSquare(size, fit)
         self._cache: MemoryCache | None = None
 
     @property
@@ -166,7 +167,7 @@ class Prepared(Labelled, Dataset[Sample]):
 
     def region(self, text: str) -> AnyRegion:
         """A region by its text; ValueError for one that the data do not have."""
-        return self._split.region(text)
+        return self.split.region(text)
 
 
 class PreparedFaces(Prepared):

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -100,6 +100,10 @@ class Subject:
     def images(self, rows: Sequence[int]) -> list[np.ndarray]:
         """Some of the images, uint8 [S, S, 3] each."""
         return _pixels(self.faces, rows)
+
+    def some(self, rows: Sequence[int]) -> Prepared:
+        """These images of the test split, which may be others than ``faces``."""
+        return prepared(self.checkpoint, self.faces.split, indices=rows, cache=False)
 
     def covered(self, region: str, rows: Sequence[int]) -> np.ndarray:
         """The share of each cell that a region covers: float32 [N, h, w]."""
@@ -214,23 +218,27 @@ class Studio:
             held = self._subjects.get(key)
             # Where the file is gone, what was opened is all there is.
             if held is None or stamp not in (held[0], None):
-                held = stamp, self._opened(path, data)
+                held = stamp, self._opened(path, data, anew=held is not None)
                 self._subjects[key] = held
                 while len(self._subjects) > _HELD:
                     self._subjects.popitem(last=False)
             self._subjects.move_to_end(key)
             return held[1]
 
-    def _opened(self, path: Path, data: Path) -> Subject:
-        checkpoint, folder = load_checkpoint(path), open_folder(data)
+    def _opened(self, path: Path, data: Path, anew: bool) -> Subject:
+        checkpoint = load_checkpoint(path)
+        # What a fine-tuning has made takes the same images: to read a folder takes a second.
+        for _, held in [] if anew else reversed(self._subjects.values()):
+            if held.data == data and _takes(held.checkpoint) == _takes(checkpoint):
+                return replace(held, path=path, checkpoint=checkpoint, cells=_cells(checkpoint))
+        folder = open_folder(data)
         faces = prepare_split(
             checkpoint, folder, "test", regions=folder.regions, limit=self.config.survey_images,
             cache=False,
         )  # fmt: skip
-        side = checkpoint.preprocessing.size
-        cells = grid_size(checkpoint.model, checkpoint.spec, (side, side))
         template = hasattr(faces, "faces")
-        return Subject(path, data, checkpoint, faces, cells, tuple(folder.regions), template)
+        regions = tuple(folder.regions)
+        return Subject(path, data, checkpoint, faces, _cells(checkpoint), regions, template)
 
     def of(self, session: Session) -> Subject:
         """What a session looks at; it gets an attribute if it has none yet."""
@@ -277,14 +285,7 @@ class Studio:
     def images(self, job: Job, rows: Sequence[int]) -> list[np.ndarray]:
         """Test images of a fine-tuning, uint8 [S, S, 3] each; not only of the first ones."""
         start, data = _of(job)
-        faces = self._some(self.subject(start, data).checkpoint, data, rows)
-        return _pixels(faces, range(len(rows)))
-
-    def _some(self, checkpoint: Checkpoint, data: Path, rows: Sequence[int]) -> Prepared:
-        """These images of the test split, at the size of a network."""
-        folder = open_folder(data)
-        found = folder.images("test", checkpoint.attributes, folder.regions)
-        return prepared(checkpoint, found, indices=rows, cache=False)
+        return _pixels(self.subject(start, data).some(rows), range(len(rows)))
 
     # --- jobs -------------------------------------------------------------------------------------
 
@@ -357,8 +358,8 @@ class Studio:
             CONTROL: checkpoint_of(job.folder, CONTROL),
             AFTER: checkpoint_of(job.folder, AFTER),
         }
+        few = self.subject(start, data).some(rows)
         models = {name: self.subject(path, data).checkpoint for name, path in paths.items()}
-        few = self._some(models[BEFORE], data, rows)
         return self.alone(lambda: explain_dataset(models, few, range(len(rows)), recipe.attribute))
 
     def discard(self, session: Session, job: Job) -> None:
@@ -408,6 +409,17 @@ class Studio:
         job = Job.make(self.home.attention, "start", arguments)
         job.start()
         return job
+
+
+def _takes(checkpoint: Checkpoint) -> tuple[object, ...]:
+    """What tells which images of a folder a network takes, and how."""
+    wanted = checkpoint.preprocessing
+    return list(checkpoint.attributes), checkpoint.exclusive, wanted.size, wanted.fit
+
+
+def _cells(checkpoint: Checkpoint) -> tuple[int, int]:
+    side = checkpoint.preprocessing.size
+    return grid_size(checkpoint.model, checkpoint.spec, (side, side))
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

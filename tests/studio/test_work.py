@@ -9,6 +9,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from tiny_runs import same_weights
 from tiny_studio import write_subject
 
 from fastcam import cli
+from fastcam.data import open_folder
 from fastcam.data.landmarks import LANDMARK_TABLE
 from fastcam.evaluation import evaluate, predict
 from fastcam.evaluation.splits import prepare_split
@@ -215,6 +217,32 @@ def test_pictures_of_any_test_image(tuned: Job, subject: tuple[Path, Path], tmp_
     shown = studio.judged_faces(job, LIPS, [12, 2])
     assert [f.caption for f in shown] == [faces.names[12], faces.names[2]]
     assert set(shown[0].cams) == {BEFORE, CONTROL, AFTER}
+
+
+def test_the_networks_of_a_fine_tuning_share_their_images(
+    tuned: Job, subject: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large folder is not read again for each of them, nor for each of a page's pictures."""
+    opened: list[Path] = []
+
+    def counted(data: Path) -> Any:
+        opened.append(data)
+        return open_folder(data)
+
+    monkeypatch.setattr("fastcam.studio.core.open_folder", counted)
+    own = shutil.copyfile(subject[1], tmp_path / "model.pt")
+    home = Home.open(tmp_path / "s")
+    studio = Studio(home, StudioConfig(), StartConfig(), [(subject[0], own)])
+    data = subject[0].resolve()
+    session = Session.open(studio.home, new_id())
+    job = _copy(tuned, session)
+    assert len(studio.judged_faces(job, LIPS, [12, 2])) == len(studio.images(job, [12, 2])) == 2
+    after = studio.subject(checkpoint_of(job.folder, AFTER), data)
+    assert after.faces is studio.subject(own.resolve(), data).faces
+    assert len(opened) == 1
+    shutil.copyfile(checkpoint_of(job.folder, AFTER), own)  # another network: read anew
+    assert studio.subject(own.resolve(), data).faces is not after.faces
+    assert len(opened) == 2
 
 
 def test_faces_without_landmarks_are_counted(subject: tuple[Path, Path], tmp_path: Path) -> None:
