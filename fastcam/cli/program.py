@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 from fastcam._util.files import describe
@@ -76,8 +76,17 @@ def _one_line(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words)
 
 
-def _note(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"fastcam: note: {_one_line(str(message))}", file=sys.stderr)
+def _noted() -> Callable[..., None]:
+    """Prints a warning in one line, and the same one once a command."""
+    said: set[str] = set()
+
+    def note(message: Warning | str, *_: Any, **__: Any) -> None:
+        line = _one_line(str(message))
+        if line not in said:
+            said.add(line)
+            print(f"fastcam: note: {line}", file=sys.stderr)
+
+    return note
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -92,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         with warnings.catch_warnings(), sigterm_raises():
-            warnings.showwarning = _note
+            warnings.showwarning = _noted()
             code = app(args=arguments, prog_name="fastcam", standalone_mode=False)
     except KeyboardInterrupt:
         code = INTERRUPTED

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from tiny_faces import ATTRIBUTES, MODEL, TinyNet, write_faces
 import fastcam
 import fastcam.data
 from fastcam import cli
+from fastcam.cli import program
 from fastcam.models import Checkpoint, load_checkpoint, save_checkpoint
 from fastcam.models.checkpoint import Preprocessing
 from fastcam.training import TrainConfig
@@ -51,6 +53,20 @@ def model(tmp_path: Path) -> Path:
 
 def _run(*arguments: object) -> int:
     return cli.main([str(a) for a in arguments])
+
+
+def test_a_note_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def verb(**_: object) -> None:
+        warnings.simplefilter("always")
+        for text in ("one", "two", "one"):
+            warnings.warn(text, stacklevel=1)
+
+    monkeypatch.setattr(program, "app", verb)
+    for _ in range(2):  # of each command
+        assert _run("train") == 0
+        assert capsys.readouterr().err == "fastcam: note: one\nfastcam: note: two\n"
 
 
 def test_train_finetune_evaluate_explain(
