@@ -86,6 +86,7 @@ def claim(target: str | Path, *, folder: bool = True) -> Iterator[None]:
                 path.write_text(_describe(), encoding="utf-8", errors="backslashreplace")
             yield
         finally:
+            remove_leftovers(home)  # of another machine, which were not old at the beginning
             with contextlib.suppress(OSError):
                 path.unlink()  # while it is held: who waits for it sees that it has no name left
             lock.release()

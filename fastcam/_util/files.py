@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import socket
 import stat
 import time
 import uuid
@@ -23,6 +24,8 @@ COMMENT = f"<!-- {MARK} -->"  # in Markdown and HTML
 
 #: Names of the files that are being written.
 LEFTOVERS = ".fastcam-*.tmp"
+# Seconds for which nothing was written to such a file, and nothing will be.
+_OLD = 600
 
 Ours = Callable[[Path], bool]
 
@@ -225,7 +228,8 @@ def write_atomic(
     path = Path(path)
     check_target(path, ours)
     make_folder(path.parent)
-    temporary = path.with_name(f".fastcam-{os.getpid()}-{uuid.uuid4().hex[:12]}.tmp")
+    maker = f"{os.getpid()}-{uuid.uuid4().hex[:12]}-{socket.gethostname()}"
+    temporary = path.with_name(f".fastcam-{maker}.tmp")
     try:
         _fill(temporary, write, sync)
         os.replace(temporary, path)
@@ -266,17 +270,29 @@ def _fill(temporary: Path, write: Callable[[BinaryIO], object], sync: bool) -> N
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files of :func:`write_atomic` in a folder whose process was killed."""
+    """Remove temporary files of :func:`write_atomic` in a folder whose process was killed.
+
+    Of another machine's process that cannot be told: its file goes when it is old.
+    """
     for path in folder.glob(LEFTOVERS):
         with contextlib.suppress(OSError, ValueError):
-            pid = int(path.name.split("-")[1])
-            try:
-                os.kill(pid, 0)
-            except ProcessLookupError:
+            _, number, _, *machine = path.stem.split("-", 3)
+            written = path.stat().st_mtime
+            if machine and machine != [socket.gethostname()]:
+                gone = time.time() - written > _OLD
+            else:
+                gone = _gone(int(number), written)
+            if gone:
                 path.unlink()
-            else:  # in a container that is started again the numbers are the same
-                if _began(pid) > path.stat().st_mtime + 1:
-                    path.unlink()
+
+
+def _gone(pid: int, written: float) -> bool:
+    """Whether the process that wrote something then, on this machine, has ended."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return _began(pid) > written + 1  # in a container that is started again numbers are the same
 
 
 def _began(pid: int) -> float:

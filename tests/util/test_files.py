@@ -9,12 +9,13 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -101,6 +102,32 @@ def test_leftovers_of_killed_processes_are_removed_and_no_others(tmp_path: Path)
         os.utime(alive, (1e9, 1e9))
         with claim(tmp_path):
             assert not alive.exists()
+
+
+def test_what_another_machine_is_writing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two nodes of a cluster that write into one folder, whose numbers of processes are others."""
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+
+    def meanwhile(file: BinaryIO) -> None:
+        file.write(b"whole")
+        with monkeypatch.context() as here:
+            here.setattr(socket, "gethostname", lambda: "node-2.cluster")
+            with claim(tmp_path / "b", folder=False):
+                pass
+
+    with monkeypatch.context() as there:
+        there.setattr(os, "getpid", lambda: done.pid)
+        write_atomic(tmp_path / "a", meanwhile)
+    assert _content(tmp_path) == {"a": b"whole"}
+    killed = tmp_path / f".fastcam-{done.pid}-0-node-2.cluster.tmp"
+    killed.write_text("half")
+    with claim(tmp_path):
+        assert killed.exists()
+        os.utime(killed, (1e9, 1e9))
+    assert not killed.exists()
 
 
 @contextlib.contextmanager
