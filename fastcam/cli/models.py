@@ -27,13 +27,18 @@ def layers(
     Example: `fastcam layers alexnet --size 128`
     """
     from fastcam.models import build, layer_table, load_checkpoint, spec_of
-    from fastcam.models.checkpoint import Preprocessing
+    from fastcam.models.checkpoint import WEIGHTS_ALONE, Preprocessing
     from fastcam.models.registry import is_model_name, options_for
     from fastcam.models.weights import is_file_name
     from fastcam.report import Table
 
     if not is_model_name(model) and is_file_name(model):
-        checkpoint = load_checkpoint(model)
+        try:
+            checkpoint = load_checkpoint(model)
+        except ValueError as error:  # the layers are the same with any weights
+            said = str(error).removesuffix(WEIGHTS_ALONE)
+            name = "" if said == str(error) else ", or the name of the network in place of the file"
+            raise ValueError(f"{said}{name}") from None
         network, spec = checkpoint.model, checkpoint.spec
         side = size or checkpoint.preprocessing.size
     else:

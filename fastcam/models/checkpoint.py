@@ -207,7 +207,7 @@ def _inner(model: nn.Module) -> nn.Module:
 
 
 # What is said of a file that holds a plain state dict.
-_WEIGHTS_ALONE = (
+WEIGHTS_ALONE = (
     ", or say whose weights these are: --arch NAME --arch-attributes A,B,C (the network, and what "
     "its scores judge; --arch-classes A,B,C of classes of which an image has one)"
 )
@@ -258,14 +258,14 @@ def _loaded(path: str | Path, architecture: Architecture | None) -> Checkpoint:
     try:
         payload = read_torch_file(path)
     except NotATorchFile as error:
-        alone = _WEIGHTS_ALONE if "safetensors" in str(error) else ""
+        alone = WEIGHTS_ALONE if "safetensors" in str(error) else ""
         raise ValueError(
             f"{path} is no readable checkpoint: it {error}; {expected}{alone}"
         ) from None
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         raise ValueError(
             f"{path} is no fastcam checkpoint: it {_foreign(payload, path)}; {expected}"
-            + (_WEIGHTS_ALONE if weights_in(payload) is not None else "")
+            + (WEIGHTS_ALONE if weights_in(payload) is not None else "")
         )
     version = payload.get("version")
     if isinstance(version, int) and version > VERSION:

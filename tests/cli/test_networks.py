@@ -65,6 +65,14 @@ def test_weights_alone_are_fine_tuned_evaluated_and_explained(
     assert "with 1 scores: classifier.3.weight has shape (3, 24)" in capsys.readouterr().err
 
 
+def test_of_weights_alone_the_layers_are_those_of_their_network(
+    weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run("layers", weights) == 2
+    said = capsys.readouterr().err
+    assert "or the name of the network in place of the file" in said and "--arch" not in said
+
+
 def test_weights_alone_of_a_classifier_of_classes(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
