@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -121,16 +122,27 @@ def _masked(folder: MaskedFolder) -> Description:
     counts = Counter(index.splits)
     by_split = {split: counts[split] for split in SPLITS}
     found.found.append(("splits", f"{_counted(by_split)}; by {index.split_by}"))
+    shown: list[str] = []
     for region in folder.regions:
         source = folder.source(region)
         have = sum(source.has(name, region) for name in index.names)
+        shown += [region] if have else []
         path = layout.regions.get(region, ", ".join(layout.coco))
         found.found.append((f"region {region}", f"{path}: in {have} images"))
         if not have:
             found.missing.append(f"no image has a mask of {region}")
     found.missing += _absent(folder, by_split)
-    found.example = (folder.attributes[0], folder.regions[0] if folder.regions else None)
+    found.example = _example(folder, shown or folder.regions)
     return found
+
+
+def _example(folder: MaskedFolder, regions: Sequence[str]) -> tuple[str, str | None]:
+    """An attribute that some images have, and a region: that of its name, if there is one."""
+    columns = folder.index.labels.T
+    names = [a for a, column in zip(folder.attributes, columns, strict=True) if column.any()]
+    names = names or list(folder.attributes)
+    both = [name for name in names if name in regions]
+    return (both[0], both[0]) if both else (names[0], regions[0] if regions else None)
 
 
 def _labels(folder: MaskedFolder) -> str:

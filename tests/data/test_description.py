@@ -56,6 +56,19 @@ def test_masks_that_show_nothing_are_told_of(tmp_path: Path) -> None:
     assert not [m for m in describe(tmp_path).missing if "masks" in m]
 
 
+def test_the_example_is_of_what_there_is(tmp_path: Path) -> None:
+    rows = ["file,none,red,wing"]
+    for row in range(4):
+        image_file(tmp_path / f"images/{row}.png")
+        rows.append(f"{row}.png,0,{row % 2},{int(row < 2)}")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    assert describe(tmp_path).example == ("red", None)
+    image_file(tmp_path / "masks/beak/1.png")
+    assert describe(tmp_path).example == ("red", "beak")
+    image_file(tmp_path / "masks/wing/0.png")
+    assert describe(tmp_path).example == ("wing", "wing")
+
+
 def test_images_that_are_nearly_black_are_told_of(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for row in range(20):
