@@ -325,13 +325,19 @@ def write_json(path: str | Path, value: Any, *, ours: Ours = any_file) -> Path:
     return write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", ours=ours)
 
 
-def read_json(path: str | Path, what: str, keys: Iterable[str] = ()) -> dict[str, Any]:
+def read_json(
+    path: str | Path,
+    what: str,
+    keys: Iterable[str] = (),
+    remedy: str = "remove it to have it made anew",
+) -> dict[str, Any]:
     """Read a JSON object that fastcam wrote.
 
     Args:
         path: the file.
         what: what it should be, for the message.
         keys: that it must have.
+        remedy: what to do about a damaged one, for the message.
 
     Raises:
         ValueError: the file is damaged or holds something else; the message names it.
@@ -341,5 +347,5 @@ def read_json(path: str | Path, what: str, keys: Iterable[str] = ()) -> dict[str
     except ValueError:
         value = None
     if not isinstance(value, Mapping) or not set(keys) <= set(value):
-        raise ValueError(f"{path} is no {what}, or a damaged one; remove it to have it made anew")
+        raise ValueError(f"{path} is no {what}, or a damaged one; {remedy}")
     return dict(value)

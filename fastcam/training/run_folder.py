@@ -107,7 +107,8 @@ def finished(out: Path, settings: dict[str, Any]) -> TrainResult | None:
         return None
     _check_claim(out, settings)
     check_target(result, OURS[CHECKPOINT])
-    stored = read_json(done, "result of a run", ("epochs", "metrics", "landmark_sources"))
+    keys, remedy = ("epochs", "metrics", "landmark_sources"), "remove it to train anew"
+    stored = read_json(done, "result of a run", keys, remedy)
     return TrainResult(
         result,
         out / HISTORY,
@@ -183,7 +184,8 @@ def _check_claim(out: Path, settings: dict[str, Any]) -> None:
             f"{out} holds {began[0]} without {SETTINGS}, so that nobody can tell of which run it"
             " is; name another folder, or move it away"
         )
-    stored = read_json(path, "settings of a run")
+    remedy = "name another folder, or remove this one"  # without them it is nobody's
+    stored = read_json(path, "settings of a run", remedy=remedy)
     places, here = stored.pop(FROM_HERE, {}), from_here(out, settings)
     settings = {k: v for k, v in settings.items() if k in stored or k not in _NOT_NOTED}
     changed = differing(_compared(stored), _compared(settings), optional=_DIGESTS)
