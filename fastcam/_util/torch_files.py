@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import pathlib
 import pickle
 import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+
+# What trainers keep beside weights: options (timm, torchvision), paths in these, NumPy's figures.
+# To make one of these runs nothing.
+_SCALAR: Any = np.float64(0).__reduce__()[0]
+_HARMLESS: list[Any] = [
+    argparse.Namespace,
+    *((pathlib.PosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")),
+    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    np.dtype,
+    *(type(np.dtype(code)) for code in "?bBhHiIlLqQefd"),
+]
 
 #: What other files begin with, so that one that was given by mistake can be called by its name.
 _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
@@ -51,18 +65,29 @@ def read_torch_file(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's advice to its developers
-            return torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(_HARMLESS):
+                return torch.load(path, map_location="cpu", weights_only=True)
     except (MemoryError, KeyboardInterrupt, FileNotFoundError):
         raise
     except pickle.UnpicklingError:
         if _changed(path):
             raise NotATorchFile("is damaged") from None
         raise NotATorchFile(
-            "holds Python objects, such as a whole network, where fastcam reads only tensors and"
-            " plain values"
+            f"holds Python objects, such as a whole network{_named(path)}, where fastcam reads only"
+            " tensors and plain values"
         ) from None
     except Exception:  # torch raises nearly every kind
         raise NotATorchFile("is damaged") from None
+
+
+def _named(path: Path) -> str:
+    """The first of the classes that cannot be read, in brackets."""
+    try:
+        with torch.serialization.safe_globals(_HARMLESS):
+            found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # of torch's formats before 1.6, or of any kind
+        return ""
+    return f" ({found[0]})" if found else ""
 
 
 def is_safetensors(path: Path) -> bool:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 import urllib.error
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from networks import grids
@@ -166,7 +169,7 @@ def test_layers_of_transformers() -> None:
 # ---- weights -------------------------------------------------------------------------------------
 
 
-def _write(path: Path, state: dict[str, torch.Tensor]) -> Path:
+def _write(path: Path, state: dict[str, Any]) -> Path:
     if path.suffix == ".safetensors":
         pytest.importorskip("safetensors.torch").save_file(state, path)
     else:
@@ -277,6 +280,25 @@ def test_weights_that_are_none(tmp_path: Path) -> None:
     pytest.importorskip("safetensors")
     with pytest.raises(ValueError, match="cut.safetensors holds no weights: it is damaged"):
         models.build("resnet18", 3, weights=tmp_path / "cut.safetensors")
+
+
+def test_weights_lie_beside_what_trainers_keep(tmp_path: Path) -> None:
+    theirs = tv.shufflenet_v2_x0_5(num_classes=3).eval()
+    args = argparse.Namespace(lr=0.1, data=Path("images"), best=np.float32(0.5))
+    kept: dict[str, Any] = {
+        "model": theirs.state_dict(),
+        "args": args,
+        "best": np.float64(0.5),
+        "step": np.int64(3),
+    }
+    found = load_checkpoint(_write(tmp_path / "last.pth.tar", kept), SAID).model
+    images = torch.randn(2, 3, 64, 64)
+    assert torch.equal(found(images), theirs(images))
+    kept["ema"] = nn.Linear(1, 1)
+    with pytest.raises(
+        ValueError, match=r"whole network \(torch\.nn\.modules\.linear\.L"
+    ):
+        load_checkpoint(_write(tmp_path / "last.pth.tar", kept), SAID)
 
 
 def test_safetensors_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
