@@ -295,9 +295,7 @@ def test_weights_lie_beside_what_trainers_keep(tmp_path: Path) -> None:
     images = torch.randn(2, 3, 64, 64)
     assert torch.equal(found(images), theirs(images))
     kept["ema"] = nn.Linear(1, 1)
-    with pytest.raises(
-        ValueError, match=r"whole network \(torch\.nn\.modules\.linear\.L"
-    ):
+    with pytest.raises(ValueError, match=r"whole network \(torch\.nn\.modules\.linear\.L"):
         load_checkpoint(_write(tmp_path / "last.pth.tar", kept), SAID)
 
 
