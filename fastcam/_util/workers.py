@@ -81,7 +81,10 @@ def in_processes(
                 process.terminate()  # what computes for long saves what it has
             raise
         except BrokenProcessPool as error:
-            raise ChildProcessError("a worker process was killed (out of memory?)") from error
+            raise ChildProcessError(
+                "a worker process was killed (out of memory?); what was done is kept: run the same"
+                " again to go on, with fewer processes if it repeats"
+            ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

@@ -302,15 +302,9 @@ def _search(
             yield worker.search(chunk)
         return
     workers = min(workers, len(chunks))
-    try:
-        yield from in_processes(
-            _search_chunk, chunks, workers, _start_worker, (images, model, upsample)
-        )
-    except ChildProcessError as error:
-        raise ChildProcessError(
-            f"{error}; what was found is kept: run the same again to go on, with fewer workers if "
-            "it repeats"
-        ) from error
+    yield from in_processes(
+        _search_chunk, chunks, workers, _start_worker, (images, model, upsample)
+    )
 
 
 def _say(show: bool, line: str) -> None:

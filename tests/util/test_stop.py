@@ -181,6 +181,15 @@ def test_a_pool_ends_when_its_work_is_done_though_a_process_hangs(tmp_path: Path
         os.kill(number, 0)
 
 
+def _killed(folder: Path) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_of_a_pool_says_that_the_same_goes_on(tmp_path: Path) -> None:
+    with pytest.raises(ChildProcessError, match="was killed .* run the same again to go on"):
+        list(in_processes(_killed, [tmp_path], 1, _ready, (tmp_path,)))
+
+
 def test_what_python_would_ignore_is_raised_again() -> None:
     """A finaliser, the hooks of a fork, and an import end nothing."""
 
