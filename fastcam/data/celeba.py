@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from fastcam.data.tables import (
     ATTRIBUTE_TABLE,
     PARTITION_TABLE,
     SPLITS,
+    Table,
     read_attributes,
     read_partition,
 )
@@ -47,12 +49,41 @@ def decode(data: bytes, name: str = "image") -> tv_tensors.Image:
     return tv_tensors.Image(pixels.permute(2, 0, 1).contiguous())
 
 
+class FaceTables:
+    """Images and tables of a folder in CelebA's layout, each read once, for several splits.
+
+    Args:
+        root: the folder.
+
+    Its attributes raise what :class:`CelebA` does.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    @cached_property
+    def source(self) -> ImageSource:
+        """The image files."""
+        return ImageSource(self.root)
+
+    @cached_property
+    def attributes(self) -> Table:
+        """The labels of all splits."""
+        return read_attributes(self.root / ATTRIBUTE_TABLE)
+
+    @cached_property
+    def partition(self) -> dict[str, int]:
+        """The split of each image, as its position in ``SPLITS``."""
+        return read_partition(self.root / PARTITION_TABLE)
+
+
 class CelebA(Labelled, Dataset[Sample]):
     """Faces in the official CelebA layout, real or synthetic.
 
     Args:
         root: folder with ``img_align_celeba/`` or ``img_align_celeba.zip``,
-            ``list_attr_celeba.txt`` and (unless ``split="all"``) ``list_eval_partition.txt``.
+            ``list_attr_celeba.txt`` and (unless ``split="all"``) ``list_eval_partition.txt``; or
+            what was read of it.
         split: ``"train"``, ``"valid"``, ``"test"`` or ``"all"``.
         transform: called with ``image`` (tv_tensors.Image) and ``landmarks``
             (tv_tensors.KeyPoints), returns both; any torchvision v2 transform will do.
@@ -78,7 +109,7 @@ class CelebA(Labelled, Dataset[Sample]):
 
     def __init__(
         self,
-        root: str | Path,
+        root: str | Path | FaceTables,
         split: str = "train",
         transform: Callable[..., tuple[Tensor, Tensor]] | None = None,
         *,
@@ -87,19 +118,19 @@ class CelebA(Labelled, Dataset[Sample]):
         regions: bool = True,
     ) -> None:
         check.one_of("split", split, (*SPLITS, "all"))
-        self.root, self.split, self.transform = Path(root), split, transform
-        self.source = ImageSource(self.root)
-        table = read_attributes(self.root / ATTRIBUTE_TABLE)
+        tables = root if isinstance(root, FaceTables) else FaceTables(root)
+        self.root, self.split, self.transform = tables.root, split, transform
+        self.source, table = tables.source, tables.attributes
         rows = np.arange(len(table.names))
         if split != "all":
-            partition = read_partition(self.root / PARTITION_TABLE)
+            partition = tables.partition
             lost = [n for n in table.names if n not in partition]
             if lost:
                 place = str(self.root / PARTITION_TABLE)
                 raise ValueError(absent_images(place, lost, ATTRIBUTE_TABLE, partition))
             wanted = SPLITS.index(split)
             rows = np.array([i for i, n in enumerate(table.names) if partition[n] == wanted], int)
-        self.attributes = table.columns if attributes is None else list(attributes)
+        self.attributes = list(table.columns if attributes is None else attributes)
         columns = [attribute_index(table.columns, name) for name in self.attributes]
         self.names = [table.names[i] for i in rows]
         self.source.require(self.names, ATTRIBUTE_TABLE)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from torchvision import tv_tensors
 from fastcam._util import checks as check
 from fastcam._util.names import printable
 from fastcam.data.cache import file_state, stamp
-from fastcam.data.celeba import CelebA, decode
+from fastcam.data.celeba import CelebA, FaceTables, decode
 from fastcam.data.coco import CocoFiles
 from fastcam.data.folder_source import FolderSource
 from fastcam.data.image_index import ImageIndex, read_index
@@ -28,7 +27,7 @@ from fastcam.data.layout import CONFIG, FolderLayout
 from fastcam.data.layout_finder import find_layout, find_regions, place_of
 from fastcam.data.mask_files import MaskFiles, find_masks
 from fastcam.data.source import FOLDER
-from fastcam.data.tables import ATTRIBUTE_TABLE, SPLITS, read_attributes
+from fastcam.data.tables import ATTRIBUTE_TABLE, SPLITS
 from fastcam.regions import FACE_PARTS, REGION_NAMES, MaskRegion, Region
 
 # With more regions than this, none is hidden unasked; so many values are listed.
@@ -52,18 +51,19 @@ class FaceFolder:
 
     def __init__(self, root: str | Path, landmarks: str | Path | None = None) -> None:
         self.root, self._landmarks = Path(root), landmarks
+        self._tables = FaceTables(root)
         self.table = self.root / ATTRIBUTE_TABLE
         self.parts = FACE_PARTS
         self.regions = REGION_NAMES
 
-    @cached_property
+    @property
     def attributes(self) -> list[str]:
         """Names of the labels.
 
         Raises:
             FileNotFoundError, ValueError: there is no such table, or a malformed one.
         """
-        return read_attributes(self.table).columns
+        return self._tables.attributes.columns
 
     def region(self, text: str) -> AnyRegion:
         """Read a region, see :meth:`fastcam.regions.Region.parse`."""
@@ -72,12 +72,12 @@ class FaceFolder:
     def images(
         self, split: str, attributes: Sequence[str] | None = None, regions: Sequence[str] = ()
     ) -> Images:
-        """A split; arguments and errors as for :class:`CelebA`.
+        """A split; arguments and errors as for :class:`CelebA`. Images and tables are read once.
 
         ``regions``: any can be drawn; where none is named, nothing is said of missing landmarks.
         """
         return CelebA(
-            self.root,
+            self._tables,
             split,
             landmarks=self._landmarks,
             attributes=attributes,
@@ -97,7 +97,7 @@ class FaceFolder:
         column = attribute_index(self.attributes, attribute)
         if not names:
             return torch.zeros(0, 1)
-        table = read_attributes(self.table)
+        table = self._tables.attributes
         return _of_images(table.values[:, column], table.names, names)
 
 

@@ -17,8 +17,15 @@ import pytest
 import torch
 from tiny_faces import ATTRIBUTES, HEIGHT, WIDTH, write_faces
 
-from fastcam.data import CelebA, ImageSource, PreparedFaces, read_attributes, read_partition
-from fastcam.data.tables import read_five_points
+from fastcam.data import (
+    CelebA,
+    ImageSource,
+    PreparedFaces,
+    open_folder,
+    read_attributes,
+    read_partition,
+)
+from fastcam.data.tables import read_five_points, text_lines
 from fastcam.regions import five_points, template_landmarks
 
 
@@ -203,6 +210,32 @@ def test_a_malformed_table_is_named(
     with pytest.raises(ValueError, match=message) as caught:
         CelebA(copy, "train")
     assert "list_" in str(caught.value)
+
+
+def test_the_splits_of_a_folder_share_what_is_read(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = open_folder(copy)
+    wanted = [CelebA(copy, split) for split in ("train", "valid", "all")]
+    read: list[Path] = []
+
+    def counted(path: Path) -> list[str]:
+        read.append(path)
+        return text_lines(path)
+
+    monkeypatch.setattr("fastcam.data.tables.text_lines", counted)
+    names = list(folder.attributes)
+    found = [folder.images(split) for split in ("train", "valid", "all")]
+    label = folder.labels_of(found[1].names, names[1])
+    assert [path.name for path in read] == ["list_attr_celeba.txt", "list_eval_partition.txt"]
+    for one, other in zip(found, wanted, strict=True):
+        assert one.names == other.names
+        assert one.attributes == other.attributes == names
+        assert torch.equal(one.labels, other.labels)
+    assert torch.equal(label[:, 0], wanted[1].labels[:, 1])
+    found[0].labels.zero_(), found[0].attributes.clear()  # a split's own
+    assert torch.equal(folder.images("train").labels, wanted[0].labels)
+    assert folder.attributes == names
 
 
 def test_long_tables_are_read_without_a_multiple_of_their_size(tmp_path: Path) -> None:
