@@ -1,7 +1,7 @@
 """The command line: every verb is one call into the library.
 
 A verb is a function of a module beside this one, listed in ``VERBS``. Verbs import what they need
-when they run, so that ``fastcam --help`` answers at once.
+when they run, so that ``fastcam --help`` waits for nothing but torch, which the package imports.
 """
 
 from __future__ import annotations
