@@ -45,7 +45,8 @@ class Capture:
 
     @classmethod
     def of(cls, name: str, output: Any) -> Capture:
-        capture = cls(name, output, torch.is_grad_enabled())
+        graph = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+        capture = cls(name, output, graph)
         if isinstance(output, Tensor) and not output.is_inference():
             capture.counted, capture.version = output, output._version
         return capture

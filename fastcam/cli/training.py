@@ -10,7 +10,7 @@ from fastcam._util.architecture import Architecture
 from fastcam._util.names import parts
 from fastcam.cli.options import REGION_HELP, Data, Landmarks, Out, Start, typer
 from fastcam.cli.settings import Settings, field_help, options
-from fastcam.training.config import FINETUNE, FOUND, SCRATCH, GuidanceConfig, TrainConfig
+from fastcam.training.config import FINETUNE, FOUND, NOTHING, SCRATCH, GuidanceConfig, TrainConfig
 
 # python -OO leaves no texts
 _LOSSES = f"{field_help(GuidanceConfig).get('losses', '')} Repeat for several."
@@ -163,7 +163,8 @@ def _run(config: TrainConfig, out: Path) -> None:
     if result.skipped:
         typer.echo(f"skipped: {result.skipped} batch(es) whose gradient is NaN or infinite")
     if config.guidance is not None and result.before is not None:
-        typer.echo(summary(config.guidance, result.before, result.after, result.biases))
+        hides = config.without != NOTHING
+        typer.echo(summary(config.guidance, result.before, result.after, result.biases, hides))
 
 
 def _what(sources: Mapping[str, int]) -> str:

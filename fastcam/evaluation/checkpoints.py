@@ -76,7 +76,8 @@ def compare(
     ``control`` if there is one, else the first.
 
     Args:
-        checkpoints: paths, or names with paths; a path alone is named by its folder.
+        checkpoints: paths, or names with paths; a path alone is named by its folder,
+            or by a file's name that says more than ``model.pt``.
         data: a folder that :func:`fastcam.data.open_folder` can read.
         attribute, other, region, split, threshold, landmarks, regions, limit, batch_size, cache,
             workers: see :func:`fastcam.evaluation.evaluate`.

@@ -12,6 +12,9 @@ from torch import Tensor
 from fastcam.data.batches import labels_of, on_grid
 from fastcam.models import Checkpoint
 
+# Names of files that say nothing of what is in them.
+_OF_RUNS = ("model", "last", "best", "model_best", "checkpoint", "weights", "pytorch_model")
+
 
 def pick_device(name: str) -> torch.device:
     """``"auto"`` is the GPU where there is one, else the CPU; any other name is torch's own."""
@@ -27,10 +30,12 @@ def pick_device(name: str) -> torch.device:
 
 
 def name_checkpoints(paths: Sequence[str | Path]) -> dict[str, str | Path]:
-    """Paths by their folder's name, or by all of the path where folders repeat."""
-    folders = [Path(p).resolve().parent.name for p in paths]
-    unique = len(set(folders)) == len(folders)
-    return {(f if unique else str(p)): p for f, p in zip(folders, paths, strict=True)}
+    """Paths by the name of their run's folder, files with names of their own by these; by all of
+    the path where names repeat."""
+    whole = [Path(path).resolve() for path in paths]
+    names = [p.parent.name if p.stem in _OF_RUNS else p.stem for p in whole]
+    unique = len(set(names)) == len(names)
+    return {(name if unique else str(p)): p for name, p in zip(names, paths, strict=True)}
 
 
 def check_labels(labels: Tensor) -> None:

@@ -15,6 +15,7 @@ from fastcam.data import CelebA, DataFolder, PreparedFaces, PreparedImages, open
 from fastcam.data.batches import Batch, labels_of
 from fastcam.data.labelled import Images, attribute_pair
 from fastcam.data.prepared import Prepared
+from fastcam.data.tables import SPLITS
 from fastcam.models import Checkpoint
 
 
@@ -55,7 +56,9 @@ def prepare_split(
     total = len(found)
     count = total if limit is None else min(limit, total)
     if count == 0:
-        raise ValueError(f"{folder.root} has no image in the {split} split")
+        counts = {s: len(folder.images(s)) for s in SPLITS}
+        having = ", ".join(f"{s} ({n})" for s, n in counts.items() if n)
+        raise ValueError(f"{folder.root} has no image in the {split} split; it has {having}")
     faces = isinstance(found, CelebA)
     return prepared(
         checkpoint,
@@ -88,6 +91,7 @@ def check_kind(checkpoint: Checkpoint, exclusive: bool, data: str) -> None:
         }
         raise ValueError(
             f"the checkpoint judges {kinds[checkpoint.exclusive]}; {data} has {kinds[exclusive]}"
+            " (of weights alone --arch-attributes or --arch-classes says which)"
         )
 
 

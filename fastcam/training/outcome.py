@@ -18,6 +18,7 @@ def summary(
     before: _Metrics,
     after: _Metrics,
     biases: Mapping[str, float] | None = None,
+    hides: bool = False,
 ) -> str:
     """One line: accuracy and attention on the validation split, before and after.
 
@@ -26,6 +27,7 @@ def summary(
         before, after: validation metrics, see :class:`fastcam.training.task.AttributeTask`.
         biases: what was added to the guided attributes' biases, see
             :class:`fastcam.training.TrainResult`.
+        hides: whether parts of training images were hidden.
 
     Returns:
         The line; it ends in plain words if an accuracy fell by more than a point.
@@ -58,7 +60,9 @@ def summary(
         )
     if fallen:
         line += f". The network got worse: {' and '.join(fallen)}"
-        line += "; try a lower pull or learning rate" if guidance.guides else ""
+        if guidance.guides:
+            line += "; try a lower pull or learning rate"
+            line += ", or hide nothing (--without nothing)" if hides else ""
     return line
 
 

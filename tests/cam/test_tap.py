@@ -366,6 +366,14 @@ def test_forward_without_a_graph_is_an_error(mode, head):
             IoUCamLoss(head=head)(logits, tap, grids(4, 6, 6), 1)
 
 
+def test_what_enables_no_gradients_in_inference_mode_is_named():
+    net = small_cnn()
+    with ActivationTap(net, "4") as tap, torch.inference_mode(), torch.enable_grad():
+        logits = net(X)
+        with pytest.raises(ValueError, match="enable_grad, which does not end inference_mode"):
+            IoUCamLoss(head="autograd")(logits, tap, grids(4, 6, 6), 1)
+
+
 @pytest.mark.parametrize("head", ["closed", "autograd"])
 def test_frozen_trunk_still_directs_the_head(head):
     net = small_cnn()

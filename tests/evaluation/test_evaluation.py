@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from tiny_faces import ATTRIBUTES, MODEL, TinyNet, write_faces
+from tiny_masks import write_images
 from torch import Tensor, nn
 
 from fastcam.data import CelebA, PreparedFaces
@@ -35,6 +36,7 @@ from fastcam.evaluation import (
     set_iou,
     summarize,
 )
+from fastcam.evaluation.given import name_checkpoints
 from fastcam.evaluation.operating_point import threshold_for
 from fastcam.evaluation.splits import prepare_split
 from fastcam.evaluation.verdicts import THRESHOLDS
@@ -304,6 +306,13 @@ def test_checkpoints_of_other_attributes_and_without_reliance(
         compare(paths, data, attribute="Eyes", reliance_images=0, device="cpu")
 
 
+def test_names_of_checkpoints() -> None:
+    given = ["runs/control/model.pt", "runs/mouth/last.ckpt", "theirs/resnet.pth"]
+    assert name_checkpoints(given) == dict(zip(["control", "mouth", "resnet"], given, strict=True))
+    same = ["one/runs/model.pt", "two/runs/model.pt"]
+    assert name_checkpoints(same) == dict(zip(same, same, strict=True))
+
+
 def test_the_other_attribute_need_not_be_judged(
     data: Path, checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
@@ -528,3 +537,12 @@ def test_accuracy_differences() -> None:
     assert (empty.images, empty.mean, empty.low) == (0, None, None)
     with pytest.raises(ValueError, match="same images"):
         accuracy_differences(right, Predictions(right.logits, 1 - labels), names, attribute="a")
+
+
+def test_a_split_without_images_names_those_that_have_some(tmp_path: Path) -> None:
+    root = write_images(tmp_path / "data")
+    table = root / "labels.csv"
+    table.write_text(table.read_text().replace(",test", ",train"))
+    net = Checkpoint(TinyNet(2).eval(), MODEL, ["red", "frame"], Preprocessing(32))
+    with pytest.raises(ValueError, match=r"no image in the test split; it has train \(36\), valid"):
+        evaluate(net, root, attribute="red")

@@ -143,6 +143,8 @@ def test_the_summary_says_it_in_words() -> None:
     said = summary(MOUTH, before, worse)
     assert "energy in mouth 11.7 % → none" in said
     assert "The network got worse: the accuracy of Lips fell by 36.9 points; try a lower" in said
+    assert "--without nothing" not in said
+    assert summary(MOUTH, before, worse, hides=True).endswith("or hide nothing (--without nothing)")
     assert summary(dataclasses.replace(MOUTH, pull=0.0), before, worse).endswith("36.9 points")
     dead = summary(MOUTH, before, {**better, "valid/dead": 0.47})
     assert "47.0 % of the maps are empty" in dead
