@@ -50,16 +50,8 @@ class Reader(Callback):
         self._unread.clear()
         return read
 
-    def _logged(self, trainer: Trainer, prefix: str) -> tuple[dict[str, float], dict[str, Tensor]]:
-        # The trainer holds the last value of every metric; only those of this moment belong to the
-        # record.
-        step: dict[str, float] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
-        return step, {k: v for k, v in trainer.callback_metrics.items() if k.startswith(prefix)}
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        self._unread.append(self._logged(trainer, "train/"))
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
+        self._unread.append((_moment(trainer), dict(pl_module.logged)))
         if len(self._unread) >= self.every or trainer.is_last_batch:  # validation comes next
             self.read()
 
@@ -75,10 +67,10 @@ class Examination(Reader):
         self.every = 1 if pl_module.device.type == "cpu" else READ_EVERY
         self._step = trainer.global_step
 
-    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
         if trainer.global_step != self._step:  # a step may have several batches
             self._step = trainer.global_step
-            super().on_train_batch_end(trainer, *args)
+            super().on_train_batch_end(trainer, pl_module, *args)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.read()
@@ -135,7 +127,8 @@ class History(Reader):
     def add_validation(self, trainer: Trainer, epoch: float | None = None) -> None:
         """Record a validation, if there was one; of the trainer's epoch, or of another."""
         self.read()
-        step, logged = self._logged(trainer, "valid/")
+        step, metrics = _moment(trainer), trainer.callback_metrics
+        logged = {k: v for k, v in metrics.items() if k.startswith("valid/")}
         if epoch is not None:
             step["epoch"] = epoch
         if logged:
@@ -150,6 +143,10 @@ class History(Reader):
         writer.writeheader()
         writer.writerows(self.records)
         write_text(self.path, text.getvalue(), ours=is_history)
+
+
+def _moment(trainer: Trainer) -> dict[str, float]:
+    return {"epoch": trainer.current_epoch, "step": trainer.global_step}
 
 
 def _floats(scalars: Sequence[Tensor]) -> list[float]:

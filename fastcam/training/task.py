@@ -129,6 +129,8 @@ class AttributeTask(LightningModule):
         #: Whether it is in a Trainer of the user's, whose processes draw for themselves.
         self.alone = True
         self._batch = 0
+        #: Numbers that the last step has logged, 0-d on their devices.
+        self.logged: dict[str, Tensor] = {}
         self.accumulation: Accumulation | None = None
         if config.accumulate > 1:
             self.automatic_optimization = False
@@ -206,13 +208,20 @@ class AttributeTask(LightningModule):
         record["train/lr"] = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
         if self.guidance is not None and self.guidance.sharpness is not None:
             record["train/sharpness"] = torch.tensor(self.guidance.sharpness)
-        self.log_dict(record, on_step=True, on_epoch=False, batch_size=len(batch["labels"]))
+        self._note(record, batch_size=len(batch["labels"]))
         if self.accumulation is not None:
             self.optimizers().step()  # type: ignore[union-attr]
             schedule: Any = self.lr_schedulers()
             if schedule is not None:
                 schedule.step()
         return loss
+
+    def _note(self, record: Mapping[str, Tensor], **options: Any) -> None:
+        """Log numbers of a step. What train() keeps of them it takes from here: Lightning's log
+        costs as much of the host's time as a small network's forward."""
+        self.logged |= {name: value.detach() for name, value in record.items()}
+        if self.alone:
+            self.log_dict(dict(record), on_step=True, on_epoch=False, **options)
 
     def _losses(self, batch: Batch, part: Part | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """What is to be minimised of a batch, or of a part of one, and what is logged of it."""
@@ -255,10 +264,10 @@ class AttributeTask(LightningModule):
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         limit = self.config.clip or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-        self.log("train/grad_norm", norm, on_step=True, on_epoch=False)
+        self._note({"train/grad_norm": norm})
         if self.nonfinite.skip:
             skipped = not bool(norm.isfinite())
-            self.log("train/skipped", float(skipped), on_step=True, on_epoch=False)
+            self._note({"train/skipped": torch.tensor(float(skipped))})
             if skipped:
                 self.nonfinite.undo_step(optimizer)
 
