@@ -115,14 +115,19 @@ def compare(
     if reliance_images and (others or region is not None):
         hidden = {"others": others, "images": reliance_images, "fill": fill}
     found: dict[str, Measured] = {}
+    taken: Any = None
     for name, path in named.items():
         model = load_checkpoint(path, architecture)
         attribute_index(model.judged, attribute, f"{path} judges")
         check_other(model, folder, attribute, other, f"{path} judges")
-        faces = prepare_split(
-            model, folder, split, regions=shown, limit=limit, cache=cache, workers=workers,
-            progress=progress,
-        )  # fmt: skip
+        given = model.preprocessing
+        takes = model.attributes, model.exclusive, given.size, given.fit
+        if takes != taken:  # else decoded, where there is no cache, for the checkpoint before
+            faces = prepare_split(
+                model, folder, split, regions=shown, limit=limit, cache=cache, workers=workers,
+                progress=progress,
+            )  # fmt: skip
+            taken = takes
         try:
             one = measure(
                 name, model, faces, hidden=hidden, threshold=threshold, progress=progress, **running

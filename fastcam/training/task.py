@@ -169,7 +169,14 @@ class AttributeTask(LightningModule):
         if self.alone and (self.trainer.accumulate_grad_batches > 1 or self.global_rank):
             # A step then has several batches, or others have it, too; train() sees to its own.
             numbers += [self._batch, self.global_rank]
-        torch.manual_seed(derive_seed(self.config.seed, *numbers))
+        seed = derive_seed(self.config.seed, *numbers)
+        if self.device.type not in ("cpu", "cuda"):
+            torch.manual_seed(seed)
+            return
+        # That formats a traceback for each kind of device that is not in use, in every step.
+        torch.default_generator.manual_seed(seed)
+        if torch.cuda.is_initialized():
+            torch.cuda.manual_seed_all(seed)
 
     def on_fit_start(self) -> None:
         if self.trainer.gradient_clip_val is not None:

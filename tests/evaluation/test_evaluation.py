@@ -24,6 +24,7 @@ from fastcam.evaluation import (
     accuracy_differences,
     attention_maps,
     bootstrap_interval,
+    checkpoints,
     compare,
     comparison,
     difference_table,
@@ -304,6 +305,28 @@ def test_checkpoints_of_other_attributes_and_without_reliance(
     paths["less"] = save_checkpoint(tmp_path / "less.pt", less)
     with pytest.raises(ValueError, match=r"'Eyes'; .*less\.pt judges: Lips$"):
         compare(paths, data, attribute="Eyes", reliance_images=0, device="cpu")
+
+
+def test_images_are_read_once_for_checkpoints_that_take_the_same(
+    data: Path, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    smaller = dataclasses.replace(checkpoint, preprocessing=Preprocessing(24))
+    paths = {
+        name: save_checkpoint(tmp_path / name / "model.pt", c)
+        for name, c in (("a", checkpoint), ("b", checkpoint), ("c", smaller))
+    }
+    read: list[int] = []
+
+    def counted(model: Checkpoint, *args: Any, **options: Any) -> Any:
+        read.append(model.preprocessing.size)
+        return prepare_split(model, *args, **options)
+
+    monkeypatch.setattr(checkpoints, "prepare_split", counted)
+    options: dict[str, Any] = {"attribute": "Lips", "reliance_images": 0, "device": "cpu"}
+    together = compare(paths, data, **options).evaluations
+    assert read == [32, 24]
+    for name, path in paths.items():
+        assert compare({name: path}, data, **options).evaluations[name] == together[name]
 
 
 def test_names_of_checkpoints() -> None:
