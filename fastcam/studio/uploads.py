@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastcam._util.files import json_with, make_folder, read_json, write_atomic, write_json
 from fastcam._util.names import printable
@@ -18,11 +19,11 @@ from fastcam.studio.jobs import with_this_fastcam
 from fastcam.studio.session import Session
 from fastcam.studio.settings import MEGABYTE, StudioConfig
 
-if TYPE_CHECKING:
-    from filelock import BaseFileLock
-
 INDEX = "uploads.json"
 _NAME = 60  # characters of a file's name that are shown
+# Held while an index is read and written again: tabs are threads of the one server that has
+# claimed the studio's folder.
+_indexing = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,6 @@ def uploads_of(session: Session) -> list[Upload]:
     if not path.is_file():
         return []
     return [Upload(**v) for v in read_json(path, "list of images", ("images",))["images"]]
-
-
-def _lock(session: Session) -> BaseFileLock:
-    """Held while the index is read and written again: by one thread of one server at a time."""
-    from filelock import FileLock  # torch brings it along
-
-    return FileLock(session.folder / ".uploads.lock")
 
 
 def picture_of(session: Session, name: str) -> Path:
@@ -110,7 +104,7 @@ def _decoded(session: Session, raw: dict[str, str], config: StudioConfig) -> lis
     finally:
         for name in raw:
             (session.uploads / f"{name}.raw").unlink(missing_ok=True)
-    with _lock(session):
+    with _indexing:
         kept = uploads_of(session)  # not before: another tab may have changed it meanwhile
         for name, shown in raw.items():
             values = found.get(name, {"error": "decoding it took too much memory or time"})
@@ -156,7 +150,7 @@ def _each(folder: Path, names: list[str], config: StudioConfig) -> dict[str, Any
 def drop(session: Session, name: str) -> None:
     """Remove an image; NoSuchThing if there is none of that name."""
     picture = picture_of(session, name)
-    with _lock(session):
+    with _indexing:
         try:
             picture.unlink()
         except FileNotFoundError:  # another tab was faster

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import io
-import subprocess
-import sys
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -118,22 +119,13 @@ def test_an_image_is_removed_while_another_comes(
         assert [u.name for u in uploads_of(session)] == [name]
 
 
-def test_another_server_waits(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lock is the system's: a studio on the same folder is another process."""
+def test_a_file_system_without_locks(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
     monkeypatch.setattr(uploads, "_child", lambda folder, names, _: _decoded(folder, names))
-    take(session, [("0.png", b"raw")], CONFIG)
+    assert take(session, [("0.png", b"raw")], CONFIG) == []
     (first,) = uploads_of(session)
-    root, name = session.folder.parents[1], session.folder.name
-    code = (
-        "from fastcam.studio.uploads import *; from fastcam.studio.home import Home\n"
-        f"session = Session.open(Home.open({str(root)!r}), {name!r})\n"
-        f"print(1, flush=True); drop(session, {first.id!r}); print(2, flush=True)"
-    )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout is not None
-        with uploads._lock(session):
-            assert other.stdout.readline() == "1\n"
-            time.sleep(0.3)
-            assert uploads_of(session) == [first]
-        assert other.stdout.readline() == "2\n"
+    drop(session, first.id)
     assert uploads_of(session) == []
