@@ -6,24 +6,57 @@ import argparse
 import os
 import pathlib
 import pickle
+import threading
 import warnings
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-# What trainers keep beside weights: options (timm, torchvision), paths in these, NumPy's figures.
-# To make one of these runs nothing.
+
+def _name(allowed: Any) -> str:
+    """By which torch knows what may be read."""
+    named = isinstance(allowed, tuple)
+    return str(allowed[1] if named else f"{allowed.__module__}.{allowed.__qualname__}")
+
+
+class _Kind:
+    """Stands for NumPy's dtype of a number. The dtype itself takes any state from a file, and ends
+    the process with some."""
+
+    def __init__(self, code: str, *_: object) -> None:
+        self.dtype = np.dtype(code) if isinstance(code, str) else None
+        if self.dtype is None or self.dtype.kind not in "biufc":
+            raise pickle.UnpicklingError(f"{code!r} is no number")
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.dtype = np.dtype(self.dtype).newbyteorder(state[1])
+
+
+def _number(kind: _Kind, data: bytes) -> Any:
+    """A number of NumPy's as Python's."""
+    return np.frombuffer(data, kind.dtype, count=1)[0].item()
+
+
+# What trainers keep beside weights: options (timm, torchvision), paths in these, NumPy's figures;
+# by the names that files have for them. To make one of these runs nothing.
 _SCALAR: Any = np.float64(0).__reduce__()[0]
-_HARMLESS: list[Any] = [
-    argparse.Namespace,
-    *((pathlib.PosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")),
-    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-    np.dtype,
-    *(type(np.dtype(code)) for code in "?bBhHiIlLqQefd"),
-]
+_SCALARS = [f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")]
+_PLAIN: dict[str, Any] = {
+    "argparse.Namespace": argparse.Namespace,
+    "pathlib.PosixPath": pathlib.PosixPath,
+    "pathlib._local.PosixPath": pathlib.PosixPath,
+}
+_NUMBERS: dict[str, Any] = {"numpy.dtype": _Kind, **dict.fromkeys(_SCALARS, _number)}
+# For who allows one of NumPy's own: these do not go with what stands for them.
+_NUMPY: dict[str, Any] = {"numpy.dtype": np.dtype, **dict.fromkeys(_SCALARS, _SCALAR)} | {
+    _name(kind): kind for kind in (type(np.dtype(code)) for code in "?bBhHiIlLqQefd")
+}
+_reading = threading.Lock()
 
 #: What other files begin with, so that one that was given by mistake can be called by its name.
 _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
@@ -65,7 +98,7 @@ def read_torch_file(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's advice to its developers
-            with torch.serialization.safe_globals(_HARMLESS):
+            with _allowed():
                 return torch.load(path, map_location="cpu", weights_only=True)
     except (MemoryError, KeyboardInterrupt, FileNotFoundError):
         raise
@@ -80,10 +113,22 @@ def read_torch_file(path: Path) -> Any:
         raise NotATorchFile("is damaged") from None
 
 
+@contextmanager
+def _allowed() -> Iterator[None]:
+    """What is harmless may be read, besides what the caller allowed, which stays allowed: torch
+    has one set for all threads, and takes away at the end what it was given, whoever put it in."""
+    with _reading:
+        theirs = {_name(allowed) for allowed in torch.serialization.get_safe_globals()}
+        wanted = _PLAIN | (_NUMPY if theirs & {*_NUMPY} else _NUMBERS)
+        ours: list[Any] = [(made, name) for name, made in wanted.items() if name not in theirs]
+        with torch.serialization.safe_globals(ours):
+            yield
+
+
 def _named(path: Path) -> str:
     """The first of the classes that cannot be read, in brackets."""
     try:
-        with torch.serialization.safe_globals(_HARMLESS):
+        with _allowed():
             found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # of torch's formats before 1.6, or of any kind
         return ""

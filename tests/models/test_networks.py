@@ -6,6 +6,7 @@ import argparse
 import re
 import sys
 import urllib.error
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torchvision import models as tv
 import fastcam
 from fastcam import models
 from fastcam._util.architecture import Architecture
+from fastcam._util.torch_files import read_torch_file
 from fastcam.cam import Tokens
 from fastcam.cam.head_autograd import twice_differentiable
 from fastcam.models import ModelSpec, layer_table, load_checkpoint, model_spec, spec_of
@@ -297,6 +299,44 @@ def test_weights_lie_beside_what_trainers_keep(tmp_path: Path) -> None:
     kept["ema"] = nn.Linear(1, 1)
     with pytest.raises(ValueError, match=r"whole network \(torch\.nn\.modules\.linear\.L"):
         load_checkpoint(_write(tmp_path / "last.pth.tar", kept), SAID)
+
+
+class _Pickled:
+    """A number of NumPy's with a state of its type's that only a crafted file has."""
+
+    def __reduce__(self) -> Any:
+        return np.float64(0).__reduce__()[0], (_Type(), bytes(16))
+
+
+class _Type:
+    def __reduce__(self) -> Any:
+        state = (3, "<", (np.dtype("f8"), (2,)), None, None, 1 << 28, 1, 32)
+        return np.dtype, ("f8", False, True), state
+
+
+def test_a_files_numbers_bring_no_type_of_their_own(tmp_path: Path) -> None:
+    """NumPy's types take any state, and some end the process when a number of theirs is made."""
+    torch.save({"a": _Pickled(), "b": np.float32(0.5), "c": np.int8(-1)}, tmp_path / "a.pt")
+    found = read_torch_file(tmp_path / "a.pt")
+    assert found == {"a": 0.0, "b": 0.5, "c": -1}
+    assert type(found["a"]) is float
+
+
+@pytest.mark.parametrize(
+    "allowed", [(), (np.dtype,), (np.float64(0).__reduce__()[0],)], ids=["", "dtype", "scalar"]
+)
+def test_what_a_program_reads_beside_stays_as_it_allowed_it(
+    allowed: tuple[Any, ...], tmp_path: Path
+) -> None:
+    path = tmp_path / "a.pt"
+    torch.save({"args": argparse.Namespace(lr=0.1), "best": np.float64(0.5)}, path)
+    mine = [argparse.Namespace, *allowed]
+    with torch.serialization.safe_globals(mine):
+        before = set(torch.serialization.get_safe_globals())
+        with ThreadPoolExecutor(4) as threads:
+            read = list(threads.map(read_torch_file, [path] * 100))
+        assert all(vars(found["args"]) == {"lr": 0.1} and found["best"] == 0.5 for found in read)
+        assert set(torch.serialization.get_safe_globals()) == before
 
 
 def test_safetensors_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
