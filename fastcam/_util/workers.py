@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
@@ -14,6 +15,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
+from fastcam._util.cgroup import cpu_quota
 from fastcam._util.stop import end_quietly, undisturbed
 
 _Task = TypeVar("_Task")
@@ -21,10 +23,13 @@ _Result = TypeVar("_Result")
 
 
 def cpus() -> int:
-    """Processors that this process may run on."""
+    """Processors that this process may run on, a container's or a job's share of them."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        allowed = len(os.sched_getaffinity(0))
+    else:
+        allowed = os.cpu_count() or 1
+    quota = cpu_quota()
+    return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
 
 
 def in_processes(

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
+from fastcam._util.cgroup import memory_left
 from fastcam._util.files import WriteError
 from fastcam._util.progress import Count
 from fastcam.data.cache import Decoded, FileCache, MemoryCache, cache_folder
@@ -34,11 +35,13 @@ SHARE = 0.5
 
 
 def available_memory() -> int:
-    """Bytes that can be allocated without swapping (0 where the system does not say)."""
+    """Bytes that can be allocated without swapping (0 where the system does not say), and without
+    passing the limit of a container or a job, whose process the kernel would kill."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
+                free, left = int(line.split()[1]) * 1024, memory_left()
+                return free if left is None else min(free, left)
     except (OSError, ValueError):
         pass
     return 0
