@@ -30,12 +30,16 @@ def pick_device(name: str) -> torch.device:
 
 
 def name_checkpoints(paths: Sequence[str | Path]) -> dict[str, str | Path]:
-    """Paths by the name of their run's folder, files with names of their own by these; by all of
-    the path where names repeat."""
+    """Paths by the name of their run's folder, files with names of their own by these; all by their
+    folders where such names repeat, by all of the path where these do."""
     whole = [Path(path).resolve() for path in paths]
-    names = [p.parent.name if p.stem in _OF_RUNS else p.stem for p in whole]
-    unique = len(set(names)) == len(names)
-    return {(name if unique else str(p)): p for name, p in zip(names, paths, strict=True)}
+    folders = [path.parent.name for path in whole]
+    own = [Path(path.name.removesuffix(".tar")).stem for path in whole]
+    said = [folder if name in _OF_RUNS else name for folder, name in zip(folders, own, strict=True)]
+    for names in (said, folders):
+        if len(set(names)) == len(names):
+            return dict(zip(names, paths, strict=True))
+    return {str(path): path for path in paths}
 
 
 def check_labels(labels: Tensor) -> None:

@@ -332,6 +332,10 @@ def test_images_are_read_once_for_checkpoints_that_take_the_same(
 def test_names_of_checkpoints() -> None:
     given = ["runs/control/model.pt", "runs/mouth/last.ckpt", "theirs/resnet.pth"]
     assert name_checkpoints(given) == dict(zip(["control", "mouth", "resnet"], given, strict=True))
+    runs = ["control", "mouth"]
+    for name in ("model_best.pth.tar", "epoch_9.pth", "9"):  # of timm's trainer, of many others
+        given = [f"runs/{run}/{name}" for run in runs]
+        assert name_checkpoints(given) == dict(zip(runs, given, strict=True))
     same = ["one/runs/model.pt", "two/runs/model.pt"]
     assert name_checkpoints(same) == dict(zip(same, same, strict=True))
 
