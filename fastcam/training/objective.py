@@ -94,7 +94,8 @@ def attribute_loss(
         logits, terms = own(images, labels)
         value = terms.total
         named = terms._asdict().items()
-        parts = {k: v.detach() for k, v in named if k != "total" and v is not None}
+        # Read many steps later: a model's own buffer would then say what it is by then.
+        parts = {k: v.detach().clone() for k, v in named if k != "total" and v is not None}
     if empty:  # each weight gets a gradient of 0, past the logits of no image, too
         parts = {name: torch.zeros_like(part) for name, part in parts.items()}
         value = sum((0 * p.sum() for p in model.parameters() if p.requires_grad), logits.sum())

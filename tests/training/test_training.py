@@ -8,13 +8,13 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from tiny_faces import ATTRIBUTES, MODEL, write_faces
 from tiny_runs import run_config, same_weights, weights_of
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from fastcam.data.batches import Collate
@@ -24,6 +24,7 @@ from fastcam.models import load_checkpoint
 from fastcam.training import Batches, GuidanceConfig, TrainConfig, TrainingDiverged, train
 from fastcam.training.guidance import cell_weights, guided_pairs, warm_sharpness
 from fastcam.training.history import read_history
+from fastcam.training.objective import attribute_loss
 from fastcam.training.task import AttributeTask
 
 GUIDANCE = GuidanceConfig(
@@ -358,3 +359,29 @@ def test_settings_of_another_type_are_named(changes: dict[str, Any]) -> None:
 def test_wrong_guidance_is_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         GuidanceConfig(**{"targets": (("Lips", "mouth"),), **changes})
+
+
+class Terms(NamedTuple):
+    total: Tensor
+    smoothed: Tensor
+
+
+class Smoothing(nn.Module):
+    """Logs a buffer that each step changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(1, 1)
+        self.register_buffer("smoothed", torch.zeros(()))
+
+    def training_loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Terms]:
+        self.smoothed += 1
+        logits = self.linear(images.mean((1, 2, 3))[:, None])
+        return logits, Terms((logits - labels).square().mean(), self.smoothed)
+
+
+def test_what_a_step_logs_is_of_that_step() -> None:
+    """On a GPU the numbers of many steps are read at once."""
+    model, images = Smoothing(), torch.zeros(2, 3, 4, 4)
+    logged = [attribute_loss(model, images, torch.zeros(2, 1)).parts for _ in range(3)]
+    assert [float(parts["smoothed"]) for parts in logged] == [1, 2, 3]
