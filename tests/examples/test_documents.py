@@ -103,6 +103,26 @@ def test_photos_are_brought_into_the_layout_of_faces(
     assert folder.images("train").labels.sum(0).tolist() == [8, 11]
 
 
+def test_the_loop_s_document_has_the_loss_of_finetune() -> None:
+    from fastcam.models import build
+    from fastcam.models.registry import model_spec
+    from fastcam.training import GuidanceConfig
+    from fastcam.training.guidance import Guidance
+
+    (shown,) = (b for b in blocks(ROOT / "docs" / "loop.md", "python") if "max_pair_pull" in b)
+    torch.manual_seed(0)
+    model, names = build("alexnet", 40).eval(), [f"a{i}" for i in range(40)]
+    images, labels, regions = torch.rand(3, 3, 96, 96), torch.ones(3, 40), torch.rand(3, 5, 5)
+    labels[1] = 0
+    config = GuidanceConfig(targets=(("a36", "mouth"),))
+    guidance = Guidance(config, model, model_spec("alexnet"), names).eval()
+    _, term = guidance(images, labels, regions[:, None])
+    found: dict[str, Any] = {"fastcam": fastcam, "model": model, "images": images}
+    found |= {"labels": labels, "regions": regions}
+    exec(compile(shown, "loop.md", "exec"), found)
+    torch.testing.assert_close(found["guidance"], term.losses["energy"], check_stride=False)
+
+
 @pytest.mark.slow
 def test_the_compiled_trunk_of_the_loop_s_document_trains(monkeypatch: pytest.MonkeyPatch) -> None:
     import torchvision
