@@ -146,7 +146,8 @@ class Studio:
             self.subject(found.network, found.data)  # says now what is wrong with it
         if self._own:
             return
-        if self.start_job.exists is False:
+        state = self.start_job.state()
+        if state.status == "waiting" and state.process is None:  # new, or killed before it began
             self.begin_start()
 
     # --- first use --------------------------------------------------------------------------------

@@ -149,13 +149,14 @@ def _each(folder: Path, names: list[str], config: StudioConfig) -> dict[str, Any
 
 def drop(session: Session, name: str) -> None:
     """Remove an image; NoSuchThing if there is none of that name."""
-    picture = picture_of(session, name)
+    picture = inside(session.folder, "uploads", f"{checked_id(name)}.png")
     with _indexing:
-        try:
-            picture.unlink()
-        except FileNotFoundError:  # another tab was faster
-            raise NoSuchThing("there is nothing of that name") from None
-        _write(session, [u for u in uploads_of(session) if u.id != name])
+        found = uploads_of(session)
+        kept = [u for u in found if u.id != name]
+        if len(kept) == len(found):  # another tab may have been faster
+            raise NoSuchThing("there is nothing of that name")
+        _write(session, kept)  # first: what it names is there, whenever the server is killed
+        picture.unlink(missing_ok=True)
 
 
 def _write(session: Session, kept: list[Upload]) -> None:

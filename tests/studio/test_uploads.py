@@ -119,6 +119,26 @@ def test_an_image_is_removed_while_another_comes(
         assert [u.name for u in uploads_of(session)] == [name]
 
 
+def test_killed_while_an_image_is_removed(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The index names no picture that is gone; of earlier versions it may, which can be removed."""
+    monkeypatch.setattr(uploads, "_child", lambda folder, names, _: _decoded(folder, names))
+    take(session, [("0.png", b"raw"), ("1.png", b"raw")], CONFIG)
+    first, second = uploads_of(session)
+    picture_of(session, first.id).unlink()
+    drop(session, first.id)
+    assert uploads_of(session) == [second]
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(uploads, "write_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        drop(session, second.id)
+    assert uploads_of(session) == [second] and picture_of(session, second.id).is_file()
+
+
 def test_a_file_system_without_locks(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     def flock(*_: Any) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))

@@ -29,7 +29,7 @@ from fastcam.studio.app import serve
 from fastcam.studio.commands import finetune_words
 from fastcam.studio.core import Studio
 from fastcam.studio.home import Home, new_id
-from fastcam.studio.jobs import Job
+from fastcam.studio.jobs import Job, State
 from fastcam.studio.judging import AFTER, BEFORE, CONTROL, Judgement
 from fastcam.studio.pointing import Pointing
 from fastcam.studio.recipes import PULLS, Recipe
@@ -53,6 +53,21 @@ def _tuned(folder: Path, subject: tuple[Path, Path], recipe: Recipe) -> Job:
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory, subject: tuple[Path, Path]) -> Job:
     return _tuned(tmp_path_factory.mktemp("tuned"), subject, LIPS)
+
+
+def test_a_server_killed_before_its_first_job_began_begins_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[Job] = []
+    monkeypatch.setattr(Job, "start", lambda job: begun.append(job))
+    home = Home.open(tmp_path / "studio")
+    for _ in range(2):  # the second finds the job written down, and nothing of how far it is
+        studio = Studio(home, StudioConfig(), StartConfig())
+    assert [job.folder for job in begun] == [home.start] * 2
+    for state in (State(status="failed"), State(status="paused"), State(status="done")):
+        studio.start_job.write(state)  # the page offers to try again
+        Studio(home, StudioConfig(), StartConfig())
+    assert len(begun) == 2
 
 
 def test_the_command_line_gives_the_same(
