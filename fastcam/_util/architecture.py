@@ -25,8 +25,8 @@ class Architecture:
             has one (a softmax), in the order of their scores, names with commas between.
 
     Raises:
-        ValueError: ``arch`` without names or the other way round, names of both kinds, or a size
-            below 1.
+        ValueError: ``arch`` without names or the other way round, names of both kinds, one
+            twice, or a size below 1.
     """
 
     arch: str | None = None
@@ -48,6 +48,11 @@ class Architecture:
                 f"--{given} without --{lacking}: a file of weights needs its network's name "
                 "(--arch resnet50) and those of its scores in order (--arch-attributes A,B,C, or "
                 "--arch-classes A,B,C of which an image has one)"
+            )
+        twice = [name for i, name in enumerate(self.names) if name in self.names[:i]]
+        if twice:
+            raise ValueError(
+                f"--{named}: expected another name for each score, got {twice[0]} twice"
             )
         if self.arch_size < 1:
             raise ValueError(f"arch_size: expected at least 1, got {self.arch_size}")

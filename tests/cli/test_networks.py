@@ -91,6 +91,11 @@ def test_weights_alone_of_a_classifier_of_classes(
     assert "tuned against theirs" in capsys.readouterr().out
     assert _run(*tune, *classes, "--arch-attributes", "cat,ant,bee") == 2
     assert "--arch-attributes and --arch-classes: expected one" in capsys.readouterr().err
+    assert _run(*tune, *arch, "--arch-classes", "cat,ant,cat") == 2
+    assert (
+        "--arch-classes: expected another name for each score, got cat twice"
+        in capsys.readouterr().err
+    )
     assert _run(*tune, "--arch-classes", "cat,ant,bee") == 2
     assert "--arch-classes without --arch" in capsys.readouterr().err
 
