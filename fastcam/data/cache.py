@@ -26,7 +26,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastcam._util.claim import LOCK, InUseError, claim
-from fastcam._util.files import WriteError, cannot_write, json_with, read_json, write_json
+from fastcam._util.files import (
+    WriteError,
+    cannot_write,
+    describe,
+    json_with,
+    read_json,
+    write_json,
+)
 from fastcam._util.progress import Count
 
 FOLDER = ".fastcam-cache"
@@ -42,6 +49,9 @@ _RECORD = np.dtype(
     [("stamp", "<u8"), ("crc", "<u4"), ("width", "<u4"), ("height", "<u4"), ("rest", "<u4", 3)]
 )
 _WINDOW = 1024  # images that wait for a thread at a time
+_ADVICE = (
+    f"name a folder elsewhere in the environment variable {VARIABLE}, or do without (--no-cache)"
+)
 _POLL = 0.3  # seconds between two looks at what another process has decoded
 
 Rows = NDArray[np.int64]
@@ -150,9 +160,23 @@ class FileCache(MemoryCache):
             progress: called with (done, total).
 
         Raises:
-            WriteError: there is not enough room, or the folder cannot be written.
+            WriteError: there is not enough room, or the folder cannot be written, or read.
             Exception: what ``decode`` raises.
         """
+        try:
+            self._fill_rows(rows, stamps, share, workers, progress)
+        except WriteError as error:
+            said = str(error) if VARIABLE in str(error) else f"{error}; {_ADVICE}"
+            raise WriteError(error.errno, said) from None
+
+    def _fill_rows(
+        self,
+        rows: Rows,
+        stamps: NDArray[np.uint64],
+        share: float,
+        workers: int,
+        progress: Count | None,
+    ) -> None:
         self._stamps[rows] = stamps
         while len(missing := self._missing(rows)):
             try:
@@ -214,8 +238,9 @@ class FileCache(MemoryCache):
     def _missing(self, rows: Rows) -> Rows:
         """Those of some positions that nobody has decoded, or from another file."""
         try:
-            known = np.fromfile(self.folder / _RECORDS, _RECORD)
-            whole = (self.folder / _PIXELS).stat().st_size == len(known) * self._bytes
+            with _told():
+                known = np.fromfile(self.folder / _RECORDS, _RECORD)
+                whole = (self.folder / _PIXELS).stat().st_size == len(known) * self._bytes
         except (FileNotFoundError, NotADirectoryError):  # or a file lies in its way
             return rows
         if not whole or len(known) != len(self._stamps):
@@ -232,8 +257,7 @@ class FileCache(MemoryCache):
             raise WriteError(
                 errno.ENOSPC,
                 f"{count} decoded images need {_gigabytes(needed)} in {self.folder}; the disk has"
-                f" {_gigabytes(free)} free{limit}. Make room, name a folder on another disk in the"
-                f" environment variable {VARIABLE}, or do without (--no-cache)",
+                f" {_gigabytes(free)} free{limit}. Make room, {_ADVICE}",
             )
         if not _is_cache(self.folder):
             write_json(self.folder / _INFO, self._info)
@@ -243,7 +267,7 @@ class FileCache(MemoryCache):
                     shutil.rmtree(path, ignore_errors=True)
         lengths = {_PIXELS: self._bytes, _RECORDS: _RECORD.itemsize}
         for name, length in lengths.items():
-            with open(self.folder / name, "ab") as file:
+            with _told(), open(self.folder / name, "ab") as file:
                 file.truncate(len(self._stamps) * length)  # takes no room until it is written
 
     def _decode_missing(self, rows: Rows, total: int, workers: int, progress: Count | None) -> None:
@@ -253,10 +277,12 @@ class FileCache(MemoryCache):
     @contextlib.contextmanager
     def _opened(self) -> Iterator[Callable[[int, Decoded], None]]:
         """Yields what writes an image to its place, from any thread."""
-        with (
-            open(self.folder / _PIXELS, "r+b", buffering=0) as pixels,
-            open(self.folder / _RECORDS, "r+b", buffering=0) as records,
-        ):
+        with contextlib.ExitStack() as files:
+            with _told():
+                pixels, records = (
+                    files.enter_context(open(self.folder / name, "r+b", buffering=0))
+                    for name in (_PIXELS, _RECORDS)
+                )
 
             def put(row: int, image: Decoded) -> None:
                 data = np.ascontiguousarray(image.pixels).reshape(-1).data
@@ -274,8 +300,8 @@ class FileCache(MemoryCache):
         if not (self.folder / _RECORDS).exists():  # no image was asked for
             self._records = np.zeros(len(self._stamps), _RECORD)
             return
-        self._records = np.fromfile(self.folder / _RECORDS, _RECORD)
-        with open(self.folder / _PIXELS, "rb") as file:
+        with _told(), open(self.folder / _PIXELS, "rb") as file:
+            self._records = np.fromfile(self.folder / _RECORDS, _RECORD)
             self._mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._pixels = np.frombuffer(self._mapped, np.uint8).reshape(self._shape)
 
@@ -352,8 +378,20 @@ def _in_threads(
             raise
 
 
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Where others keep a cache to themselves, images go elsewhere, as where nobody may write."""
+    try:
+        yield
+    except PermissionError as error:
+        raise WriteError(error.errno, describe(error)) from None
+
+
 def _is_cache(folder: Path) -> bool:
-    return (folder / _INFO).is_file() and _ours(folder / _INFO)
+    try:
+        return (folder / _INFO).is_file() and _ours(folder / _INFO)
+    except PermissionError:
+        return False
 
 
 def _outdated(folder: Path, info: Mapping[str, Any]) -> bool:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -284,6 +284,52 @@ def test_a_folder_that_cannot_be_written_is_read(
     with pytest.raises(WriteError):
         PreparedFaces(CelebA(copy, "test"), 16, cache=True)
     assert PreparedFaces(CelebA(copy, "test"), 16).cached
+
+
+@pytest.mark.parametrize("name", ["records", "images.u8"])
+def test_a_cache_that_another_user_keeps_to_himself_is_left_to_him(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    whole = PreparedFaces(CelebA(copy, "train"), 16)
+    refused = _refused(monkeypatch, lambda path: path.name == name)
+    with pytest.raises(WriteError, match=rf"{name}: Permission denied; name a folder .*{VARIABLE}"):
+        PreparedFaces(CelebA(copy, "train"), 16, cache=True)
+    kept = PreparedFaces(CelebA(copy, "train"), 16)
+    assert kept.cached and _same(whole, kept)  # in memory
+    assert PreparedFaces(CelebA(copy, "test"), 16).cached  # of which nothing is there
+    assert refused
+
+
+def test_a_cache_of_another_user_may_lie_beside_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "caches"))
+    one, other = (CelebA(write_faces(tmp_path / n / "faces", seed=i), "train") for i, n in
+                  enumerate("ab"))  # fmt: skip
+    PreparedFaces(one, 16, cache=True)
+    (theirs,) = (tmp_path / "caches").iterdir()
+    refused = _refused(monkeypatch, lambda path: theirs in path.parents)
+    assert PreparedFaces(other, 16, cache=True).cached
+    assert refused and len(list((tmp_path / "caches").iterdir())) == 2
+
+
+def _refused(monkeypatch: pytest.MonkeyPatch, which: Callable[[Path], bool]) -> list[Path]:
+    """Have the system refuse some files, as those of another user; the list of those it did."""
+    found: list[Path] = []
+
+    def refusing(do: Any) -> Any:
+        def done(path: Any, *arguments: Any, **options: Any) -> Any:
+            if isinstance(path, str | Path) and which(Path(path)):
+                found.append(Path(path))
+                raise PermissionError(13, "Permission denied", str(path))
+            return do(path, *arguments, **options)
+
+        return done
+
+    monkeypatch.setattr("builtins.open", refusing(open))
+    monkeypatch.setattr(np, "fromfile", refusing(np.fromfile))
+    monkeypatch.setattr(Path, "is_file", refusing(Path.is_file))
+    return found
 
 
 def test_a_file_in_the_place_of_the_folder_is_no_folder_to_write(
