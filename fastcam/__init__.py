@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from fastcam import evaluation as evaluation
     from fastcam import experiments as experiments
     from fastcam import faces as faces
+    from fastcam import heads as heads
     from fastcam import models as models
     from fastcam import regions as regions
     from fastcam import report as report
@@ -56,6 +57,7 @@ _PARTS = (
     "evaluation",
     "experiments",
     "faces",
+    "heads",
     "models",
     "regions",
     "report",

@@ -328,3 +328,9 @@ def test_an_empty_batch_and_an_empty_list_of_targets():
 
 def test_it_is_public():
     assert fastcam.grad_cam_maps is grad_cam_maps
+
+
+def test_the_former_name_still_works() -> None:
+    from fastcam.heads import class_activation_maps
+
+    assert class_activation_maps is fastcam.grad_cam_maps
