@@ -33,6 +33,7 @@ from fastcam.data.mask_files import (
     without_masks,
 )
 from fastcam.data.source import is_litter
+from fastcam.data.tables import not_utf8
 
 _CLASS_COLUMNS = ("class", "label", "category", "species", "diagnosis", "dx", "target", "y")
 _SPLIT_COLUMNS = ("split", "partition", "subset", "set", "fold")
@@ -275,6 +276,9 @@ def _file_column(table: LabelTable, names: Sequence[str]) -> str:
     column = max(zeros, key=lambda c: zeros[c][0])
     if zeros[column][0] > least:
         raise ValueError(f"{message}; in {column}, {zeros[column][1]}")
+    for column in table.columns:
+        if wrong := next(filter(None, map(not_utf8, table.raw(column))), None):
+            raise ValueError(f"{message}; in {column}, {wrong}")
     for column in table.columns:
         found = [(cell, images.matches(cell)) for cell in table.raw(column)]
         several = [(cell, of) for cell, of in found if len(of) > 1]

@@ -17,6 +17,7 @@ from lightning.pytorch.plugins.environments import (
     LightningEnvironment,
     TorchElasticEnvironment,
 )
+from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
 from fastcam._util.claim import claim
@@ -159,6 +160,14 @@ def _in_another(
     train(config, out, loss=loss)
 
 
+class _Launched(DDPStrategy):
+    """Of processes that run already. Lightning's takes a launcher, with which it refuses to be in a
+    notebook."""
+
+    def _configure_launcher(self) -> None:
+        pass
+
+
 def _train(
     config: TrainConfig,
     out: Path,
@@ -212,7 +221,7 @@ def _train(
             accelerator="gpu" if device.type == "cuda" else "cpu",
             devices=processes.local_count,
             num_nodes=processes.nodes,
-            strategy="ddp" if processes.count > 1 else "auto",
+            strategy=_Launched() if processes.count > 1 else "auto",
             use_distributed_sampler=False,
             precision=_PRECISIONS[config.precision],
             max_epochs=_passes(config, batches),

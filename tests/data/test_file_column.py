@@ -108,6 +108,15 @@ def test_names_of_several_images_are_an_error(tmp_path: Path) -> None:
         open_folder(tmp_path)
 
 
+def test_names_that_are_not_utf8_are_told_of(tmp_path: Path) -> None:
+    for number in range(3):
+        image_file(tmp_path / "images" / f"ö{number}.png")
+    rows = "".join(f"ö{number}.png;{number % 2}\n" for number in range(3))
+    (tmp_path / "t.csv").write_bytes(f"file;sick\n{rows}".encode("cp1252"))
+    with pytest.raises(ValueError, match=r"no column names .* in file, the byte 0xF6 .* as UTF-8"):
+        open_folder(tmp_path)
+
+
 def test_a_table_of_which_few_images_are_there_is_told_of(tmp_path: Path) -> None:
     for name in ("a1.png", "a2.png"):
         image_file(tmp_path / "images" / name)

@@ -29,6 +29,7 @@ from device_worker import (
     validate_alone,
     wrong_loss,
 )
+from lightning.pytorch.trainer.connectors import accelerator_connector
 from process_group import run_and_leave
 from tiny_faces import write_faces
 from tiny_runs import assert_same, run_config, until_saved, weights_of
@@ -240,11 +241,13 @@ def test_the_command_line_takes_devices_and_warns_of_batch_norm(
 
 
 def test_the_validation_of_parts_over_processes_is_that_of_the_saved_network(
-    data: Path, tmp_path: Path
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Batch norm's statistics are the first process's, also where each batch is taken in parts."""
     models.register("normed", models.ModelSpec(NormedNet, "features.2"))
     config = run_config(data, model="normed", epochs=1, batch_size=22, devices=2, accumulate=2)
+    # As in a notebook, in which Lightning would not start processes of its own.
+    monkeypatch.setattr(accelerator_connector, "_IS_INTERACTIVE", True)
     with pytest.warns(UserWarning, match="batch norm"):
         run = train(config, tmp_path)
     checkpoint = models.load_checkpoint(run.checkpoint)
