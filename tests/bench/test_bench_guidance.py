@@ -45,6 +45,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dict]]
         patch.setattr(guidance, "PAIRS", (("Lips", "mouth"),))
         results[DEFAULT.slug] = guidance.run(SETUP, work, DEFAULT, "cpu", 1)
         patch.setattr(guidance, "PAIRS", (("Eyes", "chin"),))
+        patch.setattr(guidance, "OTHER", "Lips")
         for cell in (HIDDEN.control, HIDDEN):
             results[cell.slug] = guidance.run(SETUP, work, cell, "cpu", 1)
         yield results

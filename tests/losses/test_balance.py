@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -29,11 +30,20 @@ def bce(logits: torch.Tensor) -> torch.Tensor:
     return nn.functional.binary_cross_entropy_with_logits(logits, LABELS.to(logits))
 
 
+_entered = ExitStack()
+
+
+@pytest.fixture(autouse=True)
+def _leave():
+    """The taps that a test has entered by :func:`losses`."""
+    with _entered:
+        yield
+
+
 def losses(net, x=X, where=None, **options):
-    """Label loss, guidance loss and the entered tap's activations, for use inside a with block."""
+    """Label loss, guidance loss and the tap, which stays entered until the test is over."""
     criterion = IoUCamLoss(sharpness=2.0, **options)
-    tap = ActivationTap(net, "4", "5")
-    tap.__enter__()
+    tap = _entered.enter_context(ActivationTap(net, "4", "5"))
     logits = net(x)
     return bce(logits), criterion(logits, tap, REGIONS.to(x), 1, where=where), tap
 
