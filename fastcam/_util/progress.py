@@ -41,8 +41,8 @@ def advancing(
     """Yields ``advance(steps)`` for work that goes on in steps.
 
     Args:
-        progress: called with (done, total) after each step; True draws a bar where stderr is a
-            terminal and rich is installed.
+        progress: called with (done, total) after each step; True draws a bar on a
+            terminal and in a notebook, if rich is installed.
         what: stands before the bar.
         total: steps in all.
         done: those that were done before.
@@ -59,8 +59,24 @@ def advancing(
         yield advance
 
 
+@contextmanager
+def reporting(progress: bool | Report | None) -> Iterator[Report | None]:
+    """What a caller's ``progress`` asks for: his own report, none, or for True bars where they can
+    be drawn."""
+    if progress is True:
+        with progress_bars() if _can_draw() else nullcontext() as bars:
+            yield bars
+    else:
+        yield progress or None
+
+
 def _can_draw() -> bool:
-    return sys.stderr.isatty() and importlib.util.find_spec("rich") is not None
+    """Whether bars can be seen: on a terminal, or in a notebook that has the widgets for them."""
+    if importlib.util.find_spec("rich") is None:
+        return False
+    if "IPython" in sys.modules and importlib.import_module("rich.console").Console().is_jupyter:
+        return importlib.util.find_spec("ipywidgets") is not None
+    return sys.stderr.isatty()
 
 
 @contextmanager
@@ -76,7 +92,7 @@ def progress_bars() -> Iterator[Report]:
         rich.TimeRemainingColumn(),
         rich.TextColumn("{task.fields[note]}", markup=False),
     )
-    with rich.Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with rich.Progress(*columns, console=console, disable=not _can_draw()) as progress:
         tasks: dict[str, int] = {}
 
         def report(what: str, done: int, total: int, note: str = "") -> None:

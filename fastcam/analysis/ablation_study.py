@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from fastcam import __version__
 from fastcam._util import checks as check
 from fastcam._util.files import json_with, read_json, remove_ours, write_json
-from fastcam._util.progress import Report
+from fastcam._util.progress import Report, reporting
 from fastcam.analysis import paper
 from fastcam.analysis.attribute_scores import attributes
 from fastcam.analysis.subject import load_attention, open_faces
@@ -124,7 +124,7 @@ def ablation(
     *,
     split: str = "test",
     limit: int | None = None,
-    progress: Report | None = None,
+    progress: bool | Report | None = True,
 ) -> Ablation:
     """Train and judge the four variants with every seed; what is finished is kept.
 
@@ -134,7 +134,8 @@ def ablation(
         out: folder; each run lies in ``out/VARIANT-SEED``.
         seeds: each gives all four variants the same batches.
         split, limit: which images the networks are judged on.
-        progress: called with (what, done, total, note).
+        progress: True draws bars on a terminal and in a notebook that has ipywidgets; a function is
+            called with (what, done, total, note).
 
     Raises:
         ValueError: another model, a repeated or missing seed, an unknown or empty split, a limit
@@ -154,30 +155,33 @@ def ablation(
         name: {measure: [] for measure in MEASURES} for name in VARIANTS
     }
     runs = [(seed, name) for seed in seeds for name in VARIANTS]
-    for done, (seed, name) in enumerate(runs):
-        report = _within(progress, done, len(runs), f"{_NAMES[name]}, seed {seed}")
-        folder = Path(out) / f"{name}-{seed}"
-        options = {**others, **VARIANTS[name]} or None
-        run = train(
-            dataclasses.replace(config, seed=seed, model_options=options), folder, progress=report
-        )
-        judged = folder / JUDGED
-        what = {"data": config.data, "split": split, "limit": limit, "version": __version__}
-        stored = read_json(judged, "evaluation", _JUDGEMENT) if judged.is_file() else {}
-        if stored.get("settings") != what:
-            checkpoint = load_attention(run.checkpoint)
-            if faces is None:
-                faces = open_faces(
-                    checkpoint, config.data, split, limit=limit, cache=config.cache,
-                    workers=config.workers,
-                )  # fmt: skip
-            found = attributes(checkpoint, faces, device=pick_device(config.device))
-            stored = {"settings": what, "images": found.images, "means": found.means()}
-            write_json(judged, stored, ours=_is_judgement)
-        for measure in MEASURES:
-            scores[name][measure].append(stored["means"][measure])
-    if progress is not None:
-        progress("training variants", len(runs), len(runs))
+    with reporting(progress) as bars:
+        for done, (seed, name) in enumerate(runs):
+            report = _within(bars, done, len(runs), f"{_NAMES[name]}, seed {seed}")
+            folder = Path(out) / f"{name}-{seed}"
+            options = {**others, **VARIANTS[name]} or None
+            run = train(
+                dataclasses.replace(config, seed=seed, model_options=options),
+                folder,
+                progress=report,
+            )
+            judged = folder / JUDGED
+            what = {"data": config.data, "split": split, "limit": limit, "version": __version__}
+            stored = read_json(judged, "evaluation", _JUDGEMENT) if judged.is_file() else {}
+            if stored.get("settings") != what:
+                checkpoint = load_attention(run.checkpoint)
+                if faces is None:
+                    faces = open_faces(
+                        checkpoint, config.data, split, limit=limit, cache=config.cache,
+                        workers=config.workers,
+                    )  # fmt: skip
+                found = attributes(checkpoint, faces, device=pick_device(config.device))
+                stored = {"settings": what, "images": found.images, "means": found.means()}
+                write_json(judged, stored, ours=_is_judgement)
+            for measure in MEASURES:
+                scores[name][measure].append(stored["means"][measure])
+        if bars is not None:
+            bars("training variants", len(runs), len(runs))
     count = "all" if config.limit_train is None else str(config.limit_train)
     passes = config.epochs or run.epochs
     trained = f"trained on {count} training images for at most {passes} epoch(s)"

@@ -50,7 +50,7 @@ def attention_demo(
     config: AttentionDemoConfig | None = None,
     *,
     workers: int = 2,
-    progress: Report | None = None,
+    progress: bool | Report | None = True,
     say: Say = print,
 ) -> AttentionDemoResult:
     """Run the demo; stages that an earlier run with the same settings finished are kept.
@@ -60,7 +60,8 @@ def attention_demo(
             network and ablation.
         config: the settings.
         workers: processes that draw faces, and threads that read them.
-        progress: called with (what, done, total).
+        progress: True draws bars on a terminal and in a notebook that has ipywidgets; a function is
+            called with (what, done, total).
         say: told what happens, one line at a time.
 
     Raises:

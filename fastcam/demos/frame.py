@@ -13,7 +13,7 @@ from fastcam import __version__
 from fastcam._util.claim import claim
 from fastcam._util.extras import require
 from fastcam._util.files import Ours, check_target, commented, remove_ours, write_marked
-from fastcam._util.progress import Report, labelled, timed
+from fastcam._util.progress import Report, labelled, reporting, timed
 
 for _module in ("torchvision", "lightning", "torchmetrics", "matplotlib"):
     require(_module, extra="train")
@@ -116,7 +116,12 @@ class Frame:
 
 @contextmanager
 def opened(
-    out: str | Path, config: Any, files: DemoFiles, workers: int, progress: Report | None, say: Say
+    out: str | Path,
+    config: Any,
+    files: DemoFiles,
+    workers: int,
+    progress: bool | Report | None,
+    say: Say,
 ) -> Iterator[Frame]:
     """Claim the folder and begin.
 
@@ -125,7 +130,7 @@ def opened(
         BlockingIOError: another process writes there.
         OSError: the folder cannot be written.
     """
-    with claim(out):
+    with claim(out), reporting(progress) as report:
         files.check(Path(out))
         settings = json.loads(json.dumps({**asdict(config), "version": __version__}))
-        yield Frame(Path(out), settings, workers, progress, timed(say))
+        yield Frame(Path(out), settings, workers, report, timed(say))

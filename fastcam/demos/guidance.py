@@ -96,7 +96,7 @@ def demo(
     config: DemoConfig | None = None,
     *,
     workers: int = 2,
-    progress: Report | None = None,
+    progress: bool | Report | None = True,
     say: Say = print,
 ) -> DemoResult:
     """Run the demo; stages that an earlier run with the same settings finished are kept.
@@ -106,7 +106,8 @@ def demo(
             ``reliance.png``, ``evaluation.json``, and a folder for each stage.
         config: the settings.
         workers: processes that draw faces, and threads that read them.
-        progress: called with (what, done, total).
+        progress: True draws bars on a terminal and in a notebook that has ipywidgets; a function is
+            called with (what, done, total).
         say: told what happens, one line at a time.
 
     Raises:

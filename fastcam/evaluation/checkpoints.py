@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, get_args
 from fastcam._util import checks as check
 from fastcam._util.architecture import Architecture
 from fastcam._util.files import check_targets, commented, json_with, write_json, write_marked
-from fastcam._util.progress import Report, labelled
+from fastcam._util.progress import Report, labelled, reporting
 from fastcam.data import open_folder
 from fastcam.data.hiding import Fill
 from fastcam.data.labelled import attribute_index
@@ -68,7 +69,7 @@ def compare(
     out: str | Path | None = None,
     device: str = "auto",
     architecture: Architecture | None = None,
-    progress: Report | None = None,
+    progress: bool | Report | None = True,
 ) -> Comparison:
     """Evaluate checkpoints and put them side by side.
 
@@ -89,7 +90,8 @@ def compare(
         device: see :func:`pick_device`.
         architecture: of the checkpoints that are files of weights alone, and the layer whose
             Grad-CAM is measured.
-        progress: called with (what, done, total).
+        progress: True draws bars on a terminal and in a notebook that has ipywidgets; a function is
+            called with (what, done, total).
 
     Raises:
         ValueError: as :func:`fastcam.evaluation.evaluate` and :func:`fastcam.evaluation.reliance`.
@@ -99,6 +101,12 @@ def compare(
     if out is not None:
         check_prefix(out)
     named = dict(checkpoints) if isinstance(checkpoints, Mapping) else name_checkpoints(checkpoints)
+    for name, path in named.items():
+        if not isinstance(path, str | os.PathLike):
+            raise TypeError(
+                f"checkpoints: expected paths, got {type(path).__name__} for {name!r}; "
+                "fastcam.evaluation.evaluate judges a loaded checkpoint"
+            )
     running: dict[str, Any] = {
         "attribute": attribute, "region": region, "batch_size": batch_size,
         "device": pick_device(device), "workers": workers,
@@ -116,28 +124,37 @@ def compare(
         hidden = {"others": others, "images": reliance_images, "fill": fill}
     found: dict[str, Measured] = {}
     taken: Any = None
-    for name, path in named.items():
-        model = load_checkpoint(path, architecture)
-        attribute_index(model.judged, attribute, f"{path} judges")
-        check_other(model, folder, attribute, other, f"{path} judges")
-        given = model.preprocessing
-        takes = model.attributes, model.exclusive, given.size, given.fit
-        if takes != taken:  # else decoded, where there is no cache, for the checkpoint before
-            faces = prepare_split(
-                model, folder, split, regions=shown, limit=limit, cache=cache, workers=workers,
-                progress=progress,
-            )  # fmt: skip
-            taken = takes
-        try:
-            one = measure(
-                name, model, faces, hidden=hidden, threshold=threshold, progress=progress, **running
+    with reporting(progress) as report:
+        for name, path in named.items():
+            model = load_checkpoint(path, architecture)
+            attribute_index(model.judged, attribute, f"{path} judges")
+            check_other(model, folder, attribute, other, f"{path} judges")
+            given = model.preprocessing
+            takes = model.attributes, model.exclusive, given.size, given.fit
+            if takes != taken:  # else decoded, where there is no cache, for the checkpoint before
+                faces = prepare_split(
+                    model, folder, split, regions=shown, limit=limit, cache=cache, workers=workers,
+                    progress=report,
+                )  # fmt: skip
+                taken = takes
+            try:
+                one = measure(
+                    name,
+                    model,
+                    faces,
+                    hidden=hidden,
+                    threshold=threshold,
+                    progress=report,
+                    **running,
+                )
+            except ScoresNotFinite as error:
+                raise ScoresNotFinite(f"{path}: {error}") from None
+            labels, names = labels_with(
+                one.predictions.labels, one.attributes, other, folder, faces
             )
-        except ScoresNotFinite as error:
-            raise ScoresNotFinite(f"{path}: {error}") from None
-        labels, names = labels_with(one.predictions.labels, one.attributes, other, folder, faces)
-        found[name] = replace(
-            one, attributes=names, predictions=replace(one.predictions, labels=labels)
-        )
+            found[name] = replace(
+                one, attributes=names, predictions=replace(one.predictions, labels=labels)
+            )
     evaluations = summarize_all(
         found, attribute=attribute, other=other, region=region, data=str(data),
         split=split, threshold=threshold,

@@ -17,7 +17,7 @@ from fastcam._util import checks as check
 from fastcam._util.claim import claim
 from fastcam._util.extras import require
 from fastcam._util.files import begins, check_target, json_with, write_json, write_text
-from fastcam._util.progress import Report, timed
+from fastcam._util.progress import Report, reporting, timed
 from fastcam._util.settings import differing
 
 for _module in ("torchvision", "lightning", "torchmetrics", "matplotlib"):
@@ -64,7 +64,7 @@ def run(
     *,
     workers: int = 2,
     jobs: int = 1,
-    progress: Report | None = None,
+    progress: bool | Report | None = True,
     say: Callable[[str], None] = print,
 ) -> Saved:
     """Run an experiment; what an earlier run with the same settings has finished is kept.
@@ -81,7 +81,8 @@ def run(
         config: the settings.
         workers: processes that draw faces, and threads that read them.
         jobs: fine-tunings beside each other, in processes of their own.
-        progress: called with (what, done, total).
+        progress: True draws bars on a terminal and in a notebook that has ipywidgets; a function is
+            called with (what, done, total).
         say: told what happens, one line at a time.
 
     Raises:
@@ -113,8 +114,8 @@ def run(
             say(f"{out / name}.md is there, made with the same settings: kept")
             return stored
         began = _clocks()
-        study = Study(out, config, workers, progress, say, jobs)
-        found = EXPERIMENTS[name](study)
+        with reporting(progress) as report:
+            found = EXPERIMENTS[name](Study(out, config, workers, report, say, jobs))
         saved = save(found, out / name, {**settings, **_machine(began)})
         write_text(out / f"{name}.csv", _csv(saved.tables), ours=begins(_CSV))
         say(f"done: {out / name}.md")

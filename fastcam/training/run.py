@@ -23,7 +23,7 @@ from torch import nn
 from fastcam._util.claim import claim
 from fastcam._util.dropout import BatchShare, shared_dropout
 from fastcam._util.files import write_json
-from fastcam._util.progress import Report
+from fastcam._util.progress import Report, reporting
 from fastcam._util.run_files import BEST, CHECKPOINT, HISTORY, RESULT, RESUME, SETTINGS
 from fastcam._util.stop import Stop
 from fastcam.evaluation import pick_device
@@ -79,7 +79,7 @@ def train(
     *,
     data: LightningDataModule | None = None,
     loss: LabelLoss | None = None,
-    progress: Report | None = None,
+    progress: bool | Report | None = True,
 ) -> TrainResult:
     """Train or fine-tune, and write ``model.pt``, ``history.csv``, ``settings.json`` into ``out``.
 
@@ -99,7 +99,8 @@ def train(
             images are the same nobody looks.
         loss: of the labels, see :class:`AttributeTask`. The settings hold its name and what it was
             made with (numbers, texts, tensors), not what it computes.
-        progress: called with (what, done, total, note) while images are read and in each epoch.
+        progress: True draws bars while images are read and in each epoch, on a terminal or in a
+            notebook that has ipywidgets; a function is called with (what, done, total, note).
 
     Returns:
         Paths and counts of the finished run.
@@ -148,7 +149,9 @@ def train(
         done = processes.first(lambda: finished(out, settings))
         if done is not None:
             processes.first(lambda: remove_states(out))
-        return done or _train(config, out, settings, data, loss, progress, processes)
+            return done
+        report = stack.enter_context(reporting(progress if processes.rank == 0 else None))
+        return _train(config, out, settings, data, loss, report, processes)
 
 
 def _in_another(
@@ -179,7 +182,6 @@ def _train(
 ) -> TrainResult:
     device = pick_device(config.device)
     first = processes.rank == 0
-    progress = progress if first else None
     processes.first(lambda: check_folder(out, settings))
     resume = out / RESUME
     folder = open_data(config) if data is None else None

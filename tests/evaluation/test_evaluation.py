@@ -302,6 +302,9 @@ def test_checkpoints_of_other_attributes_and_without_reliance(
     with pytest.raises(ValueError, match="beard"):
         compare(paths, data, attribute="Lips", hide=["beard"])
     less = Checkpoint(TinyNet(1), MODEL, ["Lips"], Preprocessing(32))
+    loaded: Any = {"a": less}
+    with pytest.raises(TypeError, match=r"^checkpoints: expected paths, got Checkpoint for 'a'"):
+        compare(loaded, data, attribute="Lips")
     paths["less"] = save_checkpoint(tmp_path / "less.pt", less)
     with pytest.raises(ValueError, match=r"'Eyes'; .*less\.pt judges: Lips$"):
         compare(paths, data, attribute="Eyes", reliance_images=0, device="cpu")
