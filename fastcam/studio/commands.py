@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastcam.training import GuidanceConfig, TrainConfig
-from fastcam.training.config import FINETUNE
 
 #: Of a run: what stands elsewhere in the line, or decides nothing.
 _ELSEWHERE = {"data", "start", "guidance", "architecture", "targets", "losses", "grid"}
@@ -30,24 +29,16 @@ def finetune_words(config: TrainConfig, out: str) -> list[str]:
     usual = GuidanceConfig(targets=guidance.targets, pull=guidance.pull, w_g=guidance.w_g)
     if guidance.losses != usual.losses:
         words += [word for loss in guidance.losses for word in ("--loss", loss)]
-    words += _changed(guidance, dataclasses.asdict(GuidanceConfig(targets=guidance.targets)))
-    plain = TrainConfig.finetune("", "", usual)
-    defaults = {
-        **dataclasses.asdict(plain),
-        **{k: v for k, v in FINETUNE.items() if k != "without"},
-    }
-    if config.without != defaults["without"]:
-        auto = TrainConfig.finetune(config.start, config.data, guidance).without
-        defaults["without"] = auto
-    return [*words, *_changed(config, defaults)]
+    words += _changed(guidance, GuidanceConfig(targets=guidance.targets))
+    return [*words, *_changed(config, TrainConfig.finetune(config.start, config.data, guidance))]
 
 
-def _changed(config: GuidanceConfig | TrainConfig, defaults: Mapping[str, Any]) -> list[str]:
+def _changed(config: Any, usual: Any) -> list[str]:
     words = []
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
         skipped = f.name in _ELSEWHERE or f.metadata.get("result") is False
-        if skipped or value is None or value == defaults[f.name]:
+        if skipped or value is None or value == getattr(usual, f.name):
             continue
         option = f.name.replace("_", "-")
         if isinstance(value, bool):

@@ -161,6 +161,8 @@ def test_words_of_a_recipe(tmp_path: Path) -> None:
     text = shlex.join(finetune_words(other.config("m.pt", "d"), "out"))
     for part in ("--loss iou", "--pull 0.5", "--without left_eye", "--epochs 3", "--limit-train 9"):
         assert part in text
+    unhidden = replace(recommended.config("m.pt", "d"), without="nothing")
+    assert "--without nothing" in shlex.join(finetune_words(unhidden, "out"))
     control = other.config("m.pt", "d", control=True)
     assert control.without == "nothing" and not control.guided
     with pytest.raises(ValueError, match="hides 100%"):
