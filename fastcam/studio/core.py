@@ -17,13 +17,14 @@ from torch import Tensor
 
 from fastcam._util.files import make_folder, write_json
 from fastcam._util.names import printable
+from fastcam._util.run_files import CHECKPOINT
 from fastcam.data import open_folder
 from fastcam.data.batches import Collate
 from fastcam.evaluation.explain import explain_dataset
 from fastcam.evaluation.splits import Prepared, prepare_split, prepared
 from fastcam.models import AttentionNetwork, Checkpoint, grid_size, load_checkpoint
 from fastcam.report import ExplainedFace
-from fastcam.studio.home import CHECKPOINT, Home, NoSuchThing, checked_id, inside, new_id
+from fastcam.studio.home import Home, NoSuchThing, checked_id, inside, new_id
 from fastcam.studio.jobs import Job
 from fastcam.studio.pointing import Pointing
 from fastcam.studio.queues import UNFINISHED, InTurn, NewestFirst
@@ -205,7 +206,7 @@ class Studio:
         first = self.data_set(session).network
         if not session.network:
             return first
-        path = inside(session.kept, checked_id(session.network), "model.pt")
+        path = inside(session.kept, checked_id(session.network), CHECKPOINT)
         return path if path.is_file() else first
 
     def subject(self, path: Path, data: Path) -> Subject:
@@ -343,10 +344,9 @@ class Studio:
         """Keep the network of a fine-tuning, and look at it from now on; gives its name."""
         recipe = Recipe.from_json(job.content()["arguments"]["recipe"])
         folder = make_folder(session.kept / job.id)
-        shutil.copyfile(checkpoint_of(job.folder, AFTER), folder / "model.pt")
+        shutil.copyfile(checkpoint_of(job.folder, AFTER), folder / CHECKPOINT)
         data = _of(job)[1]
-        note = {"words": recipe.words, "data": str(data)}
-        write_json(folder / "note.json", note)
+        write_json(folder / "note.json", {"words": recipe.words, "data": str(data)})
         if data == self.data_set(session).data:
             session.choose(network=job.id)
         return job.id
@@ -354,11 +354,7 @@ class Studio:
     def judged_faces(self, job: Job, recipe: Recipe, rows: Sequence[int]) -> list[ExplainedFace]:
         """Test images with the maps of before, control and after."""
         start, data = _of(job)
-        paths = {
-            BEFORE: start,
-            CONTROL: checkpoint_of(job.folder, CONTROL),
-            AFTER: checkpoint_of(job.folder, AFTER),
-        }
+        paths = {BEFORE: start} | {r: checkpoint_of(job.folder, r) for r in (CONTROL, AFTER)}
         few = self.subject(start, data).some(rows)
         models = {name: self.subject(path, data).checkpoint for name, path in paths.items()}
         return self.alone(lambda: explain_dataset(models, few, range(len(rows)), recipe.attribute))

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastcam._util.files import make_folder, read_json, write_atomic, write_json
+from fastcam._util.run_files import CHECKPOINT
 
 #: What the studio calls its sessions, jobs and images: hexadecimal digits.
 _ID = re.compile(r"[0-9a-f]{8,32}")
-#: A run's checkpoint (``fastcam.training.run`` has it, and imports what the pages do not need).
-CHECKPOINT = "model.pt"
 _MARK = {"format": "fastcam-studio", "version": 1}
 
 

@@ -23,6 +23,8 @@ from fastcam.studio.traces import AFTER, BEFORE, CONTROL
 
 FILE = "judgement.json"
 _KEYS = ("evaluations", "differences", "changed")
+#: Images to be looked at.
+SHOWN = 6
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,6 @@ def judge(
     data: Path,
     recipe: Recipe,
     *,
-    shown: int = 6,
     progress: Report | None = None,
 ) -> Judgement:
     """Evaluate the three as ``fastcam evaluate`` does, and see whose answer changed.
@@ -99,7 +100,6 @@ def judge(
         checkpoints: before, control and after.
         data: folder of images with labels; its test split is judged.
         recipe: attribute, region and the other attribute.
-        shown: how many images are to be looked at.
         progress: called with (what, done, total).
 
     Raises:
@@ -135,17 +135,17 @@ def judge(
         list(faces.names),
         (right[AFTER] & ~right[CONTROL]).nonzero().flatten().tolist(),
         (right[CONTROL] & ~right[AFTER]).nonzero().flatten().tolist(),
-        chosen_faces(faces, recipe.attribute, recipe.other, shown),
+        chosen_faces(faces, recipe),
     )
 
 
-def chosen_faces(faces: Any, attribute: str, other: str | None, count: int) -> list[int]:
+def chosen_faces(faces: Any, recipe: Recipe) -> list[int]:
     """The first images with the attribute: half with the other one too, as far as there are."""
-    if other is None:
-        has = faces.labels[:, faces.attribute(attribute)] > 0.5
-        rows = has.nonzero().flatten().tolist()[:count]
+    if recipe.other is None:
+        has = faces.labels[:, faces.attribute(recipe.attribute)] > 0.5
+        rows = has.nonzero().flatten().tolist()[:SHOWN]
     else:
-        parts = faces.subset(attribute, other)
+        parts = faces.subset(recipe.attribute, recipe.other)
         both, alone = parts.both.tolist(), parts.only_a.tolist()
-        rows = [*both[: count - min(len(alone), count // 2)], *alone[: count // 2]]
-    return rows or list(range(min(count, len(faces))))
+        rows = [*both[: SHOWN - min(len(alone), SHOWN // 2)], *alone[: SHOWN // 2]]
+    return rows or list(range(min(SHOWN, len(faces))))

@@ -59,7 +59,7 @@ def overlay(image: NDArray[np.uint8], cam: NDArray[np.floating], colours: str) -
 
 
 def _fine(cam: NDArray[np.floating]) -> NDArray[np.float32]:
-    small = Image.fromarray(np.asarray(cam, np.float32), mode=None)
+    small = Image.fromarray(np.asarray(cam, np.float32))
     fine = small.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     return np.clip(np.asarray(fine), 0, 1)
 

@@ -13,7 +13,7 @@ from fastcam.models import load_checkpoint
 from fastcam.report import Section, curves_figure, faces_figure, html_page, png_bytes
 from fastcam.studio.judging import Judgement
 from fastcam.studio.recipes import Recipe
-from fastcam.studio.traces import AFTER, load_losses
+from fastcam.studio.traces import load_losses
 
 
 def report_page(
@@ -37,21 +37,19 @@ def report_page(
     first = next(iter(models.values()))
     faces = prepare_split(first, data, "test", regions=[recipe.region], cache=False)
     shown = explain_dataset(models, faces, judgement.shown, recipe.attribute, region=recipe.region)
-    verdict = judgement.evaluations[AFTER].verdict
     losses = load_losses(folder)
     changed = (
         f"Of {len(judgement.names)} test images, {len(judgement.gained)} are judged right after "
         f"the fine-tuning and wrong in the control; {len(judgement.lost)} the other way round."
     )
-    tables = judgement.tables()
     return html_page(
         f"Looking at {recipe.region} for {recipe.attribute}",
         "Before, a control without guidance, and after, on the same test images.",
         [
             Section(
                 "What changed",
-                [f"{verdict}", changed, THRESHOLDS],
-                [table.to_html() for table in tables],
+                [judgement.verdict, changed, THRESHOLDS],
+                [table.to_html() for table in judgement.tables()],
             ),
             Section(
                 "The same images",

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastcam._util.files import read_json
-from fastcam.studio.home import CHECKPOINT
+from fastcam._util.run_files import CHECKPOINT
 
-MAPS, LOSSES = "maps.json", "losses.json"
+MAPS, LOSSES, SCRIPT, PAGE = "maps.json", "losses.json", "commands.sh", "report.html"
 #: The networks of a fine-tuning.
 BEFORE, CONTROL, AFTER = "before", "control", "after"
 

@@ -138,10 +138,6 @@ def _child(folder: Path, names: list[str], config: StudioConfig) -> dict[str, An
             return dict(json.loads(ended.stdout))
     except (subprocess.TimeoutExpired, ValueError):
         pass
-    return _each(folder, names, config)
-
-
-def _each(folder: Path, names: list[str], config: StudioConfig) -> dict[str, Any]:
     if len(names) == 1:
         return {}
     return {k: v for name in names for k, v in _child(folder, [name], config).items()}

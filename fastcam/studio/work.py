@@ -8,6 +8,7 @@ from typing import Any
 
 from fastcam._util.files import write_marked, write_text
 from fastcam._util.progress import labelled
+from fastcam._util.run_files import CHECKPOINT
 from fastcam.evaluation.splits import prepare_split
 from fastcam.faces import generate
 from fastcam.models import load_checkpoint
@@ -18,13 +19,10 @@ from fastcam.studio.recipes import Recipe
 from fastcam.studio.report import report_page
 from fastcam.studio.settings import StartConfig
 from fastcam.studio.survey import survey
-from fastcam.studio.traces import AFTER, BEFORE, CONTROL, checkpoint_of
+from fastcam.studio.traces import AFTER, BEFORE, CONTROL, PAGE, SCRIPT
 from fastcam.studio.tuning import Watcher, machine
 from fastcam.studio.worker import Progress
 from fastcam.training import TrainConfig, train
-
-SCRIPT, PAGE = "commands.sh", "report.html"
-_FACES_SHOWN = 6
 
 
 def start(job: Job, arguments: dict[str, Any], progress: Progress) -> None:
@@ -98,7 +96,7 @@ def tune(job: Job, arguments: dict[str, Any], progress: Progress) -> None:
     progress.stage("opening the images", 1, 4)
     before = load_checkpoint(first)
     faces = prepare_split(before, data, "test", regions=[recipe.region], limit=2000, cache=False)
-    rows = chosen_faces(faces, recipe.attribute, recipe.other, _FACES_SHOWN)
+    rows = chosen_faces(faces, recipe)
     watcher = Watcher(
         job.folder, first, faces, rows, recipe.attribute, _passes(progress, recipe.epochs)
     )
@@ -121,7 +119,7 @@ def tune(job: Job, arguments: dict[str, Any], progress: Progress) -> None:
         "the fine-tuning": finetune_words(configs[AFTER], AFTER),
         "the same without guidance": finetune_words(configs[CONTROL], CONTROL),
         "the judging": evaluate_words(
-            [str(first), f"{CONTROL}/model.pt", f"{AFTER}/model.pt"], str(data),
+            [str(first), f"{CONTROL}/{CHECKPOINT}", f"{AFTER}/{CHECKPOINT}"], str(data),
             attribute=recipe.attribute, other=recipe.other, region=recipe.region, out="judged",
         ),
     }  # fmt: skip
@@ -137,6 +135,3 @@ KINDS: dict[str, Callable[[Job, dict[str, Any], Progress], None]] = {
     "look": look,
     "tune": tune,
 }
-
-
-__all__ = ["KINDS", "PAGE", "SCRIPT", "checkpoint_of", "look", "start", "tune"]

@@ -30,14 +30,13 @@ class Progress:
 
     Args:
         job: the job.
-        steps: how many stages it has.
     """
 
-    def __init__(self, job: Job, steps: int = 1) -> None:
+    def __init__(self, job: Job) -> None:
         before = job.state()
         self.job, self._earlier, self._began = job, before.seconds, time.monotonic()
         self._written, self._recent = 0.0, deque[tuple[float, int]](maxlen=200)
-        self.state = State(status="running", steps=steps, process=own_process())
+        self.state = State(status="running", process=own_process())
         self._write()
 
     def stage(self, text: str, step: int, steps: int) -> None:

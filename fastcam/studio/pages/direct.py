@@ -14,6 +14,7 @@ from fastcam.studio.pages import widgets as w
 from fastcam.studio.pages.moments import moments_view
 from fastcam.studio.pages.parts import Part
 from fastcam.studio.pages.shell import EXPECTED, People, page, sentence
+from fastcam.studio.queues import UNFINISHED
 from fastcam.studio.recipes import LOSS_WORDS, PULLS, Recipe
 from fastcam.studio.session import Session
 from fastcam.studio.traces import LOSSES, MAPS, load_losses
@@ -84,7 +85,7 @@ class DirectPage:
         if wrong:
             w.alert(wrong)
         job = session.current
-        busy = job is not None and job.state().status in ("waiting", "running", "paused")
+        busy = job is not None and job.state().status in UNFINISHED
         w.button("Fine-tune", self.begin, main=True, id="fine-tune",
                  disabled=busy or session.pointing.empty)  # fmt: skip
 

@@ -9,6 +9,7 @@ import numpy as np
 from nicegui import ui
 
 from fastcam._util.names import printable
+from fastcam._util.run_files import CHECKPOINT, SETTINGS
 from fastcam.evaluation.verdicts import THRESHOLDS
 from fastcam.report.numbers import percent
 from fastcam.studio.core import Studio
@@ -21,7 +22,7 @@ from fastcam.studio.pages.shell import EXPECTED, People, page, sentence
 from fastcam.studio.pictures import data_url, mapped, picture
 from fastcam.studio.recipes import Recipe
 from fastcam.studio.session import Session
-from fastcam.studio.traces import AFTER, BEFORE, CONTROL
+from fastcam.studio.traces import AFTER, BEFORE, CONTROL, PAGE, SCRIPT
 
 #: Images of each kind whose answer changed.
 CHANGED = 8
@@ -57,7 +58,7 @@ class JudgePage:
             why = state.stage or state.message
             w.empty(f"{words}{why and ': '}{why}.", "/direct", "See how far it is")
             if state.active:
-                ui.timer(1.0, self.look, once=True)
+                ui.timer(1.0, self.body.refresh, once=True)
             return
         judgement = await aside(Judgement.load, job.folder)
         recipe = Recipe.from_json(job.content()["arguments"]["recipe"])
@@ -79,10 +80,6 @@ class JudgePage:
             w.text("In brackets 95% intervals over images; they say nothing of other trainings.")
             for content, id in zip(judgement.tables(), ids, strict=False):
                 w.table(content, id)
-
-    def look(self) -> None:
-        """Once more."""
-        self.body.refresh()
 
     def build_choice(self) -> None:
         """The fine-tunings, where there are several."""
@@ -109,17 +106,16 @@ class JudgePage:
     def buttons(self, job: Job) -> None:
         """Keep, discard, download."""
         kept = job.id in self.studio.networks(self.session)
-        base = f"/download/{job.id}"
+        files = {"Checkpoint": CHECKPOINT, "Commands": SCRIPT, "Settings": SETTINGS, "Report": PAGE}
         with w.tag("div", "bar"):
             if kept:
                 w.text("Kept: See shows it, and the next fine-tuning starts from it.", id="is-kept")
             else:
                 w.button("Keep", lambda: self.keep(job), main=True, id="keep")
             w.button("Discard", lambda: self.confirm(job), id="discard")
-            w.link("Checkpoint", f"{base}/model.pt", id="get-model", download="model.pt")
-            w.link("Commands", f"{base}/commands.sh", id="get-commands", download="commands.sh")
-            w.link("Settings", f"{base}/settings.json", id="get-settings", download="settings.json")
-            w.link("Report", f"{base}/report.html", id="get-report", download="report.html")
+            for words, name in files.items():
+                id = f"get-{name.partition('.')[0]}"
+                w.link(words, f"/download/{job.id}/{name}", id=id, download=name)
 
     async def keep(self, job: Job) -> None:
         """Keep the network."""

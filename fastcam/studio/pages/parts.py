@@ -54,8 +54,6 @@ class Part:
             fresh.clear()
             with fresh:
                 alert(sentence(error))
-        except asyncio.CancelledError:
-            raise
         if self.holder.is_deleted or fresh.is_deleted:
             return
         if number != self._number:

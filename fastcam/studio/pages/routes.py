@@ -13,12 +13,13 @@ from nicegui import app, run, ui
 from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 
-from fastcam.studio.home import CHECKPOINT, Home, NoSuchThing
+from fastcam._util.run_files import CHECKPOINT, SETTINGS
+from fastcam.studio.home import Home, NoSuchThing
 from fastcam.studio.pages.first import first_page, opening_page
 from fastcam.studio.pages.shell import EXPECTED, People, page, sentence
 from fastcam.studio.pages.widgets import alert
 from fastcam.studio.session import Session
-from fastcam.studio.traces import AFTER
+from fastcam.studio.traces import AFTER, PAGE, SCRIPT
 from fastcam.studio.uploads import picture_of
 
 if TYPE_CHECKING:
@@ -38,10 +39,10 @@ _SETTLED = 8.0
 _PATIENCE = 60.0
 #: What of a fine-tuning can be had, by the name that it gets: where it lies in the job's folder.
 DOWNLOADS: dict[str, tuple[str, ...]] = {
-    "model.pt": (AFTER, CHECKPOINT),
-    "settings.json": (AFTER, "settings.json"),
-    "commands.sh": ("commands.sh",),
-    "report.html": ("report.html",),
+    CHECKPOINT: (AFTER, CHECKPOINT),
+    SETTINGS: (AFTER, SETTINGS),
+    SCRIPT: (SCRIPT,),
+    PAGE: (PAGE,),
 }
 
 

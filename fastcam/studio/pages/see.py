@@ -165,29 +165,25 @@ class SeePage:
 
     def explained(self) -> tuple[ExplainedFace, str, bool | None]:
         """What is shown large: the image with its map, a caption, and its label if it has one."""
+        subject = self.studio.of(self.session)
+        network, attribute = {"network": subject.checkpoint}, self.session.attribute
         if self.upload is not None:
             points = self.upload.landmarks
             path = picture_of(self.session, self.upload.id)
-            network = {"network": self.studio.of(self.session).checkpoint}
             face = self.studio.alone(
                 lambda: explain_image(
-                    network, path, self.session.attribute,
+                    network, path, attribute,
                     landmarks=None if points is None else np.array(points, np.float32),
                 )
             )  # fmt: skip
             return face, self.upload.name, None
-        faces = self.studio.of(self.session).faces
-        row = min(self.session.image, len(faces) - 1)
-        subject, attribute = self.studio.of(self.session), self.session.attribute
+        row = min(self.session.image, len(subject.faces) - 1)
         (face,) = self.studio.alone(
-            lambda: explain_dataset(
-                {"network": subject.checkpoint}, subject.faces, [row], attribute
-            )
+            lambda: explain_dataset(network, subject.faces, [row], attribute)
         )
-        names = self.studio.of(self.session).checkpoint.attributes
-        answer = None
-        if self.session.attribute in names:
-            answer = bool(faces.labels[row, names.index(self.session.attribute)] > 0.5)
+        names, answer = subject.checkpoint.attributes, None
+        if attribute in names:
+            answer = bool(subject.faces.labels[row, names.index(attribute)] > 0.5)
         return face, face.caption, answer
 
     def show(self, row: int) -> None:

@@ -95,7 +95,7 @@ class TemplateFace:
     def use(self, tool: str) -> None:
         """Take another tool."""
         self._drop()
-        self.tool = tool if tool in TOOLS else "regions"
+        self.tool = tool
         still = self.tool != "regions"
         self.svg.classes(add="still" if still else "", remove="" if still else "still")
         set_attributes(self.svg, tabindex=0 if self.tool in ("paint", "erase") else -1)
