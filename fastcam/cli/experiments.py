@@ -50,7 +50,7 @@ def experiment(
         print_tables(_catalogue())
         return
     from fastcam._util.progress import progress_bars
-    from fastcam.experiments.runner import run
+    from fastcam.experiments import run
     from fastcam.training import keep_freed_memory
 
     config = ExperimentConfig(data=None if data is None else str(data), **settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from statistics import fmean
 from textwrap import fill
 from typing import Any
 
@@ -93,7 +94,7 @@ class Decoy:
     images: str
     trained_on: int
     tested_on: int
-    numbers: Mapping[str, Sequence[Mapping[str, float | None]]]
+    numbers: Mapping[str, Sequence[Mapping[str, float]]]
     maps: Mapping[str, list[list[float]]]
 
     def tables(self) -> list[Table]:
@@ -118,7 +119,7 @@ class Decoy:
             axis.axis("off")
         axis = rows[1].subplots()
         for i, (column, color) in enumerate(zip((RANDOM, OWN, ENERGY), COLORS, strict=False)):
-            heights = [100 * _mean(self.numbers[name], column) for name in names]
+            heights = [100 * fmean(m[column] for m in self.numbers[name]) for name in names]
             places = [k + 0.27 * (i - 1) for k in range(len(names))]
             axis.bar(places, heights, 0.27, label=column, color=color)
         axis.set_xticks(range(len(names)), words, fontsize=7)
@@ -242,7 +243,7 @@ def _input_gradient(
 
 def judge_network(
     model: PatchNet, images: LabelledImages, *, device: str | torch.device = "cpu"
-) -> tuple[dict[str, float | None], Tensor]:
+) -> tuple[dict[str, float], Tensor]:
     """What a network does on test images by what their decoys say.
 
     Returns:
@@ -259,9 +260,7 @@ def judge_network(
     }
     with torch.no_grad():
         answers = {k: model(v.to(device)).argmax(1).cpu() for k, v in shown.items()}
-    found: dict[str, float | None] = {
-        k: float((answer == labels).float().mean()) for k, answer in answers.items()
-    }
+    found = {k: float((answer == labels).float().mean()) for k, answer in answers.items()}
     misled = answers[RANDOM][said != labels] == said[said != labels]
     found[FOLLOWS] = float(misled.float().mean())
     with ActivationTap(model, model.layer) as tap:
@@ -271,8 +270,3 @@ def judge_network(
     cells = nnf.adaptive_avg_pool2d(region, (maps.shape[-2], maps.shape[-1])).expand(maps.shape)
     found[ENERGY] = float(energy_share(maps, cells).nanmean())
     return found, maps.mean((0, 1))
-
-
-def _mean(values: Sequence[Mapping[str, float | None]], column: str) -> float:
-    known = [v for v in (m[column] for m in values) if v is not None]
-    return sum(known) / len(known)

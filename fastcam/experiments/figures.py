@@ -88,7 +88,7 @@ def _faces(study: Study, pair: Pair, arms: Mapping[str, Arm]) -> list[ExplainedF
             networks[name] = load_checkpoint(path)
     test = study.test_images(seed, networks[BEFORE])
     parts = test.subset(pair.attribute, pair.other)
-    chosen = {f"{pair.other}": parts.both[:FACES], f"no {pair.other}": parts.only_a[:FACES]}
+    chosen = {pair.other: parts.both[:FACES], f"no {pair.other}": parts.only_a[:FACES]}
     indices = [int(i) for rows in chosen.values() for i in rows]
     captions = [text for text, rows in chosen.items() for _ in rows]
     if not indices:

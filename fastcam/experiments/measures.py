@@ -73,8 +73,7 @@ def measure(
     present = p.labels[:, attribute_index(attributes, pair.attribute)]
     relied = judged.reliance
     found = {
-        "test": e["all"].accuracy,
-        **{name: e[name].accuracy for name in ("E1", "E2", "not a", "not a, b")},
+        **{name: e[subset].accuracy for subset, name in _ACCURACIES.items()},
         "worst group": e.worst_group,
         "E2 at equal not a": None if at_equal is None else at_equal.accuracy,
         "AUC within b": e["b"].auc,

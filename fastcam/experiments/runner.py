@@ -12,30 +12,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fastcam import __version__
 from fastcam._util import checks as check
 from fastcam._util.claim import claim
-from fastcam._util.extras import require
 from fastcam._util.files import begins, check_target, json_with, write_json, write_text
 from fastcam._util.progress import Report, reporting, timed
 from fastcam._util.settings import differing
-
-for _module in ("torchvision", "lightning", "torchmetrics", "matplotlib"):
-    require(_module, extra="train")
-
-import torch  # noqa: E402
-
-from fastcam.analysis.saved import Analysis, Saved, check_prefix, load, save  # noqa: E402
-from fastcam.data.digests import DIGESTS, data_digests  # noqa: E402
-from fastcam.experiments import kimura_tanaka  # noqa: E402
-from fastcam.experiments.backbones import backbones  # noqa: E402
-from fastcam.experiments.bias import bias, with_splits  # noqa: E402
-from fastcam.experiments.decoy import decoy  # noqa: E402
-from fastcam.experiments.figures import figure6, figure7  # noqa: E402
-from fastcam.experiments.settings import EXTENT, OWN_PAIR, ExperimentConfig, settings_of  # noqa: E402
-from fastcam.experiments.study import Study  # noqa: E402
-from fastcam.experiments.table1 import table1  # noqa: E402
-from fastcam.report import Table  # noqa: E402
+from fastcam.analysis.saved import Analysis, Saved, check_prefix, load, save
+from fastcam.data.digests import DIGESTS, data_digests
+from fastcam.experiments import kimura_tanaka
+from fastcam.experiments.backbones import backbones
+from fastcam.experiments.bias import bias, with_splits
+from fastcam.experiments.decoy import decoy
+from fastcam.experiments.figures import figure6, figure7
+from fastcam.experiments.settings import EXTENT, OWN_PAIR, ExperimentConfig, settings_of
+from fastcam.experiments.study import Study
+from fastcam.experiments.table1 import table1
+from fastcam.report import Table
 
 #: What each experiment does with a study.
 EXPERIMENTS: dict[str, Callable[[Study], Analysis]] = {
@@ -194,6 +189,3 @@ def _csv(tables: list[Table]) -> str:
         writer.writerow(["table", *table.header])
         writer.writerows([table.title, *row] for row in table.rows)
     return text.getvalue()
-
-
-__all__ = ["EXPERIMENTS", "run"]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +54,10 @@ class Study:
     progress: Report | None
     say: Any
     jobs: int = 1
+    _tests: dict[Any, Prepared] = field(default_factory=dict, init=False, compare=False)
+    _read: dict[int, dict[str, Any]] = field(default_factory=dict, init=False, compare=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_tests", {})
-        object.__setattr__(self, "_read", {})
-
-    @cached_property
+    @property
     def pairs(self) -> tuple[Pair, ...]:
         return self.config.chosen
 
@@ -88,8 +85,7 @@ class Study:
             model: its name; None takes that of the settings.
             changes: settings of :class:`fastcam.training.TrainConfig`.
         """
-        c = self.config
-        model = model or c.model
+        c, model = self.config, model or self.config.model
         settings: dict[str, Any] = {
             "model": model, "size": c.size, "fit": c.fit, "epochs": c.epochs, "patience": 0,
             "batch_size": c.batch_size, "lr": c.lr, "schedule": c.schedule,
@@ -116,7 +112,7 @@ class Study:
         try:
             return train(config, folder, progress=self.progress).checkpoint
         except TrainingDiverged as error:
-            self.say(f"{error}")
+            self.say(str(error))
             return None
 
     def data_of(self, seed: int) -> Path:
@@ -125,23 +121,21 @@ class Study:
 
     def _digests(self, seed: int) -> dict[str, Any]:
         """Of the data of a seed, read once."""
-        kept: dict[int, dict[str, Any]] = self._read  # type: ignore[attr-defined]
-        if seed not in kept:
-            kept[seed] = data_digests(self.data_of(seed))
-        return kept[seed]
+        if seed not in self._read:
+            self._read[seed] = data_digests(self.data_of(seed))
+        return self._read[seed]
 
     def test_images(self, seed: int, checkpoint: Checkpoint) -> Prepared:
         """The test split, read once for all networks of a seed and size."""
         key = (seed, checkpoint.preprocessing, tuple(checkpoint.attributes))
-        tests: dict[Any, Prepared] = self._tests  # type: ignore[attr-defined]
-        if key not in tests:
-            tests.clear()
-            tests[key] = prepare_split(
+        if key not in self._tests:
+            self._tests.clear()
+            self._tests[key] = prepare_split(
                 checkpoint, self.data_of(seed), "test", limit=self.config.limit_test,
                 regions=[text for pair in self.pairs for text in (pair.region, pair.elsewhere)],
                 workers=self.workers, progress=self.progress,
             )  # fmt: skip
-        return tests[key]
+        return self._tests[key]
 
     def attributes(self, seed: int) -> list[str]:
         """Names of the logits of a seed's networks."""
@@ -187,7 +181,7 @@ class Study:
         Returns:
             Names of those that diverged.
         """
-        alone = replace(self, progress=None, say=_nothing, jobs=1)
+        alone = replace(self, progress=None, say=None, jobs=1)  # each task keeps what it says
         tasks = [(alone, seed, pair, arm, start) for arm in [*[None] * before, *arms]]
         jobs = min(self.jobs, len(tasks))
         self.say(f"seed {seed}, {pair.attribute}: {len(arms)} fine-tunings, {jobs} at a time")
@@ -218,7 +212,3 @@ def _row(task: tuple[Study, int, Pair, Arm | None, Path]) -> tuple[str, str]:
     if path is not None:
         study.judged(seed, pair, path)
     return BEFORE if arm is None else arm.name, said[-1] if path is None else ""
-
-
-def _nothing(_: str) -> None:
-    return None

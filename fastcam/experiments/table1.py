@@ -66,9 +66,7 @@ class Table1:
             for network, values in quoted.items()
         }
         head = f"Yang et al., with their weights, not balanced: {', '.join(names)}"
-        if not quoted:
-            return network_table(self.measured[pair.slug], title)
-        return network_table(self.measured[pair.slug], title, beside=beside, head=head)
+        return network_table(self.measured[pair.slug], title, beside=beside or None, head=head)
 
     def _quoted(self, pair: Pair) -> dict[str, dict[str, float]]:
         """What the paper says, by network; of the IoU loss beside the weights as printed, too."""
