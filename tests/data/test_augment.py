@@ -303,6 +303,7 @@ def test_grids_are_drawn_from_what_has_moved(masks: bool, mode: str) -> None:
     places = found["masks" if masks else "landmarks"]
     wanted = region_grids(regions, places, SIZE, (8, 9), mode)
     torch.testing.assert_close(found["regions"], wanted)
+    assert bool(((wanted == 0) | (wanted == 1)).all()) == (mode == "binary")
     plain = Collate(regions, (8, 9), mode)(samples)
     assert plain["regions"].shape == wanted.shape and not torch.equal(plain["regions"], wanted)
     other = collate.seeded(5)

@@ -18,7 +18,7 @@ from fastcam.data import (
     RegionCutout,
     prepared,
 )
-from fastcam.data.batches import EpochBatches
+from fastcam.data.batches import EpochBatches, on_grid
 from fastcam.regions import REGION_NAMES, Region, rectangles, template_landmarks
 
 
@@ -115,9 +115,15 @@ def test_cached_and_uncached_images_are_the_same(
     assert not lazy.cached
     assert reports == [(1, 3), (2, 3), (3, 3)]
     assert cached.names == [faces.names[i] for i in (5, 0, 7)]
+    assert torch.equal(cached.labels, faces.labels[[5, 0, 7]])
     for i in (2, 0, 1):
         for key in ("image", "landmarks", "labels"):
             assert torch.equal(cached[i][key], lazy[i][key])
+    for split in (cached, lazy):  # whose samples are nobody else's
+        before, landmarks = split[1]["image"].clone(), split[1]["landmarks"].clone()
+        split[1]["image"].zero_(), split[1]["landmarks"].zero_()
+        assert torch.equal(split[1]["image"], before)
+        assert torch.equal(split[1]["landmarks"], landmarks)
     assert cached.subset("Lips", "Eyes").not_a.tolist() == [
         i for i in range(3) if cached.labels[i, 0] == 0
     ]
@@ -144,6 +150,15 @@ def test_collation_draws_the_regions_of_the_landmarks(faces: CelebA) -> None:
     assert "regions" not in Collate()([prepared[0]])
     with pytest.raises(ValueError, match="grid_size: expected"):
         Collate(regions)
+
+
+def test_regions_of_any_kind_and_size_come_to_the_grid() -> None:
+    shares = torch.zeros(2, 1, 4, 4)
+    shares[0, 0, :2, :3] = 1
+    for size in (4, 2):
+        wanted = torch.nn.functional.avg_pool2d(shares, 4 // size)
+        for given in (shares, shares.bool(), shares.byte(), shares[:, 0], shares[:, 0].bool()):
+            torch.testing.assert_close(on_grid(given, (size, size)), wanted)
 
 
 def test_batches_of_an_epoch() -> None:

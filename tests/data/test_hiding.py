@@ -58,6 +58,17 @@ def test_blur_leaves_no_form() -> None:
     assert hidden.std() < 0.05 * images.std()
 
 
+@pytest.mark.parametrize("upright", [False, True])
+def test_the_blur_is_of_the_shorter_side(upright: bool) -> None:
+    line = torch.zeros(1, 3, 16, 129)
+    line[..., 64] = 1
+    masks = torch.ones(1, 16, 129)
+    hidden = hide(line.mT, masks.mT, "blur").mT if upright else hide(line, masks, "blur")
+    profile = hidden[0, 0, 8]
+    spread = (profile * (torch.arange(129) - 64.0).square()).sum() / profile.sum()
+    assert float(spread.sqrt()) == pytest.approx(16 / 8, rel=0.05)
+
+
 def test_a_share_mixes() -> None:
     images = _images()
     half = hide(images, torch.full((3, 16, 20), 0.5), "swap")

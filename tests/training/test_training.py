@@ -198,6 +198,42 @@ def test_a_control_is_the_same_run_without_guidance(
     assert sharpness == sorted(sharpness)
 
 
+def test_each_step_drops_out_and_each_epoch_augments_anew(
+    data: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[bool, int, Tensor]] = []
+    plain = AttributeTask.training_step
+
+    def step(self: AttributeTask, batch: Any, batch_idx: int) -> Any:
+        drops = self.model.classifier[0].training  # type: ignore[index,union-attr]
+        seen.append((drops, torch.initial_seed(), batch["image"][batch["index"].argsort()]))
+        return plain(self, batch, batch_idx)
+
+    monkeypatch.setattr(AttributeTask, "training_step", step)
+    # validated before the first step, too
+    guidance = dataclasses.replace(GUIDANCE, recalibrate=False)
+    tune = run_config(data, start=str(trained), epochs=3, batch_size=48, augment="flip")
+    train(dataclasses.replace(tune, guidance=guidance, clip=5.0), tmp_path)
+    drops, seeds, images = zip(*seen, strict=True)
+    assert all(drops) and len({*seeds}) == 3
+    one, two, three = images
+    assert not torch.equal(one, two) and not torch.equal(one, three) and not torch.equal(two, three)
+
+
+@pytest.mark.parametrize("pull", [None, 0.0, 1.0])
+def test_the_labels_weigh_as_told(data: Path, tmp_path: Path, pull: float | None) -> None:
+    guidance = pull if pull is None else dataclasses.replace(GUIDANCE, pull=pull, recalibrate=False)
+    run = train(
+        run_config(data, epochs=1, limit_train=20, w_a=3.0, guidance=guidance),
+        tmp_path,
+    )
+    steps = [r for r in read_history(run.history) if "train/loss" in r]
+    for step in steps:
+        guided = (pull or 0) * step.get("train/ratio", 0) * step.get("train/loss_g", 0)
+        assert step["train/loss"] == pytest.approx(3 * step["train/loss_a"] + guided, rel=1e-5)
+    assert not pull or any(step["train/ratio"] > 0 for step in steps)
+
+
 def test_guidance_moves_the_attention(data: Path, trained: Path, tmp_path: Path) -> None:
     # At the rate of 0.05 it is luck whether the few guided maps survive.
     tune = run_config(data, start=str(trained), epochs=12, lr=0.015, clip=5.0, augment="none")
