@@ -91,6 +91,24 @@ def test_fitting_moves_the_region(fit: str) -> None:
     assert moved.min() > 0 or fit != "face"
 
 
+@pytest.mark.parametrize(
+    ("fit", "canvas", "kept"),  # left, top, right and bottom
+    [
+        ("crop", (218, 178), (0, 20, 178, 198)),
+        ("face", (218, 178), (25, 57, 153, 185)),
+        ("stretch", (218, 178), (0, 0, 178, 218)),
+        ("crop", (100, 300), (100, 0, 200, 100)),
+        ("face", (100, 300), (100, 0, 200, 100)),
+    ],
+)
+def test_each_fit_keeps_its_part(
+    fit: str, canvas: tuple[int, int], kept: tuple[int, int, int, int]
+) -> None:
+    corners = tv_tensors.KeyPoints(torch.tensor(kept).float().view(2, 2), canvas_size=canvas)
+    found = FitSquare(64, fit).points(corners)
+    torch.testing.assert_close(found.as_subclass(torch.Tensor), torch.tensor([[0.0, 0], [64, 64]]))
+
+
 def test_unknown_fits_are_named() -> None:
     with pytest.raises(ValueError, match="fit: expected one of"):
         FitSquare(32, "pad")
@@ -127,6 +145,14 @@ def test_cached_and_uncached_images_are_the_same(
     assert cached.subset("Lips", "Eyes").not_a.tolist() == [
         i for i in range(3) if cached.labels[i, 0] == 0
     ]
+
+
+def test_the_sources_are_those_of_the_chosen_faces(faces: CelebA) -> None:
+    split = CelebA(faces.root, "train")
+    split._landmarks.sources[5] = "detected"
+    chosen = PreparedFaces(split, 16, indices=[0, 5], cache=False)
+    assert chosen.landmark_sources == {"ground_truth": 1, "detected": 1}
+    assert chosen.sources_of([1]) == {"detected": 1}
 
 
 def test_a_prepared_split_takes_no_other_transform(faces: CelebA) -> None:

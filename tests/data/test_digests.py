@@ -36,6 +36,9 @@ def test_each_table_of_faces_changes_its_own_digest(tmp_path: Path) -> None:
 def test_the_landmarks_digest_is_of_what_regions_are_drawn_from(tmp_path: Path) -> None:
     data = write_faces(tmp_path / "faces", 8)
     own = data_digests(data)["landmarks_sha256"]
+    (data / FIVE_POINT_TABLE).write_text("points")  # which do not count beside landmarks
+    assert data_digests(data)["landmarks_sha256"] == own
+    (data / FIVE_POINT_TABLE).unlink()
     table = shutil.move(data / LANDMARK_TABLE, tmp_path / "table.npz")
     assert data_digests(data)["landmarks_sha256"] == TEMPLATE
     assert data_digests(data, landmarks=table)["landmarks_sha256"] == own
@@ -49,7 +52,16 @@ def test_other_images_have_one_of_labels_and_splits(tmp_path: Path) -> None:
     before = data_digests(data)
     assert list(before) == ["labels_sha256"]
     table = data / "labels.csv"
-    table.write_text(table.read_text().replace(",train", ",test", 1))
+    text = table.read_text()
+    first = text.splitlines()[1]
+    other = first.replace(",0,", ",1,", 1) if ",0," in first else first.replace(",1,", ",0,", 1)
+    for old, new in ((",train", ",test"), (first, other), (first + "\n", ""), (",red,", ",rouge,")):
+        table.write_text(text.replace(old, new, 1))
+        assert data_digests(data) != before
+    table.write_text(text)
+    assert data_digests(data) == before
+    (data / "images" / "0001.jpg").rename(data / "images" / "1.jpg")
+    table.write_text(text.replace("0001.jpg", "1.jpg"))
     assert data_digests(data) != before
     assert data_digests(tmp_path / "nowhere") == {}
 

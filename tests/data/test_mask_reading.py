@@ -38,8 +38,9 @@ def test_masks_of_any_kind(tmp_path: Path) -> None:
     soft[1, 2] = 128
     Image.fromarray(soft).save(tmp_path / "soft.png")
     assert read_mask(tmp_path / "soft.png").tolist() == soft.tolist()
-    large = np.kron(wanted, np.ones((16, 16), np.uint8))
+    large = np.kron(wanted, np.ones((13, 13), np.uint8))  # borders within JPEG's blocks: blurred
     Image.fromarray(large).save(tmp_path / "lossy.jpg", quality=60)
+    assert len(np.unique(Image.open(tmp_path / "lossy.jpg"))) > 9
     assert read_mask(tmp_path / "lossy.jpg").tolist() == large.tolist()
     labels = shape.copy()
     labels[0] = 3
@@ -131,6 +132,8 @@ def test_a_shape_on_a_transparent_background(
     soft = wanted.copy()
     soft[1, 2], soft[2, 4] = 128, 20
     assert read(soft) == soft.tolist()
+    half = np.array(read(soft // 2))
+    assert (half[1, 2], half[2, 4], half.max()) == (129, 20, 255)  # shares of the most opaque
     # As programs leave colours that they keep multiplied by the opacity.
     rounded = np.round(np.round(drawn * (soft / 255)) * 255 / np.maximum(soft, 1)).clip(0, 255)
     assert read(soft, rounded.astype(np.uint8)) == soft.tolist()
@@ -168,6 +171,7 @@ def test_black_and_white_in_a_palette_are_told_by_what_they_show(
     black, white, red = (0, 0, 0), (255, 255, 255), (200, 0, 0)
     assert (saved(shape, *black, *white) == shape * 255).all()
     assert (saved(1 - shape, *white, *black) == shape * 255).all()  # as optimisers order them
+    assert (read_mask(tmp_path / "m.png", [1]) == (1 - shape) * 255).all()  # as they are stored
     assert (saved(0 * shape, *white, *black) == 255).all()
     assert not saved(0 * shape + 1, *white, *black).any()
     # Of colours, and of what looks alike, the index.
@@ -197,6 +201,7 @@ def test_palettes_with_transparent_colours(tmp_path: Path) -> None:
     soft = wanted.copy()
     soft[1, 2] = 100
     assert read(index, white * 3, bytes([0, 255, 100])) == soft.tolist()
+    assert (read_mask(path, [0, 2]) == np.where(index == 1, 0, 255)).all()  # seen or not
     # A transparent colour that no pixel has, and a label map on a transparent background.
     assert read(inside, [*black, *white, *red], 2) == wanted.tolist()
     with pytest.raises(ValueError, match="holds the values 0, 1, 2: of a label map say in"):

@@ -62,6 +62,16 @@ def test_masks_are_resized_with_their_images(
     assert bool((spread == (mask[0] > 127)).float().mean() > 0.95)
 
 
+def test_the_masks_are_counted_of_the_chosen_images(tmp_path: Path) -> None:
+    root = write_images(tmp_path / "data", 24)
+    images = split_of(open_folder(root), "train", "masks")
+    for name in (images.names[0], images.names[1], images.names[7]):
+        (root / "masks" / f"{Path(name).stem}.png").unlink()
+    chosen = PreparedImages(images, 16, indices=[2, 7, 5], cache=False)
+    assert chosen.landmark_sources == {"masks": 2}
+    assert chosen.sources_of([1]) == {"masks": 0} and chosen.sources_of([0, 2]) == {"masks": 2}
+
+
 def test_images_and_masks_are_kept_in_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

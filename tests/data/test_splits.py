@@ -71,6 +71,12 @@ def test_what_is_called_split_says_it(tmp_path: Path) -> None:
     assert layout.split == "set"
 
 
+def test_the_numbers_of_splits_are_celeba_s(tmp_path: Path) -> None:
+    cells = ["0"] * 12 + ["1"] * 4 + ["2"] * 4
+    index = MaskedFolder(table_of(tmp_path, {"sick": SICK, "split": cells})).index
+    assert index.splits == ["train"] * 12 + ["valid"] * 4 + ["test"] * 4
+
+
 def test_splits_are_called_as_mimic_calls_them_and_blank_lines_say_nothing(tmp_path: Path) -> None:
     rows = ["", ",,", "file,red,split"]
     for row, split in enumerate(["train", "validate", "test"]):

@@ -277,14 +277,20 @@ class _Single:
     accumulate_grad_batches = 1
 
 
-def test_batch_norm_is_told_of_and_keeps_the_means_of_one_pass(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dro", [None, "Eyes"])
+def test_batch_norm_is_told_of_and_keeps_the_means_of_one_pass(
+    data: Path, tmp_path: Path, dro: str | None
+) -> None:
     models.register("normed_parts", models.ModelSpec(NormedNet, "features.2"))
-    guidance = GuidanceConfig((("Lips", "mouth"),), recalibrate=False)
-    config = run_config(data, model="normed_parts", epochs=1, batch_size=45, guidance=guidance)
+    pull = 1.0 if dro is None else 0.0
+    guidance = GuidanceConfig((("Lips", "mouth"),), pull=pull, recalibrate=False)
+    config = run_config(
+        data, model="normed_parts", epochs=1, batch_size=45, guidance=guidance, group_dro=dro
+    )
     with pytest.warns(UserWarning, match=r"accumulate: batch norm \('features.1' .* each part's"):
         run = train(parted(config, 3), tmp_path)
     state = models.load_checkpoint(run.checkpoint).model.state_dict()
-    assert state["features.1.num_batches_tracked"] == 3  # not those ahead of the measurement
+    assert state["features.1.num_batches_tracked"] == 3  # not those ahead, which measure
 
 
 def test_a_forward_ahead_leaves_no_trace() -> None:

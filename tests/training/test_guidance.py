@@ -14,12 +14,21 @@ from typing import Any
 import pytest
 import torch
 from tiny_faces import MODEL, write_faces
+from tiny_nets import NETS
 from tiny_runs import same_weights
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastcam import ActivationTap, IoUCamLoss, cli
-from fastcam.models import build, load_checkpoint, model_spec, save_checkpoint
+from fastcam.models import (
+    Checkpoint,
+    ModelSpec,
+    build,
+    load_checkpoint,
+    model_spec,
+    save_checkpoint,
+)
+from fastcam.models.checkpoint import Preprocessing
 from fastcam.training import (
     GuidanceConfig,
     TrainConfig,
@@ -94,6 +103,51 @@ def test_each_of_several_losses_has_its_pull() -> None:
         wanted = wanted + pull * term.ratios[name] * term.losses[name]
     torch.testing.assert_close(term.total, wanted)
     assert set(term.record()) == {"dead", "loss_g", "ratio", "loss_g_energy", "ratio_energy"}
+
+
+def test_the_settings_are_those_of_the_losses() -> None:
+    config = GuidanceConfig(
+        MOUTH.targets, losses=("iou", "energy"), region_weight=5.0, threshold=0.3, sharpness=4.0,
+        binarize="sigmoid", weight_grad="detach", head="autograd", max_pair_pull=0.2,
+        sharpness_warmup=False,
+    )  # fmt: skip
+    guidance, images, labels, regions = guidance_of(config)
+    same = {"weight_grad": "detach", "head": "autograd", "max_pair_pull": 0.2}
+    own = {"threshold": 0.3, "sharpness": 4.0, "binarize": "sigmoid"}
+    for name, settings in {"iou": {**same, **own}, "energy": same}.items():
+        assert {k: getattr(guidance.criteria[name], k) for k in settings} == settings
+    guidance.tap.model.eval()  # without dropout two forwards are alike
+    _, term = guidance(images, labels, regions)
+    with guidance.tap as tap:
+        logits = guidance.tap.model(images)
+        options = {"cell_weights": 1 + 4 * regions, "where": labels[:, :1] > 0}
+        for name, found in term.losses.items():
+            wanted = guidance.criteria[name](logits, tap, regions, targets=[0], **options)
+            torch.testing.assert_close(found, wanted.detach())
+    for changes, value in (({"max_pair_pull": 0.0}, None), ({"sharpness_warmup": True}, 0.2)):
+        guidance, *_ = guidance_of(dataclasses.replace(config, **changes))
+        assert guidance.criteria["iou"].max_pair_pull == value
+    assert guidance.sharpness == 1.0
+    guidance.set_progress(0.5)
+    assert guidance.sharpness == 2.5
+    checkpoint = Checkpoint(
+        build(MODEL, 3), MODEL, ["Lips", "Eyes", "Dark"], Preprocessing(32, "crop")
+    )
+    judged = task.AttributeTask(checkpoint, TrainConfig(guidance=config))
+    assert judged.val_means["iou"].threshold == 0.3
+
+
+def test_attention_is_guided_with_its_weights_in_the_gradient() -> None:
+    """torch's own kernels of attention cannot be differentiated twice."""
+    net = NETS["vit"]
+    model = net.build().float()
+    spec = ModelSpec(lambda classes: model, net.layer, reshape=net.reshape)
+    names = [f"{k}" for k in range(model(torch.zeros(1, 3, 32, 32)).shape[1])]
+    config = GuidanceConfig(((names[0], "mouth"),), guide="all")
+    guidance = Guidance(config, model, spec, names)
+    _, term = guidance(torch.randn(2, 3, 32, 32), torch.ones(2, len(names)), torch.rand(2, 1, 4, 4))
+    term.total.backward()
+    assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in model.parameters())
 
 
 def test_the_true_class_is_guided_by_the_map_of_the_negated_score() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fastcam.training import TrainConfig
 from fastcam.training.optimizers import optimizer_of, rate, schedule_of
 
-_DECAY = 0.1
+_DECAY, _MOMENTUM = 0.1, 0.8
 
 
 def network() -> nn.Sequential:
@@ -45,7 +45,7 @@ def lars_by_hand(steps: int) -> list[Tensor]:
             for w, v, g in zip(weights, moments, gradients, strict=True):
                 decay = _DECAY if w.dim() > 1 else 0.0
                 local = 1e-3 * w.norm() / (g.norm() + decay * w.norm()) if w.dim() > 1 else 1.0
-                v.mul_(0.9).add_(0.5 * local * (g + decay * w))
+                v.mul_(_MOMENTUM).add_(0.5 * local * (g + decay * w))
                 w.sub_(v)
     return weights
 
@@ -59,9 +59,9 @@ def lamb_by_hand(steps: int) -> list[Tensor]:
         gradients = torch.autograd.grad(loss_of(net), weights)
         with torch.no_grad():
             for w, m, v, g in zip(weights, first, second, gradients, strict=True):
-                m.mul_(0.9).add_(0.1 * g)
+                m.mul_(_MOMENTUM).add_((1 - _MOMENTUM) * g)
                 v.mul_(0.999).add_(0.001 * g * g)
-                r = (m / (1 - 0.9**step)) / ((v / (1 - 0.999**step)).sqrt() + 1e-6)
+                r = (m / (1 - _MOMENTUM**step)) / ((v / (1 - 0.999**step)).sqrt() + 1e-6)
                 r = r + (_DECAY if w.dim() > 1 else 0.0) * w
                 trust = w.norm() / r.norm() if w.dim() > 1 else 1.0
                 w.sub_(0.5 * trust * r)
@@ -74,7 +74,7 @@ def test_steps_are_those_of_the_paper(name: str, by_hand: Any, steps: int) -> No
     """With a closure, as Lightning calls it."""
     pytest.importorskip("timm")
     net = network()
-    optimizer = optimizer_of(net, config(optimizer=name))
+    optimizer = optimizer_of(net, config(optimizer=name, momentum=_MOMENTUM))
     seen = []
 
     def closure() -> Tensor:

@@ -45,6 +45,19 @@ def test_a_validation_in_inference_mode_is_that_without() -> None:
     assert trainer().validate(task, Shares(), verbose=False) == [fitted]
 
 
+def test_a_positive_without_a_region_is_not_measured() -> None:
+    torch.manual_seed(0)
+    checkpoint = Checkpoint(TinyNet(len(NAMES)), MODEL, NAMES, Preprocessing(32, "crop"))
+    task = AttributeTask(checkpoint, GUIDED)
+    whole = batch(8, labels=torch.ones(8, len(NAMES)))
+    whole["regions"][5:] = 0
+    some = {key: value[:5] for key, value in whole.items()}
+    found = [trainer().validate(task, loader(b), verbose=False)[0] for b in (whole, some)]
+    for name in ("valid/energy", "valid/iou", "valid/dead"):
+        assert found[0][name] == pytest.approx(found[1][name])
+    assert found[0]["valid/energy"] > 0
+
+
 class Drawing(torch.utils.data.Dataset):
     """Images drawn when they are asked for."""
 

@@ -97,8 +97,14 @@ def test_nothing_to_fit(checkpoint: Checkpoint) -> None:
     before = copy.deepcopy(checkpoint.model.state_dict())
     assert recalibrate(checkpoint, [], _batches()) == {}
     assert recalibrate(checkpoint, [0], []) == {}
+    images = torch.cat([batch["image"] for batch in _batches(2 * FEWEST)])
+    labels = (torch.arange(2 * FEWEST) < FEWEST).float()[:, None].repeat(1, 3)
+    labels[-1, 1], labels[0, 2] = 1, 0  # one image too few lacks the second, or has the third
+    few = [{"image": images, "labels": labels}]
+    assert recalibrate(checkpoint, [1, 2], few) == {}
     assert recalibrate(checkpoint, [0, 1, 2], _batches(FEWEST + 5)) == {}  # too few of a class
     assert all(torch.equal(v, before[k]) for k, v in checkpoint.model.state_dict().items())
+    assert list(recalibrate(checkpoint, [0, 1, 2], few)) == ["Lips"]
     with torch.no_grad():
         checkpoint.model.get_parameter("classifier.3.bias")[0] = torch.nan
     with pytest.raises(ScoresNotFinite):

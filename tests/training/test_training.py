@@ -17,13 +17,14 @@ from tiny_runs import run_config, same_weights, weights_of
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from fastcam.data.batches import Collate
+from fastcam.data.batches import Collate, loader
 from fastcam.evaluation import evaluate
 from fastcam.evaluation.splits import prepare_split
 from fastcam.models import load_checkpoint
 from fastcam.training import Batches, GuidanceConfig, TrainConfig, TrainingDiverged, train
 from fastcam.training.guidance import cell_weights, guided_pairs, warm_sharpness
 from fastcam.training.history import read_history
+from fastcam.training.inputs import folder_batches, initial_checkpoint, open_data
 from fastcam.training.objective import attribute_loss
 from fastcam.training.task import AttributeTask
 
@@ -287,6 +288,24 @@ def test_training_on_chosen_attributes(data: Path, tmp_path: Path) -> None:
         train(run_config(data, attributes=("Nose",)), tmp_path / "wrong")
     with pytest.raises(ValueError, match="attributes: expected at least one"):
         run_config(data, attributes=())
+
+
+def test_a_run_begins_as_its_settings_say(data: Path) -> None:
+    guidance = dataclasses.replace(GUIDANCE, grid="binary")
+    config = run_config(data, size=24, fit="face", guidance=guidance, limit_train=9, limit_valid=5)
+    names = ["Dark", "Lips"]
+    checkpoint = initial_checkpoint(config, names, exclusive=True)
+    assert (checkpoint.preprocessing.size, checkpoint.preprocessing.fit) == (24, "face")
+    assert (checkpoint.attributes, checkpoint.exclusive) == (names, True)
+    batches = folder_batches(config, initial_checkpoint(config, [*ATTRIBUTES]), open_data(config))
+    assert (len(batches.train), len(batches.valid)) == (9, 5)
+    for images, collate in (
+        (batches.train, batches.collate),
+        (batches.valid, batches.valid_collate),
+    ):
+        (batch,) = loader(images, len(images), collate)
+        regions = collate.finish(batch)["regions"]
+        assert regions.any() and bool(((regions == 0) | (regions == 1)).all())
 
 
 def test_pieces_of_guidance() -> None:
