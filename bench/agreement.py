@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,9 +19,10 @@ def all_agree(what: str, steps: Mapping[str, Step], dtype: torch.dtype) -> None:
     for name, step in steps.items():
         got_values, got_gradients = step()
         for got, wanted in zip((*got_values, *got_gradients), (*values, *gradients), strict=True):
-            try:
-                torch.testing.assert_close(
-                    got, wanted, rtol=loose, atol=loose * wanted.abs().max().item()
-                )
-            except AssertionError as error:
-                raise AssertionError(f"{what}, {name}: {error}") from None
+            close(f"{what}, {name}", got, wanted, loose, scale=wanted.abs().max().item())
+
+
+def close(what: str, got: Any, wanted: Any, loose: float, scale: float = 1.0) -> None:
+    """``assert_close`` of tensors, or of sequences of them; its error says of ``what``."""
+    said = partial("{}: {}".format, what)
+    torch.testing.assert_close(got, wanted, rtol=loose, atol=loose * scale, msg=said)

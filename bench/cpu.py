@@ -22,8 +22,8 @@ from typing import Any
 import pytest
 import torch
 
-from bench.report import machine
-from bench.speed_report import ROOT, missing_peers, ops_table, others_table, write_all
+from bench.report import ROOT, machine
+from bench.speed_report import missing_peers, ops_table, others_table, write_all
 from bench.targets import targets_table
 from fastcam._util.claim import claim
 from fastcam._util.extras import require

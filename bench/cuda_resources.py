@@ -18,9 +18,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.report import markdown, replace_between
+from bench.report import ROOT, markdown, replace_between
 
-ROOT = Path(__file__).resolve().parent.parent
 MEASURED = ROOT / "csrc" / "MEASURED.md"
 
 # 65536 registers of a multiprocessor for three blocks of 256 threads in float, or two of 192; the

@@ -36,10 +36,9 @@ from statistics import median
 from typing import Any
 
 from bench.fault_cases import CASES, Case, prepare
-from bench.report import UNFINISHED, machine, markdown, write
+from bench.report import ROOT, UNFINISHED, machine, markdown, write
 from fastcam._util.stop import TERMINATED, sigterm_raises
 
-ROOT = Path(__file__).resolve().parent.parent
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)
 #: Seconds in which all processes of a killed run have to be gone.
 PATIENCE = 20.0

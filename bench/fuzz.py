@@ -29,9 +29,7 @@ from torch import Tensor
 from bench.fuzz_calls import attention_calls, map_calls, region_calls
 from bench.fuzz_draws import Call, Within, spoiled
 from bench.fuzz_losses import module_calls, option_calls, tap_calls
-from bench.report import UNFINISHED, machine, markdown, write
-
-ROOT = Path(__file__).resolve().parent.parent
+from bench.report import ROOT, UNFINISHED, machine, markdown, write
 
 CALLS = {
     "functional, maps": map_calls(),
@@ -175,7 +173,8 @@ def main(arguments: Sequence[str]) -> int:
     began = time.monotonic()
 
     def save(found: Came, state: Mapping[str, Any] = UNFINISHED) -> str:
-        total, seconds = _total(found), round(time.monotonic() - began)
+        total = sum(came.total() for came in found.values())
+        seconds = round(time.monotonic() - began)
         about = {**machine(), "calls": total, "seed": options.seed, "seconds": seconds, **state}
         text = table(found)
         write(options.out, "fuzz", about, [{"kind": k, **came} for k, came in found.items()], text)
@@ -183,10 +182,6 @@ def main(arguments: Sequence[str]) -> int:
 
     print(save(fuzz(options.calls, options.seed, save=save), {}))
     return 0
-
-
-def _total(found: Came) -> int:
-    return sum(came.total() for came in found.values())
 
 
 def table(found: Came) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.agreement import close
 from fastcam import functional, reference
 
 OPS = (
@@ -151,8 +152,5 @@ def calls(functions: dict[str, Functions], case: AttendCase) -> dict[str, dict[s
     for name, made in values.items():  # nothing is timed that is not right
         for index, (value, wanted) in enumerate(zip(made, values["eager"], strict=True)):
             loose = 2e-3 if case.dtype.itemsize > 2 else 6e-2
-            try:
-                torch.testing.assert_close(value, wanted, rtol=loose, atol=loose)
-            except AssertionError as error:
-                raise AssertionError(f"{case.name}, {OPS[2 * index]}, {name}: {error}") from None
+            close(f"{case.name}, {OPS[2 * index]}, {name}", value, wanted, loose)
     return found

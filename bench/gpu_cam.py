@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.agreement import close
 from bench.cases import NETWORKS, Case
 from fastcam import functional, reference
 
-FAMILIES = ("cam_iou", "grad_cam")
+FAMILIES = {"cam_iou": "cam_iou_loss", "grad_cam": "grad_cam"}  # and the functions
 GATES = 4 * len(NETWORKS)  # this many of the cases come before all others
 SHAPES = ((32, 1), (256, 1), (64, 4), (64, 16), (1, 1), (1024, 1))  # N, T; the gates' first
 KINDS = ((torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True))
@@ -64,9 +65,8 @@ def least_bytes(family: str, case: Case) -> dict[str, int]:
 
 def candidates(compiled: bool) -> dict[str, dict[str, Function]]:
     """Family to name to function."""
-    modules = {"cam_iou": "cam_iou_loss", "grad_cam": "grad_cam"}
     found: dict[str, dict[str, Function]] = {}
-    for family, name in modules.items():
+    for family, name in FAMILIES.items():
         eager = getattr(reference, name)
         found[family] = {"fused": getattr(functional, name), "eager": eager}
         if compiled:
@@ -83,10 +83,7 @@ def calls(family: str, functions: dict[str, Function], case: Case) -> dict[str, 
     forward = {name: partial(function, *inputs) for name, function in functions.items()}
     values = {name: step() for name, step in forward.items()}
     for name, value in values.items():  # nothing is timed that is not right
-        try:
-            torch.testing.assert_close(value, values["eager"], rtol=2e-3, atol=2e-3)
-        except AssertionError as error:
-            raise AssertionError(f"{case.name}, {name}: {error}") from None
+        close(f"{case.name}, {name}", value, values["eager"], 2e-3)
     backward: dict[str, Call] = {
         name: partial(torch.autograd.grad, value, inputs[:2], upstream, retain_graph=True)
         for name, value in values.items()

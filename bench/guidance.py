@@ -12,19 +12,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.report import machine
+from bench.report import machine, markdown
 from fastcam._util.files import write_json, write_text
 from fastcam._util.progress import progress_bars
+from fastcam._util.workers import in_processes
 from fastcam.demos.guidance import DemoConfig
 from fastcam.evaluation.verdicts import MAP_FACTOR, WORSE
 from fastcam.losses import CAM_LOSSES
@@ -276,10 +276,7 @@ def verdict(cell: Cell, found: Mapping[str, Any], control: Mapping[str, Any]) ->
 def table(cells: Sequence[Cell], found: Mapping[str, Mapping[str, Any]]) -> str:
     """The matrix in Markdown: test split, control → guided."""
     columns = (*PERCENT, "region drop", "eyes drop")
-    lines = [
-        "| cell | seed | " + " | ".join(columns) + " | worst change | energy × | |",
-        "| --- | --- | " + " | ".join("---" for _ in columns) + " | --- | --- | --- |",
-    ]
+    rows = []
     for cell in cells:
         got, was = found[cell.slug], found[cell.control.slug]
         judged = verdict(cell, got, was)
@@ -296,9 +293,8 @@ def table(cells: Sequence[Cell], found: Mapping[str, Mapping[str, Any]]) -> str:
                 )
             row += [f"{100 * judged['accuracy change']:+.1f}", f"{judged['energy gain']:.1f}"]
         good = judged["finite"] and judged["safe"]
-        row.append("safe" if good else "**not safe**")
-        lines.append("| " + " | ".join(row) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append([*row, "safe" if good else "**not safe**"])
+    return markdown(["cell", "seed", *columns, "worst change", "energy ×", ""], rows)
 
 
 def _shown(column: str, record: Mapping[str, float | None]) -> str:
@@ -308,13 +304,29 @@ def _shown(column: str, record: Mapping[str, float | None]) -> str:
     return f"{100 * value:.1f}" if column in PERCENT else f"{value:.2f}"
 
 
-def _job(setup: Setup, work: Path, step: tuple[Any, ...], device: str, workers: int) -> Any:
-    torch.set_num_threads(workers)
-    if step[0] == "faces":
-        return faces(setup, work, step[1], workers)
-    if step[0] == "base":
-        return base(setup, work, step[1], step[2], device, workers)
-    return run(setup, work, step[1], device, workers)
+def _job(setup: Setup, work: Path, device: str, workers: int, step: Any) -> tuple[Any, Any]:
+    """A seed's faces, the network of a model and a seed, or a cell; and what it is of."""
+    if isinstance(step, Cell):
+        return step.slug, run(setup, work, step, device, workers)
+    if isinstance(step, int):
+        return step, faces(setup, work, step, workers)
+    model, seed = step
+    return step, base(setup, work, model, seed, device, workers)
+
+
+def in_stages(
+    do: Callable[[Any], Any], stages: Mapping[str, Sequence[Any]], jobs: int, threads: int
+) -> Iterator[Any]:
+    """What ``do`` makes of the tasks of each stage, some at a time in processes of their own."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    with progress_bars() as report:
+        for what, tasks in stages.items():
+            made = in_processes(
+                do, tasks, min(jobs, len(tasks)), torch.set_num_threads, (threads,), fork=False
+            )
+            for done, found in enumerate(made, 1):
+                report(what, done, len(tasks), "")
+                yield found
 
 
 def main(arguments: list[str]) -> int:
@@ -377,22 +389,11 @@ def measure(
 ) -> dict[str, dict[str, Any]]:
     """Run cells and their controls; what each found, by slug."""
     wanted = {c.slug: c for cell in cells for c in (cell.control, cell)}
-    bases = {(c.model, c.seed) for c in cells}
-    stages: list[list[tuple[Any, ...]]] = [
-        [("faces", seed) for seed in sorted({c.seed for c in cells})],
-        [("base", *which) for which in sorted(bases)],
-        [("cell", cell) for cell in wanted.values()],
-    ]
-    found: dict[str, dict[str, Any]] = {}
-    os.environ.setdefault("OMP_NUM_THREADS", str(workers))
-    context = multiprocessing.get_context("spawn")
-    with progress_bars() as report, ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        for steps in stages:
-            name = steps[0][0] + "s" if steps[0][0] != "faces" else "drawing faces"
-            tasks = {pool.submit(_job, setup, work, s, device, workers): s for s in steps}
-            for done, task in enumerate(as_completed(tasks), 1):
-                result = task.result()
-                if tasks[task][0] == "cell":
-                    found[tasks[task][1].slug] = result
-                report(name, done, len(steps), "")
-    return found
+    stages: dict[str, Sequence[Any]] = {
+        "drawing faces": sorted({c.seed for c in cells}),
+        "bases": sorted({(c.model, c.seed) for c in cells}),
+        "cells": list(wanted.values()),
+    }
+    do = partial(_job, setup, work, device, workers)
+    found = dict(in_stages(do, stages, jobs, threads=workers))
+    return {slug: found[slug] for slug in wanted}

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import torchvision
 
-from bench.report import UNFINISHED, machine, markdown, write
+from bench.report import ROOT, UNFINISHED, machine, markdown, write
 from bench.timing import Timing, interleaved
 from bench.training_step import FineTuning
 from fastcam.data import Augment, CelebA, Collate, FitSquare, PreparedFaces
@@ -30,7 +30,6 @@ from fastcam.faces import generate
 SIZES = (128, 224)
 JPEG, CACHE, FULL, STEP = ("JPEG", "cache", "cache, augmentation full", "AlexNet's training step")
 LARGE = 128
-ROOT = Path(__file__).resolve().parent.parent
 
 
 class _FromFiles(CelebA):

@@ -14,27 +14,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import torch
 
-from bench.guidance import DEMO, PAIRS, judge
-from bench.report import machine, markdown, write
+from bench.guidance import DEMO, PAIRS, in_stages, judge
+from bench.report import ROOT, machine, markdown, write
 from fastcam._util.files import write_json
-from fastcam._util.progress import progress_bars
 
-ROOT = Path(__file__).resolve().parent.parent
 ARMS = {"guided": 1.0, "control": 0.0}  # by its pull
 SHOWN = {"accuracy": "accuracy", "E2": "accuracy on E2", "energy": "energy in the region"}
 _NETWORK: dict[str, Any] = {"model": "small", "model_options": {"width": 16}}
@@ -226,11 +222,11 @@ def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _job(setup: Setup, work: Path, step: tuple[Any, ...]) -> Any:
-    torch.set_num_threads(1)
-    name, *arguments = step
-    work_of: dict[str, Any] = {"base": base, "run": tuned}
-    return work_of[name](setup, work, *arguments)
+def _job(setup: Setup, work: Path, step: int | Run) -> tuple[Any, Any]:
+    """A seed's network, or a fine-tuning; and what it is of."""
+    if isinstance(step, Run):
+        return step, tuned(setup, work, step)
+    return step, base(setup, work, step)
 
 
 def measure(
@@ -238,23 +234,9 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Faces, base networks and fine-tunings; what each fine-tuning found."""
     runs = [Run(size, arm, s) for s in range(seeds) for arm in ARMS for size in sizes]
-    stages: list[list[tuple[str, Any]]] = [
-        [("base", seed) for seed in range(seeds)],
-        [("run", run) for run in runs],
-    ]
-    found: dict[Run, dict[str, Any]] = {}
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    context = multiprocessing.get_context("spawn")
-    with progress_bars() as report, ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        faces(setup, work)
-        for steps in stages:
-            tasks = {pool.submit(_job, setup, work, step): step for step in steps}
-            for done, task in enumerate(as_completed(tasks), 1):
-                name, what = tasks[task]
-                if name == "run":
-                    found[what] = task.result()
-                task.result()
-                report({"base": "networks", "run": "fine-tunings"}[name], done, len(steps), "")
+    faces(setup, work)
+    stages: dict[str, Sequence[Any]] = {"networks": range(seeds), "fine-tunings": runs}
+    found = dict(in_stages(partial(_job, setup, work), stages, jobs, threads=1))
     return [found[run] for run in runs]
 
 

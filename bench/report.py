@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+ROOT = Path(__file__).resolve().parent.parent
 #: What results say of their run until it has ended.
 UNFINISHED = {"unfinished": "the run goes on, or was ended before its end"}
 
@@ -43,11 +44,8 @@ def machine() -> dict[str, Any]:
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return markdown_rows([columns, ["---"] * len(columns), *rows])
-
-
-def markdown_rows(rows: Sequence[Sequence[str]]) -> str:
-    return "".join("| " + " | ".join(row) + " |\n" for row in rows)
+    lines = (columns, ["---"] * len(columns), *rows)
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def met(fits: bool) -> str:

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from bench import speed_plots
-from bench.report import markdown, replace_between, write
+from bench.report import ROOT, markdown, replace_between, write
 from bench.targets import Record, targets_table
 
-ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 MIB = 2**20
 

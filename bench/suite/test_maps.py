@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bench import peers
+from bench.agreement import close
 from bench.suite.conftest import SideBySide
 from bench.training_step import FIRST, LAYERS
 
@@ -31,10 +32,7 @@ def test_maps(count: int, side_by_side: SideBySide) -> None:
     }
     wanted = peers.comparable(runs["autograd, no peer"]())
     for name, run in runs.items():
-        try:
-            torch.testing.assert_close(peers.comparable(run()), wanted, rtol=1e-3, atol=1e-3)
-        except AssertionError as error:
-            raise AssertionError(f"{name}: {error}") from None
+        close(name, peers.comparable(run()), wanted, 1e-3)
     side_by_side(
         f"maps of {count} attributes" if count > 1 else "maps of one attribute",
         runs,
