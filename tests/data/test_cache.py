@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,27 @@ def test_a_changed_image_is_decoded_again_and_no_other(copy: Path, decoded: list
     assert decoded == [files[largest].name]
     assert torch.equal(after[largest]["image"], after[other]["image"])
     assert torch.equal(after[other]["image"], before[other]["image"])
+
+
+def test_an_image_that_changed_in_the_zip_is_decoded_again(
+    tmp_path: Path, decoded: list[str]
+) -> None:
+    root = write_faces(tmp_path, 8, zipped=True)
+    archive = root / f"{IMAGES}.zip"
+    with zipfile.ZipFile(archive) as file:
+        entries = {info.filename: file.read(info) for info in file.infolist()}
+    PreparedFaces(CelebA(root, "train"), 16)
+    decoded.clear()
+    small, large = (f"{IMAGES}/{n}" for n in ("000001.jpg", "000002.jpg"))
+    if len(entries[small]) > len(entries[large]):
+        small, large = large, small
+    entries[large] = entries[small].ljust(len(entries[large]), b"\0")  # as long as it was
+    with zipfile.ZipFile(archive, "w") as file:
+        for name, data in entries.items():
+            file.writestr(name, data)
+    after = PreparedFaces(CelebA(root, "train"), 16)
+    assert decoded == [Path(large).name]
+    assert torch.equal(after[0]["image"], after[1]["image"])
 
 
 def test_another_list_of_images_makes_another_cache_and_the_old_one_goes(

@@ -182,7 +182,7 @@ def coco_mask(root: Path, *objects: dict[str, Any]) -> NDArray[np.uint8]:
         # Of less than half a pixel: that in which it lies.
         ([7.1, 3.6, 0.3, 0.2], (3, 4), (7, 8)), ([39.8, 29.9, 0, 0], (29, 30), (39, 40)),
         ([7.3, 4, 0.1, 9], (4, 13), (7, 8)), ([-0.3, 0, 0.5, 0.4], (0, 1), (0, 1)),
-        ([1.5, 1.5, 1, 1], (2, 3), (2, 3)),
+        ([1.5, 1.5, 1, 1], (2, 3), (2, 3)), ([0, 4, 0, 9], (4, 13), (0, 1)),
     ],
 )  # fmt: skip
 def test_a_box_of_coco_is_what_of_it_lies_in_the_image(

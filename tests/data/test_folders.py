@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_faces import write_faces
-from tiny_masks import AREA, CLASSES, HEIGHT, WIDTH, image_file, split_of, write_images
+from tiny_masks import AREA, CLASSES, HEIGHT, WIDTH, image_file, split_of, table_of, write_images
 
 from fastcam.data import FolderLayout, MaskedFolder, open_folder
 from fastcam.data.description import describe
@@ -60,6 +61,21 @@ def test_several_regions_are_folders_or_suffixes(tmp_path: Path, masks: str, pat
         images.region("sqare")
     bare = split_of(folder, "all")
     assert bare[0]["masks"].shape == (0, HEIGHT, WIDTH)
+
+
+def test_labels_come_in_the_order_asked_for(data: Path) -> None:
+    folder = MaskedFolder(data)
+    images = folder.images("valid")
+    assert images.attributes == ["red", "frame"] and not torch.equal(*images.labels.T)
+    assert torch.equal(folder.images("valid", ["frame", "red"]).labels, images.labels.flip(1))
+    assert torch.equal(folder.images("valid", ["frame"]).labels, images.labels[:, 1:])
+    found = folder.labels_of(images.names[::-1], "frame")
+    assert torch.equal(found, images.labels[:, 1:].flip(0)) and found.dtype == torch.float32
+
+
+def test_classes_that_are_numbers_come_as_numbers_do(tmp_path: Path) -> None:
+    root = table_of(tmp_path, {"class": [["10", "9", "100", "2"][i % 4] for i in range(20)]})
+    assert MaskedFolder(root).attributes == ["2", "9", "10", "100"]
 
 
 def test_a_column_of_classes(data: Path) -> None:

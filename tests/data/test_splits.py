@@ -47,6 +47,20 @@ def test_images_of_whom_nobody_knows_the_group_are_no_group(tmp_path: Path) -> N
         assert split == hashed_split(name if row % 2 else f"p{row // 20}")
 
 
+def test_without_validation_a_tenth_of_the_training_groups_validates(tmp_path: Path) -> None:
+    names = [f"p{i}" for i in range(200)]
+    tenth = [name for name in names if hashed_split(name, (0.9, 0.1)) == "valid"]
+    assert len(tenth) == pytest.approx(20, abs=8)
+    later = [name for name in names if name not in tenth and hashed_split(name) == "valid"]
+    # Groups of two images: two of the tenth, one of another tenth; the last of them are for tests.
+    groups = [tenth[0], tenth[1], later[0], *(n for n in names if n not in tenth + later)][:9]
+    cells = [group for group in [*groups, tenth[2]] for _ in range(2)]
+    splits = ["train"] * 16 + ["test"] * 4
+    index = MaskedFolder(table_of(tmp_path, {"sick": SICK, "split": splits, "group": cells})).index
+    assert index.splits == ["valid"] * 4 + ["train"] * 12 + ["test"] * 4
+    assert index.split_by == "column split; a tenth of the training images validates"
+
+
 @pytest.mark.parametrize("name", ["split", "Partition", "set", "subset", "fold"])
 @pytest.mark.parametrize("odd", ["", "tset", "nan", "3"])
 def test_a_split_that_is_not_one_is_named(tmp_path: Path, name: str, odd: str) -> None:

@@ -124,6 +124,13 @@ def test_what_is_said_of_a_loss(loss: Any, options: dict[str, Any] | None) -> No
     assert json.loads(json.dumps(found)) == found
 
 
+def test_weights_of_a_loss_count_by_their_values() -> None:
+    weights = [torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.5]), torch.tensor([[1.0, 2.0]])]
+    said = [loss_settings(nn.BCEWithLogitsLoss(pos_weight=w)) for w in weights]
+    assert said[0] == loss_settings(nn.BCEWithLogitsLoss(pos_weight=weights[0].clone()))
+    assert all(said[i] != said[j] for i, j in ((0, 1), (0, 2), (1, 2)))
+
+
 def test_what_a_loss_counts_or_learns_is_no_option() -> None:
     worst = GroupDRO(NAMES, "Lips", "Eyes")
     before = loss_settings(worst)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,9 +19,9 @@ from tiny_faces import MODEL, write_faces
 from tiny_runs import run_config, same_weights, until_saved, weights_of
 from torch import Tensor
 
-from fastcam.training import GuidanceConfig, train
-from fastcam.training.history import read_history
-from fastcam.training.resume import BestCheckpoint
+from fastcam.training import GuidanceConfig, TrainingDiverged, train
+from fastcam.training.history import History, read_history
+from fastcam.training.resume import BestCheckpoint, ResumeCheckpoint
 from fastcam.training.task import AttributeTask
 
 GUIDANCE = GuidanceConfig(
@@ -247,6 +249,23 @@ def test_a_run_whose_folder_was_moved_keeps_its_best_weights(data: Path, tmp_pat
 def test_the_best_weights_are_found_by_lightning_s_name(tmp_path: Path) -> None:
     mine, theirs = (kind(tmp_path, monitor="a") for kind in (BestCheckpoint, ModelCheckpoint))
     assert mine.state_key == theirs.state_key
+
+
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
+    saved: list[Path] = []
+    net: Any = torch.nn.BatchNorm2d(2)
+    trainer: Any = SimpleNamespace(
+        lightning_module=net, global_step=3, save_checkpoint=saved.append
+    )
+    history = History(tmp_path / "history.csv", lambda record: None)
+    callback = ResumeCheckpoint(tmp_path / "resume", 5.0, history)
+    callback._save(trainer)
+    for name in ("running_var", "bias"):  # no gradient tells of a buffer
+        with torch.no_grad():
+            getattr(net, name)[1] = math.inf
+        with pytest.raises(TrainingDiverged, match=rf"{name}\) are not finite after step 3"):
+            callback._save(trainer)
+    assert saved == [tmp_path / "resume"]
 
 
 def test_a_run_goes_on_in_another_memory_format(data: Path, tmp_path: Path) -> None:
