@@ -63,6 +63,17 @@ TEST(clusters_are_those_that_were_measured_to_be_fast) {
   for (const Net net : {kAlexNet, kVgg, kResNet}) CHECK(ranks(net, 1, 1) == 8);
 }
 
+TEST(two_blocks_of_one_target_share_a_multiprocessor_on_any_gpu) {
+  for (const int kilobytes : {227, 99}) {  // Hopper; Blackwell of workstations
+    for (const Net net : {Net{256, 169}, Net{512, 49}, Net{576, 49}}) {
+      for (const int element : {2, 4}) {
+        const auto plan = plan_pass(shape(net, 256, 1, element, false, kilobytes * 1024));
+        CHECK(2 * (plan->at.total + 1024) <= (kilobytes + 1) * 1024);
+      }
+    }
+  }
+}
+
 TEST(several_targets_have_some_of_d_on_its_way) {
   for (const Net net : {kAlexNet, kVgg, kResNet}) {
     for (const int64_t targets : {4, 16}) {

@@ -75,7 +75,7 @@ const Case kCases[] = {
     {"odd map", 2, 1, 12, 35, 9, false},
     {"odd map, one value off", 2, 1, 12, 35, 9, false, 1, LossKind::kIoUSigmoid},
     {"channels last", 2, 1, 16, 35, 9, true, 0, LossKind::kIoUHard},
-    {"two blocks a sample", 2, 1, 24, 35, 4, false, 0, LossKind::kIoUTone, 6 * 1024},
+    {"two blocks a sample", 2, 1, 24, 35, 4, false, 0, LossKind::kIoUTone, 15 * 1024},
 };
 const Case kTargetCases[] = {
     {"three targets", 1, 3, 12, 35, 4, false},

@@ -224,12 +224,6 @@ inline PassPlan plan_pass_with(const PassShape& s, int ranks, int log2_stages) {
   return plan;
 }
 
-// Blocks of this plan that a multiprocessor holds at once: of its 228 KiB of shared memory every
-// block takes one for itself.
-inline int64_t resident_blocks(const PassShape& s, const PassPlan& plan) {
-  return std::min(pass_blocks(s.acc, s.per_pass), 228 * 1024 / (plan.at.total + 1024));
-}
-
 // Nothing if a sample does not fit into the shared memory of a cluster.
 inline std::optional<PassPlan> plan_pass(const PassShape& s) {
   if (s.cells < 1 || s.channels < 1) return std::nullopt;
@@ -239,7 +233,9 @@ inline std::optional<PassPlan> plan_pass(const PassShape& s) {
   // cluster that allows it. Few samples: larger clusters, so that more multiprocessors take part.
   // A block that has its sample alone exchanges nothing; some multiprocessors may then be idle.
   // Several targets: one block with many threads, and D of some targets on its way.
-  const int most = s.per_pass > 1 ? s.shared_limit : std::min(s.shared_limit, 112 * 1024);
+  // (A multiprocessor has 1 KiB more than a block can have, and takes 1 KiB of it for each block.)
+  const int half = (s.shared_limit + 1024) / 2 - 2048;
+  const int most = s.per_pass > 1 ? s.shared_limit : half;
   const int fewest = s.per_pass > 1 ? 1 : 0;
   std::optional<PassPlan> chosen, at_once;
   for (int ranks = 1; ranks <= kPassMaxRanks; ranks *= 2) {
@@ -250,8 +246,7 @@ inline std::optional<PassPlan> plan_pass(const PassShape& s) {
     }
     if (plan.at.total > s.shared_limit) continue;
     chosen = plan;
-    if (!at_once && 4 * plan.blocks >= 3 * s.multiprocessors &&
-        plan.blocks <= s.multiprocessors * resident_blocks(s, plan)) {
+    if (!at_once && 4 * plan.blocks >= 3 * s.multiprocessors && plan.blocks <= s.multiprocessors) {
       at_once = plan;
     }
     const bool fills = 10 * plan.blocks >= 9 * s.multiprocessors || plan.chunk <= 16;
@@ -259,10 +254,7 @@ inline std::optional<PassPlan> plan_pass(const PassShape& s) {
   }
   // With several targets a second wave of blocks costs more than the lower occupancy of larger
   // ones.
-  if (s.per_pass > 1 && at_once &&
-      chosen->blocks > s.multiprocessors * resident_blocks(s, *chosen)) {
-    return at_once;
-  }
+  if (s.per_pass > 1 && at_once && chosen->blocks > s.multiprocessors) return at_once;
   return chosen;
 }
 
