@@ -22,8 +22,8 @@ class Difference:
         name: of the subset, see :class:`fastcam.evaluation.SubsetScore`.
         images: how many images it holds.
         mean: the difference; None for an empty subset, as below.
-        low, high: its 95% interval by the paired bootstrap over images. It speaks of other images,
-            not of other trainings.
+        low, high: its 95% interval by the paired bootstrap over images; of one image alone -1 to 1.
+            It speaks of other images, not of other trainings.
     """
 
     name: str
@@ -59,7 +59,8 @@ def accuracy_differences(
     found = []
     for name, rows in subset_rows(first.labels, attributes, attribute, other).items():
         if len(rows):
-            interval = bootstrap_interval(gain[rows].numpy())
+            # One image says nothing of others: resampled, it is always the same.
+            interval = bootstrap_interval(gain[rows].numpy()) if len(rows) > 1 else (-1.0, 1.0)
             found.append(Difference(name, len(rows), float(gain[rows].mean()), *interval))
         else:
             found.append(Difference(name, 0, None, None, None))

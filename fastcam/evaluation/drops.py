@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ from fastcam.data import CelebA, DataFolder, FaceFolder, MaskedFolder, hide, ope
 from fastcam.data.batches import Batch
 from fastcam.data.hiding import Fill
 from fastcam.data.labelled import AnyRegion, attribute_index
+from fastcam.evaluation.bootstrap import bootstrap_means
 from fastcam.evaluation.cam_maps import check_scores
 from fastcam.evaluation.classes import targets_of
 from fastcam.evaluation.drop_samples import FirstBatches, FixedSample, present_in
@@ -185,14 +187,25 @@ class RegionDrops:
         """Images that have the attribute and show the region: bool [N]."""
         return self.present & self.visible[self.index(name)]
 
+    def columns(self) -> np.ndarray:
+        """Float64 [N, 3 + 2M], of whose means :func:`mean_drops` makes the mean drops."""
+        scores, deviation = self.scores.double(), self.deviation or torch.nan
+        units = (scores - (self.weights * scores).sum()) / deviation
+        moments = torch.stack([torch.ones_like(units), units, units.square()]) * self.weights
+        counted = (self.present & self.visible).double()
+        drops = self.in_deviations().where(counted > 0, 0)
+        return torch.cat([moments * len(scores), counted, drops]).T.numpy()
+
     def summarize(self) -> Reliance:
         """Means and intervals."""
         drops = self.in_deviations()
+        drawn = mean_drops(bootstrap_means(self.columns())).T
         hidden = []
-        for name, row, seen in zip(self.names, drops, self.visible, strict=True):
+        for name, row, seen, draws in zip(self.names, drops, self.visible, drawn, strict=True):
             weights = self.weights * seen
             change = float((weights * row.abs()).sum() / weights.sum())
-            hidden.append(HiddenRegion.of(name, row[self.counted(name)].numpy(), change))
+            counted = row[self.counted(name)].numpy()
+            hidden.append(HiddenRegion.of(name, counted, draws, change))
         share = None
         if self.region is not None:
             rows = drops[:2, self.counted(self.names[0])]
@@ -206,6 +219,25 @@ class RegionDrops:
             hidden=tuple(hidden),
             share=share,
         )
+
+
+def mean_drops(means: np.ndarray) -> np.ndarray:
+    """Mean drops over the images that count, in deviations, of other images: [S, M].
+
+    Bootstrap draws vary in the deviation, too: left as it is, intervals would be too narrow where
+    all images drop alike, and too wide where the highest scores drop furthest.
+
+    Args:
+        means: of :meth:`RegionDrops.columns`, [S, 3 + 2M].
+
+    Returns:
+        NaN where the score is constant, and where no image counts.
+    """
+    first, second = (means[:, i] / means[:, 0] for i in (1, 2))
+    variance = second - first**2
+    deviation = np.sqrt(np.where(variance > 1e-12, variance, np.nan))  # less is rounding
+    counted, drops = np.split(means[:, 3:], 2, axis=1)
+    return drops / np.where(counted > 0, counted, np.nan) / deviation[:, None]
 
 
 def region_drops(

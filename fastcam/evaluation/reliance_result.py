@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from fastcam.evaluation.bootstrap import bootstrap_interval, bootstrap_means, percentiles
+from fastcam.evaluation.bootstrap import bootstrap_means, percentiles
 from fastcam.report.numbers import MISSING, number
 from fastcam.report.table import Table
 
@@ -33,7 +33,8 @@ class HiddenRegion:
         drop: mean of score minus score with the region hidden over those images, in standard
             deviations of the score; above 0 the region speaks for the attribute. None without such
             an image, and where the score is constant, as below.
-        low, high: its 95% bootstrap interval over images.
+        low, high: its 95% bootstrap interval over images, of which the standard deviation is
+            another for other images, too. None of a single image, which says nothing of others.
         change: mean absolute change over all images that show the region, with and without the
             attribute, in standard deviations.
     """
@@ -53,12 +54,15 @@ class HiddenRegion:
         return self.drop, self.low, self.high
 
     @classmethod
-    def of(cls, name: str, drops: np.ndarray, change: float) -> HiddenRegion:
-        """From the ``drops`` [n] of the images with the attribute; NaN says undefined."""
-        defined = len(drops) > 0 and bool(np.isfinite(drops).all())
-        mean, low, high = (
-            (float(drops.mean()), *bootstrap_interval(drops)) if defined else (None, None, None)
-        )
+    def of(cls, name: str, drops: np.ndarray, drawn: np.ndarray, change: float) -> HiddenRegion:
+        """From the ``drops`` [n] of the images with the attribute, and their mean in bootstrap
+        draws [S]; NaN says undefined."""
+        mean = low = high = None
+        if len(drops) and np.isfinite(drops).all():
+            mean = float(drops.mean())
+            drawn = drawn[np.isfinite(drawn)]
+            if len(drops) > 1 and len(drawn):
+                low, high = percentiles(drawn)
         return cls(name, len(drops), mean, low, high, change if np.isfinite(change) else None)
 
 
@@ -95,7 +99,7 @@ class Reliance:
 
     def table(self) -> Table:
         """One row a hidden region."""
-        rows = [[h.name, _cell(h.bar), number(h.change, 2), str(h.images)] for h in self.hidden]
+        rows = [[h.name, _drop(h), number(h.change, 2), str(h.images)] for h in self.hidden]
         return Table(
             ["hidden", "drop (95% interval)", "absolute change, all images", "images"],
             rows,
@@ -125,8 +129,8 @@ def relied_share(inside: np.ndarray, outside: np.ndarray) -> Estimate | None:
         inside, outside: drops [n] of the same images when the region and all but it are hidden.
 
     Returns:
-        The share in [0, 1] with the paired bootstrap interval over images; None without an image,
-        and where neither mean is above 0.
+        The share in [0, 1] with the paired bootstrap interval over images (of one image, which says
+        nothing of others, 0 to 1); None without an image, and where neither mean is above 0.
     """
 
     pairs = np.stack([inside, outside], 1)
@@ -137,7 +141,7 @@ def relied_share(inside: np.ndarray, outside: np.ndarray) -> Estimate | None:
     drawn = drawn[np.isfinite(drawn)]
     if not np.isfinite(value) or not len(drawn):
         return None
-    return Estimate(float(value), *percentiles(drawn))
+    return Estimate(float(value), *(percentiles(drawn) if len(pairs) > 1 else (0.0, 1.0)))
 
 
 def shares(means: np.ndarray) -> np.ndarray:
@@ -171,8 +175,8 @@ def reliance_table(models: Mapping[str, Reliance]) -> Table:
         )
     rows = [
         [
-            f"{name} hidden (n = {first[name].images})",
-            *(_cell(r[name].bar) for r in models.values()),
+            f"{name} hidden (n = {_counts([r[name].images for r in models.values()])})",
+            *(_drop(r[name]) for r in models.values()),
         ]
         for name in (h.name for h in first.hidden)
     ]
@@ -183,6 +187,15 @@ def reliance_table(models: Mapping[str, Reliance]) -> Table:
         f"({fill_name(first.fill)}; 95% intervals; {first.images} images)"
     )
     return Table(["", *models], rows, title)
+
+
+def _counts(images: Sequence[int]) -> str:
+    """One number, or that of each model: what is cut off for one may be seen by another."""
+    return ", ".join(map(str, images if len(set(images)) > 1 else images[:1]))
+
+
+def _drop(hidden: HiddenRegion) -> str:
+    return number(hidden.drop, 2) if hidden.bar is None else _cell(hidden.bar)
 
 
 def _share(reliance: Reliance) -> str:

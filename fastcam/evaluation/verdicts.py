@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastcam.data.labelled import attribute_index
 from fastcam.evaluation.bootstrap import bootstrap_means, percentiles
-from fastcam.evaluation.drops import RegionDrops
+from fastcam.evaluation.drops import RegionDrops, mean_drops
 from fastcam.evaluation.given import judged_right
 from fastcam.evaluation.predictions import Predictions
 from fastcam.evaluation.reliance_result import shares
@@ -238,7 +238,7 @@ def verdict(
     return Verdict(
         *names,
         region=region,
-        energy=_mean_change(*(_energies(p, labels > 0.5) for p in (reference, guided))),
+        energy=_energy_change(reference, guided, labels > 0.5),
         share=share,
         other=other,
         other_region=other_region,
@@ -247,10 +247,15 @@ def verdict(
     )
 
 
-def _energies(predictions: Predictions, present: Tensor) -> np.ndarray:
-    if predictions.energy is None or predictions.visible is None:
-        raise ValueError("predictions: expected them with the maps in a region, got none")
-    return predictions.energy[present & predictions.visible].nan_to_num(0).double().numpy()
+def _energy_change(first: Predictions, second: Predictions, present: Tensor) -> Change | None:
+    """Over the images that show the region to both, whose inputs may be cut differently."""
+    energies = []
+    for p in (first, second):
+        if p.energy is None or p.visible is None:
+            raise ValueError("predictions: expected them with the maps in a region, got none")
+        present = present & p.visible
+        energies.append(p.energy.nan_to_num(0).double())
+    return _mean_change(*(energy[present].numpy() for energy in energies))
 
 
 def _check_alike(first: RegionDrops, second: RegionDrops, attribute: str, region: str) -> None:
@@ -259,7 +264,7 @@ def _check_alike(first: RegionDrops, second: RegionDrops, attribute: str, region
         raise ValueError(
             f"drops: expected the same two of {attribute} with region {region}, got {kinds}"
         )
-    if not first.visible.equal(second.visible) or not first.present.equal(second.present):
+    if not first.present.equal(second.present):
         raise ValueError("drops: expected those of the same images")
 
 
@@ -283,8 +288,13 @@ def _mean_change(before: np.ndarray, after: np.ndarray) -> Change | None:
     return _change(np.stack([before, after], 1).astype(np.float64), lambda means: means)
 
 
+def _counted(first: RegionDrops, second: RegionDrops, name: str) -> Tensor:
+    """Images with the attribute that show the region to both: bool [N]."""
+    return first.counted(name) & second.counted(name)
+
+
 def _share_change(first: RegionDrops, second: RegionDrops) -> Change | None:
-    counted = first.counted(first.names[0])
+    counted = _counted(first, second, first.names[0])
     pairs = [d.in_deviations()[:2, counted].T.numpy() for d in (first, second)]
     return _change(
         np.concatenate(pairs, 1),
@@ -294,17 +304,27 @@ def _share_change(first: RegionDrops, second: RegionDrops) -> Change | None:
 
 def _other_change(first: RegionDrops, second: RegionDrops) -> tuple[str | None, Change | None]:
     """Name and change of the other region that the first classifier relies on most."""
-    before, after = first.in_deviations(), second.in_deviations()
+    before = first.in_deviations()
     largest, chosen = RELIED, None
     for name in first.names[2:]:
         row = first.index(name)
-        half = before[row, first.counted(name)][::2]
+        half = before[row, _counted(first, second, name)][::2]
         if first.inside[row] <= APART and len(half) and float(half.mean()) > largest:
             largest, chosen = float(half.mean()), name
     if chosen is None:
         return None, None
-    row, counted = first.index(chosen), first.counted(chosen)
-    change = _mean_change(*(d[row, counted][1::2].numpy() for d in (before, after)))
+    row, rest = first.index(chosen), _counted(first, second, chosen)
+    rest[rest.nonzero()[::2]] = False
+    if int(rest.sum()) < 2:  # as in _change
+        return None, None
+    columns = [
+        replace(d, names=(chosen,), drops=d.drops[row, None], visible=rest[None]).columns()
+        for d in (first, second)
+    ]
+    change = _change(
+        np.concatenate(columns, 1),
+        lambda means: np.concatenate([mean_drops(half) for half in np.split(means, 2, 1)], 1),
+    )
     if change is None or change.before < RELIED:
         return None, None
     return chosen, change

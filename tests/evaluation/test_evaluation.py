@@ -556,6 +556,7 @@ def test_accuracy_differences() -> None:
     }  # fmt: skip
     e2 = found[2]
     assert e2.low == 0 and e2.high == 1
+    assert (found[1].low, found[1].high) == (-1, 1)  # of one image
     back = accuracy_differences(wrong, right, names, attribute="a", other="b")
     assert [d.mean for d in back[:6]] == [pytest.approx(-d.mean) for d in found[:6]]
     table = difference_table({"right − wrong": found}, attribute="a", other="b")

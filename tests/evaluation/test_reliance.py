@@ -12,14 +12,13 @@ from fastcam.data import CelebA, PreparedFaces, hide
 from fastcam.evaluation import (
     RegionDrops,
     Reliance,
-    bootstrap_interval,
     region_drops,
     reliance,
     reliance_table,
     score_drops,
 )
 from fastcam.evaluation.drop_samples import stratified_sample
-from fastcam.evaluation.reliance_result import relied_share
+from fastcam.evaluation.reliance_result import Estimate, relied_share
 from fastcam.models import Checkpoint
 from fastcam.models.checkpoint import Preprocessing
 from fastcam.regions import FACE_PARTS, Region
@@ -168,9 +167,6 @@ def test_summary_by_hand() -> None:
     assert found.deviation == pytest.approx(deviation)
     mouth = found["mouth"]
     assert (mouth.images, mouth.drop) == (2, pytest.approx(2 / deviation))
-    assert (mouth.low, mouth.high) == pytest.approx(
-        bootstrap_interval([1, 3] / np.array(deviation))
-    )
     assert mouth.change == pytest.approx((0.25 * 1 + 0.25 * 3 + 0.5 * 2) / deviation)
     # The second image does not show the nose.
     nose = found["nose"]
@@ -187,6 +183,42 @@ def test_summary_by_hand() -> None:
     assert "| nose hidden (n = 1) |" in beside
     with pytest.raises(KeyError):
         found["chin"]
+
+
+def test_intervals_of_drops_vary_in_the_deviation_too() -> None:
+    generator = torch.Generator().manual_seed(0)
+    present = torch.arange(40) % 2 == 0
+    drops = _drops(
+        scores=torch.where(present, 2.0, -2.0) + torch.randn(40, generator=generator),
+        drops=torch.stack([torch.ones(40), torch.randn(40, generator=generator), torch.ones(40)]),
+        present=present,
+        visible=torch.stack([torch.ones(40), torch.ones(40), torch.arange(40) < 30]).bool(),
+        weights=torch.where(present, 0.1, 0.9).double() / 20,
+    )
+    rng, drawn = np.random.default_rng(0), []
+    for _ in range(2000):
+        rows = torch.from_numpy(rng.integers(0, 40, 40))
+        scores, weights = drops.scores[rows].double(), drops.weights[rows]
+        weights = weights / weights.sum()
+        spread = (weights * (scores - (weights * scores).sum()) ** 2).sum().sqrt()
+        counted = [rows[drops.counted(name)[rows]] for name in drops.names]
+        means = [row[own].double().mean() for row, own in zip(drops.drops, counted, strict=True)]
+        drawn.append(torch.stack(means) / spread)
+    low, high = torch.stack(drawn).quantile(torch.tensor([0.025, 0.975]).double(), 0)
+    found = drops.summarize().hidden
+    assert [h.low for h in found] == pytest.approx(low.tolist())
+    assert [h.high for h in found] == pytest.approx(high.tolist())
+    # All images drop alike: what is not known is the deviation.
+    assert found[0].bar is not None and found[0].bar[1] < found[0].bar[0] < found[0].bar[2]
+
+
+def test_one_image_has_no_interval_and_what_is_cut_off_is_counted_by_model() -> None:
+    found = _drops().summarize()
+    assert (found["nose"].images, found["nose"].low, found["nose"].high) == (1, None, None)
+    assert found["nose"].drop is not None
+    assert f"| nose | {found['nose'].drop:.2f} |" in found.table().to_markdown()
+    cut = _drops(visible=torch.tensor([[True] * 3, [True] * 3, [True] * 3])).summarize()
+    assert "| nose hidden (n = 1, 2) |" in reliance_table({"a": found, "b": cut}).to_markdown()
 
 
 def test_what_is_undefined_is_none() -> None:
@@ -210,6 +242,7 @@ def test_what_is_undefined_is_none() -> None:
 def test_share_of_the_reliance() -> None:
     ones = np.ones(5)
     assert relied_share(3 * ones, ones).value == 0.75  # type: ignore[union-attr]
+    assert relied_share(3 * ones[:1], ones[:1]) == Estimate(0.75, 0, 1)
     assert relied_share(-ones, ones).value == 0  # type: ignore[union-attr]
     assert relied_share(ones, -ones).value == 1  # type: ignore[union-attr]
     assert relied_share(-ones, -ones) is None

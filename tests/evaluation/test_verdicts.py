@@ -128,6 +128,29 @@ def test_what_cannot_be_measured() -> None:
     assert _judge(before, after, nothing, constant).share is None
 
 
+def test_images_that_show_the_region_to_one_of_two_are_left_out() -> None:
+    # As where one network takes the whole image, the other its centre.
+    whole, cut = _predictions(0.08), _predictions(0.5)
+    shown = torch.arange(N) < 120
+    cut.visible[~shown] = False  # type: ignore[index]
+    cut.energy[~shown] = torch.nan  # type: ignore[index]
+    drops = _drops(0.9, 1.6, 0.3)
+    drops.visible[:, ~shown] = False
+    both = PRESENT & shown
+    for pair, sign in (((whole, cut), 1), ((cut, whole), -1)):
+        parts = (CONTROL[1], drops)[::sign]
+        found = _judge(*pair, *parts)
+        assert found.energy is not None and found.share is not None
+        assert found.energy.before == pytest.approx(float(pair[0].energy[both].mean()))  # type: ignore[index]
+        assert found.energy.difference == pytest.approx(0.42 * sign, abs=1e-6)
+        means = parts[0].drops[:2, both].mean(1)
+        assert found.share.before == pytest.approx(float(means[0] / means.sum()), abs=1e-5)
+    other = _judge(whole, cut, CONTROL[1], drops).other
+    assert other is not None
+    eyes = CONTROL[1].drops[2, both][1::2]
+    assert other.before == pytest.approx(float(eyes.mean()), abs=1e-5)
+
+
 def test_one_image_says_nothing_of_others() -> None:
     def first(p: Predictions) -> Predictions:
         return Predictions(*(x[:1] for x in (p.logits, p.labels, p.energy)), visible=p.visible[:1])  # type: ignore[index]
