@@ -3,8 +3,8 @@ on disk.
 
 >>> from fastcam import faces as synthetic
 >>> synthetic.generate("faces", 4000, seed=0)
->>> image, landmarks = synthetic.render_face(synthetic.sample_face(0,
-attributes={"Wearing_Lipstick": True}))
+>>> face = synthetic.sample_face(0, attributes={"Wearing_Lipstick": True})
+>>> image, landmarks = synthetic.render_face(face)
 """
 
 from __future__ import annotations

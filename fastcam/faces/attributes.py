@@ -73,10 +73,9 @@ def resolve_cooccurrence(
 
     An entry `(a, b): p` says that `b` takes the value of `a` with probability `p` and the opposite
     value otherwise: P(b | a) = P(not b | not a) = p. It replaces the base rate of `b`, which
-        becomes r·p + (1 − r)·(1 − p) with r = P(a);
-    the base rate of `a` stays. p = 0.5 makes the two independent. An entry `(a, b): (p, q)` sets
-    P(b | a) = p and P(b | not a) = q apart. A default entry gives way to a given one on the same
-    two attributes or with the same `b`.
+    becomes r·p + (1 − r)·(1 − p) with r = P(a); the base rate of `a` stays. p = 0.5 makes the two
+    independent. An entry `(a, b): (p, q)` sets P(b | a) = p and P(b | not a) = q apart. A default
+    entry gives way to a given one on the same two attributes or with the same `b`.
 
     Args:
         cooccurrence: attribute pairs with their agreement; None for the default alone.

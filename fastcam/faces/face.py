@@ -31,10 +31,7 @@ class Light:
     contrast: float = 0.5
     brightness: float = 1.0
     tint: Color = (1.0, 1.0, 1.0)
-    gradient: tuple[float, float] = (
-        0.0,
-        0.0,
-    )  # brightness across the image, left to right and top to bottom
+    gradient: tuple[float, float] = (0.0, 0.0)  # brightness to the right and downward
     saturation: float = 1.0
     noise: float = 0.01
     blur: float = 0.0

@@ -36,10 +36,8 @@ def draw_brows(stage: Stage) -> None:
         widths = taper if side == 0 else taper[::-1]
         mask = stage.stroke(half, list(widths), 0.55)
         canvas.fill(mask, color, 0.80 * strength)
-        path, width = (
-            spline(half, 6),
-            np.interp(np.linspace(0, 1, 25), np.linspace(0, 1, 5), widths),
-        )
+        path = spline(half, 6)
+        width = np.interp(np.linspace(0, 1, 25), np.linspace(0, 1, 5), widths)
         outward = -1.0 if side == 0 else 1.0
         count = int(16 + 10 * thick)
         at = rng.integers(1, 24, count)
@@ -57,9 +55,8 @@ def draw_eyes(stage: Stage) -> None:
     """Lids, eyeballs and lashes, with eye shadow, liner and longer lashes where make-up is worn."""
     face, canvas, makeup, eyes = stage.face, stage.canvas, stage.face.makeup, stage.face.eyes
     skin = np.array(face.skin.color)
-    p = stage.head.landmarks[42:48][
-        [3, 2, 1, 0, 5, 4]
-    ]  # right eye: outer, top, top, inner, bottom, bottom
+    # right eye: outer, top, top, inner, bottom, bottom
+    p = stage.head.landmarks[42:48][[3, 2, 1, 0, 5, 4]]
     upper, lower = spline(p[:4], 6), spline(p[[3, 4, 5, 0]], 6)
     canvas.shade(stage.blobs(EYE_X - 0.5, -3.8, 11.0, 5.0, 3.2), (0.86, 0.78, 0.76), 0.6)
     if makeup is not None:

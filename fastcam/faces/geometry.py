@@ -1,9 +1,8 @@
 """The head in space: shape, surface, pose, and the 68 landmarks.
 
 Head coordinates: origin between the pupils, x to the viewer's right, y down, z toward the viewer,
-    one unit = one pixel of
-a 178×218 CelebA image (pupils 39 apart). Everything that is drawn is a curve in these coordinates,
-projected by `View`.
+one unit = one pixel of a 178×218 CelebA image (pupils 39 apart). Everything that is drawn is a
+curve in these coordinates, projected by `View`.
 """
 
 from __future__ import annotations
@@ -153,7 +152,7 @@ class Head:
         y = s.chin * np.sin(t) ** e
         swell = np.exp(-0.5 * ((y / s.chin - 0.62) / 0.22) ** 2)
         x = x * (1.0 + (0.065 * s.fullness - 0.035 * s.cheekbones) * swell)
-        x = x * (1.0 - 0.10 * np.exp(-0.5 * ((y / s.chin - 0.62) / 0.22) ** 2) * (1 - s.fullness))
+        x = x * (1.0 - 0.10 * swell * (1 - s.fullness))
         return resample(np.stack([x, y], axis=1), 17)
 
     def _brows(self) -> np.ndarray:
@@ -179,9 +178,8 @@ class Head:
         s = self.shape
         top, bottom = 4.1 * s.eye_open, 2.5 * s.eye_open
         w = s.eye_width
-        x = np.array(
-            [-w, -0.36 * w, 0.36 * w, w, 0.36 * w, -0.36 * w]
-        )  # outer, top, top, inner, bottom, bottom
+        # outer, top, top, inner, bottom, bottom
+        x = np.array([-w, -0.36 * w, 0.36 * w, w, 0.36 * w, -0.36 * w])
         y = np.array([0.0, -top * 0.92, -top, 0.6, bottom * 0.8, bottom])
         y = y + s.eye_tilt * x / w
         left = np.stack([x - EYE_X, y], axis=1)
@@ -201,22 +199,7 @@ class Head:
         def gap(x: np.ndarray) -> np.ndarray:
             return np.clip(1.0 - (x / inner) ** 2, 0.0, None) ** (1.0 if s.smile > 0.3 else 1.6)
 
-        xo = np.array(
-            [
-                -w,
-                -0.60 * w,
-                -0.22 * w,
-                0.0,
-                0.22 * w,
-                0.60 * w,
-                w,
-                0.58 * w,
-                0.26 * w,
-                0.0,
-                -0.26 * w,
-                -0.58 * w,
-            ]
-        )
+        xo = w * np.array([-1, -0.60, -0.22, 0, 0.22, 0.60, 1, 0.58, 0.26, 0, -0.26, -0.58])
         full = np.array([0, -0.66, -1.0, -0.80, -1.0, -0.66, 0, 0.72, 0.97, 1.0, 0.97, 0.72])
         thick = np.where(full < 0, s.upper_lip, s.lower_lip) * (1.0 - 0.16 * max(s.smile, 0.0))
         opened = np.where(full < 0, -up, np.where(full > 0, down, 0.0)) * gap(xo)
@@ -274,12 +257,8 @@ class View:
         self.size = size
         self.zoom = (size[0] / FRAME[0], size[1] / FRAME[1])
         self.unit = pose.scale * 0.5 * (self.zoom[0] + self.zoom[1])  # pixels for one head unit
-        cy, sy, cp, sp = (
-            math.cos(pose.yaw),
-            math.sin(pose.yaw),
-            math.cos(pose.pitch),
-            math.sin(pose.pitch),
-        )
+        cy, sy = math.cos(pose.yaw), math.sin(pose.yaw)
+        cp, sp = math.cos(pose.pitch), math.sin(pose.pitch)
         turn = np.array([[cy, 0.0, sy], [0.0, 1.0, 0.0], [-sy, 0.0, cy]])
         nod = np.array([[1.0, 0.0, 0.0], [0.0, cp, -sp], [0.0, sp, cp]])
         self.rotation = nod @ turn

@@ -69,9 +69,8 @@ def render_face(face: Face, size: tuple[int, int] = DEFAULT_SIZE) -> tuple[np.nd
     """
     stage = Stage(face, check_size(size))
     for number, draw in enumerate(_LAYERS):
-        stage.rng = np.random.default_rng(
-            [face.texture, number]
-        )  # what one layer draws does not move the next one's
+        # what one layer draws does not move the next one's
+        stage.rng = np.random.default_rng([face.texture, number])
         draw(stage)
     return _expose(stage), stage.landmarks
 

@@ -92,10 +92,8 @@ def sample_face(
         shape=_shape(rng["shape"], on),
         skin=skin,
         light=_light(rng["light"], on),
-        lips=_lips(rng["lips"], np.array(skin.color)),
-        lipstick=_lipstick(rng["lipstick"], np.array(skin.color))
-        if on["Wearing_Lipstick"]
-        else None,
+        lips=_lips(rng["lips"], skin.color),
+        lipstick=_lipstick(rng["lipstick"], skin.color) if on["Wearing_Lipstick"] else None,
         makeup=_makeup(rng["makeup"], tone) if on["Heavy_Makeup"] else None,
         eyes=_eyes(rng["eyes"], tone),
         hair=hair,
@@ -204,10 +202,10 @@ def _light(rng: np.random.Generator, on: Mapping[str, bool]) -> Light:
     )
 
 
-def _lips(rng: np.random.Generator, skin: np.ndarray) -> Lips:
-    u = rng.uniform(size=6)
-    rosy = np.array([0.80, 0.42, 0.43]) * (0.55 + 0.45 * skin.mean() / 0.75)
-    brown = skin * (0.84, 0.68, 0.66)
+def _lips(rng: np.random.Generator, skin: Color) -> Lips:
+    u, base = rng.uniform(size=6), np.array(skin)
+    rosy = np.array([0.80, 0.42, 0.43]) * (0.55 + 0.45 * base.mean() / 0.75)
+    brown = base * (0.84, 0.68, 0.66)
     pink = 0.5 * brown + 0.5 * rosy
     color = brown + (pink - brown) * 1.5 * u[0] ** 1.2
     color = color * (0.95 + 0.11 * u[1])
@@ -219,16 +217,15 @@ def _lips(rng: np.random.Generator, skin: np.ndarray) -> Lips:
     )
 
 
-def _lipstick(rng: np.random.Generator, skin: np.ndarray) -> Lipstick:
+def _lipstick(rng: np.random.Generator, skin: Color) -> Lipstick:
     u = rng.uniform(size=8)
     family = u[0]
-    nude_end = NUDE_SHARE
-    nude = skin * (0.80, 0.56, 0.56) + np.array([0.03, 0.0, 0.01])
-    if family < nude_end:
+    nude = np.array(skin) * (0.80, 0.56, 0.56) + np.array([0.03, 0.0, 0.01])
+    if family < NUDE_SHARE:
         color = nude * (0.92 + 0.12 * u[1])
-    elif family < nude_end + 0.27:  # pinks and roses
+    elif family < NUDE_SHARE + 0.27:  # pinks and roses
         color = np.array(_hsv(0.94 + 0.04 * u[1], 0.48 + 0.27 * u[2], 0.74 + 0.18 * u[3]))
-    elif family < nude_end + 0.55:  # reds and corals
+    elif family < NUDE_SHARE + 0.55:  # reds and corals
         color = np.array(_hsv(0.985 + 0.035 * u[1], 0.68 + 0.22 * u[2], 0.60 + 0.25 * u[3]))
     else:  # plums, berries, browns
         color = np.array(_hsv(0.90 + 0.10 * u[1], 0.45 + 0.25 * u[2], 0.36 + 0.20 * u[3]))
