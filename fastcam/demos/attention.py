@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from fastcam import analysis
@@ -160,9 +161,9 @@ def _ablation(config: AttentionDemoConfig, data: Path, workers: int) -> TrainCon
 def _write_page(config: AttentionDemoConfig, frame: Frame, analyses: dict[str, Saved]) -> Path:
     headings = {
         "attributes": ("Attributes", _attributes(analyses["attributes"])),
-        "masks": ("Masks", _masks()),
-        "correlation": ("What goes together", _correlation()),
-        "curves": ("Transforming masks", _curves()),
+        "masks": ("Masks", [_MASKS]),
+        "correlation": ("What goes together", [_CORRELATION]),
+        "curves": ("Transforming masks", [_CURVES]),
         "robustness": ("Robustness against noise", _robustness(analyses["robustness"])),
         "ablation": ("With and without the two helpers", _ablated(config, analyses["ablation"])),
     }
@@ -185,6 +186,23 @@ def _write_page(config: AttentionDemoConfig, frame: Frame, analyses: dict[str, S
     )
 
 
+_MASKS = (
+    "The input, and the three masks whose removal (T = 1 in that channel) changes the attribute's "
+    "logit most, mean over test images that have the attribute. Each mask is drawn on its own "
+    "scale, which stands below it; above it, the change in that image."
+)
+_CORRELATION = (
+    "A channel is the mean of its attended features over cells and attributes, an attribute its "
+    "logit; both are correlated over the test images. Partners are ordered by the size of the "
+    "correlation, whatever its sign."
+)
+_CURVES = (
+    "Trained with T = 1 + M, the network is run with T = 1 + g(M; n, β): n above 1 sharpens the "
+    "mask, n below 1 draws it toward one half, β suppresses what it leaves out. n = 1, β = 0 is "
+    "the trained point."
+)
+
+
 def _attributes(saved: Saved) -> list[str]:
     mean = saved.values["mean"]
     return [
@@ -194,34 +212,10 @@ def _attributes(saved: Saved) -> list[str]:
     ]
 
 
-def _masks() -> list[str]:
-    return [
-        "The input, and the three masks whose removal (T = 1 in that channel) changes the "
-        "attribute's logit most, mean over test images that have the attribute. Each mask is "
-        "drawn on its own scale, which stands below it; above it, the change in that image."
-    ]
-
-
-def _correlation() -> list[str]:
-    return [
-        "A channel is the mean of its attended features over cells and attributes, an attribute "
-        "its logit; both are correlated over the test images. Partners are ordered by the size of "
-        "the correlation, whatever its sign."
-    ]
-
-
-def _curves() -> list[str]:
-    return [
-        "Trained with T = 1 + M, the network is run with T = 1 + g(M; n, β): n above 1 sharpens "
-        "the mask, n below 1 draws it toward one half, β suppresses what it leaves out. n = 1, "
-        "β = 0 is the trained point."
-    ]
-
-
 def _robustness(saved: Saved) -> list[str]:
     found, masked = saved.values["search"], saved.values.get("search_with_masks")
     n, beta = found["pair"]
-    means = {(p["n"], p["beta"]): _mean(p["accuracy"]) for p in saved.values["pairs"]}
+    means = {(p["n"], p["beta"]): fmean(p["accuracy"]) for p in saved.values["pairs"]}
     flat = (0.0, beta)  # h = 1/2 everywhere: no mask takes part, T is the same in all cells
     control = []
     if n == 0:
@@ -282,13 +276,9 @@ def _verdict(found: dict[str, Any]) -> str:
     )
 
 
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
-
-
 def _ablated(config: AttentionDemoConfig, saved: Saved) -> list[str]:
     accuracy = {name: measures["accuracy"] for name, measures in saved.values["scores"].items()}
-    gain = 100 * (_mean(accuracy["full"]) - _mean(accuracy["neither"]))
+    gain = 100 * (fmean(accuracy["full"]) - fmean(accuracy["neither"]))
     spread = 100 * max(max(values) - min(values) for values in accuracy.values())
     quoted = saved.values["quoted"]["accuracy_percent"]
     return [
