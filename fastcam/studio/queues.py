@@ -53,7 +53,8 @@ class InTurn:
         if self._running() < self._most:
             job.start()
         else:
-            job.write(State(status="waiting", stage="waiting for the work of others"))
+            seconds = job.state().seconds  # of one that goes on
+            job.write(State(stage="waiting for the work of others", seconds=seconds))
 
     def tick(self) -> None:
         """Begin jobs that have waited long enough."""

@@ -68,7 +68,7 @@ class StudioConfig:
         max_megapixels: pixels of one uploaded image.
         survey_images: test images that are looked at for one attribute.
         reliance_images: of these, images in which regions are hidden.
-        jobs: trainings and other long work at a time; what is begun beyond that waits.
+        jobs: fine-tunings at a time, of all who are here; what is begun beyond that waits.
     """
 
     host: str = "127.0.0.1"

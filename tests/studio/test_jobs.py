@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from fastcam.studio import worker
+from fastcam.studio.home import new_id
 from fastcam.studio.jobs import Job, State, Status, own_process
+from fastcam.studio.queues import InTurn
 from fastcam.studio.worker import Progress
 
 
@@ -59,6 +61,25 @@ def test_a_process_that_is_gone_without_a_word_has_failed(tmp_path: Path) -> Non
     for wish, status in (("pause", "paused"), ("cancel", "cancelled"), ("go", "failed")):
         (job.folder / "wish.json").write_text(json.dumps({"wish": wish}))
         assert job.state().status == status
+
+
+def test_as_many_as_may_run_and_the_others_in_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        Job, "start", lambda job: job.write(State(status="running", process=own_process()))
+    )
+    queue = InTurn(tmp_path, most=1)
+    jobs = [Job.make(tmp_path / new_id() / "jobs" / new_id(), "tune", {}) for _ in range(2)]
+    jobs[1].write(State(status="paused", seconds=60))
+    for job in jobs:
+        queue.submit(job)
+    queue.tick()
+    assert [job.state().status for job in jobs] == ["running", "waiting"]
+    assert jobs[1].state().seconds == 60  # that it ran before it was paused
+    jobs[0].write(State(status="done"))
+    queue.tick()
+    assert [job.state().status for job in jobs] == ["done", "running"]
 
 
 def test_cancelled_before_it_began(tmp_path: Path) -> None:
