@@ -260,7 +260,7 @@ def apart(
 
 
 def grouped(results: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int, int], list[Any]]:
-    """By arm, batch size and passes, in order; those with a run that diverged have none of it."""
+    """By arm, batch size and passes, in order."""
     groups: dict[tuple[str, int, int], list[Any]] = {}
     for result in results:
         groups.setdefault((result["arm"], result["batch"], result["passes"]), []).append(result)
