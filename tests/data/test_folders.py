@@ -69,8 +69,8 @@ def test_labels_come_in_the_order_asked_for(data: Path) -> None:
     assert images.attributes == ["red", "frame"] and not torch.equal(*images.labels.T)
     assert torch.equal(folder.images("valid", ["frame", "red"]).labels, images.labels.flip(1))
     assert torch.equal(folder.images("valid", ["frame"]).labels, images.labels[:, 1:])
-    found = folder.labels_of(images.names[::-1], "frame")
-    assert torch.equal(found, images.labels[:, 1:].flip(0)) and found.dtype == torch.float32
+    found = folder.labels_of(images.names[::-1], "red")
+    assert torch.equal(found, images.labels[:, :1].flip(0)) and found.dtype == torch.float32
 
 
 def test_classes_that_are_numbers_come_as_numbers_do(tmp_path: Path) -> None:

@@ -169,6 +169,7 @@ def test_early_stopping_keeps_the_best_epoch(data: Path, tmp_path: Path) -> None
     losses = [r["valid/loss"] for r in read_history(result.history) if "valid/loss" in r]
     best = losses.index(min(losses))
     assert result.epochs == len(losses) == best + 3 < 40
+    assert result.after["valid/loss"] == losses[best]
     shorter = train(run_config(data, epochs=best + 1, lr=0.3), tmp_path / "shorter")
     assert same_weights(result.checkpoint, shorter.checkpoint)
 
@@ -210,13 +211,25 @@ def test_each_step_drops_out_and_each_epoch_augments_anew(
         seen.append((drops, torch.initial_seed(), batch["image"][batch["index"].argsort()]))
         return plain(self, batch, batch_idx)
 
+    valid, judged = prepare_split(load_checkpoint(trained), data, "valid"), []
+    plain_validation = AttributeTask.validation_step
+
+    def validation(self: AttributeTask, batch: Any, batch_idx: int) -> None:
+        assert not self.model.classifier[0].training  # type: ignore[index,union-attr]
+        for image, index in zip(batch["image"], batch["index"], strict=True):
+            assert torch.equal(image, valid[index]["image"])
+            judged.append(index)
+        plain_validation(self, batch, batch_idx)
+
     monkeypatch.setattr(AttributeTask, "training_step", step)
+    monkeypatch.setattr(AttributeTask, "validation_step", validation)
     # validated before the first step, too
     guidance = dataclasses.replace(GUIDANCE, recalibrate=False)
     tune = run_config(data, start=str(trained), epochs=3, batch_size=48, augment="flip")
     train(dataclasses.replace(tune, guidance=guidance, clip=5.0), tmp_path)
     drops, seeds, images = zip(*seen, strict=True)
     assert all(drops) and len({*seeds}) == 3
+    assert len(judged) == 4 * len(valid)
     one, two, three = images
     assert not torch.equal(one, two) and not torch.equal(one, three) and not torch.equal(two, three)
 
@@ -292,13 +305,15 @@ def test_training_on_chosen_attributes(data: Path, tmp_path: Path) -> None:
 
 def test_a_run_begins_as_its_settings_say(data: Path) -> None:
     guidance = dataclasses.replace(GUIDANCE, grid="binary")
-    config = run_config(data, size=24, fit="face", guidance=guidance, limit_train=9, limit_valid=5)
+    limits: dict[str, Any] = {"limit_train": 9, "limit_valid": 5, "batch_size": 4}
+    config = run_config(data, size=24, fit="face", guidance=guidance, **limits)
     names = ["Dark", "Lips"]
     checkpoint = initial_checkpoint(config, names, exclusive=True)
     assert (checkpoint.preprocessing.size, checkpoint.preprocessing.fit) == (24, "face")
     assert (checkpoint.attributes, checkpoint.exclusive) == (names, True)
     batches = folder_batches(config, initial_checkpoint(config, [*ATTRIBUTES]), open_data(config))
     assert (len(batches.train), len(batches.valid)) == (9, 5)
+    assert [batches.images_in(number) for number in range(batches.steps)] == [4, 4, 1]
     for images, collate in (
         (batches.train, batches.collate),
         (batches.valid, batches.valid_collate),
