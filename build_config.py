@@ -340,7 +340,9 @@ def extension_options(name: str, cuda: CudaPlan, env: Mapping[str, str]) -> dict
 
 def _cudart(home: Path) -> tuple[str, str]:
     """Directory and link name of the CUDA runtime (toolkits from wheels lack libcudart.so)."""
-    for name in ("lib64", "lib", f"targets/{platform.machine()}-linux/lib"):
+    machine = platform.machine()
+    target = "sbsa" if machine == "aarch64" else machine  # NVIDIA's name of Arm servers
+    for name in ("lib64", "lib", f"targets/{target}-linux/lib"):
         for library in sorted((home / name).glob("libcudart.so*")):
             return str(library.parent), "cudart" if library.suffix == ".so" else f":{library.name}"
     return f"{home}/lib64", "cudart"

@@ -123,6 +123,16 @@ def test_cuda_runtime_of_a_wheel_has_no_unversioned_name(tmp_path):
     assert options["library_dirs"][-1] == str(home / "lib")
 
 
+@pytest.mark.parametrize(("machine", "target"), [("x86_64", "x86_64"), ("aarch64", "sbsa")])
+def test_cuda_runtime_under_the_targets_of_a_toolkit(machine, target, tmp_path, monkeypatch):
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    libraries = tmp_path / f"targets/{target}-linux/lib"
+    libraries.mkdir(parents=True)
+    (libraries / "libcudart.so").touch()
+    plan = config.CudaPlan(tmp_path, "13.0", "9.0")
+    assert config.extension_options("_C_cuda", plan, {})["library_dirs"][-1] == str(libraries)
+
+
 def test_every_source_belongs_to_one_library():
     listed = [source for name in config.SOURCES for source in config.sources(name)]
     assert len(listed) == len(set(listed))
