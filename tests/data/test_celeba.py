@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 import shutil
 import tracemalloc
@@ -141,6 +142,9 @@ def test_a_zip_is_opened_once_for_all_threads(
         together = list(pool.map(source.read, source.names * 20))
     assert together == [source.read(name) for name in source.names] * 20
     assert len(opened) == 1
+    # A child must not share the place in the file that its parent has come to.
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    assert source.read(source.names[3]) == together[3] and len(opened) == 2
 
 
 def test_without_a_table_the_template_serves_and_says_so(tmp_path: Path) -> None:
@@ -160,15 +164,20 @@ def test_five_points_serve_before_the_template(tmp_path: Path) -> None:
         five_points(template_landmarks(WIDTH, HEIGHT)[None])[0] * 1.02 + [2, -1]
     ).astype(int)
     header = " ".join(f"{p}_{c}" for p in ("le", "re", "n", "lm", "rm") for c in "xy")
-    rows = [f"{i + 1:06d}.jpg " + " ".join(map(str, points.ravel())) for i in range(48)]
+    of_each = [points + i % 5 for i in range(48)]
+    rows = [f"{i + 1:06d}.jpg " + " ".join(map(str, p.ravel())) for i, p in enumerate(of_each)]
     path = tmp_path / "list_landmarks_align_celeba.txt"
     path.write_text("\n".join(["48", header, *rows]) + "\n")
-    assert read_five_points(path)["000007.jpg"].tolist() == points.tolist()
+    assert read_five_points(path)["000007.jpg"].tolist() == (points + 1).tolist()
     with pytest.warns(UserWarning, match="five-point table"):
         faces = CelebA(tmp_path, "all")
     assert faces.landmark_sources == {"five_points": 48}
-    found = five_points(faces[0]["landmarks"].numpy()[None])[0]
-    assert np.abs(found - points).max() < 0.8  # a similarity cannot follow the rounding exactly
+    for wanted, face in zip(of_each, faces, strict=True):
+        found = five_points(face["landmarks"].numpy()[None])[0]
+        assert np.abs(found - wanted).max() < 0.8  # a similarity cannot follow rounding exactly
+    with pytest.warns(UserWarning, match="five-point table"):
+        valid = CelebA(tmp_path, "valid")
+    assert torch.equal(valid[1]["landmarks"], faces[25]["landmarks"])
 
 
 def test_a_table_elsewhere_is_used(copy: Path, tmp_path: Path) -> None:
