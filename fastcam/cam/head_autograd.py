@@ -5,8 +5,10 @@ Which layers may lie between: docs/method.md.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,9 +21,9 @@ from fastcam.cam.targets import Targets
 
 __all__ = [
     "autograd_gradients",
+    "before_backward",
     "differentiable_twice",
     "remedy_for",
-    "retained_grads",
     "twice_differentiable",
 ]
 
@@ -32,9 +34,11 @@ def autograd_gradients(
     targets: Targets,
     create_graph: bool,
     what: str = "activations",
+    advice: str = "",
     hooked: bool = False,
 ) -> Tensor:
-    """D by differentiating the head: [N,T,*] at a point [N,*]; ``what`` that is, in errors.
+    """D by differentiating the head: [N,T,*] at a point [N,*]; ``what`` that is, and what to do
+    where the logits do not depend on it, in errors.
 
     All targets go in one batched call, which on a fully connected head is 1.5 (T = 2) to 6 (T = 40)
     times as fast as a loop, and of convolutions on a CPU .7 to 1.3 times. Where an operation of the
@@ -63,7 +67,7 @@ def autograd_gradients(
         if gradient is None:
             raise ValueError(
                 f"logits: do not depend on the {what}; pass the logits and the {what} of the same "
-                "forward" + (" (within a tap, the last forward wins)" if what != "images" else "")
+                f"forward{advice}"
             )
         return gradient
 
@@ -117,11 +121,11 @@ def twice_differentiable() -> AbstractContextManager[None]:
 
 
 @contextmanager
-def retained_grads(taps: Iterable[ActivationTap], *tensors: Tensor) -> Iterator[None]:
-    """Keep the ``.grad`` of tensors that retain theirs: what passes there is not yet the backward.
+def before_backward(taps: Iterable[ActivationTap], *tensors: Tensor) -> Iterator[None]:
+    """For a differentiation of a loss's own: what passes is not yet the step's backward.
 
-    Of ``tensors`` and of what the taps have seen. (A batched D would leave one of another shape
-    there, to which nothing can be added.)
+    Tensors that retain their ``.grad``, of ``tensors`` and of what the taps have seen, keep it. (A
+    batched D would leave one of another shape there, to which nothing can be added.)
     """
     kept: list[Tensor | None] = list(tensors)
     for trace in (tap.trace for tap in taps):
@@ -132,7 +136,27 @@ def retained_grads(taps: Iterable[ActivationTap], *tensors: Tensor) -> Iterator[
     for tensor, _ in retaining.values():
         tensor.grad = None
     try:
-        yield
+        with _passing_fabric():
+            yield
     finally:
         for tensor, grad in retaining.values():
             tensor.grad = grad
+
+
+@contextmanager
+def _passing_fabric() -> Iterator[None]:
+    """Past the hook of Lightning's Fabric on what its wrapper returns, which beside mixed precision
+    takes every differentiation for a ``loss.backward()`` in place of ``fabric.backward(loss)``."""
+    found: list[Any] = [sys.modules.get(name) for name in _FABRICS]
+    fabrics = [(of, getattr(of, _IN_BACKWARD)) for of in found if hasattr(of, _IN_BACKWARD)]
+    for of, _ in fabrics:
+        setattr(of, _IN_BACKWARD, True)
+    try:
+        yield
+    finally:
+        for of, before in fabrics:
+            setattr(of, _IN_BACKWARD, before)
+
+
+_FABRICS = "lightning.fabric.wrappers", "lightning_fabric.wrappers"
+_IN_BACKWARD = "_in_fabric_backward"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fastcam.cam.closed_form import ClosedForm
-from fastcam.cam.head_autograd import autograd_gradients, differentiable_twice, retained_grads
+from fastcam.cam.head_autograd import autograd_gradients, before_backward, differentiable_twice
 from fastcam.cam.head_graph import bypasses, edge_of, has_compiled_nodes, head_steps
 from fastcam.cam.head_processes import check_processes, refuse_sharded_head
 from fastcam.cam.tap import ActivationTap
@@ -147,14 +147,28 @@ def head_gradients(
             "cannot be differentiated twice; keep the head eager (compile the part before the "
             "layer), or use weight_grad='detach'"
         )
-    with retained_grads([tap] if tap is not None else [], logits, output, point):
+    with before_backward([tap] if tap is not None else [], logits, output, point):
         hooked = _may_be_hooked(tap, output, logits)
-        gradients = autograd_gradients(logits, point, targets, create_graph, hooked=hooked)
+        gradients = autograd_gradients(
+            logits,
+            point,
+            targets,
+            create_graph,
+            advice=_OTHER_ACTIVATIONS if tap is None else _OTHER_FORWARD,
+            hooked=hooked,
+        )
     if create_graph:
         differentiable_twice(gradients, logits, point)
     if tap is not None:
         gradients = tap.gradients(gradients)
     return tensor, gradients
+
+
+_OTHER_FORWARD = " (within a tap, the last forward wins)"
+_OTHER_ACTIVATIONS = (
+    "; a cast or view of the activations, or what torch.compile or DistributedDataParallel return "
+    "beside the logits, is not what these come from: tap the layer (fastcam.ActivationTap)"
+)
 
 
 def _may_be_hooked(tap: ActivationTap | None, output: Tensor, logits: Tensor) -> bool:
@@ -225,7 +239,7 @@ def _compare(
     if valid is not None:
         shares = shares * valid.to(shares.device)
     hot = (targets.one_hot(logits) * shares.t().unsqueeze(-1)).sum(0)
-    with retained_grads([tap], logits, activations):
+    with before_backward([tap], logits, activations):
         (wanted,) = torch.autograd.grad(
             logits, activations, hot, retain_graph=True, allow_unused=True, materialize_grads=True
         )

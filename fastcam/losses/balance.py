@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fastcam._util.modules import last_linear
 from fastcam._util.tensors import versioned
-from fastcam.cam.head_autograd import retained_grads
+from fastcam.cam.head_autograd import before_backward
 from fastcam.cam.head_graph import edge_of
 from fastcam.cam.head_processes import check_processes
 from fastcam.cam.tap import ActivationTap
@@ -312,7 +312,7 @@ class Balance(WithGroup, nn.Module):
 
     def _gather(self, label_loss: Tensor, terms: list[tuple[Tensor, ActivationTap]]) -> None:
         losses, taps = zip(*terms, strict=True)
-        with retained_grads(taps, label_loss, *losses):
+        with before_backward(taps, label_loss, *losses):
             norms = [_squared_norms(label_loss, loss, tap) for loss, tap in terms]
         part = _Norms(
             torch.stack([pair for pair, _ in norms]),

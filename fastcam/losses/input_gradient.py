@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastcam.cam.head_autograd import autograd_gradients, remedy_for, retained_grads
+from fastcam.cam.head_autograd import autograd_gradients, before_backward, remedy_for
 from fastcam.cam.head_graph import no_second_derivative
 from fastcam.cam.heads import check_logits
 from fastcam.cam.targets import TargetsLike, resolve_with_regions
@@ -106,7 +106,7 @@ class InputGradientLoss(PairLoss):
         cells = PairCells.of(regions, None, where, images, (len(logits), chosen.count))
         cells.check_values()
         graph = torch.is_grad_enabled()
-        with retained_grads([], logits, images):
+        with before_backward([], logits, images):
             gradients = autograd_gradients(logits, images, chosen, graph, "images")
         if gradients.numel() == 0:
             gradients = gradients + 0 * images.sum()  # an empty batch has a backward, too

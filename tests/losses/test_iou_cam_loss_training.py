@@ -10,6 +10,7 @@ from process_group import found_by_all
 from torch import nn
 
 from fastcam.cam.tap import ActivationTap
+from fastcam.losses.balance import Balance
 from fastcam.losses.cam import IoUCamLoss
 
 X = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(3))
@@ -93,6 +94,39 @@ def test_grad_scaler(head):
             scaler.update()
         results.append([p.detach() for p in net.parameters()])
     torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["lightning.fabric", "lightning_fabric"])
+def test_fabric_with_mixed_precision(name):
+    """Its wrapper's outputs refuse every differentiation that is not ``fabric.backward``."""
+    fabric = pytest.importorskip(name).Fabric(accelerator="cpu", precision="bf16-mixed")
+    net = small_cnn().eval()
+    wrapped = fabric.setup(net)
+    tap, balance = ActivationTap(net, "4", "5"), Balance()
+    criterion = IoUCamLoss(sharpness=2.0)
+
+    def plain(images):
+        with fabric.autocast():
+            return net(images).float()
+
+    def losses(forward):
+        logits = forward(X)
+        guidance = criterion(logits / 2, tap, grids(4, 2, 6, 6), [1, 2])
+        return logits.square().mean(), guidance, tap
+
+    with tap:
+        total = balance(*losses(wrapped))
+    assert balance.measured and balance.ratio > 0
+    fabric.backward(total)
+    got = {name: p.grad.clone() for name, p in net.named_parameters()}
+    with pytest.raises(RuntimeError, match="fabric.backward"):  # as ever, for the user
+        wrapped(X).sum().backward()
+
+    net.zero_grad()
+    with tap:
+        balance.weighed(*losses(plain)).backward()
+    wanted = {name: p.grad for name, p in net.named_parameters()}
+    torch.testing.assert_close(got, wanted, rtol=0.02, atol=1e-3)
 
 
 @pytest.mark.parametrize("head", HEADS)
