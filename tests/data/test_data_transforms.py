@@ -16,10 +16,11 @@ from fastcam.data import (
     FitSquare,
     PreparedFaces,
     RegionCutout,
+    hide,
     prepared,
 )
 from fastcam.data.batches import EpochBatches, on_grid
-from fastcam.regions import REGION_NAMES, Region, rectangles, template_landmarks
+from fastcam.regions import MIRROR_68, REGION_NAMES, Region, rectangles, template_landmarks
 
 
 def _face(size: int = 64) -> tuple[tv_tensors.Image, tv_tensors.KeyPoints]:
@@ -68,6 +69,11 @@ def test_two_flips_are_none() -> None:
     torch.testing.assert_close(twice, points)
     _, never = FaceFlip(p=0.0)(image, points)
     assert torch.equal(never, points)
+    wide = tv_tensors.KeyPoints(torch.rand(68, 2) * torch.tensor([50.0, 20]), canvas_size=(20, 50))
+    mirrored = wide.as_subclass(torch.Tensor)[torch.from_numpy(np.array(MIRROR_68))]
+    _, moved = flip(tv_tensors.Image(torch.zeros(3, 20, 50)), wide)
+    mirrored = torch.stack([50 - mirrored[:, 0], mirrored[:, 1]], 1)
+    torch.testing.assert_close(moved.as_subclass(torch.Tensor), mirrored)
     with pytest.raises(ValueError, match=r"p: expected a number in \[0, 1\], got 2"):
         FaceFlip(p=2)
 
@@ -221,6 +227,9 @@ def test_a_cut_out_changes_its_region_and_nothing_else(outside: bool, fill: str)
     if fill == "mean":
         mean = image.float().mean((1, 2)).round().byte()
         assert torch.equal(hidden[:, covered], mean[:, None].expand(3, int(covered.sum())))
+    else:
+        blurred = hide(image[None], torch.ones(1, 64, 64), "blur")[0]
+        assert torch.equal(hidden[:, covered], blurred[:, covered])
 
 
 def test_a_cut_out_hides_the_share_it_is_told() -> None:

@@ -313,6 +313,12 @@ def test_a_run_begins_as_its_settings_say(data: Path) -> None:
     assert (checkpoint.attributes, checkpoint.exclusive) == (names, True)
     batches = folder_batches(config, initial_checkpoint(config, [*ATTRIBUTES]), open_data(config))
     assert (len(batches.train), len(batches.valid)) == (9, 5)
+    grids = {}
+    for layer in (None, "features.0"):
+        of = dataclasses.replace(config, guidance=dataclasses.replace(guidance, target_layer=layer))
+        made = folder_batches(of, initial_checkpoint(of, [*ATTRIBUTES]), open_data(of))
+        grids[layer] = made.collate.grid_size, made.valid_collate.grid_size
+    assert grids == {None: ((6, 6), (6, 6)), "features.0": ((12, 12), (6, 6))}
     assert [batches.images_in(number) for number in range(batches.steps)] == [4, 4, 1]
     for images, collate in (
         (batches.train, batches.collate),
