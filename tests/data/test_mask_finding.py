@@ -85,6 +85,15 @@ def test_some_images_lie_in_folders_and_some_do_not(tmp_path: Path, place: str) 
     assert folder.images("all", regions=[region]).counts(range(7)) == {region: 7}
 
 
+def test_what_few_files_are_called_is_no_region(tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    for i in range(150):
+        (tmp_path / "masks" / f"{i}_wing.png").touch()
+    for i, regions in ((3, {"wing"}), (77, {"wing", "copy"})):  # of a hundred one, at least
+        (tmp_path / "masks" / f"{i}_copy.png").touch()
+        assert {*find_masks(tmp_path, "masks", [f"{k}.jpg" for k in range(150)])} == regions
+
+
 def test_masks_are_named_by_folder_and_suffix(tmp_path: Path) -> None:
     for name in ("m/x.png", "m/wing/x.png", "m/wing/in_flight/y.png", "m/x-beak.png", "m/z.png"):
         image_file(tmp_path / name)

@@ -137,6 +137,23 @@ def test_the_settings_are_those_of_the_losses() -> None:
     assert judged.val_means["iou"].threshold == 0.3
 
 
+@pytest.mark.parametrize("layer", [None, "features.1"])
+@pytest.mark.parametrize("guide", ["positives", "all", "true_class"])
+def test_the_layer_and_the_images_that_are_named_are_guided(guide: Any, layer: str | None) -> None:
+    config = dataclasses.replace(MOUTH, guide=guide, target_layer=layer, sharpness_warmup=False)
+    guidance, images, labels, _ = guidance_of(config)
+    model, cells = guidance.tap.model.eval(), 8 if layer is None else 16
+    regions, present = torch.rand(6, 1, cells, cells).round(), labels[:, :1] > 0
+    _, term = guidance(images, labels, regions)
+    with ActivationTap(model, layer or "features.3") as tap:
+        wanted = IoUCamLoss(head="autograd")(
+            model(images), tap, regions, 0, cell_weights=1 + 2 * regions,
+            where=present if guide == "positives" else None,
+            signs=torch.where(present, 1.0, -1.0) if guide == "true_class" else None,
+        )  # fmt: skip
+    torch.testing.assert_close(term.losses["iou"], wanted.detach())
+
+
 def test_attention_is_guided_with_its_weights_in_the_gradient() -> None:
     """torch's own kernels of attention cannot be differentiated twice."""
     net = NETS["vit"]
