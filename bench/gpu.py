@@ -50,9 +50,9 @@ COLUMNS = (
 )
 CANDIDATES = ("fused", "eager", "compiled")
 GUESSES = {  # seconds of the first task of a kind, what torch.compile loads once included
-    **{"cam_iou": 20.0, "grad_cam": 10.0, "attend": 25.0, "launches": 2.0},
-    **{f"step, {EAGER}": 10.0, f"step, {COMPILED}": 25.0, f"step, {GRAPH}": 10.0},
-}
+    "cam_iou": 20.0, "grad_cam": 10.0, "attend": 25.0, "launches": 2.0,
+    f"step, {EAGER}": 10.0, f"step, {COMPILED}": 25.0, f"step, {GRAPH}": 10.0,
+}  # fmt: skip
 FOR_LAUNCHES = 0.1  # of the budget; they are counted last
 
 
@@ -268,9 +268,7 @@ class Report:
         write(self.out, "gpu", about, results, self.table())
 
 
-def report(
-    tasks: Sequence[Task], timer: Timer, out: Path, about: Mapping[str, Any], budget: Budget
-) -> bool:
+def report(tasks: Sequence[Task], out: Path, about: Mapping[str, Any], budget: Budget) -> bool:
     """Measure what fits; the files are written after each case. Whether nothing raised."""
     made = Report(out, about, tasks)
     made.write()
@@ -391,7 +389,7 @@ def main(arguments: list[str]) -> int:
             if not chosen:
                 print(f"bench gpu: no case holds {options.only!r} in its name", file=sys.stderr)
                 return 2
-            return 0 if report(chosen, timer, options.out, about, budget) else 1
+            return 0 if report(chosen, options.out, about, budget) else 1
     except OSError as error:
         print(f"bench gpu: {describe(error)}", file=sys.stderr)
         return 2

@@ -176,7 +176,7 @@ def base(setup: Setup, work: Path, model: str, seed: int, device: str, workers: 
     return train(config, base_of(work, model, seed)).checkpoint
 
 
-def run(setup: Setup, work: Path, cell: Cell, device: str, workers: int) -> dict[str, Any]:
+def run(work: Path, cell: Cell, device: str, workers: int) -> dict[str, Any]:
     """Fine-tune and judge one cell; what an earlier call found is kept."""
     from fastcam.training import GuidanceConfig, TrainConfig, TrainingDiverged, train
 
@@ -256,7 +256,7 @@ def _images(checkpoint: Any, data: Path, split: str, workers: int) -> Any:
     return _SPLITS[key]
 
 
-def verdict(cell: Cell, found: Mapping[str, Any], control: Mapping[str, Any]) -> dict[str, Any]:
+def verdict(found: Mapping[str, Any], control: Mapping[str, Any]) -> dict[str, Any]:
     """Whether a cell holds what guidance promises; for several attributes, the worst counts."""
     if found["diverged"] or control["diverged"]:
         return {"finite": False, "safe": False, "moved": False}
@@ -279,7 +279,7 @@ def table(cells: Sequence[Cell], found: Mapping[str, Mapping[str, Any]]) -> str:
     rows = []
     for cell in cells:
         got, was = found[cell.slug], found[cell.control.slug]
-        judged = verdict(cell, got, was)
+        judged = verdict(got, was)
         row = [cell.name, str(cell.seed)]
         if "accuracy change" not in judged:
             row += ["diverged"] * (len(columns) + 2)
@@ -307,7 +307,7 @@ def _shown(column: str, record: Mapping[str, float | None]) -> str:
 def _job(setup: Setup, work: Path, device: str, workers: int, step: Any) -> tuple[Any, Any]:
     """A seed's faces, the network of a model and a seed, or a cell; and what it is of."""
     if isinstance(step, Cell):
-        return step.slug, run(setup, work, step, device, workers)
+        return step.slug, run(work, step, device, workers)
     if isinstance(step, int):
         return step, faces(setup, work, step, workers)
     model, seed = step

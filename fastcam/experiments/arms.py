@@ -75,7 +75,7 @@ def both(pair: Pair, loss: str) -> Arm:
     )
 
 
-def mouth_only(pair: Pair) -> Arm:
+def mouth_only() -> Arm:
     """N_o: trained on images of the region alone."""
     return Arm(
         "N_o", UNGUIDED, {"without": OUTSIDE, "hide_share": 1.0},
@@ -83,14 +83,12 @@ def mouth_only(pair: Pair) -> Arm:
     )  # fmt: skip
 
 
-def mixed_in(pair: Pair) -> Arm:
+def mixed_in() -> Arm:
     """N_w: images of the region alone mixed with the others."""
     return Arm(
-        "N_w",
-        UNGUIDED,
-        {"without": OUTSIDE, "hide_share": HALF},
+        "N_w", UNGUIDED, {"without": OUTSIDE, "hide_share": HALF},
         "all but the region hidden in half of them; bias not re-fit",
-    )
+    )  # fmt: skip
 
 
 def table1_arms(pair: Pair) -> list[Arm]:
@@ -105,6 +103,6 @@ def table1_arms(pair: Pair) -> list[Arm]:
         ),
         guided("energy", note="balanced"),
         recommended(),
-        mouth_only(pair),
-        mixed_in(pair),
+        mouth_only(),
+        mixed_in(),
     ]  # fmt: skip

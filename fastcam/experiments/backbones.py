@@ -102,9 +102,10 @@ class Backbones:
         axis = figure.subplots()
         networks = [n for n in next(iter(self.measured.values())) if n != BEFORE]
         for i, network in enumerate(networks):
-            heights = []
-            for measured in self.measured.values():
-                heights.append(100 * (Spread.of(column(measured, network, "energy")).mean or 0.0))
+            heights = [
+                100 * (Spread.of(column(measured, network, "energy")).mean or 0.0)
+                for measured in self.measured.values()
+            ]
             width = 0.8 / len(networks)
             places = [k + (i - len(networks) / 2 + 0.5) * width for k in range(len(heights))]
             axis.bar(places, heights, width, label=network, color=COLORS[i])

@@ -65,7 +65,7 @@ class FaceMaps:
 
 def figure6(study: Study) -> FaceMaps:
     """The networks before, trained on the mouth alone, with such images mixed in, and guided."""
-    arms = {"N_o": mouth_only(LIPSTICK), "N_w": mixed_in(LIPSTICK), "IoU loss": guided("iou")}
+    arms = {"N_o": mouth_only(), "N_w": mixed_in(), "IoU loss": guided("iou")}
     faces = _faces(study, LIPSTICK, arms)
     title = f"Where four networks look for {LIPSTICK.attribute} (as Yang et al., Figure 6)"
     return FaceMaps(title, {LIPSTICK: faces})

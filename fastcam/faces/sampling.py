@@ -85,7 +85,6 @@ def sample_face(
     rng = {name: np.random.default_rng([seed, index, i]) for i, name in enumerate(_STREAMS)}
     on = sample_attributes(rng["attributes"], cooccurrence, attributes)
     skin, tone = _skin(rng["skin"], on)
-    hair = _hair(rng["hair"], on, tone)
     return Face(
         attributes=on,
         pose=_pose(rng["pose"]),
@@ -96,7 +95,7 @@ def sample_face(
         lipstick=_lipstick(rng["lipstick"], skin.color) if on["Wearing_Lipstick"] else None,
         makeup=_makeup(rng["makeup"], tone) if on["Heavy_Makeup"] else None,
         eyes=_eyes(rng["eyes"], tone),
-        hair=hair,
+        hair=_hair(rng["hair"], on),
         facial_hair=_facial_hair(rng["facial_hair"], on),
         accessories=_accessories(rng["accessories"], on),
         scene=_scene(rng["scene"], on),
@@ -281,7 +280,7 @@ def _eyes(rng: np.random.Generator, tone: float) -> Eyes:
     )
 
 
-def _hair(rng: np.random.Generator, on: Mapping[str, bool], tone: float) -> Hair:
+def _hair(rng: np.random.Generator, on: Mapping[str, bool]) -> Hair:
     u = rng.uniform(size=20)
     if on["Black_Hair"]:
         color = np.array([0.11, 0.09, 0.085]) * (0.8 + 0.5 * u[0])

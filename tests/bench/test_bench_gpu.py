@@ -85,7 +85,6 @@ import sys, time
 from pathlib import Path
 from bench import gpu
 from bench.budget import Budget
-from bench.gpu_timing import WallTimer
 tasks = [
     gpu.Task("quick", "k", lambda: []),
     gpu.Task("hangs", "k", lambda: time.sleep(600)),
@@ -93,7 +92,7 @@ tasks = [
 ]
 budget = Budget(3.0, {"k": 0.1, "launches": 0.1})
 with budget.enforced():
-    gpu.report(tasks, WallTimer(2), Path(sys.argv[1]), {"gpu": "fake"}, budget)
+    gpu.report(tasks, Path(sys.argv[1]), {"gpu": "fake"}, budget)
 """
 
 
@@ -273,7 +272,7 @@ def test_what_does_not_fit_is_left_out_by_name(tmp_path, capsys):
         op_task("small", clock, 4.0, counts),
     ]
     # A tenth is kept for the launches; after 41 s, 48 are expected and 49 are left.
-    assert not gpu.report(tasks, FakeTimer(), tmp_path, ABOUT, budget)
+    assert not gpu.report(tasks, tmp_path, ABOUT, budget)
     text = (tmp_path / "gpu.md").read_text()
     assert text.startswith("- gpu: fake\n- not_measured: 2 cases, named below the table\n\n| op |")
     assert text.endswith("not measured: wrong (RuntimeError: out of / memory); third\n")
@@ -300,7 +299,7 @@ def test_counting_launches_ends_where_nothing_can_be_counted(tmp_path, capsys):
             gpu.Task("b", "short", done.run, done.count),
         ]
         budget = Budget(None, {"short": 1.0, "launches": 1.0})
-        assert gpu.report(tasks, FakeTimer(), tmp_path, ABOUT, budget) != failed
+        assert gpu.report(tasks, tmp_path, ABOUT, budget) != failed
         assert not counts
     assert "launches are not counted: RuntimeError: no CUPTI" in capsys.readouterr().out
 
@@ -326,7 +325,7 @@ def test_a_case_of_each_family_on_the_cpu(tmp_path):
         )
         for kind, make in makes.items()
     ]
-    assert gpu.report(tasks, timer, tmp_path, ABOUT, Budget(None, gpu.GUESSES))
+    assert gpu.report(tasks, tmp_path, ABOUT, Budget(None, gpu.GUESSES))
     rows = json.loads((tmp_path / "gpu.json").read_text())["results"]
     assert [row["op"] for row in rows] == [
         *(f"{family} {way}" for family in gpu_cam.FAMILIES for way in ("forward", "backward")),

@@ -41,19 +41,19 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dict]]
         patch.setattr(guidance, "PAIRS", (("Lips", "chin"),))
         patch.setattr(guidance, "OTHER", "Eyes")
         guidance.base(SETUP, work, MODEL, 0, "cpu", 1)
-        results = {slug: guidance.run(SETUP, work, cell, "cpu", 1) for slug, cell in cells.items()}
+        results = {slug: guidance.run(work, cell, "cpu", 1) for slug, cell in cells.items()}
         patch.setattr(guidance, "PAIRS", (("Lips", "mouth"),))
-        results[DEFAULT.slug] = guidance.run(SETUP, work, DEFAULT, "cpu", 1)
+        results[DEFAULT.slug] = guidance.run(work, DEFAULT, "cpu", 1)
         patch.setattr(guidance, "PAIRS", (("Eyes", "chin"),))
         patch.setattr(guidance, "OTHER", "Lips")
         for cell in (HIDDEN.control, HIDDEN):
-            results[cell.slug] = guidance.run(SETUP, work, cell, "cpu", 1)
+            results[cell.slug] = guidance.run(work, cell, "cpu", 1)
         yield results
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
 def test_guidance_is_safe_and_moves_the_map(cell: Cell, found: dict[str, dict]) -> None:
-    judged = verdict(cell, found[cell.slug], found[cell.control.slug])
+    judged = verdict(found[cell.slug], found[cell.control.slug])
     assert judged["finite"]
     assert judged["accuracy change"] > -0.02  # of 100 images, where the matrix has 3,500
     assert judged["energy gain"] > 1.5
@@ -84,7 +84,7 @@ def test_what_is_not_safe_is_said(found: dict[str, dict]) -> None:
     assert "**not safe**" in table([cell], {**found, cell.slug: spoiled})
     worse = {**found[cell.slug]}
     worse["splits"] = {"test": [{**worse["splits"]["test"][0], "accuracy": 0.2}]}
-    assert not verdict(cell, worse, found[cell.control.slug])["safe"]
+    assert not verdict(worse, found[cell.control.slug])["safe"]
 
 
 def test_the_matrix_covers_what_it_promises() -> None:
@@ -100,7 +100,7 @@ def test_a_finished_cell_is_kept(tmp_path: Path) -> None:
     folder = tmp_path / CELLS[0].slug
     folder.mkdir(parents=True)
     (folder / "found.json").write_text('{"diverged": "earlier"}')
-    assert guidance.run(SETUP, tmp_path, CELLS[0], "cpu", 1) == {"diverged": "earlier"}
+    assert guidance.run(tmp_path, CELLS[0], "cpu", 1) == {"diverged": "earlier"}
 
 
 def test_every_loss_and_the_recipes_are_cells() -> None:
