@@ -189,7 +189,9 @@ class Measured:
         columns = [attribute_index(self.attributes, name) for name in names]
         p = self.predictions
         judged = [column for column in columns if column < p.logits.shape[1]]
-        return replace(p, logits=p.logits[:, judged], labels=p.labels[:, columns], exclusive=False)
+        odds = None if p.odds is None else p.odds[:, judged]
+        logits, labels = p.logits[:, judged], p.labels[:, columns]
+        return replace(p, logits=logits, labels=labels, exclusive=False, odds=odds)
 
 
 def measure(

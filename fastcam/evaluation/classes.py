@@ -14,8 +14,7 @@ from fastcam.models import Checkpoint
 def leads(logits: Tensor) -> Tensor:
     """Each logit minus the largest of the others: [N, K], above 0 for the class that is chosen.
 
-    They rank images by a class much as its probability does, and a threshold on them moves what is
-    chosen, as one on a logit does for an attribute.
+    A threshold on them moves what is chosen, as one on a logit does for an attribute.
     """
     best, place = logits.topk(2, dim=1)
     own = place[:, :1] == torch.arange(logits.shape[1], device=logits.device)
@@ -42,6 +41,16 @@ def judged_columns(checkpoint: Checkpoint, logits: Tensor, labels: Tensor) -> tu
     """
     if not checkpoint.exclusive:
         return logits, labels
-    found = leads(logits)
-    own = found.gather(1, labels.argmax(1, keepdim=True))
-    return torch.cat([found, own], 1), torch.cat([labels, torch.ones_like(labels[:, :1])], 1)
+    return _with_own(leads(logits), labels), torch.cat([labels, torch.ones_like(labels[:, :1])], 1)
+
+
+def odds_columns(checkpoint: Checkpoint, logits: Tensor, labels: Tensor) -> Tensor | None:
+    """The log-odds [N, K'] of what :func:`judged_columns` has, where those are not its scores: of
+    classes their margins, which rank images as the probabilities do."""
+    if not checkpoint.exclusive:
+        return None
+    return _with_own(checkpoint.scores(logits), labels)
+
+
+def _with_own(scores: Tensor, labels: Tensor) -> Tensor:
+    return torch.cat([scores, scores.gather(1, labels.argmax(1, keepdim=True))], 1)

@@ -23,7 +23,7 @@ from fastcam.evaluation.cam_maps import (
     set_iou,
     size_corrected_energy,
 )
-from fastcam.evaluation.classes import judged_columns, targets_of
+from fastcam.evaluation.classes import judged_columns, odds_columns, targets_of
 from fastcam.evaluation.given import check_batch, check_named, regions_at
 from fastcam.evaluation.splits import Prepared, inputs_of, prepared_for
 from fastcam.models import Checkpoint, grid_size
@@ -40,7 +40,8 @@ class Predictions:
     says yes. energy, iou: [N] (energy NaN for a dead map). dead: bool [N]. visible: bool [N],
     images in which the region lies. size_corrected_energy (NaN as energy), pointing, attention_iou:
     [N]. All but the first two are None without a region. exclusive: the attributes are classes, see
-    :func:`fastcam.evaluation.classes.judged_columns`.
+    :func:`fastcam.evaluation.classes.judged_columns`. odds: [N, K], of classes the log-odds, which
+    rank images as the probabilities do; None: the logits are that.
     """
 
     logits: Tensor
@@ -53,6 +54,12 @@ class Predictions:
     pointing: Tensor | None = None
     attention_iou: Tensor | None = None
     exclusive: bool = False
+    odds: Tensor | None = None
+
+    @property
+    def ranking(self) -> Tensor:
+        """By what images are ranked, [N, K]: σ of it is the probability."""
+        return self.logits if self.odds is None else self.odds
 
 
 def predict(
@@ -127,7 +134,8 @@ def predict(
     found = Predictions(*columns)
     check_scores(found.logits)
     logits, labels = judged_columns(checkpoint, found.logits, found.labels)
-    return replace(found, logits=logits, labels=labels, exclusive=checkpoint.exclusive)
+    odds = odds_columns(checkpoint, found.logits, found.labels)
+    return replace(found, logits=logits, labels=labels, exclusive=checkpoint.exclusive, odds=odds)
 
 
 def _batches(

@@ -33,8 +33,8 @@ class SubsetScore:
         pointing: share of the maps whose peak lies in the region.
         attention_iou: mean likeness of map and region, see
             :func:`fastcam.evaluation.attention_iou`.
-        auc, average_precision: of a's score among the subset's images, which no threshold touches;
-            None where all or none have a.
+        auc, average_precision: of a's score among the subset's images, which no threshold touches
+            (of a class its probability); None where all or none have a.
     """
 
     name: str

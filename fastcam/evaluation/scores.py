@@ -28,7 +28,6 @@ from fastcam.evaluation.metrics import (
 from fastcam.evaluation.predictions import Predictions, predict
 from fastcam.evaluation.result import Evaluation, SubsetScore
 from fastcam.evaluation.splits import check_other, labels_with, prepare_split
-from fastcam.functional import margins
 from fastcam.models import Checkpoint
 
 #: The four cells of (a, b), by their names.
@@ -69,6 +68,7 @@ def summarize(
     chosen = subset_rows(labels, attributes, attribute, other)
     right = judged_right(logits[:, a], labels[:, a])
     column = logits[:, a : a + 1], labels[:, a : a + 1]
+    ranking = predictions.ranking[:, a : a + 1], column[1]
     scores = [_score(name, rows, right, predictions) for name, rows in chosen.items()]
     cells = [s.accuracy for s in scores if s.name in CELLS and s.accuracy is not None]
     if other is not None:
@@ -83,10 +83,10 @@ def summarize(
         split=split,
         threshold=threshold,
         subsets=tuple(
-            _ranked(s, column, chosen[s.name]) if s.name in ranked else s for s in scores
+            _ranked(s, ranking, chosen[s.name]) if s.name in ranked else s for s in scores
         ),
         balanced_accuracy=_defined(balanced_accuracy(*column)),
-        average_precision=_defined(average_precision(*column)),
+        average_precision=_defined(average_precision(*ranking)),
         mean_accuracy=_mean_accuracy(predictions),
         worst_group=min(cells) if cells else None,
         calibration_error=_calibration(predictions, a),
@@ -106,13 +106,10 @@ def _mean_accuracy(predictions: Predictions) -> float:
 
 def _calibration(predictions: Predictions, a: int) -> float | None:
     """That of a's probability; None for ``own_class``, which has one kind of label."""
-    logits, labels = predictions.logits, predictions.labels
-    if predictions.exclusive:
-        if a == logits.shape[1] - 1:
-            return None
-        # Of the leads, the logits up to a number that is the same for all classes.
-        logits = margins(logits[:, :-1].clamp(max=0))
-    return float(calibration_error(logits[:, a : a + 1], labels[:, a : a + 1]))
+    odds, labels = predictions.ranking, predictions.labels
+    if predictions.exclusive and a == odds.shape[1] - 1:
+        return None
+    return float(calibration_error(odds[:, a : a + 1], labels[:, a : a + 1]))
 
 
 def _defined(value: Tensor) -> float | None:

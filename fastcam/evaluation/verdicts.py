@@ -225,8 +225,7 @@ def verdict(
         raise ValueError("reference and guided: expected predictions of the same images")
     a = attribute_index(attributes, attribute)
     labels = reference.labels[:, a]
-    scores = [p.logits[:, a] for p in (reference, guided)]
-    right = [judged_right(s, labels).numpy() for s in scores]
+    right = [judged_right(p.logits[:, a], labels).numpy() for p in (reference, guided)]
     share = other = other_region = None
     if drops is not None:
         _check_alike(*drops, attribute, region)
@@ -243,7 +242,7 @@ def verdict(
         other=other,
         other_region=other_region,
         accuracy=accuracy,
-        auc=auc_change(scores[0], scores[1], labels),
+        auc=auc_change(reference.ranking[:, a], guided.ranking[:, a], labels),
     )
 
 

@@ -543,6 +543,36 @@ def test_bootstrap_intervals() -> None:
             bootstrap_interval(**wrong)
 
 
+def test_classes_are_ranked_by_their_probabilities() -> None:
+    names, judged = ["ant", "bee", "cat"], {}
+    images = torch.randint(0, 256, (80, 3, 32, 32), dtype=torch.uint8)
+    labels = torch.randint(0, 3, (80,))
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        net = Checkpoint(TinyNet(3).eval(), MODEL, names, Preprocessing(32), exclusive=True)
+        batches: Any = [{"image": images, "labels": labels, "regions": torch.ones(80, 1, 8, 8)}]
+        with torch.no_grad():
+            shares = net.model(net.preprocessing.normalize(images)).softmax(1)[:, 1]
+        predictions = predict(net, batches, attribute="bee", region=0)
+        found = summarize(predictions, net.judged, attribute="bee", other="ant")
+        for name, rows in (("all", labels >= 0), ("not b", labels != 0)):
+            gaps = shares[rows & (labels == 1), None] - shares[rows & (labels != 1)]
+            wanted = ((gaps > 0).double() + (gaps == 0) / 2).mean()
+            assert found[name].auc == pytest.approx(float(wanted), abs=1e-6)
+        order = shares.argsort(descending=True)
+        hits = (labels == 1)[order].double()
+        precision = hits.cumsum(0) / torch.arange(1, 81)
+        assert found.average_precision == pytest.approx(
+            float((precision * hits).sum() / hits.sum()), abs=1e-6
+        )
+        judged[str(seed)] = checkpoints.Measured(net.judged, predictions, None)
+    both = checkpoints.summarize_all(judged, attribute="bee", other=None, region="0")
+    changed = both["1"].verdict
+    assert changed is not None and changed.auc is not None
+    found_areas = [e["all"].auc for e in both.values()]
+    assert [changed.auc.before, changed.auc.after] == pytest.approx(found_areas, abs=1e-6)
+
+
 def test_accuracy_differences() -> None:
     names = ["a", "b"]
     #                      a∩b       a∩¬b             ¬a
