@@ -38,6 +38,11 @@ def test_coco_polygons_and_boxes_are_masks_and_labels(tmp_path: Path) -> None:
     folder = open_folder(tmp_path)
     assert (folder.attributes, folder.exclusive) == (["left  part", "square"], False)
     assert folder.images("all").labels.tolist() == [[float(i % 2 == 0), 1.0] for i in range(12)]
+    told = json.loads(path.read_text())
+    del told["images"][2]
+    path.write_text(json.dumps(told))
+    index = MaskedFolder(tmp_path).index  # of what no file tells, nobody knows the labels
+    assert len(index.names) == 11 and index.unlabelled == ["0003.jpg"]
     image = tmp_path / "images" / "0001.jpg"
     region, masks = ImageMasks([image], path).read(image, "square", (36, 40))
     assert (str(region), int((masks > 0).sum())) == ("square", AREA)

@@ -135,6 +135,10 @@ def test_cached_and_uncached_images_are_the_same(
     )
     monkeypatch.setattr(prepared, "available_memory", lambda: 0)
     lazy = PreparedFaces(faces, 32, cache=False, **options)
+    for share, kept in ((1.5, False), (2.5, True)):  # half of what is free
+        free = int(share * 3 * 3 * 32 * 32)
+        monkeypatch.setattr(prepared, "available_memory", lambda free=free: free)
+        assert PreparedFaces(faces, 32, cache=False, **options).cached == kept
     assert cached.cached
     assert not lazy.cached
     assert reports == [(1, 3), (2, 3), (3, 3)]

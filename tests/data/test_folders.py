@@ -14,7 +14,7 @@ from fastcam.data import FolderLayout, MaskedFolder, open_folder
 from fastcam.data.description import describe
 from fastcam.data.folder import FaceFolder
 from fastcam.data.label_table import read_label_table
-from fastcam.data.layout_finder import find_layout
+from fastcam.data.layout_finder import find_layout, find_regions
 
 
 def test_a_table_and_masks_are_found(data: Path) -> None:
@@ -76,6 +76,22 @@ def test_labels_come_in_the_order_asked_for(data: Path) -> None:
 def test_classes_that_are_numbers_come_as_numbers_do(tmp_path: Path) -> None:
     root = table_of(tmp_path, {"class": [["10", "9", "100", "2"][i % 4] for i in range(20)]})
     assert MaskedFolder(root).attributes == ["2", "9", "10", "100"]
+    for i in range(40):
+        image_file(tmp_path / f"folders/{i % 2}/{i:02}.png")
+    index = MaskedFolder(tmp_path / "folders").index  # and no splits
+    assert index.attributes == ["0", "1"] and index.split_by.startswith("a hash of the name")
+
+
+def test_one_column_of_several_is_called_as_classes_are(tmp_path: Path) -> None:
+    words = {"note": ["a", "b"] * 10, "Species": ["ant", "bee"] * 10}
+    assert find_layout(table_of(tmp_path, words)).classes == "Species"
+
+
+def test_masks_that_are_named_take_the_place_of_annotations(tmp_path: Path) -> None:
+    root = write_images(tmp_path, 4)
+    layout = FolderLayout(table="labels.csv", file="file", labels=("red",), coco=("a.json",))
+    found = find_regions(root, layout, root / "masks", ["0001.jpg", "0002.jpg"])
+    assert (found.coco, dict(found.regions)) == ((), {"masks": "masks/{stem}.png"})
 
 
 def test_a_column_of_classes(data: Path) -> None:

@@ -16,7 +16,7 @@ from fastcam.data import MaskedFolder, open_folder
 from fastcam.data.description import describe
 from fastcam.data.folder import ImageMasks
 from fastcam.data.layout import FolderLayout
-from fastcam.data.mask_files import find_masks
+from fastcam.data.mask_files import MaskFiles, find_masks
 from fastcam.regions import MaskRegion
 
 
@@ -83,6 +83,12 @@ def test_some_images_lie_in_folders_and_some_do_not(tmp_path: Path, place: str) 
     folder = open_folder(tmp_path)
     (region,) = folder.regions
     assert folder.images("all", regions=[region]).counts(range(7)) == {region: 7}
+
+
+def test_the_innermost_folder_of_images_parts_a_path(tmp_path: Path) -> None:
+    masks = MaskFiles(tmp_path, {"wing": "{above}/masks/{below}.png"})
+    found = masks.path("data/train/images/ant/1.jpg", "wing")
+    assert found == tmp_path / "data/train/masks/ant/1.png"
 
 
 def test_what_few_files_are_called_is_no_region(tmp_path: Path) -> None:

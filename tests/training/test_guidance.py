@@ -85,6 +85,8 @@ def test_a_fixed_weight_is_that_of_the_paper_and_warns_where_it_is_heavy() -> No
     guidance, *batch = guidance_of(GuidanceConfig(MOUTH.targets, w_g=1e-9))
     attributes, term = guidance(*batch)
     torch.testing.assert_close(term.total, attributes.loss + 1e-9 * term.losses["iou"])
+    guidance, *_ = guidance_of(GuidanceConfig(MOUTH.targets, w_g=9.0))
+    guidance.examine(1.0)  # up to ten times as hard is not told of
     heavy = 11 * float(term.ratios["iou"])
     guidance, *batch = guidance_of(GuidanceConfig(MOUTH.targets, w_g=heavy))
     _, term = guidance(*batch)

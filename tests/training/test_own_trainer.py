@@ -20,6 +20,7 @@ from trainer_worker import CONFIG, NAMES, SHARES, Shares, fit
 
 from fastcam.models.checkpoint import Checkpoint, Preprocessing
 from fastcam.training import AttributeTask, GuidanceConfig, TrainConfig, TrainingDiverged
+from fastcam.training import task as task_module
 
 
 def trainer(**options: Any) -> Trainer:
@@ -45,7 +46,27 @@ def test_a_validation_in_inference_mode_is_that_without() -> None:
     assert trainer().validate(task, Shares(), verbose=False) == [fitted]
 
 
-def test_a_positive_without_a_region_is_not_measured() -> None:
+def test_small_scores_are_no_probabilities() -> None:
+    """torchmetrics would take logits for probabilities where all lie in [0, 1]."""
+    checkpoint = Checkpoint(TinyNet(len(NAMES)), MODEL, NAMES, Preprocessing(32, "crop"))
+    last = checkpoint.model.classifier[3]  # type: ignore[index,union-attr]
+    with torch.no_grad():
+        last.weight.zero_()  # type: ignore[operator,union-attr]
+        last.bias.copy_(torch.tensor([0.1, 0.2, 0.3]))  # type: ignore[operator,union-attr]
+    given = batch(8)
+    (found,) = trainer().validate(AttributeTask(checkpoint, GUIDED), loader(given), verbose=False)
+    assert found["valid/accuracy"] == pytest.approx(float(given["labels"].mean()))
+
+
+def test_a_positive_without_a_region_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = task_module.attention_maps
+
+    def maps(*args: Any) -> Any:
+        found = plain(*args)
+        found.dead[5:] = True
+        return found
+
+    monkeypatch.setattr(task_module, "attention_maps", maps)
     torch.manual_seed(0)
     checkpoint = Checkpoint(TinyNet(len(NAMES)), MODEL, NAMES, Preprocessing(32, "crop"))
     task = AttributeTask(checkpoint, GUIDED)
