@@ -282,8 +282,6 @@ def test_faces_without_landmarks_are_counted(subject: tuple[Path, Path], tmp_pat
 
 
 def _copy(job: Job, session: Session) -> Job:
-    import shutil
-
     name = new_id()
     shutil.copytree(job.folder, session.jobs / name)
     session.choose(tune=name)

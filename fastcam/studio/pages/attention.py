@@ -14,14 +14,13 @@ from fastcam.studio.pages import widgets as w
 from fastcam.studio.pages.parts import Part, aside
 from fastcam.studio.pages.shell import People, page
 from fastcam.studio.pictures import colored, data_url, png
-from fastcam.studio.session import Session
 
 
 class AttentionPage:
     """The page of one visit."""
 
-    def __init__(self, studio: Studio, session: Session) -> None:
-        self.studio, self.session = studio, session
+    def __init__(self, studio: Studio, people: People) -> None:
+        self.studio, self.session = studio, people.here()
         self.n, self.beta, self.sigma, self.row = 1.0, 0.0, 0.0, 0
         self.attribute = ""
         self.channel: int | None = None
@@ -190,8 +189,3 @@ class AttentionPage:
             f"Mean of {len(subject.checkpoint.attributes)} attributes over {len(few)} test images; "
             "n = 0 makes every mask constant and is the control of any gain.", id="noise-n",
         )  # fmt: skip
-
-
-def attention_page(studio: Studio, people: People) -> None:
-    """The page of whoever asks."""
-    AttentionPage(studio, people.here()).build()

@@ -16,7 +16,6 @@ from fastcam.studio.pages.parts import Part
 from fastcam.studio.pages.shell import EXPECTED, People, page, sentence
 from fastcam.studio.queues import UNFINISHED
 from fastcam.studio.recipes import LOSS_WORDS, PULLS, Recipe
-from fastcam.studio.session import Session
 from fastcam.studio.traces import LOSSES, MAPS, load_losses
 from fastcam.training.config import FINETUNE
 from fastcam.training.config import LOSSES as RECOMMENDED
@@ -27,8 +26,8 @@ MOST_EPOCHS = 30
 class DirectPage:
     """The page of one visit."""
 
-    def __init__(self, studio: Studio, session: Session) -> None:
-        self.studio, self.session = studio, session
+    def __init__(self, studio: Studio, people: People) -> None:
+        self.studio, self.session = studio, people.here()
         self._shown = self._chosen()
         self._seen: tuple[int, int] = (0, 0)
 
@@ -229,8 +228,3 @@ def _stamp(job: Job, name: str) -> int:
         return (job.folder / name).stat().st_mtime_ns
     except FileNotFoundError:
         return 0
-
-
-def direct_page(studio: Studio, people: People) -> None:
-    """The page of whoever asks."""
-    DirectPage(studio, people.here()).build()

@@ -21,7 +21,6 @@ from fastcam.studio.pages.parts import Part, aside
 from fastcam.studio.pages.shell import EXPECTED, People, page, sentence
 from fastcam.studio.pictures import data_url, mapped, picture
 from fastcam.studio.recipes import Recipe
-from fastcam.studio.session import Session
 from fastcam.studio.traces import AFTER, BEFORE, CONTROL, PAGE, SCRIPT
 
 #: Images of each kind whose answer changed.
@@ -31,9 +30,9 @@ CHANGED = 8
 class JudgePage:
     """The page of one visit."""
 
-    def __init__(self, studio: Studio, session: Session) -> None:
-        self.studio, self.session = studio, session
-        self.job = session.current or next(reversed(session.judged), None)
+    def __init__(self, studio: Studio, people: People) -> None:
+        self.studio, self.session = studio, people.here()
+        self.job = self.session.current or next(reversed(self.session.judged), None)
 
     def build(self) -> None:
         """Lay the page out."""
@@ -172,8 +171,3 @@ class JudgePage:
                         said = percent(face.scores[name], 0)
                         with w.tag("td"):
                             w.image(url, f"{name}, {printable(face.caption)}", said)
-
-
-def judge_page(studio: Studio, people: People) -> None:
-    """The page of whoever asks."""
-    JudgePage(studio, people.here()).build()

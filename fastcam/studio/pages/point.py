@@ -16,7 +16,6 @@ from fastcam.studio.pages.shell import EXPECTED, People, page, sentence
 from fastcam.studio.pages.template import TOOLS, TemplateFace
 from fastcam.studio.pictures import data_url, plain
 from fastcam.studio.pointing import Pointing
-from fastcam.studio.session import Session
 
 #: Images on which the cells are shown: the one that was looked at, and others.
 IMAGES = 6
@@ -25,7 +24,8 @@ IMAGES = 6
 class PointPage:
     """The page of one visit."""
 
-    def __init__(self, studio: Studio, session: Session) -> None:
+    def __init__(self, studio: Studio, people: People) -> None:
+        session = people.here()
         self.studio, self.session = studio, session
         self.subject = studio.of(session)
         self.face = TemplateFace(lambda: session.pointing, self.point)
@@ -210,8 +210,3 @@ def _float(text: str, otherwise: float) -> float:
         return float(text)
     except ValueError:
         return otherwise
-
-
-def point_page(studio: Studio, people: People) -> None:
-    """The page of whoever asks."""
-    PointPage(studio, people.here()).build()

@@ -73,9 +73,9 @@ def tell(home: Home, opened: Future[Studio]) -> None:
         return _file(path, what)
 
 
-def _page(path: str) -> Callable[[Studio, People], None]:
+def _page(path: str) -> Callable[[Studio, People], Any]:
     name = _PAGES[path]
-    return getattr(import_module(f"fastcam.studio.pages.{name}"), f"{name}_page")
+    return getattr(import_module(f"fastcam.studio.pages.{name}"), f"{name.title()}Page")
 
 
 def _import_all() -> None:
@@ -103,7 +103,7 @@ def _shown(
             first_page(studio, path)
             return
         try:
-            _page(path)(studio, people)
+            _page(path)(studio, people).build()
         except EXPECTED as error:
             ui.context.client.content.clear()  # what was built before it went wrong
             with page(path, "This cannot be shown", ""):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -19,7 +18,7 @@ from fastcam.studio.pages import widgets as w
 from fastcam.studio.pages.parts import Part, aside
 from fastcam.studio.pages.shell import EXPECTED, People, page, sentence
 from fastcam.studio.pictures import data_url, picture
-from fastcam.studio.session import COLOURS, Session
+from fastcam.studio.session import COLOURS
 from fastcam.studio.settings import MEGABYTE
 from fastcam.studio.survey import Survey
 from fastcam.studio.uploads import (
@@ -44,16 +43,10 @@ _REFUSED = "(all) => emit(all.map(one => [one.file.name, one.file.size, one.fail
 
 
 class SeePage:
-    """The page of one visit.
+    """The page of one visit."""
 
-    Args:
-        studio: the studio.
-        session: of whoever looks.
-        forget: removes the session.
-    """
-
-    def __init__(self, studio: Studio, session: Session, forget: Callable[[], None]) -> None:
-        self.studio, self.session, self.forget = studio, session, forget
+    def __init__(self, studio: Studio, people: People) -> None:
+        self.studio, self.people, self.session = studio, people, people.here()
         self.order, self.first = "given", 0
         self.upload: Upload | None = None
         self.survey: Survey | None = None
@@ -440,14 +433,7 @@ class SeePage:
             "Delete", "Cancel", self.forget, id="forget",
         )  # fmt: skip
 
-
-def see_page(studio: Studio, people: People) -> None:
-    """The page of whoever asks."""
-    session = people.here()
-
-    def forget() -> None:
-        people.forget(session)
+    def forget(self) -> None:
+        """Remove all that is one's own."""
+        self.people.forget(self.session)
         ui.navigate.to("/")
-
-    studio.of(session)
-    SeePage(studio, session, forget).build()
