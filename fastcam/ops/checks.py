@@ -50,6 +50,16 @@ def floating(name: str, tensor: Tensor, and_bool: bool = False, advice: str = ""
         )
 
 
+def without_subclass(tensor: Tensor) -> Tensor:
+    """A constant as a plain tensor, if Python functions are all that its class adds (fastai's,
+    MONAI's and torchvision's do): torch calls no op with two such classes (regions and activations)
+    that do not know each other."""
+    kind = type(tensor)
+    if kind is Tensor or kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        return tensor
+    return tensor.as_subclass(Tensor)
+
+
 def same_device(name: str, tensor: Tensor, other: Tensor, as_: str = "activations") -> None:
     """ValueError for a tensor that is elsewhere than ``other``, which the error names ``as_``."""
     if tensor.device != other.device:
@@ -78,6 +88,7 @@ def signs(value: Tensor, gradients: Tensor, on: Tensor | None = None) -> Tensor:
         raise ValueError(
             f"signs: expected shape [{batch}] or [{batch},{targets}], got {_shape(value)}"
         )
+    value = without_subclass(value)
     if value.dim() == 1:
         value = value.unsqueeze(1)
     if on is not None:
@@ -92,12 +103,24 @@ def max_pair_pull(value: float | None) -> None:
 
 
 def on_supported_device(name: str, tensor: Tensor) -> None:
-    """Not on a GPU whose kernels are not loaded."""
-    if tensor.device.type == "cuda" and library.cuda_missing is not None:
+    """Not on a GPU whose kernels are not loaded, or not built for it."""
+    if tensor.device.type != "cuda":
+        return
+    if library.cuda_missing is not None:
         raise RuntimeError(
             f"{name}: on {tensor.device}, but fastcam's CUDA kernels are not loaded: "
             f"{library.cuda_missing}"
         )
+    # A fake tensor needs no GPU.
+    if not torch.compiler.is_dynamo_compiling() and torch.cuda.is_initialized():
+        lacking = _lacks_code(tensor.device)
+        if lacking is not None:
+            raise RuntimeError(f"{name}: on {tensor.device}, {lacking}")
+
+
+@lru_cache
+def _lacks_code(device: torch.device) -> str | None:
+    return library.lacks_code(torch.cuda.get_device_capability(device))
 
 
 def plainly(tensor: Tensor) -> bool:
@@ -166,6 +189,7 @@ def region_grid(tensor: Tensor) -> Tensor:
     if tensor.dim() not in (3, 4):
         raise ValueError(f"regions: expected shape [N,H,W] or [N,T,H,W], got {_shape(tensor)}")
     _constant("regions", tensor)
+    tensor = without_subclass(tensor)
     return tensor.unsqueeze(1) if tensor.dim() == 3 else tensor
 
 
@@ -203,7 +227,7 @@ def cell_weights(tensor: Tensor, activations: Tensor, pairs: Sequence[int]) -> T
             f"cell_weights: expected shape [{height},{width}] or "
             f"[{batch} or 1,{targets} or 1,{height},{width}], got {_shape(tensor)}"
         )
-    return tensor.expand(batch, targets, height, width)
+    return without_subclass(tensor).expand(batch, targets, height, width)
 
 
 def where(tensor: Tensor, activations: Tensor, pairs: Sequence[int]) -> Tensor:
@@ -216,6 +240,7 @@ def where(tensor: Tensor, activations: Tensor, pairs: Sequence[int]) -> Tensor:
             f"where: expected shape [{batch}] or [{batch},{targets}], got {_shape(tensor)}"
         )
     same_device("where", tensor, activations)
+    tensor = without_subclass(tensor)
     full = tensor.unsqueeze(1) if tensor.dim() == 1 else tensor
     return full.expand(batch, targets)
 

@@ -161,3 +161,34 @@ def test_a_changed_option_counts_and_copies_keep_it():
     assert repr(fastcam.L1CamLoss()) == (
         "L1CamLoss(weight_grad='full', head='auto', reduction='mean')"
     )
+
+
+class Image(torch.Tensor):
+    """As fastai's TensorImage: what is computed of one is one."""
+
+
+class Mask(torch.Tensor):
+    """As fastai's TensorMask: torch puts it together with no other class of tensors."""
+
+
+def test_images_and_masks_of_classes_that_do_not_know_each_other():
+    net, criterion = small_cnn().double().eval(), fastcam.EnergyCamLoss()
+    given = {
+        "regions": grids(6, 6, 6),
+        "cell_weights": torch.rand(6, 6, dtype=torch.float64),
+        "where": torch.arange(6) > 0,
+        "signs": torch.ones(6, dtype=torch.float64),
+    }
+
+    def loss(images, given):
+        with ActivationTap(net, "4", "5") as tap:
+            return criterion(net(images), tap, targets=1, **given)
+
+    got = loss(X.as_subclass(Image), {name: t.as_subclass(Mask) for name, t in given.items()})
+    wanted = loss(X, given)
+    assert got.item() == pytest.approx(wanted.item())
+    got, wanted = gradients_of(got, net), gradients_of(wanted, net)
+    torch.testing.assert_close(got, wanted)
+    images = X.as_subclass(Image).requires_grad_()
+    region = torch.ones(6, 12, 12).tril().as_subclass(Mask)
+    assert fastcam.InputGradientLoss()(net(images), images, region, targets=1) > 0
