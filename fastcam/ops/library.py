@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 _PACKAGE = Path(__file__).resolve().parents[1]
+_ARCH = re.compile(r"(\d+)\.(\d+)([af]?)(\+PTX)?")  # an architecture as torch writes it
 
 
 def _find(stem: str) -> Path | None:
@@ -81,6 +83,31 @@ def build_info() -> dict[str, Any]:
         "cuda": cuda_missing is None,
         "cuda_missing": cuda_missing,
     }
+
+
+def lacks_code(capability: tuple[int, int]) -> str | None:
+    """Why the CUDA kernels cannot run on a GPU of this compute capability; None where they can.
+
+    Code of an architecture runs on later GPUs of the same major version, its PTX on all later ones
+    (CUDA C++ Programming Guide, "Application Compatibility").
+    """
+    archs = _built().get("arch_list") or []
+    found = [_ARCH.fullmatch(arch) for arch in archs]
+    for arch in found:
+        if arch is None:  # a name, such as Hopper
+            return None
+        major, minor, only, ptx = int(arch[1]), int(arch[2]), arch[3], arch[4]
+        same = capability == (major, minor)
+        later = capability[0] == major and capability[1] >= minor and only != "a"
+        if same or later or (ptx and not only and capability >= (major, minor)):
+            return None
+    if not archs:
+        return None
+    asked = "{}.{}".format(*capability)
+    return (
+        f"where none of fastcam's CUDA kernels runs: they were built for {', '.join(archs)}, and "
+        f"its compute capability is {asked}; build again with TORCH_CUDA_ARCH_LIST={asked!r}"
+    )
 
 
 # ---- for the fakes, which tell torch.compile and torch.export the shapes, dtypes and strides of an

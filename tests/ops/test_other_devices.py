@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from networks import assert_same_gradients, gradients_of, grids, small_cnn
 
 from fastcam import ActivationTap, Balance, IoUCamLoss
 from fastcam import functional as F
-from fastcam.ops import checks
+from fastcam.ops import checks, library
 from fastcam.ops.cam_loss import LOSSES
 
 A = torch.rand(3, 4, 5, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -76,3 +78,19 @@ def test_a_step(request):
     torch.testing.assert_close(got[0], wanted[0])
     assert_same_gradients(got[1], wanted[1], 1e-6)
     assert got[2:] == wanted[2:]
+
+
+def test_a_gpu_that_the_kernels_were_not_built_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA says of it "no kernel image is available for execution on the device", of no library."""
+    monkeypatch.setattr(library, "cuda_missing", None)
+    monkeypatch.setattr(library, "_built", lambda: {"arch_list": ["8.0", "9.0+PTX"]})
+    tensor: Any = SimpleNamespace(device=torch.device("cuda", 0))
+    checks.on_supported_device("activations", tensor)  # a fake one: no GPU has been used
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (7, 5))
+    checks._lacks_code.cache_clear()
+    try:
+        with pytest.raises(RuntimeError, match=r"^activations: on cuda:0, .* built for 8\.0, 9\.0"):
+            checks.on_supported_device("activations", tensor)
+    finally:
+        checks._lacks_code.cache_clear()

@@ -13,6 +13,7 @@ import torch
 from samples import make
 
 import fastcam
+from fastcam.ops import library
 from fastcam.ops.library import raw
 
 PROBE = """
@@ -83,6 +84,24 @@ def test_build_info_tells_what_runs():
         assert info["cuda_missing"] is None
     else:
         assert info["cuda_missing"]
+
+
+@pytest.mark.parametrize(
+    ("built", "runs", "not_on"),
+    [
+        (["8.0", "9.0+PTX"], [(8, 0), (8, 9), (9, 0), (10, 0), (12, 1)], [(7, 5)]),
+        (["8.6", "9.0"], [(8, 6), (8, 9), (9, 0)], [(8, 0), (10, 0)]),
+        (["9.0a"], [(9, 0)], [(9, 1), (10, 0)]),
+        (["10.0f"], [(10, 0), (10, 3)], [(12, 0)]),
+        (["Ampere"], [(7, 5)], []),
+        ([], [(7, 5)], []),
+    ],
+)
+def test_gpus_without_code_for_them(built, runs, not_on, monkeypatch):
+    monkeypatch.setattr(library, "_built", lambda: {"arch_list": built})
+    assert [library.lacks_code(capability) for capability in runs] == [None] * len(runs)
+    for major, minor in not_on:
+        assert f"TORCH_CUDA_ARCH_LIST='{major}.{minor}'" in library.lacks_code((major, minor))
 
 
 def test_import_needs_torch_and_numpy_only():
