@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fastcam.data.labelled import attribute_index
-from fastcam.evaluation.bootstrap import bootstrap_interval
+from fastcam.evaluation.bootstrap import gain_interval
 from fastcam.evaluation.given import judged_right
 from fastcam.evaluation.predictions import Predictions
 from fastcam.evaluation.scores import subset_names, subset_rows
@@ -22,8 +22,9 @@ class Difference:
         name: of the subset, see :class:`fastcam.evaluation.SubsetScore`.
         images: how many images it holds.
         mean: the difference; None for an empty subset, as below.
-        low, high: its 95% interval by the paired bootstrap over images; of one image alone -1 to 1.
-            It speaks of other images, not of other trainings.
+        low, high: its 95% interval by the paired bootstrap over images, see
+            :func:`fastcam.evaluation.bootstrap.gain_interval`. It speaks of other images, not of
+            other trainings.
     """
 
     name: str
@@ -59,8 +60,7 @@ def accuracy_differences(
     found = []
     for name, rows in subset_rows(first.labels, attributes, attribute, other).items():
         if len(rows):
-            # One image says nothing of others: resampled, it is always the same.
-            interval = bootstrap_interval(gain[rows].numpy()) if len(rows) > 1 else (-1.0, 1.0)
+            interval = gain_interval(gain[rows].numpy())
             found.append(Difference(name, len(rows), float(gain[rows].mean()), *interval))
         else:
             found.append(Difference(name, 0, None, None, None))

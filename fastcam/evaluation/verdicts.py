@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from fastcam.data.labelled import attribute_index
-from fastcam.evaluation.bootstrap import bootstrap_means, percentiles
+from fastcam.evaluation.bootstrap import bootstrap_means, gain_interval, percentiles
 from fastcam.evaluation.drops import RegionDrops, mean_drops
 from fastcam.evaluation.given import judged_right
 from fastcam.evaluation.predictions import Predictions
@@ -83,7 +83,8 @@ class Verdict:
             chosen on every second image and measured on the rest, so that being chosen for a large
             drop does not make it fall.
         other_region: its name.
-        accuracy: of the attribute, over all images; of one image alone the interval is -1 to 1.
+        accuracy: of the attribute, over all images; its interval is that of
+            :func:`fastcam.evaluation.bootstrap.gain_interval`.
         auc: of the attribute's score, over all images.
     """
 
@@ -225,15 +226,14 @@ def verdict(
         raise ValueError("reference and guided: expected predictions of the same images")
     a = attribute_index(attributes, attribute)
     labels = reference.labels[:, a]
-    right = [judged_right(p.logits[:, a], labels).numpy() for p in (reference, guided)]
+    right = [judged_right(p.logits[:, a], labels).double().numpy() for p in (reference, guided)]
     share = other = other_region = None
     if drops is not None:
         _check_alike(*drops, attribute, region)
         share = _share_change(*drops)
         other_region, other = _other_change(*drops)
-    accuracy = _mean_change(*right)
-    if accuracy is None:  # of one image, which says nothing of others
-        accuracy = Change(float(right[0].mean()), float(right[1].mean()), -1.0, 1.0)
+    ends = gain_interval(right[1] - right[0])
+    accuracy = Change(float(right[0].mean()), float(right[1].mean()), *ends)
     return Verdict(
         *names,
         region=region,

@@ -37,6 +37,7 @@ from fastcam.evaluation import (
     set_iou,
     summarize,
 )
+from fastcam.evaluation.bootstrap import gain_interval
 from fastcam.evaluation.given import name_checkpoints
 from fastcam.evaluation.operating_point import threshold_for
 from fastcam.evaluation.splits import prepare_split
@@ -541,6 +542,25 @@ def test_bootstrap_intervals() -> None:
     for wrong in ({"values": []}, {"values": [1.0], "level": 1.0}, {"values": [1.0], "samples": 0}):
         with pytest.raises(ValueError, match="expected"):
             bootstrap_interval(**wrong)
+
+
+def test_images_none_of_which_differs_leave_a_difference_open() -> None:
+    none = np.zeros(20)
+    # One more of each kind that differs: of 22 images 1 and 1.
+    reach = 1.96 * (2 / 22 / 22) ** 0.5
+    assert gain_interval(none) == pytest.approx((-reach, reach))
+    low, high = gain_interval(none - 1)
+    assert low == -1 and -0.9 < high < -0.7
+    assert gain_interval(none[:1]) == (-1, 1)
+    # As often as it says it holds what another 21 images of the same kind would say.
+    rng = np.random.default_rng(0)
+    drawn = rng.choice([1.0, 0.0], p=[0.05, 0.95], size=(400, 21))
+    ends = {}
+    for gains in drawn:
+        key = int(gains.sum())
+        ends[key] = ends.get(key) or gain_interval(gains)
+    held = [ends[int(g.sum())][0] <= 0.05 <= ends[int(g.sum())][1] for g in drawn]
+    assert np.mean(held) > 0.9
 
 
 def test_classes_are_ranked_by_their_probabilities() -> None:
