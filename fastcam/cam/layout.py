@@ -246,7 +246,10 @@ def _no_map(name: str, output: Tensor) -> str:
             "before it or none) or reshape=fastcam.cam.Tokens(height, width, prefix)"
         )
     elif output.dim() > 3:
-        text += "; say with reshape= how it becomes one: a function of the output"
+        text += (
+            "; say with reshape= how it becomes one: a function of the output, of volumes "
+            "[N,C,D,H,W] lambda output: output.flatten(2, 3)"
+        )
     return text
 
 

@@ -190,6 +190,30 @@ def test_tokens_without_a_reshape_are_refused_with_the_remedy():
             _ = tap.activations
 
 
+def test_a_volume_is_a_map_of_more_rows():
+    """As docs/networks.md says: regions of volumes, made of masks, and maps back as volumes."""
+    torch.manual_seed(0)
+    trunk = nn.Conv3d(1, 6, 3, 2, 1).double()
+    net = nn.Sequential(trunk, nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(6, 4))
+    net, images = net.double(), torch.randn(2, 1, 8, 10, 12, dtype=torch.float64)
+    masks = (torch.rand(2, 1, 8, 10, 12) > 0.5).double()
+    regions = nn.functional.adaptive_avg_pool3d(masks, (4, 5, 6))[:, 0].flatten(1, 2)
+    tap = ActivationTap(net, "0", reshape=lambda output: output.flatten(2, 3))
+    with tap:
+        logits = net(images)
+        got = fastcam.EnergyCamLoss()(logits, tap, regions, targets=1)
+        maps = fastcam.grad_cam_maps(logits, tap, [1, 2]).unflatten(2, (4, 5))
+
+    volumes = trunk(images)
+    scores = net[1:](volumes)
+    slopes = torch.autograd.grad(scores[:, 1].sum(), volumes, create_graph=True)[0]
+    raw = (slopes.mean((2, 3, 4), keepdim=True) * volumes).sum(1).relu()
+    torch.testing.assert_close(maps[:, 0], raw / raw.amax((1, 2, 3), keepdim=True))
+    wanted = reference.cam_loss(volumes.flatten(2, 3), slopes.flatten(2, 3), regions)
+    torch.testing.assert_close(got, wanted)
+    assert_same_gradients(gradients_of(got, net), gradients_of(wanted, net))
+
+
 def test_a_reshaped_map_has_no_closed_form():
     kind = NETS["swin"]
     with ActivationTap(net := kind.build(), kind.layer, reshape="nhwc") as tap:
