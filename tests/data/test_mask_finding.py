@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import unicodedata
+import warnings
 from pathlib import Path
 from typing import Literal
 
@@ -68,7 +69,9 @@ def test_a_mask_of_images_in_several_folders_is_told_of(tmp_path: Path) -> None:
         describe(tmp_path)
     (tmp_path / "masks" / "sick").mkdir()
     (tmp_path / "masks" / "1.png").rename(tmp_path / "masks" / "sick" / "1.png")
-    folder = open_folder(tmp_path)  # warnings are errors
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        folder = open_folder(tmp_path)
     assert folder.images("all", regions=["masks"]).counts([0, 1, 2]) == {"masks": 1}
 
 

@@ -65,6 +65,25 @@ def test_other_batches_are_another_run(tmp_path: Path) -> None:
             train(CONFIG, tmp_path, data=others)
 
 
+def test_batches_of_ones_own_begin_a_killed_epoch_anew(tmp_path: Path) -> None:
+    """Nobody can say where in it their loader was."""
+    config = dataclasses.replace(CONFIG, epochs=2, save_minutes=0.0)
+    loss, calls = Focal(), []
+
+    def killed(what: str, done: int, total: int, note: str) -> None:
+        calls.append((what, done))
+        if calls[-1] == ("epoch 2 of 2", 2):
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        train(config, tmp_path, data=batches(12), loss=loss, progress=killed)
+    calls.clear()
+    train(
+        config, tmp_path, data=batches(12), loss=loss, progress=lambda *said: calls.append(said[:2])
+    )
+    assert calls == [("epoch 2 of 2", done) for done in (1, 2, 3)]
+
+
 def test_other_options_of_a_loss_are_another_run(tmp_path: Path) -> None:
     loss = Focal()
     train(CONFIG, tmp_path, data=batches(), loss=loss)

@@ -106,7 +106,10 @@ def test_a_run_of_an_earlier_version_is_kept(data: Path, tmp_path: Path) -> None
     train(config, tmp_path)
     path = tmp_path / "settings.json"
     settings = json.loads(path.read_text())
-    for later in ("without", "hide_share", "optimizer", "warmup", "lr_batch"):
+    for later in (
+        "without", "hide_share", "regions", "group_step", "weights", "architecture", "optimizer",
+        "warmup", "lr_batch", "nonfinite",
+    ):  # fmt: skip
         del settings[later]
     del settings["guidance"]["losses"], settings["guidance"]["target_layer"]
     path.write_text(json.dumps(settings))
@@ -251,7 +254,7 @@ def test_the_best_weights_are_found_by_lightning_s_name(tmp_path: Path) -> None:
     assert mine.state_key == theirs.state_key
 
 
-def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
+def test_a_state_is_saved_in_time_and_not_with_weights_that_are_no_numbers(tmp_path: Path) -> None:
     saved: list[Path] = []
     net: Any = torch.nn.BatchNorm2d(2)
     trainer: Any = SimpleNamespace(
@@ -259,7 +262,12 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
     )
     history = History(tmp_path / "history.csv", lambda record: None)
     callback = ResumeCheckpoint(tmp_path / "resume", 5.0, history)
+    callback._saved -= 200
+    assert not callback._is_late()  # of five minutes
+    callback._saved -= 100
+    assert callback._is_late()
     callback._save(trainer)
+    assert not callback._is_late()
     for name in ("running_var", "bias"):  # no gradient tells of a buffer
         with torch.no_grad():
             getattr(net, name)[1] = math.inf
