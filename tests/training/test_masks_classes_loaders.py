@@ -35,6 +35,7 @@ from fastcam.report.faces import faces_figure
 from fastcam.training import AttributeTask, Batches, GuidanceConfig, TrainConfig, train
 from fastcam.training.guidance import Guidance
 from fastcam.training.history import read_history
+from fastcam.training.inputs import folder_batches, open_data
 from fastcam.training.recalibrate import recalibrate
 
 SQUARE = GuidanceConfig((("red", "square"),), sharpness=4.0)
@@ -596,6 +597,9 @@ def test_a_map_of_one_cell_cannot_be_directed(data: Path, tmp_path: Path) -> Non
     config = run_config(data, start=str(start), guidance=SQUARE, **{**SETTINGS, "size": 32})
     with pytest.raises(ValueError, match="target_layer: expected a layer whose map has several"):
         train(config, tmp_path / "run")
+    control = dataclasses.replace(config, guidance=dataclasses.replace(SQUARE, pull=0.0))
+    batches = folder_batches(control, load_checkpoint(start), open_data(control))
+    assert batches.collate.grid_size == (1, 1)  # of a control it is measured alone
 
 
 def test_init_says_what_it_replaces(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
