@@ -218,7 +218,8 @@ def no_second_derivative(gradients: Tensor, logits: Tensor, point: Tensor) -> st
     lacking = next((node for node in made if node.name() in _UNDIFFERENTIABLE), None)
     if lacking is None:
         return None
-    attention = sorted(n.name() for n in head if n.name().startswith("ScaledDotProduct"))
+    passed = between(logits.grad_fn, edge_of(point)[0])  # not a text tower beside the head
+    attention = sorted(n.name() for n in passed if n.name().startswith("ScaledDotProduct"))
     return attention[0] if attention else _stands_for(lacking)
 
 

@@ -259,7 +259,7 @@ def _has_graph(tap: ActivationTap | None, tensor: Tensor, not_closed: str = "") 
             f"activations: the last forward ran '{tap.layer}' without a graph (torch.no_grad, "
             "inference_mode, or checkpoint(use_reentrant=True)), so nothing can be differentiated; "
             "run it with gradients enabled (torch.enable_grad, which does not end inference_mode; "
-            "a Trainer of Lightning's takes inference_mode=False)"
+            "a Trainer of Lightning's takes inference_mode=False; checkpoint, use_reentrant=False)"
             + (not_closed and f"; only a head of closed form needs no graph, but {not_closed}")
         )
     if not tensor.requires_grad:

@@ -19,6 +19,7 @@ from torch.nn.modules import module as torch_module
 
 from fastcam.cam import heads, products
 from fastcam.cam.closed_form import ClosedForm
+from fastcam.cam.head_graph import reached
 from fastcam.cam.maps import grad_cam_maps
 from fastcam.cam.tap import ActivationTap
 from fastcam.losses.cam import IoUCamLoss
@@ -394,6 +395,27 @@ def test_what_has_no_second_derivative_is_named_with_what_to_do():
         InputGradientLoss()(net(images), images, masks, 0)
     with pytest.raises(ValueError, match=r"ScaledDot.*images and the logits; run .*sdpa_kernel"):
         InputGradientLoss()(Attention()(images), images, masks, 0)
+
+
+def test_attention_beside_the_head_is_not_named():
+    """As in a CLIP, whose text tower is no way from the layer to the scores."""
+
+    class Towers(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.text = nn.Conv2d(3, 8, 3), nn.Parameter(torch.randn(5, 1, 4, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            maps = self.conv(x)
+            prompts = tf.scaled_dot_product_attention(self.text, self.text, self.text)
+            return (maps * tf.hardsigmoid(maps)).mean((2, 3)) @ prompts.mean((1, 2)).t()
+
+    net = Towers()
+    with ActivationTap(net, "conv") as tap:
+        logits = net(torch.randn(2, 3, 12, 12))
+        assert "ScaledDot" in "".join(node.name() for node in reached(logits.grad_fn, set()))
+        with pytest.raises(ValueError, match=r"differentiate hardsigmoid twice.* relu6\(x \+ 3\)"):
+            IoUCamLoss()(logits, tap, grids(2, 10, 10), 1)
 
 
 class Once(torch.autograd.Function):
