@@ -125,9 +125,10 @@ class Verdict:
     @property
     def words(self) -> str:
         """The verdict, in words."""
-        if self.reliance_moved is None:
-            moved = f"the map {'moved' if self.map_moved else 'did not move'}, "
-            moved += "the reliance is not known"
+        said = {True: "moved", False: "did not move", None: "is not known"}
+        if self.energy is None or self.reliance_moved is None:
+            map_moved = None if self.energy is None else self.map_moved
+            moved = f"the map {said[map_moved]}, the reliance {said[self.reliance_moved]}"
         else:
             moved = {
                 (True, True): "the map moved and the reliance moved",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -108,6 +109,10 @@ def test_what_cannot_be_measured() -> None:
     none = Predictions(before.logits, torch.zeros(N, 1), before.energy, visible=before.visible)
     found = _judge(none, none)
     assert (found.energy, found.auc, found.map_moved) == (None, None, False)
+    assert found.words == "the map is not known, the reliance is not known"
+    hidden = replace(before, visible=torch.zeros(N, dtype=torch.bool))
+    moved = _judge(hidden, hidden, CONTROL[1], _drops(0.9, 1.6, 1.15))
+    assert moved.words == "the map is not known, the reliance moved"
     assert found.evidence.startswith("accuracy ")
     assert Verdict.from_json(found.to_json()) == found
     # A dead map has no energy in the region.
