@@ -71,9 +71,10 @@ class Balance(WithGroup, nn.Module):
       activations excepted (their gradients are scaled up, as far as they stay finite).
     * Of a measurement no ``.grad`` is left, and hooks of parameters (``wandb.watch``) are not
       called; those of what the forward made, from the logits to the layer, see its gradients, too.
-    * ``state_dict`` holds the ratios, as plain numbers: as a part of a model they would be in the way
-      of safetensors files and timm's EMA, which take tensors alone. In evaluation
-      (``balance.eval()``, or no gradients) the last ratios are used, and one process may call alone.
+    * ``state_dict`` holds the ratios, as plain numbers: keep it out of a model that goes into
+      safetensors files or timm's EMA, which take tensors alone. In evaluation
+      (``balance.eval()``, or no gradients) the last ratios are used, and one process may call
+      alone.
 
     A step of accumulated parts::
 
