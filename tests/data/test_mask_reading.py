@@ -149,9 +149,12 @@ def test_a_shape_on_a_transparent_background(
 @pytest.mark.parametrize("alpha", [0, 128, 255])
 def test_transparency_that_is_the_same_everywhere_says_nothing(tmp_path: Path, alpha: int) -> None:
     wanted, _ = shapes()
-    pixels = np.dstack([wanted] * 3 + [np.full_like(wanted, alpha)])
-    Image.fromarray(pixels).save(tmp_path / "m.png")
-    assert read_mask(tmp_path / "m.png").tolist() == wanted.tolist()
+    soft = wanted.copy()
+    soft[1, 2] = 100
+    for shown in (wanted, soft):
+        pixels = np.dstack([shown] * 3 + [np.full_like(wanted, alpha)])
+        Image.fromarray(pixels).save(tmp_path / "m.png")
+        assert read_mask(tmp_path / "m.png").tolist() == shown.tolist()
 
 
 @pytest.mark.parametrize("clear", [False, True])

@@ -56,6 +56,11 @@ def test_small_scores_are_no_probabilities() -> None:
     given = loader(batch(8, labels=torch.ones(8, len(NAMES))))
     (found,) = trainer().validate(AttributeTask(checkpoint, GUIDED), given, verbose=False)
     assert found["valid/accuracy"] == 1
+    dark = dataclasses.replace(GUIDED, guidance=GuidanceConfig((("Dark", "mouth"),)))
+    given = loader(batch(8, labels=torch.tensor([[0.0, 0, 1]]).repeat(8, 1)))
+    (found,) = trainer().validate(AttributeTask(checkpoint, dark), given, verbose=False)
+    assert found["valid/accuracy_target"] == 1
+    assert found["valid/accuracy"] == pytest.approx(1 / 3)
 
 
 def test_a_positive_without_a_region_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:

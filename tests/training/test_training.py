@@ -234,6 +234,25 @@ def test_each_step_drops_out_and_each_epoch_augments_anew(
     assert not torch.equal(one, two) and not torch.equal(one, three) and not torch.equal(two, three)
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_gradient_is_clipped_as_told(
+    data: Path, trained: Path, tmp_path: Path, accumulate: int
+) -> None:
+    one = {"epochs": 1, "limit_train": 10, "start": str(trained), "accumulate": accumulate}
+    before, moved, norms = weights_of(trained), {}, {}
+    for clip in (0.0, 1e-4, 1e3):
+        run = train(run_config(data, clip=clip, **one), tmp_path / str(clip))
+        after = weights_of(run.checkpoint)
+        moved[clip] = float(torch.cat([(after[k] - before[k]).flatten() for k in after]).norm())
+        (norms[clip],) = (
+            r["train/grad_norm"] for r in read_history(run.history) if "train/lr" in r
+        )
+    assert norms[0.0] == norms[1e-4] == norms[1e3] > 1e-3  # before it is clipped
+    lr = run_config(data).lr
+    wanted = {0.0: lr * norms[0.0], 1e-4: lr * 1e-4, 1e3: lr * norms[0.0]}
+    assert moved == pytest.approx(wanted, rel=1e-2)
+
+
 @pytest.mark.parametrize("pull", [None, 0.0, 1.0])
 def test_the_labels_weigh_as_told(data: Path, tmp_path: Path, pull: float | None) -> None:
     guidance = pull if pull is None else dataclasses.replace(GUIDANCE, pull=pull, recalibrate=False)
