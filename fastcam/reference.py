@@ -9,6 +9,7 @@ check nothing.
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -34,6 +35,14 @@ def _arithmetic_dtype(*tensors: Tensor) -> torch.dtype:
     return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
 
 
+def _outside_autocast(tensor: Tensor) -> AbstractContextManager[Any]:
+    """Products in their arguments' type, as the kernels compute them, whatever autocast says."""
+    kind = tensor.device.type
+    if tensor.is_meta or not torch.is_autocast_enabled(kind):
+        return nullcontext()
+    return torch.autocast(kind, enabled=False)
+
+
 def _with_targets(tensor: Tensor, rank: int) -> Tensor:
     """Give a tensor that stands for one target its axis T."""
     return tensor.unsqueeze(1) if tensor.dim() == rank - 1 else tensor
@@ -43,7 +52,8 @@ def _raw_map(activations: Tensor, gradients: Tensor) -> Tensor:
     """ReLU(sum_c alpha_c A_c), [N,T,H,W]: docs/method.md, steps 1 and 2."""
     cells = activations.shape[-2] * activations.shape[-1]
     alpha = gradients.sum((-2, -1)) / cells
-    return torch.einsum("ntc,nchw->nthw", alpha, activations).relu()
+    with _outside_autocast(activations):
+        return torch.einsum("ntc,nchw->nthw", alpha, activations).relu()
 
 
 def _normalize(raw: Tensor) -> Tensor:
@@ -278,5 +288,6 @@ def attend_conv1x1(
     channels = features.shape[1]
     dtype = torch.promote_types(torch.promote_types(features.dtype, weight.dtype), bias.dtype)
     features, weight, bias = (tensor.to(dtype) for tensor in (features, weight, bias))
-    logits = nnf.conv2d(features, weight[..., None, None], bias)
+    with _outside_autocast(features):
+        logits = nnf.conv2d(features, weight[..., None, None], bias)
     return attend(features, logits.unflatten(1, (-1, channels)), n, beta, pool=True)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from networks import assert_same_gradients, gradients_of, grids, small_cnn
 
-from fastcam import ActivationTap, Balance, IoUCamLoss
+from fastcam import ActivationTap, Balance, IoUCamLoss, reference
 from fastcam import functional as F
 from fastcam.ops import checks, library
 from fastcam.ops.cam_loss import LOSSES
@@ -94,3 +94,19 @@ def test_a_gpu_that_the_kernels_were_not_built_for(monkeypatch: pytest.MonkeyPat
             checks.on_supported_device("activations", tensor)
     finally:
         checks._lacks_code.cache_clear()
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_autocast_leaves_the_arithmetic_as_it_is(half: torch.dtype) -> None:
+    """As of the kernels, which it does not reach."""
+    activations, gradients = A.float().requires_grad_(), D.float().expand(-1, -1, -1, 5, 6)
+    weight, bias = WEIGHT.float(), BIAS.float()
+    found = []
+    for active in (False, True):
+        with torch.autocast("cpu", half, enabled=active):
+            loss = reference.cam_iou_loss(activations, gradients, S.float())
+            pooled, _ = reference.attend_conv1x1(activations, weight, bias, 2.0)
+        (gradient,) = torch.autograd.grad(loss, activations)
+        found.append((loss, gradient, reference.grad_cam(activations, gradients), pooled))
+    for plain, autocast in zip(*found, strict=True):
+        torch.testing.assert_close(autocast, plain, rtol=0, atol=0)
