@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import traceback
 import warnings
 from collections import Counter
@@ -20,6 +19,7 @@ from tiny_runs import same_weights
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import fastcam
 from fastcam import ActivationTap, IoUCamLoss, cli
 from fastcam.models import (
     Checkpoint,
@@ -289,6 +289,9 @@ def test_the_last_good_state_is_kept(
     assert all(v.isfinite().all() for v in saved["state_dict"].values() if isinstance(v, Tensor))
 
 
+_PACKAGE = Path(fastcam.__file__).parent
+
+
 class _ScalarsRead(TorchDispatchMode):
     """Counts by function of fastcam/training how often a scalar is read from its device."""
 
@@ -299,7 +302,7 @@ class _ScalarsRead(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None):
         if function is torch.ops.aten._local_scalar_dense.default:
             frames = traceback.extract_stack()
-            package = [f for f in frames if f"{os.sep}fastcam{os.sep}" in f.filename]
+            package = [f for f in frames if Path(f.filename).is_relative_to(_PACKAGE)]
             if Path(package[-1].filename).parent.name == "training":
                 self.readers[package[-1].name] += 1
         return function(*args, **(kwargs or {}))
