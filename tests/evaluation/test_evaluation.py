@@ -34,6 +34,7 @@ from fastcam.evaluation import (
     pick_device,
     predict,
     region_drops,
+    reliance,
     set_iou,
     summarize,
 )
@@ -44,6 +45,7 @@ from fastcam.evaluation.splits import prepare_split
 from fastcam.evaluation.verdicts import THRESHOLDS
 from fastcam.models import Checkpoint, ModelSpec, model_spec, save_checkpoint
 from fastcam.models.checkpoint import Preprocessing
+from fastcam.regions import Region
 
 
 @pytest.fixture(scope="module")
@@ -177,8 +179,6 @@ def test_prediction_equals_a_plain_loop(data: Path, checkpoint: Checkpoint) -> N
         image = checkpoint.preprocessing.normalize(faces[i]["image"].as_subclass(Tensor)[None])
         torch.testing.assert_close(found.logits[i], checkpoint.model(image)[0].detach())
         maps = attention_maps(checkpoint.model, image, [1], model_spec(MODEL))
-        from fastcam.regions import Region
-
         points = faces[i]["landmarks"].as_subclass(Tensor)[None].numpy()
         grid = torch.from_numpy(Region.parse("mouth").grid(points, (32, 32), (8, 8)))[:, None]
         torch.testing.assert_close(found.energy[i], energy_share(maps.cams, grid)[0, 0])
@@ -186,6 +186,51 @@ def test_prediction_equals_a_plain_loop(data: Path, checkpoint: Checkpoint) -> N
     without = predict(checkpoint, CelebA(data, "test"), attribute="Eyes")
     torch.testing.assert_close(without.logits, found.logits)
     assert without.energy is None
+
+
+def test_prediction_of_batches_equals_a_plain_loop(checkpoint: Checkpoint) -> None:
+    model, batch = checkpoint.model.train(), _batch()
+    batch["regions"][0, 1] = 0
+    found = predict(checkpoint, [batch], attribute="Eyes", region=1, threshold=0.2)
+    assert model.training
+    images = checkpoint.preprocessing.ready(batch["image"])
+    maps = attention_maps(model.eval(), images, [1], model_spec(MODEL))
+    torch.testing.assert_close(found.logits, maps.logits)
+    grid = nn.functional.avg_pool2d(batch["regions"][:, 1:], 4)
+    torch.testing.assert_close(found.energy, energy_share(maps.cams, grid)[:, 0])
+    torch.testing.assert_close(found.iou, set_iou(maps.cams, grid, 0.2)[:, 0])
+    # Cells that the region covers in part show it, too.
+    assert found.visible is not None and found.visible.tolist() == [False, True, True]
+
+
+def test_a_binary_grid_is_drawn_as_asked(data: Path, checkpoint: Checkpoint) -> None:
+    faces = PreparedFaces(CelebA(data, "test"), 32, cache=True)
+    found = predict(checkpoint, faces, attribute="Eyes", region="mouth", grid="binary")
+    images = torch.stack([torch.as_tensor(faces[i]["image"]) for i in range(len(faces))])
+    points = torch.stack([torch.as_tensor(faces[i]["landmarks"]) for i in range(len(faces))])
+    grid = Region.parse("mouth").grid(points.numpy(), (32, 32), (8, 8), "binary")
+    images = checkpoint.preprocessing.normalize(images)
+    maps = attention_maps(checkpoint.model, images, [1], model_spec(MODEL))
+    wanted = energy_share(maps.cams, torch.from_numpy(grid)[:, None])[:, 0]
+    torch.testing.assert_close(found.energy, wanted, equal_nan=True)
+
+
+def test_a_comparison_measures_as_each_function_does(
+    data: Path, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    path = save_checkpoint(tmp_path / "one.pt", checkpoint)
+    given: dict[str, Any] = {"attribute": "Lips", "region": "mouth", "split": "valid"}
+    (found,) = compare(
+        [path], data, other="Eyes", threshold=0.2, limit=9, reliance_images=5, fill="blur",
+        hide=["nose,chin"], device="cpu", **given,
+    ).evaluations.values()  # fmt: skip
+    plain = evaluate(checkpoint, data, other="Eyes", threshold=0.2, limit=9, **given)
+    assert dataclasses.replace(found, reliance=None) == plain
+    assert plain != evaluate(checkpoint, data, other="Eyes", limit=9, **given)
+    faces = prepare_split(checkpoint, data, "valid", limit=9)
+    parts = [*faces.parts, "nose,chin"]
+    given = {"attribute": "Lips", "region": "mouth", "others": parts, "images": 5}
+    assert found.reliance == reliance(checkpoint, faces, fill="blur", **given)
 
 
 def test_evaluation_is_saved_and_read(data: Path, checkpoint: Checkpoint, tmp_path: Path) -> None:
@@ -234,7 +279,7 @@ def test_models_side_by_side(data: Path, checkpoint: Checkpoint, tmp_path: Path)
         paths, data, attribute="Lips", other="Eyes", region="mouth", out=tmp_path / "out",
         split="all", reliance_images=20, hide=["nose,chin"], device="cpu",
     )  # fmt: skip
-    table, reliance = result.tables
+    table, relied = result.tables
     assert table.header == ["", "first", "second"]
     labels = [row[0] for row in table.rows]
     assert "accuracy, mean of all attributes" in labels
@@ -250,10 +295,10 @@ def test_models_side_by_side(data: Path, checkpoint: Checkpoint, tmp_path: Path)
     (verdict,) = result.verdicts
     assert (verdict.reference, verdict.guided) == ("first", "second")
     assert markdown == (
-        f"{verdict}\n\n{THRESHOLDS}\n\n{table.to_markdown()}\n{reliance.to_markdown()}\n"
+        f"{verdict}\n\n{THRESHOLDS}\n\n{table.to_markdown()}\n{relied.to_markdown()}\n"
         "<!-- made by fastcam -->\n"
     )
-    names = [row[0] for row in reliance.rows]
+    names = [row[0] for row in relied.rows]
     assert names[0] == "share of the reliance in mouth"
     assert names[2].startswith("all but mouth hidden (n = ")
     assert names[-1].startswith("nose,chin hidden")
@@ -315,9 +360,10 @@ def test_images_are_read_once_for_checkpoints_that_take_the_same(
     data: Path, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     smaller = dataclasses.replace(checkpoint, preprocessing=Preprocessing(24))
+    fitted = dataclasses.replace(checkpoint, preprocessing=Preprocessing(32, "face"))
     paths = {
         name: save_checkpoint(tmp_path / name / "model.pt", c)
-        for name, c in (("a", checkpoint), ("b", checkpoint), ("c", smaller))
+        for name, c in (("a", checkpoint), ("b", checkpoint), ("c", fitted), ("d", smaller))
     }
     read: list[int] = []
 
@@ -328,7 +374,7 @@ def test_images_are_read_once_for_checkpoints_that_take_the_same(
     monkeypatch.setattr(checkpoints, "prepare_split", counted)
     options: dict[str, Any] = {"attribute": "Lips", "reliance_images": 0, "device": "cpu"}
     together = compare(paths, data, **options).evaluations
-    assert read == [32, 24]
+    assert read == [32, 32, 24]
     for name, path in paths.items():
         assert compare({name: path}, data, **options).evaluations[name] == together[name]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -17,8 +19,10 @@ from fastcam.evaluation import (
     reliance_table,
     score_drops,
 )
+from fastcam.evaluation.cam_maps import ScoresNotFinite
 from fastcam.evaluation.drop_samples import stratified_sample
 from fastcam.evaluation.reliance_result import Estimate, relied_share
+from fastcam.functional import margins
 from fastcam.models import Checkpoint
 from fastcam.models.checkpoint import Preprocessing
 from fastcam.regions import FACE_PARTS, Region
@@ -299,6 +303,62 @@ def test_what_lies_in_the_guided_region_counts_where_both_are_seen(checkpoint: C
     nowhere = {k: v[1:3] for k, v in batch.items()}
     unseen = region_drops(checkpoint, [nowhere], attribute="Lips", region=0, others=[1])  # type: ignore[list-item]
     assert unseen.inside.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("fill", ["mean", "swap"])
+def test_reliance_on_batches_of_classes_is_that_of_a_plain_loop(fill: str) -> None:
+    torch.manual_seed(0)
+    net = Checkpoint(TinyNet(3).train(), MODEL, ["a", "b", "c"], Preprocessing(32), exclusive=True)
+    images, labels = torch.randn(9, 3, 32, 32), torch.tensor([0, 2, 1, 1, 0, 2, 2, 1, 0])
+    regions = torch.rand(9, 3, 32, 32)
+    parts = (slice(0, 4), slice(4, 6))  # of the second batch only as many as are asked for
+    batches = [
+        {"image": images[rows], "labels": labels[rows], "regions": regions[rows]}
+        for rows in (slice(0, 4), slice(4, 7), slice(7, 9))
+    ]
+    seen: list[int] = []
+    found = region_drops(
+        net, batches, attribute="own_class", region=2, others=[0], images=6, fill=fill,  # type: ignore[arg-type]
+        progress=lambda done, _total: seen.append(done),
+    )  # fmt: skip
+    assert seen == [4, 6]
+    assert net.model.training
+    net.model.eval()
+
+    def score(pixels: Tensor, rows: slice) -> Tensor:
+        with torch.no_grad():
+            return margins(net.model(pixels)).gather(1, labels[rows, None])[:, 0]
+
+    for row, mask in enumerate((regions[:, 2], 1 - regions[:, 2], regions[:, 0])):
+        drops = [
+            score(images[rows], rows) - score(hide(images[rows], mask[rows], fill), rows)
+            for rows in parts
+        ]
+        torch.testing.assert_close(found.drops[row], torch.cat(drops), atol=1e-5, rtol=1e-4)
+    assert found.present.all()
+    one = region_drops(net, batches, attribute="c", region=2, images=6)
+    assert one.present.equal(labels[:6] == 2)
+
+
+def test_scores_that_hiding_makes_infinite_are_refused(checkpoint: Checkpoint) -> None:
+    class Contrast(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            spread = images.std((2, 3))
+            return torch.where(spread < 1e-3, torch.inf, spread)
+
+    net = replace(checkpoint, model=Contrast())
+    batch = {"image": torch.rand(4, 3, 32, 32), "labels": torch.ones(4, 3)}
+    whole = [{**batch, "regions": torch.ones(4, 1, 32, 32)}]
+    with pytest.raises(ScoresNotFinite, match="the scores of 4 of 4 images"):
+        region_drops(net, whole, attribute="Lips", others=[0])  # type: ignore[arg-type]
+
+
+def test_the_share_is_over_the_images_that_show_the_region() -> None:
+    visible = torch.tensor([[True, False, True], [True, False, True], [True] * 3])
+    found = _drops(visible=visible).summarize()
+    assert found.share is not None and found.share.value == pytest.approx(1 / (1 + 2))
+    # A drop counts as a change, too, whichever its sign.
+    assert found["nose"].change == pytest.approx((1 + 0.25 + 0.5) / found.deviation)
 
 
 def test_a_score_of_one_part_relies_on_that_part(faces: PreparedFaces) -> None:

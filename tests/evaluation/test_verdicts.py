@@ -73,6 +73,34 @@ def test_the_words(energy: float, drops: tuple[float, float, float], words: str)
     assert worse.words == f"the network got worse ({words})"
 
 
+def test_where_the_words_change() -> None:
+    """Intervals count, and so does the size: each alone is not enough."""
+    still = Change(0.9, 0.9, -0.1, 0.1)
+
+    def said(accuracy: Change = still, auc: Change | None = None, **parts: Change) -> Verdict:
+        measured = dict.fromkeys(("energy", "share", "other")) | parts
+        return Verdict("control", "guided", "mouth", other_region="left_eye", accuracy=accuracy,
+                       auc=auc, **measured)  # type: ignore[arg-type] # fmt: skip
+
+    assert said(energy=Change(0.25, 0.375, 0.06, 0.2)).map_moved  # 1.5 times
+    assert not said(energy=Change(0.25, 0.37, 0.06, 0.2)).map_moved
+    assert not said(energy=Change(0.25, 0.45, 0.05, 0.3)).map_moved  # perhaps five points
+    assert said(share=Change(0.2, 0.4, 0.01, 0.4)).reliance_moved
+    assert not said(share=Change(0.2, 0.4, -0.01, 0.4)).reliance_moved
+    let_go = Change(1.0, 0.5, -0.9, -0.1)
+    assert said(other=let_go).reliance_moved
+    assert not said(other=Change(1.0, 0.5, -1.0, 0.1)).reliance_moved
+    assert said(other=let_go, share=Change(0.4, 0.3, -0.3, 0.1)).reliance_moved
+    assert not said(other=let_go, share=Change(0.4, 0.3, -0.2, -0.01)).reliance_moved
+    for change, worse in (
+        (Change(0.9, 0.8, -0.2, -0.01), True),
+        (Change(0.9, 0.8, -0.2, 0.01), False),
+        (Change(0.9, 0.895, -0.008, -0.002), False),
+    ):
+        assert said(change).worse == worse
+        assert said(auc=change).worse == worse
+
+
 def test_the_numbers_by_hand() -> None:
     found = _judge(CONTROL[0], _predictions(0.5, wrong=1), CONTROL[1], _drops(0.9, 1.6, 0.3))
     assert found.energy is not None and found.share is not None and found.other is not None
