@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from small_subject import OPTIONS, network_of
 
 from fastcam import analysis
@@ -15,8 +16,8 @@ from fastcam.training import TrainConfig
 
 def test_ablation_trains_four_variants_and_keeps_them(data: Path, tmp_path: Path) -> None:
     config = TrainConfig(
-        data=str(data), model="attention", model_options=OPTIONS, size=32, epochs=1, patience=0,
-        batch_size=12, limit_train=12, device="cpu", workers=1,
+        data=str(data), model="attention", model_options={**OPTIONS, "multilabel": False}, size=32,
+        epochs=1, patience=0, batch_size=12, limit_train=12, device="cpu", workers=1,
     )  # fmt: skip
     notes: list[tuple[int, int, str]] = []
     found = analysis.ablation(
@@ -30,10 +31,14 @@ def test_ablation_trains_four_variants_and_keeps_them(data: Path, tmp_path: Path
     assert any(note.startswith("both, seed 1: epoch 1 of 1, 1/1 loss") for *_, note in notes)
     kept = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/model.pt")}
     assert {p.parent.name for p in kept} == {f"{n}-{s}" for n in analysis.VARIANTS for s in (0, 1)}
+    networks = {folder.parent.name: network_of(load_checkpoint(folder)) for folder in sorted(kept)}
+    assert {network.channels for network in networks.values()} == {8}
+    first, second = (networks[f"full-{seed}"].binary.weight for seed in (0, 1))
+    assert not torch.equal(first, second)
     parts = {
         name: (network.multilabel is not None, network.reconstructor is not None)
         for name in analysis.VARIANTS
-        for network in [network_of(load_checkpoint(tmp_path / f"{name}-1" / "model.pt"))]
+        for network in [networks[f"{name}-1"]]
     }
     assert parts == {
         "full": (True, True), "no_reconstructor": (True, False),
@@ -44,9 +49,17 @@ def test_ablation_trains_four_variants_and_keeps_them(data: Path, tmp_path: Path
     assert found.scores["neither"]["precision"][1] == pytest.approx(means["precision"])
     assert analysis.ablation(config, tmp_path, [0, 1]) == found
     assert {p: p.stat().st_mtime_ns for p in kept} == kept
+    few = analysis.ablation(config, tmp_path, [0, 1], split="valid", limit=5)
+    assert few.images == 5
+    chosen = analysis.open_faces(subject, data, "valid", limit=5)
+    means = analysis.attributes(subject, chosen).means()
+    assert few.scores["neither"]["accuracy"][1] == pytest.approx(means["accuracy"])
+    assert {p: p.stat().st_mtime_ns for p in kept} == kept  # judged again, not trained
     row = found.tables()[0].rows[0]
     mean = 50 * sum(found.scores["full"]["accuracy"])
-    assert row[1].startswith(f"{mean:.2f} ± ")
+    one, other = found.scores["full"]["accuracy"]
+    spread = 100 * abs(one - other) / 2**0.5
+    assert row[1] == f"{mean:.2f} ± {spread:.2f}%"
     assert row[-1] == "92.05"
     with pytest.raises(ValueError, match="seeds"):
         analysis.ablation(config, tmp_path, [0, 0])

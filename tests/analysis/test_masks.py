@@ -54,22 +54,34 @@ def test_importance_equals_brute_force(hidden: int, data: Path) -> None:
 
 def test_top_masks_are_those_of_the_highest_importance(subject: Checkpoint, data: Path) -> None:
     network, faces = network_of(subject), analysis.open_faces(subject, data)
-    rows = (faces.labels[:, 0] > 0.5).nonzero().flatten()
+    rows = (faces.labels[:, 1] > 0.5).nonzero().flatten()
     with torch.no_grad():
         images = images_of(subject, faces)[rows]
-        changes = analysis.mask_changes(network, images, [0])[:, 0]
-        masks = network.masks(images, [0])[:, 0]
-    (part,) = analysis.top_masks(subject, faces, ["Lips"], shown=2).parts
+        changes = analysis.mask_changes(network, images, [1])[:, 0]
+        masks = network.masks(images, [1])[:, 0]
+    (part,) = analysis.top_masks(subject, faces, ["Eyes"], shown=2).parts
     best = changes.mean(0).abs().topk(3).indices.tolist()
     assert part.channels == [best, best]
     assert part.images == len(rows)
     torch.testing.assert_close(part.maps[1], masks[1, best])
     torch.testing.assert_close(part.map_changes[1], changes[1, best])
     assert part.mask_mean == pytest.approx(float(masks.mean()), abs=1e-6)
-    (split,) = analysis.top_masks(subject, faces, ["Lips"], shown=2, batch_size=2).parts
+    (split,) = analysis.top_masks(subject, faces, ["Eyes"], shown=2, batch_size=2).parts
     torch.testing.assert_close(split.changes, part.changes)
     torch.testing.assert_close(split.maps, part.maps)
-    (each,) = analysis.top_masks(subject, faces, ["Lips"], shown=2, per_image=True).parts
+    # The signs differ: the highest importance is not the highest change.
+    assert min(changes.mean(0)[best]) < 0 < max(changes.mean(0)[best])
+    assert part.mask_spread == pytest.approx(float(masks.std(correction=0)), abs=1e-6)
+    assert part.shown.shape == (2, 32, 32, 3)
+    (row,) = analysis.TopMasks([part], 3).tables()[0].rows
+    assert [cell.partition(" ")[0] for cell in row[1:4]] == list(map(str, best))
+    (some,) = analysis.top_masks(subject, faces, ["Eyes"], images=3, shown=5).parts
+    assert (some.images, len(some.shown)) == (3, 3)
+    torch.testing.assert_close(some.changes, changes[:3].mean(0))
+    with torch.no_grad():
+        logits = network(images)[:3, 1]
+    assert some.logit_spread == pytest.approx(float(logits.std(correction=0)), abs=1e-5)
+    (each,) = analysis.top_masks(subject, faces, ["Eyes"], shown=2, per_image=True).parts
     assert each.channels == changes[:2].abs().topk(3).indices.tolist()
 
 
@@ -87,6 +99,9 @@ def test_masks_name_what_is_wrong(subject: Checkpoint, data: Path) -> None:
     other = replace(subject, attributes=subject.attributes[::-1])
     with pytest.raises(ValueError, match="faces: expected the checkpoint's attributes, in its"):
         analysis.top_masks(other, faces, ["Lips"])  # it took the labels of others for its own
+    fitted = replace(subject, preprocessing=replace(subject.preprocessing, fit="face"))
+    with pytest.raises(ValueError, match="faces: expected 32 pixels with fit 'face', got 32 with"):
+        analysis.top_masks(fitted, faces, ["Lips"])
     faces.labels[:, 2] = 0
     with pytest.raises(ValueError, match="none of the 12 images has Dark"):
         analysis.top_masks(subject, faces, ["Dark"])

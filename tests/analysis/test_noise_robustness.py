@@ -12,6 +12,8 @@ from small_subject import network_of
 
 from fastcam import analysis
 from fastcam.analysis.curves import pair_styles
+from fastcam.analysis.noise import image_noise
+from fastcam.evaluation import bootstrap_interval
 from fastcam.models import Checkpoint
 from fastcam.report.figure import png_bytes
 
@@ -40,6 +42,21 @@ def test_sequences_equal_single_runs(subject: Checkpoint, data: Path) -> None:
     assert not torch.equal(other.right, together.right)
 
 
+def test_analyses_run_in_eval_mode_and_leave_the_mode(subject: Checkpoint, data: Path) -> None:
+    faces, network = analysis.open_faces(subject, data), network_of(subject)
+
+    def found() -> list[Any]:
+        masks = analysis.top_masks(subject, faces, ["Lips"], batch_size=2)
+        related = analysis.correlations(subject, faces, batch_size=5)
+        noisy = analysis.noise_accuracy(subject, faces, [(2, 0.5)], [0.2], batch_size=5)
+        return [masks.to_json(), related.to_json(), noisy.right.tolist()]
+
+    wanted = found()
+    network.train()
+    assert found() == wanted
+    assert network.training
+
+
 def test_without_noise_and_transformation_it_is_plain_accuracy(
     subject: Checkpoint, data: Path
 ) -> None:
@@ -56,6 +73,15 @@ def test_noise_is_added_before_normalisation_and_clipped() -> None:
     low = analysis.add_noise(images, 0.5, -noise)
     torch.testing.assert_close(low, torch.full((1, 3, 2, 2), 0.4))
     assert torch.equal(images, torch.full((1, 3, 2, 2), 0.9))
+    assert not analysis.add_noise(images, 1.0, -noise).any()
+
+
+def test_the_noise_of_an_image_is_its_own() -> None:
+    noise = image_noise((3, 16, 16), 5, torch.tensor([4, 7, 4]))
+    assert torch.equal(noise[0], noise[2])
+    assert not torch.equal(noise[0], noise[1])
+    assert noise.mean().abs() < 0.1 and (noise.std() - 1).abs() < 0.1
+    assert torch.equal(image_noise((3, 16, 16), 5, torch.tensor([7]))[0], noise[1])
 
 
 def _accuracies(right: torch.Tensor) -> analysis.NoiseAccuracy:
@@ -77,6 +103,11 @@ def test_the_search_picks_on_validation_alone() -> None:
     assert found.mean_difference == pytest.approx(float(expected.mean()))
     for (low, high), difference in zip(found.intervals, expected.mean(-1), strict=True):
         assert low < float(difference) < high
+    assert found.mean_interval == bootstrap_interval(expected.mean(0).numpy())
+    assert found.intervals[0] == bootstrap_interval(expected[0].numpy())
+    row, mean = (found.table().rows[i] for i in (0, -1))
+    gains = [100 * float(expected[0].mean()), 100 * float(expected.mean())]
+    assert [float(line[3]) for line in (row, mean)] == pytest.approx(gains, abs=0.006)
     equal = analysis.search(_accuracies(torch.ones(2, 3, 4)), _accuracies(test))
     assert equal.pair == (1.0, 0.0)
     assert equal.mean_difference == 0.0
@@ -92,6 +123,7 @@ def test_the_search_picks_on_validation_alone() -> None:
 
 def test_robustness_puts_the_trained_point_first(subject: Checkpoint, data: Path) -> None:
     test, valid = (analysis.open_faces(subject, data, s) for s in ("test", "valid"))
+    assert not set(test.names) & set(valid.names)
     found = analysis.robustness(subject, test, valid, pairs=[(2, 0.5), (1, 0)], sigmas=[0, 0.3])
     assert found.test.pairs == [(1.0, 0.0), (2.0, 0.5)]
     assert found.search is not None
