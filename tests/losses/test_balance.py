@@ -232,6 +232,9 @@ def test_a_non_finite_norm_keeps_the_ratio():
         total = balance(label, factor * guidance, tap)
         assert balance.ratio == kept
         assert total.isfinite() == (factor == 0.0)  # what is wrong stays to be seen
+    label, guidance, tap = losses(net)
+    balance(0.0 * label, guidance, tap)
+    assert balance.ratio == kept
 
 
 @pytest.mark.parametrize("factor", [float("inf"), float("nan")])
@@ -302,6 +305,28 @@ def test_it_measures_every_few_calls():
     torch.testing.assert_close(total, label + balance.ratio * guidance)
 
 
+def test_a_loss_without_a_ratio_is_measured_until_it_has_one():
+    net = net64()
+    balance = Balance(every=2)
+    seen = []
+    for factor in (0, 0, 0, 0, 1, 1, 1, 1):
+        label, guidance, tap = losses(net)
+        balance(label, [(guidance, tap), (factor * guidance, tap)])
+        seen.append(balance.measured)
+    assert seen == [True] * 5 + [False, True, False]
+
+
+def test_the_sum_is_of_the_label_loss_s_dtype_and_the_ratio_changes_in_place():
+    net = net64()
+    balance = Balance(every=1)
+    label, guidance, tap = losses(net)
+    assert balance(label.float(), guidance, tap).dtype == torch.float32
+    before, place = balance.ratio, balance._ratios[0].data_ptr()
+    balance(label.float(), guidance / 4, tap)
+    assert balance._ratios[0].data_ptr() == place  # where a captured graph has left it
+    assert balance.ratio != before
+
+
 def test_what_never_measures_and_has_no_ratios_says_that_it_does_nothing():
     label, guidance, tap = losses(net64())
     with pytest.warns(UserWarning, match="every=None never measures, and no ratios were loaded"):
@@ -318,6 +343,33 @@ def test_without_gradients_the_last_ratio_serves():
         total = balance(torch.tensor(1.0), torch.tensor(2.0), tap)
     assert total == 1 + kept * 2
     assert not balance.measured
+
+
+def test_in_evaluation_the_last_ratio_serves():
+    net = net64()
+    balance = Balance(every=1)
+    balance(*losses(net))
+    kept = balance.ratio
+    label, guidance, tap = losses(net)
+    total = balance.eval()(label, guidance / 100, tap)
+    assert (balance.ratio, balance.measured, balance.due) == (kept, False, False)
+    torch.testing.assert_close(total, label + kept * guidance / 100)
+    assert balance.train().due
+    with torch.no_grad():
+        assert not balance.due
+
+
+def test_a_head_that_is_frozen_or_that_the_labels_do_not_reach_sets_no_bound():
+    for frozen in (True, False):
+        net = net64()
+        net[-1].requires_grad_(not frozen)
+        label, guidance, tap = losses(net)
+        a = tap.activations
+        label = a.square().sum() + (label if frozen else 0)
+        wanted = norm(label, a, drawn(guidance, a)) / norm(guidance, a)
+        balance = Balance()
+        balance(label, guidance, tap)
+        torch.testing.assert_close(balance.ratio.double(), wanted, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("loads", [False, True])
@@ -413,6 +465,18 @@ def test_an_accumulated_step_is_that_of_the_whole_batch():
     assert not parts.eval().due
 
 
+def test_the_bound_of_an_accumulated_step_is_of_all_its_parts():
+    label, guidance, tap = losses(net64())
+    label = label + tap.activations.square().sum()  # past the head
+    wanted, decisive = twin(label, guidance, tap)
+    assert decisive
+    balance = Balance()
+    for share in (0.75, 0.25):
+        balance.gather(share * label, (1 - share) * guidance, tap)
+    balance.update()
+    torch.testing.assert_close(balance.ratio.double(), wanted, rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_measures_what_float32_does(dtype):
     """With a smooth loss: an IoU loss multiplies the rounding of the activations themselves."""
@@ -505,7 +569,8 @@ def test_the_measurement_leaves_the_gradient_as_it_is(head):
 
 
 def test_the_measurement_leaves_what_retains_its_gradient_as_it_is():
-    """At both tapped layers and the logits, also where the head was recognised before."""
+    """At both tapped layers, the logits and the losses, also where the head was recognised
+    before."""
     net = net64()
     late, early = ActivationTap(net, "4", "5"), ActivationTap(net, "1")
     balance, iou = Balance(every=8), IoUCamLoss(sharpness=2.0)
@@ -516,14 +581,15 @@ def test_the_measurement_leaves_what_retains_its_gradient_as_it_is():
             balance.every = every
             with late, early:
                 logits = net(X)
-                kept = [late.activations, early.activations, logits]
-                for tensor in kept:
-                    tensor.retain_grad()
+                label = bce(logits)
                 terms = [
                     (iou(logits, late, REGIONS, 1), late),
                     (iou(logits, early, grids(6, 12, 12), 2), early),
                 ]
-                total = balance(bce(logits), terms)
+                kept = [late.activations, early.activations, logits, label, terms[0][0]]
+                for tensor in kept:
+                    tensor.retain_grad()
+                total = balance(label, terms)
             assert balance.measured == (every is not None)
             assert all(tensor.grad is None for tensor in kept)
             total.backward()

@@ -12,6 +12,7 @@ from torch import nn
 import fastcam
 from fastcam import ActivationTap, Balance, ContrastCamLoss, InputGradientLoss, reference
 from fastcam import functional as F
+from fastcam.cam import products
 
 X = torch.randn(6, 3, 12, 12, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 MASKS = torch.zeros(6, 12, 12, dtype=torch.bool)
@@ -62,13 +63,39 @@ def test_contrast_with_targets_of_each_image():
     with ActivationTap(net, "4", "5") as tap:
         logits = net(X)
         got = ContrastCamLoss(reduction="none")(logits, tap, LABELS[:, None], others[:, None])
+        against = ContrastCamLoss(reduction="none")(logits, tap, 2, others[:, None])
         for n, (label, other) in enumerate(zip(LABELS, others, strict=True)):
             wanted = plain_contrast(tap, logits, [(int(label), int(other))])[n]
             torch.testing.assert_close(got[n], wanted)
+            wanted = plain_contrast(tap, logits, [(2, int(other))])[n]
+            torch.testing.assert_close(against[n], wanted)
         same = ContrastCamLoss(reduction="none")(logits, tap, 2, 2)
         alive = F.grad_cam(tap.activations, plain_gradients(logits, tap.activations,
                            torch.full((6, 1), 2))).flatten(1).any(1)  # fmt: skip
         torch.testing.assert_close(same[:, 0], alive.double())
+
+
+def test_contrast_of_pairs_that_a_large_head_leaves_out(monkeypatch):
+    net = net64()
+    where = torch.rand(6, 2, generator=torch.Generator().manual_seed(7)) > 0.5
+    results = []
+    for large in (1 << 60, 0):
+        monkeypatch.setattr(products, "LARGE", large)
+        with ActivationTap(net, "4", "5") as tap:
+            results.append(ContrastCamLoss(reduction="none")(net(X), tap, [0, 1], 2, where=where))
+    torch.testing.assert_close(results[1], results[0])
+    assert (results[0] != 0).any(0).all()
+
+
+def test_contrast_of_maps_whose_squares_underflow():
+    a = torch.rand(2, 3, 2, 2)
+    weight = torch.rand(2, 3)
+    found = []
+    for scale in (1.0, 1e-25):
+        scaled = (a * scale).requires_grad_()
+        found.append(ContrastCamLoss()(scaled.mean((2, 3)) @ weight.t(), scaled, 0, 1))
+    assert 0 < found[0] < 1
+    torch.testing.assert_close(found[1], found[0])
 
 
 def test_contrast_tells_labels_that_would_be_targets_of_every_image():
@@ -106,17 +133,20 @@ def test_dead_and_switched_off_pairs_cost_nothing_and_have_no_gradient():
     loss = criterion(a.mean((2, 3)) @ weight.t(), a, 0, 1)
     assert (loss.item(), criterion.stats.dead) == (0, 3)
     assert not any(g.any() for g in torch.autograd.grad(loss, [a, weight]))
+    where = torch.tensor([True, False, True])
+    criterion(a.mean((2, 3)) @ weight.t(), a, 0, 1, where=where)
+    assert (criterion.stats.valid, criterion.stats.dead) == (2, 2)
 
     values = torch.rand(3, 2, 2, 2, dtype=torch.float64)
     values[1] = torch.nan
     a = values.requires_grad_()
-    weight = torch.tensor([[1.0, 2.0], [2.0, 1.0]], dtype=torch.float64)
+    weight = torch.tensor([[1.0, 2.0], [2.0, 1.0]], dtype=torch.float64, requires_grad=True)
     logits = a.mean((2, 3)) @ weight.t()
-    where = torch.tensor([True, False, True])
     loss = ContrastCamLoss()(logits, a, 0, 1, where=where)
-    (gradient,) = torch.autograd.grad(loss, a, retain_graph=True)
+    gradient, of_weight = torch.autograd.grad(loss, [a, weight], retain_graph=True)
     assert loss.isfinite()
     assert gradient.isfinite().all()
+    assert of_weight.isfinite().all()
     assert not gradient[1].any()
     assert gradient[0].any()
     assert ContrastCamLoss()(logits, a, 0, 1).isnan()  # on: it stays visible
@@ -180,11 +210,14 @@ def test_input_gradient_in_a_network(targets):
     index = torch.atleast_1d(torch.tensor(targets))
     masks = MASKS if len(index) == 1 else torch.stack([MASKS, ~MASKS], 1)
     logits = net(x)
+    logits.retain_grad()
     d = plain_gradients(logits, x, index.expand(6, -1))
+    logits.grad = None
     outside = ~masks.reshape(6, -1, 1, 12, 12)
     wanted = (d.square() * outside).sum((2, 3, 4))
     where = torch.tensor([True, False, True, True, False, True])
     got = InputGradientLoss()(logits, x, masks, targets, where=where)
+    assert logits.grad is None
     torch.testing.assert_close(got, wanted[where].mean())
     assert_same_gradients(gradients_of(got, net), gradients_of(wanted[where].mean(), net))
     assert all(p.grad is None for p in net.parameters())
