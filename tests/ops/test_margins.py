@@ -7,6 +7,7 @@ import torch
 
 from fastcam import functional as F
 from fastcam import reference
+from fastcam.ops.margins import slopes
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -61,6 +62,15 @@ def test_large_logits(dtype):
     torch.testing.assert_close(gradient.double(), expected, rtol=tolerance, atol=tolerance)
     (second,) = torch.autograd.grad(gradient.float().sin().sum(), x)
     assert second.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_slopes_are_as_precise_as_the_margins(dtype):
+    x = logits(3, 5).to(dtype)
+    index = torch.tensor([[0, 4], [1, 1], [2, 3]])
+    got = slopes(x, index)
+    assert got.dtype == F.margins(x).dtype
+    torch.testing.assert_close(got, slopes(x.float(), index), rtol=0, atol=0)
 
 
 def test_under_compile_and_vmap():

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -172,6 +173,34 @@ def test_known_images_are_not_searched_again(fake, tmp_path):
     assert again.name.tolist() == more.names
     # A smaller set takes nothing away.
     assert len(detect_landmarks(first, out, workers=1, progress=False)) == 100
+
+
+def test_what_a_killed_run_and_two_at_once_leave_behind(fake, tmp_path):
+    images, out = Images(3), tmp_path / "t.npz"
+    table = detect_landmarks(images, out, workers=1, progress=False)
+    parts = detect_module._Parts(out, {})
+    parts.add(table.select(["0000.png", "0001.png"]))
+    parts.add(table.select(["0001.png", "0002.png"]))
+    found = parts.load(images.names)
+    assert found.name.tolist() == images.names
+    np.testing.assert_array_equal(found.landmarks, table.landmarks)
+    assert parts.folder.exists()
+    detect_landmarks(images, out, workers=1, progress=False)  # nothing is left to do
+    assert not parts.folder.exists()
+
+
+def test_the_face_at_the_templates_place_of_a_wide_image():
+    def face(x, y):
+        return SimpleNamespace(center=lambda: SimpleNamespace(x=x, y=y))
+
+    def predict(image, face):
+        return SimpleNamespace(parts=lambda: [face.center()] * 68)
+
+    detector = detect_module.FaceDetector.__new__(detect_module.FaceDetector)
+    detector._upsample, detector._predict = 0, predict
+    detector._detect = lambda image, upsample: [face(50, 99), face(200, 60), face(0, 0)]
+    found = detector(np.zeros((100, 400, 3), np.uint8))
+    assert found.tolist() == [[200.5, 60.5]] * 68
 
 
 def test_true_landmarks_stay_unless_overwritten(fake, tmp_path):
@@ -358,6 +387,11 @@ def test_a_packed_predictor_is_unpacked_once(tmp_path, monkeypatch):
     assert found.stat().st_mtime_ns == stamp
     path.write_bytes(bz2.compress(b"another model"))
     assert predictor_module.find_predictor(path).read_bytes() == b"another model"
+    size = path.stat().st_size
+    path.write_bytes(bz2.compress(b"anothre model"))  # as long
+    os.utime(path, (1, 1))
+    assert path.stat().st_size == size
+    assert predictor_module.find_predictor(path).read_bytes() == b"anothre model"
     path.write_bytes(b"not packed at all")
     with pytest.raises(OSError, match=r"m\.dat\.bz2 is damaged or not packed with bzip2"):
         predictor_module.find_predictor(path)

@@ -76,6 +76,23 @@ def test_binary_grids_of_masks_and_rectangles_are_one() -> None:
     assert region.grid(masks, (178, 178), (1, 1)).all()
 
 
+def test_several_masks_are_one_region() -> None:
+    known = ("wing", "wing,left", "left", "tail")
+    region = MaskRegion.parse("tail, wing,left,tail", known)
+    assert (region.names, region.channels) == (("tail", "wing,left"), (3, 1))
+    drawn = np.random.default_rng(0).random((2, 4, 9, 7)) > 0.7
+    masks = drawn.astype(np.uint8) * np.uint8(255)
+    wanted = from_masks(drawn[:, [3, 1]].any(1), (4, 3))
+    np.testing.assert_array_equal(region.grid(masks, (9, 7), (4, 3)), wanted)
+    tensors = region.grid(torch.from_numpy(masks), (9, 7), (4, 3))
+    assert torch.equal(tensors, from_masks(torch.from_numpy(drawn[:, [3, 1]].any(1)), (4, 3)))
+
+
+def test_what_resizing_leaves_beyond_counts_as_0_or_1() -> None:
+    assert from_masks(np.array([[[1.0009, 0.0]]]), 1).tolist() == [[[0.5]]]
+    assert from_masks(torch.tensor([[[-0.0009, 1.0]]]), 1).tolist() == [[[0.5]]]
+
+
 def test_equals_the_grid_of_a_rectangle() -> None:
     mask = np.zeros((2, 50, 60), bool)
     mask[0, 10:30, 5:47] = True

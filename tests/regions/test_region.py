@@ -29,6 +29,7 @@ SIZE = (218, 178)
         ("right_eye, left_eye", Region(("left_eye", "right_eye"))),
         ("mouth,mouth", Region(("mouth",))),
         ("0.3,0.6,0.7,0.8", Region(boxes=((0.3, 0.6, 0.7, 0.8),))),
+        ("0.3,0.6,0.7,0.8,0.3,0.6,0.7,0.8", Region(boxes=((0.3, 0.6, 0.7, 0.8),))),
         ("mouth, .1,.2,.5,.4, chin", Region(("mouth", "chin"), ((0.1, 0.2, 0.5, 0.4),))),
         ("0,0,1,1,0.5,0,1,1e0", Region(boxes=((0, 0, 1, 1), (0.5, 0, 1, 1)))),
     ],

@@ -31,6 +31,15 @@ def assert_same(a, b):
         np.testing.assert_array_equal(getattr(a, field), getattr(b, field))
 
 
+def test_a_file_of_somebody_else_s_stays(tmp_path, table):
+    path = tmp_path / "landmarks68.npz"
+    np.savez(path, name=np.zeros(3))
+    kept = path.read_bytes()
+    with pytest.raises(FileExistsError, match="landmarks68"):
+        table.save(path)
+    assert path.read_bytes() == kept
+
+
 @pytest.mark.parametrize("names", [[], ["x"], ["b.jpg", "a.jpg", "longer name é.png"]])
 def test_round_trip(tmp_path, names):
     path = tmp_path / "new" / "landmarks68.npz"

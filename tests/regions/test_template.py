@@ -18,10 +18,11 @@ def test_the_template_is_a_symmetric_aligned_face():
     face = template_landmarks()
     assert face.shape == (68, 2)
     assert face.dtype == np.float32
-    left, right, nose, *_ = five_points(face[None])[0]
+    left, right, nose, *corners = five_points(face[None])[0]
     np.testing.assert_allclose(left, (69, 111), atol=3)  # CelebA's alignment
     np.testing.assert_allclose(right, (108, 111), atol=3)
     assert left[0] < nose[0] < right[0]
+    assert corners[0][0] < nose[0] < corners[1][0]
     np.testing.assert_allclose(flip_landmarks(face, 178), face, atol=1e-5)
 
 
