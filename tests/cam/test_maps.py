@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 from networks import (
@@ -229,6 +231,42 @@ def test_maps_without_a_graph(mode):
                 ValueError, match=r"what '7' \(Dropout\) kept can no longer be seen"
             ):
                 grad_cam_maps(logits, tap, head="closed")
+
+
+@pytest.mark.parametrize("mode", WITHOUT_A_GRAPH)
+def test_a_dropout_behind_a_relu_is_seen_without_a_graph(mode):
+    layers = nn.Linear(100, 16), nn.ReLU(), nn.Dropout(0.4), nn.Linear(16, 5)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.Flatten(), *layers)
+    maps = []
+    for context, head in ((contextlib.nullcontext, "autograd"), (mode, "closed")):
+        torch.manual_seed(5)
+        with ActivationTap(net, "0") as tap, context():
+            maps.append(grad_cam_maps(net(X), tap, head=head, normalize=False))
+    torch.testing.assert_close(maps[1], maps[0])
+    assert maps[0].any()
+
+
+@pytest.mark.parametrize("mode", WITHOUT_A_GRAPH)
+def test_what_is_no_closed_form_without_a_graph(mode):
+    def refused(pool=None, change=lambda net: None):
+        kept = []
+        layers = nn.Linear(100, 6), nn.ReLU(), nn.Linear(6, 5)
+        net = nn.Sequential(nn.Conv2d(3, 4, 3), pool or nn.MaxPool2d(2), nn.Flatten(), *layers)
+        net[4].register_forward_hook(lambda module, args, output: kept.append(output))
+        net.kept = kept
+        with ActivationTap(net, "0") as tap, mode():
+            logits = net(X)
+            change(net)
+            with pytest.raises(ValueError) as error:
+                grad_cam_maps(logits, tap)
+        return str(error.value)
+
+    assert "'1' (AvgPool2d), which is not a layer" in refused(nn.AvgPool2d(2, divisor_override=3))
+    assert "'1' (AvgPool2d), which is not" in refused(nn.AvgPool2d(3, stride=2, padding=1))
+    change = refused(change=lambda net: net[5].weight.mul_(2))
+    assert "the weight of '5' (Linear) changed after the forward" in change
+    change = refused(change=lambda net: net.kept[0].fill_(1))
+    assert "what '4' (ReLU) kept can no longer be seen" in change
 
 
 @pytest.mark.parametrize("mode", WITHOUT_A_GRAPH)
