@@ -39,10 +39,13 @@ from fastcam.evaluation import (
     summarize,
 )
 from fastcam.evaluation.bootstrap import gain_interval
+from fastcam.evaluation.classes import judged_columns, leads, odds_columns
 from fastcam.evaluation.given import name_checkpoints
+from fastcam.evaluation.metrics import calibration_error
 from fastcam.evaluation.operating_point import threshold_for
 from fastcam.evaluation.splits import prepare_split
 from fastcam.evaluation.verdicts import THRESHOLDS
+from fastcam.functional import margins
 from fastcam.models import Checkpoint, ModelSpec, model_spec, save_checkpoint
 from fastcam.models.checkpoint import Preprocessing
 from fastcam.regions import Region
@@ -99,6 +102,11 @@ def test_attention_maps_of_a_known_network() -> None:
     assert maps.dead.tolist() == [[not bool(p), False, True] for p in peak.flatten()]
     torch.testing.assert_close(maps.logits, model(images).detach())
     assert not maps.logits.requires_grad
+    with torch.no_grad():
+        again = attention_maps(
+            model, images, [1, 0, 2], ModelSpec(lambda k: model, "features", reshape="nchw")
+        )
+    assert again.cams.equal(maps.cams)
     assert torch.equal(model.weight.grad, torch.ones_like(model.weight))
     assert model.training
 
@@ -199,6 +207,12 @@ def test_prediction_of_batches_equals_a_plain_loop(checkpoint: Checkpoint) -> No
     grid = nn.functional.avg_pool2d(batch["regions"][:, 1:], 4)
     torch.testing.assert_close(found.energy, energy_share(maps.cams, grid)[:, 0])
     torch.testing.assert_close(found.iou, set_iou(maps.cams, grid, 0.2)[:, 0])
+    # Of a class the map is that of its margin, not of its logit.
+    classes = dataclasses.replace(checkpoint, exclusive=True)
+    own = predict(classes, [batch], attribute="own_class", region=1)
+    targets = batch["labels"].argmax(1)[:, None]
+    maps = attention_maps(model, images, targets, model_spec(MODEL), margins)
+    torch.testing.assert_close(own.energy, energy_share(maps.cams, grid)[:, 0], equal_nan=True)
     # Cells that the region covers in part show it, too.
     assert found.visible is not None and found.visible.tolist() == [False, True, True]
 
@@ -443,13 +457,18 @@ def test_the_threshold_of_equal_specificity() -> None:
     tied = torch.tensor([1.0, 1.0, 2.0])
     assert threshold_for(tied, 1) == 1  # two are at or under it: one alone cannot be
     labels = torch.tensor([[1.0, 0], [1, 0], [1, 1], [0, 0], [0, 1], [0, 0], [0, 1]])
-    reference = Predictions(torch.tensor([1.0, -1, 1, -1, -1, -1, 1])[:, None].repeat(1, 2), labels)
-    eager = Predictions(torch.tensor([0.5, 4, 1, -1, 0.5, 0.8, 2])[:, None].repeat(1, 2), labels)
+    reference = Predictions(torch.tensor([1.0, -1, 1, 0, -1, -1, 1])[:, None].repeat(1, 2), labels)
+    eager = Predictions(torch.tensor([0.8, 4, 1, -1, 0.5, 0.8, 2])[:, None].repeat(1, 2), labels)
     options = {"attribute": "a", "other": "b", "name": "control"}
     found = equal_specificity(eager, reference, ["a", "b"], **options)
-    # Three of ¬a stay at or under .8, and of the two of E2 one lies above.
+    # Three of ¬a stay at or under .8, and of the two of E2 one lies above, one on it.
     assert (found.reference, found.threshold) == ("control", pytest.approx(0.8))
     assert found.accuracy == 0.5
+    # One of ¬a alone may stay under it: the threshold is just below the next, and its equals.
+    sure = Predictions(torch.tensor([1.0, -1, 1, 0, 1, 1, 1])[:, None].repeat(1, 2), labels)
+    shy = Predictions(torch.tensor([-1, -1.5, 1, -3, -1, -0.5, -0.2])[:, None].repeat(1, 2), labels)
+    low = equal_specificity(shy, sure, ["a", "b"], **options)
+    assert low.accuracy == 0.5 and -1 - 1e-9 < low.threshold < -1
     no_b = Predictions(reference.logits[2:], labels[2:])
     assert equal_specificity(no_b, no_b, ["a", "b"], **options).accuracy is None
     no_negative = Predictions(reference.logits[:3], labels[:3])
@@ -607,6 +626,36 @@ def test_images_none_of_which_differs_leave_a_difference_open() -> None:
         ends[key] = ends.get(key) or gain_interval(gains)
     held = [ends[int(g.sum())][0] <= 0.05 <= ends[int(g.sum())][1] for g in drawn]
     assert np.mean(held) > 0.9
+
+
+def test_classes_are_judged_by_what_leads() -> None:
+    logits = torch.tensor([[2.0, 1, 0], [0, 3, 5], [1, 1.5, -1], [0, 0, 4]])
+    labels = torch.eye(3)[[0, 1, 1, 2]]
+    wanted = torch.tensor([[1.0, -1, -2], [-5, -2, 2], [-0.5, 0.5, -2.5], [-4, -4, 4]])
+    assert leads(logits).equal(wanted)
+    net = Checkpoint(nn.Identity(), MODEL, ["ant", "bee", "cat"], exclusive=True)
+    scores, given = judged_columns(net, logits, labels)
+    assert scores.equal(torch.cat([wanted, torch.tensor([[1.0], [-2], [0.5], [4]])], 1))
+    assert given.equal(torch.cat([labels, torch.ones(4, 1)], 1))
+    odds = odds_columns(net, logits, labels)
+    assert odds is not None
+    shares = logits.softmax(1)
+    torch.testing.assert_close(odds[:, :3].sigmoid(), shares)
+    torch.testing.assert_close(odds[:, 3].sigmoid(), shares[labels > 0.5])
+    found = summarize(
+        Predictions(scores, given, exclusive=True, odds=odds), net.judged, attribute="bee",
+        other="ant",
+    )  # fmt: skip
+    # Of bees one of two is found, and nothing else is taken for one; in all, three of four.
+    assert (found["a"].accuracy, found["not a"].accuracy) == (0.5, 1)
+    assert (found.mean_accuracy, found.balanced_accuracy, found.judged) == (0.75, 0.75, None)
+    bee = shares[:, 1:2]
+    error = calibration_error(bee.logit(), labels[:, 1:2])
+    assert found.calibration_error == pytest.approx(float(error))
+    own = summarize(
+        Predictions(scores, given, exclusive=True, odds=odds), net.judged, attribute="own_class"
+    )
+    assert (own["all"].accuracy, own["not a"].images, own.calibration_error) == (0.75, 0, None)
 
 
 def test_classes_are_ranked_by_their_probabilities() -> None:

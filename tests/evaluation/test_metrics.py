@@ -61,6 +61,17 @@ def test_energy_and_iou_of_maps_by_hand() -> None:
     assert iou.compute().item() == pytest.approx(0.5 / 6)
 
 
+def test_a_score_or_cell_at_its_threshold_is_not_above_it() -> None:
+    zeros, labels = torch.zeros(4, 2), torch.tensor([[1.0, 0], [0, 0], [0, 1], [0, 0]])
+    assert accuracy(zeros, labels).tolist() == [0.75, 0.75]
+    assert mean_accuracy(zeros, labels).item() == 0.75
+    assert judged_right(zeros, labels).mean(0).tolist() == [0.75, 0.75]
+    assert balanced_accuracy(zeros, labels).tolist() == [0.5, 0.5]
+    cams, everywhere = torch.tensor([0.5, 1, 0, 0.25]).view(1, 1, 2, 2), torch.ones(1, 1, 2, 2)
+    assert set_iou(cams, everywhere).item() == 0.25
+    assert set_iou(cams, everywhere, 0.25).item() == 0.5
+
+
 def test_other_measures_of_maps_by_hand() -> None:
     sized, pointing, likeness = CamSizeCorrectedEnergy(), CamPointingGame(), CamAttentionIoU()
     for metric in (sized, pointing, likeness):

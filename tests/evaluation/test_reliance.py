@@ -226,7 +226,7 @@ def test_one_image_has_no_interval_and_what_is_cut_off_is_counted_by_model() -> 
 
 
 def test_what_is_undefined_is_none() -> None:
-    constant = _drops(scores=torch.tensor([0.3, 0.3, 0.3 + 1e-8])).summarize()
+    constant = _drops(scores=torch.tensor([0.3, 0.3, 0.3 + 1e-7])).summarize()
     assert constant.deviation == 0
     assert [(h.drop, h.low, h.change) for h in constant.hidden] == [(None, None, None)] * 3
     assert constant.share is None

@@ -102,6 +102,57 @@ def test_the_extractor_strides_first_and_then_dilates(norm: str) -> None:
     assert network.outputs(torch.randn(2, 3, 50, 64)).reconstruction.shape == (2, 3, 50, 64)
 
 
+def test_layers_of_each_norm() -> None:
+    for norm, kind in (("batch", nn.BatchNorm2d), ("group", nn.GroupNorm), ("none", None)):
+        network = AttentionNetwork(2, 16, norm=norm)
+        found = [
+            layer
+            for part in (network.features, network.reconstructor)
+            for layer in part.modules()
+            if isinstance(layer, (nn.BatchNorm2d, nn.GroupNorm, nn.Conv2d))
+        ]
+        convolutions = [layer for layer in found if isinstance(layer, nn.Conv2d)]
+        # What a norm follows needs no bias; the image is not normalised.
+        assert [c.bias is not None for c in convolutions] == [norm == "none"] * 9 + [True]
+        assert all(type(layer) in (kind, nn.Conv2d) for layer in found)
+        assert len(found) == (19 if kind else 10)
+        if kind is nn.GroupNorm:
+            groups = {n.num_channels: n.num_groups for n in found if isinstance(n, nn.GroupNorm)}
+            assert groups == {4: 4, 8: 8, 16: 8}
+
+
+@pytest.mark.parametrize("hidden", [0, 32])
+def test_a_new_network_says_little_and_masks_half(hidden: int) -> None:
+    torch.manual_seed(0)
+    network = AttentionNetwork(12, 64, mask_hidden=hidden, classifier_hidden=hidden)
+
+    def deviation(weight: Tensor) -> float:
+        return float(weight.detach().std())
+
+    inputs = hidden or 64
+    assert deviation(network.masks_conv.weight) == pytest.approx(inputs**-0.5, rel=0.05)
+    assert deviation(network.binary.weight) == pytest.approx(inputs**-0.5, rel=0.15)
+    if hidden:
+        assert network.masks_hidden is not None
+        for weight in (network.masks_hidden.weight, network.binary.hidden_weight):
+            assert deviation(weight) == pytest.approx((2 / 64) ** 0.5, rel=0.05)
+    assert network.multilabel is not None and network.reconstructor is not None
+    for layer in (network.multilabel[-1], network.reconstructor.image):
+        assert deviation(layer.weight) == pytest.approx(0.01, rel=0.1)
+    biases = [p for name, p in network.named_parameters() if name.endswith("bias")]
+    assert not any(bias.any() for bias in biases)
+
+
+def test_the_loss_is_the_options() -> None:
+    images, labels = batch()
+    weights = {"lambda_b": 0.5, "lambda_m": 2.0}
+    network = small_network(loss=weights)
+    outputs = copy.deepcopy(network).outputs(images)
+    wanted = AttentionLoss(**weights)(outputs, labels, images).total
+    torch.testing.assert_close(network.training_loss(images, labels)[1].total, wanted)
+    assert not torch.allclose(wanted, AttentionLoss()(outputs, labels, images).total)
+
+
 @pytest.mark.parametrize("options", HIDDEN, ids=str)
 def test_masks_of_chosen_attributes(options: dict[str, int]) -> None:
     network = small_network(**options).eval()
@@ -324,6 +375,31 @@ def test_wrapped_layers_of_the_masks_do_what_they_do(options: dict[str, int]) ->
     doubled(images).sum().backward()
     expected = doubled.masks_conv.weight.grad
     torch.testing.assert_close(network.masks_conv.beside.weight.grad, expected)
+
+
+@pytest.mark.parametrize("how", ["hook", "forward", "class"])
+def test_a_layer_of_the_masks_that_does_more_than_its_weight_says(how: str) -> None:
+    network = small_network().eval()
+    images, _ = batch()
+    doubled = copy.deepcopy(network)
+    layer = network.masks_conv
+    with torch.no_grad():
+        doubled.masks_conv.weight.mul_(2)
+        doubled.masks_conv.bias.mul_(2)
+    plain = layer.forward
+
+    class Twice(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    if how == "hook":
+        layer.register_forward_hook(lambda _module, _inputs, output: 2 * output)
+    elif how == "forward":
+        layer.forward = lambda x: 2 * plain(x)  # type: ignore[method-assign]
+    else:
+        layer.__class__ = Twice
+    torch.testing.assert_close(network(images), doubled(images))
+    torch.testing.assert_close(network.masks(images, [3, 1]), doubled.masks(images, [3, 1]))
 
 
 @pytest.mark.parametrize("layer", ["masks_hidden", "masks_conv"])

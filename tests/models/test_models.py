@@ -98,7 +98,8 @@ def test_grid_size() -> None:
 def _checkpoint() -> Checkpoint:
     preprocessing = Preprocessing(32, "stretch", (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
     history = [{"settings": {"lr": 0.5, "guidance": None}, "metrics": {"valid/loss": 0.25}}]
-    return Checkpoint(TinyNet(2), MODEL, ["A", "B"], preprocessing, history)
+    return Checkpoint(TinyNet(2), MODEL, ["A", "B"], preprocessing, history, exclusive=True,
+                      target_layer="features.0")  # fmt: skip
 
 
 def test_a_checkpoint_comes_back_whole(tmp_path: Path) -> None:
@@ -109,6 +110,8 @@ def test_a_checkpoint_comes_back_whole(tmp_path: Path) -> None:
     assert (loaded.model_name, loaded.attributes) == (MODEL, ["A", "B"])
     assert loaded.preprocessing == saved.preprocessing
     assert loaded.history == saved.history
+    assert (loaded.exclusive, loaded.target_layer) == (True, "features.0")
+    assert (loaded.spec.target_layer, loaded.judged) == ("features.0", ["A", "B", "own_class"])
     for name, value in saved.model.state_dict().items():
         assert torch.equal(loaded.model.state_dict()[name], value)
     payload = torch.load(path, weights_only=True)
@@ -292,6 +295,15 @@ def test_normalisation() -> None:
     expected = [(0 - 0.1) / 0.5, (0.2 - 0.2) / 0.6, (1 - 0.3) / 0.7]
     torch.testing.assert_close(normal.flatten(), torch.tensor(expected))
     assert images.flatten().tolist() == [0, 51, 255]
+    floats = images.float()
+    torch.testing.assert_close(_checkpoint().preprocessing.normalize(floats), normal)
+    assert floats.flatten().tolist() == [0, 51, 255]
+    ready = _checkpoint().preprocessing.ready
+    assert ready(floats) is floats and ready(images).equal(normal)
+    own = Preprocessing(32, mean=(0.12, 0.2, 0.3))
+    with torch.inference_mode():
+        own.normalize(images)
+    own.normalize(floats.requires_grad_()).sum().backward()  # with constants that it can keep
     lists = Preprocessing(32, mean=[0.1, 0.2, 0.3], std=[0.5, 0.6, 0.7])  # as from a file
     torch.testing.assert_close(lists.normalize(images), normal)
 
