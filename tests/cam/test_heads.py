@@ -322,6 +322,18 @@ def pre_hooked() -> nn.Module:
             "code outside of modules",
         ),
         (lambda: nn.Sequential(nn.MaxPool2d(6), nn.Flatten()), "no linear layer"),
+        (
+            lambda: nn.Sequential(
+                nn.Flatten(),
+                nn.Unflatten(1, (2, 144)),
+                nn.Flatten(0, 1),  # [2N, 144]
+                nn.Linear(144, 3),
+                nn.Unflatten(0, (-1, 2)),
+                nn.Flatten(),
+                nn.Linear(6, 5),
+            ),
+            r"'5.3' \(Linear\) does not act on the flattened",
+        ),
     ],
 )
 def test_what_prevented_a_closed_form_is_named(head, why):
@@ -334,6 +346,40 @@ def test_what_prevented_a_closed_form_is_named(head, why):
         torch.testing.assert_close(
             auto, IoUCamLoss(head="autograd")(logits, tap, grids(4, 2, 6, 6), [0, 3])
         )
+
+
+class To(nn.Module):
+    def __init__(self, dtype):
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, x):
+        return x.to(self.dtype)
+
+
+def test_linear_layers_of_two_dtypes_have_no_closed_form():
+    hidden = nn.Linear(288, 9), nn.ReLU(), To(torch.float64), nn.Linear(9, 5).double()
+    net = nn.Sequential(*small_cnn()[:5], nn.Flatten(), *hidden)
+    with ActivationTap(net, "4") as tap:
+        logits = net(X)
+        with pytest.raises(ValueError, match=r"'9' \(Linear\) is torch.float64, and those before"):
+            IoUCamLoss(head="closed")(logits, tap, grids(4, 6, 6), 3)
+        IoUCamLoss()(logits, tap, grids(4, 6, 6), 3).backward()
+
+
+def test_a_head_of_another_dtype_than_the_layer():
+    torch.manual_seed(0)
+    head = To(torch.float32), nn.Linear(288, 9), nn.ReLU(), nn.Linear(9, 5)
+    net = nn.Sequential(*small_cnn()[:5].bfloat16(), nn.Flatten(), *head)
+    found = []
+    for kind in ("closed", "autograd"):
+        with ActivationTap(net, "4") as tap:
+            logits = net(X.bfloat16())
+            loss = IoUCamLoss(sharpness=2.0, head=kind)(logits, tap, grids(4, 2, 6, 6), [0, 3])
+        found.append([loss, *torch.autograd.grad(loss, [net[7].weight, net[9].weight])])
+    for got, wanted in zip(*found, strict=True):
+        atol = 0.02 * wanted.detach().abs().max().item()
+        torch.testing.assert_close(got, wanted, rtol=0.05, atol=atol)
 
 
 def test_unwatched_hooks_of_the_user_do_not_stand_in_the_way():

@@ -94,6 +94,16 @@ def test_margins_of_torchvision_s_networks_keep_their_closed_form(name):
         assert_same_gradients(*(gradients_of(custom(each), net) for each in maps), tolerance=1e-8)
 
 
+def test_margins_of_16_bits_keep_their_closed_form():
+    net = small_cnn().bfloat16().eval()
+    with ActivationTap(net, "4", "5") as tap:
+        scores = functional.margins(net(X.bfloat16()))
+        closed, wanted = (
+            grad_cam_maps(scores, tap, [1, 3], head=head) for head in ("closed", "autograd")
+        )
+    torch.testing.assert_close(closed, wanted, rtol=0.05, atol=0.05)
+
+
 def test_pairs_that_do_not_count_are_left_out_of_the_margins_closed_form(monkeypatch):
     monkeypatch.setattr("fastcam.cam.products.LARGE", 0)
     net = small_cnn().double()
@@ -220,6 +230,9 @@ def test_maps_without_a_graph(mode):
         with mode():
             logits = net(X)
             torch.testing.assert_close(grad_cam_maps(logits, tap), wanted)
+            maps = grad_cam_maps(logits, tap, create_graph=True)  # gradients are off
+            torch.testing.assert_close(maps, wanted)
+            assert not maps.requires_grad
             with pytest.raises(ValueError, match=r"needs no graph, but .* '11' \(Linear\)"):
                 grad_cam_maps(logits * 2, tap)
         with pytest.raises(ValueError, match="without a graph"):
