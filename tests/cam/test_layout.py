@@ -325,6 +325,17 @@ def last(x):
     return x.permute(0, 2, 3, 1)
 
 
+class BehindAPermutation(nn.Module):
+    """A convolution of maps whose channels came last."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3)
+
+    def forward(self, x):
+        return self.conv(x.permute(0, 3, 1, 2))
+
+
 MEAN = nn.Sequential(nn.Flatten(2), nn.Flatten(1))
 
 
@@ -344,6 +355,7 @@ MEAN = nn.Sequential(nn.Flatten(2), nn.Flatten(1))
         (Own.apply, MEAN, (5, 5), 1),
         (lambda x: last(Own.apply(x)), MEAN, (5, 5), 3),
         (Own.apply, nn.Conv2d(8, 8, 3), (8, 8), 1),
+        (Own.apply, BehindAPermutation(), (8, 8), None),
         (Own.apply, nn.Sequential(nn.ReLU(), nn.LayerNorm(8)), (8, 8), 3),
         (Own.apply, nn.Sequential(nn.Dropout(0.1), nn.AdaptiveAvgPool2d(1)), (5, 7), 1),
     ],
@@ -358,3 +370,10 @@ def test_which_axis_holds_the_channels(between, head, size, axis):
         elif axis != 3:
             with pytest.raises(ValueError, match="reshape: whether .* cannot be told; give resha"):
                 _ = tap.activations
+
+
+def test_a_sequence_is_of_the_kind_of_what_makes_its_output():
+    net = nn.Sequential(nn.Sequential(nn.LayerNorm(8), nn.GELU()), MEAN)
+    with ActivationTap(net, "0") as tap, torch.no_grad():
+        net(torch.randn(2, 8, 8, 8))
+        assert channels_at(tap.trace, net[0]) == 3

@@ -361,13 +361,18 @@ def test_a_forward_in_inference_mode_returns_what_it_does_without_a_tap():
 
 @pytest.mark.parametrize(
     ("targets", "match"),
-    [([[1], [2]], r"\[4,T\] \(N of logits\), got shape \[2, 1\]"), (9, "got 9"), ([1, 9], "got 9")],
+    [
+        ([[1], [2]], r"\[4,T\] \(N of logits\), got shape \[2, 1\]"),
+        (9, "got 9"),
+        ([1, 9], "got 9"),
+        ([True, False], "expected integer indices, got bool"),
+    ],
 )
 def test_maps_with_bad_targets(targets, match):
     net = small_cnn()
     with ActivationTap(net, "4") as tap:
         logits = net(X)
-        with pytest.raises(ValueError, match=match):
+        with pytest.raises((TypeError, ValueError), match=match):
             grad_cam_maps(logits, tap, targets)
 
 
