@@ -142,6 +142,18 @@ def test_what_is_made_of_margins_goes_by_autograd(change):
         torch.testing.assert_close(grad_cam_maps(scores, tap, 1, normalize=False), wanted)
 
 
+def test_margins_stay_those_of_logits_that_change_behind_the_graph_s_back():
+    net = small_cnn().double()
+    with ActivationTap(net, "4") as tap:
+        logits = net(X.double())
+        scores = functional.margins(logits)
+        wanted = grad_cam_maps(scores, tap, 1, normalize=False)
+        with torch.no_grad():
+            logits.mul_(2)
+        torch.testing.assert_close(grad_cam_maps(scores, tap, 1, normalize=False), wanted)
+    assert wanted.any()
+
+
 def test_margins_computed_without_a_graph_are_refused():
     net = small_cnn()
     with ActivationTap(net, "4") as tap:

@@ -127,6 +127,20 @@ def test_a_weight_that_changes_after_the_forward():
             IoUCamLoss()(logits, tap, REGIONS, 1)
 
 
+def test_a_square_weight_that_is_transposed_after_the_forward():
+    torch.manual_seed(0)
+    head = nn.Linear(288, 9), nn.ReLU(), nn.Linear(9, 9), nn.ReLU(), nn.Linear(9, 5)
+    net = nn.Sequential(*small_cnn()[:5], nn.Flatten(), *head).double()
+    for _ in range(2):
+        with ActivationTap(net, "4") as tap:
+            logits = net(X)
+            wanted = grad_cam_maps(logits, tap, 1, head="autograd", normalize=False)
+            net[8].weight.data = net[8].weight.data.t()  # the same memory
+            maps = grad_cam_maps(logits, tap, 1, head="closed", normalize=False)
+        torch.testing.assert_close(maps, wanted)
+    assert wanted.any()
+
+
 def test_several_losses_of_a_forward_and_one_without_a_graph():
     net, tap = settled()
     with tap:
