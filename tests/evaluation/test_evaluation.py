@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_faces import ATTRIBUTES, MODEL, TinyNet, write_faces
+from tiny_faces import ATTRIBUTES, HEIGHT, MODEL, WIDTH, TinyNet, write_faces
 from tiny_masks import write_images
 from torch import Tensor, nn
 
@@ -40,6 +40,7 @@ from fastcam.evaluation import (
 )
 from fastcam.evaluation.bootstrap import gain_interval
 from fastcam.evaluation.classes import judged_columns, leads, odds_columns
+from fastcam.evaluation.explain import explain, explain_dataset, explain_image
 from fastcam.evaluation.given import name_checkpoints
 from fastcam.evaluation.metrics import calibration_error
 from fastcam.evaluation.operating_point import threshold_for
@@ -48,7 +49,7 @@ from fastcam.evaluation.verdicts import THRESHOLDS
 from fastcam.functional import margins
 from fastcam.models import Checkpoint, ModelSpec, model_spec, save_checkpoint
 from fastcam.models.checkpoint import Preprocessing
-from fastcam.regions import Region
+from fastcam.regions import Region, template_landmarks
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +107,12 @@ def test_attention_maps_of_a_known_network() -> None:
         again = attention_maps(
             model, images, [1, 0, 2], ModelSpec(lambda k: model, "features", reshape="nchw")
         )
+        turned = attention_maps(
+            model, images, [2], ModelSpec(lambda k: model, "features", reshape="nchw"), torch.neg
+        )
     assert again.cams.equal(maps.cams)
+    torch.testing.assert_close(turned.cams, maps.cams[:, 1:2])
+    assert turned.logits.equal(maps.logits)
     assert torch.equal(model.weight.grad, torch.ones_like(model.weight))
     assert model.training
 
@@ -242,6 +248,7 @@ def test_a_comparison_measures_as_each_function_does(
     assert dataclasses.replace(found, reliance=None) == plain
     assert plain != evaluate(checkpoint, data, other="Eyes", limit=9, **given)
     faces = prepare_split(checkpoint, data, "valid", limit=9)
+    assert faces.rows == list(range(9))
     parts = [*faces.parts, "nose,chin"]
     given = {"attribute": "Lips", "region": "mouth", "others": parts, "images": 5}
     assert found.reliance == reliance(checkpoint, faces, fill="blur", **given)
@@ -656,6 +663,34 @@ def test_classes_are_judged_by_what_leads() -> None:
         Predictions(scores, given, exclusive=True, odds=odds), net.judged, attribute="own_class"
     )
     assert (own["all"].accuracy, own["not a"].images, own.calibration_error) == (0.75, 0, None)
+
+
+def test_explained_images_show_the_map_and_the_probability_of_the_class(data: Path) -> None:
+    torch.manual_seed(0)
+    net = Checkpoint(TinyNet(3).train(), MODEL, list(ATTRIBUTES), Preprocessing(32), exclusive=True)
+    faces = PreparedFaces(CelebA(data, "test"), 32, cache=True)
+    chosen = [i for i in range(len(faces)) if faces.labels[i].argmax() > 0][:2]
+    found = explain_dataset({"one": net}, faces, chosen, "own_class")
+    assert net.model.training
+    net.model.eval()
+    for i, one in zip(chosen, found, strict=True):
+        image = faces[i]["image"].as_subclass(Tensor)
+        target = int(faces.labels[i].argmax())
+        assert one.judged == {"one": ATTRIBUTES[target]}
+        pixels = net.preprocessing.normalize(image[None])
+        maps = attention_maps(net.model, pixels, [target], model_spec(MODEL), margins)
+        np.testing.assert_allclose(one.cams["one"], maps.cams[0, 0], atol=1e-6)
+        assert one.scores["one"] == pytest.approx(float(maps.logits[0].softmax(0)[target]))
+        own = explain({"one": net}, image, "own_class")  # whose class nobody says
+        assert own.judged == {"one": ATTRIBUTES[int(maps.logits[0].argmax())]}
+
+
+def test_the_region_lies_on_the_square_that_is_shown(checkpoint: Checkpoint, data: Path) -> None:
+    path = next((data / "img_align_celeba").iterdir())
+    found = explain_image({"one": checkpoint}, path, "Lips", region="mouth")
+    points = (template_landmarks(WIDTH, HEIGHT) - [0, (HEIGHT - WIDTH) / 2]) * 32 / WIDTH
+    wanted = Region.parse("mouth").rectangles(points[None].astype(np.float32))[0]
+    np.testing.assert_allclose(found.rectangles, wanted, atol=1e-3)
 
 
 def test_classes_are_ranked_by_their_probabilities() -> None:

@@ -79,6 +79,7 @@ def test_the_layer_of_a_family(name: str) -> None:
     assert (spec.target_layer, spec.gradient_at) == FAMILIES[name]
     cells = models.grid_size(model, spec, (224, 224))
     assert cells[0] == cells[1] > 4
+    assert getattr(model, "transform_input", True)  # to a range of its own, from that of all
     (head,) = spec.head
     assert model.get_submodule(head).weight.shape[0] == 3
     if spec.logit_bias is not None:
@@ -91,6 +92,14 @@ def test_regnet() -> None:
     spec = spec_of(model, "regnet_y_400mf")
     assert models.grid_size(model, spec, (64, 96)) == (2, 3)
     assert model.get_parameter(spec.logit_bias).tolist() == [0, 0]
+
+
+def test_only_the_head_of_a_residual_network_starts_otherwise() -> None:
+    torch.manual_seed(0)
+    model = models.build("resnet18", 3)
+    wanted = (2 / (64 * 49)) ** 0.5  # He's of what goes out, as torchvision has it
+    assert float(model.conv1.weight.detach().std()) == pytest.approx(wanted, rel=0.05)
+    assert float(model.fc.weight.detach().std()) == pytest.approx(0.001, rel=0.1)
 
 
 @pytest.mark.parametrize("name", ["vit_b_32", "maxvit_t"])
@@ -458,7 +467,9 @@ def test_timms_networks(name: str, layer: str, cells: int) -> None:
     assert spec.target_layer == layer
     assert models.grid_size(model, spec, (size, size)) == (cells, cells)
     (head,) = spec.head
-    nn.init.normal_(model.get_submodule(head).weight)
+    weight = model.get_submodule(head).weight
+    assert float(weight.detach().std()) == pytest.approx(0.001, rel=0.1)  # all near one half
+    nn.init.normal_(weight)
     with spec.tap(model) as tap, twice_differentiable():
         logits = model(torch.randn(2, 3, size, size))
         regions = grids(2, 2, cells, cells).float()
@@ -475,7 +486,9 @@ def test_timms_names_sizes_and_refusals() -> None:
         model_spec("timm:resnet18x")
     spec = model_spec("timm:vit_tiny_patch16_224")
     assert (spec.size_option, spec.mean, spec.head) == ("img_size", (0.5, 0.5, 0.5), ("head",))
+    assert spec.std == (0.5, 0.5, 0.5)
     assert model_spec("timm:resnet18").size_option is None
+    models.build("timm:resnet10t", 3, {"img_size": 176})  # as it is built: no option of it
     with torch.device("meta"):
         model = timm.create_model("hrnet_w18_small", num_classes=3)
     assert spec_of(model, "timm:hrnet_w18_small").target_layer == ""
@@ -510,3 +523,11 @@ def test_timms_weights_from_a_file(tmp_path: Path) -> None:
     assert ours.head.fc.weight.shape[0] == 3
     checkpoint = load_checkpoint(path, Architecture("timm:convnext_atto", "A,B,C,D,E,F,G", 64))
     assert torch.equal(checkpoint.model.head.fc.weight, theirs.head.fc.weight)
+    assert not checkpoint.exclusive
+    half = (0.5, 0.5, 0.5)  # not ImageNet's, of which other networks' images are made
+    theirs = timm.create_model("test_vit", num_classes=3, img_size=64)
+    path = _write(tmp_path / "vit.pth", theirs.state_dict())
+    architecture = Architecture("timm:test_vit", arch_classes="A,B,C", arch_size=64)
+    checkpoint = load_checkpoint(path, architecture)
+    assert (checkpoint.preprocessing.mean, checkpoint.preprocessing.std) == (half, half)
+    assert checkpoint.exclusive
