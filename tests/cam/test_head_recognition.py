@@ -201,13 +201,26 @@ def test_hooks_between_the_forward_and_the_loss(late):
     assert_auto_is_autograd(net, after=lambda logits: (late(kept[-1]), logits)[1])
 
 
-def test_a_hook_that_a_pre_hook_within_the_block_registers():
+@pytest.mark.parametrize("forwards", [0, 1])
+def test_a_hook_that_a_pre_hook_within_the_block_registers(forwards):
+    """Before the tap has hooks of its own on the modules, and after."""
     net = Net()
     net.act.inplace = True
     with ActivationTap(net, "trunk") as tap:
+        for _ in range(forwards):
+            assert not isinstance(ClosedForm.of(tap, net(X)), str)
         net.act.register_forward_pre_hook(lambda m, a: (with_tensor_hook(a[0]),))
         logits = net(X)
         assert isinstance(ClosedForm.of(tap, logits), str)
+
+
+def test_a_hook_on_what_a_module_overwrites():
+    net = Net()
+    net.act.inplace = True
+    assert_auto_is_autograd(net, closed=True)
+    net.at["hidden"] = with_tensor_hook
+    with ActivationTap(net, "trunk") as tap:
+        assert isinstance(ClosedForm.of(tap, net(X)), str)
 
 
 def test_a_hook_on_the_layers_output():
@@ -331,11 +344,13 @@ def test_a_head_is_compared_once(compared):
     assert dead() is None, "the verdict does not keep the model alive"
 
 
-def test_nothing_is_remembered_where_nothing_could_be_compared(compared):
+@pytest.mark.parametrize("value", [0.0, float("inf"), float("nan")])
+def test_nothing_is_remembered_where_nothing_could_be_compared(value, compared):
     net = Net()
-    torch.nn.init.zeros_(net.first.weight)
-    loss_and_gradients(net, "auto")
-    assert set(compared) == {None}
+    torch.nn.init.constant_(net.first.weight, value)
+    with ActivationTap(net, "trunk") as tap:
+        grad_cam_maps(net(X), tap, [0, 3])
+    assert compared == [None]
     torch.nn.init.ones_(net.first.weight)
     loss_and_gradients(net, "auto")
     assert compared[-1] is True

@@ -273,12 +273,13 @@ def test_a_dropout_behind_a_relu_is_seen_without_a_graph(mode):
 
 @pytest.mark.parametrize("mode", WITHOUT_A_GRAPH)
 def test_what_is_no_closed_form_without_a_graph(mode):
-    def refused(pool=None, change=lambda net: None):
+    def refused(pool=None, before=lambda net: None, change=lambda net: None):
         kept = []
         layers = nn.Linear(100, 6), nn.ReLU(), nn.Linear(6, 5)
         net = nn.Sequential(nn.Conv2d(3, 4, 3), pool or nn.MaxPool2d(2), nn.Flatten(), *layers)
         net[4].register_forward_hook(lambda module, args, output: kept.append(output))
         net.kept = kept
+        before(net)
         with ActivationTap(net, "0") as tap, mode():
             logits = net(X)
             change(net)
@@ -288,6 +289,8 @@ def test_what_is_no_closed_form_without_a_graph(mode):
 
     assert "'1' (AvgPool2d), which is not a layer" in refused(nn.AvgPool2d(2, divisor_override=3))
     assert "'1' (AvgPool2d), which is not" in refused(nn.AvgPool2d(3, stride=2, padding=1))
+    patched = refused(before=lambda net: setattr(net[4], "forward", lambda x: x.abs()))
+    assert "'4' (ReLU), which is not a layer" in patched
     change = refused(change=lambda net: net[5].weight.mul_(2))
     assert "the weight of '5' (Linear) changed after the forward" in change
     change = refused(change=lambda net: net.kept[0].fill_(1))
