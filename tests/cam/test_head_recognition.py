@@ -223,6 +223,17 @@ def test_a_hook_on_what_a_module_overwrites():
         assert isinstance(ClosedForm.of(tap, net(X)), str)
 
 
+def test_what_hooks_have_packed_away_is_not_looked_at():
+    net = Net()
+    assert_auto_is_autograd(net, closed=True)
+    with ActivationTap(net, "trunk") as tap:
+        with torch.autograd.graph.save_on_cpu():
+            logits = net(X)
+        found = ClosedForm.of(tap, logits)
+    assert isinstance(found, str)
+    assert "saved is packed away by a hook" in found
+
+
 def test_a_hook_on_the_layers_output():
     net = Net()
     net.at["maps"] = with_tensor_hook

@@ -468,3 +468,46 @@ def test_layer_that_returns_no_tensor():
         net(X)
         with pytest.raises(TypeError, match="floating-point tensor, got tuple; tap a module with"):
             _ = tap.activations
+
+
+class Averaged(nn.Module):
+    def __init__(self, dims, keepdim):
+        super().__init__()
+        self.conv, self.at, self.dims, self.keepdim = (
+            nn.Conv2d(3, 5, 3),
+            nn.Identity(),
+            dims,
+            keepdim,
+        )
+
+    def forward(self, x):
+        x = self.at(self.conv(x).mean(self.dims, keepdim=self.keepdim))
+        return x.flatten(1)[:, :5]
+
+
+@pytest.mark.parametrize(("dims", "keepdim"), [(1, True), ((1, 2), True), ((2, 3), False)])
+def test_a_mean_that_is_no_pooling_ahead_of_gradient_at(dims, keepdim):
+    net = Averaged(dims, keepdim)
+    with ActivationTap(net, "conv", "at") as tap:
+        logits = net(X)
+        with pytest.raises(ValueError, match="is not that of 'conv' after pooling alone"):
+            IoUCamLoss()(logits, tap, grids(4, 10, 10), 1)
+    net = Averaged((-1, -2), True)
+    losses = []
+    for at in ("at", None):
+        with ActivationTap(net, "conv", at) as tap:
+            losses.append(IoUCamLoss()(net(X), tap, grids(4, 10, 10), 1))
+    torch.testing.assert_close(*losses)
+
+
+class Argmax(nn.Module):
+    def forward(self, x):
+        return x.argmax(1, keepdim=True)
+
+
+def test_a_layer_of_whole_numbers_is_told_when_it_is_asked_for():
+    net = nn.Sequential(nn.Conv2d(3, 5, 3), Argmax(), nn.Flatten())
+    with ActivationTap(net, "1") as tap:
+        assert not net(X).is_floating_point()
+        with pytest.raises(TypeError, match="'1' to return one floating-point tensor, got torch.i"):
+            _ = tap.activations
