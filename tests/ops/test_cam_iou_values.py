@@ -8,6 +8,7 @@ from networks import grids, small_cnn
 from samples import SHAPES, make
 
 from fastcam import functional as F
+from fastcam import reference
 from fastcam.cam.tap import ActivationTap
 from fastcam.losses.cam import IoUCamLoss
 from fastcam.models.checkpoint import Preprocessing
@@ -158,3 +159,10 @@ def test_normalizing_images_leaves_them_alone(dtype):
         torch.tensor(v).view(1, 3, 1, 1) for v in (Preprocessing().mean, Preprocessing().std)
     )
     torch.testing.assert_close(normal, (kept.float() / 255 - mean) / std, rtol=1e-5, atol=1e-6)
+
+
+def test_a_cell_at_the_threshold_is_outside_of_the_hard_set(device):
+    a = torch.tensor([1.0, 0.5], device=device, dtype=torch.float64).view(1, 1, 1, 2)
+    regions = torch.tensor([True, False], device=device).view(1, 1, 2)
+    for function in (F.cam_iou_loss, reference.cam_iou_loss):
+        assert function(a, torch.ones_like(a), regions, binarize="hard") == 0

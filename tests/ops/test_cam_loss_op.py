@@ -13,7 +13,10 @@ from test_cam_iou import in_float64, loss_and_grads
 
 from fastcam import functional as F
 from fastcam import reference
+from fastcam.ops import checks
+from fastcam.ops.cam_loss import loss_and_status, map_loss
 from fastcam.ops.library import DTYPES, raw
+from fastcam.ops.pair_cells import PairCells
 
 
 @pytest.mark.parametrize("value", ("parts", "ring", "twopass"))
@@ -118,3 +121,40 @@ def test_few_large_samples_are_cut_into_channel_blocks(batch, dtype, layout):
             assert all(torch.equal(x, y) for x, y in zip(got, again, strict=True))
     finally:
         torch.set_num_threads(threads)
+
+
+def test_the_gradient_of_what_is_subtracted_is_the_opposite(device):
+    sample = make(SHAPES[2], device=device)
+    a, d = (x.detach().requires_grad_() for x in (sample.activations, sample.gradients))
+    losses = F.cam_loss(a, d, sample.regions, reduction="none")
+    signs = torch.ones_like(losses)
+    signs[::2] = -1
+    wanted = torch.autograd.grad(losses.sum(), [a, d], retain_graph=True)
+    got = torch.autograd.grad((signs * losses).sum(), [a, d])
+    for one, plain in zip(got, wanted, strict=True):
+        assert plain[0].any()
+        torch.testing.assert_close(one[::2], -plain[::2])
+        torch.testing.assert_close(one[1::2], plain[1::2])
+
+
+@pytest.mark.parametrize(
+    ("loss", "options"), [("energy", {}), ("outside", {}), ("outside", {"away": True})]
+)
+def test_pairs_are_counted_alike_with_and_without_kernels(loss, options, device, monkeypatch):
+    sample = make(SHAPES[2], device=device)
+    gradients, regions = sample.gradients.clone(), sample.regions.clone()
+    gradients[0] = -gradients[0].abs()  # dead
+    regions[:2, 0] = 0  # invalid, dead or not
+    regions[2, 0] = 1  # nothing is outside
+    cells = PairCells.of(regions, None, None, sample.activations, gradients.shape[:2])
+    found = []
+    for plainly in (False, True):
+        monkeypatch.setattr(checks, "plainly", lambda tensor, plainly=plainly: plainly)
+        found.append(
+            loss_and_status(
+                sample.activations, gradients, cells, map_loss(loss, **options),
+                max_pair_pull=None, reduction="none",
+            )
+        )  # fmt: skip
+    torch.testing.assert_close(*(losses for losses, _ in found))
+    assert torch.equal(*(status for _, status in found))

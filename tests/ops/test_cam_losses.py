@@ -139,6 +139,7 @@ def test_outside_needs_an_outside(away, device):
         # What resizing a mask leaves above 1 does not make an outside.
         sample.regions[0, 1, 0] += 1e-4
         assert loss_and_grads(F.cam_loss, sample, "none")[0][0, 1] == 0
+        assert_reference(sample, "mean", tolerance=1e-4)
 
 
 @each

@@ -120,3 +120,12 @@ def test_bad_input():
         F.grad_cam(sample.activations, sample.gradients[:, :, :4])
     with pytest.raises(TypeError, match="activations: expected a torch.Tensor"):
         F.grad_cam(None, sample.gradients)
+
+
+def test_one_input_in_float64_makes_it_all_float64(device):
+    a = torch.rand(2, 3, 4, 4, device=device, dtype=torch.float64)
+    d = torch.randn(2, 1, 3, 4, 4, device=device, dtype=torch.float64)
+    wanted = F.grad_cam(a.float().double(), d)
+    got = F.grad_cam(a.float(), d)
+    assert got.dtype == torch.float64
+    torch.testing.assert_close(got, wanted, rtol=1e-12, atol=0)
