@@ -51,6 +51,7 @@ def test_ablation_trains_four_variants_and_keeps_them(data: Path, tmp_path: Path
     assert {p: p.stat().st_mtime_ns for p in kept} == kept
     few = analysis.ablation(config, tmp_path, [0, 1], split="valid", limit=5)
     assert few.images == 5
+    assert analysis.ablation(config, tmp_path, [0], split="valid", limit=4).images == 4
     chosen = analysis.open_faces(subject, data, "valid", limit=5)
     means = analysis.attributes(subject, chosen).means()
     assert few.scores["neither"]["accuracy"][1] == pytest.approx(means["accuracy"])
