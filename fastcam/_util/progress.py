@@ -41,8 +41,8 @@ def advancing(
     """Yields ``advance(steps)`` for work that goes on in steps.
 
     Args:
-        progress: called with (done, total) after each step; True draws a bar on a
-            terminal and in a notebook, if rich is installed.
+        progress: called with (done, total) after each step; True draws a bar on a terminal and in
+            a notebook that has ipywidgets, if rich is installed.
         what: stands before the bar.
         total: steps in all.
         done: those that were done before.

@@ -91,18 +91,16 @@ def lacks_code(capability: tuple[int, int]) -> str | None:
     Code of an architecture runs on later GPUs of the same major version, its PTX on all later ones
     (CUDA C++ Programming Guide, "Application Compatibility").
     """
-    archs = _built().get("arch_list") or []
-    found = [_ARCH.fullmatch(arch) for arch in archs]
-    for arch in found:
-        if arch is None:  # a name, such as Hopper
-            return None
-        major, minor, only, ptx = int(arch[1]), int(arch[2]), arch[3], arch[4]
-        same = capability == (major, minor)
-        later = capability[0] == major and capability[1] >= minor and only != "a"
-        if same or later or (ptx and not only and capability >= (major, minor)):
-            return None
+    archs = _built().get("arch_list")
     if not archs:
         return None
+    for arch in map(_ARCH.fullmatch, archs):
+        if arch is None:  # a name, such as Hopper
+            return None
+        built, only, ptx = (int(arch[1]), int(arch[2])), arch[3], arch[4]
+        later = capability[0] == built[0] and capability >= built and only != "a"
+        if capability == built or later or (ptx and not only and capability >= built):
+            return None
     asked = "{}.{}".format(*capability)
     return (
         f"where none of fastcam's CUDA kernels runs: they were built for {', '.join(archs)}, and "
